@@ -1,0 +1,72 @@
+"""The one family of errors that a user can cause, and how each is said in one line.
+
+Anything wrong with a file, a flag or a definition is raised as a `CaffeError`; the command line prints
+it and exits with code 1. Programming errors keep their ordinary Python exceptions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from difflib import get_close_matches
+
+
+class CaffeError(Exception):
+    """Something is wrong with what the user gave.
+
+    `file`, `line`, `layer` and `field` say where; whoever knows more than the code that raised adds it
+    with `locate`.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        file: str | None = None,
+        line: int | None = None,
+        layer: str | None = None,
+        field: str | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.file = file
+        self.line = line
+        self.layer = layer
+        self.field = field
+
+    def locate(
+        self,
+        *,
+        file: str | None = None,
+        line: int | None = None,
+        layer: str | None = None,
+        field: str | None = None,
+    ) -> CaffeError:
+        """Fill in the places that are not known yet, and return the error itself."""
+        self.file = self.file or file
+        self.line = self.line or line
+        self.layer = self.layer or layer
+        self.field = self.field or field
+        return self
+
+    def __str__(self) -> str:
+        place = self.file or ""
+        if self.line is not None:
+            place += f":{self.line}" if place else f"line {self.line}"
+        parts = [place] if place else []
+        if self.layer is not None:
+            parts.append(f"layer '{self.layer}'")
+        if self.field is not None:
+            parts.append(self.field)
+        return ": ".join([*parts, self.message])
+
+
+def nearest(word: str, known: Sequence[str]) -> str:
+    """` (did you mean 'x'?)` for the known word most like `word`, or nothing."""
+    match = get_close_matches(word, known, n=1)
+    return f" (did you mean '{match[0]}'?)" if match else ""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text: what a library says, without its details."""
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__

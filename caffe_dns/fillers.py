@@ -1,0 +1,103 @@
+"""Caffe's seven fillers, which give parameters their first values (`include/caffe/filler.hpp`)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Generator, Tensor
+
+from caffe_dns.errors import CaffeError, nearest
+from caffe_dns.proto.caffe_pb2 import FillerParameter
+
+Shape = tuple[int, ...]
+
+
+def fill(shape: Shape, filler: FillerParameter, generator: Generator) -> Tensor:
+    """A float32 CPU tensor of `shape`, filled as `filler` says with draws from `generator`.
+
+    Raises CaffeError for an unknown type, for `sparse` where the type does not take it, and for
+    shapes a type cannot fill.
+    """
+    function = _FILLERS.get(filler.type)
+    if function is None:
+        known = ", ".join(sorted(_FILLERS))
+        raise CaffeError(
+            f"unknown filler type '{filler.type}'{nearest(filler.type, list(_FILLERS))}; known: {known}"
+        )
+    if filler.sparse != -1 and filler.type != "gaussian":
+        raise CaffeError(f"filler type '{filler.type}' does not take 'sparse'; 'gaussian' does")
+    return function(shape, filler, generator)
+
+
+def _constant(shape: Shape, filler: FillerParameter, generator: Generator) -> Tensor:
+    return torch.full(shape, filler.value, dtype=torch.float32)
+
+
+def _uniform(shape: Shape, filler: FillerParameter, generator: Generator) -> Tensor:
+    return torch.empty(shape).uniform_(filler.min, filler.max, generator=generator)
+
+
+def _gaussian(shape: Shape, filler: FillerParameter, generator: Generator) -> Tensor:
+    if filler.std < 0:
+        raise CaffeError(f"filler type 'gaussian' with a negative std ({filler.std})")
+    values = torch.empty(shape).normal_(filler.mean, filler.std, generator=generator)
+    if filler.sparse < -1:
+        raise CaffeError(f"'sparse' must be at least -1, not {filler.sparse}")
+    if filler.sparse >= 0:
+        # On average `sparse` inputs of each output keep their weight.
+        if not shape:
+            raise CaffeError("'sparse' needs a blob with at least one axis")
+        keep = filler.sparse / shape[0]
+        values *= torch.empty(shape).uniform_(generator=generator) < keep
+    return values
+
+
+def _xavier(shape: Shape, filler: FillerParameter, generator: Generator) -> Tensor:
+    limit = math.sqrt(3.0 / _fan(shape, filler))
+    return torch.empty(shape).uniform_(-limit, limit, generator=generator)
+
+
+def _msra(shape: Shape, filler: FillerParameter, generator: Generator) -> Tensor:
+    std = math.sqrt(2.0 / _fan(shape, filler))
+    return torch.empty(shape).normal_(0.0, std, generator=generator)
+
+
+def _positive_unitball(shape: Shape, filler: FillerParameter, generator: Generator) -> Tensor:
+    values = torch.empty(shape).uniform_(generator=generator)
+    rows = values.view(shape[0], -1) if shape else values.view(1, 1)
+    return (rows / rows.sum(dim=1, keepdim=True)).view(shape)
+
+
+def _bilinear(shape: Shape, filler: FillerParameter, generator: Generator) -> Tensor:
+    if len(shape) != 4 or shape[2] != shape[3]:
+        raise CaffeError(f"filler type 'bilinear' needs 4 axes and a square kernel, not {shape}")
+    width = shape[3]
+    factor = math.ceil(width / 2.0)
+    centre = (width - 1) / (2.0 * factor)
+    ramp = 1 - (torch.arange(width, dtype=torch.float32) / factor - centre).abs()
+    return torch.outer(ramp, ramp).expand(shape).clone()
+
+
+def _fan(shape: Shape, filler: FillerParameter) -> float:
+    """Inputs, outputs or their mean, by Caffe's count: count/num and count/channels."""
+    total = math.prod(shape)
+    fan_in = total / shape[0]
+    fan_out = total / shape[1] if len(shape) > 1 else total
+    if filler.variance_norm == FillerParameter.FAN_OUT:
+        return fan_out
+    if filler.variance_norm == FillerParameter.AVERAGE:
+        return (fan_in + fan_out) / 2.0
+    return fan_in
+
+
+_FILLERS: dict[str, Callable[[Shape, FillerParameter, Generator], Tensor]] = {
+    "constant": _constant,
+    "uniform": _uniform,
+    "gaussian": _gaussian,
+    "positive_unitball": _positive_unitball,
+    "xavier": _xavier,
+    "msra": _msra,
+    "bilinear": _bilinear,
+}

@@ -1,0 +1,227 @@
+"""What every layer is: the contract between Net and the layer families.
+
+A layer is built in three steps. `__init__` keeps its settings. `setup(bottom_shapes)` checks how many
+bottoms and tops there are, lets `build` create the blobs, and returns the top shapes that `reshape`
+computes. `forward(*bottoms)` then maps bottom tensors to top tensors; autograd does backward. All
+blobs are float32 (float64 in tests), labels too, as in Caffe.
+
+This module knows nothing of nets, files or solvers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from caffe_dns import rng
+from caffe_dns.errors import CaffeError
+from caffe_dns.fillers import fill
+from caffe_dns.proto.caffe_pb2 import TRAIN, FillerParameter, LayerParameter
+from caffe_dns.registry import Registry
+
+Shape = tuple[int, ...]
+
+#: Layer classes by the type that a definition names.
+layer_types: Registry[Layer] = Registry("layer type")
+
+
+@dataclass
+class Context:
+    """What the layers of one net share. The net counts `passes` up at every forward pass."""
+
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    seed: int = 0
+    rank: int = 0
+    world_size: int = 1
+    #: Whether layers of the standard types own masks (HolmesShuan's kind of surgery).
+    surgery: bool = True
+    allow_python_layers: bool = False
+    #: Forward passes so far; the counter behind random draws.
+    passes: int = 0
+
+
+class Layer(nn.Module):
+    """One layer of a net. Subclasses give `reshape` and `forward`, and `build` if they have blobs.
+
+    `blobs` is Caffe's list, in Caffe's order: learnable parameters, running statistics and masks.
+    """
+
+    #: Least and most bottoms and tops (`include/caffe/layer.hpp`); None is no upper bound.
+    bottoms: ClassVar[tuple[int, int | None]] = (1, 1)
+    tops: ClassVar[tuple[int, int | None]] = (1, 1)
+    #: As many tops as bottoms (`EqualNumBottomTopBlobs`).
+    equal_bottoms_and_tops: ClassVar[bool] = False
+    #: Tops that the definition leaves out are made all the same (loss layers).
+    auto_tops: ClassVar[bool] = False
+    #: Whether the first top has loss weight 1 where the definition gives none.
+    is_loss: ClassVar[bool] = False
+    #: Bottoms that never get a gradient even under force_backward (labels).
+    no_force_backward: ClassVar[tuple[int, ...]] = ()
+    #: Gradient steps never change these blobs, whatever `param {}` says.
+    lr_mult_forced_to_zero: ClassVar[bool] = False
+
+    def __init__(self, param: LayerParameter, context: Context) -> None:
+        super().__init__()
+        self.param = param
+        self.context = context
+        self._blob_names: list[str] = []
+        self._views: dict[int, Shape] = {}
+        #: Indices into `blobs` of the masks, which no solver updates.
+        self.mask_indices: tuple[int, ...] = ()
+        #: How many `param {}` may stand in the definition beyond the number of blobs.
+        self.spare_param_specs = 0
+        self.train(param.phase == TRAIN)
+
+    @property
+    def name(self) -> str:
+        return self.param.name
+
+    @property
+    def type(self) -> str:
+        return self.param.type
+
+    # Building -----------------------------------------------------------------------------------
+
+    def setup(self, bottom_shapes: Sequence[Shape]) -> list[Shape]:
+        """Check the counts, create the blobs, and return the shapes of the tops.
+
+        Raises CaffeError, with the layer's name, for what the definition has wrong.
+        """
+        self._check_counts(len(bottom_shapes))
+        try:
+            self.build(bottom_shapes)
+            return self.reshape(bottom_shapes)
+        except CaffeError as error:
+            raise error.locate(layer=self.name) from None
+
+    def build(self, bottom_shapes: Sequence[Shape]) -> None:
+        """Read the settings and create the blobs (`LayerSetUp`). Called once."""
+
+    def reshape(self, bottom_shapes: Sequence[Shape]) -> list[Shape]:
+        """The top shapes for these bottom shapes; raises CaffeError when they do not fit."""
+        raise NotImplementedError
+
+    def forward(self, *bottoms: Tensor) -> Tensor | Sequence[Tensor]:
+        """The tops, one tensor or several, in the definition's order. Never changes a bottom."""
+        raise NotImplementedError
+
+    def error(self, message: str, field: str | None = None) -> CaffeError:
+        """An error about this layer, to be raised by the caller."""
+        return CaffeError(message, layer=self.name, field=field)
+
+    @property
+    def num_tops(self) -> int:
+        """How many tops `forward` has to return: those named, or the least that must exist."""
+        named = len(self.param.top)
+        return max(named, self.tops[0]) if self.auto_tops else named
+
+    def _check_counts(self, num_bottoms: int) -> None:
+        self._check_count("bottom", num_bottoms, self.bottoms)
+        self._check_count("top", self.num_tops, self.tops)
+        if self.equal_bottoms_and_tops and num_bottoms != self.num_tops:
+            raise self.error(
+                f"type {self.type} makes as many tops as it has bottoms, "
+                f"but there are {num_bottoms} bottoms and {self.num_tops} tops"
+            )
+
+    def _check_count(self, kind: str, count: int, limits: tuple[int, int | None]) -> None:
+        least, most = limits
+        if count >= least and (most is None or count <= most):
+            return
+        if most is None:
+            wanted = f"at least {least}"
+        else:
+            wanted = str(least) if least == most else f"{least} to {most}"
+        raise self.error(f"type {self.type} takes {wanted} {kind} blob(s), the definition gives {count}")
+
+    # Blobs --------------------------------------------------------------------------------------
+
+    @property
+    def blobs(self) -> list[Tensor]:
+        """The layer's arrays in Caffe's order."""
+        tensors = [getattr(self, name) for name in self._blob_names]
+        for index, shape in self._views.items():
+            tensors[index] = tensors[index].view(shape)
+        return tensors
+
+    def add_parameter(self, shape: Shape, filler: FillerParameter) -> None:
+        """Append a learnable blob with first values from `filler`."""
+        self.register_parameter(self._next_name(), nn.Parameter(self._filled(shape, filler)))
+
+    def add_buffer(self, shape: Shape, filler: FillerParameter, *, is_mask: bool = False) -> None:
+        """Append a blob that no gradient reaches: running statistics, or a mask."""
+        if is_mask:
+            self.mask_indices = (*self.mask_indices, len(self._blob_names))
+        self.register_buffer(self._next_name(), self._filled(shape, filler))
+
+    def share_blob(self, index: int, owner: Layer, owner_index: int) -> None:
+        """Use another layer's blob; seen in this layer's own shape where the two differ."""
+        shape = tuple(self.blobs[index].shape)
+        tensor = getattr(owner, owner._blob_names[owner_index])
+        setattr(self, self._blob_names[index], tensor)
+        if tuple(tensor.shape) != shape:
+            self._views[index] = shape
+
+    def _next_name(self) -> str:
+        self._blob_names.append(f"blob{len(self._blob_names)}")
+        return self._blob_names[-1]
+
+    def _filled(self, shape: Shape, filler: FillerParameter) -> Tensor:
+        stream = f"fill/{self.name}/{len(self._blob_names)}"
+        generator = rng.torch_generator(torch.device("cpu"), self.context.seed, stream)
+        return fill(shape, filler, generator).to(self.context.device)
+
+    # Help for subclasses ------------------------------------------------------------------------
+
+    def generator(self) -> torch.Generator:
+        """The generator for this layer's draws in the current forward pass, different on each rank."""
+        context = self.context
+        stream = f"{self.type}/{self.name}"
+        return rng.torch_generator(
+            context.device, context.seed, stream, context.passes, context.rank
+        )
+
+    def axis(self, index: int, num_axes: int, field: str = "axis") -> int:
+        """`index` counted from the front; negative ones count from the back (`CanonicalAxisIndex`)."""
+        if not -num_axes <= index < num_axes:
+            raise self.error(f"axis {index} is out of range for a blob with {num_axes} axes", field)
+        return index % num_axes
+
+
+class SameShape(Layer):
+    """A layer with one bottom and one top of the same shape."""
+
+    def reshape(self, bottom_shapes: Sequence[Shape]) -> list[Shape]:
+        return [tuple(bottom_shapes[0])]
+
+
+class LossLayer(Layer):
+    """A layer whose first top is a loss, made even where the definition names no top."""
+
+    bottoms = (2, 2)
+    auto_tops = True
+    is_loss = True
+    no_force_backward = (1,)
+
+    def reshape(self, bottom_shapes: Sequence[Shape]) -> list[Shape]:
+        if bottom_shapes[0][:1] != bottom_shapes[1][:1]:
+            raise self.error(
+                f"the data and label blobs differ in their first axis: "
+                f"{shape_text(bottom_shapes[0])} and {shape_text(bottom_shapes[1])}"
+            )
+        return [()]
+
+
+def count(shape: Shape) -> int:
+    """The number of elements of a blob of this shape."""
+    return math.prod(shape)
+
+
+def shape_text(shape: Shape) -> str:
+    """A shape as Caffe prints it: `32 1 28 28 (25088)` (`Blob::shape_string`)."""
+    return "".join(f"{extent} " for extent in shape) + f"({count(shape)})"

@@ -1,0 +1,74 @@
+"""Log lines in the classic glog format, on stderr.
+
+    I1122 11:24:26.416657 29051 solver.py:45] Initializing solver from parameters:
+
+Tools that read Caffe's logs expect the severity letter, month and day, time in microseconds, thread
+id and source position. Only the process of rank 0 writes (Caffe's root solver).
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+
+def _to_stderr(text: str) -> None:
+    sys.stderr.write(text + "\n")
+    sys.stderr.flush()
+
+
+#: Where finished lines go. A progress bar puts its own function here while it is on the screen.
+sink: Callable[[str], None] = _to_stderr
+
+_quiet = False
+
+
+def set_sink(function: Callable[[str], None] | None) -> None:
+    """Send finished lines to `function`, or to stderr again when it is None."""
+    global sink
+    sink = function or _to_stderr
+
+
+def set_quiet(quiet: bool) -> None:
+    """Keep INFO and WARNING lines to ourselves: processes that are not of rank 0, and Python users."""
+    global _quiet
+    _quiet = quiet
+
+
+def info(message: str) -> None:
+    """A line of severity I."""
+    if not _quiet:
+        _write("I", message)
+
+
+def warning(message: str) -> None:
+    """A line of severity W."""
+    if not _quiet:
+        _write("W", message)
+
+
+def error(message: str) -> None:
+    """A line of severity E."""
+    _write("E", message)
+
+
+def fatal(message: str) -> None:
+    """A line of severity F. Writes only: ending the program is up to the caller."""
+    _write("F", message)
+
+
+def number(value: float) -> str:
+    """A number as C++ streams print it: six significant digits, no trailing zeros."""
+    return f"{value:.6g}"
+
+
+def _write(severity: str, message: str) -> None:
+    now = time.time()
+    frame = sys._getframe(2)
+    position = f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno}"
+    stamp = time.strftime("%m%d %H:%M:%S", time.localtime(now))
+    micros = int(now * 1e6) % 1_000_000
+    sink(f"{severity}{stamp}.{micros:06d} {threading.get_native_id()} {position}] {message}")

@@ -1,0 +1,31 @@
+"""Random draws that are counted, not stored.
+
+Every draw is a function of (seed, stream, counter, rank): the stream is a name such as
+"dropout/drop1", the counter says which draw it is. Resuming a run therefore needs no generator state,
+and ranks draw the same or different numbers as the caller decides.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+import torch
+
+
+def key(seed: int, stream: str, counter: int = 0, rank: int = 0) -> int:
+    """A 63-bit key that depends on all four."""
+    text = f"{seed}/{stream}/{counter}/{rank}".encode()
+    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little") >> 1
+
+
+def numpy_generator(seed: int, stream: str, counter: int = 0, rank: int = 0) -> np.random.Generator:
+    """A numpy generator for the draws of one (seed, stream, counter, rank)."""
+    return np.random.Generator(np.random.Philox(key=key(seed, stream, counter, rank)))
+
+
+def torch_generator(
+    device: torch.device, seed: int, stream: str, counter: int = 0, rank: int = 0
+) -> torch.Generator:
+    """A torch generator on `device` for the draws of one (seed, stream, counter, rank)."""
+    return torch.Generator(device).manual_seed(key(seed, stream, counter, rank))
