@@ -1,7 +1,7 @@
 """Writing a file so that it appears whole or not at all.
 
-Every model, state, definition and table that dns writes goes through here. Databases are not written
-here; they bring their own transactions.
+Every model, state, definition and table that dns writes goes through here. Databases are not
+written here; they bring their own transactions.
 """
 
 from __future__ import annotations

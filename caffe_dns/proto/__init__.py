@@ -1,1 +1,1 @@
-"""Caffe's messages (caffe_pb2, generated from proto/caffe.proto), their text form and their upgrades."""
+"""Caffe's messages (caffe_pb2, generated from proto/caffe.proto), as text and files; upgrades."""

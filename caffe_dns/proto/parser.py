@@ -1,0 +1,206 @@
+"""Reading protobuf's text format into a message, with the place of every field.
+
+Our own parser instead of protobuf's: it keeps positions, and its errors, the same with every
+protobuf release, name line, column and what would be right. It accepts what C++ protobuf's
+`TextFormat::Parse`, which Caffe calls, accepts for messages without extensions.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.message import Message
+
+from caffe_dns.errors import CaffeError, nearest
+from caffe_dns.proto import values
+from caffe_dns.proto.fields import is_repeated, required_names
+from caffe_dns.proto.forks import foreign_field
+from caffe_dns.proto.positions import Node, Positions
+from caffe_dns.proto.tokens import Lines, Token, tokenize
+
+_CLOSING = {"{": "}", "<": ">"}
+
+
+class Parser:
+    """Parses one text, once. Errors are CaffeErrors with the line and, where known, the field."""
+
+    def __init__(self, text: str) -> None:
+        self._lines = Lines(text)
+        self._tokens = tokenize(text)
+        self._at = 0
+        #: Names of the fields around the current token.
+        self._path: list[str] = []
+        #: The messages around the current token, with the brace that opened each.
+        self._open: list[tuple[Descriptor, Token]] = []
+
+    def parse(self, message: Message) -> Positions:
+        """Merge the text into `message`."""
+        root = Node(0)
+        self._body(message, root, Token("symbol", "", 0), closing=self._tokens[-1].text)
+        return Positions(root, self._lines)
+
+    # Structure ------------------------------------------------------------------------------------
+
+    def _body(self, message: Message, node: Node, opening: Token, closing: str) -> None:
+        """The fields of a message up to and including its closing brace."""
+        descriptor = message.DESCRIPTOR
+        self._open.append((descriptor, opening))
+        while not self._take(closing):
+            if self._tokens[self._at].kind == "end":
+                raise self._error(opening, f"'{opening.text}' is never closed")
+            self._field(message, node)
+        for name in required_names(descriptor):
+            if not message.HasField(name):
+                raise self._error(opening, f"{descriptor.name} needs the field '{name}'")
+        self._open.pop()
+
+    def _field(self, message: Message, node: Node) -> None:
+        token = self._next()
+        if token.text in ("}", ">"):
+            raise self._error(token, f"'{token.text}' has no partner")
+        if token.kind != "name":
+            raise self._unexpected(token, "expected the name of a field")
+        name = token.text
+        self._path.append(name)
+        field = message.DESCRIPTOR.fields_by_name.get(name)
+        if field is None:
+            raise self._unknown_field(token, message.DESCRIPTOR)
+        repeated = is_repeated(field)
+        if not repeated and name in node.fields:
+            first = self._lines.line(node.fields[name][0].offset)
+            raise self._error(
+                token, f"'{name}' is given twice, first on line {first}, but is not repeated"
+            )
+        if field.message_type is None:
+            self._expect(":", f"after '{name}'")
+        else:
+            self._take(":")
+        if repeated and self._take("["):
+            self._list(message, field, node)
+        else:
+            self._value(message, field, repeated, node.add(name, token.offset))
+        self._path.pop()
+        if not self._take(";"):
+            self._take(",")
+
+    def _list(self, message: Message, field: FieldDescriptor, node: Node) -> None:
+        """The rest of `field: [a, b, c]`."""
+        if self._take("]"):
+            return
+        while True:
+            offset = self._tokens[self._at].offset
+            self._value(message, field, True, node.add(field.name, offset))
+            if self._take("]"):
+                return
+            self._expect(",", "or ']'")
+
+    def _value(self, message: Message, field: FieldDescriptor, repeated: bool, node: Node) -> None:
+        if field.message_type is None:
+            value = self._scalar(field)
+            if repeated:
+                getattr(message, field.name).append(value)
+            else:
+                setattr(message, field.name, value)
+            return
+        opening = self._next()
+        if opening.text not in _CLOSING:
+            raise self._unexpected(opening, f"expected '{{' after '{field.name}'")
+        child = getattr(message, field.name)
+        if repeated:
+            child = child.add()
+        else:
+            child.SetInParent()
+        self._body(child, node, opening, _CLOSING[opening.text])
+
+    def _scalar(self, field: FieldDescriptor) -> Any:
+        start = self._at
+        try:
+            return self._read_scalar(field)
+        except ValueError as error:
+            token = self._tokens[start]
+            if token.text == "-" and self._tokens[start + 1].kind != "end":
+                token = token._replace(text="-" + self._tokens[start + 1].text)
+            raise self._unexpected(token, str(error)) from None
+
+    def _read_scalar(self, field: FieldDescriptor) -> Any:
+        if field.cpp_type == FieldDescriptor.CPPTYPE_STRING:
+            strings = self._strings()
+            return values.read_string(strings, field.type == FieldDescriptor.TYPE_BYTES)
+        negative = self._take("-")
+        token = self._next()
+        if token.kind not in ("name", "number"):
+            token = token._replace(kind="name")
+        if field.enum_type is not None:
+            return values.read_enum(field.enum_type, token, negative)
+        if field.cpp_type == FieldDescriptor.CPPTYPE_BOOL:
+            return values.read_bool(token, negative)
+        return values.read_number(field, token, negative)
+
+    def _strings(self) -> list[Token]:
+        start = self._at
+        while self._tokens[self._at].kind == "string":
+            self._at += 1
+        if self._at == start:
+            raise ValueError("expected a string in quotes")
+        return self._tokens[start : self._at]
+
+    # Tokens ---------------------------------------------------------------------------------------
+
+    def _next(self) -> Token:
+        token = self._tokens[self._at]
+        if token.kind != "end":
+            self._at += 1
+        return token
+
+    def _take(self, text: str) -> bool:
+        """Step over the next token if it reads `text`."""
+        found = self._tokens[self._at].text == text
+        self._at += found
+        return found
+
+    def _expect(self, text: str, where: str) -> None:
+        if not self._take(text):
+            raise self._unexpected(self._tokens[self._at], f"expected '{text}' {where}")
+
+    # Errors ---------------------------------------------------------------------------------------
+
+    def _error(self, token: Token, message: str, hint: str = "") -> CaffeError:
+        place = f" (column {self._lines.column(token.offset)})" if token.text else ""
+        return CaffeError(
+            message + place + hint + self._long_string(token),
+            line=self._lines.line(token.offset),
+            field=".".join(self._path) or None,
+        )
+
+    def _unexpected(self, token: Token, expected: str) -> CaffeError:
+        if token.kind == "unclosed":
+            return self._error(token, f"the string that starts with {token.text} is never closed")
+        found = token.text if token.kind == "end" else ascii(token.text)
+        return self._error(token, f"{expected}, found {found}")
+
+    def _unknown_field(self, token: Token, descriptor: Descriptor) -> CaffeError:
+        name = token.text
+        message = f"unknown field '{name}' in {descriptor.name}"
+        return self._error(token, message, self._hint(name, descriptor))
+
+    def _hint(self, name: str, descriptor: Descriptor) -> str:
+        fork = foreign_field(descriptor.name, name)
+        if fork is not None:
+            return f": this is a field of {fork}, which dns does not have"
+        for outer, _ in reversed(self._open[:-1]):
+            if name in outer.fields_by_name:
+                opening = self._open[-1][1]
+                line = self._lines.line(opening.offset)
+                return f" ({outer.name} has it; is the '{opening.text}' of line {line} not closed?)"
+        return nearest(name, list(descriptor.fields_by_name))
+
+    def _long_string(self, token: Token) -> str:
+        """A hint for errors after a string over several lines: mostly it lacks its quote."""
+        for string in self._tokens:
+            if string.offset >= token.offset:
+                break
+            if string.kind == "string" and "\n" in string.text:
+                line = self._lines.line(string.offset)
+                return f"; the string of line {line} goes over several lines: is a quote missing?"
+        return ""

@@ -1,0 +1,143 @@
+"""Messages and files: text definitions with their positions, binary models and states.
+
+Reads, prints and writes; old definitions are made new elsewhere (`upgrade`). Every file that cannot
+be read ends in one CaffeError that names it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Generic, TypeVar
+
+from google.protobuf.message import DecodeError, Message
+
+from caffe_dns.errors import CaffeError
+from caffe_dns.files import write_atomically
+from caffe_dns.proto.fields import is_repeated
+from caffe_dns.proto.forks import restore_surgery_fields
+from caffe_dns.proto.parser import Parser
+from caffe_dns.proto.positions import Positions
+from caffe_dns.proto.values import print_value
+
+M = TypeVar("M", bound=Message)
+
+#: protobuf gives up on longer messages (`util/io.cpp`: kProtoReadBytesLimit).
+MAX_BYTES = 2**31 - 1
+
+#: Bytes that no text file holds.
+_BINARY = re.compile(rb"[\x00-\x08\x0e-\x1f]")
+
+#: Of these fields a file of the type has at least one; a file of another kind mostly has none.
+_ESSENTIAL = {
+    "NetParameter": ("layer", "layers"),
+    "BlobProto": ("data", "double_data"),
+    "SolverState": ("iter",),
+}
+
+
+@dataclass
+class Parsed(Generic[M]):
+    """A message that was read from text: from which file, and where its fields stand in it."""
+
+    message: M
+    file: str | None
+    positions: Positions
+
+
+def read_text(path: str | Path, message_type: type[M]) -> Parsed[M]:
+    """Read a text file, such as a .prototxt. Raises CaffeError with file, line and field."""
+    file = str(path)
+    raw = _read_bytes(path)
+    if _BINARY.search(raw):
+        raise CaffeError("this looks like a binary model; give it with -weights", file=file)
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        bad = raw[error.start]
+        raise CaffeError(
+            f"this is not UTF-8 text (byte {bad:#04x})", file=file, line=line
+        ) from None
+    return parse_text(text, message_type, file)
+
+
+def parse_text(text: str, message_type: type[M], file: str | None = None) -> Parsed[M]:
+    """Read a message from its text form; `file` is named in errors."""
+    message = message_type()
+    try:
+        positions = Parser(text).parse(message)
+    except CaffeError as error:
+        raise error.locate(file=file) from None
+    return Parsed(message, file, positions)
+
+
+def to_text(message: Message) -> str:
+    """The text form, character by character as C++ protobuf's `DebugString` prints it."""
+    return "".join(_print(message, ""))
+
+
+def write_text(path: str | Path, message: Message) -> None:
+    """Write the text form into a file, whole or not at all."""
+    write_atomically(path, to_text(message).encode())
+
+
+def read_binary(path: str | Path, message_type: type[M]) -> M:
+    """Read a .caffemodel, .binaryproto or .solverstate.
+
+    Raises CaffeError when the file is of another kind, truncated or larger than 2 GiB.
+    """
+    file = str(path)
+    raw = _read_bytes(path)
+    message = message_type()
+    kind = message.DESCRIPTOR.name
+    if not raw:
+        raise CaffeError(f"is not a {kind}: the file is empty", file=file)
+    try:
+        message.ParseFromString(raw)
+        known = {field.name for field, _ in message.ListFields()}
+    except DecodeError:
+        known = set()
+    if known.isdisjoint(_ESSENTIAL.get(kind, known)):
+        reason = "truncated or another kind of file"
+        if not _BINARY.search(raw):
+            reason = "it looks like a text file"
+        raise CaffeError(f"is not a {kind}: {reason}", file=file)
+    restore_surgery_fields(message)
+    return message
+
+
+def write_binary(path: str | Path, message: Message) -> None:
+    """Write the binary form into a file, whole or not at all. Raises CaffeError above 2 GiB."""
+    raw = message.SerializeToString()
+    if len(raw) > MAX_BYTES:
+        raise CaffeError(
+            f"cannot be written: {len(raw)} bytes are more than the 2 GiB that protobuf can read",
+            file=str(path),
+        )
+    write_atomically(path, raw)
+
+
+def _read_bytes(path: str | Path) -> bytes:
+    path = Path(path)
+    try:
+        if path.is_file() and path.stat().st_size > MAX_BYTES:
+            raise CaffeError("is larger than 2 GiB, which protobuf cannot read", file=str(path))
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise CaffeError("there is no such file", file=str(path)) from None
+    except OSError as error:
+        raise CaffeError(f"cannot be read: {error.strerror}", file=str(path)) from None
+
+
+def _print(message: Message, indent: str) -> Iterator[str]:
+    for field, value in message.ListFields():
+        for item in value if is_repeated(field) else (value,):
+            if field.message_type is None:
+                yield f"{indent}{field.name}: {print_value(field, item)}\n"
+            else:
+                yield f"{indent}{field.name} {{\n"
+                yield from _print(item, indent + "  ")
+                yield f"{indent}}}\n"
