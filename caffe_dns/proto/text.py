@@ -57,10 +57,8 @@ def read_text(path: str | Path, message_type: type[M]) -> Parsed[M]:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
-        bad = raw[error.start]
-        raise CaffeError(
-            f"this is not UTF-8 text (byte {bad:#04x})", file=file, line=line
-        ) from None
+        message = f"this is not UTF-8 text (byte {raw[error.start]:#04x})"
+        raise CaffeError(message, file=file, line=line) from None
     return parse_text(text, message_type, file)
 
 

@@ -1,0 +1,100 @@
+"""BlobProto <-> numpy array, through the wire format.
+
+protobuf's Python containers hand values out one by one; a model of 60 million weights would take half
+a minute. Packed values are plain little-endian numbers in a serialized message, so they are taken
+from there, and put there, as one block.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from caffe_dns.errors import CaffeError
+from caffe_dns.proto.caffe_pb2 import BlobProto
+
+_FLOATS = np.dtype("<f4")
+_DOUBLES = np.dtype("<f8")
+
+#: Wire types: a length and so many bytes; so many bytes. What is neither is a varint.
+_LENGTH = 2
+_FIXED = {1: 8, 5: 4}
+
+
+def blob_to_array(blob: BlobProto) -> NDArray[np.float32]:
+    """The values of `blob` in its shape, as a new float32 array (`Blob::FromProto`).
+
+    The shape is (num, channels, height, width) where a file older than BlobShape gives those.
+    Raises CaffeError when the number of values is not that of the shape.
+    """
+    shape = blob_shape(blob)
+    raw = memoryview(blob.SerializeToString())
+    values = _packed(raw, BlobProto.DOUBLE_DATA_FIELD_NUMBER, _DOUBLES)
+    if not values.size:
+        values = _packed(raw, BlobProto.DATA_FIELD_NUMBER, _FLOATS)
+    if values.size != math.prod(shape):
+        extents = " x ".join(map(str, shape)) or "of a single value"
+        raise CaffeError(f"the blob holds {values.size} values, but its shape is {extents}")
+    return values.astype(np.float32).reshape(shape)
+
+
+def blob_shape(blob: BlobProto) -> tuple[int, ...]:
+    """The shape that a blob declares; () for a single value."""
+    legacy = ("num", "channels", "height", "width")
+    if any(blob.HasField(name) for name in legacy):
+        shape = tuple(getattr(blob, name) for name in legacy)
+    else:
+        shape = tuple(blob.shape.dim)
+    if any(extent < 0 for extent in shape):
+        raise CaffeError(f"the blob has a negative extent: {' x '.join(map(str, shape))}")
+    return shape
+
+
+def array_to_blob(array: NDArray[np.floating]) -> BlobProto:
+    """A blob with the shape and the values of `array`, as float32 (`Blob::ToProto`)."""
+    blob = BlobProto()
+    blob.shape.dim.extend(array.shape)
+    raw = np.ascontiguousarray(array, dtype=_FLOATS).reshape(-1).view(np.uint8)
+    tag = BlobProto.DATA_FIELD_NUMBER << 3 | _LENGTH
+    blob.MergeFromString(b"".join((_varint(tag), _varint(raw.size), raw.data)))
+    return blob
+
+
+def _packed(message: memoryview, number: int, dtype: np.dtype) -> NDArray:
+    """The values of a packed field of a serialized BlobProto; empty where it has none."""
+    at = 0
+    while at < len(message):
+        tag, at = _read_varint(message, at)
+        wire_type = tag & 7
+        if wire_type in _FIXED:
+            at += _FIXED[wire_type]
+            continue
+        length, at = _read_varint(message, at)
+        if wire_type == _LENGTH:
+            if tag >> 3 == number:
+                return np.frombuffer(message[at : at + length], dtype)
+            at += length
+    return np.empty(0, dtype)
+
+
+def _read_varint(message: memoryview, at: int) -> tuple[int, int]:
+    """The varint at `at`, and where it ends."""
+    value = shift = 0
+    while True:
+        byte = message[at]
+        at += 1
+        value |= (byte & 127) << shift
+        shift += 7
+        if byte < 128:
+            return value, at
+
+
+def _varint(value: int) -> bytes:
+    encoded = bytearray()
+    while value > 127:
+        encoded.append(value & 127 | 128)
+        value >>= 7
+    encoded.append(value)
+    return bytes(encoded)
