@@ -1,0 +1,41 @@
+"""Reading the settings of `convolution_param` that are given once for each spatial axis."""
+
+from __future__ import annotations
+
+from caffe_dns.layers.base import Layer
+
+
+def spatial_setting(
+    layer: Layer,
+    num_spatial_axes: int,
+    field: str,
+    pair: tuple[str, str] | None = None,
+    default: int | None = None,
+    least: int = 1,
+) -> tuple[int, ...]:
+    """A setting for each spatial axis, from the repeated `field` or from the _h and _w `pair`.
+
+    The field may stand once for all axes, or once for each; without it `default` holds for all.
+    Raises CaffeError for another number of values and for values below `least`
+    (`base_conv_layer.cpp`, `im2col_layer.cpp`).
+    """
+    settings = layer.param.convolution_param
+    values: list[int] = list(getattr(settings, field))
+    place = f"convolution_param.{field}"
+    if pair and any(settings.HasField(name) for name in pair):
+        if num_spatial_axes != 2:
+            raise layer.error(f"{pair[0]} and {pair[1]} are for 2 spatial axes only", place)
+        if values:
+            raise layer.error(f"give either {field} or {pair[0]} and {pair[1]}, not both", place)
+        values = [getattr(settings, name) for name in pair]
+    elif not values and default is not None:
+        values = [default]
+    if len(values) not in (1, num_spatial_axes):
+        raise layer.error(
+            f"given {len(values)} times; once, or once for each of the {num_spatial_axes} spatial "
+            "axes, would be right",
+            place,
+        )
+    if any(value < least for value in values):
+        raise layer.error(f"must be at least {least}", place)
+    return tuple(values * num_spatial_axes if len(values) == 1 else values)
