@@ -1,0 +1,277 @@
+"""Losses that compare predictions with labels: class numbers, or a target for each prediction.
+
+Labels are numbers in float blobs, cut to integers as Caffe does, and never get a gradient. Losses
+between two predictions live in loss_pairs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from caffe_dns.errors import CaffeError
+from caffe_dns.layers.base import LossLayer, Shape, count, layer_types
+from caffe_dns.layers.checks import check_indices
+from caffe_dns.proto.blobs import blob_to_array
+from caffe_dns.proto.caffe_pb2 import BlobProto, HingeLossParameter, LossParameter
+from caffe_dns.proto.text import read_binary
+
+#: What one example can cost at most, 87.3365: no softmax probability counts as less than FLT_MIN.
+MOST_SOFTMAX_LOSS = -math.log(torch.finfo(torch.float32).tiny)
+#: The least probability for InfogainLoss and MultinomialLogisticLoss (`kLOG_THRESHOLD`).
+LEAST_PROBABILITY = 1e-20
+
+
+class _Clamp(torch.autograd.Function):
+    """`values` between `least` and `most`, with the gradient of `values` itself.
+
+    Caffe clamps in forward only: its gradients do not vanish where it clamped.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, least: float | None, most: float | None) -> Tensor:
+        return values.clamp(least, most)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        return gradient, None, None
+
+
+class NormalizedLoss(LossLayer):
+    """What the losses with a `loss_param` share: a label to ignore, and what to divide by."""
+
+    #: The mode where the definition gives neither `normalization` nor `normalize`.
+    default_normalization = LossParameter.VALID
+
+    def build(self, bottom_shapes: Sequence[Shape]) -> None:
+        settings = self.param.loss_param
+        self.ignore_label = settings.ignore_label if settings.HasField("ignore_label") else None
+        if settings.HasField("normalization"):
+            self.normalization = settings.normalization
+        elif settings.HasField("normalize"):
+            legacy = LossParameter.VALID if settings.normalize else LossParameter.BATCH_SIZE
+            self.normalization = legacy
+        else:
+            self.normalization = self.default_normalization
+
+    def class_labels(self, label: Tensor, classes: int) -> Tensor:
+        """`label` as integers. Raises CaffeError for one that is no class and not ignored."""
+        labels = label.long()
+        counted = labels
+        if self.ignore_label is not None:
+            counted = labels.masked_fill(labels == self.ignore_label, 0)
+        check_indices(self, counted, classes, "label")
+        return labels
+
+    def normalize(self, total: Tensor, labels: Tensor, outer: int) -> Tensor:
+        """`total` divided as the definition says, by at least 1 (`get_normalizer`).
+
+        `labels` are whole numbers, one for each term of the loss; `outer` is the batch size.
+        """
+        if self.normalization == LossParameter.VALID and self.ignore_label is not None:
+            return total / (labels != self.ignore_label).sum().clamp(min=1)
+        divisors = {
+            LossParameter.FULL: labels.numel(),
+            LossParameter.VALID: labels.numel(),
+            LossParameter.BATCH_SIZE: outer,
+            LossParameter.NONE: 1,
+        }
+        return total / max(1, divisors[self.normalization])
+
+
+class SoftmaxBasedLoss(NormalizedLoss):
+    """A loss on the softmax along one axis, and one label for each place on the other axes.
+
+    The second top, if any, gets the probabilities, in the first bottom's shape.
+    """
+
+    tops = (1, 2)
+
+    def class_axis(self, num_axes: int) -> int:
+        """The axis of the classes, counted from the front."""
+        raise NotImplementedError
+
+    def reshape(self, bottom_shapes: Sequence[Shape]) -> list[Shape]:
+        super().reshape(bottom_shapes)
+        shape = bottom_shapes[0]
+        axis = self.class_axis(len(shape))
+        places = count(shape[:axis]) * count(shape[axis + 1 :])
+        if count(bottom_shapes[1]) != places:
+            raise self.error(
+                f"{places} predictions need as many labels, not {count(bottom_shapes[1])}: one for "
+                f"each place on the data blob's axes other than {axis}",
+                "bottom",
+            )
+        return [(), tuple(shape)][: self.num_tops]
+
+    def forward(self, *bottoms: Tensor) -> Tensor | Sequence[Tensor]:
+        scores = bottoms[0]
+        axis = self.class_axis(scores.dim())
+        # Classes on axis 1, where PyTorch's losses want them, and one axis before it.
+        rows = scores.flatten(0, axis - 1) if axis > 1 else scores
+        rows = rows.unsqueeze(0) if axis == 0 else rows
+        labels = bottoms[1].reshape(rows.shape[0], *rows.shape[2:])
+        labels = self.class_labels(labels, rows.shape[1])
+        total = self.total_loss(F.log_softmax(rows, 1), labels, *bottoms[2:])
+        loss = self.normalize(total, labels, rows.shape[0])
+        return loss if self.num_tops == 1 else (loss, torch.softmax(scores.detach(), axis))
+
+    def total_loss(self, log_probabilities: Tensor, labels: Tensor, *extra: Tensor) -> Tensor:
+        """The sum over all labels; `log_probabilities` is B x C x ..., `labels` is B x ..."""
+        raise NotImplementedError
+
+
+@layer_types.register("SoftmaxWithLoss")
+class SoftmaxWithLoss(SoftmaxBasedLoss):
+    """Cross entropy of the softmax along `axis` (`softmax_loss_layer.cpp`).
+
+    Bottoms: scores, and as many labels as there are places on the axes other than `axis`.
+    """
+
+    def class_axis(self, num_axes: int) -> int:
+        return self.axis(self.param.softmax_param.axis, num_axes, "softmax_param.axis")
+
+    def total_loss(self, log_probabilities: Tensor, labels: Tensor, *extra: Tensor) -> Tensor:
+        # PyTorch's own default, -100, is a label like any other here.
+        ignored = self.ignore_label if self.ignore_label is not None else -(2**62)
+        losses = F.nll_loss(log_probabilities, labels, ignore_index=ignored, reduction="none")
+        return _Clamp.apply(losses, None, MOST_SOFTMAX_LOSS).sum()
+
+
+@layer_types.register("InfogainLoss")
+class InfogainLoss(SoftmaxBasedLoss):
+    """-sum of H[label, l] * log(probability of l), over labels and l (`infogain_loss_layer.cpp`).
+
+    Bottoms: scores, labels, and H with C * C elements, unless `source` names a file with H, a
+    binary BlobProto.
+    """
+
+    bottoms = (2, 3)
+    no_force_backward = (1, 2)
+
+    infogain: Tensor
+
+    def build(self, bottom_shapes: Sequence[Shape]) -> None:
+        super().build(bottom_shapes)
+        if self.param.loss_param.HasField("normalize"):
+            raise self.error("is out of use here; give normalization", "loss_param.normalize")
+        if len(bottom_shapes) < 3:
+            self.register_buffer("infogain", self._read_matrix(), persistent=False)
+
+    def class_axis(self, num_axes: int) -> int:
+        return self.axis(self.param.infogain_loss_param.axis, num_axes, "infogain_loss_param.axis")
+
+    def reshape(self, bottom_shapes: Sequence[Shape]) -> list[Shape]:
+        tops = super().reshape(bottom_shapes)
+        shape = bottom_shapes[0]
+        classes = shape[self.class_axis(len(shape))]
+        given = count(bottom_shapes[2]) if len(bottom_shapes) > 2 else self.infogain.numel()
+        if given != classes * classes:
+            raise self.error(
+                f"the infogain matrix has {given} elements; {classes} classes need "
+                f"{classes} x {classes}",
+                "bottom" if len(bottom_shapes) > 2 else "infogain_loss_param.source",
+            )
+        return tops
+
+    def total_loss(self, log_probabilities: Tensor, labels: Tensor, *extra: Tensor) -> Tensor:
+        classes = log_probabilities.shape[1]
+        matrix = (extra[0].detach() if extra else self.infogain).reshape(classes, classes)
+        if self.ignore_label is not None:
+            # A row of zeros for the labels to ignore.
+            matrix = F.pad(matrix, (0, 0, 0, 1))
+            labels = labels.masked_fill(labels == self.ignore_label, classes)
+        weights = matrix[labels].movedim(-1, 1)
+        clamped = _Clamp.apply(log_probabilities, math.log(LEAST_PROBABILITY), None)
+        return -(weights * clamped).sum()
+
+    def _read_matrix(self) -> Tensor:
+        source = self.param.infogain_loss_param.source
+        if not source:
+            raise self.error(
+                "must name the file of the infogain matrix, or a third bottom must give it",
+                "infogain_loss_param.source",
+            )
+        try:
+            matrix = blob_to_array(read_binary(source, BlobProto))
+        except CaffeError as error:
+            raise error.locate(file=source) from None
+        return torch.from_numpy(matrix).to(self.context.device)
+
+
+@layer_types.register("SigmoidCrossEntropyLoss")
+class SigmoidCrossEntropyLoss(NormalizedLoss):
+    """Cross entropy of the sigmoid with a target in [0, 1] for each element.
+
+    Both bottoms have the same number of elements (`sigmoid_cross_entropy_loss_layer.cpp`).
+    """
+
+    default_normalization = LossParameter.BATCH_SIZE
+
+    def reshape(self, bottom_shapes: Sequence[Shape]) -> list[Shape]:
+        scores, targets = count(bottom_shapes[0]), count(bottom_shapes[1])
+        if scores != targets:
+            raise self.error(f"{scores} scores need as many targets, not {targets}", "bottom")
+        return super().reshape(bottom_shapes)
+
+    def forward(self, *bottoms: Tensor) -> Tensor:
+        scores = bottoms[0]
+        targets = bottoms[1].detach().reshape(scores.shape)
+        labels = targets.trunc()
+        counted = None if self.ignore_label is None else (labels != self.ignore_label).to(scores)
+        total = F.binary_cross_entropy_with_logits(scores, targets, counted, reduction="sum")
+        return self.normalize(total, labels, scores.shape[0])
+
+
+def _check_one_label_each(layer: LossLayer, bottom_shapes: Sequence[Shape]) -> None:
+    examples, labels = bottom_shapes[0][0], count(bottom_shapes[1])
+    if labels != examples:
+        raise layer.error(f"{examples} examples need as many labels, not {labels}", "bottom")
+
+
+@layer_types.register("MultinomialLogisticLoss")
+class MultinomialLogisticLoss(LossLayer):
+    """-log(probability of the label), averaged over the batch.
+
+    Bottoms: probabilities N x ..., one label for each of the N
+    (`multinomial_logistic_loss_layer.cpp`).
+    """
+
+    def reshape(self, bottom_shapes: Sequence[Shape]) -> list[Shape]:
+        _check_one_label_each(self, bottom_shapes)
+        return super().reshape(bottom_shapes)
+
+    def forward(self, *bottoms: Tensor) -> Tensor:
+        rows = bottoms[0].flatten(1)
+        labels = bottoms[1].reshape(-1, 1).long()
+        check_indices(self, labels, rows.shape[1], "label")
+        chosen = _Clamp.apply(rows.gather(1, labels), LEAST_PROBABILITY, None)
+        return -chosen.log().sum() / rows.shape[0]
+
+
+@layer_types.register("HingeLoss")
+class HingeLoss(LossLayer):
+    """One class against all others, each with a margin of 1, averaged over the batch.
+
+    Bottoms: scores N x ..., one label for each of the N (`hinge_loss_layer.cpp`). The margins'
+    violations are summed (L1) or squared and summed (L2).
+    """
+
+    def reshape(self, bottom_shapes: Sequence[Shape]) -> list[Shape]:
+        _check_one_label_each(self, bottom_shapes)
+        return super().reshape(bottom_shapes)
+
+    def forward(self, *bottoms: Tensor) -> Tensor:
+        rows = bottoms[0].flatten(1)
+        labels = bottoms[1].reshape(-1, 1).long()
+        check_indices(self, labels, rows.shape[1], "label")
+        signs = torch.ones_like(rows).scatter_(1, labels, -1)
+        violations = F.relu(1 + signs * rows)
+        if self.param.hinge_loss_param.norm == HingeLossParameter.L2:
+            violations = violations.square()
+        return violations.sum() / rows.shape[0]

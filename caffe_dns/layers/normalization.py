@@ -1,0 +1,188 @@
+"""Layers that normalise by statistics of their bottom: BatchNorm, LRN and MVN.
+
+None of them has a learnable scale or shift; Caffe leaves that to Scale layers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from caffe_dns.layers.base import Layer, SameShape, Shape, layer_types
+from caffe_dns.proto.caffe_pb2 import FillerParameter, LRNParameter
+
+
+@layer_types.register("BatchNorm")
+class BatchNorm(SameShape):
+    """Zero mean and unit variance for each channel, axis 1 (`batch_norm_layer.cpp`).
+
+    Blobs: the decayed sums of batch means and of unbiased batch variances, C numbers each, and the
+    decayed number of batches, one number. A bottom with one axis is a single channel.
+    """
+
+    lr_mult_forced_to_zero = True
+
+    def build(self, bottom_shapes: Sequence[Shape]) -> None:
+        settings = self.param.batch_norm_param
+        self.fraction, self.eps = settings.moving_average_fraction, settings.eps
+        if not bottom_shapes[0]:
+            raise self.error("the bottom needs at least 1 axis", "bottom")
+        self.channels = _channels(bottom_shapes[0])
+        for size in (self.channels, self.channels, 1):
+            self.add_buffer((size,), FillerParameter())
+
+    def reshape(self, bottom_shapes: Sequence[Shape]) -> list[Shape]:
+        channels = _channels(bottom_shapes[0])
+        if channels != self.channels:
+            raise self.error(
+                f"the statistics are of {self.channels} channels, the bottom has {channels}",
+                "bottom",
+            )
+        return super().reshape(bottom_shapes)
+
+    @property
+    def use_global_stats(self) -> bool:
+        """Whether the blobs' statistics count, not the batch's: in TEST unless the file says so."""
+        settings = self.param.batch_norm_param
+        if settings.HasField("use_global_stats"):
+            return settings.use_global_stats
+        return not self.training
+
+    def forward(self, *bottoms: Tensor) -> Tensor:
+        bottom = bottoms[0] if bottoms[0].dim() > 1 else bottoms[0].unsqueeze(1)
+        if self.use_global_stats:
+            top = F.batch_norm(bottom, *self._global_stats(), eps=self.eps)
+        else:
+            top, mean, inverse_std = torch.native_batch_norm(
+                bottom, None, None, None, None, True, 0.0, self.eps
+            )
+            if self.training:
+                self._update(mean, inverse_std, bottom.numel() // self.channels)
+        return top.view_as(bottoms[0])
+
+    def _global_stats(self) -> tuple[Tensor, Tensor]:
+        """Mean and variance of each channel; zeros before the first training batch."""
+        mean_sum, variance_sum, batches = self.blobs
+        scale = torch.where(batches == 0, 0, 1 / batches)
+        return mean_sum * scale, variance_sum * scale
+
+    @torch.no_grad()
+    def _update(self, mean: Tensor, inverse_std: Tensor, elements: int) -> None:
+        """Take in a batch with `elements` numbers to each channel."""
+        mean_sum, variance_sum, batches = self.blobs
+        unbias = elements / (elements - 1) if elements > 1 else 1.0
+        variance = inverse_std.pow(-2).sub_(self.eps)
+        torch._foreach_mul_([mean_sum, variance_sum, batches], self.fraction)
+        mean_sum.add_(mean)
+        variance_sum.add_(variance, alpha=unbias)
+        batches.add_(1)
+
+
+def _channels(shape: Shape) -> int:
+    return shape[1] if len(shape) > 1 else 1
+
+
+@layer_types.register("LRN")
+class LRN(SameShape):
+    """Local response normalisation: x * (k + alpha * mean of squares nearby)^-beta.
+
+    Nearby are `local_size` channels, or a square of that side within the channel, where k is 1
+    whatever the definition says (`lrn_layer.cpp`). Zeros lie beyond the border. The bottom is
+    N x C x H x W.
+    """
+
+    def build(self, bottom_shapes: Sequence[Shape]) -> None:
+        settings = self.param.lrn_param
+        if settings.local_size % 2 != 1:
+            raise self.error(
+                f"is {settings.local_size}; an odd number would be right", "lrn_param.local_size"
+            )
+        self.size = settings.local_size
+        self.within = settings.norm_region == LRNParameter.WITHIN_CHANNEL
+        self.alpha, self.beta = settings.alpha, settings.beta
+        self.k = 1.0 if self.within else settings.k
+
+    def reshape(self, bottom_shapes: Sequence[Shape]) -> list[Shape]:
+        if len(bottom_shapes[0]) != 4:
+            raise self.error(
+                "the bottom needs 4 axes (num, channels, height, width), "
+                f"it has {len(bottom_shapes[0])}",
+                "bottom",
+            )
+        return super().reshape(bottom_shapes)
+
+    def forward(self, *bottoms: Tensor) -> Tensor:
+        bottom = bottoms[0]
+        squares = bottom.square()
+        if self.within:
+            means = F.avg_pool2d(squares, self.size, 1, self.size // 2)
+        else:
+            means = _mean_across_channels(squares, self.size)
+        return bottom * means.mul_(self.alpha).add_(self.k).pow(-self.beta)
+
+
+def _mean_across_channels(values: Tensor, size: int) -> Tensor:
+    """The mean of `size` neighbouring channels, zeros beyond the first and the last.
+
+    The spatial axes are made one, so that 2-D pooling does it, without a copy in both memory
+    formats.
+    """
+    num, channels, height, width = values.shape
+    reach = size // 2
+    if values.is_contiguous():
+        planes = values.view(num, 1, channels, height * width)
+        return F.avg_pool2d(planes, (size, 1), 1, (reach, 0)).view(values.shape)
+    planes = values.permute(0, 2, 3, 1).reshape(num, 1, height * width, channels)
+    means = F.avg_pool2d(planes, (1, size), 1, (0, reach))
+    return means.view(num, height, width, channels).permute(0, 3, 1, 2)
+
+
+class _Standardize(torch.autograd.Function):
+    """Rows with their mean taken off, over their standard deviation plus eps; rows are R x D.
+
+    Hand-written because Caffe's gradient is as if eps were 0 but in the last division, which keeps
+    it finite for rows of equal numbers (`MVNLayer::Backward_cpu`).
+    """
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, eps: float) -> Tensor:
+        centred = rows - rows.mean(1, keepdim=True)
+        scale = centred.square().mean(1, keepdim=True).sqrt_().add_(eps)
+        top = centred / scale
+        ctx.save_for_backward(top, scale)
+        return top
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        top, scale = ctx.saved_tensors
+        along = (gradient * top).mean(1, keepdim=True)
+        return (gradient - gradient.mean(1, keepdim=True) - top * along) / scale, None
+
+
+@layer_types.register("MVN")
+class MVN(Layer):
+    """Zero mean and, by default, unit variance for each channel or each example (`mvn_layer.cpp`).
+
+    Bottom with up to 4 axes; the top always has 4, with extents of 1 at the end.
+    """
+
+    def reshape(self, bottom_shapes: Sequence[Shape]) -> list[Shape]:
+        shape = bottom_shapes[0]
+        if len(shape) > 4:
+            raise self.error(f"the bottom may have up to 4 axes, it has {len(shape)}", "bottom")
+        return [(*shape, 1, 1, 1, 1)[:4]]
+
+    def forward(self, *bottoms: Tensor) -> Tensor:
+        bottom, settings = bottoms[0], self.param.mvn_param
+        shape = (*bottom.shape, 1, 1, 1, 1)[:4]
+        examples = shape[0] if settings.across_channels else shape[0] * shape[1]
+        rows = bottom.reshape(examples, -1)
+        if settings.normalize_variance:
+            rows = _Standardize.apply(rows, settings.eps)
+        else:
+            rows = rows - rows.mean(1, keepdim=True)
+        return rows.view(shape)

@@ -1,0 +1,237 @@
+"""Pooling over the two spatial axes: maximum, average and stochastic.
+
+`Window` and the functions below it compute Caffe's pooling on plain tensors, for the Pooling layer
+and for other layers built on it; they know nothing of layers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor
+
+from caffe_dns.layers.base import Layer, Shape, layer_types
+from caffe_dns.proto.caffe_pb2 import PoolingParameter
+
+Pair = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Window:
+    """How the window moves over an image; each pair is (height, width) in pixels.
+
+    `ceil` says whether a window that is only partly inside the image counts.
+    """
+
+    kernel: Pair
+    stride: Pair = (1, 1)
+    pad: Pair = (0, 0)
+    ceil: bool = True
+
+    def output_size(self, image: Pair) -> Pair:
+        """Rows and columns of windows (`PoolingLayer::Reshape`); below 1 where none fits."""
+        height, width = (self._count(image[axis], axis) for axis in (0, 1))
+        return height, width
+
+    def suits_torch(self, image: Pair) -> bool:
+        """Whether PyTorch's pooling takes this window and makes as many outputs as Caffe.
+
+        PyTorch refuses a pad of more than half the kernel, and it always drops a last window that
+        starts beyond the image; Caffe does so only where there is padding.
+        """
+        last = self._last_starts(image)
+        return all(
+            2 * self.pad[axis] <= self.kernel[axis] and last[axis] < image[axis] for axis in (0, 1)
+        )
+
+    def margins(self, image: Pair) -> list[int]:
+        """What `F.pad` has to add for all windows to lie inside; left, right, top, bottom.
+
+        Negative where windows leave out the last pixels.
+        """
+        last = self._last_starts(image)
+        after = [last[axis] + self.kernel[axis] - image[axis] for axis in (0, 1)]
+        return [self.pad[1], after[1], self.pad[0], after[0]]
+
+    def areas(self, image: Pair, like: Tensor) -> Tensor:
+        """Each window's size clipped to image and padding, what AVE divides by: (rows, columns)."""
+        sizes = []
+        for axis, windows in enumerate(self.output_size(image)):
+            starts = torch.arange(windows, dtype=like.dtype, device=like.device)
+            starts = starts * self.stride[axis] - self.pad[axis]
+            ends = (starts + self.kernel[axis]).clamp(max=image[axis] + self.pad[axis])
+            sizes.append(ends - starts)
+        return torch.outer(*sizes)
+
+    def _count(self, extent: int, axis: int) -> int:
+        stride, pad = self.stride[axis], self.pad[axis]
+        room = extent + 2 * pad - self.kernel[axis]
+        windows = (-(-room // stride) if self.ceil else room // stride) + 1
+        if any(self.pad) and (windows - 1) * stride >= extent + pad:
+            windows -= 1
+        return windows
+
+    def _last_starts(self, image: Pair) -> Pair:
+        height, width = (
+            (windows - 1) * self.stride[axis] - self.pad[axis]
+            for axis, windows in enumerate(self.output_size(image))
+        )
+        return height, width
+
+
+def max_pool(bottom: Tensor, window: Window) -> tuple[Tensor, Tensor]:
+    """The maximum of each window of an N x C x H x W blob, and its index in the H x W plane.
+
+    The first maximum counts. A window without a pixel gives the lowest number and the index -1.
+    """
+    image = _image(bottom)
+    if window.suits_torch(image):
+        return F.max_pool2d(
+            bottom,
+            window.kernel,
+            window.stride,
+            window.pad,
+            ceil_mode=window.ceil,
+            return_indices=True,
+        )
+    lowest = torch.finfo(bottom.dtype).min
+    padded = F.pad(bottom, window.margins(image), value=lowest)
+    top, index = F.max_pool2d(padded, window.kernel, window.stride, return_indices=True)
+    row = index // padded.shape[3] - window.pad[0]
+    column = index % padded.shape[3] - window.pad[1]
+    inside = (row >= 0) & (row < image[0]) & (column >= 0) & (column < image[1])
+    return top, torch.where(inside, row * image[1] + column, -1)
+
+
+def average_pool(bottom: Tensor, window: Window) -> Tensor:
+    """The sum of each window of an N x C x H x W blob, divided by its size with padding."""
+    image = _image(bottom)
+    if window.suits_torch(image):
+        return F.avg_pool2d(bottom, window.kernel, window.stride, window.pad, ceil_mode=window.ceil)
+    return _sum_pool(bottom, window) / window.areas(image, bottom)
+
+
+def stochastic_pool(bottom: Tensor, window: Window, generator: Generator) -> Tensor:
+    """An element of each window of an N x C x H x W blob, drawn in proportion to its value.
+
+    Values are taken to be at least 0, and the window has no pad (`StoPoolForwardTrain`).
+    """
+    padded = F.pad(bottom, window.margins(_image(bottom)))
+    windows = padded.unfold(2, window.kernel[0], window.stride[0])
+    windows = windows.unfold(3, window.kernel[1], window.stride[1]).flatten(-2)
+    sums = windows.detach().cumsum(-1)
+    total = sums[..., -1:]
+    # In (0, 1], as the generator of Caffe's GPU draws: an element of value 0 is not chosen first.
+    draw = 1 - torch.rand(total.shape, generator=generator, dtype=sums.dtype, device=sums.device)
+    chosen = (sums >= draw * total).to(torch.uint8).argmax(-1, keepdim=True)
+    return windows.gather(-1, chosen).squeeze(-1)
+
+
+def expected_pool(bottom: Tensor, window: Window) -> Tensor:
+    """What `stochastic_pool` gives on average: the mean of each window, weighted by the values.
+
+    0 where the sum is not positive (`StoPoolForwardTest`).
+    """
+    total = _sum_pool(bottom, window)
+    positive = total > 0
+    squares = torch.where(positive, _sum_pool(bottom.square(), window), 0)
+    return squares / torch.where(positive, total, 1)
+
+
+def _sum_pool(bottom: Tensor, window: Window) -> Tensor:
+    padded = F.pad(bottom, window.margins(_image(bottom)))
+    return F.avg_pool2d(padded, window.kernel, window.stride, divisor_override=1)
+
+
+def _image(bottom: Tensor) -> Pair:
+    return bottom.shape[2], bottom.shape[3]
+
+
+@layer_types.register("Pooling")
+class Pooling(Layer):
+    """One value for each window of each channel (`pooling_layer.cpp`, `.cu` for STOCHASTIC).
+
+    Bottom N x C x H x W. A second top, for MAX only, holds the index of each maximum in the H x W
+    plane, as floating point numbers.
+    """
+
+    tops = (1, 2)
+
+    def build(self, bottom_shapes: Sequence[Shape]) -> None:
+        settings = self.param.pooling_param
+        self.method = settings.pool
+        if self.num_tops > 1 and self.method != PoolingParameter.MAX:
+            raise self.error("only MAX has a second top", "pooling_param.pool")
+        kernel = (0, 0) if settings.global_pooling else self._pair("kernel_size", "kernel", 1)
+        stride, pad = self._pair("stride", "stride", 1), self._pair("pad", "pad", 0)
+        ceil = settings.round_mode == PoolingParameter.CEIL
+        self._window = Window(kernel, stride, pad, ceil)
+        if settings.global_pooling:
+            self._check_global()
+        elif any(pad):
+            self._check_pad()
+
+    def window(self, image: Pair) -> Window:
+        """The window for images of these extents."""
+        return Window(image) if self.param.pooling_param.global_pooling else self._window
+
+    def reshape(self, bottom_shapes: Sequence[Shape]) -> list[Shape]:
+        shape = bottom_shapes[0]
+        if len(shape) != 4:
+            raise self.error(
+                f"the bottom needs 4 axes (num, channels, height, width), it has {len(shape)}",
+                "bottom",
+            )
+        image = shape[2], shape[3]
+        window = self.window(image)
+        size = window.output_size(image)
+        if min(size) < 1 or min(image) < 1:
+            raise self.error(
+                f"a kernel of {window.kernel[0]} x {window.kernel[1]} with pad {window.pad[0]} x "
+                f"{window.pad[1]} does not fit into the bottom's {image[0]} x {image[1]}",
+                "pooling_param.kernel_size",
+            )
+        return [(*shape[:2], *size)] * self.num_tops
+
+    def forward(self, *bottoms: Tensor) -> Tensor | Sequence[Tensor]:
+        bottom = bottoms[0]
+        window = self.window(_image(bottom))
+        if self.method == PoolingParameter.MAX:
+            top, index = max_pool(bottom, window)
+            return top if self.num_tops == 1 else (top, index.to(top.dtype))
+        if self.method == PoolingParameter.AVE:
+            return average_pool(bottom, window)
+        if self.training:
+            return stochastic_pool(bottom, window, self.generator())
+        return expected_pool(bottom, window)
+
+    def _pair(self, square: str, prefix: str, least: int) -> Pair:
+        """A setting for (height, width): the field `square`, or `prefix`_h and `prefix`_w."""
+        settings, place = self.param.pooling_param, f"pooling_param.{square}"
+        names = f"{prefix}_h", f"{prefix}_w"
+        given = [settings.HasField(name) for name in names]
+        if any(given) and (settings.HasField(square) or not all(given)):
+            raise self.error(f"give either {square} or both {names[0]} and {names[1]}", place)
+        fields = names if any(given) else (square, square)
+        height, width = (getattr(settings, name) for name in fields)
+        if min(height, width) < least:
+            raise self.error(f"must be given and at least {least}", place)
+        return height, width
+
+    def _check_global(self) -> None:
+        settings = self.param.pooling_param
+        for name in ("kernel_size", "kernel_h", "kernel_w"):
+            if settings.HasField(name):
+                raise self.error("global_pooling takes no kernel size", f"pooling_param.{name}")
+        if self._window.pad != (0, 0) or self._window.stride != (1, 1):
+            raise self.error("takes no pad and no stride but 1", "pooling_param.global_pooling")
+
+    def _check_pad(self) -> None:
+        if self.method == PoolingParameter.STOCHASTIC:
+            raise self.error("STOCHASTIC takes no padding; MAX and AVE do", "pooling_param.pad")
+        window = self._window
+        if any(pad >= kernel for pad, kernel in zip(window.pad, window.kernel, strict=True)):
+            raise self.error("must be smaller than the kernel", "pooling_param.pad")
