@@ -1,0 +1,105 @@
+"""What a database of records is: a cursor for reading, transactions for writing (`util/db.hpp`).
+
+LMDB and LevelDB fill this in, in modules of their own. What the records mean is not known here.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from types import TracebackType
+from typing import TypeVar
+
+_Self = TypeVar("_Self", bound="_Closing")
+
+
+class _Closing(ABC):
+    """Something that a `with` statement closes."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Give back what is held. Closing twice does nothing."""
+
+    def __enter__(self: _Self) -> _Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class Cursor(ABC):
+    """A place among the records of a database, which lie in the order of their keys."""
+
+    @abstractmethod
+    def first(self) -> bool:
+        """Go to the first record; False if there is none."""
+
+    @abstractmethod
+    def next(self) -> bool:
+        """Go to the next record; False at the end, and the cursor is then nowhere."""
+
+    @abstractmethod
+    def key(self) -> bytes:
+        """The key here."""
+
+    @abstractmethod
+    def value(self) -> bytes | memoryview:
+        """The value here. A view is good until the database is closed."""
+
+
+class Database(_Closing):
+    """A database open for reading. Values that were read must not be used after `close`."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    @abstractmethod
+    def cursor(self) -> Cursor:
+        """A new cursor, not yet on a record."""
+
+    @abstractmethod
+    def entries(self) -> int:
+        """How many records there are. At once for LMDB; LevelDB has to count them."""
+
+    def records(self) -> Iterator[tuple[bytes, bytes | memoryview]]:
+        """All keys and values in order."""
+        cursor = self.cursor()
+        found = cursor.first()
+        while found:
+            yield cursor.key(), cursor.value()
+            found = cursor.next()
+
+
+class Writer(_Closing):
+    """A new database, which appears under its name when it is closed without an error.
+
+    Until then the records lie in a hidden folder beside it; on an error that folder is removed.
+    """
+
+    @abstractmethod
+    def put(self, key: bytes, value: bytes) -> None:
+        """Add a record to the current transaction."""
+
+    @abstractmethod
+    def commit(self) -> None:
+        """Write the current transaction."""
+
+    @abstractmethod
+    def abort(self) -> None:
+        """Throw the whole database away."""
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self.abort()

@@ -1,0 +1,174 @@
+"""Reads the Datum messages that databases hold: bytes to an array of pixels and a label.
+
+Raw records are not copied: their pixels stay where the database has them. Encoded images are
+decoded with OpenCV as Caffe does. Making Datums is left to the message class itself.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from caffe_dns.errors import CaffeError
+
+Buffer: TypeAlias = "bytes | memoryview"
+Image: TypeAlias = "np.ndarray[Any, np.dtype[Any]]"
+
+_CHANNELS, _HEIGHT, _WIDTH, _DATA, _LABEL, _FLOAT_DATA, _ENCODED = range(1, 8)
+_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+_FLOAT_ENTRY = np.dtype([("tag", "u1"), ("value", "<f4")])
+
+
+@dataclass
+class RawDatum:
+    """The fields of one Datum; `data` is a view into the bytes it was parsed from."""
+
+    channels: int = 0
+    height: int = 0
+    width: int = 0
+    data: Buffer = b""
+    label: int = 0
+    float_data: Image | None = None
+    encoded: bool = False
+
+    def image(self, *, color: bool = False, gray: bool = False) -> Image:
+        """The pixels as [channels, height, width], uint8 or (from float_data) float32.
+
+        Encoded images are decoded as stored, or in BGR, or in gray levels (`DecodeDatumToCVMat` in
+        `util/io.cpp`). Raises CaffeError where the data do not fit the shape or cannot be decoded.
+        """
+        if self.encoded:
+            return decode_image(self.data, color=color, gray=gray)
+        shape = (self.channels, self.height, self.width)
+        if len(self.data):
+            values = np.frombuffer(self.data, np.uint8)
+        elif self.float_data is not None:
+            values = self.float_data
+        else:
+            raise CaffeError("a record holds neither data nor float_data")
+        if min(shape) < 1 or values.size != shape[0] * shape[1] * shape[2]:
+            raise CaffeError(
+                f"a record of {shape[0]}x{shape[1]}x{shape[2]} (channels, height, width) "
+                f"holds {values.size} values"
+            )
+        return values.reshape(shape)
+
+
+def parse_datum(value: Buffer) -> RawDatum:
+    """The Datum in `value`, without copying its pixels. Raises CaffeError if it is not one."""
+    datum = RawDatum()
+    end = len(value)
+    position = 0
+    try:
+        while position < end:
+            tag, position = _varint(value, position)
+            field, wire = tag >> 3, tag & 7
+            if wire == _VARINT:
+                number, position = _varint(value, position)
+                _set_number(datum, field, number)
+            elif wire == _BYTES:
+                size, position = _varint(value, position)
+                if position + size > end:
+                    raise CaffeError("a record is not a Datum: its data are cut short")
+                _set_bytes(datum, field, value[position : position + size])
+                position += size
+            elif wire == _FIXED32 and field == _FLOAT_DATA:
+                position = _add_floats(datum, value, position - 1)
+            elif wire in (_FIXED32, _FIXED64):
+                position += 4 if wire == _FIXED32 else 8
+            else:
+                raise CaffeError(f"a record is not a Datum: wire type {wire}")
+    except IndexError:
+        raise CaffeError("a record is not a Datum: it ends within a field") from None
+    if position != end:
+        raise CaffeError("a record is not a Datum: it ends within a field")
+    return datum
+
+
+def decode_image(data: Buffer, *, color: bool = False, gray: bool = False) -> Image:
+    """An encoded image as uint8 [channels, height, width], colours in the order BGR.
+
+    Raises CaffeError where it cannot be decoded or has more than 8 bits a channel.
+    """
+    import cv2  # here, because importing it takes long and most runs do not need it
+
+    flag = cv2.IMREAD_GRAYSCALE if gray else cv2.IMREAD_UNCHANGED
+    if color:
+        flag = cv2.IMREAD_COLOR
+    # OpenCV raises for no bytes at all, and returns None for bytes that are no image.
+    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flag) if len(data) else None
+    if pixels is None:
+        raise CaffeError("an encoded image cannot be decoded")
+    return channels_first(pixels)
+
+
+def channels_first(pixels: Image) -> Image:
+    """OpenCV's [height, width] or [height, width, channels] as [channels, height, width]."""
+    if pixels.dtype != np.uint8:
+        raise CaffeError(f"an image has {pixels.dtype} pixels; only 8 bits a channel can be used")
+    return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+
+
+def _varint(value: Buffer, position: int) -> tuple[int, int]:
+    """The base-128 number at `position`, and the position after it."""
+    byte = value[position]
+    position += 1
+    if byte < 0x80:
+        return byte, position
+    number = byte & 0x7F
+    shift = 7
+    while True:
+        byte = value[position]
+        position += 1
+        number |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return number, position
+        shift += 7
+        if shift > 63:
+            raise CaffeError("a record is not a Datum: a number is too long")
+
+
+def _set_number(datum: RawDatum, field: int, number: int) -> None:
+    if field == _ENCODED:
+        datum.encoded = bool(number)
+        return
+    signed = number & 0xFFFFFFFF
+    signed -= (signed & 0x80000000) << 1
+    if field == _CHANNELS:
+        datum.channels = signed
+    elif field == _HEIGHT:
+        datum.height = signed
+    elif field == _WIDTH:
+        datum.width = signed
+    elif field == _LABEL:
+        datum.label = signed
+
+
+def _set_bytes(datum: RawDatum, field: int, data: Buffer) -> None:
+    if field == _DATA:
+        datum.data = data
+    elif field == _FLOAT_DATA:
+        if len(data) % 4:
+            raise CaffeError("a record is not a Datum: float_data is cut short")
+        _append_floats(datum, np.frombuffer(data, "<f4"))
+
+
+def _add_floats(datum: RawDatum, value: Buffer, start: int) -> int:
+    """Take the run of float_data entries at `start`; return the position after them."""
+    possible = (len(value) - start) // _FLOAT_ENTRY.itemsize
+    if possible == 0:
+        raise CaffeError("a record is not a Datum: float_data is cut short")
+    entries = np.frombuffer(value, _FLOAT_ENTRY, possible, start)
+    others = np.flatnonzero(entries["tag"] != (_FLOAT_DATA << 3 | _FIXED32))
+    run = int(others[0]) if others.size else possible
+    _append_floats(datum, entries["value"][:run])
+    return start + run * _FLOAT_ENTRY.itemsize
+
+
+def _append_floats(datum: RawDatum, values: Image) -> None:
+    if datum.float_data is None:
+        datum.float_data = np.ascontiguousarray(values, np.float32)
+    else:
+        datum.float_data = np.concatenate([datum.float_data, values])

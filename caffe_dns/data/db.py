@@ -1,0 +1,77 @@
+"""Opens and starts databases by the name of their kind, "lmdb" or "leveldb" (`util/db.cpp`).
+
+The kinds themselves have modules of their own; `database` says what they have in common.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from caffe_dns import log
+from caffe_dns.data.database import Database, Writer
+from caffe_dns.data.lmdb_database import LMDB, LMDBWriter
+from caffe_dns.errors import CaffeError, nearest
+
+_Entry = TypeVar("_Entry")
+
+_READERS: dict[str, Callable[[str], Database]] = {"lmdb": LMDB}
+_WRITERS: dict[str, Callable[[str], Writer]] = {"lmdb": LMDBWriter}
+
+
+def open_database(path: str, backend: str = "lmdb", *, announce: bool = True) -> Database:
+    """Open the database in the folder `path` for reading; `backend` is "lmdb" or "leveldb".
+
+    Writes Caffe's log line unless it is not to `announce` it. Raises CaffeError when the folder is
+    missing or is something else.
+    """
+    opener = _of(_READERS, backend)
+    _check_folder(path, backend)
+    database = opener(path)
+    if announce:
+        log.info(f"Opened {backend} {path}")
+    return database
+
+
+def create_database(path: str, backend: str = "lmdb") -> Writer:
+    """Start a new database that will be the folder `path`; `backend` is "lmdb" or "leveldb".
+
+    Writes Caffe's log line. Raises CaffeError when `path` exists already or cannot be made.
+    """
+    creator = _of(_WRITERS, backend)
+    if Path(path).exists():
+        raise CaffeError("exists already; remove it or choose another name", file=path)
+    if not Path(path).absolute().parent.is_dir():
+        raise CaffeError(
+            f"cannot be made: there is no folder {Path(path).absolute().parent}", file=path
+        )
+    writer = creator(path)
+    log.info(f"Opened {backend} {path}")
+    return writer
+
+
+def _of(table: dict[str, _Entry], backend: str) -> _Entry:
+    if backend not in table:
+        known = ", ".join(sorted(table))
+        raise CaffeError(
+            f"unknown database backend '{backend}'{nearest(backend, list(table))}; known: {known}"
+        )
+    return table[backend]
+
+
+def _check_folder(path: str, backend: str) -> None:
+    folder = Path(path)
+    if not folder.exists():
+        raise CaffeError("there is no such database", file=path)
+    if not folder.is_dir():
+        raise CaffeError("is not a database: it is a file, not a folder", file=path)
+    kind = "lmdb" if (folder / "data.mdb").exists() else None
+    if kind is None and (folder / "CURRENT").exists():
+        kind = "leveldb"
+    if kind is None:
+        raise CaffeError(
+            "is not a database: the folder holds neither an LMDB nor a LevelDB", file=path
+        )
+    if kind != backend:
+        raise CaffeError(f"is of the backend '{kind}', not '{backend}'", file=path)

@@ -1,0 +1,102 @@
+"""What image batches are made of: records by number, from a database or elsewhere.
+
+A source knows where record number n lies and how to turn it into an image; batches, crops and
+devices are not its business. Records are numbered from 0 on and never end: a source starts over by
+itself.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Generic, TypeVar
+
+from caffe_dns import log
+from caffe_dns.data.database import Cursor, Database
+from caffe_dns.data.datum import Buffer, Image, RawDatum, parse_datum
+from caffe_dns.errors import CaffeError
+
+Item = TypeVar("Item")
+
+
+class ImageSource(ABC, Generic[Item]):
+    """Images with labels, by record number."""
+
+    @abstractmethod
+    def fetch(self, record: int) -> Item:
+        """Record number `record`, not decoded yet. Quick when the numbers increase."""
+
+    @abstractmethod
+    def decode(self, item: Item) -> tuple[Image, int]:
+        """A fetched record as pixels [channels, height, width] and label. Threads may call it."""
+
+    @abstractmethod
+    def is_encoded(self, item: Item) -> bool:
+        """Whether `item` is compressed, so that several threads should share the work."""
+
+    def close(self) -> None:
+        """Give back what is held. Items fetched before must not be used afterwards."""
+
+
+class DatabaseSource(ImageSource[Buffer]):
+    """The Datums of a database in the order of their keys, over and over (`data_layer.cpp`).
+
+    `skip` records are left out at the very beginning. Encoded images are decoded as stored, or in
+    colour, or gray.
+    """
+
+    def __init__(
+        self, database: Database, *, skip: int = 0, color: bool = False, gray: bool = False
+    ) -> None:
+        self._database = database
+        self._skip = skip
+        self._color = color
+        self._gray = gray
+        self._cursor: Cursor = database.cursor()
+        if not self._cursor.first():
+            raise CaffeError("the database has no records", file=database.path)
+        #: The number of the record that the cursor is on.
+        self._here = -skip
+
+    def fetch(self, record: int) -> Buffer:
+        if record < self._here:
+            self._cursor.first()
+            self._here = -self._skip
+        self._advance(record - self._here)
+        value = self._cursor.value()
+        self._step()
+        self._here = record + 1
+        return value
+
+    def decode(self, item: Buffer) -> tuple[Image, int]:
+        datum = self._parse(item)
+        return datum.image(color=self._color, gray=self._gray), datum.label
+
+    def is_encoded(self, item: Buffer) -> bool:
+        return self._parse(item).encoded
+
+    def close(self) -> None:
+        self._database.close()
+
+    def _parse(self, item: Buffer) -> RawDatum:
+        datum = parse_datum(item)
+        if datum.encoded and self._color and self._gray:
+            raise CaffeError(
+                "force_color and force_gray exclude each other", field="transform_param"
+            )
+        return datum
+
+    def _advance(self, steps: int) -> None:
+        """Go on by `steps` records; whole rounds are left out, for they lead back here."""
+        if steps > _FAR:
+            steps %= self._database.entries()
+        for _ in range(steps):
+            self._step()
+
+    def _step(self) -> None:
+        if not self._cursor.next():
+            log.info("Restarting data prefetching from start.")
+            self._cursor.first()
+
+
+#: Steps that are taken without asking how many records there are.
+_FAR = 1000

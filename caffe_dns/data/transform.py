@@ -1,0 +1,193 @@
+"""Crops, mirrors, mean-subtracts and scales images (`data_transformer.cpp`).
+
+Cropping happens while an image is copied into its batch, so that images of several sizes fit one
+batch and only what is used travels to the device; the rest is arithmetic on whole batches there.
+Decoding is not done here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from google.protobuf.message import DecodeError
+from torch import Tensor
+
+from caffe_dns import log, rng
+from caffe_dns.data.datum import Image
+from caffe_dns.errors import CaffeError
+from caffe_dns.proto.blobs import blob_to_array
+from caffe_dns.proto.caffe_pb2 import TRAIN, BlobProto, TransformationParameter
+
+ImageShape: TypeAlias = tuple[int, int, int]
+IntArray: TypeAlias = "np.ndarray[Any, np.dtype[np.int64]]"
+
+#: Records that share one generator: making one for each record would cost more than reading it.
+_BLOCK = 4096
+
+
+@dataclass
+class Cut:
+    """How one image is cropped and whether it is mirrored."""
+
+    top: int
+    left: int
+    mirrored: bool
+
+
+class Transform:
+    """The settings of a layer's `transform_param`, and the draws for its records.
+
+    The draws of a record depend on the seed, the layer's name and the record's number alone, so
+    they are the same however records are spread over batches and ranks, and after a resume.
+    """
+
+    def __init__(
+        self, param: TransformationParameter, phase: int, seed: int, layer_name: str
+    ) -> None:
+        self.crop_size = int(param.crop_size)
+        self.random_crop = self.crop_size > 0 and phase == TRAIN
+        self.mirror = bool(param.mirror)
+        self.scale = float(param.scale)
+        self.mean: Tensor | None = None
+        self.mean_values = torch.tensor(list(param.mean_value), dtype=torch.float32)
+        if param.HasField("mean_file"):
+            if len(self.mean_values):
+                raise CaffeError(
+                    "has both mean_file and mean_value; give one of them", field="transform_param"
+                )
+            log.info(f"Loading mean file from: {param.mean_file}")
+            self.mean = read_mean(param.mean_file)
+        self._stream = f"transform/{layer_name}"
+        self._seed = seed
+        self._block = lru_cache(maxsize=2)(self._draw_block)
+
+    @property
+    def is_random(self) -> bool:
+        """Whether records need draws."""
+        return self.mirror or self.random_crop
+
+    def output_shape(self, shape: ImageShape) -> ImageShape:
+        """The shape that an image of `shape` (channels, height, width) comes out with.
+
+        Raises CaffeError where the crop or the mean do not fit it.
+        """
+        channels, height, width = shape
+        size = self.crop_size
+        if size > min(height, width):
+            raise CaffeError(
+                f"crop_size {size} is larger than an image of {height}x{width} (height, width)",
+                field="transform_param.crop_size",
+            )
+        if self.mean is not None and tuple(self.mean.shape) != shape:
+            raise CaffeError(
+                f"the mean is of {shape_text(tuple(self.mean.shape))}, an image here of "
+                f"{shape_text(shape)} (channels, height, width)",
+                field="transform_param.mean_file",
+            )
+        if len(self.mean_values) not in (0, 1, channels):
+            raise CaffeError(
+                f"is given {len(self.mean_values)} times for images of {channels} channel(s); "
+                f"give one value, or one for each channel",
+                field="transform_param.mean_value",
+            )
+        return (channels, size, size) if size else shape
+
+    def draws(self, records: IntArray) -> IntArray:
+        """Three numbers below 2**32 for each record number: mirror, top, left. [N, 3]"""
+        result = np.empty((len(records), 3), np.int64)
+        blocks = records // _BLOCK
+        for block in np.unique(blocks).tolist():
+            chosen = blocks == block
+            result[chosen] = self._block(block)[records[chosen] % _BLOCK]
+        return result
+
+    def cut(self, shape: ImageShape, draw: list[int]) -> Cut:
+        """Where an image of `shape` is cropped, and whether it is mirrored, by its draws."""
+        mirrored = self.mirror and bool(draw[0] & 1)
+        if not self.crop_size:
+            return Cut(0, 0, mirrored)
+        spare_rows, spare_columns = shape[1] - self.crop_size, shape[2] - self.crop_size
+        if self.random_crop:
+            return Cut(draw[1] % (spare_rows + 1), draw[2] % (spare_columns + 1), mirrored)
+        return Cut(spare_rows // 2, spare_columns // 2, mirrored)
+
+    def apply(self, pixels: Tensor, cuts: Tensor | None) -> Tensor:
+        """Mirror, subtract the mean and scale a batch where it lies.
+
+        `pixels` is [N, channels, height, width], cropped, uint8 or float32; `cuts` [N, 3] gives
+        top, left and mirrored of each image, None where all are cut alike and none is mirrored.
+        Returns float32, in Caffe's order of operations.
+        """
+        mirrored = cuts[:, 2].bool() if self.mirror and cuts is not None else None
+        if mirrored is not None:
+            pixels = torch.where(mirrored[:, None, None, None], pixels.flip(3), pixels)
+        values = pixels.to(torch.float32)
+        mean = self._mean_for(values, cuts, mirrored)
+        if mean is not None:
+            values = values - mean
+        return values * self.scale if self.scale != 1 else values
+
+    def _mean_for(
+        self, values: Tensor, cuts: Tensor | None, mirrored: Tensor | None
+    ) -> Tensor | None:
+        """What to subtract: each value's own source pixel of the mean file, or the mean values."""
+        if len(self.mean_values):
+            self.mean_values = self.mean_values.to(values.device)
+            return self.mean_values.view(1, -1, 1, 1)
+        if self.mean is None:
+            return None
+        self.mean = self.mean.to(values.device)
+        height, width = values.shape[2:]
+        if cuts is None:
+            centre = self.cut((0, *self.mean.shape[1:]), [0, 0, 0])
+            return self.mean[:, centre.top : centre.top + height, centre.left : centre.left + width]
+        rows = cuts[:, :1] + torch.arange(height, device=values.device)
+        columns = torch.arange(width, device=values.device).expand(len(cuts), width)
+        if mirrored is not None:
+            columns = torch.where(mirrored[:, None], columns.flip(1), columns)
+        columns = columns + cuts[:, 1:2]
+        return self.mean[:, rows[:, :, None], columns[:, None, :]].transpose(0, 1)
+
+    def _draw_block(self, block: int) -> IntArray:
+        generator = rng.numpy_generator(self._seed, self._stream, block)
+        return generator.integers(1 << 32, size=(_BLOCK, 3))
+
+
+def crop(image: Image, cut: Cut, size: int) -> Image:
+    """The `size` x `size` part of [channels, height, width] at `cut`; all of it for size 0."""
+    if not size:
+        return image
+    return image[:, cut.top : cut.top + size, cut.left : cut.left + size]
+
+
+def read_mean(path: str) -> Tensor:
+    """The mean image in a binaryproto file, float32 [channels, height, width].
+
+    Raises CaffeError when the file cannot be read or holds no image.
+    """
+    field = "transform_param.mean_file"
+    blob = BlobProto()
+    try:
+        blob.ParseFromString(Path(path).read_bytes())
+        values = blob_to_array(blob)
+    except OSError as error:
+        raise CaffeError(f"{path} cannot be read: {error.strerror}", field=field) from None
+    except DecodeError:
+        raise CaffeError(f"{path} is not a BlobProto file", field=field) from None
+    except CaffeError as error:
+        raise CaffeError(f"{path}: {error.message}", field=field) from None
+    shape = (1,) * (4 - values.ndim) + values.shape
+    if len(shape) != 4 or shape[0] != 1 or not values.size:
+        raise CaffeError(
+            f"{path} holds no single image, but values of {shape_text(shape)}", field=field
+        )
+    return torch.from_numpy(values.reshape(shape[1:]))
+
+
+def shape_text(shape: tuple[int, ...]) -> str:
+    return "x".join(str(extent) for extent in shape)

@@ -1,0 +1,181 @@
+"""What the layers that read batches ahead have in common: Data, ImageData, HDF5Data, WindowData.
+
+Which batches there are is theirs to say; the thread, the device and the position in the data are
+handled here. Restates `base_data_layer.cpp`.
+"""
+
+from __future__ import annotations
+
+import weakref
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from caffe_dns import log, rng
+from caffe_dns.data.batches import Share
+from caffe_dns.data.prefetch import Prefetcher
+from caffe_dns.data.transform import Transform
+from caffe_dns.errors import CaffeError
+from caffe_dns.layers.base import Context, Layer, Shape
+from caffe_dns.proto.caffe_pb2 import TRAIN, LayerParameter
+
+
+class Batch(Protocol):
+    """A batch in host memory that can be brought to a device."""
+
+    def tops(self, device: torch.device) -> Sequence[Tensor]:
+        """The finished tops on `device`."""
+        ...
+
+
+class BatchReader(Protocol):
+    """Makes one batch after the other."""
+
+    def read(self) -> Batch:
+        """The next batch."""
+        ...
+
+    def close(self) -> None:
+        """Give back what is held."""
+        ...
+
+
+class BatchDataLayer(Layer):
+    """A layer without bottoms whose tops come from a reading thread.
+
+    The thread starts at the first forward pass. In TRAIN the ranks share the records: number i is
+    for rank i modulo the number of ranks. In TEST one rank reads them all.
+    """
+
+    bottoms = (0, 0)
+    tops = (1, 2)
+    #: Records in a batch of one rank.
+    batch_size: int
+
+    def __init__(self, param: LayerParameter, context: Context) -> None:
+        super().__init__(param, context)
+        self.ranks = context.world_size if param.phase == TRAIN else 1
+        self._position = 0
+        self._feed: _Feed | None = None
+
+    @abstractmethod
+    def reader(self, share: Share, *, pin: bool) -> BatchReader:
+        """A new reader for these records; `pin` asks for batches in pinned memory."""
+
+    def forward(self, *bottoms: Tensor) -> Sequence[Tensor]:
+        try:
+            if self._feed is None:
+                self._feed = self._start()
+            tops = self._feed.get()
+        except CaffeError as error:
+            raise error.locate(layer=self.name) from None
+        self._position += self.batch_size * self.ranks
+        return tops[: self.num_tops]
+
+    def position(self) -> int:
+        """Records that forward passes have used so far, on all ranks together."""
+        return self._position
+
+    def seek(self, records: int) -> None:
+        """Go on at record number `records`, which has not been used yet."""
+        self.close()
+        self._position = records
+
+    def close(self) -> None:
+        """Stop the reading thread. A later forward pass starts it again, at the same record."""
+        if self._feed is not None:
+            self._feed.close()
+            self._feed = None
+
+    def check_batch_size(self, field: str) -> None:
+        """Raise CaffeError unless there is a positive batch size."""
+        if self.batch_size < 1:
+            raise self.error("must be given, and be positive", field)
+
+    def _start(self) -> _Feed:
+        device = self.context.device
+        share = Share(self._position, self.context.rank % self.ranks, self.ranks)
+        reader = self.reader(share, pin=device.type == "cuda")
+        feed = _Feed(reader, device, self.prefetch, self.name)
+        # For a layer that is forgotten without close, and for the end of the interpreter.
+        weakref.finalize(self, feed.close)
+        return feed
+
+    @property
+    def prefetch(self) -> int:
+        """How many batches may be read ahead."""
+        return self.param.data_param.prefetch
+
+
+class ImageBatchLayer(BatchDataLayer):
+    """A layer whose tops are transformed images and, if there is a second, their labels."""
+
+    #: Channels, height and width of the first image, before the transform.
+    first_shape: tuple[int, int, int]
+
+    def build(self, bottom_shapes: Sequence[Shape]) -> None:
+        self.transform = Transform(
+            self.param.transform_param, self.param.phase, self.context.seed, self.name
+        )
+        self._shape = (self.batch_size, *self.transform.output_shape(self.first_shape))
+        log.info("output data size: " + ",".join(str(extent) for extent in self._shape))
+
+    def reshape(self, bottom_shapes: Sequence[Shape]) -> list[Shape]:
+        return [self._shape, (self.batch_size,)][: self.num_tops]
+
+    def draw_skip(self, rand_skip: int) -> int:
+        """How many records to leave out at the beginning: fewer than `rand_skip`, by the seed."""
+        if not rand_skip:
+            return 0
+        generator = rng.numpy_generator(self.context.seed, f"rand_skip/{self.name}")
+        skip = int(generator.integers(rand_skip))
+        log.info(f"Skipping first {skip} data points.")
+        return skip
+
+
+class _Feed:
+    """The reading thread of one layer, and the batches it has brought to the device."""
+
+    def __init__(self, reader: BatchReader, device: torch.device, depth: int, name: str) -> None:
+        self._reader = reader
+        self._device = device
+        self._stream: torch.cuda.Stream | None = None
+        produce: Callable[[], Callable[[], Sequence[Tensor]]] = self._read
+        if device.type == "cuda":
+            self._stream = torch.cuda.Stream(device)
+            produce = self._read_to_gpu
+        self._prefetcher = Prefetcher(produce, depth, name)
+
+    def get(self) -> Sequence[Tensor]:
+        """The tops of the next batch."""
+        return self._prefetcher.get()()
+
+    def close(self) -> None:
+        self._prefetcher.close()
+        self._reader.close()
+
+    def _read(self) -> Callable[[], Sequence[Tensor]]:
+        batch = self._reader.read()
+        return lambda: batch.tops(self._device)
+
+    def _read_to_gpu(self) -> Callable[[], Sequence[Tensor]]:
+        """Copy and transform on a stream of its own, while the net computes on another."""
+        stream = self._stream
+        assert stream is not None
+        with torch.cuda.device(self._device):
+            batch = self._reader.read()
+            with torch.cuda.stream(stream), torch.no_grad():
+                tops = batch.tops(self._device)
+                ready = stream.record_event()
+
+        def take() -> Sequence[Tensor]:
+            current = torch.cuda.current_stream(self._device)
+            current.wait_event(ready)
+            for top in tops:
+                top.record_stream(current)
+            return tops
+
+        return take

@@ -1,0 +1,57 @@
+"""Data: the records of an LMDB or LevelDB database (`data_layer.cpp`)."""
+
+from __future__ import annotations
+
+from contextlib import closing
+
+from caffe_dns import log
+from caffe_dns.data.batches import ImageBatches, Share
+from caffe_dns.data.db import open_database
+from caffe_dns.data.sources import DatabaseSource
+from caffe_dns.errors import CaffeError
+from caffe_dns.layers.base import Context, layer_types
+from caffe_dns.layers.batch_data import ImageBatchLayer
+from caffe_dns.proto.caffe_pb2 import DataParameter, LayerParameter
+
+
+@layer_types.register("Data")
+class Data(ImageBatchLayer):
+    """Images and labels from a database, in the order of the keys, over and over.
+
+    Fewer than `rand_skip` records are left out at the beginning, by a draw that all ranks share.
+    """
+
+    def __init__(self, param: LayerParameter, context: Context) -> None:
+        super().__init__(param, context)
+        self.batch_size = param.data_param.batch_size
+        if not param.data_param.source:
+            raise self.error("must name a database", "data_param.source")
+        self.check_batch_size("data_param.batch_size")
+        self._skip = self.draw_skip(param.data_param.rand_skip)
+        # Not left to setup: in Caffe's log this comes before "Creating Layer".
+        try:
+            self._look_at_first_record()
+        except CaffeError as error:
+            raise error.locate(layer=self.name) from None
+
+    def reader(self, share: Share, *, pin: bool) -> ImageBatches:
+        source = self._open(announce=False)
+        return ImageBatches(source, self.transform, share, self.batch_size, pin=pin)
+
+    def _look_at_first_record(self) -> None:
+        with closing(self._open(announce=True)) as source:
+            record = source.fetch(0)
+            self.first_shape = source.decode(record)[0].shape
+            forced = self.param.transform_param.force_color or self.param.transform_param.force_gray
+            if forced and not source.is_encoded(record):
+                log.error("force_color and force_gray only for encoded datum")
+
+    def _open(self, *, announce: bool) -> DatabaseSource:
+        settings = self.param.data_param
+        backend = DataParameter.DB.Name(settings.backend).lower()
+        return DatabaseSource(
+            open_database(settings.source, backend, announce=announce),
+            skip=self._skip,
+            color=self.param.transform_param.force_color or settings.force_encoded_color,
+            gray=self.param.transform_param.force_gray,
+        )
