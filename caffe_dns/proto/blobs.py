@@ -1,8 +1,8 @@
 """BlobProto <-> numpy array, through the wire format.
 
-protobuf's Python containers hand values out one by one; a model of 60 million weights would take half
-a minute. Packed values are plain little-endian numbers in a serialized message, so they are taken
-from there, and put there, as one block.
+protobuf's Python containers hand values out one by one, which takes seconds for a large model.
+Packed values are plain little-endian numbers in a serialized message, so they are taken from there,
+and put there, as one block.
 """
 
 from __future__ import annotations
@@ -35,9 +35,16 @@ def blob_to_array(blob: BlobProto) -> NDArray[np.float32]:
     if not values.size:
         values = _packed(raw, BlobProto.DATA_FIELD_NUMBER, _FLOATS)
     if values.size != math.prod(shape):
-        extents = " x ".join(map(str, shape)) or "of a single value"
-        raise CaffeError(f"the blob holds {values.size} values, but its shape is {extents}")
+        raise _wrong_count(values.size, shape)
     return values.astype(np.float32).reshape(shape)
+
+
+def _wrong_count(count: int, shape: tuple[int, ...]) -> CaffeError:
+    extents = " x ".join(map(str, shape)) or "that of a single value"
+    message = f"the blob holds {count} values, but its shape is {extents}"
+    if not count:
+        message += " (NVCaffe writes models like this unless store_blobs_in_old_format is set)"
+    return CaffeError(message)
 
 
 def blob_shape(blob: BlobProto) -> tuple[int, ...]:

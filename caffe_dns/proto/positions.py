@@ -51,13 +51,9 @@ class Positions:
         """Count a layer more in front, one that does not stand in the text."""
         self._layers.insert(0, None)
 
-    def drop_layers(self) -> None:
-        """Forget the layers, because those of the message are no longer those of the text."""
-        self._layers = []
-
-    @property
-    def num_layers(self) -> int:
-        return len(self._layers)
+    def remove_layers(self, indices: set[int]) -> None:
+        """Leave these layers out of the count, because the message has lost them."""
+        self._layers = [node for at, node in enumerate(self._layers) if at not in indices]
 
     def _layer(self, index: int) -> Node | None:
         return self._layers[index] if 0 <= index < len(self._layers) else None
