@@ -218,3 +218,4 @@ if _descriptor._USE_C_DESCRIPTORS == False:
   _globals['_PRELUPARAMETER']._serialized_start=17363
   _globals['_PRELUPARAMETER']._serialized_end=17454
 # @@protoc_insertion_point(module_scope)
+# SHA-256 of proto/caffe.proto: 275b7febed2e160ea84f9b29100f981b9df49ba299483465d34cb6b7f686e43c
