@@ -7,7 +7,7 @@ it on the device.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -18,11 +18,13 @@ from torch import Tensor
 
 from caffe_dns.data.datum import Image
 from caffe_dns.data.sources import ImageSource
-from caffe_dns.data.transform import IntArray, Transform, crop, shape_text
+from caffe_dns.data.transform import ImageShape, IntArray, Transform, crop, shape_text
 from caffe_dns.errors import CaffeError
 
 #: Most threads that decode images for one layer.
 _MOST_THREADS = 16
+#: Bytes of pixels in a batch from which on copying them is worth several threads.
+_SHARED_WORK = 4 << 20
 
 
 @dataclass
@@ -81,26 +83,48 @@ class ImageBatches:
         """The next batch. Raises CaffeError for records that cannot be used."""
         records = next(self._numbers)
         items = [self._source.fetch(record) for record in records.tolist()]
+        draws = self._transform.draws(records) if self._transform.is_random else None
+        alike = self._source.decode_alike(items)
+        if alike is not None and not self._transform.random_crop:
+            return self._copy_alike(*alike, draws)
+        return self._copy_each(items, draws)
+
+    def _copy_alike(self, images: Image, labels: Image, draws: IntArray | None) -> ImageBatch:
+        """A batch of images that are all cropped at the same place."""
+        shape = images.shape[1:]
+        batch = self._new_batch(self._transform.output_shape(shape), torch.uint8)
+        cut = self._transform.cut(shape, [0, 0, 0])
+        batch.pixels.numpy()[:] = crop(images, cut, self._transform.crop_size)
+        batch.labels.numpy()[:] = labels
+        if batch.cuts is not None and draws is not None:
+            cuts = batch.cuts.numpy()
+            cuts[:] = cut.top, cut.left, 0
+            cuts[:, 2] = draws[:, 0] & 1
+        return batch
+
+    def _copy_each(self, items: list[Any], draws: IntArray | None) -> ImageBatch:
+        """A batch of images that are decoded and cropped one by one."""
         first, _ = self._source.decode(items[0])
-        shape = self._transform.output_shape(first.shape)
         dtype = torch.uint8 if first.dtype == np.uint8 else torch.float32
-        pixels = self._empty((self._batch_size, *shape), dtype)
-        labels = self._empty((self._batch_size,), torch.float32)
-        cuts = self._empty((self._batch_size, 3), torch.int64)
-        arrays = pixels.numpy(), labels.numpy(), cuts.numpy()
-        draws = self._transform.draws(records).tolist()
+        batch = self._new_batch(self._transform.output_shape(first.shape), dtype)
+        pixels, labels = batch.pixels.numpy(), batch.labels.numpy()
+        cuts = None if batch.cuts is None else batch.cuts.numpy()
+        numbers = [[0, 0, 0]] * len(items) if draws is None else draws.tolist()
 
-        def place(index: int) -> None:
-            self._place(items[index], index, draws[index], *arrays)
+        def place(some: range) -> None:
+            for index in some:
+                image, labels[index] = self._source.decode(items[index])
+                self._check(image, pixels)
+                cut = self._transform.cut(image.shape, numbers[index])
+                pixels[index] = crop(image, cut, self._transform.crop_size)
+                if cuts is not None:
+                    cuts[index] = cut.top, cut.left, cut.mirrored
 
-        if self._source.is_encoded(items[0]):
-            list(self._threads().map(place, range(self._batch_size)))
+        if self._source.is_encoded(items[0]) or pixels.nbytes > _SHARED_WORK:
+            self._in_threads(place, len(items))
         else:
-            for index in range(self._batch_size):
-                place(index)
-        return ImageBatch(
-            pixels, labels, cuts if self._transform.is_random else None, self._transform
-        )
+            place(range(len(items)))
+        return batch
 
     def close(self) -> None:
         """Stop the decoding threads and close the source."""
@@ -108,34 +132,33 @@ class ImageBatches:
             self._pool.shutdown()
         self._source.close()
 
-    def _threads(self) -> ThreadPoolExecutor:
+    def _in_threads(self, work: Callable[[range], None], count: int) -> None:
+        """Do `work` on all of range(count), in pieces that several threads take as they can."""
+        threads = min(os.cpu_count() or 1, _MOST_THREADS)
         if self._pool is None:
-            threads = min(os.cpu_count() or 1, self._batch_size, _MOST_THREADS)
             self._pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
-        return self._pool
+        step = max(1, count // (4 * threads))
+        pieces = [range(start, min(start + step, count)) for start in range(0, count, step)]
+        for _ in self._pool.map(work, pieces):
+            pass  # an error in a piece comes out here
 
-    def _empty(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-        return torch.empty(shape, dtype=dtype, pin_memory=self._pin)
+    def _new_batch(self, shape: ImageShape, dtype: torch.dtype) -> ImageBatch:
+        size, pin = self._batch_size, self._pin
+        return ImageBatch(
+            torch.empty((size, *shape), dtype=dtype, pin_memory=pin),
+            torch.empty((size,), pin_memory=pin),
+            torch.empty((size, 3), dtype=torch.int64, pin_memory=pin)
+            if self._transform.is_random
+            else None,
+            self._transform,
+        )
 
-    def _place(
-        self,
-        item: Any,
-        index: int,
-        draw: list[int],
-        pixels: Image,
-        labels: Image,
-        cuts: IntArray,
-    ) -> None:
-        """Put a decoded and cropped record into its place in the batch."""
-        image, labels[index] = self._source.decode(item)
-        shape = self._transform.output_shape(image.shape)
-        if shape != pixels.shape[1:]:
+    def _check(self, image: Image, pixels: Image) -> None:
+        """Raise CaffeError unless `image` can have a place among `pixels`."""
+        if self._transform.output_shape(image.shape) != pixels.shape[1:]:
             raise CaffeError(
                 f"images of {shape_text(image.shape)} and {shape_text(pixels.shape[1:])} "
                 f"(channels, height, width) in one batch; resize them, or give a crop_size"
             )
         if image.dtype != np.uint8 and pixels.dtype == np.uint8:
             raise CaffeError("records with data and records with float_data in one batch")
-        cut = self._transform.cut(image.shape, draw)
-        pixels[index] = crop(image, cut, self._transform.crop_size)
-        cuts[index] = cut.top, cut.left, cut.mirrored

@@ -5,8 +5,10 @@ LMDB and LevelDB fill this in, in modules of their own. What the records mean is
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
 
@@ -103,3 +105,13 @@ class Writer(_Closing):
             self.close()
         else:
             self.abort()
+
+
+def publish(temporary: Path, path: Path) -> None:
+    """Give a finished database its name, so that it lasts."""
+    os.rename(temporary, path)
+    folder = os.open(path.absolute().parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

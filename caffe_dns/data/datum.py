@@ -6,6 +6,7 @@ decoded with OpenCV as Caffe does. Making Datums is left to the message class it
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -18,6 +19,8 @@ Image: TypeAlias = "np.ndarray[Any, np.dtype[Any]]"
 
 _CHANNELS, _HEIGHT, _WIDTH, _DATA, _LABEL, _FLOAT_DATA, _ENCODED = range(1, 8)
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+#: Records up to this size are worth a copy when that saves parsing them one by one.
+_SMALL = 16384
 _FLOAT_ENTRY = np.dtype([("tag", "u1"), ("value", "<f4")])
 
 
@@ -29,6 +32,8 @@ class RawDatum:
     height: int = 0
     width: int = 0
     data: Buffer = b""
+    #: Where `data` begins in those bytes.
+    data_start: int = 0
     label: int = 0
     float_data: Image | None = None
     encoded: bool = False
@@ -72,7 +77,11 @@ def parse_datum(value: Buffer) -> RawDatum:
                 size, position = _varint(value, position)
                 if position + size > end:
                     raise CaffeError("a record is not a Datum: its data are cut short")
-                _set_bytes(datum, field, value[position : position + size])
+                if field == _DATA:
+                    datum.data = value[position : position + size]
+                    datum.data_start = position
+                elif field == _FLOAT_DATA:
+                    _add_packed_floats(datum, value[position : position + size])
                 position += size
             elif wire == _FIXED32 and field == _FLOAT_DATA:
                 position = _add_floats(datum, value, position - 1)
@@ -85,6 +94,30 @@ def parse_datum(value: Buffer) -> RawDatum:
     if position != end:
         raise CaffeError("a record is not a Datum: it ends within a field")
     return datum
+
+
+def parse_alike(values: Sequence[Buffer]) -> tuple[Image, Image] | None:
+    """Small raw Datums that differ in their pixels and labels only, all at once.
+
+    Returns pixels [N, channels, height, width] and labels [N], both uint8, or None where the Datums
+    are not of that kind and have to be parsed one by one, which takes ten times as long.
+    """
+    size = len(values[0])
+    if size > _SMALL or any(len(value) != size for value in values):
+        return None
+    first = parse_datum(values[0])
+    label_tag = first.data_start + len(first.data)
+    if first.encoded or first.float_data is not None or label_tag + 2 > size:
+        return None
+    table = np.frombuffer(b"".join(values), np.uint8).reshape(len(values), size)
+    labels = table[:, label_tag + 1]
+    others = np.delete(table, slice(first.data_start, label_tag), axis=1)
+    others[:, first.data_start + 1] = 0
+    one_byte = table[0, label_tag] == _LABEL << 3 and labels.max() < 0x80
+    if not one_byte or (others != others[0]).any():
+        return None
+    pixels = table[:, first.data_start : label_tag]
+    return pixels.reshape(len(values), *first.image().shape), labels
 
 
 def decode_image(data: Buffer, *, color: bool = False, gray: bool = False) -> Image:
@@ -146,13 +179,10 @@ def _set_number(datum: RawDatum, field: int, number: int) -> None:
         datum.label = signed
 
 
-def _set_bytes(datum: RawDatum, field: int, data: Buffer) -> None:
-    if field == _DATA:
-        datum.data = data
-    elif field == _FLOAT_DATA:
-        if len(data) % 4:
-            raise CaffeError("a record is not a Datum: float_data is cut short")
-        _append_floats(datum, np.frombuffer(data, "<f4"))
+def _add_packed_floats(datum: RawDatum, data: Buffer) -> None:
+    if len(data) % 4:
+        raise CaffeError("a record is not a Datum: float_data is cut short")
+    _append_floats(datum, np.frombuffer(data, "<f4"))
 
 
 def _add_floats(datum: RawDatum, value: Buffer, start: int) -> int:

@@ -11,7 +11,7 @@ from typing import ClassVar
 
 import lmdb
 
-from caffe_dns.data.database import Cursor, Database, Writer
+from caffe_dns.data.database import Cursor, Database, Writer, publish
 from caffe_dns.errors import CaffeError, first_line
 
 #: Size of a new map; doubled whenever it is full, as Caffe does.
@@ -131,7 +131,7 @@ class LMDBWriter(Writer):
             self._environment.sync(True)
             self._environment.close()
             self._environment = None
-            os.rename(self._temporary, self._path)
+            publish(self._temporary, self._path)
         except (lmdb.Error, OSError) as error:
             raise CaffeError(
                 f"cannot be written: {first_line(error)}", file=str(self._path)

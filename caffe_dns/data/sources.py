@@ -8,11 +8,12 @@ itself.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Generic, TypeVar
 
 from caffe_dns import log
 from caffe_dns.data.database import Cursor, Database
-from caffe_dns.data.datum import Buffer, Image, RawDatum, parse_datum
+from caffe_dns.data.datum import Buffer, Image, RawDatum, parse_alike, parse_datum
 from caffe_dns.errors import CaffeError
 
 Item = TypeVar("Item")
@@ -28,6 +29,10 @@ class ImageSource(ABC, Generic[Item]):
     @abstractmethod
     def decode(self, item: Item) -> tuple[Image, int]:
         """A fetched record as pixels [channels, height, width] and label. Threads may call it."""
+
+    def decode_alike(self, items: Sequence[Item]) -> tuple[Image, Image] | None:
+        """Many items at once, images [N, channels, height, width] and labels [N], or None."""
+        return None
 
     @abstractmethod
     def is_encoded(self, item: Item) -> bool:
@@ -70,6 +75,9 @@ class DatabaseSource(ImageSource[Buffer]):
     def decode(self, item: Buffer) -> tuple[Image, int]:
         datum = self._parse(item)
         return datum.image(color=self._color, gray=self._gray), datum.label
+
+    def decode_alike(self, items: Sequence[Buffer]) -> tuple[Image, Image] | None:
+        return parse_alike(items)
 
     def is_encoded(self, item: Buffer) -> bool:
         return self._parse(item).encoded

@@ -158,11 +158,11 @@ class Transform:
         return generator.integers(1 << 32, size=(_BLOCK, 3))
 
 
-def crop(image: Image, cut: Cut, size: int) -> Image:
-    """The `size` x `size` part of [channels, height, width] at `cut`; all of it for size 0."""
+def crop(images: Image, cut: Cut, size: int) -> Image:
+    """The `size` x `size` part at `cut` of [..., height, width]; all of it for size 0."""
     if not size:
-        return image
-    return image[:, cut.top : cut.top + size, cut.left : cut.left + size]
+        return images
+    return images[..., cut.top : cut.top + size, cut.left : cut.left + size]
 
 
 def read_mean(path: str) -> Tensor:
