@@ -4,19 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import pytest
 import torch
 from google.protobuf import text_format
 from torch import Tensor
 
-from caffe_dns import load_net
 from caffe_dns.errors import CaffeError
 from caffe_dns.layers import Context, Layer, layer_types
 from caffe_dns.layers.base import Shape
 from caffe_dns.proto.caffe_pb2 import LayerParameter
-from caffe_dns.weights import load_weights
-from tests.oracle import GOLDEN, assert_close
 
 
 def make_layer(
@@ -83,28 +79,3 @@ def refused(definition: str, *shapes: Shape, tops: int = 1) -> str:
         make_layer(definition, *shapes, tops=tops)
     assert caught.value.layer == "layer"
     return str(caught.value)
-
-
-def check_golden_tops(name: str) -> tuple[list[Tensor], list[Tensor], dict[str, Tensor]]:
-    """Compare the tops of a golden case whose recorded gradients say nothing about the layer.
-
-    In these recordings every gradient is 0: without a loss and without force_backward Caffe runs
-    no backward pass, and Reshape shares one diff between bottom and top, which was cleared before
-    the pass. Returns bottoms, tops and the recorded arrays, to check gradients by other means.
-    """
-    folder = GOLDEN / "layers" / name
-    arrays = {key: torch.from_numpy(array) for key, array in np.load(folder / "arrays.npz").items()}
-    assert not any(
-        array.any() for key, array in arrays.items() if key[:7] in ("bottomd", "paramdi")
-    )
-    net = load_net(folder / "net.prototxt")
-    layer = net.layer("layer")
-    assert layer is not None
-    if (folder / "weights.caffemodel").exists():
-        load_weights(net, str(folder / "weights.caffemodel"))
-    bottoms = [arrays[f"in:{blob}"].clone().requires_grad_() for blob in layer.param.bottom]
-    result = layer(*bottoms)
-    tops = [result] if isinstance(result, Tensor) else list(result)
-    for blob, top in zip(layer.param.top, tops, strict=True):
-        assert_close(top, arrays[f"top:{blob}"].numpy(), f"{name}: {blob}")
-    return bottoms, tops, arrays

@@ -8,7 +8,6 @@ import torch
 
 from caffe_dns.errors import CaffeError
 from tests.layers.harness import (
-    check_golden_tops,
     check_gradients,
     draw,
     make_layer,
@@ -18,6 +17,7 @@ from tests.layers.harness import (
 from tests.oracle import run_layer_case
 
 GOLDEN = [
+    "batch_reindex",
     "bias",
     "bias_2bottoms",
     "bias_axis",
@@ -260,14 +260,18 @@ def test_wrong_settings(definition: str, shapes: list[tuple[int, ...]], part: st
     assert part in refused(definition, *shapes)
 
 
-def test_batch_reindex_golden_case() -> None:
-    (data, indices), (top,), arrays = check_golden_tops("batch_reindex")
-    top.backward(arrays["topdiff:out0"])
+def test_batch_reindex_adds_up_gradients() -> None:
+    layer = make_layer("type: 'BatchReindex'", (4, 3, 2), (5,))
+    data, indices = draw(4, 3, 2).requires_grad_(), [1, 2, 1, 0, 1]
+    (top,) = run(layer, data, torch.tensor(indices, dtype=torch.float64))
+    np.testing.assert_array_equal(top.detach(), data.detach().numpy()[indices])
+    gradient = draw(5, 3, 2, seed=1)
+    top.backward(gradient)
     expected = np.zeros(data.shape)
-    for item, index in enumerate(indices.detach().int().tolist()):
-        expected[index] += arrays["topdiff:out0"][item].numpy()
-    assert data.grad is not None and indices.grad is None
-    np.testing.assert_allclose(data.grad, expected, rtol=1e-5, atol=1e-6)
+    for item, index in enumerate(indices):
+        expected[index] += gradient[item].numpy()
+    assert data.grad is not None
+    np.testing.assert_allclose(data.grad, expected, rtol=1e-12)
 
 
 @pytest.mark.parametrize("index", [-1.0, 4.0])
