@@ -1,0 +1,194 @@
+"""What the parser accepts, against protobuf's own parser, and what its errors say."""
+
+import time
+
+import pytest
+from google.protobuf import text_format
+from google.protobuf.message import Message
+
+from caffe_dns.errors import CaffeError
+from caffe_dns.proto.caffe_pb2 import Datum, NetParameter, SolverParameter
+from caffe_dns.proto.text import parse_text, read_text
+from tests.oracle import GOLDEN
+
+
+def parse(text: str) -> NetParameter:
+    return parse_text(text, NetParameter).message
+
+
+def error_of(text: str, message_type: type[Message] = NetParameter) -> str:
+    with pytest.raises(CaffeError) as caught:
+        parse_text(text, message_type, "net.prototxt")
+    return str(caught.value)
+
+
+DEFINITIONS = sorted(GOLDEN.rglob("*.prototxt"))
+
+
+def test_all_recorded_definitions_read_like_protobuf_reads_them() -> None:
+    assert len(DEFINITIONS) > 150
+    for path in DEFINITIONS:
+        kind = SolverParameter if "solver" in path.name else NetParameter
+        assert read_text(path, kind).message == text_format.Parse(path.read_text(), kind()), path
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "# only a comment",
+        'name: "a" # comment with " and }\nlayer { }',
+        "layer < name: 'x' bottom: \"d\" >; layer: { top: 'y' },",
+        'layer { name: "a" \'b\'\n  "c" }',
+        r'name: "tab\t nl\n quote\" \' back\\ oct\101 hex\x41 u\u00e9"',
+        'layer { top: ["a", "b"] loss_weight: [1, 0.5,2] } layer { bottom: [] }',
+        "layer [{ name: 'a' }, < name: 'b' >]",
+        "input_dim: 0x10 input_dim: -3 input_dim: 2147483647",
+        "layer { loss_weight: 1. loss_weight: .5 loss_weight: 1e-3 loss_weight: -2.5E+2 }",
+        "layer { loss_weight: 3f loss_weight: 0.25F loss_weight: inf loss_weight: -Infinity }",
+        "force_backward: true debug_info: f",
+        "force_backward: 0 debug_info: True",
+        "layer { pooling_param { pool: AVE } include { phase: 1 } }",
+        'state: { phase: TEST stage: "x" }',
+        "layer { clip_param { min: -1 max: 1 } }",
+    ],
+)
+def test_forms_that_protobuf_accepts(text: str) -> None:
+    assert parse(text) == text_format.Parse(text, NetParameter())
+
+
+def test_numbers_that_only_cpp_protobuf_accepts() -> None:
+    assert list(parse("input_dim: 017 input_dim: - 4").input_dim) == [15, -4]
+
+
+def test_a_string_may_go_over_several_lines() -> None:
+    assert parse('name: "one\ntwo"').name == "one\ntwo"
+
+
+def test_bytes_need_not_be_text() -> None:
+    datum = parse_text(r'data: "\377\x00a"', Datum).message
+    assert datum.data == b"\xff\x00a"
+
+
+def layer(body: str) -> str:
+    return f'layer {{\n  name: "conv1"\n  {body}\n}}\n'
+
+
+PARAM = "layer.convolution_param"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (
+            layer("convolution_param { kernal_size: 3 }"),
+            f"3: {PARAM}.kernal_size: unknown field 'kernal_size' in ConvolutionParameter "
+            "(column 23) (did you mean 'kernel_size'?)",
+        ),
+        (
+            layer("prior_box_param { min_size: 30 }"),
+            "3: layer.prior_box_param: unknown field 'prior_box_param' in LayerParameter "
+            "(column 3): this is a field of SSD, which dns does not have",
+        ),
+        (
+            layer("pooling_param { pool: MIX }"),
+            "3: layer.pooling_param.pool: expected a PoolMethod (MAX, AVE, STOCHASTIC), "
+            "found 'MIX' (column 25)",
+        ),
+        (
+            layer("pooling_param { pool: 3 }"),
+            "3: layer.pooling_param.pool: expected a PoolMethod (MAX, AVE, STOCHASTIC), "
+            "found '3' (column 25)",
+        ),
+        (
+            'layer {\n  name: "a"\nlayer {\n  name: "b"\n}\n',
+            "3: layer.layer: unknown field 'layer' in LayerParameter (column 1) "
+            "(NetParameter has it; is the '{' of line 1 not closed?)",
+        ),
+        (
+            'name: "x"\nlayer {\n  name: "a"\n',
+            "2: layer: '{' is never closed (column 7)",
+        ),
+        ('name: "x"\n}\n', "2: '}' has no partner (column 1)"),
+        ("layer { >", "1: layer: '>' has no partner (column 9)"),
+        (
+            'name: "a"\nname: "b"',
+            "2: name: 'name' is given twice, first on line 1, but is not repeated (column 1)",
+        ),
+        (
+            "state { }\nstate { }",
+            "2: state: 'state' is given twice, first on line 1, but is not repeated (column 1)",
+        ),
+        (
+            layer("clip_param { min: 0 }"),
+            "3: layer.clip_param: ClipParameter needs the field 'max' (column 14)",
+        ),
+        (
+            'layer {\n  name: "conv1\n  type: "Convolution"\n}',
+            "3: layer.Convolution: unknown field 'Convolution' in LayerParameter (column 10) "
+            "(did you mean 'convolution_param'?); the string of line 2 goes over several lines: "
+            "is a quote missing?",
+        ),
+        ('name: "x', '1: name: the string that starts with " is never closed (column 7)'),
+        ("name: 5", "1: name: expected a string in quotes, found '5' (column 7)"),
+        (
+            "type: CONV",
+            "1: type: unknown field 'type' in NetParameter (column 1)",
+        ),
+        ('name "x"', "1: name: expected ':' after 'name', found '\"x\"' (column 6)"),
+        ("name:", "1: name: expected a string in quotes, found the end of the file (column 6)"),
+        ("layer: 3", "1: layer: expected '{' after 'layer', found '3' (column 8)"),
+        ("input_dim: 1.5", "1: input_dim: expected a whole number, found '1.5' (column 12)"),
+        ("input_dim: 08", "1: input_dim: expected a whole number, found '08' (column 12)"),
+        (
+            "input_dim: 3000000000",
+            "1: input_dim: expected a whole number from -2147483648 to 2147483647, "
+            "found '3000000000' (column 12)",
+        ),
+        (
+            layer("convolution_param { pad: -1 }"),
+            f"3: {PARAM}.pad: expected a whole number from 0 to 4294967295, found '-1' (column 28)",
+        ),
+        (layer("loss_weight: x"), "3: layer.loss_weight: expected a number, found 'x' (column 16)"),
+        (layer("loss_weight: }"), "3: layer.loss_weight: expected a number, found '}' (column 16)"),
+        (
+            "force_backward: yes",
+            "1: force_backward: expected true or false, found 'yes' (column 17)",
+        ),
+        ("force_backward: -1", "1: force_backward: expected true or false, found '-1' (column 17)"),
+        ("// note", "1: expected the name of a field, found '/' (column 1)"),
+        ("input_dim: [1 2]", "1: input_dim: expected ',' or ']', found '2' (column 15)"),
+        (r'name: "\q"', "1: name: expected a known escape instead of \\q, found '\"\\\\q\"'"),
+        (r'name: "\xff"', "1: name: expected a string of UTF-8 text, found '\"\\\\xff\"'"),
+        (r'name: "\ud800"', "1: name: expected a character of Unicode instead of \\ud800"),
+        ("\u00a0name: 'x'", "1: expected the name of a field, found '\\xa0' (column 1)"),
+    ],
+)
+def test_errors_say_where_and_what_would_be_right(text: str, expected: str) -> None:
+    actual = error_of(text)
+    assert actual.startswith(f"net.prototxt:{expected}")
+    assert "\n" not in actual
+
+
+def test_every_prefix_of_a_definition_reads_or_ends_in_one_line() -> None:
+    text = (GOLDEN / "legacy" / "v1.prototxt").read_text()[:600]
+    for end in range(len(text)):
+        try:
+            parse(text[:end])
+        except CaffeError as error:
+            assert "\n" not in str(error)
+
+
+def test_a_large_definition_reads_quickly() -> None:
+    block = (GOLDEN / "runs" / "bn_inception" / "train_val.prototxt").read_text()
+    layers = parse_text(block, NetParameter).message
+    large = NetParameter()
+    while len(large.layer) < 600:
+        large.layer.extend(layers.layer)
+    text = text_format.MessageToString(large)
+    start = time.perf_counter()
+    parse(text)
+    seconds = time.perf_counter() - start
+    assert text.count("\n") > 6000
+    # 0.1 s for 6000 lines; the bound leaves room for a busy machine.
+    assert seconds < 2, seconds
