@@ -65,8 +65,8 @@ class Database(_Closing):
         """A new cursor, not yet on a record."""
 
     @abstractmethod
-    def entries(self) -> int:
-        """How many records there are. At once for LMDB; LevelDB has to count them."""
+    def entries(self) -> int | None:
+        """How many records there are, or None where they would have to be counted (LevelDB)."""
 
     def records(self) -> Iterator[tuple[bytes, bytes | memoryview]]:
         """All keys and values in order."""

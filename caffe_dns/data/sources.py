@@ -57,19 +57,20 @@ class DatabaseSource(ImageSource[Buffer]):
         self._color = color
         self._gray = gray
         self._cursor: Cursor = database.cursor()
-        if not self._cursor.first():
-            raise CaffeError("the database has no records", file=database.path)
-        #: The number of the record that the cursor is on.
-        self._here = -skip
+        #: Where the cursor is: the record number, and how many lie before it in the database.
+        self._record: int | None = None
+        self._index = 0
+        self._entries = database.entries()
 
     def fetch(self, record: int) -> Buffer:
-        if record < self._here:
-            self._cursor.first()
-            self._here = -self._skip
-        self._advance(record - self._here)
+        if self._record is None or record < self._record:
+            self._seek(record + self._skip)
+        else:
+            for _ in range(record - self._record):
+                self._step()
         value = self._cursor.value()
         self._step()
-        self._here = record + 1
+        self._record = record + 1
         return value
 
     def decode(self, item: Buffer) -> tuple[Image, int]:
@@ -93,18 +94,31 @@ class DatabaseSource(ImageSource[Buffer]):
             )
         return datum
 
-    def _advance(self, steps: int) -> None:
-        """Go on by `steps` records; whole rounds are left out, for they lead back here."""
-        if steps > _FAR:
-            steps %= self._database.entries()
-        for _ in range(steps):
-            self._step()
+    def _seek(self, steps: int) -> None:
+        """Go to the record that is `steps` after the first, in a later round if need be."""
+        self._rewind()
+        while steps:
+            if self._entries:
+                steps %= self._entries
+            for _ in range(steps):
+                steps -= 1
+                if not self._next():
+                    break  # the number of entries is known now
 
     def _step(self) -> None:
-        if not self._cursor.next():
+        if not self._next():
             log.info("Restarting data prefetching from start.")
-            self._cursor.first()
 
+    def _next(self) -> bool:
+        """Go to the next record; False if that is the first again."""
+        self._index += 1
+        if self._cursor.next():
+            return True
+        self._entries = self._index
+        self._rewind()
+        return False
 
-#: Steps that are taken without asking how many records there are.
-_FAR = 1000
+    def _rewind(self) -> None:
+        if not self._cursor.first():
+            raise CaffeError("the database has no records", file=self._database.path)
+        self._index = 0
