@@ -1,8 +1,8 @@
-"""BlobProto <-> numpy array, through the wire format.
+"""BlobProto <-> numpy array, without going through the values one by one.
 
-protobuf's Python containers hand values out one by one, which takes seconds for a large model.
-Packed values are plain little-endian numbers in a serialized message, so they are taken from there,
-and put there, as one block.
+Packed values are plain little-endian numbers in a serialized message, so they are put there as one
+block. They are taken from there too where protobuf's containers know nothing of numpy: one by one,
+a model of 60 million weights takes ten seconds.
 """
 
 from __future__ import annotations
@@ -30,13 +30,19 @@ def blob_to_array(blob: BlobProto) -> NDArray[np.float32]:
     Raises CaffeError when the number of values is not that of the shape.
     """
     shape = blob_shape(blob)
-    raw = memoryview(blob.SerializeToString())
-    values = _packed(raw, BlobProto.DOUBLE_DATA_FIELD_NUMBER, _DOUBLES)
-    if not values.size:
-        values = _packed(raw, BlobProto.DATA_FIELD_NUMBER, _FLOATS)
+    values = _values(blob)
     if values.size != math.prod(shape):
         raise _wrong_count(values.size, shape)
-    return values.astype(np.float32).reshape(shape)
+    return values.reshape(shape)
+
+
+def _values(blob: BlobProto) -> NDArray[np.float32]:
+    container = blob.double_data or blob.data
+    if hasattr(container, "__array__"):  # protobuf 7
+        return np.array(container, dtype=np.float32)
+    if blob.double_data:
+        return packed_values(blob, BlobProto.DOUBLE_DATA_FIELD_NUMBER, _DOUBLES)
+    return packed_values(blob, BlobProto.DATA_FIELD_NUMBER, _FLOATS)
 
 
 def _wrong_count(count: int, shape: tuple[int, ...]) -> CaffeError:
@@ -69,8 +75,9 @@ def array_to_blob(array: NDArray[np.floating]) -> BlobProto:
     return blob
 
 
-def _packed(message: memoryview, number: int, dtype: np.dtype) -> NDArray:
-    """The values of a packed field of a serialized BlobProto; empty where it has none."""
+def packed_values(blob: BlobProto, number: int, dtype: np.dtype) -> NDArray[np.float32]:
+    """The values of a packed field, from the wire format; empty where the blob has none."""
+    message = memoryview(blob.SerializeToString())
     at = 0
     while at < len(message):
         tag, at = _read_varint(message, at)
@@ -81,9 +88,9 @@ def _packed(message: memoryview, number: int, dtype: np.dtype) -> NDArray:
         length, at = _read_varint(message, at)
         if wire_type == _LENGTH:
             if tag >> 3 == number:
-                return np.frombuffer(message[at : at + length], dtype)
+                return np.frombuffer(message[at : at + length], dtype).astype(np.float32)
             at += length
-    return np.empty(0, dtype)
+    return np.empty(0, np.float32)
 
 
 def _read_varint(message: memoryview, at: int) -> tuple[int, int]:

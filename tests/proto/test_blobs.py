@@ -1,10 +1,8 @@
-import time
-
 import numpy as np
 import pytest
 
 from caffe_dns.errors import CaffeError
-from caffe_dns.proto.blobs import array_to_blob, blob_shape, blob_to_array
+from caffe_dns.proto.blobs import array_to_blob, blob_shape, blob_to_array, packed_values
 from caffe_dns.proto.caffe_pb2 import BlobProto, NetParameter
 from caffe_dns.proto.text import read_binary
 from tests.oracle import GOLDEN
@@ -46,17 +44,20 @@ def test_legacy_shapes_and_doubles() -> None:
     assert blob_shape(BlobProto(num=5)) == (5, 0, 0, 0)
 
 
-def test_the_values_are_found_behind_everything_else() -> None:
-    blob = array_to_blob(np.arange(200, dtype=np.float32))
+def test_values_on_the_wire_are_found_behind_everything_else() -> None:
+    floats = np.arange(200, dtype=np.float32)
+    blob = array_to_blob(floats)
+    blob.num = 300
     blob.diff.extend([9.0] * 200)
     # Fields that a fork may have added, of all wire types: 20 a varint, 21 fixed64, 22 a string
     # that looks like data, 23 fixed32.
     blob.MergeFromString(b"\xa0\x01\x07\xa9\x01" + b"\x2a" * 8)
     blob.MergeFromString(b"\xb2\x01\x05\x2a\x04abc\xbd\x01" + b"\x2a" * 4)
-    np.testing.assert_array_equal(blob_to_array(blob), np.arange(200, dtype=np.float32))
-    blob.ClearField("data")
-    blob.shape.dim[:] = [0]
-    assert blob_to_array(blob).size == 0
+    np.testing.assert_array_equal(packed_values(blob, 5, np.dtype("<f4")), floats)
+    assert packed_values(blob, 8, np.dtype("<f8")).size == 0
+    blob.double_data.extend([0.5, 1e-3])
+    expected = np.array([0.5, 1e-3], dtype=np.float32)
+    np.testing.assert_array_equal(packed_values(blob, 8, np.dtype("<f8")), expected)
 
 
 @pytest.mark.parametrize(
@@ -85,12 +86,3 @@ def test_inconsistent_blobs_are_refused(blob: BlobProto, message: str) -> None:
     with pytest.raises(CaffeError) as caught:
         blob_to_array(blob)
     assert str(caught.value) == message
-
-
-def test_large_blobs_are_quick() -> None:
-    array = np.ones((600, 10_000), dtype=np.float32)
-    start = time.perf_counter()
-    blob_to_array(array_to_blob(array))
-    seconds = time.perf_counter() - start
-    # 0.06 s; one by one, 6 million values take ten times as long.
-    assert seconds < 0.5, seconds

@@ -69,7 +69,7 @@ def field_row(field: FieldDescriptor) -> tuple[str, ...]:
 
 
 def our_rows() -> set[tuple[str, ...]]:
-    rows = set()
+    rows: set[tuple[str, ...]] = set()
     for entry in messages_and_enums():
         name = short(entry.full_name)
         if name in ADDED_MESSAGES:
