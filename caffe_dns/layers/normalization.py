@@ -6,6 +6,7 @@ None of them has a learnable scale or shift; Caffe leaves that to Scale layers.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import reduce
 from typing import Any
 
 import torch
@@ -119,14 +120,27 @@ class LRN(SameShape):
         bottom = bottoms[0]
         squares = bottom.square()
         if self.within:
-            means = F.avg_pool2d(squares, self.size, 1, self.size // 2)
+            sums = F.avg_pool2d(squares, self.size, 1, self.size // 2, divisor_override=1)
+            share = self.alpha / self.size**2
         else:
-            means = _mean_across_channels(squares, self.size)
-        return bottom * means.mul_(self.alpha).add_(self.k).pow(-self.beta)
+            on_cpu = squares.device.type == "cpu"
+            sums = (add_neighbours if on_cpu else pool_neighbours)(squares, self.size)
+            share = self.alpha / self.size
+        return bottom * sums.mul_(share).add_(self.k).pow(-self.beta)
 
 
-def _mean_across_channels(values: Tensor, size: int) -> Tensor:
-    """The mean of `size` neighbouring channels, zeros beyond the first and the last.
+def add_neighbours(values: Tensor, size: int) -> Tensor:
+    """Sums of `size` neighbouring channels, zeros beyond the first and the last.
+
+    The way for the CPU, where additions are several times faster than PyTorch's pooling.
+    """
+    reach, channels = size // 2, values.shape[1]
+    padded = F.pad(values, (0, 0, 0, 0, reach, reach))
+    return reduce(torch.add, (padded.narrow(1, first, channels) for first in range(size)))
+
+
+def pool_neighbours(values: Tensor, size: int) -> Tensor:
+    """The same as `add_neighbours`, in one pass over memory; the way for GPUs.
 
     The spatial axes are made one, so that 2-D pooling does it, without a copy in both memory
     formats.
@@ -135,10 +149,11 @@ def _mean_across_channels(values: Tensor, size: int) -> Tensor:
     reach = size // 2
     if values.is_contiguous():
         planes = values.view(num, 1, channels, height * width)
-        return F.avg_pool2d(planes, (size, 1), 1, (reach, 0)).view(values.shape)
+        sums = F.avg_pool2d(planes, (size, 1), 1, (reach, 0), divisor_override=1)
+        return sums.view(values.shape)
     planes = values.permute(0, 2, 3, 1).reshape(num, 1, height * width, channels)
-    means = F.avg_pool2d(planes, (1, size), 1, (0, reach))
-    return means.view(num, height, width, channels).permute(0, 3, 1, 2)
+    sums = F.avg_pool2d(planes, (1, size), 1, (0, reach), divisor_override=1)
+    return sums.view(num, height, width, channels).permute(0, 3, 1, 2)
 
 
 class _Standardize(torch.autograd.Function):

@@ -1,0 +1,207 @@
+"""BatchNorm, LRN and MVN against recorded cases, float64 references and gradcheck."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from caffe_dns.errors import CaffeError
+from caffe_dns.layers import Layer
+from caffe_dns.layers.normalization import BatchNorm, add_neighbours, pool_neighbours
+from tests.layers.build import make_layer
+from tests.oracle import run_layer_case
+
+CASES = [
+    "bn_frac",
+    "bn_global_train",
+    "bn_test",
+    "bn_train",
+    "lrn",
+    "lrn_k",
+    "lrn_within",
+    "mvn",
+    "mvn_across",
+    "mvn_mean",
+]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_golden(name: str) -> None:
+    run_layer_case(name)
+
+
+def draw(*shape: int, seed: int = 1) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).double() * 2 + 0.5
+
+
+def batch_norm(settings: str, *shape: int, train: bool = True) -> Layer:
+    text = f'type: "BatchNorm" top: "t" batch_norm_param {{ {settings} }}'
+    return make_layer(text, shape, train=train).double()
+
+
+@pytest.mark.parametrize("shape", [(6,), (4, 3), (4, 3, 5), (4, 3, 5, 2), (2, 3, 4, 2, 3)])
+def test_batch_norm_sums_up_statistics(shape: tuple[int, ...]) -> None:
+    layer = batch_norm("moving_average_fraction: 0.75 eps: 0.01", *shape)
+    channels = shape[1] if len(shape) > 1 else 1
+    expected = [np.zeros(channels), np.zeros(channels), np.zeros(1)]
+    for seed in (1, 2):
+        bottom = draw(*shape, seed=seed)
+        rows = bottom.reshape(shape[0], channels, -1).transpose(0, 1).reshape(channels, -1).numpy()
+        batch = [rows.mean(1), rows.var(1, ddof=1), np.ones(1)]
+        expected = [old * 0.75 + new for old, new in zip(expected, batch, strict=True)]
+        top = layer(bottom).reshape(shape[0], channels, -1).transpose(0, 1).reshape(channels, -1)
+        centred = rows - rows.mean(1, keepdims=True)
+        scaled = centred / np.sqrt(rows.var(1, keepdims=True) + 0.01)
+        np.testing.assert_allclose(top, scaled, atol=1e-12)
+    for blob, values in zip(layer.blobs, expected, strict=True):
+        np.testing.assert_allclose(blob, values, rtol=1e-10)
+
+
+def test_batch_norm_uses_global_statistics_in_test() -> None:
+    layer = batch_norm("", 4, 3, 5, train=False)
+    bottom = draw(4, 3, 5)
+    np.testing.assert_allclose(layer(bottom), bottom / np.sqrt(1e-5), rtol=1e-6)
+    mean, variance = np.array([0.5, -1, 2]), np.array([4, 0.25, 1])
+    values = (mean * 7, variance * 7, np.array([7.0]))
+    for blob, value in zip(layer.blobs, values, strict=True):
+        blob.copy_(torch.from_numpy(value))
+    expected = (bottom.numpy() - mean[:, None]) / np.sqrt(variance + 1e-5)[:, None]
+    np.testing.assert_allclose(layer(bottom), expected, rtol=1e-6)
+    # The statistics are constants of the gradient.
+    leaf = bottom.clone().requires_grad_()
+    layer(leaf).sum().backward()
+    assert leaf.grad is not None
+    scale = np.broadcast_to(1 / np.sqrt(variance + 1e-5)[:, None], (4, 3, 5))
+    np.testing.assert_allclose(leaf.grad, scale, rtol=1e-6)
+    np.testing.assert_array_equal(layer.blobs[2], [7])
+
+
+def test_batch_norm_in_test_on_its_batch_leaves_the_blobs_alone() -> None:
+    layer = batch_norm("use_global_stats: false", 4, 3, 5, train=False)
+    top = layer(draw(4, 3, 5))
+    np.testing.assert_allclose(top.mean((0, 2)), np.zeros(3), atol=1e-12)
+    assert all(not blob.any() for blob in layer.blobs)
+
+
+def test_batch_norm_of_a_single_element_for_each_channel() -> None:
+    layer = batch_norm("", 1, 3)
+    bottom = draw(1, 3)
+    np.testing.assert_allclose(layer(bottom), np.zeros((1, 3)), atol=1e-12)
+    np.testing.assert_allclose(layer.blobs[0], bottom[0])
+    np.testing.assert_allclose(layer.blobs[1], np.zeros(3), atol=1e-12)
+
+
+def test_batch_norm_keeps_the_memory_format() -> None:
+    layer = batch_norm("", 4, 3, 5, 6)
+    bottom = draw(4, 3, 5, 6)
+    top = layer(bottom.to(memory_format=torch.channels_last))
+    assert top.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(top, batch_norm("", 4, 3, 5, 6)(bottom))
+
+
+def test_batch_norm_gradient() -> None:
+    layer = batch_norm("", 3, 2, 4)
+    assert torch.autograd.gradcheck(layer, draw(3, 2, 4).requires_grad_())
+
+
+def test_batch_norm_blobs_never_learn() -> None:
+    layer = batch_norm("", 3, 2, 4)
+    assert isinstance(layer, BatchNorm)
+    assert layer.lr_mult_forced_to_zero
+    assert [tuple(blob.shape) for blob in layer.blobs] == [(2,), (2,), (1,)]
+    assert not any(blob.requires_grad for blob in layer.blobs)
+    with pytest.raises(
+        CaffeError, match="bottom: the statistics are of 2 channels, the bottom has 3"
+    ):
+        layer.reshape([(3, 3, 4)])
+
+
+def slow_lrn(bottom: np.ndarray, size: int, alpha: float, beta: float, k: float) -> np.ndarray:
+    top = np.empty_like(bottom)
+    for c in range(bottom.shape[1]):
+        near = bottom[:, max(0, c - size // 2) : c + size // 2 + 1]
+        top[:, c] = bottom[:, c] * (k + alpha / size * (near**2).sum(1)) ** -beta
+    return top
+
+
+@pytest.mark.parametrize("size", [1, 3, 9])
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_lrn_across_channels(size: int, memory_format: torch.memory_format) -> None:
+    text = f'type: "LRN" top: "t" lrn_param {{ local_size: {size} alpha: 0.5 beta: 0.75 k: 2 }}'
+    layer = make_layer(text, (2, 5, 3, 4))
+    bottom = draw(2, 5, 3, 4)
+    fed = bottom.clone(memory_format=memory_format).requires_grad_()
+    top = layer(fed)
+    assert top.is_contiguous(memory_format=memory_format)
+    expected = slow_lrn(bottom.numpy(), size, 0.5, 0.75, 2)
+    np.testing.assert_allclose(top.detach(), expected, rtol=1e-10)
+    assert torch.autograd.gradcheck(layer, fed)
+
+
+@pytest.mark.parametrize("size", [1, 3, 9])
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_both_ways_to_sum_channels_agree(size: int, memory_format: torch.memory_format) -> None:
+    values = draw(2, 5, 3, 4).to(memory_format=memory_format)
+    added, pooled = add_neighbours(values, size), pool_neighbours(values, size)
+    assert pooled.is_contiguous(memory_format=memory_format)
+    np.testing.assert_allclose(pooled, added, rtol=1e-12)
+    near = values[:, max(0, 3 - size // 2) : 3 + size // 2 + 1].sum(1)
+    np.testing.assert_allclose(pooled[:, 3], near, rtol=1e-12)
+
+
+def test_lrn_within_channel_ignores_k() -> None:
+    text = (
+        'type: "LRN" top: "t" lrn_param '
+        "{ local_size: 5 alpha: 0.5 beta: 0.75 k: 3 norm_region: WITHIN_CHANNEL }"
+    )
+    layer = make_layer(text, (2, 3, 4, 6))
+    bottom = draw(2, 3, 4, 6)
+    padded = np.pad(bottom.numpy() ** 2, ((0, 0), (0, 0), (2, 2), (2, 2)))
+    near = sum(padded[:, :, y : y + 4, x : x + 6] for y in range(5) for x in range(5))
+    expected = bottom.numpy() * (1 + 0.5 / 25 * near) ** -0.75
+    np.testing.assert_allclose(layer(bottom), expected, rtol=1e-10)
+    assert torch.autograd.gradcheck(layer, bottom.requires_grad_())
+
+
+def test_wrong_lrn_settings_are_named() -> None:
+    with pytest.raises(CaffeError, match=r"lrn_param.local_size: is 4; an odd number"):
+        make_layer('type: "LRN" top: "t" lrn_param { local_size: 4 }', (2, 3, 4, 5))
+    with pytest.raises(CaffeError, match="bottom: the bottom needs 4 axes"):
+        make_layer('type: "LRN" top: "t"', (2, 3, 4))
+
+
+@pytest.mark.parametrize("settings", ["", "across_channels: true", "normalize_variance: false"])
+def test_mvn_gradient(settings: str) -> None:
+    layer = make_layer(f'type: "MVN" top: "t" mvn_param {{ {settings} }}', (2, 3, 4, 2))
+    assert torch.autograd.gradcheck(layer, draw(2, 3, 4, 2).requires_grad_())
+
+
+def test_mvn_divides_by_the_deviation_plus_eps() -> None:
+    layer = make_layer('type: "MVN" top: "t" mvn_param { eps: 0.5 }', (2, 3, 4))
+    bottom = draw(2, 3, 4).requires_grad_()
+    top = layer(bottom)
+    assert top.shape == (2, 3, 4, 1)
+    rows = bottom.detach().numpy()
+    scale = rows.std(2, keepdims=True) + 0.5
+    expected = (rows - rows.mean(2, keepdims=True)) / scale
+    np.testing.assert_allclose(top.detach()[..., 0], expected, rtol=1e-6)
+    given = draw(2, 3, 4, seed=2)
+    top.backward(given[..., None])
+    along = (given.numpy() * expected).mean(2, keepdims=True)
+    wanted = (given.numpy() - given.numpy().mean(2, keepdims=True) - expected * along) / scale
+    assert bottom.grad is not None
+    np.testing.assert_allclose(bottom.grad, wanted, rtol=1e-6)
+
+
+def test_mvn_of_equal_numbers_has_a_finite_gradient() -> None:
+    layer = make_layer('type: "MVN" top: "t"', (1, 2, 3, 1))
+    bottom = torch.full((1, 2, 3, 1), 0.5, requires_grad=True)
+    top = layer(bottom)
+    np.testing.assert_array_equal(top.detach(), np.zeros((1, 2, 3, 1)))
+    top[0, 0, 1, 0].backward()
+    assert bottom.grad is not None
+    assert torch.isfinite(bottom.grad).all()
+    with pytest.raises(CaffeError, match="bottom: the bottom may have up to 4 axes, it has 5"):
+        make_layer('type: "MVN" top: "t"', (1, 2, 3, 1, 2))
