@@ -6,9 +6,7 @@ it on the device.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,13 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from caffe_dns.data.datum import Image
+from caffe_dns.data.datum import Image, IntArray
 from caffe_dns.data.sources import ImageSource
-from caffe_dns.data.transform import ImageShape, IntArray, Transform, crop, shape_text
+from caffe_dns.data.transform import ImageShape, Transform, crop, shape_text
+from caffe_dns.data.workers import Workers
 from caffe_dns.errors import CaffeError
 
-#: Most threads that decode images for one layer.
-_MOST_THREADS = 16
 #: Bytes of pixels in a batch from which on copying them is worth several threads.
 _SHARED_WORK = 4 << 20
 
@@ -77,7 +74,7 @@ class ImageBatches:
         self._numbers = share.batches(batch_size)
         self._batch_size = batch_size
         self._pin = pin
-        self._pool: ThreadPoolExecutor | None = None
+        self._workers = Workers()
 
     def read(self) -> ImageBatch:
         """The next batch. Raises CaffeError for records that cannot be used."""
@@ -121,26 +118,15 @@ class ImageBatches:
                     cuts[index] = cut.top, cut.left, cut.mirrored
 
         if self._source.is_encoded(items[0]) or pixels.nbytes > _SHARED_WORK:
-            self._in_threads(place, len(items))
+            self._workers.run(place, len(items))
         else:
             place(range(len(items)))
         return batch
 
     def close(self) -> None:
         """Stop the decoding threads and close the source."""
-        if self._pool is not None:
-            self._pool.shutdown()
+        self._workers.close()
         self._source.close()
-
-    def _in_threads(self, work: Callable[[range], None], count: int) -> None:
-        """Do `work` on all of range(count), in pieces that several threads take as they can."""
-        threads = min(os.cpu_count() or 1, _MOST_THREADS)
-        if self._pool is None:
-            self._pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
-        step = max(1, count // (4 * threads))
-        pieces = [range(start, min(start + step, count)) for start in range(0, count, step)]
-        for _ in self._pool.map(work, pieces):
-            pass  # an error in a piece comes out here
 
     def _new_batch(self, shape: ImageShape, dtype: torch.dtype) -> ImageBatch:
         size, pin = self._batch_size, self._pin

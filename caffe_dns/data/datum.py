@@ -16,6 +16,7 @@ from caffe_dns.errors import CaffeError
 
 Buffer: TypeAlias = "bytes | memoryview"
 Image: TypeAlias = "np.ndarray[Any, np.dtype[Any]]"
+IntArray: TypeAlias = "np.ndarray[Any, np.dtype[np.int64]]"
 
 _CHANNELS, _HEIGHT, _WIDTH, _DATA, _LABEL, _FLOAT_DATA, _ENCODED = range(1, 8)
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5

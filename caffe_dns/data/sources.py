@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Generic, TypeVar
 
-from caffe_dns import log
+from caffe_dns import log, rng
 from caffe_dns.data.database import Cursor, Database
-from caffe_dns.data.datum import Buffer, Image, RawDatum, parse_alike, parse_datum
+from caffe_dns.data.datum import Buffer, Image, IntArray, RawDatum, parse_alike, parse_datum
 from caffe_dns.errors import CaffeError
 
 Item = TypeVar("Item")
@@ -40,6 +41,28 @@ class ImageSource(ABC, Generic[Item]):
 
     def close(self) -> None:
         """Give back what is held. Items fetched before must not be used afterwards."""
+
+
+class Order:
+    """In which order the entries of a list come, round after round.
+
+    Without a seed as they stand; with one shuffled, anew in each round, the same on all ranks.
+    """
+
+    def __init__(self, count: int, seed: int | None = None, stream: str = "") -> None:
+        self._count = count
+        self._seed = seed
+        self._stream = stream
+        self._permutation = lru_cache(maxsize=2)(self._draw_permutation)
+
+    def index(self, number: int) -> int:
+        """Which entry comes as number `number`, counted from 0 over all rounds."""
+        turn, index = divmod(number, self._count)
+        return index if self._seed is None else int(self._permutation(turn)[index])
+
+    def _draw_permutation(self, turn: int) -> IntArray:
+        assert self._seed is not None
+        return rng.numpy_generator(self._seed, self._stream, turn).permutation(self._count)
 
 
 class DatabaseSource(ImageSource[Buffer]):

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -18,13 +18,12 @@ from google.protobuf.message import DecodeError
 from torch import Tensor
 
 from caffe_dns import log, rng
-from caffe_dns.data.datum import Image
+from caffe_dns.data.datum import Image, IntArray
 from caffe_dns.errors import CaffeError
 from caffe_dns.proto.blobs import blob_to_array
 from caffe_dns.proto.caffe_pb2 import TRAIN, BlobProto, TransformationParameter
 
 ImageShape: TypeAlias = tuple[int, int, int]
-IntArray: TypeAlias = "np.ndarray[Any, np.dtype[np.int64]]"
 
 #: Records that share one generator: making one for each record would cost more than reading it.
 _BLOCK = 4096
@@ -39,12 +38,34 @@ class Cut:
     mirrored: bool
 
 
-class Transform:
-    """The settings of a layer's `transform_param`, and the draws for its records.
+class RecordDraws:
+    """Three random numbers for each record.
 
-    The draws of a record depend on the seed, the layer's name and the record's number alone, so
-    they are the same however records are spread over batches and ranks, and after a resume.
+    They depend on the seed, the stream's name and the record's number alone, so they are the same
+    however records are spread over batches and ranks, and after a resume.
     """
+
+    def __init__(self, seed: int, stream: str) -> None:
+        self._seed = seed
+        self._stream = stream
+        self._block = lru_cache(maxsize=2)(self._draw_block)
+
+    def of(self, records: IntArray) -> IntArray:
+        """Numbers below 2**32, [N, 3], for N record numbers."""
+        result = np.empty((len(records), 3), np.int64)
+        blocks = records // _BLOCK
+        for block in np.unique(blocks).tolist():
+            chosen = blocks == block
+            result[chosen] = self._block(block)[records[chosen] % _BLOCK]
+        return result
+
+    def _draw_block(self, block: int) -> IntArray:
+        generator = rng.numpy_generator(self._seed, self._stream, block)
+        return generator.integers(1 << 32, size=(_BLOCK, 3))
+
+
+class Transform:
+    """The settings of a layer's `transform_param`, and the draws for its records."""
 
     def __init__(
         self, param: TransformationParameter, phase: int, seed: int, layer_name: str
@@ -62,9 +83,7 @@ class Transform:
                 )
             log.info(f"Loading mean file from: {param.mean_file}")
             self.mean = read_mean(param.mean_file)
-        self._stream = f"transform/{layer_name}"
-        self._seed = seed
-        self._block = lru_cache(maxsize=2)(self._draw_block)
+        self._draws = RecordDraws(seed, f"transform/{layer_name}")
 
     @property
     def is_random(self) -> bool:
@@ -98,13 +117,8 @@ class Transform:
         return (channels, size, size) if size else shape
 
     def draws(self, records: IntArray) -> IntArray:
-        """Three numbers below 2**32 for each record number: mirror, top, left. [N, 3]"""
-        result = np.empty((len(records), 3), np.int64)
-        blocks = records // _BLOCK
-        for block in np.unique(blocks).tolist():
-            chosen = blocks == block
-            result[chosen] = self._block(block)[records[chosen] % _BLOCK]
-        return result
+        """For each record number the draws for mirror, top and left, [N, 3]."""
+        return self._draws.of(records)
 
     def cut(self, shape: ImageShape, draw: list[int]) -> Cut:
         """Where an image of `shape` is cropped, and whether it is mirrored, by its draws."""
@@ -152,10 +166,6 @@ class Transform:
             columns = torch.where(mirrored[:, None], columns.flip(1), columns)
         columns = columns + cuts[:, 1:2]
         return self.mean[:, rows[:, :, None], columns[:, None, :]].transpose(0, 1)
-
-    def _draw_block(self, block: int) -> IntArray:
-        generator = rng.numpy_generator(self._seed, self._stream, block)
-        return generator.integers(1 << 32, size=(_BLOCK, 3))
 
 
 def crop(images: Image, cut: Cut, size: int) -> Image:

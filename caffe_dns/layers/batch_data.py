@@ -9,7 +9,7 @@ from __future__ import annotations
 import weakref
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -51,7 +51,7 @@ class BatchDataLayer(Layer):
     """
 
     bottoms = (0, 0)
-    tops = (1, 2)
+    tops: ClassVar[tuple[int, int | None]] = (1, 2)
     #: Records in a batch of one rank.
     batch_size: int
 

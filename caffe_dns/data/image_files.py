@@ -1,0 +1,120 @@
+"""Image files on disk: reading one as Caffe does, and lists of them as a source of records."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from caffe_dns.data.datum import Image, channels_first
+from caffe_dns.data.sources import ImageSource, Order
+from caffe_dns.errors import CaffeError
+
+
+def read_image(path: str, height: int = 0, width: int = 0, *, color: bool = True) -> Image:
+    """An image file as OpenCV gives it: uint8 [height, width, 3] in BGR, or [height, width] gray.
+
+    It is resized if `height` and `width` are positive (`ReadImageToCVMat` in `util/io.cpp`). Raises
+    CaffeError when the file is missing or is no image.
+    """
+    import cv2  # here, because importing it takes long and most runs do not need it
+
+    # Not imread, which writes to stderr about files that are missing.
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise CaffeError(f"cannot be read: {error.strerror}", file=path) from None
+    image = decode_file(data, path, color=color)
+    if height > 0 and width > 0:
+        image = cv2.resize(image, (width, height))
+    return image
+
+
+def decode_file(data: bytes, path: str, *, color: bool = True) -> Image:
+    """The image in `data`, the content of the file `path`, as `read_image` gives it."""
+    import cv2
+
+    flag = cv2.IMREAD_COLOR if color else cv2.IMREAD_GRAYSCALE
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), flag) if data else None
+    if image is None:
+        raise CaffeError("is not an image that can be decoded", file=path)
+    return image
+
+
+@dataclass(frozen=True)
+class ListedImage:
+    """A line of an image list."""
+
+    name: str
+    label: int
+
+
+def read_image_list(path: str) -> list[ListedImage]:
+    """The lines `NAME LABEL` of an image list; the name may hold spaces.
+
+    As in Caffe, a label that is no number is 0. Raises CaffeError when the file cannot be read, is
+    empty, or has an empty line.
+    """
+    lines = read_lines(path)
+    if not lines:
+        raise CaffeError("lists no images", file=path)
+    images = []
+    for number, line in enumerate(lines, 1):
+        name, _, label = line.rpartition(" ")
+        if not line.strip():
+            raise CaffeError("is empty; an image and its label are needed", file=path, line=number)
+        digits = re.match(r"\s*([+-]?\d+)", label)
+        images.append(ListedImage(name or line, int(digits[1]) if digits else 0))
+    return images
+
+
+def read_lines(path: str) -> list[str]:
+    """The lines of a list file. File names in it need not be UTF-8. Raises CaffeError."""
+    try:
+        text = Path(path).read_text("utf-8", "surrogateescape")
+    except OSError as error:
+        raise CaffeError(f"cannot be read: {error.strerror}", file=path) from None
+    return text.removesuffix("\n").split("\n") if text else []
+
+
+@dataclass(frozen=True)
+class ReadSettings:
+    """How the files of a list are read."""
+
+    root_folder: str = ""
+    height: int = 0
+    width: int = 0
+    color: bool = True
+
+
+class ImageListSource(ImageSource[ListedImage]):
+    """The images of a list, over and over (`image_data_layer.cpp`).
+
+    `skip` images are left out at the very beginning; `order` says which comes when.
+    """
+
+    def __init__(
+        self, images: list[ListedImage], order: Order, settings: ReadSettings, skip: int = 0
+    ) -> None:
+        self._images = images
+        self._order = order
+        self._settings = settings
+        self._skip = skip
+
+    def fetch(self, record: int) -> ListedImage:
+        return self._images[self._order.index(record + self._skip)]
+
+    def decode(self, item: ListedImage) -> tuple[Image, int]:
+        settings = self._settings
+        image = read_image(
+            settings.root_folder + item.name,
+            settings.height,
+            settings.width,
+            color=settings.color,
+        )
+        return channels_first(image), item.label
+
+    def is_encoded(self, item: ListedImage) -> bool:
+        return True

@@ -1,0 +1,121 @@
+"""HDF5Output: writes its two bottoms to a file, as `data` and `label` (`hdf5_output_layer.cpp`)."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import weakref
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from caffe_dns import log
+from caffe_dns.errors import CaffeError, first_line
+from caffe_dns.layers.base import Layer, Shape, layer_types
+
+_DATASETS = ("data", "label")
+
+
+@layer_types.register("HDF5Output")
+class HDF5Output(Layer):
+    """The rows of all forward passes, one batch after the other.
+
+    Caffe ends with an error at the second forward pass, because the datasets are there already. The
+    file gets its name when the layer is closed; until then a hidden one beside it grows.
+    """
+
+    bottoms = (2, 2)
+    tops = (0, 0)
+
+    def build(self, bottom_shapes: Sequence[Shape]) -> None:
+        path = Path(self.param.hdf5_output_param.file_name)
+        if not self.param.hdf5_output_param.file_name:
+            raise self.error("must name a file", "hdf5_output_param.file_name")
+        if not path.absolute().parent.is_dir():
+            raise self.error(
+                f"there is no folder {path.parent} for {path}", "hdf5_output_param.file_name"
+            )
+        self._path = path
+        self._file: _RowFile | None = None
+
+    def reshape(self, bottom_shapes: Sequence[Shape]) -> list[Shape]:
+        for shape in bottom_shapes:
+            if len(shape) > 4:
+                raise self.error(f"takes blobs of at most 4 axes, not of shape {shape}")
+        rows = [shape[0] if shape else 1 for shape in bottom_shapes]
+        if rows[0] != rows[1]:
+            raise self.error(f"the bottoms have {rows[0]} and {rows[1]} rows")
+        return []
+
+    def forward(self, *bottoms: Tensor) -> Sequence[Tensor]:
+        if self._file is None:
+            self._file = _RowFile(self._path)
+            weakref.finalize(self, self._file.close)
+        log.info(f"Saving HDF5 file {self._path}")
+        self._file.append([_with_four_axes(bottom) for bottom in bottoms])
+        log.info(f"Successfully saved {len(bottoms[0])} rows")
+        return []
+
+    def close(self) -> None:
+        """Finish the file. Rows of later forward passes start it anew."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+
+class _RowFile:
+    """An HDF5 file that is being written."""
+
+    def __init__(self, path: Path) -> None:
+        import h5py  # here, because importing it takes long and most runs do not need it
+
+        self._path = path
+        self._temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+        self._file: Any = None
+        try:
+            self._file = h5py.File(self._temporary, "w")
+        except OSError as error:
+            raise CaffeError(f"cannot be written: {first_line(error)}", file=str(path)) from None
+
+    def append(self, arrays: Sequence[np.ndarray]) -> None:
+        """Add rows to both datasets."""
+        try:
+            for name, array in zip(_DATASETS, arrays, strict=True):
+                if name not in self._file:
+                    limits = (None, *array.shape[1:])
+                    self._file.create_dataset(name, data=array, maxshape=limits)
+                else:
+                    dataset = self._file[name]
+                    start = len(dataset)
+                    dataset.resize(start + len(array), axis=0)
+                    dataset[start:] = array
+        except (OSError, ValueError, TypeError) as error:
+            raise CaffeError(
+                f"cannot be written: {first_line(error)}", file=str(self._path)
+            ) from None
+
+    def close(self) -> None:
+        """Give the file its name. Closing twice does nothing."""
+        if self._file is None:
+            return
+        try:
+            self._file.close()
+            self._file = None
+            os.replace(self._temporary, self._path)
+        except OSError as error:
+            raise CaffeError(
+                f"cannot be written: {first_line(error)}", file=str(self._path)
+            ) from None
+        finally:
+            with suppress(OSError):
+                self._temporary.unlink()
+
+
+def _with_four_axes(bottom: Tensor) -> np.ndarray:
+    """The values, their shape filled up with ones at the end as `Blob::LegacyShape` does."""
+    shape = tuple(bottom.shape)
+    return bottom.detach().cpu().numpy().reshape(shape + (1,) * (4 - len(shape)))

@@ -1,0 +1,60 @@
+"""ImageData: image files named in a list (`image_data_layer.cpp`)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from caffe_dns import log
+from caffe_dns.data.batches import ImageBatches, Share
+from caffe_dns.data.image_files import ImageListSource, ReadSettings, read_image_list
+from caffe_dns.data.sources import Order
+from caffe_dns.layers.base import Shape, layer_types
+from caffe_dns.layers.batch_data import ImageBatchLayer
+
+
+@layer_types.register("ImageData")
+class ImageData(ImageBatchLayer):
+    """Images and labels in the order of the list, or shuffled anew in each round.
+
+    Unlike in Caffe, where every rank reads the whole list, the ranks share the images as those of
+    Data do.
+    """
+
+    tops = (2, 2)
+
+    def build(self, bottom_shapes: Sequence[Shape]) -> None:
+        settings = self.param.image_data_param
+        self.batch_size = settings.batch_size
+        self.check_batch_size("image_data_param.batch_size")
+        if not settings.source:
+            raise self.error("must name a list of images", "image_data_param.source")
+        if (settings.new_height > 0) != (settings.new_width > 0):
+            raise self.error("new_height and new_width must be given together", "image_data_param")
+        log.info(f"Opening file {settings.source}")
+        self._images = read_image_list(settings.source)
+        if settings.shuffle:
+            log.info("Shuffling data")
+        log.info(f"A total of {len(self._images)} images.")
+        self._skip = self.draw_skip(settings.rand_skip)
+        if self._skip >= len(self._images):
+            raise self.error(
+                f"skips {self._skip} images of {len(self._images)}", "image_data_param.rand_skip"
+            )
+        source = self._source()
+        self.first_shape = source.decode(source.fetch(0))[0].shape
+        super().build(bottom_shapes)
+
+    def reader(self, share: Share, *, pin: bool) -> ImageBatches:
+        return ImageBatches(self._source(), self.transform, share, self.batch_size, pin=pin)
+
+    def _source(self) -> ImageListSource:
+        settings = self.param.image_data_param
+        seed = self.context.seed if settings.shuffle else None
+        return ImageListSource(
+            self._images,
+            Order(len(self._images), seed, f"shuffle/{self.name}"),
+            ReadSettings(
+                settings.root_folder, settings.new_height, settings.new_width, settings.is_color
+            ),
+            self._skip,
+        )

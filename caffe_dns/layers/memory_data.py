@@ -1,0 +1,65 @@
+"""MemoryData: arrays that a program hands over (`memory_data_layer.cpp`)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from caffe_dns import log
+from caffe_dns.layers.base import Layer, Shape, layer_types
+
+
+@layer_types.register("MemoryData")
+class MemoryData(Layer):
+    """Batches of the arrays given to `set_input`, one after the other, over and over."""
+
+    bottoms = (0, 0)
+    tops = (2, 2)
+
+    def build(self, bottom_shapes: Sequence[Shape]) -> None:
+        param = self.param.memory_data_param
+        self._shape = (param.batch_size, param.channels, param.height, param.width)
+        if min(self._shape) < 1:
+            raise self.error(
+                "batch_size, channels, height and width must be given, and be positive",
+                "memory_data_param",
+            )
+        self._data: Tensor | None = None
+        self._labels: Tensor | None = None
+        self._next = 0
+
+    def reshape(self, bottom_shapes: Sequence[Shape]) -> list[Shape]:
+        return [self._shape, self._shape[:1]]
+
+    def set_input(self, data: np.ndarray, labels: np.ndarray) -> None:
+        """Take `data` [N, channels, height, width] and `labels` [N], N a multiple of batch_size.
+
+        They are used as they are: there is no transform. Raises CaffeError for other shapes.
+        """
+        batch_size = self._shape[0]
+        if data.shape[1:] != self._shape[1:] or len(data) == 0 or len(data) % batch_size:
+            raise self.error(
+                f"is given data of shape {data.shape}; needed are a multiple of {batch_size} "
+                f"records of {self._shape[1:]}"
+            )
+        if labels.size != len(data):
+            raise self.error(f"is given {labels.size} labels for {len(data)} records")
+        if self.param.HasField("transform_param"):
+            log.warning("MemoryData does not transform array data on Reset()")
+        self._data = self._on_device(data)
+        self._labels = self._on_device(labels.reshape(-1))
+        self._next = 0
+
+    def forward(self, *bottoms: Tensor) -> Sequence[Tensor]:
+        if self._data is None or self._labels is None:
+            raise self.error("has no data yet; call set_input first")
+        chosen = slice(self._next, self._next + self._shape[0])
+        self._next = chosen.stop % len(self._data)
+        return self._data[chosen], self._labels[chosen]
+
+    def _on_device(self, values: np.ndarray) -> Tensor:
+        copy = np.array(values, np.float32)
+        return torch.from_numpy(copy).to(self.context.device)
