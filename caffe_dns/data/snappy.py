@@ -12,10 +12,10 @@ def decompress(data: bytes) -> bytes:
 
     Raises CaffeError if it is damaged.
     """
-    size, position = read_varint(data, 0)
     output = bytearray()
     end = len(data)
     try:
+        size, position = read_varint(data, 0)
         while position < end:
             tag = data[position]
             position += 1

@@ -1,0 +1,125 @@
+"""Batches of images: shares of ranks, images of several kinds in one batch."""
+
+from __future__ import annotations
+
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from caffe_dns.data.batches import ImageBatches, Share
+from caffe_dns.data.db import create_database, open_database
+from caffe_dns.data.sources import DatabaseSource
+from caffe_dns.data.transform import Transform
+from caffe_dns.errors import CaffeError
+from caffe_dns.proto.caffe_pb2 import TRAIN, Datum, TransformationParameter
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3])
+@pytest.mark.parametrize("start", [0, 4, 7])
+def test_ranks_share_the_records(start: int, ranks: int) -> None:
+    numbers = []
+    for rank in range(ranks):
+        batches = list(islice(Share(start, rank, ranks).batches(4), 3))
+        own = np.concatenate(batches)
+        assert set(own % ranks) == {rank}
+        numbers += own.tolist()
+    assert sorted(numbers) == list(range(start, start + 12 * ranks))
+
+
+def random_image(shape: tuple[int, int, int], label: int, kind: str = "raw") -> Datum:
+    channels, height, width = shape
+    pixels = np.random.default_rng(label).integers(0, 256, shape, np.uint8)
+    datum = Datum(channels=channels, height=height, width=width, label=label)
+    if kind == "float":
+        datum.float_data.extend(pixels.ravel().tolist())
+    else:
+        datum.data = pixels.tobytes()
+    return datum
+
+
+def batches_of(
+    path: Path, datums: list[Datum], batch_size: int, crop_size: int = 0, mirror: bool = False
+) -> ImageBatches:
+    with create_database(str(path)) as writer:
+        for number, datum in enumerate(datums):
+            writer.put(b"%04d" % number, datum.SerializeToString())
+    return ImageBatches(
+        DatabaseSource(open_database(str(path))),
+        Transform(TransformationParameter(crop_size=crop_size, mirror=mirror), TRAIN, 1, "data"),
+        Share(),
+        batch_size,
+        pin=False,
+    )
+
+
+def values_of(datum: Datum) -> np.ndarray:
+    values = np.frombuffer(datum.data, np.uint8) if datum.data else np.array(datum.float_data)
+    return values.reshape(datum.channels, datum.height, datum.width)
+
+
+def test_crops_images_of_several_sizes_into_one_batch(tmp_path: Path) -> None:
+    datums = [random_image((2, 6 + n, 9 - n), label=n) for n in range(4)]
+    reader = batches_of(tmp_path / "db", datums, 4, crop_size=5)
+    batch = reader.read()
+    reader.close()
+    assert batch.labels.tolist() == [0, 1, 2, 3]
+    assert batch.cuts is not None
+    for pixels, datum, cut in zip(batch.pixels, datums, batch.cuts.tolist(), strict=True):
+        top, left, _ = cut
+        expected = values_of(datum)[:, top : top + 5, left : left + 5]
+        assert np.array_equal(pixels.numpy(), expected)
+
+
+def test_large_images_are_copied_by_several_threads(tmp_path: Path) -> None:
+    datums = [random_image((3, 300, 400), label=n) for n in range(13)]
+    reader = batches_of(tmp_path / "db", datums, 13)
+    batch = reader.read()
+    for pixels, datum in zip(batch.pixels.numpy(), datums, strict=True):
+        assert np.array_equal(pixels, values_of(datum))
+    reader.close()
+
+
+@pytest.mark.parametrize("crop_size", [0, 3])
+def test_small_images_that_are_alike_come_out_as_others_do(tmp_path: Path, crop_size: int) -> None:
+    datums = [random_image((1, 4, 5), label=n) for n in range(5)]
+    alike = batches_of(tmp_path / "alike", datums, 5, crop_size, True).read()
+    datums[4].label = 300  # takes one more byte
+    others = batches_of(tmp_path / "others", datums, 5, crop_size, True).read()
+    device = torch.device("cpu")
+    assert torch.equal(alike.tops(device)[0], others.tops(device)[0])
+    assert alike.labels.tolist() == [0, 1, 2, 3, 4]
+    assert others.labels.tolist() == [0, 1, 2, 3, 300]
+
+
+def test_float_data_stay_floats(tmp_path: Path) -> None:
+    datums = [random_image((2, 3, 4), label=n, kind="float") for n in range(2)]
+    datums[0].float_data[0] = 0.125
+    batch = batches_of(tmp_path / "db", datums, 2).read()
+    assert batch.pixels.dtype == torch.float32
+    assert np.array_equal(batch.pixels.numpy(), np.stack([values_of(d) for d in datums]))
+
+
+@pytest.mark.parametrize(
+    ("datums", "message"),
+    [
+        (
+            [random_image((2, 3, 4), 0), random_image((2, 4, 3), 1)],
+            "images of 2x4x3 and 2x3x4 .* in one batch; resize them, or give a crop_size",
+        ),
+        (
+            [random_image((2, 3, 4), 0), random_image((2, 3, 4), 1, "float")],
+            "records with data and records with float_data in one batch",
+        ),
+        ([random_image((2, 3, 4), 0), Datum(encoded=True, data=b"x")], "cannot be decoded"),
+    ],
+)
+def test_refuses_images_that_do_not_belong_together(
+    tmp_path: Path, datums: list[Datum], message: str
+) -> None:
+    reader = batches_of(tmp_path / "db", datums, 2)
+    with pytest.raises(CaffeError, match=message):
+        reader.read()
+    reader.close()

@@ -1,0 +1,115 @@
+"""Databases by name, and LMDB."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from caffe_dns.data.db import create_database, open_database
+from caffe_dns.errors import CaffeError
+from tests.oracle import GOLDEN
+
+
+def contents(path: Path, backend: str = "lmdb") -> list[tuple[bytes, bytes]]:
+    with open_database(str(path), backend) as database:
+        return [(key, bytes(value)) for key, value in database.records()]
+
+
+def test_writes_what_it_reads_in_the_order_of_the_keys(tmp_path: Path) -> None:
+    path = tmp_path / "new"
+    with create_database(str(path)) as writer:
+        writer.put(b"2", b"b")
+        writer.commit()
+        writer.put(b"1", b"a")
+        writer.put(b"2", b"c")
+        assert not path.exists()
+    assert contents(path) == [(b"1", b"a"), (b"2", b"c")]
+    assert [entry.name for entry in tmp_path.iterdir()] == ["new"]
+
+
+def test_grows_beyond_the_first_map(tmp_path: Path) -> None:
+    path = tmp_path / "large"
+    value = np.random.default_rng(1).bytes(1 << 20)
+    with create_database(str(path)) as writer:
+        for number in range(25):
+            writer.put(b"%02d" % number, value)
+            if number == 4:
+                writer.commit()
+    with open_database(str(path)) as database:
+        assert database.entries() == 25
+        assert all(bytes(found) == value for _, found in database.records())
+
+
+def test_an_error_leaves_nothing_behind(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError), create_database(str(tmp_path / "half")) as writer:
+        writer.put(b"1", b"a")
+        writer.commit()
+        raise ZeroDivisionError
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_same_database_can_be_open_twice() -> None:
+    path = str(GOLDEN / "tools" / "resized_lmdb")
+    with open_database(path) as one, open_database(path) as other:
+        first, second = one.cursor(), other.cursor()
+        assert first.first()
+        assert second.first()
+        assert second.next()
+        assert first.key() == b"00000000_im00.jpg"
+        assert second.key() == b"00000001_im01.png"
+        one.close()
+        assert other.entries() == 12
+        assert bytes(second.value())
+
+
+def test_a_replaced_database_is_read_anew(tmp_path: Path) -> None:
+    path = tmp_path / "db"
+    for value in (b"old", b"new"):
+        if path.exists():
+            path.rename(tmp_path / "away")
+        with create_database(str(path)) as writer:
+            writer.put(b"1", value)
+        with open_database(str(path)) as database:
+            assert [bytes(found) for _, found in database.records()] == [value]
+
+
+def test_says_what_is_wrong_with_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "damaged").mkdir()
+    (tmp_path / "damaged" / "data.mdb").write_bytes(b"x" * 10000)
+    lmdb = str(GOLDEN / "tools" / "resized_lmdb")
+    leveldb = str(GOLDEN / "tools" / "resized_leveldb")
+    cases = [
+        (str(tmp_path / "none"), "lmdb", "there is no such database"),
+        (str(tmp_path / "file"), "lmdb", "it is a file, not a folder"),
+        (str(tmp_path / "empty"), "lmdb", "holds neither an LMDB nor a LevelDB"),
+        (str(tmp_path / "damaged"), "lmdb", "cannot be read as an LMDB"),
+        (lmdb, "leveldb", "is of the backend 'lmdb', not 'leveldb'"),
+        (leveldb, "lmdb", "is of the backend 'leveldb', not 'lmdb'"),
+    ]
+    for path, backend, message in cases:
+        with pytest.raises(CaffeError) as caught:
+            open_database(path, backend)
+        assert str(caught.value).startswith(f"{path}: ")
+        assert message in str(caught.value)
+        assert "\n" not in str(caught.value)
+    with pytest.raises(CaffeError, match=r"unknown .* 'lmbd' \(did you mean 'lmdb'\?\)"):
+        open_database(lmdb, "lmbd")
+
+
+def test_says_why_a_database_cannot_be_made(tmp_path: Path) -> None:
+    with pytest.raises(CaffeError, match="exists already"):
+        create_database(str(tmp_path))
+    with pytest.raises(CaffeError, match="there is no folder"):
+        create_database(str(tmp_path / "none" / "db"))
+
+
+def test_announces_what_it_opens(capfd: pytest.CaptureFixture[str]) -> None:
+    path = str(GOLDEN / "tools" / "resized_lmdb")
+    open_database(path).close()
+    assert capfd.readouterr().err.endswith(f"] Opened lmdb {path}\n")
+    open_database(path, announce=False).close()
+    assert capfd.readouterr().err == ""

@@ -1,0 +1,89 @@
+"""Reading ahead: order, bounds, errors and ends."""
+
+from __future__ import annotations
+
+import itertools
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from caffe_dns.data.prefetch import Prefetcher
+from caffe_dns.errors import CaffeError
+from tests.oracle import GOLDEN
+
+
+def test_keeps_the_order_and_the_bound() -> None:
+    made = itertools.count()
+    newest = [0]
+
+    def produce() -> int:
+        newest[0] = next(made)
+        return newest[0]
+
+    prefetcher = Prefetcher(produce, 3, "test")
+    for expected in range(50):
+        assert prefetcher.get() == expected
+        # Three wait, and a fourth may be on its way.
+        assert newest[0] <= expected + 4
+    prefetcher.close()
+
+
+@pytest.mark.parametrize(
+    ("error", "seen"), [(CaffeError("bad record"), CaffeError), (KeyError("bug"), RuntimeError)]
+)
+def test_an_error_comes_after_the_items_before_it(error: Exception, seen: type) -> None:
+    items = iter([1, 2])
+
+    def produce() -> int:
+        for item in items:
+            return item
+        raise error
+
+    prefetcher = Prefetcher(produce, 8, "test")
+    assert [prefetcher.get(), prefetcher.get()] == [1, 2]
+    for _ in range(2):
+        with pytest.raises(seen) as caught:
+            prefetcher.get()
+        assert caught.value is error or caught.value.__cause__ is error
+    prefetcher.close()
+
+
+def test_close_ends_the_thread_while_the_queue_is_full_and_wakes_a_waiter() -> None:
+    before = threading.active_count()
+    full = Prefetcher(lambda: 1, 1, "full")
+    full.get()
+    full.close()
+    full.close()
+    with pytest.raises(ValueError, match="closed"):
+        full.get()
+
+    release = threading.Event()
+    slow = Prefetcher(release.wait, 1, "slow")
+    threading.Timer(0.05, release.set).start()
+    slow.close()
+    time.sleep(0.05)
+    assert threading.active_count() == before
+
+
+@pytest.mark.parametrize("end", ["", "raise SystemExit(3)", "del layer"])
+def test_a_program_ends_without_closing(end: str) -> None:
+    program = f"""
+from google.protobuf import text_format
+from caffe_dns.layers import Context, layer_types
+from caffe_dns.proto.caffe_pb2 import LayerParameter
+text = '''name: "d" type: "Data" top: "data" top: "label" phase: TEST data_param {{
+    source: "tests/golden/tools/encoded_lmdb" batch_size: 2 backend: LMDB }}
+    transform_param {{ crop_size: 8 force_color: true }}'''
+param = text_format.Parse(text, LayerParameter())
+layer = layer_types[param.type](param, Context())
+layer.setup([])
+layer()
+{end}
+"""
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, capture_output=True, timeout=60, cwd=GOLDEN.parents[1])
+    assert done.returncode == (3 if "SystemExit" in end else 0)
+    assert b"Traceback" not in done.stderr

@@ -1,0 +1,43 @@
+"""Batches on a GPU: finished on a stream of their own, the same as on the CPU."""
+
+from __future__ import annotations
+
+import gc
+import threading
+
+import pytest
+import torch
+
+from caffe_dns.layers import Context
+from tests.layers.data_harness import data_layer
+from tests.oracle import GOLDEN
+
+TEXT = (
+    f"type: 'Data' data_param {{ source: '{GOLDEN}/tools/resized_lmdb' backend: LMDB "
+    f"batch_size: 7 }} transform_param {{ crop_size: 15 mirror: true scale: 0.5 "
+    f"mean_file: '{GOLDEN}/tools/mean.binaryproto' }}"
+)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_batches_on_a_gpu_are_those_of_the_cpu() -> None:
+    with data_layer(TEXT, train=True) as layer:
+        expected = [[top.clone() for top in layer()] for _ in range(20)]
+    context = Context(device=torch.device("cuda"))
+    with data_layer(TEXT, train=True, context=context) as layer:
+        for tops in expected:
+            torch.cuda._sleep(100_000)  # so that batches get far ahead of the net
+            for top, expected_top in zip(layer(), tops, strict=True):
+                assert top.device.type == "cuda"
+                assert torch.equal(top.cpu(), expected_top)
+
+
+def test_a_forgotten_layer_stops_its_thread() -> None:
+    before = threading.active_count()
+    with data_layer(TEXT) as layer:
+        layer()
+        assert threading.active_count() > before
+        layer._feed, feed = None, layer._feed  # so that closing the layer does not stop it
+    del layer, feed
+    gc.collect()
+    assert threading.active_count() == before

@@ -1,0 +1,61 @@
+"""MemoryData: arrays from a program, batch after batch."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from caffe_dns.errors import CaffeError
+from caffe_dns.layers.memory_data import MemoryData
+from tests.layers.harness import make_layer, refused, run
+
+TEXT = "type: 'MemoryData' memory_data_param { batch_size: 2 channels: 3 height: 4 width: 5 }"
+
+
+def memory_layer(text: str = TEXT) -> MemoryData:
+    layer = make_layer(text, tops=2)
+    assert isinstance(layer, MemoryData)
+    return layer
+
+
+def test_goes_round_in_batches() -> None:
+    layer = memory_layer()
+    data = np.random.default_rng(1).standard_normal((6, 3, 4, 5))
+    layer.set_input(data, np.arange(6))
+    for start in (0, 2, 4, 0, 2):
+        images, labels = run(layer)
+        assert np.array_equal(images.numpy(), data[start : start + 2].astype(np.float32))
+        assert labels.tolist() == [start, start + 1]
+    layer.set_input(data[4:], np.array([[[[8.0]]], [[[9.0]]]]))
+    assert run(layer)[1].tolist() == [8, 9]
+
+
+def test_keeps_its_own_copy() -> None:
+    layer = memory_layer()
+    data = np.ones((2, 3, 4, 5), np.float32)
+    layer.set_input(data, np.zeros(2, np.float32))
+    data[:] = 7
+    assert run(layer)[0].max() == 1
+
+
+def test_warns_of_a_transform(capfd: pytest.CaptureFixture[str]) -> None:
+    memory_layer(TEXT + "transform_param { scale: 2 }").set_input(
+        np.ones((2, 3, 4, 5)), np.zeros(2)
+    )
+    assert "MemoryData does not transform array data" in capfd.readouterr().err
+
+
+def test_wrong_input() -> None:
+    layer = memory_layer()
+    with pytest.raises(CaffeError, match="has no data yet; call set_input first"):
+        layer.forward()
+    for data in (np.ones((3, 3, 4, 5)), np.ones((2, 3, 5, 4)), np.ones((0, 3, 4, 5))):
+        with pytest.raises(CaffeError, match="needed are a multiple of 2 records"):
+            layer.set_input(data, np.zeros(len(data)))
+    with pytest.raises(CaffeError, match="3 labels for 2 records"):
+        layer.set_input(np.ones((2, 3, 4, 5)), np.zeros(3))
+
+
+def test_wrong_settings() -> None:
+    assert "be positive" in refused(TEXT.replace("height: 4", ""), tops=2)
+    assert "takes 2 top" in refused(TEXT)
