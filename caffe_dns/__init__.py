@@ -1,0 +1,67 @@
+"""dns: train, prune and score Caffe networks on PyTorch.
+
+From Python, `load_net` gives a `Net`, a `torch.nn.Module` that maps a dict of input blobs to a
+dict of all blobs. The command line is `dns`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from caffe_dns.errors import CaffeError
+
+if TYPE_CHECKING:
+    import torch
+
+    from caffe_dns.net import Net
+
+__version__ = "0.1.0"
+__all__ = ["CaffeError", "load_net"]
+
+
+def load_net(
+    definition: str | Path,
+    phase: str = "TEST",
+    weights: str | Path | None = None,
+    surgery: bool = True,
+    *,
+    device: torch.device | str = "cpu",
+    level: int = 0,
+    stages: Sequence[str] = (),
+    allow_python_layers: bool = False,
+    quiet: bool = True,
+) -> Net:
+    """Build the net of a prototxt file and load its weights.
+
+    `phase` is TRAIN or TEST. `weights` names a .caffemodel or .caffemodel.h5 file, or several
+    separated by commas. Without `surgery`, layers of the standard types own no masks. `quiet`
+    keeps Caffe's log lines away. Raises CaffeError for anything wrong with the files.
+    """
+    import torch
+
+    from caffe_dns import log
+    from caffe_dns.layers.base import Context
+    from caffe_dns.net import Net
+    from caffe_dns.netspec import with_state
+    from caffe_dns.proto.caffe_pb2 import Phase
+    from caffe_dns.proto.upgrade import read_net
+    from caffe_dns.weights import load_definition_blobs, load_weights
+
+    if phase not in {name for name, _ in Phase.items()}:
+        raise CaffeError(f"unknown phase '{phase}'; known: TRAIN, TEST")
+    context = Context(
+        device=torch.device(device), surgery=surgery, allow_python_layers=allow_python_layers
+    )
+    was_quiet = log.set_quiet(quiet)
+    try:
+        parsed = read_net(str(definition))
+        param = with_state(parsed.message, Phase.Value(phase), level, stages)
+        net = Net(param, context, file=parsed.file, positions=parsed.positions)
+        load_definition_blobs(net)
+        if weights is not None:
+            load_weights(net, str(weights))
+    finally:
+        log.set_quiet(was_quiet)
+    return net

@@ -1,7 +1,7 @@
 """The one family of errors that a user can cause, and how each is said in one line.
 
-Anything wrong with a file, a flag or a definition is raised as a `CaffeError`; the command line prints
-it and exits with code 1. Programming errors keep their ordinary Python exceptions.
+Anything wrong with a file, a flag or a definition is raised as a `CaffeError`; the command line
+prints it and exits with code 1. Programming errors keep their ordinary Python exceptions.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from difflib import get_close_matches
 class CaffeError(Exception):
     """Something is wrong with what the user gave.
 
-    `file`, `line`, `layer` and `field` say where; whoever knows more than the code that raised adds it
-    with `locate`.
+    `file`, `line`, `layer` and `field` say where; whoever knows more than the code that raised
+    adds it with `locate`.
     """
 
     def __init__(

@@ -22,9 +22,10 @@ def fill(shape: Shape, filler: FillerParameter, generator: Generator) -> Tensor:
     """
     function = _FILLERS.get(filler.type)
     if function is None:
-        known = ", ".join(sorted(_FILLERS))
+        known = sorted(_FILLERS)
         raise CaffeError(
-            f"unknown filler type '{filler.type}'{nearest(filler.type, list(_FILLERS))}; known: {known}"
+            f"unknown filler type '{filler.type}'{nearest(filler.type, known)}; "
+            f"known: {', '.join(known)}"
         )
     if filler.sparse != -1 and filler.type != "gaussian":
         raise CaffeError(f"filler type '{filler.type}' does not take 'sparse'; 'gaussian' does")

@@ -32,10 +32,14 @@ def set_sink(function: Callable[[str], None] | None) -> None:
     sink = function or _to_stderr
 
 
-def set_quiet(quiet: bool) -> None:
-    """Keep INFO and WARNING lines to ourselves: processes that are not of rank 0, and Python users."""
+def set_quiet(quiet: bool) -> bool:
+    """Keep INFO and WARNING lines to ourselves, or no longer; returns what was so before.
+
+    For processes that are not of rank 0, and for Python users.
+    """
     global _quiet
-    _quiet = quiet
+    _quiet, before = quiet, _quiet
+    return before
 
 
 def info(message: str) -> None:
@@ -71,4 +75,5 @@ def _write(severity: str, message: str) -> None:
     position = f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno}"
     stamp = time.strftime("%m%d %H:%M:%S", time.localtime(now))
     micros = int(now * 1e6) % 1_000_000
+    message = message.removesuffix("\n")  # as glog, which ends each message with one line break
     sink(f"{severity}{stamp}.{micros:06d} {threading.get_native_id()} {position}] {message}")

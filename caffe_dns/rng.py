@@ -1,8 +1,8 @@
 """Random draws that are counted, not stored.
 
 Every draw is a function of (seed, stream, counter, rank): the stream is a name such as
-"dropout/drop1", the counter says which draw it is. Resuming a run therefore needs no generator state,
-and ranks draw the same or different numbers as the caller decides.
+"dropout/drop1", the counter says which draw it is. Resuming a run therefore needs no generator
+state, and ranks draw the same or different numbers as the caller decides.
 """
 
 from __future__ import annotations

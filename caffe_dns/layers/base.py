@@ -1,9 +1,9 @@
 """What every layer is: the contract between Net and the layer families.
 
-A layer is built in three steps. `__init__` keeps its settings. `setup(bottom_shapes)` checks how many
-bottoms and tops there are, lets `build` create the blobs, and returns the top shapes that `reshape`
-computes. `forward(*bottoms)` then maps bottom tensors to top tensors; autograd does backward. All
-blobs are float32 (float64 in tests), labels too, as in Caffe.
+A layer is built in three steps. `__init__` keeps its settings. `setup(bottom_shapes)` checks how
+many bottoms and tops there are, lets `build` create the blobs, and returns the top shapes that
+`reshape` computes. `forward(*bottoms)` then maps bottom tensors to top tensors; autograd does
+backward. All blobs are float32 (float64 in tests), labels too, as in Caffe.
 
 This module knows nothing of nets, files or solvers.
 """
@@ -82,7 +82,7 @@ class Layer(nn.Module):
         return self.param.name
 
     @property
-    def type(self) -> str:
+    def type(self) -> str:  # type: ignore[override]
         return self.param.type
 
     # Building -----------------------------------------------------------------------------------
@@ -137,7 +137,9 @@ class Layer(nn.Module):
             wanted = f"at least {least}"
         else:
             wanted = str(least) if least == most else f"{least} to {most}"
-        raise self.error(f"type {self.type} takes {wanted} {kind} blob(s), the definition gives {count}")
+        raise self.error(
+            f"type {self.type} takes {wanted} {kind} blob(s), the definition gives {count}"
+        )
 
     # Blobs --------------------------------------------------------------------------------------
 
@@ -179,7 +181,7 @@ class Layer(nn.Module):
     # Help for subclasses ------------------------------------------------------------------------
 
     def generator(self) -> torch.Generator:
-        """The generator for this layer's draws in the current forward pass, different on each rank."""
+        """The generator for this layer's draws in this forward pass, different on each rank."""
         context = self.context
         stream = f"{self.type}/{self.name}"
         return rng.torch_generator(
@@ -187,7 +189,7 @@ class Layer(nn.Module):
         )
 
     def axis(self, index: int, num_axes: int, field: str = "axis") -> int:
-        """`index` counted from the front; negative ones count from the back (`CanonicalAxisIndex`)."""
+        """`index` from the front; negative ones count from the back (`CanonicalAxisIndex`)."""
         if not -num_axes <= index < num_axes:
             raise self.error(f"axis {index} is out of range for a blob with {num_axes} axes", field)
         return index % num_axes
@@ -206,10 +208,10 @@ class LossLayer(Layer):
     bottoms = (2, 2)
     auto_tops = True
     is_loss = True
-    no_force_backward = (1,)
+    no_force_backward: ClassVar[tuple[int, ...]] = (1,)
 
     def reshape(self, bottom_shapes: Sequence[Shape]) -> list[Shape]:
-        if bottom_shapes[0][:1] != bottom_shapes[1][:1]:
+        if not bottom_shapes[0] or bottom_shapes[0][:1] != bottom_shapes[1][:1]:
             raise self.error(
                 f"the data and label blobs differ in their first axis: "
                 f"{shape_text(bottom_shapes[0])} and {shape_text(bottom_shapes[1])}"

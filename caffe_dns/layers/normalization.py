@@ -61,8 +61,8 @@ class BatchNorm(SameShape):
             top, mean, inverse_std = torch.native_batch_norm(
                 bottom, None, None, None, None, True, 0.0, self.eps
             )
-            if self.training:
-                self._update(mean, inverse_std, bottom.numel() // self.channels)
+            # Also in TEST, when the definition says `use_global_stats: false`, as Caffe does.
+            self._update(mean, inverse_std, bottom.numel() // self.channels)
         return top.view_as(bottoms[0])
 
     def _global_stats(self) -> tuple[Tensor, Tensor]:

@@ -78,11 +78,13 @@ def test_batch_norm_uses_global_statistics_in_test() -> None:
     np.testing.assert_array_equal(layer.blobs[2], [7])
 
 
-def test_batch_norm_in_test_on_its_batch_leaves_the_blobs_alone() -> None:
+def test_batch_norm_in_test_on_its_batch_takes_the_batch_in() -> None:
     layer = batch_norm("use_global_stats: false", 4, 3, 5, train=False)
-    top = layer(draw(4, 3, 5))
+    bottom = draw(4, 3, 5)
+    top = layer(bottom)
     np.testing.assert_allclose(top.mean((0, 2)), np.zeros(3), atol=1e-12)
-    assert all(not blob.any() for blob in layer.blobs)
+    np.testing.assert_allclose(layer.blobs[0], bottom.mean((0, 2)), atol=1e-12)
+    assert layer.blobs[2] == 1
 
 
 def test_batch_norm_of_a_single_element_for_each_channel() -> None:

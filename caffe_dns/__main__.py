@@ -1,0 +1,5 @@
+"""`python -m caffe_dns` is `dns`."""
+
+from caffe_dns.cli.main import main
+
+main()

@@ -1,0 +1,69 @@
+"""Flags that several actions share, with Caffe's names and defaults (tools/caffe.cpp)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+gpu = click.option(
+    "--gpu",
+    default="",
+    metavar="IDS",
+    help="Run on these GPUs: 0, or several with commas, or 'all'. Default: the CPU.",
+)
+model = click.option(
+    "--model", default="", metavar="PROTOTXT", help="The model definition (train_val.prototxt)."
+)
+weights = click.option(
+    "--weights",
+    default="",
+    metavar="FILES",
+    help="Trained weights (.caffemodel, .caffemodel.h5), several with commas.",
+)
+iterations = click.option(
+    "--iterations", default=50, show_default=True, help="The number of iterations to run."
+)
+level = click.option("--level", default=0, show_default=True, help="The network level.")
+stage = click.option(
+    "--stage", default="", metavar="NAMES", help="Network stages, several with commas."
+)
+backend = click.option(
+    "--backend",
+    default="lmdb",
+    show_default=True,
+    metavar="KIND",
+    help="The kind of database: lmdb or leveldb.",
+)
+no_surgery = click.option(
+    "--no-surgery", is_flag=True, help="Run as plain Caffe: no masks, nothing is pruned."
+)
+python_layers = click.option(
+    "--allow-python-layers",
+    is_flag=True,
+    help="Let Python layers of the definition run their code.",
+)
+
+
+def switch(name: str, help: str) -> Callable[[F], F]:
+    """A boolean flag as gflags has them: --NAME and --noNAME, off unless given."""
+    return click.option(f"--{name}/--no{name}", default=False, help=help)
+
+
+def unused(*names: str) -> Callable[[F], F]:
+    """Flags that Caffe's tool takes with every action, though they mean nothing to this one."""
+
+    def add(function: F) -> F:
+        for name in names:
+            function = click.option(f"--{name}", default="", hidden=True)(function)
+        return function
+
+    return add
+
+
+def stages(flag: str) -> list[str]:
+    """The stages of a flag value, split as Caffe does: an empty flag is one empty stage."""
+    return flag.split(",")

@@ -1,0 +1,154 @@
+"""The command `dns`: finds the action, reads gflags-style flags, and turns errors into one line."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from importlib import import_module
+
+import click
+
+from caffe_dns import __version__, log
+from caffe_dns.errors import CaffeError, first_line, nearest
+
+#: Action -> one line of help. The module of the same name is imported only when its action runs.
+ACTIONS: dict[str, str] = {
+    "train": "train, finetune or prune a model",
+    "test": "score a model",
+    "time": "benchmark model execution time",
+    "device_query": "show GPU diagnostic information",
+    "convert_imageset": "make a database of listed image files",
+    "compute_image_mean": "compute the mean image of a database",
+    "extract_features": "save blobs that a net computes to databases",
+    "upgrade_net_proto_text": "bring an old net definition up to date",
+    "upgrade_net_proto_binary": "bring old model weights up to date",
+    "upgrade_solver_proto_text": "bring an old solver definition up to date",
+    "parse_log": "make CSV tables of a training log",
+    "draw_net": "draw the graph of a net",
+}
+
+_HELP_NAMES = ["--help", "--h"]
+_SINGLE_DASH = re.compile(r"-[A-Za-z_][\w-]*(=.*)?", re.DOTALL)
+_WITH_VALUE = re.compile(r"(--[\w-]+)=(.*)", re.DOTALL)
+#: What gflags takes for a boolean, in any case.
+_TRUE = {"1", "t", "true", "y", "yes"}
+_FALSE = {"0", "f", "false", "n", "no"}
+
+
+class Actions(click.Group):
+    """The actions of Caffe's tools and our own."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(ACTIONS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        return _load(name) if name in ACTIONS else None
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(ACTIONS.items()))
+
+
+@click.group(cls=Actions, context_settings={"help_option_names": _HELP_NAMES})
+@click.version_option(__version__, prog_name="dns")
+def dns() -> None:
+    """Train, prune and score Caffe networks on PyTorch.
+
+    Flags are Caffe's, with one dash or two: -flag value, -flag=value, --flag value, --flag=value.
+    `dns COMMAND --help` lists those of a command.
+
+    \b
+    dns train --solver solver.prototxt --weights x.caffemodel -gpu 0
+    dns test --model train_val.prototxt --weights x.caffemodel -iterations 100
+    """
+
+
+def normalize(arguments: Sequence[str]) -> list[str]:
+    """The arguments as click wants them: the action first, two dashes, switches without a value.
+
+    gflags takes one dash or two, flags before the action, and `--flag=true` or `--flag=false` for
+    booleans. Raises CaffeError for a boolean that is given anything else.
+    """
+    given = [f"-{arg}" if _SINGLE_DASH.fullmatch(arg) else arg for arg in arguments]
+    if given and given[0].startswith("-"):
+        at = next((i for i, arg in enumerate(given) if arg in ACTIONS), 0)
+        given.insert(0, given.pop(at))
+    if not given or given[0] not in ACTIONS:
+        return given
+    switches = _switches(_load(given[0]))
+    return [spelling for arg in given for spelling in _spell_switch(arg, switches)]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run one action and exit: 0 when all went well, 1 when the user's input was wrong."""
+    code: object = 1
+    try:
+        given = normalize(sys.argv[1:] if arguments is None else arguments)
+        if given and not given[0].startswith("-") and given[0] not in ACTIONS:
+            _unknown_action(given[0])
+        else:
+            # Without standalone mode, click hands back exit codes and raises its errors.
+            code = dns.main(given or ["--help"], prog_name="dns", standalone_mode=False)
+    except CaffeError as error:
+        _complain(str(error))
+    except click.UsageError as error:
+        command = error.ctx.command_path if error.ctx else "dns"
+        _complain(f"{error.format_message()} ('{command} --help' shows what there is)")
+    except (KeyboardInterrupt, click.Abort):
+        code = 130
+    except BrokenPipeError:
+        # Whoever read our output has gone; nothing is left to say to them.
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+    except (MemoryError, RuntimeError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        _complain(f"out of memory; a smaller batch_size would need less: {first_line(error)}")
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _load(action: str) -> click.Command:
+    command: click.Command = import_module(f"caffe_dns.cli.{action}").command
+    return command
+
+
+def _switches(command: click.Command) -> dict[str, tuple[str | None, str | None]]:
+    """Boolean flags by name, with the spellings that switch them on and off."""
+    return {
+        name: (option.opts[0], next(iter(option.secondary_opts), None))
+        for option in command.params
+        if isinstance(option, click.Option) and option.is_flag
+        for name in option.opts
+    }
+
+
+def _spell_switch(arg: str, switches: dict[str, tuple[str | None, str | None]]) -> Iterator[str]:
+    """`arg` itself, or for `--switch=value` the switch that means it, if there is any."""
+    match = _WITH_VALUE.fullmatch(arg)
+    if match is None or match[1] not in switches:
+        yield arg
+        return
+    name, value = match[1], match[2].lower()
+    if value not in _TRUE | _FALSE:
+        raise CaffeError(f"{name}: '{match[2]}' is neither true nor false")
+    spelling = switches[name][0 if value in _TRUE else 1]
+    if spelling is not None:
+        yield spelling
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    text = str(error)
+    return isinstance(error, MemoryError) or "out of memory" in text or "can't allocate" in text
+
+
+def _complain(message: str) -> None:
+    log.set_sink(None)
+    print(f"dns: {' '.join(message.splitlines())}", file=sys.stderr)
+
+
+def _unknown_action(name: str) -> None:
+    log.error("Available caffe actions:")
+    for action in sorted(ACTIONS):
+        log.error(f"\t{action}")
+    log.fatal(f"Unknown action: {name}{nearest(name, list(ACTIONS))}")

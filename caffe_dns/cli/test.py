@@ -1,0 +1,94 @@
+"""`dns test`."""
+
+from __future__ import annotations
+
+import click
+import torch
+
+from caffe_dns import load_net, log
+from caffe_dns.cli import flags
+from caffe_dns.cli.progress import Progress
+from caffe_dns.devices import scoring_device
+from caffe_dns.errors import CaffeError
+from caffe_dns.net import Net
+from caffe_dns.report import log_kept
+
+
+@click.command()
+@flags.model
+@flags.weights
+@flags.iterations
+@flags.gpu
+@flags.level
+@flags.stage
+@flags.no_surgery
+@flags.python_layers
+# Caffe's tool takes all flags with every action; these mean nothing here, there as here.
+@click.option("--solver", default="", hidden=True)
+@click.option("--snapshot", default="", hidden=True)
+@click.option("--phase", default="", hidden=True)
+@click.option("--sigint_effect", default="stop", hidden=True)
+@click.option("--sighup_effect", default="snapshot", hidden=True)
+def command(
+    model: str,
+    weights: str,
+    iterations: int,
+    gpu: str,
+    level: int,
+    stage: str,
+    no_surgery: bool,
+    allow_python_layers: bool,
+    **unused: object,
+) -> None:
+    """Score a model: the mean of every output over a number of test batches.
+
+    For a pruned model, it also says what is left of each layer.
+    """
+    if not model:
+        raise CaffeError("test needs a model definition to score: --model FILE")
+    if not weights:
+        raise CaffeError("test needs model weights to score: --weights FILE")
+    if iterations < 1:
+        raise CaffeError(f"-iterations must be at least 1, not {iterations}")
+    device = scoring_device(gpu)
+    net = load_net(
+        model,
+        "TEST",
+        weights,
+        not no_surgery,
+        device=device,
+        level=level,
+        stages=flags.stages(stage),
+        allow_python_layers=allow_python_layers,
+        quiet=False,
+    )
+    try:
+        _score(net, iterations)
+        log_kept(net)
+    finally:
+        net.close()
+
+
+@torch.no_grad()
+def _score(net: Net, iterations: int) -> None:
+    log.info(f"Running for {iterations} iterations.")
+    scores: dict[str, torch.Tensor] = {}
+    loss = torch.zeros((), device=net.context.device)
+    with Progress("Testing", iterations) as progress:
+        for iteration in range(iterations):
+            blobs = net()
+            loss += net.loss(blobs)
+            for name in net.outputs:
+                values = blobs[name].reshape(-1)
+                scores[name] = scores[name] + values if name in scores else values.clone()
+                for value in values.tolist():
+                    log.info(f"Batch {iteration}, {name} = {log.number(value)}")
+            progress.advance(iteration + 1)
+    log.info(f"Loss: {log.number(float(loss) / iterations)}")
+    for name, score in scores.items():
+        weight = net.loss_weights.get(name, 0.0)
+        for mean in (score / iterations).tolist():
+            text = f"{name} = {log.number(mean)}"
+            if weight:
+                text += f" (* {log.number(weight)} = {log.number(weight * mean)} loss)"
+            log.info(text)

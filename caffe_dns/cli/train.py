@@ -1,0 +1,103 @@
+"""`dns train`."""
+
+from __future__ import annotations
+
+import click
+
+from caffe_dns import log
+from caffe_dns.cli import flags
+from caffe_dns.cli.progress import Progress
+from caffe_dns.devices import training_device
+from caffe_dns.errors import CaffeError
+from caffe_dns.proto.caffe_pb2 import SolverParameter
+from caffe_dns.proto.upgrade import read_solver
+from caffe_dns.solver.signals import SignalHandler, parse_action
+from caffe_dns.solver.solver import Solver
+
+_EFFECTS = "snapshot, stop or none"
+
+
+@click.command()
+@click.option(
+    "--solver", default="", metavar="PROTOTXT", help="The solver definition (solver.prototxt)."
+)
+@flags.weights
+@click.option(
+    "--snapshot", default="", metavar="FILE", help="The solver state (.solverstate) to resume from."
+)
+@flags.gpu
+@flags.level
+@flags.stage
+@click.option("--sigint_effect", default="stop", show_default=True, help=f"On SIGINT: {_EFFECTS}.")
+@click.option(
+    "--sighup_effect", default="snapshot", show_default=True, help=f"On SIGHUP: {_EFFECTS}."
+)
+@flags.no_surgery
+@flags.python_layers
+# Caffe's tool takes all flags with every action; these mean nothing here, there as here.
+@click.option("--phase", default="", hidden=True)
+@click.option("--iterations", default=50, hidden=True)
+@click.option("--model", default="", hidden=True)
+def command(
+    solver: str,
+    weights: str,
+    snapshot: str,
+    gpu: str,
+    level: int,
+    stage: str,
+    sigint_effect: str,
+    sighup_effect: str,
+    no_surgery: bool,
+    allow_python_layers: bool,
+    **unused: object,
+) -> None:
+    """Train, finetune or prune a model.
+
+    Layers of the types Convolution and InnerProduct are pruned while they train, unless their
+    definition says `sparsity_term: false`, or --no-surgery is given.
+    """
+    if not solver:
+        raise CaffeError("train needs a solver definition: --solver FILE")
+    if snapshot and weights:
+        raise CaffeError("give -snapshot to resume training or -weights to finetune, but not both")
+    handler = SignalHandler(
+        parse_action(sigint_effect, "sigint_effect"), parse_action(sighup_effect, "sighup_effect")
+    )
+    param = _read_solver(solver, weights, snapshot, level, stage)
+    device = training_device(gpu, param)
+    try:
+        trainer = Solver(
+            param,
+            device=device,
+            surgery=not no_surgery,
+            allow_python_layers=allow_python_layers,
+        )
+    except CaffeError as error:
+        raise error.locate(file=solver) from None
+    try:
+        if snapshot:
+            log.info(f"Resuming from {snapshot}")
+            trainer.restore(snapshot)
+        log.info("Starting Optimization")
+        with handler, Progress("Training", param.max_iter) as progress:
+            progress.advance(trainer.iteration)
+            trainer.poll = handler.poll
+            trainer.on_iteration = lambda: progress.advance(trainer.iteration)
+            trainer.solve()
+        log.info("Optimization Done.")
+    finally:
+        trainer.close()
+
+
+def _read_solver(
+    solver: str, weights: str, snapshot: str, level: int, stage: str
+) -> SolverParameter:
+    """The solver definition with what the flags say on top."""
+    param = read_solver(solver).message
+    param.train_state.level = level
+    param.train_state.stage.extend(flags.stages(stage))
+    if snapshot or weights:
+        param.ClearField("weights")
+    if weights:
+        param.weights.append(weights)
+    return param

@@ -1,0 +1,76 @@
+"""Which device a command runs on, from `-gpu` and the solver's `solver_mode` (tools/caffe.cpp)."""
+
+from __future__ import annotations
+
+import torch
+
+from caffe_dns import log
+from caffe_dns.errors import CaffeError
+from caffe_dns.proto.caffe_pb2 import SolverParameter
+
+CPU = torch.device("cpu")
+
+
+def parse_gpus(flag: str) -> list[int]:
+    """The device ids of `-gpu`: `0`, `0,1`, `all`, or nothing.
+
+    Raises CaffeError for anything else and for a GPU that is not there.
+    """
+    if not flag:
+        return []
+    available = torch.cuda.device_count()
+    if flag == "all":
+        if not available:
+            raise CaffeError("-gpu all: there is no GPU that PyTorch can use; leave -gpu out")
+        return list(range(available))
+    gpus = []
+    for part in flag.split(","):
+        if not part.strip().isdigit():
+            raise CaffeError(f"-gpu: '{flag}' is not a device id, several with commas, or 'all'")
+        gpu = int(part)
+        if gpu >= available:
+            there = f"there are {available}" if available else "there is none"
+            raise CaffeError(f"-gpu {flag}: no GPU {gpu}; {there} that PyTorch can use")
+        gpus.append(gpu)
+    return gpus
+
+
+def training_device(flag: str, param: SolverParameter) -> torch.device:
+    """The device to train on; logs it as Caffe does.
+
+    `solver_mode: GPU` without a GPU gets a warning and the CPU; an explicit `-gpu` gets an error.
+    """
+    gpus = parse_gpus(flag)
+    wants_gpu = param.HasField("solver_mode") and param.solver_mode == SolverParameter.GPU
+    if not flag and wants_gpu:
+        if torch.cuda.is_available():
+            gpus = parse_gpus(str(param.device_id))
+        else:
+            log.warning("solver_mode is GPU, but there is no GPU that PyTorch can use")
+    if len(gpus) > 1:
+        raise CaffeError(f"-gpu {flag}: training on several GPUs is not supported; give one")
+    if not gpus:
+        log.info("Use CPU.")
+        return CPU
+    log.info(f"Using GPUs {', '.join(map(str, gpus))}")
+    for gpu in gpus:
+        log.info(f"GPU {gpu}: {torch.cuda.get_device_name(gpu)}")
+    return _use(gpus[0])
+
+
+def scoring_device(flag: str) -> torch.device:
+    """The device to score on, the first of `-gpu`; logs it as Caffe does."""
+    gpus = parse_gpus(flag)
+    if not gpus:
+        log.info("Use CPU.")
+        return CPU
+    log.info(f"Use GPU with device ID {gpus[0]}")
+    log.info(f"GPU device name: {torch.cuda.get_device_name(gpus[0])}")
+    return _use(gpus[0])
+
+
+def _use(gpu: int) -> torch.device:
+    # Caffe's numbers are float32 throughout; torch would let cuDNN round to TF32.
+    torch.backends.cudnn.allow_tf32 = False
+    torch.cuda.set_device(gpu)
+    return torch.device("cuda", gpu)

@@ -1,0 +1,159 @@
+"""Convolution, Deconvolution and CConvolution over one, two or three spatial axes.
+
+Restates `base_conv_layer.cpp`, `conv_layer.cpp`, `deconv_layer.cpp` and, for CConvolution,
+yiwenguo's `compress_conv_layer.cpp`. The arithmetic is torch's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from caffe_dns.layers.base import Shape, layer_types
+from caffe_dns.layers.masked import DeviationMasks, MagnitudeMasks, WeightedLayer
+from caffe_dns.layers.spatial import spatial_setting
+from caffe_dns.proto.caffe_pb2 import CConvolutionParameter, ConvolutionParameter
+
+_CONVOLVE: dict[int, Any] = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
+_DECONVOLVE: dict[int, Any] = {
+    1: F.conv_transpose1d,
+    2: F.conv_transpose2d,
+    3: F.conv_transpose3d,
+}
+
+
+class BaseConvolution(WeightedLayer):
+    """Settings and shapes of convolutions. Every bottom is convolved with the same weight."""
+
+    bottoms = (1, None)
+    tops = (1, None)
+    equal_bottoms_and_tops = True
+
+    def build(self, bottom_shapes: Sequence[Shape]) -> None:
+        settings = self.param.convolution_param
+        shape = bottom_shapes[0]
+        self.channel_axis = self.axis(settings.axis, len(shape), "convolution_param.axis")
+        self.num_spatial_axes = len(shape) - self.channel_axis - 1
+        if self.num_spatial_axes > 3:
+            raise self.error(
+                f"{self.num_spatial_axes} spatial axes; at most 3 are supported",
+                "convolution_param.axis",
+            )
+        axes = self.num_spatial_axes
+        self.kernel = spatial_setting(self, axes, "kernel_size", ("kernel_h", "kernel_w"))
+        self.stride = spatial_setting(self, axes, "stride", ("stride_h", "stride_w"), default=1)
+        self.pad = spatial_setting(self, axes, "pad", ("pad_h", "pad_w"), default=0, least=0)
+        self.dilation = spatial_setting(self, axes, "dilation", default=1)
+        self.group = settings.group
+        self.num_output = settings.num_output
+        self._check_channels(shape[self.channel_axis])
+        self.channels = shape[self.channel_axis]
+        self.add_weights(self.weight_shape(), (self.num_output,), settings)
+
+    def weight_shape(self) -> Shape:
+        return (self.num_output, self.channels // self.group, *self.kernel)
+
+    def output_extent(self, extent: int, spatial_axis: int) -> int:
+        """The output size along a spatial axis for an input size."""
+        reach = self.dilation[spatial_axis] * (self.kernel[spatial_axis] - 1) + 1
+        padded = extent + 2 * self.pad[spatial_axis]
+        return (padded - reach) // self.stride[spatial_axis] + 1
+
+    def convolve(self, bottom: Tensor, weight: Tensor) -> Tensor:
+        function = _CONVOLVE[max(self.num_spatial_axes, 1)]
+        result: Tensor = function(
+            bottom, weight, None, self.stride, self.pad, self.dilation, self.group
+        )
+        return result
+
+    def reshape(self, bottom_shapes: Sequence[Shape]) -> list[Shape]:
+        first = bottom_shapes[0]
+        if any(tuple(shape) != tuple(first) for shape in bottom_shapes):
+            raise self.error("all bottom blobs must have the same shape")
+        if first[self.channel_axis] != self.channels:
+            raise self.error(f"the weight is for {self.channels} channels, not {first}")
+        spatial = first[self.channel_axis + 1 :]
+        outputs = tuple(self.output_extent(extent, i) for i, extent in enumerate(spatial))
+        if any(extent <= 0 for extent in outputs):
+            raise self.error(
+                f"the kernel {self.kernel} is larger than the padded input {tuple(spatial)}",
+                "convolution_param.kernel_size",
+            )
+        top = (*first[: self.channel_axis], self.num_output, *outputs)
+        return [top] * len(bottom_shapes)
+
+    def forward(self, *bottoms: Tensor) -> list[Tensor]:
+        weight, bias = self.effective()
+        if self.num_spatial_axes == 0:
+            weight = weight.unsqueeze(-1)
+        return [self._forward_one(bottom, weight, bias) for bottom in bottoms]
+
+    def _forward_one(self, bottom: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        # Axes before the channel axis are all batch; torch wants exactly one, and a spatial axis.
+        leading = bottom.shape[: self.channel_axis]
+        if self.channel_axis != 1:
+            bottom = bottom.reshape(-1, *bottom.shape[self.channel_axis :])
+        if self.num_spatial_axes == 0:
+            bottom = bottom.unsqueeze(-1)
+        top = self.convolve(bottom, weight)
+        if bias is not None:
+            # After the sum over the window, as Caffe does; in a fused call it would round first.
+            top.add_(bias.view(-1, *[1] * (top.dim() - 2)))
+        if self.num_spatial_axes == 0:
+            top = top.squeeze(-1)
+        return top if self.channel_axis == 1 else top.reshape(*leading, *top.shape[1:])
+
+    def _check_channels(self, channels: int) -> None:
+        if self.num_output < 1:
+            raise self.error("must be given and positive", "convolution_param.num_output")
+        for what, number in (("bottom's channels", channels), ("num_output", self.num_output)):
+            if self.group < 1 or number % self.group:
+                raise self.error(
+                    f"group {self.group} does not divide the {what} ({number})",
+                    "convolution_param.group",
+                )
+
+
+@layer_types.register("Convolution")
+class Convolution(DeviationMasks, BaseConvolution):
+    """Convolution with a weight mask unless `sparsity_term: false`."""
+
+    def mask_settings(self) -> ConvolutionParameter:
+        return self.param.convolution_param
+
+
+@layer_types.register("Deconvolution")
+class Deconvolution(DeviationMasks, BaseConvolution):
+    """Transposed convolution. It takes surgery only when asked: `sparsity_term: true`."""
+
+    def mask_settings(self) -> ConvolutionParameter:
+        return self.param.convolution_param
+
+    def wants_mask(self) -> bool:
+        settings = self.param.convolution_param
+        return settings.HasField("sparsity_term") and settings.sparsity_term
+
+    def weight_shape(self) -> Shape:
+        return (self.channels, self.num_output // self.group, *self.kernel)
+
+    def output_extent(self, extent: int, spatial_axis: int) -> int:
+        reach = self.dilation[spatial_axis] * (self.kernel[spatial_axis] - 1) + 1
+        return self.stride[spatial_axis] * (extent - 1) + reach - 2 * self.pad[spatial_axis]
+
+    def convolve(self, bottom: Tensor, weight: Tensor) -> Tensor:
+        function = _DECONVOLVE[max(self.num_spatial_axes, 1)]
+        result: Tensor = function(
+            bottom, weight, None, self.stride, self.pad, 0, self.group, self.dilation
+        )
+        return result
+
+
+@layer_types.register("CConvolution")
+class CConvolution(MagnitudeMasks, BaseConvolution):
+    """Convolution with masks by magnitude on weight and bias (official surgery)."""
+
+    def mask_settings(self) -> CConvolutionParameter:
+        return self.param.cconvolution_param

@@ -1,0 +1,62 @@
+"""InnerProduct and CInnerProduct: a matrix times everything from `axis` on, plus a bias.
+
+Restates `inner_product_layer.cpp` and, for CInnerProduct, yiwenguo's
+`compress_inner_product_layer.cpp`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from caffe_dns.layers.base import Shape, count, layer_types
+from caffe_dns.layers.masked import DeviationMasks, MagnitudeMasks, WeightedLayer
+from caffe_dns.proto.caffe_pb2 import CInnerProductParameter, InnerProductParameter
+
+
+class BaseInnerProduct(WeightedLayer):
+    """Settings and shapes of inner products. The weight is [N, K], or [K, N] if `transpose`."""
+
+    def build(self, bottom_shapes: Sequence[Shape]) -> None:
+        settings = self.param.inner_product_param
+        if settings.num_output < 1:
+            raise self.error("must be given and positive", "inner_product_param.num_output")
+        self.num_output = settings.num_output
+        self.transpose = settings.transpose
+        shape = bottom_shapes[0]
+        self.first_axis = self.axis(settings.axis, len(shape), "inner_product_param.axis")
+        self.num_inputs = count(tuple(shape[self.first_axis :]))
+        weight_shape = (self.num_output, self.num_inputs)
+        if self.transpose:
+            weight_shape = weight_shape[::-1]
+        self.add_weights(weight_shape, (self.num_output,), settings)
+
+    def reshape(self, bottom_shapes: Sequence[Shape]) -> list[Shape]:
+        shape = tuple(bottom_shapes[0])
+        inputs = count(shape[self.first_axis :])
+        if inputs != self.num_inputs:
+            raise self.error(f"the weight takes {self.num_inputs} inputs, the bottom has {inputs}")
+        return [(*shape[: self.first_axis], self.num_output)]
+
+    def forward(self, *bottoms: Tensor) -> Tensor:
+        weight, bias = self.effective()
+        flat = bottoms[0].reshape(*bottoms[0].shape[: self.first_axis], self.num_inputs)
+        return F.linear(flat, weight.t() if self.transpose else weight, bias)
+
+
+@layer_types.register("InnerProduct")
+class InnerProduct(DeviationMasks, BaseInnerProduct):
+    """InnerProduct with a weight mask unless `sparsity_term: false`."""
+
+    def mask_settings(self) -> InnerProductParameter:
+        return self.param.inner_product_param
+
+
+@layer_types.register("CInnerProduct")
+class CInnerProduct(MagnitudeMasks, BaseInnerProduct):
+    """InnerProduct with masks by magnitude on weight and bias (official surgery)."""
+
+    def mask_settings(self) -> CInnerProductParameter:
+        return self.param.cinner_product_param

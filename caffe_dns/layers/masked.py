@@ -1,0 +1,138 @@
+"""What layers with masks have in common: which blobs they own, and how their masks are renewed.
+
+`DeviationMasks` is HolmesShuan's kind, one mask on the weight of a standard layer;
+`MagnitudeMasks` is yiwenguo's, masks on weight and bias. When surgery happens is the solver's
+business.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from caffe_dns import surgery
+from caffe_dns.layers.base import Layer, Shape
+from caffe_dns.proto.caffe_pb2 import (
+    CConvolutionParameter,
+    CInnerProductParameter,
+    ConvolutionParameter,
+    FillerParameter,
+    InnerProductParameter,
+)
+
+
+class WeightedLayer(Layer):
+    """A layer with a weight, perhaps a bias, and perhaps masks on them."""
+
+    bias_term = True
+
+    def add_weights(
+        self,
+        weight_shape: Shape,
+        bias_shape: Shape,
+        settings: ConvolutionParameter | InnerProductParameter,
+    ) -> None:
+        """Create the weight, the bias if `bias_term`, and the masks that the layer's kind has."""
+        self.bias_term = settings.bias_term
+        self.add_parameter(weight_shape, settings.weight_filler)
+        if self.bias_term:
+            self.add_parameter(bias_shape, settings.bias_filler)
+        self.add_masks()
+
+    def add_masks(self) -> None:
+        """Append the masks; a layer of this class has none."""
+
+    def effective(self) -> tuple[Tensor, Tensor | None]:
+        """Weight and bias as the forward pass uses them."""
+        blobs = self.blobs
+        return blobs[0], blobs[1] if self.bias_term else None
+
+    def mask_blobs(self) -> list[Tensor]:
+        blobs = self.blobs
+        return [blobs[index] for index in self.mask_indices]
+
+
+class DeviationMasks(WeightedLayer):
+    """A weight mask from mean and standard deviation. Blobs: [W, b, M] or [W, M]."""
+
+    threshold = 0.0
+
+    def mask_settings(self) -> ConvolutionParameter | InnerProductParameter:
+        """The message with sparsity_term, weight_mask_filler and threshold."""
+        raise NotImplementedError
+
+    def wants_mask(self) -> bool:
+        return self.mask_settings().sparsity_term
+
+    def add_masks(self) -> None:
+        settings = self.mask_settings()
+        if not self.wants_mask():
+            return
+        if not self.context.surgery:
+            # Definitions for the fork give the mask a `param {}` of its own.
+            self.spare_param_specs = 1
+            return
+        self.threshold = settings.threshold
+        shape = tuple(self.blobs[0].shape)
+        self.add_buffer(shape, mask_filler(settings.weight_mask_filler), is_mask=True)
+
+    def effective(self) -> tuple[Tensor, Tensor | None]:
+        weight, bias = super().effective()
+        if self.mask_indices:
+            weight = surgery.masked(weight, self.mask_blobs()[0])
+        return weight, bias
+
+    @torch.no_grad()
+    def renew_masks(self) -> None:
+        """Prune and splice by the weights as they are now."""
+        self.mask_blobs()[0].copy_(surgery.deviation_mask(self.blobs[0], self.threshold))
+
+
+class MagnitudeMasks(WeightedLayer):
+    """Masks by magnitude on weight and bias. Blobs: [W, b, Mw, Mb] or [W, Mw]."""
+
+    moments: Tensor
+
+    def mask_settings(self) -> CConvolutionParameter | CInnerProductParameter:
+        """The message with gamma, power, iter_stop, c_rate and the mask fillers."""
+        raise NotImplementedError
+
+    def add_masks(self) -> None:
+        settings = self.mask_settings()
+        weight, bias = super().effective()
+        self.add_buffer(tuple(weight.shape), mask_filler(settings.weight_mask_filler), is_mask=True)
+        if bias is not None:
+            filler = mask_filler(settings.bias_mask_filler)
+            self.add_buffer(tuple(bias.shape), filler, is_mask=True)
+        # mu and sigma; negative until they are measured. The solver keeps them in its state file.
+        self.register_buffer("moments", torch.full((2,), -1.0, device=weight.device))
+
+    def effective(self) -> tuple[Tensor, Tensor | None]:
+        weight, bias = super().effective()
+        masks = self.mask_blobs()
+        weight = surgery.masked(weight, masks[0])
+        return weight, None if bias is None else surgery.masked(bias, masks[1])
+
+    @torch.no_grad()
+    def measure_moments(self) -> None:
+        """Fix mu and sigma from the parameters that are not masked now."""
+        self.moments.copy_(
+            surgery.magnitude_moments([p for p in self.effective() if p is not None])
+        )
+
+    @torch.no_grad()
+    def renew_masks(self) -> None:
+        """Prune and splice, weight and bias, by the parameters as they are now."""
+        c_rate = self.mask_settings().c_rate
+        for parameter, mask in zip(self.blobs, self.mask_blobs(), strict=False):
+            mask.copy_(surgery.hysteresis_mask(parameter, mask, self.moments, c_rate))
+
+
+def mask_filler(filler: FillerParameter) -> FillerParameter:
+    """The filler of a mask: 1 where the definition gives no value (plain fillers start at 0)."""
+    if filler.HasField("value") or filler.type != "constant":
+        return filler
+    filled = FillerParameter()
+    filled.CopyFrom(filler)
+    filled.value = 1
+    return filled

@@ -1,0 +1,121 @@
+"""Which nets a solver definition names: one to train, any number to test (`Solver::InitTrainNet`,
+`Solver::InitTestNets` in solver.cpp).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from caffe_dns import log
+from caffe_dns.errors import CaffeError
+from caffe_dns.layers.base import Context
+from caffe_dns.net import Net
+from caffe_dns.proto.caffe_pb2 import TEST, TRAIN, NetParameter, NetState, SolverParameter
+from caffe_dns.proto.positions import Positions
+from caffe_dns.proto.upgrade import read_net, upgrade_net
+from caffe_dns.weights import load_definition_blobs, load_weights
+
+_TRAIN_FIELDS = ("net", "net_param", "train_net", "train_net_param")
+
+
+@dataclass
+class Source:
+    """Where a net's definition comes from. `title` is how the log calls it."""
+
+    title: str
+    param: NetParameter | None = None
+    file: str | None = None
+
+    def read(self) -> tuple[NetParameter, Positions | None]:
+        if self.file is not None:
+            parsed = read_net(self.file)
+            return parsed.message, parsed.positions
+        assert self.param is not None
+        return upgrade_net(self.param, self.title), None
+
+
+def build_train_net(param: SolverParameter, context: Context) -> Net:
+    """The training net, with the weights that the solver definition names."""
+    source = _train_source(param)
+    log.info(f"Creating training net {source.title}")
+    state = NetState(phase=TRAIN)
+    net = _build(source, state, param.train_state, context)
+    _load(net, param)
+    return net
+
+
+def build_test_nets(param: SolverParameter, contexts: list[Context]) -> list[Net]:
+    """One net for each test_iter, in Caffe's order."""
+    nets = []
+    for index, (source, context) in enumerate(zip(_test_sources(param), contexts, strict=True)):
+        log.info(f"Creating test net (#{index}) specified by {source.title}")
+        state = NetState(phase=TEST)
+        wanted = param.test_state[index] if param.test_state else NetState()
+        net = _build(source, state, wanted, context)
+        _load(net, param)
+        nets.append(net)
+    return nets
+
+
+def _build(source: Source, state: NetState, wanted: NetState, context: Context) -> Net:
+    """Build a net; its state is the solver's default, the definition's, then the wanted one."""
+    definition, positions = source.read()
+    state.MergeFrom(definition.state)
+    state.MergeFrom(wanted)
+    param = NetParameter()
+    param.CopyFrom(definition)
+    param.state.CopyFrom(state)
+    net = Net(param, context, file=source.file, positions=positions)
+    load_definition_blobs(net)
+    return net
+
+
+def _load(net: Net, param: SolverParameter) -> None:
+    for files in param.weights:
+        load_weights(net, files)
+
+
+def _train_source(param: SolverParameter) -> Source:
+    given = [field for field in _TRAIN_FIELDS if param.HasField(field)]
+    if len(given) != 1:
+        what = " and ".join(given) or "none"
+        raise CaffeError(
+            f"the train net must be given by exactly one of {', '.join(_TRAIN_FIELDS)}; "
+            f"this file has {what}"
+        )
+    if given[0] == "train_net_param":
+        return Source("specified in train_net_param.", param.train_net_param)
+    if given[0] == "net_param":
+        return Source("specified in net_param.", param.net_param)
+    if given[0] == "train_net":
+        return Source(f"from train_net file: {param.train_net}", file=param.train_net)
+    return Source(f"from net file: {param.net}", file=param.net)
+
+
+def _test_sources(param: SolverParameter) -> list[Source]:
+    sources = [Source("test_net_param", definition) for definition in param.test_net_param]
+    sources += [Source(f"test_net file: {file}", file=file) for file in param.test_net]
+    named, wanted = len(sources), len(param.test_iter)
+    generic: Source | None = None
+    if param.HasField("net_param"):
+        generic = Source("net_param", param.net_param)
+    elif param.HasField("net"):
+        generic = Source(f"net file: {param.net}", file=param.net)
+    if wanted < named or (generic is None and wanted != named):
+        raise CaffeError(
+            f"given {wanted} time(s) for {named} test net(s); once for each would be right",
+            field="test_iter",
+        )
+    if generic is not None:
+        sources += [generic] * (wanted - named)
+    if param.test_state and len(param.test_state) != wanted:
+        raise CaffeError(
+            f"given {len(param.test_state)} time(s) for {wanted} test net(s); "
+            "once for each, or not at all, would be right",
+            field="test_state",
+        )
+    if wanted and param.test_interval <= 0:
+        raise CaffeError("must be positive, as there is a test_iter", field="test_interval")
+    if any(count < 0 for count in param.test_iter):
+        raise CaffeError("must not be negative", field="test_iter")
+    return sources

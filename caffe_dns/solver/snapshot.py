@@ -1,0 +1,177 @@
+"""Solver states between files and a solver: .solverstate (protobuf) and .solverstate.h5 (HDF5).
+
+Restates `SGDSolver::SnapshotSolverState*` and `RestoreSolverState*` (sgd_solver.cpp). What only
+dns knows (data positions, surgery moments, the model's checksum) goes into fields, or HDF5
+attributes, that Caffe skips.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import h5py
+import numpy as np
+import torch
+from torch import Tensor
+
+from caffe_dns.errors import CaffeError, first_line
+from caffe_dns.files import write_atomically
+from caffe_dns.params import Param
+from caffe_dns.proto.blobs import array_to_blob, blob_to_array
+from caffe_dns.proto.caffe_pb2 import NetParameter, SolverState
+from caffe_dns.proto.text import read_binary
+from caffe_dns.solver.updates import UpdateRule
+from caffe_dns.weights import is_hdf5
+
+#: The HDF5 attribute that holds the fields beyond Caffe's, as a serialised SolverState.
+_EXTENSION = "caffe_dns"
+
+
+def write_state(file: str, state: SolverState, histories: list[np.ndarray], *, hdf5: bool) -> None:
+    """Write a state whose `history` is empty together with its histories; whole or not at all."""
+    if hdf5:
+        write_atomically(file, _to_hdf5(state, histories))
+    else:
+        full = SolverState()
+        full.CopyFrom(state)
+        full.history.extend(array_to_blob(array) for array in histories)
+        write_atomically(file, full.SerializeToString())
+
+
+def read_state(file: str) -> tuple[SolverState, list[np.ndarray]]:
+    """A state without its histories, and the histories.
+
+    Raises CaffeError for a file that is not a solver state; a model given instead is named as such.
+    """
+    try:
+        if is_hdf5(file):
+            return _from_hdf5(file)
+        state = read_binary(file, SolverState)
+    except CaffeError as error:
+        raise _explain(file, error) from None
+    if not state.HasField("iter"):
+        raise _explain(file, CaffeError("is not a solver state: it has no iteration", file=file))
+    histories = [blob_to_array(blob) for blob in state.history]
+    del state.history[:]
+    return state, histories
+
+
+def _explain(file: str, error: CaffeError) -> CaffeError:
+    """Say so when a model was given where a solver state belongs."""
+    if ".caffemodel" in Path(file).name or _is_model(file):
+        return CaffeError(
+            "is a model, not a solver state; give it with -weights, or give the .solverstate "
+            "to -snapshot",
+            file=file,
+        )
+    return error.locate(file=file)
+
+
+def _is_model(file: str) -> bool:
+    try:
+        return bool(read_binary(file, NetParameter).layer)
+    except CaffeError:
+        return False
+
+
+def checksum(file: str | Path) -> bytes:
+    """SHA-256 of a file's contents."""
+    digest = hashlib.sha256()
+    with open(file, "rb") as stream:
+        while chunk := stream.read(1 << 20):
+            digest.update(chunk)
+    return digest.digest()
+
+
+# Histories --------------------------------------------------------------------------------------
+
+
+def gather_histories(rule: UpdateRule, params: Sequence[Param]) -> list[np.ndarray]:
+    """One array for each moment and each blob that owns itself, zeros where the rule keeps none."""
+    arrays = []
+    for moment in range(rule.num_histories):
+        for param in params:
+            history = rule.history(param, moment)
+            tensor = torch.zeros_like(param.tensor) if history is None else history
+            arrays.append(np.ascontiguousarray(tensor.detach().cpu().numpy()))
+    return arrays
+
+
+def restore_histories(
+    rule: UpdateRule, params: Sequence[Param], arrays: Sequence[np.ndarray]
+) -> None:
+    """Put stored histories back. A state of plain Caffe has none for the masks; both kinds fit.
+
+    Raises CaffeError when the number or a shape does not fit the net.
+    """
+    stored = _match(rule.num_histories, params, len(arrays))
+    size = len(stored)
+    for moment in range(rule.num_histories):
+        for index, param in enumerate(stored):
+            target = rule.history(param, moment)
+            if target is not None:
+                _copy(target, arrays[moment * size + index], param)
+
+
+def _match(moments: int, params: Sequence[Param], given: int) -> Sequence[Param]:
+    """The parameters that the stored histories belong to."""
+    plain = [param for param in params if not param.is_mask]
+    for candidates in (params, plain):
+        if given == moments * len(candidates):
+            return candidates
+    raise CaffeError(
+        f"Incorrect length of history blobs: the state has {given}, this net and solver type need "
+        f"{moments * len(params)}"
+    )
+
+
+def _copy(target: Tensor, array: np.ndarray, param: Param) -> None:
+    if array.size != target.numel():
+        raise CaffeError(
+            f"history of blob {param.index} has shape {array.shape}, "
+            f"the parameter {tuple(target.shape)}",
+            layer=param.layer.name,
+        )
+    target.copy_(torch.from_numpy(array.reshape(target.shape)))
+
+
+# HDF5 -------------------------------------------------------------------------------------------
+
+
+def _to_hdf5(state: SolverState, histories: list[np.ndarray]) -> bytes:
+    stream = io.BytesIO()
+    with h5py.File(stream, "w") as root:
+        # Caffe writes integers as one-element datasets and strings with a fixed length.
+        root["iter"] = np.array([state.iter], dtype=np.int32)
+        root["learned_net"] = np.bytes_(state.learned_net.encode())
+        root["current_step"] = np.array([state.current_step], dtype=np.int32)
+        group = root.create_group("history")
+        for index, array in enumerate(histories):
+            group[str(index)] = array
+        extension = SolverState()
+        extension.CopyFrom(state)
+        for field in ("iter", "learned_net", "current_step"):
+            extension.ClearField(field)
+        root.attrs[_EXTENSION] = np.void(extension.SerializeToString())
+    return stream.getvalue()
+
+
+def _from_hdf5(file: str) -> tuple[SolverState, list[np.ndarray]]:
+    state = SolverState()
+    try:
+        with h5py.File(file, "r") as root:
+            if _EXTENSION in root.attrs:
+                state.ParseFromString(root.attrs[_EXTENSION].tobytes())
+            state.iter = int(np.ravel(root["iter"][()])[0])
+            state.current_step = int(np.ravel(root["current_step"][()])[0])
+            if "learned_net" in root:
+                name = root["learned_net"][()]
+                state.learned_net = name.decode() if isinstance(name, bytes) else str(name)
+            group = root["history"]
+            histories = [group[str(i)][()].astype(np.float32) for i in range(len(group))]
+    except (OSError, KeyError, ValueError) as error:
+        raise CaffeError(f"is not a solver state in HDF5: {first_line(error)}", file=file) from None
+    return state, histories

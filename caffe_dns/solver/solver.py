@@ -1,0 +1,346 @@
+"""The training loop: `Solver::Step`, `Solver::Solve` and `Solver::Test` of Caffe (solver.cpp).
+
+An iteration reads from top to bottom in `step`. The update rules, the nets, the state files and the
+surgery schedule have modules of their own beside this one.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from caffe_dns import log
+from caffe_dns.debug_info import DebugInfo
+from caffe_dns.errors import CaffeError
+from caffe_dns.layers.base import Context
+from caffe_dns.layers.batch_data import BatchDataLayer
+from caffe_dns.proto.caffe_pb2 import DataPosition, SolverParameter, SolverState
+from caffe_dns.proto.text import to_text
+from caffe_dns.solver.lr_policy import check_policy, learning_rate, next_step
+from caffe_dns.solver.nets import build_test_nets, build_train_net
+from caffe_dns.solver.signals import Action
+from caffe_dns.solver.snapshot import (
+    checksum,
+    gather_histories,
+    read_state,
+    restore_histories,
+    write_state,
+)
+from caffe_dns.solver.surgeon import Surgeon
+from caffe_dns.solver.updates import Adam, solver_types
+from caffe_dns.weights import copy_trained_layers, save_weights, share_weights
+
+
+class Solver:
+    """Trains a net as a solver definition says.
+
+    Building it builds the nets. Raises CaffeError for whatever the definitions have wrong.
+    """
+
+    def __init__(
+        self,
+        param: SolverParameter,
+        *,
+        device: torch.device | None = None,
+        surgery: bool = True,
+        allow_python_layers: bool = False,
+    ) -> None:
+        self.param = param
+        log.info(f"Initializing solver from parameters: \n{to_text(param)}")
+        self._check()
+        given = param.HasField("random_seed") and param.random_seed >= 0
+        self.seed = param.random_seed if given else secrets.randbits(31)
+        self._seed_given = given
+        self._contexts = [
+            Context(
+                device=device or torch.device("cpu"),
+                seed=self.seed,
+                surgery=surgery,
+                allow_python_layers=allow_python_layers,
+            )
+            for _ in range(1 + len(param.test_iter))
+        ]
+        self.net = build_train_net(param, self._contexts[0])
+        self.test_nets = build_test_nets(param, self._contexts[1:])
+        for test_net in self.test_nets:
+            share_weights(test_net, self.net)
+        self.rule = solver_types[param.type](param, self.net.learnable_params)
+        self.surgeon = Surgeon(self.net, param, self.seed) if surgery else None
+        log.info("Solver scaffolding done.")
+        if self.surgeon is not None:
+            self.surgeon.announce()
+        #: How many times the weights have been updated.
+        self.iteration = 0
+        self.current_step = 0
+        self.stopped_early = False
+        #: Asked once per iteration for what a signal requests.
+        self.poll: Callable[[], Action] = lambda: Action.NONE
+        #: Called after each iteration.
+        self.on_iteration: Callable[[], None] = lambda: None
+        self._losses: deque[Tensor] = deque(maxlen=param.average_loss)
+        self._last_display = (0, time.perf_counter())
+
+    def _check(self) -> None:
+        param = self.param
+        check_policy(param)
+        for field in ("average_loss", "iter_size"):
+            if getattr(param, field) < 1:
+                raise CaffeError(f"must be at least 1, not {getattr(param, field)}", field=field)
+        if param.snapshot:
+            if not param.HasField("snapshot_prefix"):
+                raise CaffeError("snapshot is given, but snapshot_prefix is not", field="snapshot")
+            folder = Path(self._snapshot_name(0, "")).parent
+            if not folder.is_dir():
+                raise CaffeError(
+                    f"the folder '{folder}' of the snapshots does not exist; create it first",
+                    field="snapshot_prefix",
+                )
+
+    # Training -----------------------------------------------------------------------------------
+
+    def solve(self) -> None:
+        """Train up to max_iter; then the last snapshot, the last loss and the last test."""
+        param = self.param
+        log.info(f"Solving {self.net.name}")
+        log.info(f"Learning Rate Policy: {param.lr_policy}")
+        self.stopped_early = False
+        self.step(param.max_iter - self.iteration)
+        if param.snapshot_after_train and not _due(self.iteration, param.snapshot):
+            self.snapshot()
+        if self.stopped_early:
+            log.info("Optimization stopped early.")
+            return
+        if _due(self.iteration, param.display):
+            with torch.no_grad():
+                self._losses.append(self.net.loss(self.net()))
+            log.info(f"Iteration {self.iteration}, loss = {log.number(self._smoothed_loss())}")
+        if _due(self.iteration, param.test_interval):
+            self.test_all()
+        log.info("Optimization Done.")
+
+    def step(self, iterations: int) -> None:
+        """Train for a number of iterations, or until a signal asks to stop."""
+        param = self.param
+        stop = self.iteration + iterations
+        self._losses.clear()
+        self._last_display = (self.iteration, time.perf_counter())
+        while self.iteration < stop:
+            if _due(self.iteration, param.test_interval) and (
+                self.iteration > 0 or param.test_initialization
+            ):
+                self.test_all()
+                if self.stopped_early:
+                    break
+            if self.surgeon is not None:
+                self.surgeon.operate(self.iteration)
+            display = _due(self.iteration, param.display)
+            blobs = self._forward_backward(debug=display and param.debug_info)
+            if display:
+                self._display(blobs)
+            self._apply_update(display)
+            action = self.poll()
+            if _due(self.iteration, param.snapshot) or action is Action.SNAPSHOT:
+                self.snapshot()
+            self.on_iteration()
+            if action is Action.STOP:
+                self.stopped_early = True
+                break
+
+    def _forward_backward(self, debug: bool) -> Mapping[str, Tensor]:
+        """iter_size times forward and backward; the gradients add up in the parameters."""
+        total: Tensor | None = None
+        for _ in range(self.param.iter_size):
+            info = DebugInfo(self.net) if debug or self.net.param.debug_info else None
+            blobs = self.net()
+            loss = self.net.loss(blobs)
+            if info is not None:
+                info.forward(blobs)
+            if loss.requires_grad:
+                loss.backward()
+            if info is not None:
+                info.backward()
+            total = loss.detach() if total is None else total + loss.detach()
+        assert total is not None
+        self._losses.append(total / self.param.iter_size if self.param.iter_size > 1 else total)
+        return blobs
+
+    def _apply_update(self, display: bool) -> None:
+        self.current_step = next_step(self.param, self.iteration, self.current_step)
+        rate = learning_rate(self.param, self.iteration, self.current_step)
+        if display:
+            log.info(f"Iteration {self.iteration}, lr = {log.number(rate)}")
+        self.rule.rate.fill_(rate)
+        if isinstance(self.rule, Adam):
+            self.rule.set_iteration(self.iteration)
+        self.rule.apply()
+        self.iteration += 1
+
+    def _display(self, blobs: Mapping[str, Tensor]) -> None:
+        now = time.perf_counter()
+        last_iteration, last_time = self._last_display
+        self._last_display = (self.iteration, now)
+        lapse = now - last_time
+        speed = (self.iteration - last_iteration) / (lapse or 1.0)
+        log.info(
+            f"Iteration {self.iteration} ({log.number(speed)} iter/s, {log.number(lapse)}s/"
+            f"{self.param.display} iters), loss = {log.number(self._smoothed_loss())}"
+        )
+        scores = {name: blobs[name].detach() for name in self.net.outputs}
+        _log_scores("Train", scores, self.net.loss_weights)
+        if self.surgeon is not None:
+            self.surgeon.display()
+
+    def _smoothed_loss(self) -> float:
+        """The mean of the last average_loss losses."""
+        return float(torch.stack(list(self._losses)).mean())
+
+    # Testing ------------------------------------------------------------------------------------
+
+    def test_all(self) -> None:
+        """Score every test net."""
+        for index in range(len(self.test_nets)):
+            if not self.stopped_early:
+                self.test(index)
+
+    @torch.no_grad()
+    def test(self, index: int) -> dict[str, Tensor]:
+        """The mean outputs of one test net over its test_iter batches; empty when interrupted."""
+        log.info(f"Iteration {self.iteration}, Testing net (#{index})")
+        net = self.test_nets[index]
+        batches = self.param.test_iter[index]
+        scores: dict[str, Tensor] = {}
+        loss = torch.zeros((), device=net.context.device)
+        for _ in range(batches):
+            self._heed_signals()
+            if self.stopped_early:
+                log.info("Test interrupted.")
+                return {}
+            blobs = net()
+            if self.param.test_compute_loss:
+                loss += net.loss(blobs)
+            for name in net.outputs:
+                scores[name] = scores[name] + blobs[name] if name in scores else blobs[name].clone()
+        if self.param.test_compute_loss:
+            log.info(f"Test loss: {log.number(float(loss) / batches)}")
+        means = {name: score / batches for name, score in scores.items()}
+        _log_scores("Test", means, net.loss_weights)
+        return means
+
+    def _heed_signals(self) -> None:
+        while (action := self.poll()) is not Action.NONE:
+            if action is Action.SNAPSHOT:
+                self.snapshot()
+            else:
+                self.stopped_early = True
+
+    # State --------------------------------------------------------------------------------------
+
+    def snapshot(self) -> None:
+        """Write the model, then the state that names it."""
+        hdf5 = self.param.snapshot_format == SolverParameter.HDF5
+        ending = ".h5" if hdf5 else ""
+        kind = "HDF5" if hdf5 else "binary proto"
+        model = self._snapshot_name(self.iteration, f".caffemodel{ending}")
+        log.info(f"Snapshotting to {kind} file {model}")
+        save_weights(self.net, model, hdf5=hdf5, diff=self.param.snapshot_diff)
+        state_file = self._snapshot_name(self.iteration, f".solverstate{ending}")
+        log.info(f"Snapshotting solver state to {kind} file {state_file}")
+        state = SolverState(
+            iter=self.iteration,
+            learned_net=model,
+            current_step=self.current_step,
+            data_position=self._data_positions(),
+            surgery_moments=self.surgeon.moments() if self.surgeon else [],
+            learned_net_sha256=checksum(model),
+            random_seed=self.seed,
+        )
+        histories = gather_histories(self.rule, self.net.learnable_params)
+        write_state(state_file, state, histories, hdf5=hdf5)
+
+    def restore(self, file: str) -> None:
+        """Go on from a solver state of ours, of Caffe or of a fork.
+
+        Raises CaffeError when it, or the model that it names, cannot be read or does not fit.
+        """
+        state, histories = read_state(file)
+        if state.HasField("learned_net"):
+            model = _find_model(state.learned_net, file)
+            if state.learned_net_sha256 and checksum(model) != state.learned_net_sha256:
+                log.warning(f"{model} has changed since {file} was written")
+            copy_trained_layers(self.net, model)
+        log.info(f"{self.param.type}Solver: restoring history")
+        try:
+            restore_histories(self.rule, self.net.learnable_params, histories)
+        except CaffeError as error:
+            raise error.locate(file=file) from None
+        self.iteration = state.iter
+        self.current_step = state.current_step
+        self._contexts[0].passes = state.iter * self.param.iter_size
+        if state.HasField("random_seed") and not self._seed_given:
+            self._reseed(state.random_seed)
+        if self.surgeon is not None:
+            self.surgeon.restore(list(state.surgery_moments))
+        self._seek_data(list(state.data_position))
+
+    def close(self) -> None:
+        """Stop the threads of all nets."""
+        for net in (self.net, *self.test_nets):
+            net.close()
+
+    def _reseed(self, seed: int) -> None:
+        self.seed = seed
+        for context in self._contexts:
+            context.seed = seed
+        if self.surgeon is not None:
+            self.surgeon.seed = seed
+
+    def _snapshot_name(self, iteration: int, ending: str) -> str:
+        return f"{self.param.snapshot_prefix}_iter_{iteration}{ending}"
+
+    def _data_positions(self) -> list[DataPosition]:
+        return [
+            DataPosition(net=index, layer=step.layer.name, records=step.layer.position())
+            for index, net in enumerate((self.net, *self.test_nets))
+            for step in net.steps
+            if isinstance(step.layer, BatchDataLayer)
+        ]
+
+    def _seek_data(self, positions: list[DataPosition]) -> None:
+        nets = (self.net, *self.test_nets)
+        for position in positions:
+            layer = nets[position.net].layer(position.layer) if position.net < len(nets) else None
+            if isinstance(layer, BatchDataLayer):
+                layer.seek(position.records)
+
+
+def _due(iteration: int, interval: int) -> bool:
+    return interval > 0 and iteration % interval == 0
+
+
+def _find_model(learned_net: str, state_file: str) -> str:
+    """The model as the state names it, or, when the folder was moved, beside the state."""
+    beside = Path(state_file).parent / Path(learned_net).name
+    if not Path(learned_net).exists() and beside.exists():
+        return str(beside)
+    return learned_net
+
+
+def _log_scores(
+    phase: str, scores: Mapping[str, Tensor], loss_weights: Mapping[str, float]
+) -> None:
+    """One line for each element of each output (`Solver::Step`, `Solver::Test`)."""
+    number = 0
+    for name, score in scores.items():
+        weight = loss_weights.get(name, 0.0)
+        for value in score.reshape(-1).tolist():
+            text = f"    {phase} net output #{number}: {name} = {log.number(value)}"
+            if weight:
+                text += f" (* {log.number(weight)} = {log.number(weight * value)} loss)"
+            log.info(text)
+            number += 1

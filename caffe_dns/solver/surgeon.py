@@ -1,0 +1,163 @@
+"""When surgery happens in a training run, and what it did: the masked layers' part of an iteration.
+
+The mask rules are in `surgery`, the masks in the layers; this is the schedule, the counts and the
+lines of the log.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from caffe_dns import log, surgery
+from caffe_dns.layers.masked import DeviationMasks, MagnitudeMasks, WeightedLayer
+from caffe_dns.net import Net
+from caffe_dns.proto.caffe_pb2 import SolverParameter, SurgeryMoments
+
+#: What the fork calls the two kinds of layers in its sparsity lines.
+_FORK_NAMES = {"Convolution": "ConV", "InnerProduct": "IP"}
+
+
+@dataclass
+class Patient:
+    """A masked layer and its count of connections spliced back since the last display."""
+
+    layer: DeviationMasks | MagnitudeMasks
+    spliced: Tensor
+
+
+class Surgeon:
+    """Renews the masks of one net as the solver's settings and the layers' say."""
+
+    def __init__(self, net: Net, param: SolverParameter, seed: int) -> None:
+        self.param = param
+        self.seed = seed
+        self.patients: list[Patient] = []
+        owners: set[int] = set()
+        for step in net.steps:
+            layer = step.layer
+            if not isinstance(layer, DeviationMasks | MagnitudeMasks) or not layer.mask_indices:
+                continue
+            mask = layer.mask_blobs()[0]
+            if id(mask) not in owners:  # a shared mask belongs to the first layer
+                owners.add(id(mask))
+                self.patients.append(
+                    Patient(layer, torch.zeros((), dtype=torch.int64, device=mask.device))
+                )
+
+    def announce(self) -> None:
+        """One line that says which layers surgery touches, how, and how to switch it off."""
+        if not self.patients:
+            return
+        layers = ", ".join(_describe(patient.layer) for patient in self.patients)
+        log.info(f"Surgery on {layers}. To train without it: --no-surgery")
+
+    @torch.no_grad()
+    def operate(self, iteration: int) -> None:
+        """Renew the masks that are due at this iteration, before its first forward pass."""
+        deviation = self._deviation_due(iteration)
+        for patient in self.patients:
+            layer = patient.layer
+            if isinstance(layer, MagnitudeMasks):
+                if iteration == 0:
+                    layer.measure_moments()
+                due = self._magnitude_due(layer, iteration)
+            else:
+                due = deviation
+            if due:
+                before = [mask.clone() for mask in layer.mask_blobs()]
+                layer.renew_masks()
+                for old, new in zip(before, layer.mask_blobs(), strict=True):
+                    patient.spliced += (new > old).sum()
+
+    def display(self) -> None:
+        """The fork's two sparsity lines, then a line for each masked layer."""
+        for kind, name in _FORK_NAMES.items():
+            layers = [p.layer for p in self.patients if p.layer.type == kind]
+            if layers:
+                kept = sum(_count_kept(layer) for layer in layers)
+                total = sum(_count_all(layer) for layer in layers)
+                log.info(f"{name} Sparsity: {log.number((total - kept) / total)}")
+        for patient in self.patients:
+            kept, total = _count_kept(patient.layer), _count_all(patient.layer)
+            log.info(
+                f"Surgery {patient.layer.name}: kept {kept}, pruned {total - kept}, sparsity "
+                f"{log.number((total - kept) / total)}, spliced back {int(patient.spliced)}"
+            )
+            patient.spliced.zero_()
+
+    # State --------------------------------------------------------------------------------------
+
+    def moments(self) -> list[SurgeryMoments]:
+        """What the layers of the official kind measured, for the solver state."""
+        return [
+            SurgeryMoments(layer=layer.name, mu=float(mu), sigma=float(sigma))
+            for layer in self._magnitude_layers()
+            for mu, sigma in [layer.moments.tolist()]
+            if mu >= 0
+        ]
+
+    def restore(self, moments: list[SurgeryMoments]) -> None:
+        """Take over moments from a solver state; measure those that it lacks, as the fork's do."""
+        known = {entry.layer: entry for entry in moments}
+        for layer in self._magnitude_layers():
+            entry = known.get(layer.name)
+            if entry is None:
+                layer.measure_moments()
+                log.warning(
+                    f"The solver state has no surgery moments for layer {layer.name}; "
+                    "measured them from the weights as they are now"
+                )
+            else:
+                layer.moments.copy_(torch.tensor([entry.mu, entry.sigma]))
+
+    # When ---------------------------------------------------------------------------------------
+
+    def _deviation_due(self, iteration: int) -> bool:
+        if self.param.HasField("surgery_stop_iter") and iteration >= self.param.surgery_stop_iter:
+            return False
+        return surgery.happens(
+            self.seed,
+            "solver",
+            iteration,
+            gamma=self.param.surgery_iter_gamma,
+            power=self.param.surgery_iter_power,
+        )
+
+    def _magnitude_due(self, layer: MagnitudeMasks, iteration: int) -> bool:
+        settings = layer.mask_settings()
+        if iteration >= settings.iter_stop:
+            return False
+        # The fork draws at each forward pass, so iter_size times an iteration.
+        return surgery.happens(
+            self.seed,
+            layer.name,
+            iteration,
+            gamma=settings.gamma,
+            power=settings.power,
+            draws=self.param.iter_size,
+        )
+
+    def _magnitude_layers(self) -> list[MagnitudeMasks]:
+        return [p.layer for p in self.patients if isinstance(p.layer, MagnitudeMasks)]
+
+
+def _describe(layer: WeightedLayer) -> str:
+    if isinstance(layer, MagnitudeMasks):
+        settings = layer.mask_settings()
+        return (
+            f"{layer.name} (c_rate {log.number(settings.c_rate)}, "
+            f"until iteration {log.number(settings.iter_stop)})"
+        )
+    assert isinstance(layer, DeviationMasks)
+    return f"{layer.name} (threshold {log.number(layer.threshold)})"
+
+
+def _count_kept(layer: WeightedLayer) -> int:
+    return int(sum(mask.count_nonzero() for mask in layer.mask_blobs()))
+
+
+def _count_all(layer: WeightedLayer) -> int:
+    return sum(mask.numel() for mask in layer.mask_blobs())

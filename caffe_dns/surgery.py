@@ -1,0 +1,89 @@
+"""Mask rules and schedules of dynamic network surgery, as functions of tensors and numbers.
+
+Two kinds: by standard deviation (HolmesShuan's fork, `conv_layer.cu`, `inner_product_layer.cu`)
+and by magnitude with hysteresis (yiwenguo's fork, `compress_conv_layer.cpp`). Nothing here knows
+layers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from caffe_dns import rng
+
+#: A kept parameter is pruned at or below the first multiple of the threshold, a pruned one spliced
+#: back above the second.
+PRUNE_BELOW, SPLICE_ABOVE = 0.9, 1.1
+
+
+class _MaskedWeight(torch.autograd.Function):
+    """Multiplies by the mask; hands the gradient on unmasked, so that pruned weights learn."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, mask: Tensor) -> Tensor:
+        return weight * mask
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return gradients[0], None
+
+
+def masked(weight: Tensor, mask: Tensor) -> Tensor:
+    """`weight * mask` whose gradient reaches all of `weight` (straight through the mask)."""
+    result: Tensor = _MaskedWeight.apply(weight, mask)
+    return result
+
+
+def deviation_mask(weight: Tensor, threshold: float) -> Tensor:
+    """0 where `weight` lies strictly within `threshold` standard deviations of its mean, else 1.
+
+    Mean and population standard deviation are taken over all of `weight`, pruned entries too.
+    """
+    mean = weight.mean()
+    deviation = (weight - mean).square().mean().sqrt()
+    inside = (weight > mean - threshold * deviation) & (weight < mean + threshold * deviation)
+    return (~inside).to(weight.dtype)
+
+
+def magnitude_moments(parameters: Sequence[Tensor]) -> Tensor:
+    """[mu, sigma]: mean and standard deviation of |p| over the nonzero entries of all `parameters`.
+
+    Both are 0 when every entry is zero.
+    """
+    flat = torch.cat([parameter.reshape(-1) for parameter in parameters])
+    count = (flat != 0).sum().clamp(min=1)
+    mu = flat.abs().sum() / count
+    variance = flat.square().sum() / count - mu * mu
+    return torch.stack([mu, variance.clamp(min=0).sqrt()])
+
+
+def hysteresis_mask(parameter: Tensor, mask: Tensor, moments: Tensor, c_rate: float) -> Tensor:
+    """The next mask: kept entries at or below 0.9 t are pruned, pruned ones above 1.1 t come back.
+
+    t = max(mu + c_rate * sigma, 0); whatever lies between keeps its state.
+    """
+    threshold = (moments[0] + c_rate * moments[1]).clamp(min=0)
+    size = parameter.abs()
+    kept = torch.where(mask == 1, size > PRUNE_BELOW * threshold, size > SPLICE_ABOVE * threshold)
+    return kept.to(mask.dtype)
+
+
+def probability(iteration: int, gamma: float, power: float) -> float:
+    """The chance of surgery at this iteration, `(1 + gamma * iteration) ^ -power`."""
+    return float((1.0 + gamma * iteration) ** -power)
+
+
+def happens(
+    seed: int, stream: str, iteration: int, *, gamma: float, power: float, draws: int = 1
+) -> bool:
+    """Whether one of `draws` numbers from [0, 1) falls below the probability at this iteration.
+
+    The draws depend on the seed, the stream's name and the iteration, and on nothing else: all
+    ranks and every resumed run see the same.
+    """
+    numbers = rng.numpy_generator(seed, f"surgery/{stream}", iteration).random(draws)
+    return bool((probability(iteration, gamma, power) > numbers).any())

@@ -1,0 +1,205 @@
+"""Forty iterations of training against a real Caffe and both surgery forks, run by run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn import grad
+
+from caffe_dns.layers import convolution
+from caffe_dns.proto.blobs import blob_to_array
+from caffe_dns.proto.caffe_pb2 import NetParameter, SolverParameter, SolverState
+from caffe_dns.proto.upgrade import read_solver
+from caffe_dns.solver.solver import Solver
+from tests.oracle import GOLDEN, assert_same_norm
+
+RUNS = sorted(path.name for path in (GOLDEN / "runs").iterdir())
+#: Rules that divide by the root of squared gradients amplify rounding.
+LOOSE = {"adadelta", "rmsprop", "adam"}
+#: In these runs two values in a pooling window come to lie one unit in the last place apart, and
+#: which of them is larger, so where the gradient goes, depends on how the convolution rounds its
+#: sum. They are held to the tolerance with the recorded Caffe's order of summation.
+NEAR_TIES = {"adadelta", "sgd_sigmoid"}
+
+
+@pytest.fixture(autouse=True)
+def in_golden_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(GOLDEN)
+
+
+def build(name: str, folder: Path, weights: bool = True) -> Solver:
+    """The solver of a run, writing its snapshots to `folder`."""
+    param: SolverParameter = read_solver(f"runs/{name}/solver.prototxt").message
+    param.snapshot_prefix = str(folder / "snap")
+    if weights:
+        param.weights.append(f"runs/{name}/init.caffemodel")
+    return Solver(param, surgery=name.startswith("surgery_"))
+
+
+class SummedInOrder(torch.autograd.Function):
+    """A convolution that adds product after product, each rounded, as the recorded Caffe did."""
+
+    @staticmethod
+    def forward(ctx: Any, bottom: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(bottom, weight)
+        columns = F.unfold(bottom, weight.shape[2:])
+        rows = weight.reshape(weight.shape[0], -1)
+        total = torch.zeros(len(bottom), len(rows), columns.shape[2])
+        for k in range(rows.shape[1]):
+            total = total + columns[:, k, None, :] * rows[None, :, k, None]
+        height = bottom.shape[2] - weight.shape[2] + 1
+        return total.reshape(len(bottom), len(rows), height, -1).clone()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
+        bottom, weight = ctx.saved_tensors
+        return (
+            grad.conv2d_input(bottom.shape, weight, gradients[0]),
+            grad.conv2d_weight(bottom, weight.shape, gradients[0]),
+        )
+
+
+def convolve_in_caffes_order(
+    bottom: Tensor, weight: Tensor, bias: None, stride: Any, pad: Any, dilation: Any, group: int
+) -> Tensor:
+    assert (stride, pad, dilation, group) == ((1, 1), (0, 0), (1, 1), 1)
+    return SummedInOrder.apply(bottom, weight)
+
+
+def arrays_of(model: Path) -> dict[str, np.ndarray]:
+    """All blobs of a model by LAYER/INDEX."""
+    if model.suffix == ".h5":
+        arrays: dict[str, np.ndarray] = {}
+        with h5py.File(model, "r") as root:
+            root["data"].visititems(
+                lambda path, item: (
+                    arrays.update({path: item[()]}) if isinstance(item, h5py.Dataset) else None
+                )
+            )
+        return arrays
+    param = NetParameter.FromString(model.read_bytes())
+    return {
+        f"{layer.name}/{index}": blob_to_array(blob)
+        for layer in param.layer
+        for index, blob in enumerate(layer.blobs)
+    }
+
+
+def histories_of(state: Path) -> tuple[int, int, list[np.ndarray]]:
+    """Iteration, current step and histories of a solver state."""
+    if state.suffix == ".h5":
+        with h5py.File(state, "r") as root:
+            group = root["history"]
+            arrays = [group[str(index)][()] for index in range(len(group))]
+            return int(root["iter"][0]), int(root["current_step"][0]), arrays
+    param = SolverState.FromString(state.read_bytes())
+    return param.iter, param.current_step, [blob_to_array(blob) for blob in param.history]
+
+
+def compare_models(ours: Path, theirs: Path) -> None:
+    actual, expected = arrays_of(ours), arrays_of(theirs)
+    assert actual.keys() == expected.keys()
+    for key, array in expected.items():
+        if set(np.unique(array)) <= {0.0, 1.0} and array.ndim > 1:
+            assert np.array_equal(actual[key], array), f"mask {key}"
+        else:
+            assert_same_norm(actual[key], array, key)
+
+
+def compare_states(ours: Path, theirs: Path, name: str) -> None:
+    iteration, step, actual = histories_of(ours)
+    wanted_iteration, wanted_step, expected = histories_of(theirs)
+    assert (iteration, step) == (wanted_iteration, wanted_step)
+    assert len(actual) == len(expected)
+    for index, (mine, wanted) in enumerate(zip(actual, expected, strict=True)):
+        if name.startswith("surgery_guo") and index % 4 >= 2:
+            # The fork lets decay accumulate in the masks' history and never uses it.
+            continue
+        # A history is a sum of gradients, which rounding reaches before it reaches the weights.
+        scale = np.linalg.norm(wanted)
+        difference = np.linalg.norm(mine.astype(np.float64) - wanted)
+        assert difference <= 1e-3 * scale + 1e-12, f"history {index}"
+
+
+def snapshots(folder: Path, stem: str) -> Iterator[tuple[Path, Path]]:
+    for ending in ("", ".h5"):
+        model = folder / f"{stem}.caffemodel{ending}"
+        if model.exists():
+            yield model, folder / f"{stem}.solverstate{ending}"
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_training(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    golden = GOLDEN / "runs" / name
+    if name in NEAR_TIES:
+        monkeypatch.setitem(convolution._CONVOLVE, 2, convolve_in_caffes_order)
+    solver = build(name, tmp_path)
+    losses = watch(solver)
+    solver.solve()
+    solver.close()
+    if (golden / "trace.npz").exists():
+        expected = np.load(golden / "trace.npz")["values"]
+        tolerance = 1e-4 if name in LOOSE else 1e-5
+        np.testing.assert_allclose(
+            np.array(losses)[solver.param.iter_size - 1 :: solver.param.iter_size][:40],
+            expected,
+            rtol=tolerance,
+            atol=0,
+        )
+    for iteration in (20, 40):
+        ((model, state),) = snapshots(golden, f"snap_iter_{iteration}")
+        compare_models(tmp_path / model.name, model)
+        compare_states(tmp_path / state.name, state, name)
+
+
+def watch(solver: Solver) -> list[list[float]]:
+    """Fill a list with the training net's outputs at each forward pass."""
+    seen: list[list[float]] = []
+    forward = solver.net.forward
+
+    def record(inputs: None = None) -> dict:
+        blobs = forward(inputs)
+        seen.append([v for n in solver.net.outputs for v in blobs[n].detach().reshape(-1).tolist()])
+        return blobs
+
+    solver.net.forward = record  # type: ignore[method-assign, assignment]
+    return seen
+
+
+@pytest.mark.parametrize("name", [run for run in RUNS if not run.startswith("surgery_guo")])
+def test_resuming_from_caffe(name: str, tmp_path: Path) -> None:
+    golden = GOLDEN / "runs" / name
+    ((_, state),) = snapshots(golden, "snap_iter_20")
+    ((resumed, _),) = snapshots(golden, "resumed_iter_40")
+    solver = build(name, tmp_path, weights=False)
+    solver.restore(str(state.relative_to(GOLDEN)))
+    solver.solve()
+    solver.close()
+    compare_models(tmp_path / resumed.name.replace("resumed", "snap"), resumed)
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_resuming_from_our_own_snapshot(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    golden = GOLDEN / "runs" / name
+    if name in NEAR_TIES:
+        monkeypatch.setitem(convolution._CONVOLVE, 2, convolve_in_caffes_order)
+    first = build(name, tmp_path)
+    first.step(20)
+    first.close()
+    ((model, state),) = snapshots(golden, "snap_iter_20")
+    solver = build(name, tmp_path, weights=False)
+    solver.restore(str(tmp_path / state.name))
+    solver.solve()
+    solver.close()
+    final = golden / model.name.replace("20", "40")
+    compare_models(tmp_path / final.name, final)
