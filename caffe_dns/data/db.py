@@ -12,13 +12,14 @@ from typing import TypeVar
 from caffe_dns import log
 from caffe_dns.data.database import Database, Writer
 from caffe_dns.data.leveldb_database import LevelDB
+from caffe_dns.data.leveldb_writer import LevelDBWriter
 from caffe_dns.data.lmdb_database import LMDB, LMDBWriter
 from caffe_dns.errors import CaffeError, nearest
 
 _Entry = TypeVar("_Entry")
 
 _READERS: dict[str, Callable[[str], Database]] = {"leveldb": LevelDB, "lmdb": LMDB}
-_WRITERS: dict[str, Callable[[str], Writer]] = {"lmdb": LMDBWriter}
+_WRITERS: dict[str, Callable[[str], Writer]] = {"leveldb": LevelDBWriter, "lmdb": LMDBWriter}
 
 
 def open_database(path: str, backend: str = "lmdb", *, announce: bool = True) -> Database:
