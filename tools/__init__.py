@@ -1,0 +1,1 @@
+"""Scripts around the project, and what they share. Nothing in the package imports this."""
