@@ -41,7 +41,7 @@ def assert_same_norm(actual: Tensor | np.ndarray, expected: np.ndarray, what: st
     assert difference <= 2e-5 * np.linalg.norm(expected), f"{what}: norm of difference {difference}"
 
 
-def run_layer_case(name: str) -> None:
+def run_layer_case(name: str, device: str = "cpu") -> None:
     """Run `golden/layers/NAME` forward and backward and compare every recorded array."""
     from caffe_dns import load_net
 
@@ -49,13 +49,15 @@ def run_layer_case(name: str) -> None:
     arrays = dict(np.load(folder / "arrays.npz"))
     weights = folder / "weights.caffemodel"
     phase = "TRAIN" if name in {"bn_train", "bn_frac", "bn_global_train"} else "TEST"
-    net = load_net(folder / "net.prototxt", phase, weights if weights.exists() else None)
+    net = load_net(
+        folder / "net.prototxt", phase, weights if weights.exists() else None, device=device
+    )
 
     fed = {key[3:]: torch.from_numpy(value) for key, value in arrays.items() if key[:3] == "in:"}
     inputs = {}
     for blob, value in fed.items():
         raw = f"{blob}_raw"
-        inputs[raw if raw in net.inputs else blob] = value.clone().requires_grad_()
+        inputs[raw if raw in net.inputs else blob] = value.to(device).clone().requires_grad_()
     blobs = net(inputs)
     params = net.params.get("layer", [])
     for key, value in arrays.items():
@@ -67,10 +69,10 @@ def run_layer_case(name: str) -> None:
 
     if name in RECORDED_WITHOUT_GRADIENT:
         return
-    objective = torch.zeros(())
+    objective = torch.zeros((), device=device)
     for key, value in arrays.items():
         if key.startswith("topdiff:"):
-            objective = objective + (blobs[key[8:]] * torch.from_numpy(value)).sum()
+            objective = objective + (blobs[key[8:]] * torch.from_numpy(value).to(device)).sum()
     for blob, weight in net.loss_weights.items():
         objective = objective + weight * blobs[blob].sum()
     if objective.requires_grad:

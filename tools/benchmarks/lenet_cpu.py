@@ -1,0 +1,112 @@
+#!/usr/bin/env python3
+"""LeNet, batch 64, on the CPU: `dns train` from LMDB against a hand-written eager PyTorch loop.
+
+    python tools/benchmarks/lenet_cpu.py [--rounds N] [--iterations N]
+
+All contestants train in turn, round after round, in one process, so that they see the same machine.
+The hand-written loops have their data in memory already; dns reads it from the database. Printed are
+iterations per second (median of the rounds) and the ratio to the best hand-written loop, by the
+median of the ratios within each round. Needs data/mnist (tools/get_mnist).
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from caffe_dns import log
+from caffe_dns.proto.upgrade import read_solver
+from caffe_dns.solver.solver import Solver
+
+BATCH = 64
+
+
+class HandWritten:
+    """LeNet as one would write it, with torch's SGD."""
+
+    def __init__(self, memory_format: torch.memory_format) -> None:
+        self.format = memory_format
+        self.net = nn.Sequential(
+            nn.Conv2d(1, 20, 5),
+            nn.MaxPool2d(2),
+            nn.Conv2d(20, 50, 5),
+            nn.MaxPool2d(2),
+            nn.Flatten(),
+            nn.Linear(800, 500),
+            nn.ReLU(),
+            nn.Linear(500, 10),
+        ).to(memory_format=memory_format)
+        self.optimizer = torch.optim.SGD(
+            self.net.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4
+        )
+        generator = torch.Generator().manual_seed(1)
+        self.images = torch.rand(64 * BATCH, 1, 28, 28, generator=generator)
+        self.labels = torch.randint(10, (64 * BATCH,), generator=generator)
+
+    def step(self, iterations: int) -> None:
+        for i in range(iterations):
+            rows = slice(i % 64 * BATCH, (i % 64 + 1) * BATCH)
+            images = self.images[rows].contiguous(memory_format=self.format)
+            loss = F.cross_entropy(self.net(images), self.labels[rows])
+            self.optimizer.zero_grad()
+            loss.backward()
+            self.optimizer.step()
+
+
+def dns(definition: str, surgery: bool) -> Callable[[int], None]:
+    """The training loop of `dns train`, without tests, snapshots and log lines."""
+    param = read_solver(definition).message
+    for field in ("test_iter", "test_interval", "display", "snapshot"):
+        param.ClearField(field)
+    solver = Solver(param, surgery=surgery)
+    return solver.step
+
+
+def measure(step: Callable[[int], None], iterations: int) -> float:
+    """Iterations per second."""
+    start = time.perf_counter()
+    step(iterations)
+    return iterations / (time.perf_counter() - start)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--iterations", type=int, default=100)
+    options = parser.parse_args()
+    log.set_quiet(True)
+    by_hand = {
+        "PyTorch by hand, contiguous": HandWritten(torch.contiguous_format).step,
+        "PyTorch by hand, channels_last": HandWritten(torch.channels_last).step,
+    }
+    ours = {
+        "dns train --no-surgery": dns("models/lenet/solver.prototxt", surgery=False),
+        "dns train, surgery": dns("models/lenet/prune_solver.prototxt", surgery=True),
+    }
+    contestants = by_hand | ours
+    for step in contestants.values():
+        step(options.iterations // 2)
+    rounds = [
+        {name: measure(step, options.iterations) for name, step in contestants.items()}
+        for _ in range(options.rounds)
+    ]
+    print(
+        f"LeNet, batch {BATCH}, {torch.get_num_threads()} threads, torch {torch.__version__}, "
+        f"{platform.machine()}; median of {options.rounds} rounds of {options.iterations}"
+    )
+    print(f"{'':32}{'iter/s':>9}{'ratio to the best by hand':>28}")
+    for name in contestants:
+        speed = statistics.median(run[name] for run in rounds)
+        ratio = statistics.median(run[name] / max(run[hand] for hand in by_hand) for run in rounds)
+        print(f"{name:32}{speed:9.1f}{ratio:28.2f}")
+
+
+if __name__ == "__main__":
+    main()
