@@ -17,7 +17,7 @@ from caffe_dns.layers import layer_types
 from caffe_dns.layers.base import Context, Layer, count, shape_text
 from caffe_dns.netspec import filter_layers, insert_splits
 from caffe_dns.params import Param, ParamTable
-from caffe_dns.proto.caffe_pb2 import LayerParameter, NetParameter
+from caffe_dns.proto.caffe_pb2 import LayerParameter, NetParameter, Phase
 from caffe_dns.proto.positions import Positions
 from caffe_dns.proto.text import to_text
 from caffe_dns.wiring import Step, Wiring, find_backward
@@ -46,12 +46,15 @@ class Net(nn.Module):
         kept: list[int] = []
         try:
             filtered, kept = filter_layers(param)
+            if not kept:
+                raise CaffeError(_no_layers(param))
             log.info(f"Initializing net from parameters: \n{to_text(filtered)}")
             self.param = insert_splits(filtered)
             self._build()
         except CaffeError as error:
             line = None
-            if positions is not None and error.layer is not None:
+            # An error about another file, a database say, has no place in this one.
+            if positions is not None and error.layer is not None and error.file in (None, file):
                 line = _find_line(param, kept, error.layer, positions)
             raise error.locate(file=file, line=line) from None
 
@@ -208,6 +211,12 @@ def _loss_weights(layer: Layer, num_tops: int) -> list[float]:
     if given:
         return given
     return [1.0 if layer.is_loss and index == 0 else 0.0 for index in range(num_tops)]
+
+
+def _no_layers(param: NetParameter) -> str:
+    if not param.layer:
+        return "is not a net definition: it has no layers"
+    return f"no layer is left for the phase {Phase.Name(param.state.phase)} and its stages"
 
 
 def _find_line(

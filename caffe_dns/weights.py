@@ -37,6 +37,8 @@ def load_weights(net: Net, files: str) -> None:
     Raises CaffeError for a file that cannot be read and for blobs that do not fit.
     """
     for file in (part.strip() for part in files.split(",")):
+        if not file:
+            raise CaffeError(f"the list of weights '{files}' has an empty name in it")
         log.info(f"Finetuning from {file}")
         copy_trained_layers(net, file)
 
@@ -49,7 +51,18 @@ def copy_trained_layers(net: Net, file: str) -> None:
         else:
             _copy_from_proto(net, read_weights(file))
     except CaffeError as error:
-        raise error.locate(file=file) from None
+        raise _explain(file, error) from None
+
+
+def _explain(file: str, error: CaffeError) -> CaffeError:
+    """Say so when a solver state was given where a model belongs."""
+    if ".solverstate" in Path(file).name and Path(file).is_file():
+        return CaffeError(
+            "is a solver state, not a model; give it with -snapshot, or give the .caffemodel "
+            "to -weights",
+            file=file,
+        )
+    return error.locate(file=file)
 
 
 def is_hdf5(file: str | Path) -> bool:

@@ -60,14 +60,17 @@ def read_image_list(path: str) -> list[ListedImage]:
     lines = read_lines(path)
     if not lines:
         raise CaffeError("lists no images", file=path)
-    images = []
     for number, line in enumerate(lines, 1):
-        name, _, label = line.rpartition(" ")
         if not line.strip():
             raise CaffeError("is empty; an image and its label are needed", file=path, line=number)
-        digits = re.match(r"\s*([+-]?\d+)", label)
-        images.append(ListedImage(name or line, int(digits[1]) if digits else 0))
-    return images
+    return [parse_listed(line) for line in lines]
+
+
+def parse_listed(line: str) -> ListedImage:
+    """A line of an image list; an empty one names no file."""
+    name, _, label = line.rpartition(" ")
+    digits = re.match(r"\s*([+-]?\d+)", label)
+    return ListedImage(name or line, int(digits[1]) if digits else 0)
 
 
 def read_lines(path: str) -> list[str]:

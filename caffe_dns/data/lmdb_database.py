@@ -28,8 +28,21 @@ class _SharedEnvironment:
         # Caffe's databases do not change while they are read, so no lock file is needed, and a
         # folder without write permission will do.
         self.environment = lmdb.open(path, readonly=True, create=False, lock=False)
+        try:
+            self._check_size(path)
+        except CaffeError:
+            self.environment.close()
+            raise
         self._key = key
         self._users = 0
+
+    def _check_size(self, path: str) -> None:
+        """Raise CaffeError if the file ends too early: reading on there would kill the process."""
+        pages = self.environment.info()["last_pgno"] + 1
+        expected = pages * self.environment.stat()["psize"]
+        size = os.path.getsize(os.path.join(path, "data.mdb"))
+        if size < expected:
+            raise CaffeError(f"is cut short: data.mdb has {size} of {expected} bytes", file=path)
 
     @classmethod
     def acquire(cls, path: str) -> _SharedEnvironment:

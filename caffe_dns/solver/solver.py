@@ -89,6 +89,8 @@ class Solver:
     def _check(self) -> None:
         param = self.param
         check_policy(param)
+        if param.max_iter < 0:
+            raise CaffeError(f"must not be negative, but is {param.max_iter}", field="max_iter")
         for field in ("average_loss", "iter_size"):
             if getattr(param, field) < 1:
                 raise CaffeError(f"must be at least 1, not {getattr(param, field)}", field=field)

@@ -1,0 +1,157 @@
+"""How flags may be spelled, what help says, and what becomes of errors and unknown words."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from caffe_dns.cli import parse_log
+from caffe_dns.cli.main import ACTIONS, main, normalize
+from tests.cli.harness import complaint, run, run_well
+from tests.oracle import GOLDEN
+
+Capture = pytest.CaptureFixture[str]
+
+
+# Flags -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [
+        (["train", "-solver", "s"], ["train", "--solver", "s"]),
+        (["train", "-solver=s"], ["train", "--solver=s"]),
+        (["train", "--solver=a=b"], ["train", "--solver=a=b"]),
+        (["train", "--solver", "s"], ["train", "--solver", "s"]),
+        (["test", "-iterations", "-5"], ["test", "-iterations", "-5"]),
+        (["-solver=s", "train"], ["train", "--solver=s"]),
+        (["--solver", "s", "train", "-gpu", "0"], ["train", "--solver", "s", "--gpu", "0"]),
+        (["trian", "-solver", "s"], ["trian", "--solver", "s"]),
+        (["-help"], ["--help"]),
+        ([], []),
+        (["convert_imageset", "-gray", "a"], ["convert_imageset", "--gray", "a"]),
+        (["convert_imageset", "--gray=true"], ["convert_imageset", "--gray"]),
+        (["convert_imageset", "-gray=1"], ["convert_imageset", "--gray"]),
+        (["convert_imageset", "--gray=False"], ["convert_imageset", "--nogray"]),
+        (["convert_imageset", "-gray=no"], ["convert_imageset", "--nogray"]),
+        (["convert_imageset", "-nogray"], ["convert_imageset", "--nogray"]),
+        (["convert_imageset", "-backend=true"], ["convert_imageset", "--backend=true"]),
+        (["test", "--no-surgery=true"], ["test", "--no-surgery"]),
+        (["test", "--no-surgery=false"], ["test"]),
+    ],
+)
+def test_normalize(given: list[str], wanted: list[str]) -> None:
+    expected = ["--iterations" if word == "-iterations" else word for word in wanted]
+    assert normalize(given) == expected
+
+
+def test_a_boolean_is_true_or_false(capfd: Capture) -> None:
+    line = complaint(["convert_imageset", "--gray=perhaps", "a", "b", "c"], capfd)
+    assert line == "dns: --gray: 'perhaps' is neither true nor false"
+
+
+# Help --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["-help"], ["-h"]])
+def test_help_lists_all_actions(arguments: list[str], capfd: Capture) -> None:
+    text = run_well(arguments, capfd).out
+    assert text.startswith("Usage: dns ")
+    for action, line in ACTIONS.items():
+        assert action in text
+        assert line in text
+
+
+@pytest.mark.parametrize("action", ACTIONS)
+def test_each_action_has_help(action: str, capfd: Capture) -> None:
+    text = run_well([action, "--help"], capfd).out
+    assert text.startswith(f"Usage: dns {action} ")
+    assert max(map(len, text.splitlines())) <= 90
+
+
+def test_help_of_train_names_its_flags(capfd: Capture) -> None:
+    text = run_well(["train", "--help"], capfd).out
+    for flag in ("--solver", "--weights", "--snapshot", "--gpu", "--sigint_effect", "--stage"):
+        assert flag in text
+
+
+def test_version(capfd: Capture) -> None:
+    assert run_well(["-version"], capfd).out.startswith("dns, version ")
+
+
+# Words that are not known ------------------------------------------------------------------------
+
+
+def test_unknown_action(capfd: Capture) -> None:
+    result = run(["trian"], capfd)
+    recorded = (GOLDEN / "logs" / "unknown_action.log").read_text().splitlines()
+    theirs = [line.partition("] ")[2] for line in recorded]
+    assert result.code == 1
+    assert result.out == ""
+    assert result.complaints == []
+    assert result.messages[0] == theirs[0] == "Available caffe actions:"
+    assert result.messages[1:-1] == [f"\t{action}" for action in sorted(ACTIONS)]
+    assert set(theirs[1:-1]) <= set(result.messages)
+    assert result.messages[-1] == f"{theirs[-1]} (did you mean 'train'?)"
+
+
+def test_unknown_flag(capfd: Capture) -> None:
+    line = complaint(["train", "-slover", "x"], capfd)
+    assert "'--slover'" in line
+    assert "'--solver'" in line
+    assert "'dns train --help'" in line
+
+
+def test_flag_without_a_value(capfd: Capture) -> None:
+    assert "--solver" in complaint(["train", "-solver"], capfd)
+
+
+def test_flag_with_a_value_of_another_type(capfd: Capture) -> None:
+    assert "'many'" in complaint(["test", "-iterations", "many"], capfd)
+
+
+def test_flags_without_an_action(capfd: Capture) -> None:
+    assert "--solver" in complaint(["-solver", "x"], capfd)
+
+
+# Errors -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to"),
+        MemoryError(),
+    ],
+)
+def test_out_of_memory(error: Exception, capfd: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*arguments: str) -> None:
+        raise error
+
+    monkeypatch.setattr(parse_log, "save_tables", fail)
+    assert "batch_size" in complaint(["parse_log", "a", "b"], capfd)
+
+
+def test_faults_of_ours_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*arguments: str) -> None:
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    monkeypatch.setattr(parse_log, "save_tables", fail)
+    with pytest.raises(RuntimeError, match="mat1"):
+        main(["parse_log", "a", "b"])
+
+
+def test_a_process_of_its_own() -> None:
+    def dns(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "caffe_dns", *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    assert dns("--version").returncode == 0
+    result = dns("parse_log", "gone.log", ".")
+    assert result.returncode == 1
+    assert result.stderr == "dns: gone.log: cannot be read: No such file or directory\n"
+    assert result.stdout == ""

@@ -1,0 +1,73 @@
+"""`dns time` against Caffe's own log."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from tests.cli.harness import complaint, run_well
+from tests.oracle import GOLDEN
+
+Capture = pytest.CaptureFixture[str]
+NET = "runs/sgd_inv/train_val.prototxt"
+
+
+@pytest.fixture(autouse=True)
+def in_golden_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(GOLDEN)
+
+
+def without_figures(messages: list[str]) -> list[str]:
+    text = "\n".join(messages)
+    text = re.sub(r"[\d.e+-]+ ms", "# ms", text)
+    return re.sub(r"(?<=Initial loss: )[\d.]+", "#", text).split("\n")
+
+
+def recorded() -> list[str]:
+    """Caffe's messages, less those on its own way to prefetch, and to build the layer in a loss."""
+    lines = (GOLDEN / "logs" / "time.log").read_text().splitlines()
+    messages = [line.partition("] ")[2] for line in lines if re.match(r"[IWEF]\d{4} ", line)]
+    messages.remove("Waiting for data")
+    del messages[messages.index("Creating Layer loss") + 4]
+    return messages
+
+
+def test_the_log_is_caffes(capfd: Capture) -> None:
+    result = run_well(["time", "-model", NET, "-iterations", "5", "--no-surgery"], capfd)
+    assert without_figures(result.messages) == without_figures(recorded())
+
+
+def test_layers_with_long_and_short_names(capfd: Capture) -> None:
+    net = "runs/bn_inception/train_val.prototxt"
+    result = run_well(["time", "-model", net, "-phase=TEST", "-iterations=1"], capfd)
+    times = [line for line in result.messages if "ward: " in line]
+    assert any(line.startswith("        i1\tforward: ") for line in times)
+    assert any(line.startswith("conv1_relu1_0_split\tforward: ") for line in times)
+    assert any(line.startswith("  accuracy\tbackward: ") for line in times)
+
+
+def test_figures_fit_each_other(capfd: Capture) -> None:
+    result = run_well(["time", "-model", NET, "-iterations", "2"], capfd)
+    figures = {
+        line.partition(":")[0]: float(line.split()[-2])
+        for line in result.messages
+        if line.startswith(("Average F", "Average B", "Total"))
+    }
+    both = figures["Average Forward pass"] + figures["Average Backward pass"]
+    assert 0 < both <= figures["Average Forward-Backward"] * 1.001
+    assert figures["Total Time"] == pytest.approx(2 * figures["Average Forward-Backward"], rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        ([], "--model"),
+        (["-model", "gone.prototxt"], "gone.prototxt"),
+        (["-model", NET, "-phase", "train"], "TRAIN or TEST"),
+        (["-model", NET, "-iterations", "0"], "-iterations"),
+        (["-model", NET, "-gpu", "99"], "99"),
+    ],
+)
+def test_wrong_input(arguments: list[str], word: str, capfd: Capture) -> None:
+    assert word in complaint(["time", *arguments], capfd)
