@@ -1,0 +1,37 @@
+# Each target sets up what it needs: Python 3.10 or newer, make and, for the data, a network suffice.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/ready
+
+.PHONY: demo test test-slow lint proto clean
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+# Get MNIST, train LeNet-5, prune it, and score what is left.
+demo: $(READY)
+	PATH="$(CURDIR)/$(BIN):$$PATH" tools/demo
+
+# Everything that a change must pass.
+test: lint
+	$(BIN)/python -m pytest
+
+# The tests that take longer than a minute.
+test-slow: $(READY)
+	$(BIN)/python -m pytest -m slow
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# Compile proto/caffe.proto again after a change.
+proto: $(READY)
+	$(BIN)/pip install --quiet --disable-pip-version-check grpcio-tools==1.62.3
+	$(BIN)/python tools/compile_proto
+
+clean:
+	rm -rf $(VENV)
