@@ -148,7 +148,7 @@ class Layer(nn.Module):
         """The layer's arrays in Caffe's order."""
         tensors = [getattr(self, name) for name in self._blob_names]
         for index, shape in self._views.items():
-            tensors[index] = tensors[index].view(shape)
+            tensors[index] = tensors[index].reshape(shape)
         return tensors
 
     def add_parameter(self, shape: Shape, filler: FillerParameter) -> None:

@@ -9,13 +9,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from caffe_dns.layers.base import Shape, layer_types
+from caffe_dns.layers.base import Shape, count, layer_types
 from caffe_dns.layers.masked import DeviationMasks, MagnitudeMasks, WeightedLayer
 from caffe_dns.layers.spatial import spatial_setting
 from caffe_dns.proto.caffe_pb2 import CConvolutionParameter, ConvolutionParameter
+
+#: Products in a forward pass from which a memory format for speed pays (measured on two cores).
+LARGE_CONVOLUTION = 10_000_000
 
 _CONVOLVE: dict[int, Any] = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 _DECONVOLVE: dict[int, Any] = {
@@ -52,6 +56,9 @@ class BaseConvolution(WeightedLayer):
         self._check_channels(shape[self.channel_axis])
         self.channels = shape[self.channel_axis]
         self.add_weights(self.weight_shape(), (self.num_output,), settings)
+        self.channels_last = self._pays_channels_last(shape)
+        if self.channels_last:
+            self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def weight_shape(self) -> Shape:
         return (self.num_output, self.channels // self.group, *self.kernel)
@@ -98,6 +105,8 @@ class BaseConvolution(WeightedLayer):
             bottom = bottom.reshape(-1, *bottom.shape[self.channel_axis :])
         if self.num_spatial_axes == 0:
             bottom = bottom.unsqueeze(-1)
+        if self.channels_last:
+            bottom = bottom.contiguous(memory_format=torch.channels_last)
         top = self.convolve(bottom, weight)
         if bias is not None:
             # After the sum over the window, as Caffe does; in a fused call it would round first.
@@ -105,6 +114,20 @@ class BaseConvolution(WeightedLayer):
         if self.num_spatial_axes == 0:
             top = top.squeeze(-1)
         return top if self.channel_axis == 1 else top.reshape(*leading, *top.shape[1:])
+
+    def _pays_channels_last(self, bottom_shape: Shape) -> bool:
+        """Whether to keep the channels innermost in memory.
+
+        On a CPU, oneDNN then takes two thirds of the time for a large convolution; for small ones
+        it is no faster.
+        """
+        if self.num_spatial_axes != 2 or self.context.device.type != "cpu":
+            return False
+        spatial = bottom_shape[self.channel_axis + 1 :]
+        outputs = count(tuple(self.output_extent(extent, i) for i, extent in enumerate(spatial)))
+        batch = count(tuple(bottom_shape[: self.channel_axis]))
+        products = batch * outputs * count(self.weight_shape())
+        return products >= LARGE_CONVOLUTION
 
     def _check_channels(self, channels: int) -> None:
         if self.num_output < 1:
