@@ -83,9 +83,9 @@ class DeviationMasks(WeightedLayer):
         return weight, bias
 
     @torch.no_grad()
-    def renew_masks(self) -> None:
-        """Prune and splice by the weights as they are now."""
-        self.mask_blobs()[0].copy_(surgery.deviation_mask(self.blobs[0], self.threshold))
+    def renew_masks(self) -> Tensor:
+        """Prune and splice by the weights as they are now; returns how many came back."""
+        return _renew(self.mask_blobs()[0], surgery.deviation_mask(self.blobs[0], self.threshold))
 
 
 class MagnitudeMasks(WeightedLayer):
@@ -121,11 +121,20 @@ class MagnitudeMasks(WeightedLayer):
         )
 
     @torch.no_grad()
-    def renew_masks(self) -> None:
-        """Prune and splice, weight and bias, by the parameters as they are now."""
+    def renew_masks(self) -> Tensor:
+        """Prune and splice by the parameters as they are now; returns how many came back."""
         c_rate = self.mask_settings().c_rate
-        for parameter, mask in zip(self.blobs, self.mask_blobs(), strict=False):
-            mask.copy_(surgery.hysteresis_mask(parameter, mask, self.moments, c_rate))
+        came_back = [
+            _renew(mask, surgery.hysteresis_mask(parameter, mask, self.moments, c_rate))
+            for parameter, mask in zip(self.blobs, self.mask_blobs(), strict=False)
+        ]
+        return torch.stack(came_back).sum()
+
+
+def _renew(mask: Tensor, new: Tensor) -> Tensor:
+    came_back = surgery.spliced(mask, new)
+    mask.copy_(new)
+    return came_back
 
 
 def mask_filler(filler: FillerParameter) -> FillerParameter:

@@ -44,7 +44,7 @@ class Surgeon:
             if id(mask) not in owners:  # a shared mask belongs to the first layer
                 owners.add(id(mask))
                 self.patients.append(
-                    Patient(layer, torch.zeros((), dtype=torch.int64, device=mask.device))
+                    Patient(layer, torch.zeros((), dtype=torch.float64, device=mask.device))
                 )
 
     def announce(self) -> None:
@@ -67,10 +67,7 @@ class Surgeon:
             else:
                 due = deviation
             if due:
-                before = [mask.clone() for mask in layer.mask_blobs()]
-                layer.renew_masks()
-                for old, new in zip(before, layer.mask_blobs(), strict=True):
-                    patient.spliced += (new > old).sum()
+                patient.spliced += layer.renew_masks()
 
     def display(self) -> None:
         """The fork's two sparsity lines, then a line for each masked layer."""
