@@ -54,7 +54,7 @@ def official(net: NetParameter, c_rates: Mapping[str, float], iter_stop: int) ->
 
 
 def deploy(net: NetParameter, classifier: str, shape: tuple[int, ...]) -> NetParameter:
-    """Without data and losses: `data`, of this shape, in; `prob`, the softmax of `classifier`, out."""
+    """Without data and losses: `data`, of this shape, in; `prob`, the classes by softmax, out."""
     needed = {classifier}
     kept: list[LayerParameter] = []
     for layer in reversed(_copy(net).layer):
