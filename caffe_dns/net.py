@@ -151,16 +151,31 @@ class Net(nn.Module):
         `inputs` gives the tops of the Input layers. Raises CaffeError when one is missing or
         unknown.
         """
-        blobs = self._take_inputs(inputs or {})
+        return self.compute({**self._take_inputs(inputs or {}), **self.read_sources()})
+
+    def read_sources(self) -> dict[str, Tensor]:
+        """The next batch of every layer that brings data into the net, by blob."""
+        blobs: dict[str, Tensor] = {}
         for step in self.steps:
-            if step.layer.type == "Input":
-                continue
-            tops = step.layer(*self._gather(step, blobs))
-            if isinstance(tops, Tensor):
-                tops = (tops,)
-            blobs.update(zip(step.tops, tops, strict=True))
-        self.context.passes += 1
+            if step.layer.is_source:
+                self._run_step(step, blobs)
         return blobs
+
+    def compute(self, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Run all layers but those whose tops are given: Input layers and sources."""
+        blobs = dict(given)
+        for step in self.steps:
+            if not step.layer.is_source and step.layer.type != "Input":
+                self._run_step(step, blobs)
+        if self.context.counts_passes:
+            self.context.passes += 1
+        return blobs
+
+    def _run_step(self, step: Step, blobs: dict[str, Tensor]) -> None:
+        tops = step.layer(*self._gather(step, blobs))
+        if isinstance(tops, Tensor):
+            tops = (tops,)
+        blobs.update(zip(step.tops, tops, strict=True))
 
     def loss(self, blobs: Mapping[str, Tensor]) -> Tensor:
         """The sum of all elements of the tops with a loss weight, each times its weight."""

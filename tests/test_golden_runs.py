@@ -163,14 +163,14 @@ def test_training(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 def watch(solver: Solver) -> list[list[float]]:
     """Fill a list with the training net's outputs at each forward pass."""
     seen: list[list[float]] = []
-    forward = solver.net.forward
+    compute = solver.net.compute
 
-    def record(inputs: None = None) -> dict:
-        blobs = forward(inputs)
+    def record(given: dict) -> dict:
+        blobs = compute(given)
         seen.append([v for n in solver.net.outputs for v in blobs[n].detach().reshape(-1).tolist()])
         return blobs
 
-    solver.net.forward = record  # type: ignore[method-assign, assignment]
+    solver.net.compute = record  # type: ignore[method-assign, assignment]
     return seen
 
 

@@ -32,7 +32,7 @@ layer_types: Registry[Layer] = Registry("layer type")
 
 @dataclass
 class Context:
-    """What the layers of one net share. The net counts `passes` up at every forward pass."""
+    """What the layers of one net share: device, random draws, and what is allowed."""
 
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     seed: int = 0
@@ -41,8 +41,30 @@ class Context:
     #: Whether layers of the standard types own masks (HolmesShuan's kind of surgery).
     surgery: bool = True
     allow_python_layers: bool = False
-    #: Forward passes so far; the counter behind random draws.
+    #: The counter behind random draws: forward passes, or iterations where a solver trains.
     passes: int = 0
+    #: Whether the net counts `passes`, one each forward pass; a solver sets it by itself.
+    counts_passes: bool = True
+    _generator: torch.Generator | None = None
+    _seeded_for: tuple[int, int] | None = None
+
+    def generator(self) -> torch.Generator:
+        """The generator of the current pass, seeded from (seed, passes, rank) at its first use.
+
+        Layers draw from it one after the other. It stays the same object from pass to pass, so
+        that a CUDA graph that has captured its use can be replayed with new draws.
+        """
+        if self._generator is None:
+            self._generator = torch.Generator(self.device)
+        if self._seeded_for != (self.seed, self.passes):
+            self._generator.manual_seed(rng.key(self.seed, "forward", self.passes, self.rank))
+            self._seeded_for = (self.seed, self.passes)
+        return self._generator
+
+    @property
+    def draws(self) -> bool:
+        """Whether a layer has drawn from the generator yet."""
+        return self._generator is not None
 
 
 class Layer(nn.Module):
@@ -62,6 +84,8 @@ class Layer(nn.Module):
     is_loss: ClassVar[bool] = False
     #: Bottoms that never get a gradient even under force_backward (labels).
     no_force_backward: ClassVar[tuple[int, ...]] = ()
+    #: Whether the tops come from elsewhere than the net: a database, a program, a filler.
+    is_source: ClassVar[bool] = False
     #: Gradient steps never change these blobs, whatever `param {}` says.
     lr_mult_forced_to_zero: ClassVar[bool] = False
 
@@ -181,12 +205,8 @@ class Layer(nn.Module):
     # Help for subclasses ------------------------------------------------------------------------
 
     def generator(self) -> torch.Generator:
-        """The generator for this layer's draws in this forward pass, different on each rank."""
-        context = self.context
-        stream = f"{self.type}/{self.name}"
-        return rng.torch_generator(
-            context.device, context.seed, stream, context.passes, context.rank
-        )
+        """The generator for draws in this forward pass, different on each rank."""
+        return self.context.generator()
 
     def axis(self, index: int, num_axes: int, field: str = "axis") -> int:
         """`index` from the front; negative ones count from the back (`CanonicalAxisIndex`)."""

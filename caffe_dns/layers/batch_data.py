@@ -52,6 +52,7 @@ class BatchDataLayer(Layer):
 
     bottoms = (0, 0)
     tops: ClassVar[tuple[int, int | None]] = (1, 2)
+    is_source = True
     #: Records in a batch of one rank.
     batch_size: int
 

@@ -18,6 +18,7 @@ class MemoryData(Layer):
 
     bottoms = (0, 0)
     tops = (2, 2)
+    is_source = True
 
     def build(self, bottom_shapes: Sequence[Shape]) -> None:
         param = self.param.memory_data_param

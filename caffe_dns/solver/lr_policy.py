@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from caffe_dns import log
 from caffe_dns.errors import CaffeError, nearest
 from caffe_dns.proto.caffe_pb2 import SolverParameter
 
@@ -51,7 +50,6 @@ def next_step(param: SolverParameter, iteration: int, current_step: int) -> int:
         and current_step < len(param.stepvalue)
         and iteration >= param.stepvalue[current_step]
     ):
-        log.info(f"MultiStep Status: Iteration {iteration}, step = {current_step + 1}")
         return current_step + 1
     return current_step
 

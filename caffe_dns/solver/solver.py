@@ -16,12 +16,12 @@ import torch
 from torch import Tensor
 
 from caffe_dns import log
-from caffe_dns.debug_info import DebugInfo
 from caffe_dns.errors import CaffeError
 from caffe_dns.layers.base import Context
 from caffe_dns.layers.batch_data import BatchDataLayer
 from caffe_dns.proto.caffe_pb2 import DataPosition, SolverParameter, SolverState
 from caffe_dns.proto.text import to_text
+from caffe_dns.solver.iteration import CapturedIteration, Outcome, run_iteration
 from caffe_dns.solver.lr_policy import check_policy, learning_rate, next_step
 from caffe_dns.solver.nets import build_test_nets, build_train_net
 from caffe_dns.solver.signals import Action
@@ -66,11 +66,14 @@ class Solver:
             )
             for _ in range(1 + len(param.test_iter))
         ]
+        self._contexts[0].counts_passes = False
         self.net = build_train_net(param, self._contexts[0])
         self.test_nets = build_test_nets(param, self._contexts[1:])
         for test_net in self.test_nets:
             share_weights(test_net, self.net)
         self.rule = solver_types[param.type](param, self.net.learnable_params)
+        on_gpu = self.net.context.device.type == "cuda"
+        self._captured = CapturedIteration(self.net, self.rule) if on_gpu else None
         self.surgeon = Surgeon(self.net, param, self.seed) if surgery else None
         log.info("Solver scaffolding done.")
         if self.surgeon is not None:
@@ -119,6 +122,7 @@ class Solver:
             log.info("Optimization stopped early.")
             return
         if _due(self.iteration, param.display):
+            self.net.context.passes = self.iteration
             with torch.no_grad():
                 self._losses.append(self.net.loss(self.net()))
             log.info(f"Iteration {self.iteration}, loss = {log.number(self._smoothed_loss())}")
@@ -142,10 +146,19 @@ class Solver:
             if self.surgeon is not None:
                 self.surgeon.operate(self.iteration)
             display = _due(self.iteration, param.display)
-            blobs = self._forward_backward(debug=display and param.debug_info)
+            rate, stepped = self._set_rate()
+            outcome = self._iterate(debug=display and param.debug_info)
             if display:
-                self._display(blobs)
-            self._apply_update(display)
+                self._display(outcome.outputs)
+            if stepped:
+                log.info(
+                    f"MultiStep Status: Iteration {self.iteration}, step = {self.current_step}"
+                )
+            if display:
+                log.info(f"Iteration {self.iteration}, lr = {log.number(rate)}")
+            if display or self._captured is None:
+                self.rule.log_clipping()
+            self.iteration += 1
             action = self.poll()
             if _due(self.iteration, param.snapshot) or action is Action.SNAPSHOT:
                 self.snapshot()
@@ -154,36 +167,35 @@ class Solver:
                 self.stopped_early = True
                 break
 
-    def _forward_backward(self, debug: bool) -> Mapping[str, Tensor]:
-        """iter_size times forward and backward; the gradients add up in the parameters."""
-        total: Tensor | None = None
-        for _ in range(self.param.iter_size):
-            info = DebugInfo(self.net) if debug or self.net.param.debug_info else None
-            blobs = self.net()
-            loss = self.net.loss(blobs)
-            if info is not None:
-                info.forward(blobs)
-            if loss.requires_grad:
-                loss.backward()
-            if info is not None:
-                info.backward()
-            total = loss.detach() if total is None else total + loss.detach()
-        assert total is not None
-        self._losses.append(total / self.param.iter_size if self.param.iter_size > 1 else total)
-        return blobs
+    def _set_rate(self) -> tuple[float, bool]:
+        """Give the update rule what depends on the iteration.
 
-    def _apply_update(self, display: bool) -> None:
-        self.current_step = next_step(self.param, self.iteration, self.current_step)
+        Returns the learning rate, and whether the multistep policy has taken a step.
+        """
+        before = self.current_step
+        self.current_step = next_step(self.param, self.iteration, before)
+        stepped = self.param.lr_policy == "multistep" and self.current_step != before
         rate = learning_rate(self.param, self.iteration, self.current_step)
-        if display:
-            log.info(f"Iteration {self.iteration}, lr = {log.number(rate)}")
         self.rule.rate.fill_(rate)
         if isinstance(self.rule, Adam):
             self.rule.set_iteration(self.iteration)
-        self.rule.apply()
-        self.iteration += 1
+        return rate, stepped
 
-    def _display(self, blobs: Mapping[str, Tensor]) -> None:
+    def _iterate(self, debug: bool) -> Outcome:
+        """iter_size times forward and backward, then one update."""
+        self.net.context.passes = self.iteration
+        batches = [self.net.read_sources() for _ in range(self.param.iter_size)]
+        debug |= self.net.param.debug_info
+        if self._captured is None or debug:
+            outcome = run_iteration(self.net, self.rule, batches, debug=debug)
+        else:
+            outcome = self._captured.run(batches)
+        # A replayed iteration writes its loss over the last one's.
+        keep = self.param.average_loss > 1 and self._captured is not None
+        self._losses.append(outcome.loss.clone() if keep else outcome.loss)
+        return outcome
+
+    def _display(self, outputs: Mapping[str, Tensor]) -> None:
         now = time.perf_counter()
         last_iteration, last_time = self._last_display
         self._last_display = (self.iteration, now)
@@ -193,8 +205,7 @@ class Solver:
             f"Iteration {self.iteration} ({log.number(speed)} iter/s, {log.number(lapse)}s/"
             f"{self.param.display} iters), loss = {log.number(self._smoothed_loss())}"
         )
-        scores = {name: blobs[name].detach() for name in self.net.outputs}
-        _log_scores("Train", scores, self.net.loss_weights)
+        _log_scores("Train", outputs, self.net.loss_weights)
         if self.surgeon is not None:
             self.surgeon.display()
 
@@ -283,7 +294,6 @@ class Solver:
             raise error.locate(file=file) from None
         self.iteration = state.iter
         self.current_step = state.current_step
-        self._contexts[0].passes = state.iter * self.param.iter_size
         if state.HasField("random_seed") and not self._seed_given:
             self._reseed(state.random_seed)
         if self.surgeon is not None:

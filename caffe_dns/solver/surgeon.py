@@ -26,6 +26,23 @@ class Patient:
 
     layer: DeviationMasks | MagnitudeMasks
     spliced: Tensor
+    _renewals: int = 0
+    _graph: torch.cuda.CUDAGraph | None = None
+
+    def renew(self) -> None:
+        """Renew the layer's masks; on a GPU by replaying the kernels of an earlier time."""
+        if self._graph is not None:
+            self._graph.replay()
+            return
+        self._renewals += 1
+        if self.spliced.device.type != "cuda" or self._renewals < 3:
+            self.spliced += self.layer.renew_masks()
+            return
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+            self.spliced += self.layer.renew_masks()
+        graph.replay()
+        self._graph = graph
 
 
 class Surgeon:
@@ -67,7 +84,7 @@ class Surgeon:
             else:
                 due = deviation
             if due:
-                patient.spliced += layer.renew_masks()
+                patient.renew()
 
     def display(self) -> None:
         """The fork's two sparsity lines, then a line for each masked layer."""

@@ -52,6 +52,8 @@ class UpdateRule:
         device = self.tensors[0].device if self.tensors else torch.device("cpu")
         #: The learning rate of the next update, on the parameters' device.
         self.rate = torch.zeros((), device=device)
+        #: The gradients' norm in the last update, when clip_gradients asks for it.
+        self.norm: Tensor | None = None
         self._groups = _group(list(zip(self._lr_mults, self._decays, strict=True)))
 
     def _check(self, param: SolverParameter) -> None:
@@ -89,6 +91,11 @@ class UpdateRule:
         """
         raise NotImplementedError
 
+    def drop_gradients(self) -> None:
+        """Forget the gradients of a backward pass that did not come to its end."""
+        for param in self.params:
+            param.tensor.grad = None
+
     def _take_gradients(self) -> Tensors:
         gradients = []
         for param, tensor in zip(self.params, self.tensors, strict=True):
@@ -103,14 +110,17 @@ class UpdateRule:
         limit = self.param.clip_gradients
         if limit < 0 or not gradients:
             return
-        norm = torch.stack(torch._foreach_norm(gradients)).norm().item()
-        if norm > limit:
-            scale = _float32(limit / norm)
+        self.norm = torch.stack(torch._foreach_norm(gradients)).norm()
+        torch._foreach_mul_(gradients, (limit / self.norm).clamp(max=1))
+
+    def log_clipping(self) -> None:
+        """Say so if the last update scaled its gradients down; waits for the device."""
+        limit = self.param.clip_gradients
+        if self.norm is not None and (norm := float(self.norm)) > limit:
             log.info(
                 f"Gradient clipping: scaling down gradients (L2 norm {log.number(norm)} > "
-                f"{log.number(limit)}) by scale factor {log.number(scale)}"
+                f"{log.number(limit)}) by scale factor {log.number(limit / norm)}"
             )
-            torch._foreach_mul_(gradients, scale)
 
     def _regularize(self, tensors: Tensors, gradients: Tensors, decay: float) -> None:
         if decay == 0:

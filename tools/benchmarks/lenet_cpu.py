@@ -4,8 +4,8 @@
     python tools/benchmarks/lenet_cpu.py [--rounds N] [--iterations N]
 
 All contestants train in turn, round after round, in one process, so that they see the same machine.
-The hand-written loops have their data in memory already; dns reads it from the database. Printed are
-iterations per second (median of the rounds) and the ratio to the best hand-written loop, by the
+The hand-written loops have their data in memory already; dns reads it from the database. Printed
+are iterations per second (median of the rounds) and the ratio to the best hand-written loop, by the
 median of the ratios within each round. Needs data/mnist (tools/get_mnist).
 """
 

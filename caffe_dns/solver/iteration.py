@@ -1,0 +1,122 @@
+"""The arithmetic of one training iteration: forward, backward and update.
+
+`run_iteration` does it layer by layer. On a GPU, small nets spend most of their time on launching
+kernels; `CapturedIteration` records the same calls once as a CUDA graph and replays it for every
+later batch. When to train, and what to log, is the solver's business.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from caffe_dns import log
+from caffe_dns.debug_info import DebugInfo
+from caffe_dns.errors import first_line
+from caffe_dns.net import Net
+from caffe_dns.solver.updates import UpdateRule
+
+Batch = Mapping[str, Tensor]
+
+
+class Outcome:
+    """The net's outputs in the last forward pass of an iteration, and its mean loss; detached."""
+
+    def __init__(self, outputs: dict[str, Tensor], loss: Tensor) -> None:
+        self.outputs = outputs
+        self.loss = loss
+
+
+def run_iteration(
+    net: Net, rule: UpdateRule, batches: Sequence[Batch], *, debug: bool = False
+) -> Outcome:
+    """Forward and backward on each batch (iter_size of them), then one update.
+
+    With `debug`, the values of all blobs and gradients are logged.
+    """
+    total: Tensor | None = None
+    for batch in batches:
+        info = DebugInfo(net) if debug else None
+        blobs = net.compute(batch)
+        loss = net.loss(blobs)
+        if info is not None:
+            info.forward(blobs)
+        if loss.requires_grad:
+            loss.backward()
+        if info is not None:
+            info.backward()
+        total = loss.detach() if total is None else total + loss.detach()
+    assert total is not None
+    rule.apply()
+    outputs = {name: blobs[name].detach() for name in net.outputs}
+    return Outcome(outputs, total if len(batches) == 1 else total / len(batches))
+
+
+class CapturedIteration:
+    """Iterations of one net on a GPU, replayed from a CUDA graph where the net can be captured.
+
+    The first iterations run layer by layer: they warm up libraries and allocators. A net that
+    cannot be captured, or a batch of another shape, runs layer by layer as well.
+    """
+
+    WARM_UP = 3
+
+    def __init__(self, net: Net, rule: UpdateRule) -> None:
+        self.net = net
+        self.rule = rule
+        self._runs = 0
+        self._graph: torch.cuda.CUDAGraph | None = None
+        self._failed = False
+        self._inputs: list[dict[str, Tensor]] = []
+        self._outcome: Outcome | None = None
+
+    def run(self, batches: Sequence[Batch]) -> Outcome:
+        """One iteration. What it returns is overwritten by the next."""
+        self._runs += 1
+        if self._failed or self._runs <= self.WARM_UP:
+            return run_iteration(self.net, self.rule, batches)
+        if self._graph is None:
+            self._capture(batches)
+        if self._graph is None or not self._fits(batches):
+            return run_iteration(self.net, self.rule, batches)
+        for inputs, batch in zip(self._inputs, batches, strict=True):
+            for name, tensor in inputs.items():
+                if batch[name] is not tensor:
+                    tensor.copy_(batch[name])
+        if self.net.context.draws:
+            self.net.context.generator()
+        self._graph.replay()
+        assert self._outcome is not None
+        return self._outcome
+
+    def _fits(self, batches: Sequence[Batch]) -> bool:
+        return all(
+            tensor.shape == batch[name].shape
+            for inputs, batch in zip(self._inputs, batches, strict=True)
+            for name, tensor in inputs.items()
+        )
+
+    def _capture(self, batches: Sequence[Batch]) -> None:
+        """Record one iteration; nothing is computed. Says so, once, where that is impossible."""
+        gc.collect()
+        torch.cuda.synchronize()
+        torch.cuda.empty_cache()
+        inputs = [{name: tensor.clone() for name, tensor in batch.items()} for batch in batches]
+        graph = torch.cuda.CUDAGraph()
+        if self.net.context.draws:
+            graph.register_generator_state(self.net.context.generator())
+        try:
+            # The thread that reads ahead goes on making CUDA calls meanwhile.
+            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+                self._outcome = run_iteration(self.net, self.rule, inputs)
+        except (RuntimeError, ValueError) as error:
+            self._failed = True
+            self.rule.drop_gradients()
+            torch.cuda.synchronize()
+            log.info(f"Running layer by layer: no CUDA graph of this net ({first_line(error)})")
+            return
+        self._graph, self._inputs = graph, inputs
+        log.info("Replaying iterations from a CUDA graph")
