@@ -34,6 +34,7 @@ from caffe_dns.solver.snapshot import (
 )
 from caffe_dns.solver.surgeon import Surgeon
 from caffe_dns.solver.updates import Adam, solver_types
+from caffe_dns.solver.watch import Display, Observer, check_loss, check_weights
 from caffe_dns.weights import copy_trained_layers, save_weights, share_weights
 
 
@@ -86,6 +87,8 @@ class Solver:
         self.poll: Callable[[], Action] = lambda: Action.NONE
         #: Called after each iteration.
         self.on_iteration: Callable[[], None] = lambda: None
+        #: Told of each display and each test.
+        self.observers: list[Observer] = []
         self._losses: deque[Tensor] = deque(maxlen=param.average_loss)
         self._last_display = (0, time.perf_counter())
 
@@ -200,14 +203,19 @@ class Solver:
         last_iteration, last_time = self._last_display
         self._last_display = (self.iteration, now)
         lapse = now - last_time
+        loss = self._smoothed_loss()
         speed = (self.iteration - last_iteration) / (lapse or 1.0)
         log.info(
             f"Iteration {self.iteration} ({log.number(speed)} iter/s, {log.number(lapse)}s/"
-            f"{self.param.display} iters), loss = {log.number(self._smoothed_loss())}"
+            f"{self.param.display} iters), loss = {log.number(loss)}"
         )
         _log_scores("Train", outputs, self.net.loss_weights)
-        if self.surgeon is not None:
-            self.surgeon.display()
+        counts = self.surgeon.display() if self.surgeon is not None else []
+        rate = learning_rate(self.param, self.iteration, self.current_step)
+        display = Display(self.iteration, loss, rate, outputs, counts)
+        for observer in self.observers:
+            observer.displayed(display)
+        check_loss(self.param, self.net, self.iteration, self._losses[-1], outputs)
 
     def _smoothed_loss(self) -> float:
         """The mean of the last average_loss losses."""
@@ -243,6 +251,8 @@ class Solver:
             log.info(f"Test loss: {log.number(float(loss) / batches)}")
         means = {name: score / batches for name, score in scores.items()}
         _log_scores("Test", means, net.loss_weights)
+        for observer in self.observers:
+            observer.tested(self.iteration, index, means)
         return means
 
     def _heed_signals(self) -> None:
@@ -255,7 +265,10 @@ class Solver:
     # State --------------------------------------------------------------------------------------
 
     def snapshot(self) -> None:
-        """Write the model, then the state that names it."""
+        """Write the model, then the state that names it, unless training has diverged."""
+        for loss in list(self._losses)[-1:]:
+            check_loss(self.param, self.net, self.iteration, loss, {})
+        check_weights(self.param, self.net, self.iteration)
         hdf5 = self.param.snapshot_format == SolverParameter.HDF5
         ending = ".h5" if hdf5 else ""
         kind = "HDF5" if hdf5 else "binary proto"

@@ -45,6 +45,25 @@ class Patient:
         self._graph = graph
 
 
+@dataclass(frozen=True)
+class Count:
+    """What the masks of one layer are like, and by which threshold they are renewed.
+
+    `threshold` is the layer's threshold in standard deviations, or its c_rate; `spliced_back`
+    counts since the last display.
+    """
+
+    layer: str
+    kept: int
+    pruned: int
+    spliced_back: int
+    threshold: float
+
+    @property
+    def sparsity(self) -> float:
+        return self.pruned / (self.kept + self.pruned)
+
+
 class Surgeon:
     """Renews the masks of one net as the solver's settings and the layers' say."""
 
@@ -86,21 +105,22 @@ class Surgeon:
             if due:
                 patient.renew()
 
-    def display(self) -> None:
-        """The fork's two sparsity lines, then a line for each masked layer."""
+    def display(self) -> list[Count]:
+        """Log the fork's two sparsity lines, then a line for each masked layer; returns these."""
         for kind, name in _FORK_NAMES.items():
             layers = [p.layer for p in self.patients if p.layer.type == kind]
             if layers:
                 kept = sum(_count_kept(layer) for layer in layers)
                 total = sum(_count_all(layer) for layer in layers)
                 log.info(f"{name} Sparsity: {log.number((total - kept) / total)}")
-        for patient in self.patients:
-            kept, total = _count_kept(patient.layer), _count_all(patient.layer)
+        counts = [_count(patient) for patient in self.patients]
+        for count, patient in zip(counts, self.patients, strict=True):
             log.info(
-                f"Surgery {patient.layer.name}: kept {kept}, pruned {total - kept}, sparsity "
-                f"{log.number((total - kept) / total)}, spliced back {int(patient.spliced)}"
+                f"Surgery {count.layer}: kept {count.kept}, pruned {count.pruned}, sparsity "
+                f"{log.number(count.sparsity)}, spliced back {count.spliced_back}"
             )
             patient.spliced.zero_()
+        return counts
 
     # State --------------------------------------------------------------------------------------
 
@@ -167,6 +187,16 @@ def _describe(layer: WeightedLayer) -> str:
         )
     assert isinstance(layer, DeviationMasks)
     return f"{layer.name} (threshold {log.number(layer.threshold)})"
+
+
+def _count(patient: Patient) -> Count:
+    layer = patient.layer
+    kept, total = _count_kept(layer), _count_all(layer)
+    if isinstance(layer, MagnitudeMasks):
+        threshold = layer.mask_settings().c_rate
+    else:
+        threshold = layer.threshold
+    return Count(layer.name, kept, total - kept, int(patient.spliced), threshold)
 
 
 def _count_kept(layer: WeightedLayer) -> int:
