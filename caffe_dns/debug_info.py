@@ -6,83 +6,75 @@ Restates `Net::ForwardDebugInfo`, `Net::BackwardDebugInfo` and the end of `Net::
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from caffe_dns import log
 from caffe_dns.layers.base import Layer
 from caffe_dns.net import Net
+from caffe_dns.wiring import Step
 
 
 class DebugInfo:
-    """Watches the next forward and backward pass of a net."""
+    """A context in which a net's forward passes are logged, layer by layer."""
 
     def __init__(self, net: Net) -> None:
         self.net = net
-        self._bottoms: dict[int, Sequence[Tensor]] = {}
-        self._tops: dict[int, Sequence[Tensor]] = {}
-        self._hooks = [
-            step.layer.register_forward_hook(self._watch)
-            for step in net.steps
-            if step.layer.type != "Input"
-        ]
+        self._bottoms: dict[int, list[Tensor]] = {}
 
-    def forward(self, blobs: Mapping[str, Tensor]) -> None:
-        """Log the values of all tops and parameters, and stop watching."""
-        for hook in self._hooks:
-            hook.remove()
-        for step in self.net.steps:
-            tops = self._tops.get(id(step.layer), [blobs[name] for name in step.tops])
-            for name, top in zip(step.tops, tops, strict=True):
-                self._line("Forward", step.layer, f"top blob {name} data", top)
-            for index, blob in enumerate(step.layer.blobs):
-                name = self._display_name(step.layer, index)
-                self._line("Forward", step.layer, f"param blob {name} data", blob)
+    def __enter__(self) -> DebugInfo:
+        self.net.observer = self
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.net.observer = None
+
+    def before(self, step: Step, bottoms: list[Tensor]) -> list[Tensor]:
+        """Give the layer bottoms of its own, so that their gradients are what it sends down."""
+        if not torch.is_grad_enabled():
+            return bottoms
+        watched = [
+            _watchable(bottom) if wanted else bottom
+            for bottom, wanted in zip(bottoms, step.bottom_backward, strict=True)
+        ]
+        self._bottoms[id(step)] = watched
+        return watched
+
+    def after(self, step: Step, tops: Sequence[Tensor]) -> None:
+        """Log the values of a layer's tops and parameters."""
+        names = list(step.layer.param.top)
+        names += ["(automatic)"] * (len(tops) - len(names))
+        for name, top in zip(names, tops, strict=True):
+            _line("Forward", step.layer, f"top blob {name} data", top)
+        for index, blob in enumerate(step.layer.blobs):
+            name = _display_name(step.layer, index)
+            _line("Forward", step.layer, f"param blob {name} data", blob)
 
     def backward(self) -> None:
         """Log the gradients of all bottoms and parameters, and the norms of all parameters."""
         for step in reversed(self.net.steps):
             if not step.needs_backward:
                 continue
-            bottoms = self._bottoms.get(id(step.layer), [])
+            bottoms = self._bottoms.get(id(step), [])
             for name, bottom, wanted in zip(
                 step.bottoms, bottoms, step.bottom_backward, strict=True
             ):
-                if wanted and bottom.grad is not None:
-                    self._line("Backward", step.layer, f"bottom blob {name} diff", bottom.grad)
-            for index, blob in enumerate(step.layer.blobs):
-                if blob.requires_grad and blob.grad is not None:
-                    self._line("Backward", step.layer, f"param blob {index} diff", blob.grad)
+                if wanted:
+                    _line("Backward", step.layer, f"bottom blob {name} diff", bottom.grad)
+            for index, wanted in enumerate(step.param_backward):
+                if wanted:
+                    gradient = self.net.table.owner(step.layer, index).tensor.grad
+                    _line("Backward", step.layer, f"param blob {index} diff", gradient)
         self._norms()
-
-    def _watch(self, layer: nn.Module, bottoms: tuple[Tensor, ...], tops: Any) -> Any:
-        if isinstance(tops, Tensor):
-            tops = (tops,)
-        # A tensor that several layers read needs an identity for each reader's own gradient.
-        tops = tuple(top.view_as(top) for top in tops)
-        for tensor in (*bottoms, *tops):
-            if tensor.requires_grad and not tensor.is_leaf:
-                tensor.retain_grad()
-        self._bottoms[id(layer)] = bottoms
-        self._tops[id(layer)] = tops
-        return tops
-
-    def _display_name(self, layer: Layer, index: int) -> str:
-        specs = layer.param.param
-        return (specs[index].name if index < len(specs) else "") or str(index)
-
-    def _line(self, direction: str, layer: Layer, what: str, values: Tensor) -> None:
-        mean = float(values.detach().abs().mean()) if values.numel() else 0.0
-        log.info(f"    [{direction}] Layer {layer.name}, {what}: {log.number(mean)}")
 
     def _norms(self) -> None:
         tensors = [param.tensor.detach() for param in self.net.learnable_params]
         gradients = [
-            torch.zeros_like(param.tensor) if param.tensor.grad is None else param.tensor.grad
+            param.tensor.grad
             for param in self.net.learnable_params
+            if param.tensor.grad is not None
         ]
         l1 = [sum(float(t.abs().sum()) for t in group) for group in (tensors, gradients)]
         l2 = [sum(float(t.square().sum()) for t in group) ** 0.5 for group in (tensors, gradients)]
@@ -91,3 +83,23 @@ class DebugInfo:
             f"L1 norm = ({log.number(l1[0])}, {log.number(l1[1])}); "
             f"L2 norm = ({log.number(l2[0])}, {log.number(l2[1])})"
         )
+
+
+def _watchable(bottom: Tensor) -> Tensor:
+    """The same values in a tensor that keeps its gradient."""
+    if not bottom.requires_grad:
+        return bottom.detach().requires_grad_()
+    own = bottom.view_as(bottom)
+    own.retain_grad()
+    return own
+
+
+def _display_name(layer: Layer, index: int) -> str:
+    specs = layer.param.param
+    return (specs[index].name if index < len(specs) else "") or str(index)
+
+
+def _line(direction: str, layer: Layer, what: str, values: Tensor | None) -> None:
+    """One line; no values at all are zeros."""
+    mean = 0.0 if values is None or not values.numel() else float(values.detach().abs().mean())
+    log.info(f"    [{direction}] Layer {layer.name}, {what}: {log.number(mean)}")

@@ -5,7 +5,9 @@ Autograd does backward. Reading weights is in `weights`, training in `solver`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -14,15 +16,27 @@ from torch import Tensor, nn
 from caffe_dns import log
 from caffe_dns.errors import CaffeError
 from caffe_dns.layers import layer_types
-from caffe_dns.layers.base import Context, Layer, count, shape_text
+from caffe_dns.layers.base import Context, Layer, Shape, count, shape_text
 from caffe_dns.netspec import filter_layers, insert_splits
 from caffe_dns.params import Param, ParamTable
 from caffe_dns.proto.caffe_pb2 import LayerParameter, NetParameter, Phase
 from caffe_dns.proto.positions import Positions
 from caffe_dns.proto.text import to_text
-from caffe_dns.wiring import Step, Wiring, find_backward
+from caffe_dns.wiring import Step, Wiring, find_backward, find_overwritten_losses
 
 BYTES_PER_VALUE = 4
+
+
+class Observer(Protocol):
+    """Whoever looks at every layer during forward passes."""
+
+    def before(self, step: Step, bottoms: list[Tensor]) -> list[Tensor]:
+        """Called with a layer's bottoms; returns what the layer is to take for them."""
+        ...
+
+    def after(self, step: Step, tops: Sequence[Tensor]) -> None:
+        """Called with a layer's tops."""
+        ...
 
 
 class Net(nn.Module):
@@ -43,6 +57,7 @@ class Net(nn.Module):
         super().__init__()
         self.context = context or Context()
         self.phase = param.state.phase
+        self.observer: Observer | None = None
         kept: list[int] = []
         try:
             filtered, kept = filter_layers(param)
@@ -72,7 +87,8 @@ class Net(nn.Module):
         find_backward(self.steps)
         if self.param.force_backward:
             for step in self.steps:
-                self._force_backward(step)
+                _force_backward(step)
+        self._overwritten_losses = find_overwritten_losses(self.steps)
         self.outputs = wiring.outputs
         for blob in self.outputs:
             log.info(f"This network produces output {blob}")
@@ -95,6 +111,8 @@ class Net(nn.Module):
         wiring.append_tops(step)
         shapes = layer.setup([wiring.shapes[blob] for blob in step.bottoms])
         step.loss_weights = _loss_weights(layer, len(step.tops))
+        if layer.is_loss and not param.loss_weight:
+            param.loss_weight.extend(step.loss_weights)  # models show it
         log.info(f"Setting up {param.name}")
         for blob, shape, weight in zip(step.tops, shapes, step.loss_weights, strict=True):
             wiring.shapes[blob] = tuple(shape)
@@ -104,16 +122,10 @@ class Net(nn.Module):
                 self.loss_weights[blob] = weight
             self._memory += count(shape) * BYTES_PER_VALUE
         log.info(f"Memory required for data: {self._memory}")
-        step.needs_backward |= self.table.append(layer)
+        step.param_backward = self.table.append(layer)
+        step.needs_backward |= any(step.param_backward)
         wiring.mark_tops(step)
         self.steps.append(step)
-
-    def _force_backward(self, step: Step) -> None:
-        step.needs_backward = True
-        step.bottom_backward = [
-            wanted or index not in step.layer.no_force_backward
-            for index, wanted in enumerate(step.bottom_backward)
-        ]
 
     def _freeze(self) -> None:
         """Parameters that never learn get no gradient, unless the definition forces backward."""
@@ -167,12 +179,33 @@ class Net(nn.Module):
         for step in self.steps:
             if not step.layer.is_source and step.layer.type != "Input":
                 self._run_step(step, blobs)
+            if self.observer is not None:
+                self.observer.after(step, [blobs[blob] for blob in step.tops])
         if self.context.counts_passes:
             self.context.passes += 1
         return blobs
 
+    def reshape(self, inputs: Mapping[str, Shape]) -> None:
+        """Fit `blob_shapes` to inputs of these shapes (`Net::Reshape`).
+
+        `forward` does it by itself. Raises CaffeError when a layer cannot take its new bottoms.
+        """
+        shapes = dict(inputs)
+        for step in self.steps:
+            if step.layer.type == "Input":
+                continue
+            try:
+                tops = step.layer.reshape([shapes[blob] for blob in step.bottoms])
+            except CaffeError as error:
+                raise error.locate(layer=step.layer.name) from None
+            shapes.update(zip(step.tops, tops, strict=True))
+        self.blob_shapes = shapes
+
     def _run_step(self, step: Step, blobs: dict[str, Tensor]) -> None:
-        tops = step.layer(*self._gather(step, blobs))
+        bottoms = self._gather(step, blobs)
+        if self.observer is not None:
+            bottoms = self.observer.before(step, bottoms)
+        tops = step.layer(*bottoms)
         if isinstance(tops, Tensor):
             tops = (tops,)
         blobs.update(zip(step.tops, tops, strict=True))
@@ -182,6 +215,8 @@ class Net(nn.Module):
         total: Tensor | None = None
         for blob, weight in self.loss_weights.items():
             top = blobs[blob]
+            if blob in self._overwritten_losses:
+                top = top.detach()
             term = top if top.dim() == 0 else top.sum()
             if weight != 1:
                 term = term * weight
@@ -190,10 +225,11 @@ class Net(nn.Module):
 
     def close(self) -> None:
         """Stop the layers' threads and finish their files."""
-        for step in self.steps:
-            close = getattr(step.layer, "close", None)
-            if close is not None:
-                close()
+        with ExitStack() as stack:  # which goes on to the next layer when one of them fails
+            for step in self.steps:
+                close = getattr(step.layer, "close", None)
+                if close is not None:
+                    stack.callback(close)
 
     def _gather(self, step: Step, blobs: Mapping[str, Tensor]) -> list[Tensor]:
         if not step.layer.param.propagate_down:
@@ -210,8 +246,28 @@ class Net(nn.Module):
         if unknown or missing:
             what = f"unknown input {unknown[0]!r}" if unknown else f"missing input {missing[0]!r}"
             raise CaffeError(f"{what}; the inputs of this net are {', '.join(expected) or 'none'}")
-        device = self.context.device
-        return {blob: torch.as_tensor(value, device=device) for blob, value in inputs.items()}
+        blobs = {blob: self._to_blob(value) for blob, value in inputs.items()}
+        shapes = {blob: tuple(value.shape) for blob, value in blobs.items()}
+        if any(shape != self.blob_shapes[blob] for blob, shape in shapes.items()):
+            self.reshape(shapes)
+        return blobs
+
+    def _to_blob(self, value: Tensor | np.ndarray) -> Tensor:
+        """`value` on the net's device, in the number format of its parameters."""
+        tensor = torch.as_tensor(value, device=self.context.device)
+        parameter = next(self.parameters(), None)
+        if parameter is not None:
+            return tensor.to(parameter.dtype)
+        return tensor if tensor.is_floating_point() else tensor.to(torch.float32)
+
+
+def _force_backward(step: Step) -> None:
+    step.needs_backward = True
+    step.param_backward = [True] * len(step.param_backward)
+    step.bottom_backward = [
+        wanted or index not in step.layer.no_force_backward
+        for index, wanted in enumerate(step.bottom_backward)
+    ]
 
 
 def _loss_weights(layer: Layer, num_tops: int) -> list[float]:

@@ -16,7 +16,7 @@ from caffe_dns.layers.base import Layer, count, shape_text
 from caffe_dns.proto.caffe_pb2 import ParamSpec
 
 
-@dataclass
+@dataclass(eq=False)
 class Param:
     """One blob that owns itself: blob `index` of `layer`."""
 
@@ -52,8 +52,8 @@ class ParamTable:
     def is_owner(self, layer: Layer, index: int) -> bool:
         return self.owner(layer, index).layer is layer
 
-    def append(self, layer: Layer) -> bool:
-        """Enter a layer's blobs; returns whether any of them learns.
+    def append(self, layer: Layer) -> list[bool]:
+        """Enter a layer's blobs; returns which of them ask for a gradient.
 
         Raises CaffeError for too many `param {}` and for sharers that do not agree.
         """
@@ -63,82 +63,91 @@ class ParamTable:
             raise layer.error(
                 f"Too many params specified: {len(specs)} for {blobs} blob(s)", "param"
             )
-        learns = False
+        wanted = [
+            (index >= len(specs) or specs[index].lr_mult != 0) and index not in layer.mask_indices
+            for index in range(blobs)
+        ]
+        if layer.lr_mult_forced_to_zero:
+            # Only now, and in the layer's own definition: Caffe's backward pass goes through layers
+            # whose statistics have no `param {}`, and its models have these zeros.
+            specs.extend(ParamSpec() for _ in range(len(specs), blobs))
+            for spec in specs:
+                spec.lr_mult = 0
         for index in range(blobs):
-            spec = specs[index] if index < len(specs) else ParamSpec()
-            is_mask = index in layer.mask_indices
-            learns |= spec.lr_mult != 0 and not is_mask and not layer.lr_mult_forced_to_zero
-            self._append_blob(layer, index, spec, is_mask)
-        return learns
+            self._append_blob(layer, index, specs[index] if index < len(specs) else ParamSpec())
+        return wanted
 
-    def _append_blob(self, layer: Layer, index: int, spec: ParamSpec, is_mask: bool) -> None:
+    def _append_blob(self, layer: Layer, index: int, spec: ParamSpec) -> None:
         owner = self._by_name.get(spec.name) if spec.name else None
-        if owner is None and is_mask:
-            # A shared weight has one mask, that of its owner.
-            owner = self._owner_of_shared_mask(layer, index)
-        if owner is None:
-            frozen = is_mask or layer.lr_mult_forced_to_zero
-            owner = Param(
-                layer=layer,
-                index=index,
-                name=spec.name,
-                lr_mult=0.0 if frozen else spec.lr_mult,
-                decay_mult=spec.decay_mult,
-                is_mask=is_mask,
-                has_lr_mult=spec.HasField("lr_mult"),
-                has_decay_mult=spec.HasField("decay_mult"),
-            )
-            self.owned.append(owner)
-            if spec.name:
-                self._by_name[spec.name] = owner
-        else:
+        if owner is not None:
             self._share(layer, index, spec, owner)
+        else:
+            owner = self._own(layer, index, spec)
         self._owners[id(layer), index] = owner
 
-    def _owner_of_shared_mask(self, layer: Layer, index: int) -> Param | None:
-        position = layer.mask_indices.index(index)
-        masked = self._owners.get((id(layer), position))
-        if masked is None or masked.layer is layer:
-            return None
+    def _own(self, layer: Layer, index: int, spec: ParamSpec) -> Param:
+        is_mask = index in layer.mask_indices
+        param = Param(
+            layer=layer,
+            index=index,
+            name=spec.name,
+            lr_mult=0.0 if is_mask else spec.lr_mult,
+            decay_mult=spec.decay_mult,
+            is_mask=is_mask,
+            has_lr_mult=spec.HasField("lr_mult"),
+            has_decay_mult=spec.HasField("decay_mult"),
+        )
+        self.owned.append(param)
+        if spec.name:
+            self._by_name[spec.name] = param
+        if is_mask:
+            self._use_mask_of_shared_weight(layer, index)
+        return param
+
+    def _use_mask_of_shared_weight(self, layer: Layer, index: int) -> None:
+        """Let a mask be that of the weight's owner: a shared weight has one mask.
+
+        It keeps its place in `owned`, for the forks' solver states count it.
+        """
+        masked = self._owners[id(layer), layer.mask_indices.index(index)]
         masks = masked.layer.mask_indices
-        if position >= len(masks):
-            return None
-        return self._owners[id(masked.layer), masks[position]]
+        if masked.layer is layer or masked.index >= len(masks):
+            return
+        layer.share_blob(index, masked.layer, masks[masked.index])
 
     def _share(self, layer: Layer, index: int, spec: ParamSpec, owner: Param) -> None:
-        name = spec.name or owner.name
         log.info(
-            f"Sharing parameters '{name}' owned by layer '{owner.layer.name}', "
+            f"Sharing parameters '{spec.name}' owned by layer '{owner.layer.name}', "
             f"param index {owner.index}"
         )
         self._check_shapes(layer, index, spec, owner)
         layer.share_blob(index, owner.layer, owner.index)
         if spec.HasField("lr_mult") and not owner.is_mask:
             if owner.has_lr_mult and spec.lr_mult != owner.lr_mult:
-                raise layer.error(
-                    f"Shared param '{name}' has mismatched lr_mult "
-                    f"({owner.lr_mult:g} in layer '{owner.layer.name}', {spec.lr_mult:g} here)",
-                    "param",
-                )
+                raise self._mismatch(layer, spec.name, "lr_mult", owner, spec.lr_mult)
             owner.lr_mult, owner.has_lr_mult = spec.lr_mult, True
         if spec.HasField("decay_mult"):
             if owner.has_decay_mult and spec.decay_mult != owner.decay_mult:
-                raise layer.error(
-                    f"Shared param '{name}' has mismatched decay_mult ({owner.decay_mult:g} in "
-                    f"layer '{owner.layer.name}', {spec.decay_mult:g} here)",
-                    "param",
-                )
+                raise self._mismatch(layer, spec.name, "decay_mult", owner, spec.decay_mult)
             owner.decay_mult, owner.has_decay_mult = spec.decay_mult, True
+
+    def _mismatch(
+        self, layer: Layer, name: str, field: str, owner: Param, value: float
+    ) -> CaffeError:
+        return layer.error(
+            f"Shared param '{name}' has mismatched {field} ({getattr(owner, field):g} in layer "
+            f"'{owner.layer.name}', {value:g} here)",
+            "param",
+        )
 
     def _check_shapes(self, layer: Layer, index: int, spec: ParamSpec, owner: Param) -> None:
         mine, theirs = tuple(layer.blobs[index].shape), tuple(owner.tensor.shape)
         permissive = spec.share_mode == ParamSpec.PERMISSIVE
         if mine == theirs or (permissive and count(mine) == count(theirs)):
             return
-        raise CaffeError(
+        raise layer.error(
             f"Cannot share param '{spec.name}' owned by layer '{owner.layer.name}'; "
             f"{'count' if permissive else 'shape'} mismatch. Owner layer param shape is "
             f"{shape_text(theirs)}; sharing layer expects shape {shape_text(mine)}",
-            layer=layer.name,
-            field="param",
+            "param",
         )

@@ -25,6 +25,8 @@ class Step:
     loss_weights: list[float] = field(default_factory=list)
     #: Whether the gradient goes on to each bottom.
     bottom_backward: list[bool] = field(default_factory=list)
+    #: Whether each blob of the layer asks for a gradient.
+    param_backward: list[bool] = field(default_factory=list)
     needs_backward: bool = False
 
 
@@ -115,3 +117,22 @@ def find_backward(steps: list[Step]) -> None:
                 under_loss.add(blob)
             if not wanted:
                 skipped.add(blob)
+
+
+def find_overwritten_losses(steps: list[Step]) -> set[str]:
+    """The blobs with a loss weight that a layer reads and sends a gradient to.
+
+    In Caffe that gradient takes the place of the loss weight, which stands where the blob's
+    gradient is put: the blob counts in the loss that is shown, not in what is minimised.
+    """
+    losses: set[str] = set()
+    overwritten: set[str] = set()
+    for step in steps:
+        if step.needs_backward:
+            read = zip(step.bottoms, step.bottom_backward, strict=True)
+            overwritten |= {blob for blob, wanted in read if wanted and blob in losses}
+        for blob, weight in zip(step.tops, step.loss_weights, strict=True):
+            if weight:
+                losses.add(blob)
+                overwritten.discard(blob)
+    return overwritten

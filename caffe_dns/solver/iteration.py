@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor
@@ -39,11 +40,9 @@ def run_iteration(
     """
     total: Tensor | None = None
     for batch in batches:
-        info = DebugInfo(net) if debug else None
-        blobs = net.compute(batch)
+        with DebugInfo(net) if debug else nullcontext() as info:
+            blobs = net.compute(batch)
         loss = net.loss(blobs)
-        if info is not None:
-            info.forward(blobs)
         if loss.requires_grad:
             loss.backward()
         if info is not None:
