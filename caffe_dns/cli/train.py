@@ -13,6 +13,7 @@ from caffe_dns.proto.caffe_pb2 import SolverParameter
 from caffe_dns.proto.upgrade import read_solver
 from caffe_dns.solver.signals import SignalHandler, parse_action
 from caffe_dns.solver.solver import Solver
+from caffe_dns.solver.watch import Observer, SurgeryTable, TensorBoard, check_tensorboard
 
 _EFFECTS = "snapshot, stop or none"
 
@@ -34,6 +35,12 @@ _EFFECTS = "snapshot, stop or none"
 )
 @flags.no_surgery
 @flags.python_layers
+@click.option(
+    "--tensorboard",
+    default="",
+    metavar="DIR",
+    help="Write losses, scores and sparsities for TensorBoard into this folder.",
+)
 # Caffe's tool takes all flags with every action; these mean nothing here, there as here.
 @click.option("--phase", default="", hidden=True)
 @click.option("--iterations", default=50, hidden=True)
@@ -49,17 +56,21 @@ def command(
     sighup_effect: str,
     no_surgery: bool,
     allow_python_layers: bool,
+    tensorboard: str,
     **unused: object,
 ) -> None:
     """Train, finetune or prune a model.
 
     Layers of the types Convolution and InnerProduct are pruned while they train, unless their
-    definition says `sparsity_term: false`, or --no-surgery is given.
+    definition says `sparsity_term: false`, or --no-surgery is given. At every display, the state of
+    their masks goes into the table SNAPSHOT_PREFIX_surgery.csv.
     """
     if not solver:
         raise CaffeError("train needs a solver definition: --solver FILE")
     if snapshot and weights:
         raise CaffeError("give -snapshot to resume training or -weights to finetune, but not both")
+    if tensorboard:
+        check_tensorboard(tensorboard)
     handler = SignalHandler(
         parse_action(sigint_effect, "sigint_effect"), parse_action(sighup_effect, "sighup_effect")
     )
@@ -78,6 +89,7 @@ def command(
         if snapshot:
             log.info(f"Resuming from {snapshot}")
             trainer.restore(snapshot)
+        trainer.observers = _observers(param, tensorboard, trainer.iteration)
         log.info("Starting Optimization")
         with handler, Progress("Training", param.max_iter) as progress:
             progress.advance(trainer.iteration)
@@ -86,7 +98,19 @@ def command(
             trainer.solve()
         log.info("Optimization Done.")
     finally:
+        for observer in trainer.observers:
+            observer.close()
         trainer.close()
+
+
+def _observers(param: SolverParameter, tensorboard: str, start: int) -> list[Observer]:
+    """Who looks on: the table beside the snapshots, if there are any, and TensorBoard."""
+    observers: list[Observer] = []
+    if param.snapshot_prefix and (param.snapshot or param.snapshot_after_train):
+        observers.append(SurgeryTable(f"{param.snapshot_prefix}_surgery.csv"))
+    if tensorboard:
+        observers.append(TensorBoard(tensorboard, start))
+    return observers
 
 
 def _read_solver(

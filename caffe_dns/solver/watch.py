@@ -123,11 +123,15 @@ def _csv_text(rows: Iterable[Iterable[object]]) -> str:
 class TensorBoard:
     """Losses, scores, the learning rate and sparsities as TensorBoard's event files.
 
-    Points that an interrupted run left from iteration `start` on are dropped by TensorBoard.
+    Points that an interrupted run left from iteration `start` on are dropped by TensorBoard. Raises
+    CaffeError when the folder cannot be written.
     """
 
     def __init__(self, folder: str, start: int = 0) -> None:
-        self._writer = require_tensorboard()(folder, purge_step=start or None)
+        try:
+            self._writer = _summary_writer()(folder, purge_step=start or None)
+        except OSError as error:
+            raise CaffeError(f"cannot be written: {error.strerror}", file=folder) from None
 
     def displayed(self, display: Display) -> None:
         iteration = display.iteration
@@ -156,8 +160,14 @@ class TensorBoard:
         self._writer.add_scalar(title, value, iteration)
 
 
-def require_tensorboard() -> Any:
-    """PyTorch's writer class. Raises CaffeError when the package tensorboard is missing."""
+def check_tensorboard(folder: str) -> None:
+    """Raise CaffeError when the package is missing, or `folder` cannot be a folder."""
+    _summary_writer()
+    if Path(folder).exists() and not Path(folder).is_dir():
+        raise CaffeError("--tensorboard needs a folder, and this is a file", file=folder)
+
+
+def _summary_writer() -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
