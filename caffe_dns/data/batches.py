@@ -79,7 +79,7 @@ class ImageBatches:
     def read(self) -> ImageBatch:
         """The next batch. Raises CaffeError for records that cannot be used."""
         records = next(self._numbers)
-        items = [self._source.fetch(record) for record in records.tolist()]
+        items = self._source.fetch_all(records.tolist())
         draws = self._transform.draws(records) if self._transform.is_random else None
         alike = self._source.decode_alike(items)
         if alike is not None and not self._transform.random_crop:

@@ -53,6 +53,13 @@ class Cursor(ABC):
     def value(self) -> bytes | memoryview:
         """The value here. A view is good until the database is closed."""
 
+    def take(self, count: int) -> list[bytes | memoryview]:
+        """The values from here on, `count` of them or up to the end; the cursor is at the last."""
+        values = [self.value()]
+        while len(values) < count and self.next():
+            values.append(self.value())
+        return values
+
 
 class Database(_Closing):
     """A database open for reading. Values that were read must not be used after `close`."""

@@ -104,7 +104,7 @@ def parse_alike(values: Sequence[Buffer]) -> tuple[Image, Image] | None:
     are not of that kind and have to be parsed one by one, which takes ten times as long.
     """
     size = len(values[0])
-    if size > _SMALL or any(len(value) != size for value in values):
+    if size > _SMALL or set(map(len, values)) != {size}:
         return None
     first = parse_datum(values[0])
     label_tag = first.data_start + len(first.data)
@@ -112,10 +112,9 @@ def parse_alike(values: Sequence[Buffer]) -> tuple[Image, Image] | None:
         return None
     table = np.frombuffer(b"".join(values), np.uint8).reshape(len(values), size)
     labels = table[:, label_tag + 1]
-    others = np.delete(table, slice(first.data_start, label_tag), axis=1)
-    others[:, first.data_start + 1] = 0
     one_byte = table[0, label_tag] == _LABEL << 3 and labels.max() < 0x80
-    if not one_byte or (others != others[0]).any():
+    around = table[:, : first.data_start], table[:, label_tag], table[:, label_tag + 2 :]
+    if not one_byte or any((part != part[0]).any() for part in around):
         return None
     pixels = table[:, first.data_start : label_tag]
     return pixels.reshape(len(values), *first.image().shape), labels

@@ -6,6 +6,7 @@ import os
 import secrets
 import shutil
 import threading
+from itertools import islice
 from pathlib import Path
 from typing import ClassVar
 
@@ -108,6 +109,9 @@ class _LMDBCursor(Cursor):
 
     def value(self) -> bytes | memoryview:
         return self._cursor.value()
+
+    def take(self, count: int) -> list[bytes | memoryview]:
+        return list(islice(self._cursor.iternext(keys=False, values=True), count))
 
 
 class LMDBWriter(Writer):

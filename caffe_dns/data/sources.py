@@ -31,6 +31,10 @@ class ImageSource(ABC, Generic[Item]):
     def decode(self, item: Item) -> tuple[Image, int]:
         """A fetched record as pixels [channels, height, width] and label. Threads may call it."""
 
+    def fetch_all(self, records: Sequence[int]) -> list[Item]:
+        """The records of these numbers, which increase."""
+        return [self.fetch(record) for record in records]
+
     def decode_alike(self, items: Sequence[Item]) -> tuple[Image, Image] | None:
         """Many items at once, images [N, channels, height, width] and labels [N], or None."""
         return None
@@ -95,6 +99,19 @@ class DatabaseSource(ImageSource[Buffer]):
         self._step()
         self._record = record + 1
         return value
+
+    def fetch_all(self, records: Sequence[int]) -> list[Buffer]:
+        first, count = records[0], len(records)
+        if records[-1] - first != count - 1:
+            return super().fetch_all(records)
+        values = [self.fetch(first)]
+        while len(values) < count:
+            some = self._cursor.take(count - len(values))
+            values += some
+            self._index += len(some) - 1
+            self._step()
+        self._record = first + count
+        return values
 
     def decode(self, item: Buffer) -> tuple[Image, int]:
         datum = self._parse(item)

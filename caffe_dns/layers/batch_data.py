@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import weakref
 from abc import abstractmethod
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import ClassVar, Protocol
 
@@ -64,7 +65,15 @@ class BatchDataLayer(Layer):
 
     @abstractmethod
     def reader(self, share: Share, *, pin: bool) -> BatchReader:
-        """A new reader for these records; `pin` asks for batches in pinned memory."""
+        """A new reader for these records; `pin` asks for batches in pinned memory.
+
+        What it reads at once are `batches_at_once` batches of the net.
+        """
+
+    @property
+    def batches_at_once(self) -> int:
+        """How many batches are read, copied and transformed together, to do so less often."""
+        return 1
 
     def forward(self, *bottoms: Tensor) -> Sequence[Tensor]:
         try:
@@ -100,7 +109,7 @@ class BatchDataLayer(Layer):
         device = self.context.device
         share = Share(self._position, self.context.rank % self.ranks, self.ranks)
         reader = self.reader(share, pin=device.type == "cuda")
-        feed = _Feed(reader, device, self.prefetch, self.name)
+        feed = _Feed(reader, device, self.prefetch, self.batches_at_once, self.name)
         # For a layer that is forgotten without close, and for the end of the interpreter.
         weakref.finalize(self, feed.close)
         return feed
@@ -140,19 +149,26 @@ class ImageBatchLayer(BatchDataLayer):
 class _Feed:
     """The reading thread of one layer, and the batches it has brought to the device."""
 
-    def __init__(self, reader: BatchReader, device: torch.device, depth: int, name: str) -> None:
+    def __init__(
+        self, reader: BatchReader, device: torch.device, depth: int, at_once: int, name: str
+    ) -> None:
         self._reader = reader
+        self._at_once = at_once
+        self._ready: deque[Sequence[Tensor]] = deque()
         self._device = device
         self._stream: torch.cuda.Stream | None = None
         produce: Callable[[], Callable[[], Sequence[Tensor]]] = self._read
         if device.type == "cuda":
             self._stream = torch.cuda.Stream(device)
             produce = self._read_to_gpu
-        self._prefetcher = Prefetcher(produce, depth, name)
+        self._prefetcher = Prefetcher(produce, max(depth // at_once, 2), name)
 
     def get(self) -> Sequence[Tensor]:
         """The tops of the next batch."""
-        return self._prefetcher.get()()
+        if not self._ready:
+            tops = self._prefetcher.get()()
+            self._ready.extend(zip(*(top.chunk(self._at_once) for top in tops), strict=True))
+        return self._ready.popleft()
 
     def close(self) -> None:
         self._prefetcher.close()

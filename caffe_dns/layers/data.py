@@ -9,9 +9,12 @@ from caffe_dns.data.batches import ImageBatches, Share
 from caffe_dns.data.db import open_database
 from caffe_dns.data.sources import DatabaseSource
 from caffe_dns.errors import CaffeError
-from caffe_dns.layers.base import Context, layer_types
+from caffe_dns.layers.base import Context, count, layer_types
 from caffe_dns.layers.batch_data import ImageBatchLayer
 from caffe_dns.proto.caffe_pb2 import DataParameter, LayerParameter
+
+#: Small batches are read together up to this number, and up to this many bytes of pixels.
+MOST_AT_ONCE, BYTES_AT_ONCE = 32, 4 << 20
 
 
 @layer_types.register("Data")
@@ -36,7 +39,15 @@ class Data(ImageBatchLayer):
 
     def reader(self, share: Share, *, pin: bool) -> ImageBatches:
         source = self._open(announce=False)
-        return ImageBatches(source, self.transform, share, self.batch_size, pin=pin)
+        size = self.batch_size * self.batches_at_once
+        return ImageBatches(source, self.transform, share, size, pin=pin)
+
+    @property
+    def batches_at_once(self) -> int:
+        # A GPU takes a small batch in less time than Python needs to hand it over.
+        if self.context.device.type != "cuda":
+            return 1
+        return max(1, min(MOST_AT_ONCE, BYTES_AT_ONCE // count(self._shape)))
 
     def _look_at_first_record(self) -> None:
         with closing(self._open(announce=True)) as source:
