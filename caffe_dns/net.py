@@ -27,7 +27,7 @@ from caffe_dns.wiring import Step, Wiring, find_backward, find_overwritten_losse
 BYTES_PER_VALUE = 4
 
 
-class Observer(Protocol):
+class PassObserver(Protocol):
     """Whoever looks at every layer during forward passes."""
 
     def before(self, step: Step, bottoms: list[Tensor]) -> list[Tensor]:
@@ -57,7 +57,7 @@ class Net(nn.Module):
         super().__init__()
         self.context = context or Context()
         self.phase = param.state.phase
-        self.observer: Observer | None = None
+        self.observer: PassObserver | None = None
         kept: list[int] = []
         try:
             filtered, kept = filter_layers(param)

@@ -65,14 +65,25 @@ def blob_shape(blob: BlobProto) -> tuple[int, ...]:
     return shape
 
 
-def array_to_blob(array: NDArray[np.floating]) -> BlobProto:
-    """A blob with the shape and the values of `array`, as float32 (`Blob::ToProto`)."""
+def array_to_blob(
+    array: NDArray[np.floating], diff: NDArray[np.floating] | None = None
+) -> BlobProto:
+    """A blob with the shape and the values of `array`, as float32 (`Blob::ToProto`).
+
+    `diff` has as many values.
+    """
     blob = BlobProto()
     blob.shape.dim.extend(array.shape)
-    raw = np.ascontiguousarray(array, dtype=_FLOATS).reshape(-1).view(np.uint8)
-    tag = BlobProto.DATA_FIELD_NUMBER << 3 | _LENGTH
-    blob.MergeFromString(b"".join((_varint(tag), _varint(raw.size), raw.data)))
+    blob.MergeFromString(_packed(BlobProto.DATA_FIELD_NUMBER, array))
+    if diff is not None:
+        blob.MergeFromString(_packed(BlobProto.DIFF_FIELD_NUMBER, diff))
     return blob
+
+
+def _packed(number: int, array: NDArray[np.floating]) -> bytes:
+    """A field of packed floats in the wire format."""
+    raw = np.ascontiguousarray(array, dtype=_FLOATS).reshape(-1).view(np.uint8)
+    return b"".join((_varint(number << 3 | _LENGTH), _varint(raw.size), raw.data))
 
 
 def packed_values(blob: BlobProto, number: int, dtype: np.dtype) -> NDArray[np.float32]:

@@ -13,9 +13,18 @@ from caffe_dns.net import Net
 from caffe_dns.proto.caffe_pb2 import TEST, TRAIN, NetParameter, NetState, SolverParameter
 from caffe_dns.proto.positions import Positions
 from caffe_dns.proto.upgrade import read_net, upgrade_net
-from caffe_dns.weights import load_definition_blobs, load_weights
+from caffe_dns.weights import copy_trained_layers, load_definition_blobs, weight_files
 
 _TRAIN_FIELDS = ("net", "net_param", "train_net", "train_net_param")
+
+
+@dataclass
+class Definition:
+    """A net's definition in today's form, and where its lines stand in which file."""
+
+    param: NetParameter
+    file: str | None = None
+    positions: Positions | None = None
 
 
 @dataclass
@@ -26,53 +35,56 @@ class Source:
     param: NetParameter | None = None
     file: str | None = None
 
-    def read(self) -> tuple[NetParameter, Positions | None]:
+    def read(self) -> Definition:
         if self.file is not None:
             parsed = read_net(self.file)
-            return parsed.message, parsed.positions
-        assert self.param is not None
-        return upgrade_net(self.param, self.title), None
+            return Definition(parsed.message, self.file, parsed.positions)
+        param = NetParameter()
+        if self.param is not None:
+            param.CopyFrom(self.param)
+        return Definition(upgrade_net(param, self.title))
 
 
 def build_train_net(param: SolverParameter, context: Context) -> Net:
     """The training net, with the weights that the solver definition names."""
     source = _train_source(param)
     log.info(f"Creating training net {source.title}")
-    state = NetState(phase=TRAIN)
-    net = _build(source, state, param.train_state, context)
+    net = _build(source.read(), NetState(phase=TRAIN), param.train_state, context)
     _load(net, param)
     return net
 
 
 def build_test_nets(param: SolverParameter, contexts: list[Context]) -> list[Net]:
     """One net for each test_iter, in Caffe's order."""
+    sources = _test_sources(param)
     nets = []
-    for index, (source, context) in enumerate(zip(_test_sources(param), contexts, strict=True)):
-        log.info(f"Creating test net (#{index}) specified by {source.title}")
-        state = NetState(phase=TEST)
+    # All are read before the first is built, as the log shows.
+    for index, definition in enumerate([source.read() for source in sources]):
+        log.info(f"Creating test net (#{index}) specified by {sources[index].title}")
         wanted = param.test_state[index] if param.test_state else NetState()
-        net = _build(source, state, wanted, context)
+        net = _build(definition, NetState(phase=TEST), wanted, contexts[index])
         _load(net, param)
         nets.append(net)
     return nets
 
 
-def _build(source: Source, state: NetState, wanted: NetState, context: Context) -> Net:
+def _build(definition: Definition, state: NetState, wanted: NetState, context: Context) -> Net:
     """Build a net; its state is the solver's default, the definition's, then the wanted one."""
-    definition, positions = source.read()
-    state.MergeFrom(definition.state)
-    state.MergeFrom(wanted)
     param = NetParameter()
-    param.CopyFrom(definition)
+    param.CopyFrom(definition.param)
+    state.MergeFrom(param.state)
+    state.MergeFrom(wanted)
     param.state.CopyFrom(state)
-    net = Net(param, context, file=source.file, positions=positions)
+    net = Net(param, context, file=definition.file, positions=definition.positions)
     load_definition_blobs(net)
     return net
 
 
 def _load(net: Net, param: SolverParameter) -> None:
     for files in param.weights:
-        load_weights(net, files)
+        for file in weight_files(files):
+            log.info(f"Finetuning from {file}")
+            copy_trained_layers(net, file)
 
 
 def _train_source(param: SolverParameter) -> Source:

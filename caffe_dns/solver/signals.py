@@ -34,9 +34,10 @@ class SignalHandler:
     """A context in which SIGINT and SIGHUP are turned into actions."""
 
     def __init__(self, sigint: Action = Action.STOP, sighup: Action = Action.SNAPSHOT) -> None:
-        self._effects = {signal.SIGINT: sigint}
+        self._effects: dict[signal.Signals, Action] = {}
         if hasattr(signal, "SIGHUP"):
             self._effects[signal.SIGHUP] = sighup
+        self._effects[signal.SIGINT] = sigint
         self._received: set[int] = set()
         self._previous: dict[signal.Signals, Any] = {}
 
@@ -55,7 +56,7 @@ class SignalHandler:
             signal.signal(number, handler)
 
     def poll(self) -> Action:
-        """The action of one signal received since the last call, SIGINT first."""
+        """The action of one signal received since the last call, SIGHUP first."""
         for number, action in self._effects.items():
             if number in self._received:
                 self._received.discard(number)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import h5py
@@ -19,6 +19,8 @@ from torch import Tensor
 
 from caffe_dns.errors import CaffeError, first_line
 from caffe_dns.files import write_atomically
+from caffe_dns.layers.masked import DeviationMasks, WeightedLayer
+from caffe_dns.net import Net
 from caffe_dns.params import Param
 from caffe_dns.proto.blobs import array_to_blob, blob_to_array
 from caffe_dns.proto.caffe_pb2 import NetParameter, SolverState
@@ -77,6 +79,31 @@ def _is_model(file: str) -> bool:
         return False
 
 
+def check_writable(probe: str) -> None:
+    """Raise CaffeError where a file of this name could not be written. None is left behind."""
+    folder = Path(probe).parent
+    if not folder.is_dir():
+        raise CaffeError(
+            f"the folder '{folder}' of the snapshots does not exist; create it first",
+            field="snapshot_prefix",
+        )
+    try:
+        Path(probe).touch()
+        Path(probe).unlink()
+    except OSError as error:
+        raise CaffeError(
+            f"cannot write to '{folder}': {error.strerror}", field="snapshot_prefix"
+        ) from None
+
+
+def find_model(learned_net: str, state_file: str) -> str:
+    """The model as the state names it, or, when the folder was moved, beside the state."""
+    beside = Path(state_file).parent / Path(learned_net).name
+    if not Path(learned_net).exists() and beside.exists():
+        return str(beside)
+    return learned_net
+
+
 def checksum(file: str | Path) -> bytes:
     """SHA-256 of a file's contents."""
     digest = hashlib.sha256()
@@ -100,32 +127,62 @@ def gather_histories(rule: UpdateRule, params: Sequence[Param]) -> list[np.ndarr
     return arrays
 
 
-def restore_histories(
-    rule: UpdateRule, params: Sequence[Param], arrays: Sequence[np.ndarray]
-) -> None:
-    """Put stored histories back. A state of plain Caffe has none for the masks; both kinds fit.
+def restore_histories(rule: UpdateRule, net: Net, arrays: Sequence[np.ndarray]) -> None:
+    """Put stored histories back.
 
-    Raises CaffeError when the number or a shape does not fit the net.
+    States of plain Caffe have none for the masks, those of the forks one for each; they fit nets
+    with and without masks. Raises CaffeError when the number or a shape does not fit the net.
     """
-    stored = _match(rule.num_histories, params, len(arrays))
-    size = len(stored)
-    for moment in range(rule.num_histories):
-        for index, param in enumerate(stored):
-            target = rule.history(param, moment)
-            if target is not None:
-                _copy(target, arrays[moment * size + index], param)
+    slots = _find_layout(net, len(arrays), rule.num_histories)
+    for index, array in enumerate(arrays):
+        moment, place = divmod(index, len(slots))
+        param = slots[place]
+        target = None if param is None else rule.history(param, moment)
+        if param is not None and target is not None:
+            _copy(target, array, param)
 
 
-def _match(moments: int, params: Sequence[Param], given: int) -> Sequence[Param]:
-    """The parameters that the stored histories belong to."""
-    plain = [param for param in params if not param.is_mask]
-    for candidates in (params, plain):
-        if given == moments * len(candidates):
-            return candidates
+#: What the histories of one moment belong to, in their order; None for masks that the net lacks.
+_Layout = list[Param | None]
+
+
+def _find_layout(net: Net, given: int, moments: int) -> _Layout:
+    params = net.learnable_params
+    layouts: list[_Layout] = [[*params], *(_layout(net, masks) for masks in _MASKS)]
+    for layout in layouts:
+        if given == moments * len(layout):
+            return layout
     raise CaffeError(
         f"Incorrect length of history blobs: the state has {given}, this net and solver type need "
         f"{moments * len(params)}"
     )
+
+
+def _layout(net: Net, masks: Callable[[WeightedLayer], int]) -> _Layout:
+    """The parameters that are no masks, with empty places where a layer had `masks`."""
+    layout: _Layout = []
+    for step in net.steps:
+        owned = [p for p in net.learnable_params if p.layer is step.layer and not p.is_mask]
+        layout += owned
+        if isinstance(step.layer, WeightedLayer):
+            layout += [None] * masks(step.layer)
+    return layout
+
+
+def _no_masks(layer: WeightedLayer) -> int:
+    return 0
+
+
+def _deviation_masks(layer: WeightedLayer) -> int:
+    return 1 if isinstance(layer, DeviationMasks) and layer.wants_mask() else 0
+
+
+def _magnitude_masks(layer: WeightedLayer) -> int:
+    return 2 if layer.bias_term else 1
+
+
+#: How many masks a layer had in plain Caffe, in HolmesShuan's fork, and in yiwenguo's.
+_MASKS = (_no_masks, _deviation_masks, _magnitude_masks)
 
 
 def _copy(target: Tensor, array: np.ndarray, param: Param) -> None:

@@ -10,15 +10,17 @@ import secrets
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from pathlib import Path
+from contextlib import ExitStack, nullcontext
 
 import torch
 from torch import Tensor
 
 from caffe_dns import log
+from caffe_dns.debug_info import DebugInfo
 from caffe_dns.errors import CaffeError
 from caffe_dns.layers.base import Context
 from caffe_dns.layers.batch_data import BatchDataLayer
+from caffe_dns.params import Param
 from caffe_dns.proto.caffe_pb2 import DataPosition, SolverParameter, SolverState
 from caffe_dns.proto.text import to_text
 from caffe_dns.solver.iteration import CapturedIteration, Outcome, run_iteration
@@ -26,7 +28,9 @@ from caffe_dns.solver.lr_policy import check_policy, learning_rate, next_step
 from caffe_dns.solver.nets import build_test_nets, build_train_net
 from caffe_dns.solver.signals import Action
 from caffe_dns.solver.snapshot import (
+    check_writable,
     checksum,
+    find_model,
     gather_histories,
     read_state,
     restore_histories,
@@ -35,7 +39,7 @@ from caffe_dns.solver.snapshot import (
 from caffe_dns.solver.surgeon import Surgeon
 from caffe_dns.solver.updates import Adam, solver_types
 from caffe_dns.solver.watch import Display, Observer, check_loss, check_weights
-from caffe_dns.weights import copy_trained_layers, save_weights, share_weights
+from caffe_dns.weights import copy_trained_layers, is_hdf5, save_weights, share_weights
 
 
 class Solver:
@@ -70,8 +74,6 @@ class Solver:
         self._contexts[0].counts_passes = False
         self.net = build_train_net(param, self._contexts[0])
         self.test_nets = build_test_nets(param, self._contexts[1:])
-        for test_net in self.test_nets:
-            share_weights(test_net, self.net)
         self.rule = solver_types[param.type](param, self.net.learnable_params)
         on_gpu = self.net.context.device.type == "cuda"
         self._captured = CapturedIteration(self.net, self.rule) if on_gpu else None
@@ -90,11 +92,17 @@ class Solver:
         #: Told of each display and each test.
         self.observers: list[Observer] = []
         self._losses: deque[Tensor] = deque(maxlen=param.average_loss)
+        #: What the last update subtracted, where snapshots are to have it.
+        self._updates: dict[Param, Tensor] = {}
         self._last_display = (0, time.perf_counter())
 
     def _check(self) -> None:
         param = self.param
         check_policy(param)
+        try:
+            solver_types[param.type]
+        except CaffeError as error:
+            raise error.locate(field="type") from None
         if param.max_iter < 0:
             raise CaffeError(f"must not be negative, but is {param.max_iter}", field="max_iter")
         for field in ("average_loss", "iter_size"):
@@ -103,12 +111,7 @@ class Solver:
         if param.snapshot:
             if not param.HasField("snapshot_prefix"):
                 raise CaffeError("snapshot is given, but snapshot_prefix is not", field="snapshot")
-            folder = Path(self._snapshot_name(0, "")).parent
-            if not folder.is_dir():
-                raise CaffeError(
-                    f"the folder '{folder}' of the snapshots does not exist; create it first",
-                    field="snapshot_prefix",
-                )
+            check_writable(self._snapshot_name(0, ".tempfile"))
 
     # Training -----------------------------------------------------------------------------------
 
@@ -118,6 +121,8 @@ class Solver:
         log.info(f"Solving {self.net.name}")
         log.info(f"Learning Rate Policy: {param.lr_policy}")
         self.stopped_early = False
+        if param.snapshot_after_train:
+            check_writable(self._snapshot_name(self.iteration, ".tempfile"))
         self.step(param.max_iter - self.iteration)
         if param.snapshot_after_train and not _due(self.iteration, param.snapshot):
             self.snapshot()
@@ -140,6 +145,7 @@ class Solver:
         self._losses.clear()
         self._last_display = (self.iteration, time.perf_counter())
         while self.iteration < stop:
+            self._updates.clear()
             if _due(self.iteration, param.test_interval) and (
                 self.iteration > 0 or param.test_initialization
             ):
@@ -188,15 +194,20 @@ class Solver:
         """iter_size times forward and backward, then one update."""
         self.net.context.passes = self.iteration
         batches = [self.net.read_sources() for _ in range(self.param.iter_size)]
-        debug |= self.net.param.debug_info
+        before = self._copy_parameters() if self.param.snapshot_diff else {}
         if self._captured is None or debug:
             outcome = run_iteration(self.net, self.rule, batches, debug=debug)
         else:
             outcome = self._captured.run(batches)
+        self._updates = {param: old - param.tensor.detach() for param, old in before.items()}
         # A replayed iteration writes its loss over the last one's.
         keep = self.param.average_loss > 1 and self._captured is not None
         self._losses.append(outcome.loss.clone() if keep else outcome.loss)
         return outcome
+
+    def _copy_parameters(self) -> dict[Param, Tensor]:
+        learning = [param for param in self.net.learnable_params if param.lr_mult != 0]
+        return {param: param.tensor.detach().clone() for param in learning}
 
     def _display(self, outputs: Mapping[str, Tensor]) -> None:
         now = time.perf_counter()
@@ -234,21 +245,24 @@ class Solver:
         """The mean outputs of one test net over its test_iter batches; empty when interrupted."""
         log.info(f"Iteration {self.iteration}, Testing net (#{index})")
         net = self.test_nets[index]
+        share_weights(net, self.net)
         batches = self.param.test_iter[index]
         scores: dict[str, Tensor] = {}
         loss = torch.zeros((), device=net.context.device)
-        for _ in range(batches):
-            self._heed_signals()
-            if self.stopped_early:
-                log.info("Test interrupted.")
-                return {}
-            blobs = net()
-            if self.param.test_compute_loss:
-                loss += net.loss(blobs)
-            for name in net.outputs:
-                scores[name] = scores[name] + blobs[name] if name in scores else blobs[name].clone()
+        with DebugInfo(net) if self.param.debug_info else nullcontext():
+            for _ in range(batches):
+                self._heed_signals()
+                if self.stopped_early:
+                    log.info("Test interrupted.")
+                    return {}
+                blobs = net()
+                if self.param.test_compute_loss:
+                    loss += net.loss(blobs)
+                for name in net.outputs:
+                    top = blobs[name]
+                    scores[name] = scores[name] + top if name in scores else top.clone()
         if self.param.test_compute_loss:
-            log.info(f"Test loss: {log.number(float(loss) / batches)}")
+            log.info(f"Test loss: {log.number(float(loss / batches))}")
         means = {name: score / batches for name, score in scores.items()}
         _log_scores("Test", means, net.loss_weights)
         for observer in self.observers:
@@ -274,7 +288,7 @@ class Solver:
         kind = "HDF5" if hdf5 else "binary proto"
         model = self._snapshot_name(self.iteration, f".caffemodel{ending}")
         log.info(f"Snapshotting to {kind} file {model}")
-        save_weights(self.net, model, hdf5=hdf5, diff=self.param.snapshot_diff)
+        save_weights(self.net, model, hdf5=hdf5, diffs=self._diffs())
         state_file = self._snapshot_name(self.iteration, f".solverstate{ending}")
         log.info(f"Snapshotting solver state to {kind} file {state_file}")
         state = SolverState(
@@ -289,6 +303,15 @@ class Solver:
         histories = gather_histories(self.rule, self.net.learnable_params)
         write_state(state_file, state, histories, hdf5=hdf5)
 
+    def _diffs(self) -> dict[Param, Tensor] | None:
+        """The diffs that snapshots have beside the blobs: what the last update subtracted."""
+        if not self.param.snapshot_diff:
+            return None
+        return {
+            param: self._updates.get(param, torch.zeros_like(param.tensor.detach()))
+            for param in self.net.learnable_params
+        }
+
     def restore(self, file: str) -> None:
         """Go on from a solver state of ours, of Caffe or of a fork.
 
@@ -296,15 +319,16 @@ class Solver:
         """
         state, histories = read_state(file)
         if state.HasField("learned_net"):
-            model = _find_model(state.learned_net, file)
+            model = find_model(state.learned_net, file)
             if state.learned_net_sha256 and checksum(model) != state.learned_net_sha256:
                 log.warning(f"{model} has changed since {file} was written")
             copy_trained_layers(self.net, model)
-        log.info(f"{self.param.type}Solver: restoring history")
         try:
-            restore_histories(self.rule, self.net.learnable_params, histories)
+            restore_histories(self.rule, self.net, histories)
         except CaffeError as error:
             raise error.locate(file=file) from None
+        if not is_hdf5(file):
+            log.info("SGDSolver: restoring history")  # whatever the type, and not for HDF5
         self.iteration = state.iter
         self.current_step = state.current_step
         if state.HasField("random_seed") and not self._seed_given:
@@ -314,9 +338,10 @@ class Solver:
         self._seek_data(list(state.data_position))
 
     def close(self) -> None:
-        """Stop the threads of all nets."""
-        for net in (self.net, *self.test_nets):
-            net.close()
+        """Stop the threads of all nets and finish their files."""
+        with ExitStack() as stack:
+            for net in (self.net, *self.test_nets):
+                stack.callback(net.close)
 
     def _reseed(self, seed: int) -> None:
         self.seed = seed
@@ -346,14 +371,6 @@ class Solver:
 
 def _due(iteration: int, interval: int) -> bool:
     return interval > 0 and iteration % interval == 0
-
-
-def _find_model(learned_net: str, state_file: str) -> str:
-    """The model as the state names it, or, when the folder was moved, beside the state."""
-    beside = Path(state_file).parent / Path(learned_net).name
-    if not Path(learned_net).exists() and beside.exists():
-        return str(beside)
-    return learned_net
 
 
 def _log_scores(

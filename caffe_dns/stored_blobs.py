@@ -1,0 +1,113 @@
+"""What a model file has for a layer, fitted to the layer's blobs.
+
+Models of plain Caffe and of both surgery forks fit nets with and without masks, whatever wrote
+them. Reading files is not done here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from caffe_dns import log
+from caffe_dns.layers.base import Layer, Shape, shape_text
+from caffe_dns.layers.masked import MagnitudeMasks, WeightedLayer
+
+#: A stored array; None where the file leaves it out, or where a layer's own value is to stay.
+Stored = np.ndarray | None
+
+LEGACY_AXES = 4
+
+
+@dataclass
+class WeightedBlobs:
+    """A weighted layer's arrays by meaning.
+
+    Plain Caffe stores [W, b], HolmesShuan's fork [W, b, M], yiwenguo's [W, b, Mw, Mb]; without
+    bias [W] and [W, M].
+    """
+
+    weight: Stored
+    bias: Stored
+    weight_mask: Stored = None
+    bias_mask: Stored = None
+
+    @classmethod
+    def from_list(cls, arrays: Sequence[Stored], bias_term: bool) -> WeightedBlobs | None:
+        """Sort stored arrays by meaning; None when they are not those of such a layer."""
+        biases = 1 if bias_term else 0
+        masks = len(arrays) - 1 - biases
+        if masks not in (0, 1, 1 + biases):
+            return None
+        blobs = cls(
+            arrays[0],
+            arrays[1] if bias_term else None,
+            arrays[1 + biases] if masks else None,
+            arrays[3] if masks == 2 else None,
+        )
+        pairs = ((blobs.weight, blobs.weight_mask), (blobs.bias, blobs.bias_mask))
+        fits = all(_alike(values, mask) for values, mask in pairs)
+        return blobs if fits else None
+
+    def for_layer(self, layer: WeightedLayer) -> list[Stored]:
+        """The arrays in the order of the layer's blobs.
+
+        Masks that the layer has no blob for are applied to the values.
+        """
+        weight, bias = self.weight, self.bias
+        masks: list[Stored] = []
+        if layer.mask_indices:
+            masks.append(self.weight_mask)
+        elif weight is not None and self.weight_mask is not None:
+            log.info(f"Applying the stored mask to the weights of layer {layer.name}")
+            weight = weight * self.weight_mask
+        if isinstance(layer, MagnitudeMasks) and layer.bias_term:
+            masks.append(self.bias_mask)
+        elif bias is not None and self.bias_mask is not None:
+            bias = bias * self.bias_mask
+        return [weight, *([bias] if layer.bias_term else []), *masks]
+
+
+def _alike(values: Stored, mask: Stored) -> bool:
+    return values is None or mask is None or values.shape == mask.shape
+
+
+def fit(layer: Layer, arrays: Sequence[Stored]) -> list[Stored]:
+    """The stored arrays in the order of the layer's blobs. Raises CaffeError on a wrong count."""
+    if isinstance(layer, WeightedLayer):
+        blobs = WeightedBlobs.from_list(arrays, layer.bias_term)
+        if blobs is not None:
+            return blobs.for_layer(layer)
+    elif len(arrays) == len(layer.blobs):
+        return list(arrays)
+    raise layer.error(
+        f"Incompatible number of blobs: the model has {len(arrays)}, the layer {len(layer.blobs)}"
+    )
+
+
+def assign(layer: Layer, arrays: Sequence[Stored], *, legacy: bool = False) -> None:
+    """Copy fitted arrays into the layer's blobs. Raises CaffeError for a shape that differs.
+
+    `legacy` arrays come from files that give every blob four axes, the missing ones in front.
+    """
+    for index, (target, array) in enumerate(zip(layer.blobs, arrays, strict=True)):
+        if array is None:
+            continue
+        shape = tuple(target.shape)
+        padded = (1,) * (LEGACY_AXES - len(shape)) + shape
+        if array.shape != shape and not (legacy and array.shape == padded):
+            raise layer.error(mismatch(index, array.shape, shape))
+        with torch.no_grad():
+            target.copy_(torch.from_numpy(array.reshape(shape)))
+
+
+def mismatch(index: int, source: Shape, target: Shape) -> str:
+    """What is wrong when a blob of shape `source` is to go into one of shape `target`."""
+    return (
+        f"Cannot copy param {index} weights; shape mismatch. Source param shape is "
+        f"{shape_text(source)}; target param shape is {shape_text(target)}. To learn this layer's "
+        "parameters from scratch rather than copying from a saved net, rename the layer"
+    )
