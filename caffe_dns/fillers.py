@@ -37,6 +37,8 @@ def _constant(shape: Shape, filler: FillerParameter, generator: Generator) -> Te
 
 
 def _uniform(shape: Shape, filler: FillerParameter, generator: Generator) -> Tensor:
+    if filler.min > filler.max:
+        raise CaffeError(f"filler type 'uniform' with min {filler.min:g} above max {filler.max:g}")
     return torch.empty(shape).uniform_(filler.min, filler.max, generator=generator)
 
 
@@ -48,8 +50,11 @@ def _gaussian(shape: Shape, filler: FillerParameter, generator: Generator) -> Te
         raise CaffeError(f"'sparse' must be at least -1, not {filler.sparse}")
     if filler.sparse >= 0:
         # On average `sparse` inputs of each output keep their weight.
-        if not shape:
-            raise CaffeError("'sparse' needs a blob with at least one axis")
+        if not shape or filler.sparse > shape[0]:
+            raise CaffeError(
+                f"'sparse' is {filler.sparse}; it may be no more than the first extent of the "
+                f"blob's shape {shape}"
+            )
         keep = filler.sparse / shape[0]
         values *= torch.empty(shape).uniform_(generator=generator) < keep
     return values
@@ -83,6 +88,8 @@ def _bilinear(shape: Shape, filler: FillerParameter, generator: Generator) -> Te
 
 def _fan(shape: Shape, filler: FillerParameter) -> float:
     """Inputs, outputs or their mean, by Caffe's count: count/num and count/channels."""
+    if not shape:
+        raise CaffeError(f"filler type '{filler.type}' needs a blob with at least one axis")
     total = math.prod(shape)
     fan_in = total / shape[0]
     fan_out = total / shape[1] if len(shape) > 1 else total

@@ -70,10 +70,10 @@ def number(value: float) -> str:
 
 
 def _write(severity: str, message: str) -> None:
-    now = time.time()
+    seconds, nanoseconds = divmod(time.time_ns(), 10**9)
     frame = sys._getframe(2)
     position = f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno}"
-    stamp = time.strftime("%m%d %H:%M:%S", time.localtime(now))
-    micros = int(now * 1e6) % 1_000_000
+    stamp = time.strftime("%m%d %H:%M:%S", time.localtime(seconds))
+    micros = nanoseconds // 1000
     message = message.removesuffix("\n")  # as glog, which ends each message with one line break
-    sink(f"{severity}{stamp}.{micros:06d} {threading.get_native_id()} {position}] {message}")
+    sink(f"{severity}{stamp}.{micros:06d} {threading.get_native_id():5d} {position}] {message}")

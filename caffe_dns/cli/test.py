@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import click
 import torch
 
 from caffe_dns import load_net, log
 from caffe_dns.cli import flags
 from caffe_dns.cli.progress import Progress
+from caffe_dns.debug_info import DebugInfo
 from caffe_dns.devices import scoring_device
 from caffe_dns.errors import CaffeError
 from caffe_dns.net import Net
@@ -74,7 +77,8 @@ def _score(net: Net, iterations: int) -> None:
     log.info(f"Running for {iterations} iterations.")
     scores: dict[str, torch.Tensor] = {}
     loss = torch.zeros((), device=net.context.device)
-    with Progress("Testing", iterations) as progress:
+    debug = DebugInfo(net) if net.param.debug_info else nullcontext()
+    with debug, Progress("Testing", iterations) as progress:
         for iteration in range(iterations):
             blobs = net()
             loss += net.loss(blobs)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from caffe_dns import log
 from caffe_dns.layers.base import Layer, SameShape, Shape, layer_types
 from caffe_dns.layers.checks import check_indices
 from caffe_dns.proto.caffe_pb2 import (
@@ -85,6 +86,7 @@ class Scale(Broadcast):
             shape = self.blob_shape(bottom, settings, num_axes, "scale_param")
             self.add_parameter(shape, filler)
         if settings.bias_term:
+            log.info(f"Creating layer {self.name}")  # Caffe's line for the Bias layer inside
             shape = self.blob_shape(bottom, settings, num_axes, "scale_param")
             self.add_parameter(shape, settings.bias_filler)
 

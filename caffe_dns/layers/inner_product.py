@@ -58,5 +58,8 @@ class InnerProduct(DeviationMasks, BaseInnerProduct):
 class CInnerProduct(MagnitudeMasks, BaseInnerProduct):
     """InnerProduct with masks by magnitude on weight and bias (official surgery)."""
 
+    # The fork's two layers differ here; it matters when training starts from a pruned model.
+    measures_masked = False
+
     def mask_settings(self) -> CInnerProductParameter:
         return self.param.cinner_product_param

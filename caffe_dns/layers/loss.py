@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from caffe_dns import log
 from caffe_dns.errors import CaffeError
 from caffe_dns.layers.base import LossLayer, Shape, count, layer_types
 from caffe_dns.layers.checks import check_indices
@@ -91,6 +92,10 @@ class SoftmaxBasedLoss(NormalizedLoss):
     """
 
     tops = (1, 2)
+
+    def build(self, bottom_shapes: Sequence[Shape]) -> None:
+        log.info(f"Creating layer {self.name}")  # Caffe's line for the Softmax layer inside
+        super().build(bottom_shapes)
 
     def class_axis(self, num_axes: int) -> int:
         """The axis of the classes, counted from the front."""

@@ -7,6 +7,8 @@ business.
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
@@ -91,6 +93,9 @@ class DeviationMasks(WeightedLayer):
 class MagnitudeMasks(WeightedLayer):
     """Masks by magnitude on weight and bias. Blobs: [W, b, Mw, Mb] or [W, Mw]."""
 
+    #: Whether mu and sigma are those of the parameters that are not masked, or of all.
+    measures_masked: ClassVar[bool] = True
+
     moments: Tensor
 
     def mask_settings(self) -> CConvolutionParameter | CInnerProductParameter:
@@ -115,10 +120,9 @@ class MagnitudeMasks(WeightedLayer):
 
     @torch.no_grad()
     def measure_moments(self) -> None:
-        """Fix mu and sigma from the parameters that are not masked now."""
-        self.moments.copy_(
-            surgery.magnitude_moments([p for p in self.effective() if p is not None])
-        )
+        """Fix mu and sigma from the parameters as they are now."""
+        measured = self.effective() if self.measures_masked else super().effective()
+        self.moments.copy_(surgery.magnitude_moments([p for p in measured if p is not None]))
 
     @torch.no_grad()
     def renew_masks(self) -> Tensor:

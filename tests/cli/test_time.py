@@ -25,11 +25,10 @@ def without_figures(messages: list[str]) -> list[str]:
 
 
 def recorded() -> list[str]:
-    """Caffe's messages, less those on its own way to prefetch, and to build the layer in a loss."""
+    """Caffe's messages, less the one on its own way to prefetch."""
     lines = (GOLDEN / "logs" / "time.log").read_text().splitlines()
     messages = [line.partition("] ")[2] for line in lines if re.match(r"[IWEF]\d{4} ", line)]
     messages.remove("Waiting for data")
-    del messages[messages.index("Creating Layer loss") + 4]
     return messages
 
 

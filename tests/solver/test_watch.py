@@ -123,7 +123,11 @@ def test_another_kind_of_table_is_kept(tmp_path: Path) -> None:
 
 def test_missing_folder_is_noticed_at_the_first_display(tmp_path: Path, capfd: Capture) -> None:
     solver = write_solver(
-        tmp_path, "surgery_holmes", snapshot=0, snapshot_prefix=f'"{tmp_path}/gone/snap"'
+        tmp_path,
+        "surgery_holmes",
+        snapshot=0,
+        snapshot_prefix=f'"{tmp_path}/gone/snap"',
+        snapshot_after_train="false",
     )
     assert "there is no folder" in complaint(["train", "--solver", solver], capfd)
 
