@@ -121,15 +121,11 @@ def test_another_kind_of_table_is_kept(tmp_path: Path) -> None:
     assert table.read_text() == "time,temperature\n1,20\n"
 
 
-def test_missing_folder_is_noticed_at_the_first_display(tmp_path: Path, capfd: Capture) -> None:
+def test_missing_folder_is_noticed_before_training(tmp_path: Path, capfd: Capture) -> None:
     solver = write_solver(
-        tmp_path,
-        "surgery_holmes",
-        snapshot=0,
-        snapshot_prefix=f'"{tmp_path}/gone/snap"',
-        snapshot_after_train="false",
+        tmp_path, "surgery_holmes", snapshot=0, snapshot_prefix=f'"{tmp_path}/gone/snap"'
     )
-    assert "there is no folder" in complaint(["train", "--solver", solver], capfd)
+    assert "does not exist; create it first" in complaint(["train", "--solver", solver], capfd)
 
 
 # TensorBoard --------------------------------------------------------------------------------------
