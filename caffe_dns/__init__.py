@@ -28,6 +28,7 @@ def load_net(
     surgery: bool = True,
     *,
     device: torch.device | str = "cpu",
+    seed: int = 0,
     level: int = 0,
     stages: Sequence[str] = (),
     allow_python_layers: bool = False,
@@ -36,8 +37,9 @@ def load_net(
     """Build the net of a prototxt file and load its weights.
 
     `phase` is TRAIN or TEST. `weights` names a .caffemodel or .caffemodel.h5 file, or several
-    separated by commas. Without `surgery`, layers of the standard types own no masks. `quiet`
-    keeps Caffe's log lines away. Raises CaffeError for anything wrong with the files.
+    separated by commas. Without `surgery`, layers of the standard types own no masks. Fillers and
+    layers draw from `seed`. `quiet` keeps Caffe's log lines away. Raises CaffeError for anything
+    wrong with the files.
     """
     import torch
 
@@ -52,7 +54,10 @@ def load_net(
     if phase not in {name for name, _ in Phase.items()}:
         raise CaffeError(f"unknown phase '{phase}'; known: TRAIN, TEST")
     context = Context(
-        device=torch.device(device), surgery=surgery, allow_python_layers=allow_python_layers
+        device=torch.device(device),
+        seed=seed,
+        surgery=surgery,
+        allow_python_layers=allow_python_layers,
     )
     was_quiet = log.set_quiet(quiet)
     try:
