@@ -1,0 +1,203 @@
+"""`caffe.SGDSolver` and its kin: solvers with pycaffe's names (`_caffe.cpp`).
+
+They train layer by layer over the blobs that programs see, so that after a step these hold what
+Caffe leaves there, the update in the diff of every parameter included. The loop is that of
+`caffe_dns.solver`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from caffe_dns.errors import CaffeError
+from caffe_dns.proto.caffe_pb2 import SolverParameter
+from caffe_dns.proto.upgrade import read_solver
+from caffe_dns.pycaffe.mode import mode
+from caffe_dns.pycaffe.net import Net
+from caffe_dns.solver.iteration import Outcome, run_iteration
+from caffe_dns.solver.lr_policy import learning_rate
+from caffe_dns.solver.solver import Solver as CoreSolver
+from caffe_dns.solver.updates import Tensors
+
+
+class _Trainer(CoreSolver):
+    """The solver itself, with each iteration run over the blobs of `train_net`."""
+
+    def __init__(self, param: SolverParameter) -> None:
+        super().__init__(
+            param,
+            device=mode.device(),
+            surgery=mode.surgery,
+            allow_python_layers=mode.python_layers,
+        )
+        self.train_net = Net.of(self.net)
+        self._update = self.rule.update
+        self.rule.update = self._update_and_keep  # type: ignore[method-assign]
+
+    def apply_update(self) -> None:
+        """One update from the diffs of the parameters."""
+        execution = self.train_net.execution
+        execution.attach_diffs()
+        execution.forget()
+        self._set_rate()
+        self.rule.apply()
+        execution.attach_diffs()
+
+    def _iterate(self, debug: bool) -> Outcome:
+        self.net.context.passes = self.iteration
+        execution = self.train_net.execution
+        execution.clear_param_diffs()
+        if debug or self.net.param.debug_info:
+            outcome = self._iterate_debugging()
+        else:
+            outcome = self._iterate_over_blobs()
+        execution.forget()
+        execution.attach_diffs()
+        self._losses.append(outcome.loss)
+        return outcome
+
+    def _iterate_over_blobs(self) -> Outcome:
+        execution, blobs = self.train_net.execution, self.train_net.blobs
+        last = len(self.net.steps) - 1
+        losses = []
+        for _ in range(self.param.iter_size):
+            execution.forward(0, last)
+            losses.append(
+                self.net.loss({name: blobs[name].data_tensor() for name in self.net.loss_weights})
+            )
+            execution.backward(last, 0)
+        self.rule.apply()
+        outputs = {name: blobs[name].data_tensor().clone() for name in self.net.outputs}
+        return Outcome(outputs, torch.stack(losses).mean())
+
+    def _iterate_debugging(self) -> Outcome:
+        inputs = {name: self.train_net.blobs[name].data_tensor() for name in self.net.inputs}
+        batches = [{**inputs, **self.net.read_sources()} for _ in range(self.param.iter_size)]
+        return run_iteration(self.net, self.rule, batches, debug=True)
+
+    def _update_and_keep(
+        self, gradients: Tensors, histories: list[Tensors], rate: Tensor
+    ) -> Tensors:
+        """The rule's update; it also takes the place of the gradients, as in Caffe's diffs."""
+        updates = self._update(gradients, histories, rate)
+        torch._foreach_copy_(gradients, updates)
+        return updates
+
+
+class Solver:
+    """A solver of the type that its class names, else of the type in the definition.
+
+    Device, surgery and, where the definition has no random_seed, the seed are those of the process
+    (`mode`) when the solver is made. Raises CaffeError for whatever the definitions have wrong.
+    """
+
+    #: The type of the solver definition that the class stands for.
+    type: ClassVar[str] = ""
+
+    def __init__(self, solver_file: str | Path) -> None:
+        param = read_solver(solver_file).message
+        if self.type:
+            param.type = self.type
+        if mode.seed is not None and param.random_seed < 0:
+            param.random_seed = mode.seed
+        try:
+            self.core = _Trainer(param)
+        except CaffeError as error:
+            raise error.locate(file=str(solver_file)) from None
+        self.net = self.core.train_net
+        self.test_nets = [Net.of(net) for net in self.core.test_nets]
+
+    @property
+    def param(self) -> SolverParameter:
+        """The solver definition."""
+        return self.core.param
+
+    @property
+    def iter(self) -> int:
+        """How many iterations have been trained."""
+        return self.core.iteration
+
+    @property
+    def lr(self) -> float:
+        """The learning rate at this iteration."""
+        return learning_rate(self.core.param, self.core.iteration, self.core.current_step)
+
+    def step(self, iterations: int) -> None:
+        """Train for a number of iterations, with the tests and snapshots that fall due."""
+        self._bring_writes()
+        self.core.step(iterations)
+
+    def solve(self, resume_file: str | Path | None = None) -> None:
+        """Train up to max_iter, from a solver state if one is given."""
+        if resume_file is not None:
+            self.restore(resume_file)
+        self._bring_writes()
+        self.core.solve()
+
+    def apply_update(self) -> None:
+        """One update of the weights from the diffs of `net.params`; `iter` stays as it is."""
+        self._bring_writes()
+        self.core.apply_update()
+
+    def snapshot(self) -> None:
+        """Write the model and the solver state."""
+        self._bring_writes()
+        self.core.snapshot()
+
+    def restore(self, state_file: str | Path) -> None:
+        """Go on from a solver state."""
+        self._bring_writes()
+        self.net.execution.forget()
+        self.core.restore(str(state_file))
+
+    def share_weights(self, net: Net) -> None:
+        """Let `net` use the weights of the net that is trained."""
+        net.share_with(self.net)
+
+    def _bring_writes(self) -> None:
+        for net in (self.net, *self.test_nets):
+            net.execution.bring_writes()
+
+
+class SGDSolver(Solver):
+    type = "SGD"
+
+
+class NesterovSolver(Solver):
+    type = "Nesterov"
+
+
+class AdaGradSolver(Solver):
+    type = "AdaGrad"
+
+
+class RMSPropSolver(Solver):
+    type = "RMSProp"
+
+
+class AdaDeltaSolver(Solver):
+    type = "AdaDelta"
+
+
+class AdamSolver(Solver):
+    type = "Adam"
+
+
+_SOLVERS: tuple[type[Solver], ...] = (
+    SGDSolver,
+    NesterovSolver,
+    AdaGradSolver,
+    RMSPropSolver,
+    AdaDeltaSolver,
+    AdamSolver,
+)
+
+
+def get_solver(solver_file: str | Path) -> Solver:
+    """A solver of the type that the definition names."""
+    wanted = read_solver(solver_file).message.type
+    return next((cls for cls in _SOLVERS if cls.type == wanted), Solver)(solver_file)
