@@ -16,7 +16,7 @@ from torch import Tensor
 
 from caffe_dns.data.datum import Image, IntArray
 from caffe_dns.data.sources import ImageSource
-from caffe_dns.data.transform import ImageShape, Transform, crop, shape_text
+from caffe_dns.data.transform import ImageShape, RecordDraws, Transform, crop, shape_text
 from caffe_dns.data.workers import Workers
 from caffe_dns.errors import CaffeError
 
@@ -64,6 +64,7 @@ class ImageBatches:
         self,
         source: ImageSource[Any],
         transform: Transform,
+        draws: RecordDraws,
         share: Share,
         batch_size: int,
         *,
@@ -71,6 +72,7 @@ class ImageBatches:
     ) -> None:
         self._source = source
         self._transform = transform
+        self._draws = draws
         self._numbers = share.batches(batch_size)
         self._batch_size = batch_size
         self._pin = pin
@@ -80,7 +82,7 @@ class ImageBatches:
         """The next batch. Raises CaffeError for records that cannot be used."""
         records = next(self._numbers)
         items = self._source.fetch_all(records.tolist())
-        draws = self._transform.draws(records) if self._transform.is_random else None
+        draws = self._draws.of(records) if self._transform.is_random else None
         alike = self._source.decode_alike(items)
         if alike is not None and not self._transform.random_crop:
             return self._copy_alike(*alike, draws)

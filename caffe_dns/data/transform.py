@@ -65,11 +65,9 @@ class RecordDraws:
 
 
 class Transform:
-    """The settings of a layer's `transform_param`, and the draws for its records."""
+    """The settings of a layer's `transform_param`. What is random is up to the caller's draws."""
 
-    def __init__(
-        self, param: TransformationParameter, phase: int, seed: int, layer_name: str
-    ) -> None:
+    def __init__(self, param: TransformationParameter, phase: int) -> None:
         self.crop_size = int(param.crop_size)
         self.random_crop = self.crop_size > 0 and phase == TRAIN
         self.mirror = bool(param.mirror)
@@ -83,7 +81,6 @@ class Transform:
                 )
             log.info(f"Loading mean file from: {param.mean_file}")
             self.mean = read_mean(param.mean_file)
-        self._draws = RecordDraws(seed, f"transform/{layer_name}")
 
     @property
     def is_random(self) -> bool:
@@ -116,12 +113,11 @@ class Transform:
             )
         return (channels, size, size) if size else shape
 
-    def draws(self, records: IntArray) -> IntArray:
-        """For each record number the draws for mirror, top and left, [N, 3]."""
-        return self._draws.of(records)
-
     def cut(self, shape: ImageShape, draw: list[int]) -> Cut:
-        """Where an image of `shape` is cropped, and whether it is mirrored, by its draws."""
+        """Where an image of `shape` is cropped, and whether it is mirrored.
+
+        `draw` has three random numbers, for mirror, top and left.
+        """
         mirrored = self.mirror and bool(draw[0] & 1)
         if not self.crop_size:
             return Cut(0, 0, mirrored)

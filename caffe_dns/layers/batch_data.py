@@ -18,7 +18,7 @@ from torch import Tensor
 from caffe_dns import log, rng
 from caffe_dns.data.batches import Share
 from caffe_dns.data.prefetch import Prefetcher
-from caffe_dns.data.transform import Transform
+from caffe_dns.data.transform import RecordDraws, Transform
 from caffe_dns.errors import CaffeError
 from caffe_dns.layers.base import Context, Layer, Shape
 from caffe_dns.proto.caffe_pb2 import TRAIN, LayerParameter
@@ -127,23 +127,25 @@ class ImageBatchLayer(BatchDataLayer):
     first_shape: tuple[int, int, int]
 
     def build(self, bottom_shapes: Sequence[Shape]) -> None:
-        self.transform = Transform(
-            self.param.transform_param, self.param.phase, self.context.seed, self.name
-        )
+        self.transform = Transform(self.param.transform_param, self.param.phase)
         self._shape = (self.batch_size, *self.transform.output_shape(self.first_shape))
         log.info("output data size: " + ",".join(str(extent) for extent in self._shape))
 
     def reshape(self, bottom_shapes: Sequence[Shape]) -> list[Shape]:
         return [self._shape, (self.batch_size,)][: self.num_tops]
 
+    # What follows depends on the seed in force now: a solver that resumes changes it after setup.
+
+    def draws(self) -> RecordDraws:
+        """The draws for crops and mirrors of records."""
+        return RecordDraws(self.context.seed, f"transform/{self.name}")
+
     def draw_skip(self, rand_skip: int) -> int:
-        """How many records to leave out at the beginning: fewer than `rand_skip`, by the seed."""
+        """How many records to leave out at the beginning: fewer than `rand_skip`."""
         if not rand_skip:
             return 0
         generator = rng.numpy_generator(self.context.seed, f"rand_skip/{self.name}")
-        skip = int(generator.integers(rand_skip))
-        log.info(f"Skipping first {skip} data points.")
-        return skip
+        return int(generator.integers(rand_skip))
 
 
 class _Feed:

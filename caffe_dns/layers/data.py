@@ -30,7 +30,9 @@ class Data(ImageBatchLayer):
         if not param.data_param.source:
             raise self.error("must name a database", "data_param.source")
         self.check_batch_size("data_param.batch_size")
-        self._skip = self.draw_skip(param.data_param.rand_skip)
+        if param.data_param.rand_skip:
+            skip = self.draw_skip(param.data_param.rand_skip)
+            log.info(f"Skipping first {skip} data points.")
         # Not left to setup: in Caffe's log this comes before "Creating Layer".
         try:
             self._look_at_first_record()
@@ -40,7 +42,7 @@ class Data(ImageBatchLayer):
     def reader(self, share: Share, *, pin: bool) -> ImageBatches:
         source = self._open(announce=False)
         size = self.batch_size * self.batches_at_once
-        return ImageBatches(source, self.transform, share, size, pin=pin)
+        return ImageBatches(source, self.transform, self.draws(), share, size, pin=pin)
 
     @property
     def batches_at_once(self) -> int:
@@ -62,7 +64,7 @@ class Data(ImageBatchLayer):
         backend = DataParameter.DB.Name(settings.backend).lower()
         return DatabaseSource(
             open_database(settings.source, backend, announce=announce),
-            skip=self._skip,
+            skip=self.draw_skip(settings.rand_skip),
             color=self.param.transform_param.force_color or settings.force_encoded_color,
             gray=self.param.transform_param.force_gray,
         )

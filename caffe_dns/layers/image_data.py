@@ -35,17 +35,22 @@ class ImageData(ImageBatchLayer):
         if settings.shuffle:
             log.info("Shuffling data")
         log.info(f"A total of {len(self._images)} images.")
-        self._skip = self.draw_skip(settings.rand_skip)
-        if self._skip >= len(self._images):
-            raise self.error(
-                f"skips {self._skip} images of {len(self._images)}", "image_data_param.rand_skip"
-            )
+        if settings.rand_skip:
+            self._check_skip(self.draw_skip(settings.rand_skip))
         source = self._source()
         self.first_shape = source.decode(source.fetch(0))[0].shape
         super().build(bottom_shapes)
 
     def reader(self, share: Share, *, pin: bool) -> ImageBatches:
-        return ImageBatches(self._source(), self.transform, share, self.batch_size, pin=pin)
+        source, size = self._source(), self.batch_size
+        return ImageBatches(source, self.transform, self.draws(), share, size, pin=pin)
+
+    def _check_skip(self, skip: int) -> None:
+        log.info(f"Skipping first {skip} data points.")
+        if skip >= len(self._images):
+            raise self.error(
+                f"skips {skip} images of {len(self._images)}", "image_data_param.rand_skip"
+            )
 
     def _source(self) -> ImageListSource:
         settings = self.param.image_data_param
@@ -56,5 +61,5 @@ class ImageData(ImageBatchLayer):
             ReadSettings(
                 settings.root_folder, settings.new_height, settings.new_width, settings.is_color
             ),
-            self._skip,
+            self.draw_skip(settings.rand_skip),
         )

@@ -12,7 +12,7 @@ import torch
 from caffe_dns.data.batches import ImageBatches, Share
 from caffe_dns.data.db import create_database, open_database
 from caffe_dns.data.sources import DatabaseSource
-from caffe_dns.data.transform import Transform
+from caffe_dns.data.transform import RecordDraws, Transform
 from caffe_dns.errors import CaffeError
 from caffe_dns.proto.caffe_pb2 import TRAIN, Datum, TransformationParameter
 
@@ -48,7 +48,8 @@ def batches_of(
             writer.put(b"%04d" % number, datum.SerializeToString())
     return ImageBatches(
         DatabaseSource(open_database(str(path))),
-        Transform(TransformationParameter(crop_size=crop_size, mirror=mirror), TRAIN, 1, "data"),
+        Transform(TransformationParameter(crop_size=crop_size, mirror=mirror), TRAIN),
+        RecordDraws(1, "data"),
         Share(),
         batch_size,
         pin=False,

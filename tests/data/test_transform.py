@@ -15,11 +15,12 @@ from caffe_dns.errors import CaffeError
 from caffe_dns.proto.caffe_pb2 import TEST, TRAIN, BlobProto, TransformationParameter
 
 SHAPE = (3, 7, 9)
+DRAWS = RecordDraws(5, "transform/data")
 
 
 def make(text: str, phase: int = TRAIN) -> Transform:
     param = text_format.Parse(text, TransformationParameter())
-    return Transform(param, phase, 5, "data")
+    return Transform(param, phase)
 
 
 def write_mean(path: Path, shape: tuple[int, ...]) -> np.ndarray:
@@ -69,7 +70,7 @@ def test_matches_caffe_exactly(
         text += "".join(f" mean_value: {value}" for value in values)
     transform = make(text, phase)
 
-    draws = transform.draws(np.arange(6)).tolist()
+    draws = DRAWS.of(np.arange(6)).tolist()
     cuts = [transform.cut(SHAPE, draw) for draw in draws]
     if size and phase == TEST:
         assert {(cut.top, cut.left) for cut in cuts} == {(1, 2)}
@@ -85,7 +86,7 @@ def test_matches_caffe_exactly(
 
 def test_random_crops_and_mirrors_reach_everything_evenly() -> None:
     transform = make("crop_size: 5 mirror: true")
-    cuts = [transform.cut(SHAPE, draw) for draw in transform.draws(np.arange(6000)).tolist()]
+    cuts = [transform.cut(SHAPE, draw) for draw in DRAWS.of(np.arange(6000)).tolist()]
     places = [(cut.top, cut.left) for cut in cuts]
     counts = [places.count((top, left)) for top in range(3) for left in range(5)]
     assert sum(counts) == 6000
