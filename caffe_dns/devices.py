@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
+from contextlib import suppress
+
 import torch
 
 from caffe_dns import log
@@ -9,6 +12,9 @@ from caffe_dns.errors import CaffeError
 from caffe_dns.proto.caffe_pb2 import SolverParameter
 
 CPU = torch.device("cpu")
+#: Parameters of glibc's mallopt; 32 MiB is the most that it takes for the second.
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+_MOST_ON_THE_HEAP = 32 << 20
 
 
 def parse_gpus(flag: str) -> list[int]:
@@ -51,6 +57,7 @@ def training_device(flag: str, param: SolverParameter) -> torch.device:
         raise CaffeError(f"-gpu {flag}: training on several GPUs is not supported; give one")
     if not gpus:
         log.info("Use CPU.")
+        keep_freed_memory()
         return CPU
     log.info(f"Using GPUs {', '.join(map(str, gpus))}")
     for gpu in gpus:
@@ -67,6 +74,18 @@ def scoring_device(flag: str) -> torch.device:
     log.info(f"Use GPU with device ID {gpus[0]}")
     log.info(f"GPU device name: {torch.cuda.get_device_name(gpus[0])}")
     return _use(gpus[0])
+
+
+def keep_freed_memory() -> None:
+    """Let the allocator keep what an iteration frees, for the next one takes as much again.
+
+    Otherwise glibc hands large blocks back to the kernel, which has to clear them for every
+    iteration: about a tenth of the time of LeNet on a CPU. Other allocators are left alone.
+    """
+    with suppress(OSError, AttributeError):
+        libc = ctypes.CDLL("libc.so.6")
+        libc.mallopt(_M_MMAP_THRESHOLD, _MOST_ON_THE_HEAP)
+        libc.mallopt(_M_TRIM_THRESHOLD, 1 << 30)
 
 
 def _use(gpu: int) -> torch.device:

@@ -169,6 +169,8 @@ class _Feed:
         """The tops of the next batch."""
         if not self._ready:
             tops = self._prefetcher.get()()
+            if self._at_once == 1:
+                return tops
             self._ready.extend(zip(*(top.chunk(self._at_once) for top in tops), strict=True))
         return self._ready.popleft()
 

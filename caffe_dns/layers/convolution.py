@@ -69,10 +69,10 @@ class BaseConvolution(WeightedLayer):
         padded = extent + 2 * self.pad[spatial_axis]
         return (padded - reach) // self.stride[spatial_axis] + 1
 
-    def convolve(self, bottom: Tensor, weight: Tensor) -> Tensor:
+    def convolve(self, bottom: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         function = _CONVOLVE[max(self.num_spatial_axes, 1)]
         result: Tensor = function(
-            bottom, weight, None, self.stride, self.pad, self.dilation, self.group
+            bottom, weight, bias, self.stride, self.pad, self.dilation, self.group
         )
         return result
 
@@ -107,7 +107,8 @@ class BaseConvolution(WeightedLayer):
             bottom = bottom.unsqueeze(-1)
         if self.channels_last:
             bottom = bottom.contiguous(memory_format=torch.channels_last)
-        top = self.convolve(bottom, weight)
+            return self.convolve(bottom, weight, bias)
+        top = self.convolve(bottom, weight, None)
         if bias is not None:
             # After the sum over the window, as Caffe does; in a fused call it would round first.
             top.add_(bias.view(-1, *[1] * (top.dim() - 2)))
@@ -121,7 +122,11 @@ class BaseConvolution(WeightedLayer):
         On a CPU, oneDNN then takes two thirds of the time for a large convolution; for small ones
         it is no faster.
         """
-        if self.num_spatial_axes != 2 or self.context.device.type != "cpu":
+        if (
+            self.num_spatial_axes != 2
+            or self.channel_axis != 1
+            or self.context.device.type != "cpu"
+        ):
             return False
         spatial = bottom_shape[self.channel_axis + 1 :]
         outputs = count(tuple(self.output_extent(extent, i) for i, extent in enumerate(spatial)))
@@ -166,10 +171,10 @@ class Deconvolution(DeviationMasks, BaseConvolution):
         reach = self.dilation[spatial_axis] * (self.kernel[spatial_axis] - 1) + 1
         return self.stride[spatial_axis] * (extent - 1) + reach - 2 * self.pad[spatial_axis]
 
-    def convolve(self, bottom: Tensor, weight: Tensor) -> Tensor:
+    def convolve(self, bottom: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         function = _DECONVOLVE[max(self.num_spatial_axes, 1)]
         result: Tensor = function(
-            bottom, weight, None, self.stride, self.pad, 0, self.group, self.dilation
+            bottom, weight, bias, self.stride, self.pad, 0, self.group, self.dilation
         )
         return result
 

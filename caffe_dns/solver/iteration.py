@@ -43,6 +43,9 @@ def run_iteration(
         with DebugInfo(net) if debug else nullcontext() as info:
             blobs = net.compute(batch)
         loss = net.loss(blobs)
+        outputs = {name: blobs[name].detach() for name in net.outputs}
+        # So that backward gives back the memory of the activations as it goes along.
+        blobs.clear()
         if loss.requires_grad:
             loss.backward()
         if info is not None:
@@ -50,7 +53,6 @@ def run_iteration(
         total = loss.detach() if total is None else total + loss.detach()
     assert total is not None
     rule.apply()
-    outputs = {name: blobs[name].detach() for name in net.outputs}
     return Outcome(outputs, total if len(batches) == 1 else total / len(batches))
 
 

@@ -3,10 +3,11 @@
 
     python tools/benchmarks/lenet_cpu.py [--rounds N] [--iterations N]
 
-All contestants train in turn, round after round, in one process, so that they see the same machine.
-The hand-written loops have their data in memory already; dns reads it from the database. Printed
-are iterations per second (median of the rounds) and the ratio to the best hand-written loop, by the
-median of the ratios within each round. Needs data/mnist (tools/get_mnist).
+Each contestant is a process of its own. They train in turn, round after round, while the others
+wait, so that all see the same machine. The hand-written loops have their data in memory already;
+dns reads it from the database. Printed are iterations per second (median of the rounds) and the
+ratio to the best hand-written loop, by the median of the ratios within each round. Needs data/mnist
+(tools/get_mnist).
 """
 
 from __future__ import annotations
@@ -16,16 +17,20 @@ import platform
 import statistics
 import time
 from collections.abc import Callable
+from multiprocessing import Pipe, get_context
+from multiprocessing.connection import Connection
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from caffe_dns import log
+from caffe_dns.devices import training_device
 from caffe_dns.proto.upgrade import read_solver
 from caffe_dns.solver.solver import Solver
 
 BATCH = 64
+Step = Callable[[int], None]
 
 
 class HandWritten:
@@ -60,20 +65,55 @@ class HandWritten:
             self.optimizer.step()
 
 
-def dns(definition: str, surgery: bool) -> Callable[[int], None]:
+def contiguous() -> Step:
+    return HandWritten(torch.contiguous_format).step
+
+
+def channels_last() -> Step:
+    return HandWritten(torch.channels_last).step
+
+
+def plain() -> Step:
+    return dns("models/lenet/solver.prototxt", surgery=False)
+
+
+def pruned() -> Step:
+    return dns("models/lenet/prune_solver.prototxt", surgery=True)
+
+
+def dns(definition: str, surgery: bool) -> Step:
     """The training loop of `dns train`, without tests, snapshots and log lines."""
     param = read_solver(definition).message
-    for field in ("test_iter", "test_interval", "display", "snapshot"):
+    for field in ("test_iter", "test_interval", "display", "snapshot", "solver_mode"):
         param.ClearField(field)
-    solver = Solver(param, surgery=surgery)
-    return solver.step
+    return Solver(param, device=training_device("", param), surgery=surgery).step
 
 
-def measure(step: Callable[[int], None], iterations: int) -> float:
+#: The contestants: how each is called, and what makes its training loop.
+CONTESTANTS: dict[str, Callable[[], Step]] = {
+    "PyTorch by hand, contiguous": contiguous,
+    "PyTorch by hand, channels_last": channels_last,
+    "dns train --no-surgery": plain,
+    "dns train, surgery": pruned,
+}
+BY_HAND = list(CONTESTANTS)[:2]
+
+
+def serve(name: str, pipe: Connection) -> None:
+    """Train as many iterations as the pipe says, again and again; answer with the seconds."""
+    log.set_quiet(True)
+    step = CONTESTANTS[name]()
+    while iterations := pipe.recv():
+        start = time.perf_counter()
+        step(iterations)
+        pipe.send(time.perf_counter() - start)
+
+
+def measure(pipe: Connection, iterations: int) -> float:
     """Iterations per second."""
-    start = time.perf_counter()
-    step(iterations)
-    return iterations / (time.perf_counter() - start)
+    pipe.send(iterations)
+    seconds: float = pipe.recv()
+    return iterations / seconds
 
 
 def main() -> None:
@@ -81,30 +121,26 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--iterations", type=int, default=100)
     options = parser.parse_args()
-    log.set_quiet(True)
-    by_hand = {
-        "PyTorch by hand, contiguous": HandWritten(torch.contiguous_format).step,
-        "PyTorch by hand, channels_last": HandWritten(torch.channels_last).step,
-    }
-    ours = {
-        "dns train --no-surgery": dns("models/lenet/solver.prototxt", surgery=False),
-        "dns train, surgery": dns("models/lenet/prune_solver.prototxt", surgery=True),
-    }
-    contestants = by_hand | ours
-    for step in contestants.values():
-        step(options.iterations // 2)
+    pipes = {}
+    for name in CONTESTANTS:
+        pipes[name], far_end = Pipe()
+        get_context("spawn").Process(target=serve, args=(name, far_end), daemon=True).start()
+    for pipe in pipes.values():
+        measure(pipe, options.iterations // 2)
     rounds = [
-        {name: measure(step, options.iterations) for name, step in contestants.items()}
+        {name: measure(pipe, options.iterations) for name, pipe in pipes.items()}
         for _ in range(options.rounds)
     ]
+    for pipe in pipes.values():
+        pipe.send(0)
     print(
         f"LeNet, batch {BATCH}, {torch.get_num_threads()} threads, torch {torch.__version__}, "
         f"{platform.machine()}; median of {options.rounds} rounds of {options.iterations}"
     )
     print(f"{'':32}{'iter/s':>9}{'ratio to the best by hand':>28}")
-    for name in contestants:
+    for name in CONTESTANTS:
         speed = statistics.median(run[name] for run in rounds)
-        ratio = statistics.median(run[name] / max(run[hand] for hand in by_hand) for run in rounds)
+        ratio = statistics.median(run[name] / max(run[hand] for hand in BY_HAND) for run in rounds)
         print(f"{name:32}{speed:9.1f}{ratio:28.2f}")
 
 
