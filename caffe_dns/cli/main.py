@@ -27,6 +27,9 @@ ACTIONS: dict[str, str] = {
     "upgrade_solver_proto_text": "bring an old solver definition up to date",
     "parse_log": "make CSV tables of a training log",
     "draw_net": "draw the graph of a net",
+    "deploy": "make a definition for use of a train_val.prototxt",
+    "summary": "show the layers of a net and their sizes",
+    "export": "save a model for others, or compact",
 }
 
 _HELP_NAMES = ["--help", "--h"]

@@ -1,0 +1,70 @@
+"""Flags of the actions that read a definition without its data, and what they read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import click
+
+from caffe_dns import log
+from caffe_dns.cli import flags
+from caffe_dns.deploy import Deployment, deploy
+from caffe_dns.errors import CaffeError
+from caffe_dns.layers.base import Context, Shape
+from caffe_dns.proto.upgrade import read_net
+
+batch = click.option(
+    "--batch", default=1, show_default=True, help="How many items the inputs take at once."
+)
+shape = click.option(
+    "--shape",
+    multiple=True,
+    metavar="C,H,W",
+    help="The shape of an item, where the data are not here; once for each data layer.",
+)
+all_losses = click.option(
+    "--all-losses",
+    is_flag=True,
+    help="Keep the outputs for losses of lower loss_weight, too (auxiliary classifiers).",
+)
+
+
+def read_deployment(
+    model: str,
+    batch: int,
+    shape: Sequence[str],
+    level: int,
+    stage: str,
+    all_losses: bool,
+    context: Context,
+) -> Deployment:
+    """The definition in the file `model`, for use; arguments are the flags' values."""
+    if batch < 1:
+        raise CaffeError(f"--batch must be at least 1, not {batch}")
+    shapes = parse_shapes(shape)
+    was_quiet = log.set_quiet(True)
+    try:
+        return deploy(
+            read_net(model).message,
+            batch=batch,
+            shapes=shapes,
+            level=level,
+            stages=flags.stages(stage),
+            all_losses=all_losses,
+            context=context,
+        )
+    except CaffeError as error:
+        raise error.locate(file=model) from None
+    finally:
+        log.set_quiet(was_quiet)
+
+
+def parse_shapes(texts: Sequence[str]) -> list[Shape]:
+    """Shapes from extents with commas; raises CaffeError for anything else."""
+    shapes = []
+    for text in texts:
+        extents = [part.strip() for part in text.replace("x", ",").split(",")]
+        if not all(part.isdecimal() and int(part) > 0 for part in extents):
+            raise CaffeError(f"--shape '{text}': extents like 3,227,227 would be right")
+        shapes.append(tuple(int(part) for part in extents))
+    return shapes

@@ -1,0 +1,112 @@
+"""A net without masks: what all export formats are made of.
+
+Its layers are of the standard types, and its weights are what a forward pass uses, with 0 where
+pruning left nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from caffe_dns import log
+from caffe_dns.deploy import Deployment
+from caffe_dns.layers.base import Context, Layer
+from caffe_dns.net import Net
+from caffe_dns.netspec import with_state
+from caffe_dns.proto.blobs import array_to_blob
+from caffe_dns.proto.caffe_pb2 import TEST, NetParameter
+from caffe_dns.weights import load_weights
+
+BYTES_PER_VALUE = 4
+
+
+@dataclass
+class PlainModel:
+    """A definition, and for each of its layers the arrays in Caffe's order."""
+
+    definition: Deployment
+    blobs: list[list[np.ndarray]]
+
+    @classmethod
+    def load(
+        cls, definition: Deployment, weights: str, context: Context | None = None
+    ) -> PlainModel:
+        """The weights of a .caffemodel or .caffemodel.h5 of any kind, masks applied.
+
+        Raises CaffeError for weights that do not fit, and where a layer is left without any.
+        """
+        was_quiet = log.set_quiet(True)
+        try:
+            net = _build(definition.param, context)
+            _fill(net, float("nan"))
+            load_weights(net, weights)
+        finally:
+            log.set_quiet(was_quiet)
+        for step in net.steps:
+            if any(blob.numel() and bool(blob.isnan().all()) for blob in step.layer.blobs):
+                raise step.layer.error(f"{weights} has no weights for this layer")
+        layers = _layers_of(net, definition.param)
+        return cls(definition, [[_to_array(blob) for blob in layer.blobs] for layer in layers])
+
+    def to_net(self) -> Net:
+        """A Net of it, in the TEST phase."""
+        was_quiet = log.set_quiet(True)
+        try:
+            net = _build(self.definition.param, None)
+        finally:
+            log.set_quiet(was_quiet)
+        with torch.no_grad():
+            layers = _layers_of(net, self.definition.param)
+            for layer, arrays in zip(layers, self.blobs, strict=True):
+                for blob, array in zip(layer.blobs, arrays, strict=True):
+                    blob.copy_(torch.from_numpy(array))
+        return net
+
+    def to_proto(self) -> NetParameter:
+        """The message of a .caffemodel."""
+        result = NetParameter()
+        result.CopyFrom(self.definition.param)
+        for layer, arrays in zip(result.layer, self.blobs, strict=True):
+            layer.blobs.extend(array_to_blob(array) for array in arrays)
+        return result
+
+    @property
+    def total(self) -> int:
+        """How many numbers all arrays hold."""
+        return sum(array.size for arrays in self.blobs for array in arrays)
+
+    @property
+    def kept(self) -> int:
+        """How many of them are not zero."""
+        return sum(int(np.count_nonzero(array)) for arrays in self.blobs for array in arrays)
+
+
+def _build(param: NetParameter, context: Context | None) -> Net:
+    context = context or Context()
+    context.surgery = False
+    return Net(with_state(param, TEST), context)
+
+
+def _fill(net: Net, value: float) -> None:
+    with torch.no_grad():
+        for step in net.steps:
+            for blob in step.layer.blobs:
+                blob.fill_(value)
+
+
+def _layers_of(net: Net, param: NetParameter) -> list[Layer]:
+    """The net's layers for those of the definition: all but the Splits that were put in between."""
+    layers = []
+    steps = iter(net.steps)
+    for wanted in param.layer:
+        layers.append(next(s.layer for s in steps if s.layer.name == wanted.name))
+    return layers
+
+
+def _to_array(blob: Tensor) -> np.ndarray:
+    # Adding 0 makes -0, which a masked negative weight is, an ordinary zero.
+    return (blob.detach() + 0.0).contiguous().cpu().numpy()

@@ -1,0 +1,134 @@
+"""A growing ONNX graph: nodes, constants, and which value each Caffe blob is at the moment.
+
+What the nodes of each layer type are stands in `onnx_layers` and `onnx_shapes`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from torch import Tensor
+
+from caffe_dns.layers.base import Layer, Shape
+
+if TYPE_CHECKING:
+    from onnx import NodeProto, TensorProto
+
+#: Element types of onnx.TensorProto.
+FLOAT, INT64 = 1, 7
+
+#: Gives the values that a layer's tops are, adding nodes for them.
+Converter = Callable[["Bottoms"], list[str]]
+#: Layer type -> converter.
+converters: dict[str, Converter] = {}
+
+
+def converts(*types: str) -> Callable[[Converter], Converter]:
+    """Decorator: this converter is for layers of these types."""
+
+    def enter(converter: Converter) -> Converter:
+        for type in types:
+            converters[type] = converter
+        return converter
+
+    return enter
+
+
+class Graph:
+    """Nodes and constants under names that are taken once."""
+
+    def __init__(self) -> None:
+        self.nodes: list[NodeProto] = []
+        self.constants: list[TensorProto] = []
+        #: Whether a node holds for batches of one size only.
+        self.fixed_batch = False
+        self._taken: set[str] = set()
+
+    def take_name(self, wanted: str) -> str:
+        """`wanted`, with underscores behind it if that is the name of another value."""
+        while wanted in self._taken:
+            wanted += "_"
+        self._taken.add(wanted)
+        return wanted
+
+    def add_constant(self, name: str, array: np.ndarray) -> str:
+        """A constant value; returns its name."""
+        from onnx.numpy_helper import from_array
+
+        name = self.take_name(name)
+        self.constants.append(from_array(np.ascontiguousarray(array), name))
+        return name
+
+    def add_node(
+        self, operator: str, inputs: Sequence[str], name: str, outputs: int, attributes: Any
+    ) -> list[str]:
+        """A node; returns the names of its values."""
+        from onnx.helper import make_node
+
+        tops = [self.take_name(name) for _ in range(outputs)]
+        self.nodes.append(make_node(operator, inputs, tops, name=tops[0], **attributes))
+        return tops
+
+    def rename(self, old: str, new: str) -> None:
+        """Give a value another name that is not taken yet."""
+        self._taken.discard(old)
+        self._taken.add(new)
+        for node in self.nodes:
+            for values in (node.input, node.output):
+                for index, value in enumerate(values):
+                    if value == old:
+                        values[index] = new
+
+
+@dataclass
+class Bottoms:
+    """A layer whose turn it is: its bottoms as values of the graph, and their shapes."""
+
+    graph: Graph
+    layer: Layer
+    values: list[str]
+    shapes: list[Shape]
+    top_shapes: list[Shape]
+
+    @property
+    def rank(self) -> int:
+        """How many axes the first bottom has."""
+        return len(self.shapes[0])
+
+    def add(self, operator: str, *inputs: str, **attributes: Any) -> str:
+        """A node with one value; returns its name."""
+        return self.add_many(operator, 1, *inputs, **attributes)[0]
+
+    def add_many(self, operator: str, outputs: int, *inputs: str, **attributes: Any) -> list[str]:
+        """A node with several values; returns their names."""
+        return self.graph.add_node(operator, inputs, self.layer.name, outputs, attributes)
+
+    def constant(self, name: str, value: Tensor | np.ndarray) -> str:
+        """A constant called LAYER.NAME; returns its name."""
+        array = value.detach().cpu().numpy() if isinstance(value, Tensor) else value
+        return self.graph.add_constant(f"{self.layer.name}.{name}", array)
+
+    def number(self, name: str, value: float) -> str:
+        """A single float32 as a constant."""
+        return self.constant(name, np.array(value, np.float32))
+
+    def integers(self, name: str, values: Sequence[int]) -> str:
+        """Whole numbers (a shape, axes) as a constant."""
+        return self.constant(name, np.array(values, np.int64))
+
+    def affine(self, value: str, scale: float, shift: float) -> str:
+        """scale * value + shift, without a node for what changes nothing."""
+        if scale != 1:
+            value = self.add("Mul", value, self.number("scale", scale))
+        return value if shift == 0 else self.add("Add", value, self.number("shift", shift))
+
+    def reshape(self, value: str, extents: Sequence[int]) -> str:
+        """The value in another shape; 0 copies an extent, one -1 is inferred."""
+        return self.add("Reshape", value, self.integers("shape", extents))
+
+    def unsupported(self, what: str) -> Exception:
+        """The error for something that has no form in ONNX here."""
+        return self.layer.error(f"{what} cannot be exported to ONNX")

@@ -1,0 +1,340 @@
+"""Layers that compute, as ONNX nodes: convolutions, products, pooling, normalisation, neurons.
+
+What only moves entries is in `onnx_shapes`. Attributes that ONNX understands differently from Caffe
+are spelled out in nodes that it does not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import reduce
+from typing import cast
+
+import numpy as np
+import torch
+
+from caffe_dns.export.onnx_graph import FLOAT, INT64, Bottoms, converts
+from caffe_dns.export.torch_names import batch_statistics
+from caffe_dns.layers import neuron
+from caffe_dns.layers.arithmetic import Eltwise, Reduction, along
+from caffe_dns.layers.convolution import BaseConvolution, Deconvolution
+from caffe_dns.layers.inner_product import BaseInnerProduct
+from caffe_dns.layers.normalization import LRN, BatchNorm
+from caffe_dns.layers.pooling import Pooling, Window
+from caffe_dns.proto.caffe_pb2 import EltwiseParameter, PoolingParameter, ReductionParameter
+
+# Convolution and products -----------------------------------------------------------------------
+
+
+@converts("Convolution", "Deconvolution")
+def convolution(at: Bottoms) -> list[str]:
+    layer = cast(BaseConvolution, at.layer)
+    if layer.channel_axis != 1 or not layer.num_spatial_axes:
+        raise at.unsupported("a convolution with another axis than 1, or without spatial axes,")
+    weight, bias = layer.effective()
+    constants = [at.constant("weight", weight)]
+    if bias is not None:
+        constants.append(at.constant("bias", bias))
+    operator = "ConvTranspose" if isinstance(layer, Deconvolution) else "Conv"
+    return [
+        at.add(
+            operator,
+            value,
+            *constants,
+            kernel_shape=layer.kernel,
+            strides=layer.stride,
+            pads=(*layer.pad, *layer.pad),
+            dilations=layer.dilation,
+            group=layer.group,
+        )
+        for value in at.values
+    ]
+
+
+@converts("InnerProduct")
+def inner_product(at: Bottoms) -> list[str]:
+    layer = cast(BaseInnerProduct, at.layer)
+    weight, bias = layer.effective()
+    value, axis = at.values[0], layer.first_axis
+    if axis == 1:
+        if at.rank != 2:
+            value = at.add("Flatten", value, axis=1)
+        constants = [at.constant("weight", weight)]
+        if bias is not None:
+            constants.append(at.constant("bias", bias))
+        return [at.add("Gemm", value, *constants, transB=int(not layer.transpose))]
+    value = at.reshape(value, [*[0] * axis, -1])
+    columns = weight if layer.transpose else weight.t()
+    value = at.add("MatMul", value, at.constant("weight", columns))
+    return [value if bias is None else at.add("Add", value, at.constant("bias", bias))]
+
+
+@converts("Embed")
+def embed(at: Bottoms) -> list[str]:
+    weight, *bias = at.layer.blobs
+    indices = at.add("Cast", at.values[0], to=INT64)
+    value = at.add("Gather", at.constant("weight", weight), indices)
+    return [at.add("Add", value, at.constant("bias", bias[0])) if bias else value]
+
+
+# Pooling ----------------------------------------------------------------------------------------
+
+
+@converts("Pooling")
+def pooling(at: Bottoms) -> list[str]:
+    layer = cast(Pooling, at.layer)
+    if layer.num_tops > 1:
+        raise at.unsupported("the second top of Pooling")
+    height, width = at.shapes[0][2:]
+    window = layer.window((height, width))
+    value = at.values[0]
+    if layer.method == PoolingParameter.MAX:
+        lowest = float(torch.finfo(torch.float32).min)
+        return [_pool(at, "MaxPool", value, window, lowest)]
+    if layer.method == PoolingParameter.AVE:
+        return [_average(at, value, window)]
+    # STOCHASTIC in a test: the mean of each window, weighted by the values.
+    mean = _pool(at, "AveragePool", value, window, 0.0)
+    squares = _pool(at, "AveragePool", at.add("Mul", value, value), window, 0.0)
+    positive = at.add("Greater", mean, at.number("zero", 0))
+    divisor = at.add("Where", positive, mean, at.number("one", 1))
+    weighted = at.add("Div", squares, divisor)
+    return [at.add("Where", positive, weighted, at.number("nothing", 0))]
+
+
+def _average(at: Bottoms, value: str, window: Window) -> str:
+    """Sums divided by the windows' areas as Caffe counts them, at the border, too."""
+    height, width = at.shapes[0][2:]
+    mean = _pool(at, "AveragePool", value, window, 0.0)
+    full = window.kernel[0] * window.kernel[1]
+    factors = full / window.areas((height, width), torch.zeros(()))
+    if bool((factors == 1).all()):
+        return mean
+    return at.add("Mul", mean, at.constant("border", factors))
+
+
+def _pool(at: Bottoms, operator: str, value: str, window: Window, padding: float) -> str:
+    """Full windows over the padded image: what ONNX does about partial ones is not used."""
+    height, width = at.shapes[0][2:]
+    left, right, top, bottom = window.margins((height, width))
+    # Negative margins are pixels that no window reaches.
+    pads = [top, left, max(bottom, 0), max(right, 0)]
+    if any(pad >= kernel for pad, kernel in zip(pads, window.kernel * 2, strict=True)):
+        amounts = [0, 0, *pads[:2], 0, 0, *pads[2:]]
+        filling = at.number("padding", padding)
+        value = at.add("Pad", value, at.integers("pads", amounts), filling)
+        pads = [0, 0, 0, 0]
+    counted = {"count_include_pad": 1} if operator == "AveragePool" else {}
+    return at.add(
+        operator, value, kernel_shape=window.kernel, strides=window.stride, pads=pads, **counted
+    )
+
+
+# Normalisation ----------------------------------------------------------------------------------
+
+
+@converts("BatchNorm")
+def batch_norm(at: Bottoms) -> list[str]:
+    layer = cast(BatchNorm, at.layer)
+    if at.rank < 2 or not layer.use_global_stats:
+        raise at.unsupported("a BatchNorm of one axis, or with the statistics of the batch,")
+    mean, variance = batch_statistics([blob.numpy() for blob in layer.blobs])
+    constants = [
+        at.constant("weight", np.ones_like(mean)),
+        at.constant("bias", np.zeros_like(mean)),
+        at.constant("running_mean", mean),
+        at.constant("running_var", variance),
+    ]
+    return [at.add("BatchNormalization", at.values[0], *constants, epsilon=layer.eps)]
+
+
+@converts("LRN")
+def lrn(at: Bottoms) -> list[str]:
+    layer, value = cast(LRN, at.layer), at.values[0]
+    if not layer.within:
+        settings = {"alpha": layer.alpha, "beta": layer.beta, "bias": layer.k}
+        return [at.add("LRN", value, size=layer.size, **settings)]
+    side = layer.size
+    mean = at.add(
+        "AveragePool",
+        at.add("Mul", value, value),
+        kernel_shape=(side, side),
+        pads=[side // 2] * 4,
+        count_include_pad=1,
+    )
+    base = at.affine(mean, layer.alpha, 1.0)
+    return [at.add("Div", value, at.add("Pow", base, at.number("beta", layer.beta)))]
+
+
+@converts("MVN")
+def mvn(at: Bottoms) -> list[str]:
+    settings, value = at.layer.param.mvn_param, at.values[0]
+    if at.rank < 4:
+        value = at.add("Unsqueeze", value, at.integers("axes", range(at.rank, 4)))
+    axes = (1, 2, 3) if settings.across_channels else (2, 3)
+    centred = at.add("Sub", value, at.add("ReduceMean", value, axes=axes))
+    if not settings.normalize_variance:
+        return [centred]
+    variance = at.add("ReduceMean", at.add("Mul", centred, centred), axes=axes)
+    deviation = at.affine(at.add("Sqrt", variance), 1.0, settings.eps)
+    return [at.add("Div", centred, deviation)]
+
+
+@converts("Softmax")
+def softmax(at: Bottoms) -> list[str]:
+    axis = at.layer.axis(at.layer.param.softmax_param.axis, at.rank)
+    return [at.add("Softmax", at.values[0], axis=axis)]
+
+
+# Sums and products ------------------------------------------------------------------------------
+
+
+@converts("Scale")
+def scale(at: Bottoms) -> list[str]:
+    names = ["weight", "bias"] if len(at.values) == 1 else ["bias"]
+    axis = at.layer.param.scale_param.axis
+    operands = [_along(at, axis), *_constants_along(at, axis, names)]
+    value = at.values[0]
+    for operator, operand in zip(("Mul", "Add"), filter(None, operands), strict=False):
+        value = at.add(operator, value, operand)
+    return [value]
+
+
+@converts("Bias")
+def bias(at: Bottoms) -> list[str]:
+    axis = at.layer.param.bias_param.axis
+    (operand,) = filter(None, [_along(at, axis), *_constants_along(at, axis, ["bias"])])
+    return [at.add("Add", at.values[0], operand)]
+
+
+def _along(at: Bottoms, axis: int) -> str | None:
+    """The second bottom, if there is one, with axes behind it to broadcast over."""
+    if len(at.values) == 1:
+        return None
+    rank = len(at.shapes[1])
+    trailing = at.rank - axis % at.rank - rank
+    if not rank or not trailing:
+        return at.values[1]
+    return at.add("Unsqueeze", at.values[1], at.integers("axes", range(rank, rank + trailing)))
+
+
+def _constants_along(at: Bottoms, axis: int, names: Sequence[str]) -> list[str]:
+    blobs = zip(names, at.layer.blobs, strict=False)
+    return [at.constant(name, along(blob, axis, at.rank)) for name, blob in blobs]
+
+
+@converts("Eltwise")
+def eltwise(at: Bottoms) -> list[str]:
+    layer = cast(Eltwise, at.layer)
+    if layer.operation == EltwiseParameter.MAX:
+        return [at.add("Max", *at.values)]
+    if layer.operation == EltwiseParameter.PROD:
+        return [reduce(lambda a, b: at.add("Mul", a, b), at.values)]
+    terms = zip(at.values, layer.coefficients, strict=True)
+    weighted = [at.affine(value, coefficient, 0.0) for value, coefficient in terms]
+    return [reduce(lambda a, b: at.add("Add", a, b), weighted)]
+
+
+_REDUCTIONS = {
+    ReductionParameter.ASUM: "ReduceL1",
+    ReductionParameter.SUMSQ: "ReduceSumSquare",
+    ReductionParameter.MEAN: "ReduceMean",
+}
+
+
+@converts("Reduction")
+def reduction(at: Bottoms) -> list[str]:
+    layer, settings = cast(Reduction, at.layer), at.layer.param.reduction_param
+    axes = range(layer.axis(settings.axis, at.rank), at.rank)
+    if settings.operation == ReductionParameter.SUM:
+        value = at.add("ReduceSum", at.values[0], at.integers("axes", axes), keepdims=0)
+    else:
+        operator = _REDUCTIONS[settings.operation]
+        value = at.add(operator, at.values[0], axes=list(axes), keepdims=0)
+    return [at.affine(value, layer.coefficient, 0.0)]
+
+
+# Neurons ----------------------------------------------------------------------------------------
+
+
+@converts("ReLU")
+def relu(at: Bottoms) -> list[str]:
+    slope = cast(neuron.ReLU, at.layer).negative_slope
+    if slope == 0:
+        return [at.add("Relu", *at.values)]
+    return [at.add("LeakyRelu", *at.values, alpha=slope)]
+
+
+@converts("PReLU")
+def prelu(at: Bottoms) -> list[str]:
+    slopes = at.layer.blobs[0]
+    if slopes.dim():
+        slopes = slopes.reshape(-1, *[1] * (at.rank - 2))
+    return [at.add("PRelu", at.values[0], at.constant("weight", slopes))]
+
+
+@converts("Sigmoid")
+def sigmoid(at: Bottoms) -> list[str]:
+    return [at.add("Sigmoid", *at.values)]
+
+
+@converts("TanH")
+def tanh(at: Bottoms) -> list[str]:
+    return [at.add("Tanh", *at.values)]
+
+
+@converts("BNLL")
+def bnll(at: Bottoms) -> list[str]:
+    return [at.add("Softplus", *at.values)]
+
+
+@converts("AbsVal")
+def absval(at: Bottoms) -> list[str]:
+    return [at.add("Abs", *at.values)]
+
+
+@converts("ELU")
+def elu(at: Bottoms) -> list[str]:
+    return [at.add("Elu", *at.values, alpha=cast(neuron.ELU, at.layer).alpha)]
+
+
+@converts("Swish")
+def swish(at: Bottoms) -> list[str]:
+    scaled = at.affine(at.values[0], cast(neuron.Swish, at.layer).beta, 0.0)
+    return [at.add("Mul", at.values[0], at.add("Sigmoid", scaled))]
+
+
+@converts("Power")
+def power(at: Bottoms) -> list[str]:
+    layer = cast(neuron.Power, at.layer)
+    base = at.affine(at.values[0], layer.scale, layer.shift)
+    if layer.power == 1:
+        return [base]
+    return [at.add("Pow", base, at.number("power", layer.power))]
+
+
+@converts("Exp")
+def exp(at: Bottoms) -> list[str]:
+    layer = cast(neuron.Exp, at.layer)
+    return [at.add("Exp", at.affine(at.values[0], layer.scale, layer.shift))]
+
+
+@converts("Log")
+def log(at: Bottoms) -> list[str]:
+    layer = cast(neuron.Log, at.layer)
+    value = at.add("Log", at.affine(at.values[0], layer.scale, layer.shift))
+    return [at.affine(value, layer.outer_scale, 0.0)]
+
+
+@converts("Clip")
+def clip(at: Bottoms) -> list[str]:
+    layer = cast(neuron.Clip, at.layer)
+    # In two steps: where min is above max, min wins in Caffe.
+    value = at.add("Min", at.values[0], at.number("max", layer.most))
+    return [at.add("Max", value, at.number("min", layer.least))]
+
+
+@converts("Threshold")
+def threshold(at: Bottoms) -> list[str]:
+    limit = at.number("threshold", cast(neuron.Threshold, at.layer).threshold)
+    return [at.add("Cast", at.add("Greater", at.values[0], limit), to=FLOAT)]

@@ -1,0 +1,44 @@
+"""Byte strings, compressed with whatever of the standard library makes them smallest.
+
+The first byte of a section says how; its length when unpacked is known to whoever reads it.
+"""
+
+from __future__ import annotations
+
+import lzma
+import zlib
+
+_STORED, _ZLIB, _LZMA = 0, 1, 2
+#: LZMA takes a second for a megabyte; beyond this, zlib has to do.
+_LZMA_LIMIT = 8 * 2**20
+#: Without container, and with a dictionary no larger than what it is used for.
+_FILTERS = [{"id": lzma.FILTER_LZMA2, "preset": 9, "dict_size": _LZMA_LIMIT, "lc": 0, "pb": 0}]
+
+
+def pack(raw: bytes) -> bytes:
+    """The smallest section with these bytes."""
+    candidates = [bytes([_STORED]) + raw, bytes([_ZLIB]) + zlib.compress(raw, 9)]
+    if len(raw) <= _LZMA_LIMIT:
+        packed = lzma.compress(raw, format=lzma.FORMAT_RAW, filters=_FILTERS)
+        candidates.append(bytes([_LZMA]) + packed)
+    return min(candidates, key=len)
+
+
+def unpack(section: bytes, size: int) -> bytes:
+    """The `size` bytes of a section; raises ValueError when it does not hold just those."""
+    method, packed = section[:1], section[1:]
+    try:
+        if method == bytes([_STORED]):
+            raw = packed
+        elif method == bytes([_ZLIB]):
+            raw = zlib.decompressobj().decompress(packed, size + 1)
+        elif method == bytes([_LZMA]):
+            decompressor = lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=_FILTERS)
+            raw = decompressor.decompress(packed, size + 1)
+        else:
+            raise ValueError("unknown compression")
+    except (zlib.error, lzma.LZMAError) as error:
+        raise ValueError(str(error)) from None
+    if len(raw) != size:
+        raise ValueError(f"{len(raw)} bytes instead of {size}")
+    return raw

@@ -1,0 +1,96 @@
+"""Input layers in the place of data layers.
+
+For looking at a net, or taking it away, without its data: the shapes come from the data layers
+themselves, or from the user where the data are not here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from caffe_dns.errors import CaffeError
+from caffe_dns.layers import layer_types
+from caffe_dns.layers.base import Context, Shape
+from caffe_dns.proto.caffe_pb2 import BlobShape, LayerParameter, NetParameter, Phase
+
+#: Layers without bottoms that do not read data.
+_NOT_DATA = {"Input", "Parameter"}
+
+
+def data_layers(param: NetParameter) -> list[LayerParameter]:
+    """The layers that bring data from elsewhere, in the definition's order."""
+    return [layer for layer in param.layer if _is_data(layer)]
+
+
+def replace_data(
+    param: NetParameter,
+    phase: Phase,
+    shapes: Sequence[Shape] = (),
+    context: Context | None = None,
+) -> NetParameter:
+    """A copy with an Input layer for each top of a data layer.
+
+    `shapes`, if any, gives the shape of an item, without the batch, for each data layer in turn;
+    batches then have one item, and further tops one number for it. Raises CaffeError when their
+    number is not that of the data layers, or when a data layer cannot say its shapes.
+    """
+    found = data_layers(param)
+    if shapes and len(shapes) != len(found):
+        raise CaffeError(
+            f"{len(shapes)} shape(s) given for {len(found)} data layer(s); "
+            "one for each, or none, would be right"
+        )
+    given = iter(shapes)
+    result = NetParameter()
+    result.CopyFrom(param)
+    del result.layer[:]
+    for layer in param.layer:
+        if not _is_data(layer):
+            result.layer.add().CopyFrom(layer)
+            continue
+        shape = next(given, None)
+        if shape is None:
+            tops = _ask(layer, phase, context or Context())
+        else:
+            tops = [(1, *shape), *[(1,)] * (len(layer.top) - 1)]
+        for top, extents in zip(layer.top, tops, strict=True):
+            source = result.layer.add(name=top, type="Input", top=[top])
+            source.input_param.shape.append(BlobShape(dim=extents))
+    return result
+
+
+def set_batch(param: NetParameter, batch: int) -> None:
+    """Give the Input layers batches of this size, where their first axis is that of the first."""
+    shapes = [
+        shape
+        for layer in param.layer
+        if layer.type == "Input"
+        for shape in layer.input_param.shape
+        if shape.dim
+    ]
+    old = shapes[0].dim[0] if shapes else 0
+    for shape in shapes:
+        if shape.dim[0] == old:
+            shape.dim[0] = batch
+
+
+def _is_data(layer: LayerParameter) -> bool:
+    return not layer.bottom and layer.type not in _NOT_DATA
+
+
+def _ask(param: LayerParameter, phase: Phase, context: Context) -> list[Shape]:
+    """The shapes of the tops of a data layer, which opens its data to find out."""
+    described = LayerParameter()
+    described.CopyFrom(param)
+    described.phase = phase
+    try:
+        layer = layer_types[param.type](described, context)
+        try:
+            return [tuple(shape) for shape in layer.setup([])]
+        finally:
+            close = getattr(layer, "close", None)
+            if close is not None:
+                close()
+    except CaffeError as error:
+        error.message += " (without the data, give the shape of an item: --shape 3,227,227)"
+        raise error.locate(layer=param.name) from None

@@ -1,0 +1,73 @@
+"""Layers as stock Caffe and other readers of its files know them.
+
+Layers of the surgery forks become those of the standard types; their masks have to be in the
+weights already.
+"""
+
+from __future__ import annotations
+
+from google.protobuf.message import Message
+
+from caffe_dns.proto.caffe_pb2 import FillerParameter, LayerParameter
+from caffe_dns.proto.fields import is_repeated
+
+_STANDARD_TYPES = {"CConvolution": "Convolution", "CInnerProduct": "InnerProduct"}
+_SURGERY_FIELDS = {
+    "cconvolution_param": (),
+    "cinner_product_param": (),
+    "convolution_param": ("sparsity_term", "weight_mask_filler", "threshold"),
+    "inner_product_param": ("sparsity_term", "weight_mask_filler", "threshold"),
+}
+#: Settings that only building and training a net need.
+_TRAINING_FIELDS = (
+    "phase",
+    "loss_weight",
+    "propagate_down",
+    "include",
+    "exclude",
+    "transform_param",
+    "blobs",
+)
+
+
+def plain_layer(layer: LayerParameter) -> LayerParameter:
+    """A copy of the standard type, without surgery, fillers, rates, phase rules and blobs."""
+    plain = LayerParameter()
+    plain.CopyFrom(layer)
+    plain.type = _STANDARD_TYPES.get(layer.type, layer.type)
+    for name, fields in _SURGERY_FIELDS.items():
+        if plain.HasField(name):
+            settings = getattr(plain, name)
+            for field in fields:
+                settings.ClearField(field)
+            if not fields or not settings.ByteSize():
+                plain.ClearField(name)
+    for name in _TRAINING_FIELDS:
+        plain.ClearField(name)
+    for _, value in plain.ListFields():
+        if isinstance(value, Message):
+            _clear_fillers(value)
+    _keep_shared_names(plain)
+    return plain
+
+
+def _clear_fillers(settings: Message) -> None:
+    """Drop the fillers; a bilinear one stays, as it makes weights that are never learnt."""
+    for field, value in settings.ListFields():
+        is_filler = not is_repeated(field) and isinstance(value, FillerParameter)
+        if is_filler and value.type != "bilinear":
+            settings.ClearField(field.name)
+
+
+def _keep_shared_names(layer: LayerParameter) -> None:
+    """Of `param {}`, keep what tells which blobs are shared."""
+    names = [(spec.name, spec.share_mode) for spec in layer.param]
+    del layer.param[:]
+    while names and not names[-1][0]:
+        names.pop()
+    for name, mode in names:
+        spec = layer.param.add()
+        if name:
+            spec.name = name
+            if mode:
+                spec.share_mode = mode

@@ -1,0 +1,137 @@
+"""The compact file: small, bit for bit reversible, and never taken when damaged."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from caffe_dns.deploy import Deployment, deploy
+from caffe_dns.errors import CaffeError
+from caffe_dns.export import compact, sections
+from caffe_dns.export.model import PlainModel
+from caffe_dns.proto.caffe_pb2 import NetParameter
+from caffe_dns.proto.upgrade import read_net
+from tests.export.build import CONVOLUTIONAL, small_model
+from tests.oracle import OFFICIAL
+
+
+def of_arrays(*arrays: np.ndarray) -> PlainModel:
+    """A model of one layer; a compact file takes any arrays."""
+    definition = NetParameter(name="n")
+    definition.layer.add(name="layer", type="Convolution")
+    return PlainModel(Deployment(definition, ["a remark"]), [list(arrays)])
+
+
+def assert_reversible(model: PlainModel) -> bytes:
+    raw = compact.to_bytes(model)
+    again = compact.from_bytes(raw)
+    assert again.definition == model.definition
+    for arrays, expected in zip(again.blobs, model.blobs, strict=True):
+        for array, original in zip(arrays, expected, strict=True):
+            assert array.dtype == np.float32
+            assert array.shape == original.shape
+            assert array.tobytes() == original.tobytes()
+    return raw
+
+
+def test_every_kind_of_number() -> None:
+    special = np.array([0.0, -0.0, np.nan, -np.inf, 1e-45, 3.4e38, -1.5], np.float32)
+    assert_reversible(of_arrays(special, np.zeros((2, 3), np.float32)))
+    assert_reversible(of_arrays(np.float32(2.5).reshape(()), np.zeros((0, 4), np.float32)))
+    assert_reversible(of_arrays())
+
+
+@pytest.mark.parametrize("gap", [1, 127, 128, 129, 16383, 16384, 70000])
+def test_distances_of_any_length(gap: int) -> None:
+    array = np.zeros(2 * gap + 5, np.float32)
+    array[[gap - 1, gap, 2 * gap, 2 * gap + 4]] = [1, 2, 3, 4]
+    assert_reversible(of_arrays(array))
+
+
+def test_random_sparsity() -> None:
+    generator = np.random.default_rng(3)
+    for density in (0.001, 0.1, 1.0):
+        array = generator.standard_normal((11, 3, 70)).astype(np.float32)
+        array[generator.random(array.shape) > density] = 0
+        assert_reversible(of_arrays(array, array[:, 0, 0].copy()))
+
+
+def test_whole_net(tmp_path: Path) -> None:
+    model, _ = small_model(CONVOLUTIONAL, tmp_path)
+    compact.write(tmp_path / "net.dnsz", model)
+    assert compact.is_compact(tmp_path / "net.dnsz")
+    assert not compact.is_compact(tmp_path / "net.caffemodel")
+    assert compact.read(tmp_path / "net.dnsz").to_proto() == model.to_proto()
+
+
+@pytest.mark.skipif(not OFFICIAL.exists(), reason="the official models are not here")
+def test_official_lenet() -> None:
+    param = read_net(OFFICIAL / "lenet5.prototxt").message
+    model = PlainModel.load(deploy(param), str(OFFICIAL / "caffe_lenet5_sparse.caffemodel"))
+    assert model.kept == 3993
+    assert model.total == 431080
+    assert len(assert_reversible(model)) < 20_000
+
+
+def test_damage_is_found() -> None:
+    array = np.arange(40, dtype=np.float32)
+    raw = compact.to_bytes(of_arrays(array))
+    for position in range(len(raw)):
+        spoiled = bytearray(raw)
+        spoiled[position] ^= 1
+        with pytest.raises(CaffeError):
+            compact.from_bytes(bytes(spoiled))
+    for length in (0, 5, 20, 60, len(raw) - 1):
+        with pytest.raises(CaffeError):
+            compact.from_bytes(raw[:length])
+    with pytest.raises(CaffeError, match="checksum"):
+        compact.from_bytes(raw + b"x")
+
+
+def test_what_a_file_says_of_itself_is_checked() -> None:
+    raw = compact.to_bytes(of_arrays(np.arange(40, dtype=np.float32)))
+    start = len(compact.SIGNATURE) + 32
+    for position in range(start, len(raw)):
+        spoiled = bytearray(raw)
+        spoiled[position] ^= 0x11
+        spoiled[len(compact.SIGNATURE) : start] = hashlib.sha256(spoiled[start:]).digest()
+        try:
+            compact.from_bytes(bytes(spoiled))
+        except CaffeError as error:
+            assert "is not a compact model that dns wrote" in str(error)
+
+
+def test_other_files(tmp_path: Path) -> None:
+    file = tmp_path / "x.dnsz"
+    with pytest.raises(CaffeError, match=r"x\.dnsz: cannot be read: No such file"):
+        compact.read(file)
+    file.write_bytes(b"something else")
+    with pytest.raises(CaffeError, match=r"x\.dnsz: is not a compact model"):
+        compact.read(file)
+    file.write_bytes(compact.SIGNATURE[:-1] + b"\x02" + bytes(40))
+    with pytest.raises(CaffeError, match="later version"):
+        compact.read(file)
+
+
+@pytest.mark.parametrize("raw", [b"", b"abc", bytes(9000), bytes(range(256)) * 40])
+def test_sections(raw: bytes) -> None:
+    packed = sections.pack(raw)
+    assert len(packed) <= len(raw) + 1
+    assert sections.unpack(packed, len(raw)) == raw
+    with pytest.raises(ValueError, match="instead of"):
+        sections.unpack(packed, len(raw) + 1)
+
+
+def test_long_sections_go_without_lzma(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sections, "_LZMA_LIMIT", 100)
+    raw = bytes(range(256)) * 40
+    packed = sections.pack(raw)
+    assert packed[0] == 1
+    assert sections.unpack(packed, len(raw)) == raw
+    with pytest.raises(ValueError, match="unknown compression"):
+        sections.unpack(b"\x07abc", 3)
+    with pytest.raises(ValueError):
+        sections.unpack(b"\x01abc", 3)
