@@ -14,12 +14,13 @@ import torch
 from torch import Tensor
 
 from caffe_dns.errors import CaffeError
+from caffe_dns.params import Param
 from caffe_dns.proto.caffe_pb2 import SolverParameter
 from caffe_dns.proto.upgrade import read_solver
 from caffe_dns.pycaffe.mode import mode
 from caffe_dns.pycaffe.net import Net
 from caffe_dns.solver.iteration import Outcome, run_iteration
-from caffe_dns.solver.lr_policy import learning_rate
+from caffe_dns.solver.lr_policy import learning_rate, next_step
 from caffe_dns.solver.solver import Solver as CoreSolver
 from caffe_dns.solver.updates import Tensors
 
@@ -51,7 +52,7 @@ class _Trainer(CoreSolver):
         self.net.context.passes = self.iteration
         execution = self.train_net.execution
         execution.clear_param_diffs()
-        if debug or self.net.param.debug_info:
+        if debug:
             outcome = self._iterate_debugging()
         else:
             outcome = self._iterate_over_blobs()
@@ -78,6 +79,13 @@ class _Trainer(CoreSolver):
         inputs = {name: self.train_net.blobs[name].data_tensor() for name in self.net.inputs}
         batches = [{**inputs, **self.net.read_sources()} for _ in range(self.param.iter_size)]
         return run_iteration(self.net, self.rule, batches, debug=True)
+
+    def _diffs(self) -> dict[Param, Tensor] | None:
+        if not self.param.snapshot_diff:
+            return None
+        self.train_net.execution.attach_diffs()
+        gradients = {param: param.tensor.grad for param in self.net.learnable_params}
+        return {param: diff for param, diff in gradients.items() if diff is not None}
 
     def _update_and_keep(
         self, gradients: Tensors, histories: list[Tensors], rate: Tensor
@@ -123,8 +131,10 @@ class Solver:
 
     @property
     def lr(self) -> float:
-        """The learning rate at this iteration."""
-        return learning_rate(self.core.param, self.core.iteration, self.core.current_step)
+        """The learning rate of the next iteration."""
+        param, iteration = self.core.param, self.core.iteration
+        step = next_step(param, iteration, self.core.current_step)
+        return learning_rate(param, iteration, step)
 
     def step(self, iterations: int) -> None:
         """Train for a number of iterations, with the tests and snapshots that fall due."""

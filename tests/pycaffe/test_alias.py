@@ -1,0 +1,40 @@
+"""`import caffe` for code that was written for pycaffe."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+import caffe_dns.pycaffe
+
+
+def test_import_caffe() -> None:
+    with pytest.raises(ModuleNotFoundError):
+        import_module("caffe")
+    caffe_dns.pycaffe.install_as_caffe()
+    caffe = import_module("caffe")
+    assert caffe is caffe_dns.pycaffe
+    assert import_module("caffe.io") is caffe.io
+    assert import_module("caffe.proto").caffe_pb2 is caffe.proto.caffe_pb2
+    assert import_module("caffe.proto.caffe_pb2").TRAIN == caffe.TRAIN == 0
+
+
+def test_as_programs_write_it() -> None:
+    program = """
+import caffe_dns.pycaffe
+caffe_dns.pycaffe.install_as_caffe()
+import caffe
+import caffe.io
+from caffe import layers as L, params as P
+from caffe.proto import caffe_pb2
+net = caffe.NetSpec()
+net.data = L.Input(shape=dict(dim=[1, 2]))
+assert isinstance(net.to_proto(), caffe_pb2.NetParameter)
+"""
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    subprocess.run([sys.executable, "-W", "error", "-c", program], check=True, env=environment)

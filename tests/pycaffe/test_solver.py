@@ -1,0 +1,256 @@
+"""caffe.SGDSolver and its kin: training that a program looks into."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import caffe_dns.pycaffe as caffe
+from caffe_dns.errors import CaffeError
+from caffe_dns.proto.blobs import blob_to_array
+from caffe_dns.proto.caffe_pb2 import NetParameter
+from tests.oracle import GOLDEN, assert_close, assert_same_norm
+
+NET = """
+    layer { name: 'in' type: 'Input' top: 'x' top: 'y'
+      input_param { shape { dim: 4 dim: 3 } shape { dim: 4 dim: 2 } } }
+    layer { name: 'ip' type: 'InnerProduct' bottom: 'x' top: 'ip' param { lr_mult: 1 }
+      param { lr_mult: 2 decay_mult: 0 } inner_product_param { num_output: 2 } }
+    layer { name: 'loss' type: 'EuclideanLoss' bottom: 'ip' bottom: 'y' top: 'loss' }"""
+SETTINGS = """net: 'net.prototxt' base_lr: 0.1 lr_policy: 'step' gamma: 0.5 stepsize: 2
+    momentum: 0.9 weight_decay: 0.1 max_iter: 4 snapshot_prefix: 'snap' random_seed: 1 """
+
+
+def build(settings: str = SETTINGS) -> caffe.SGDSolver:
+    """A solver of linear regression on four records."""
+    caffe.set_surgery(False)
+    Path("net.prototxt").write_text(NET)
+    Path("solver.prototxt").write_text(settings)
+    solver = caffe.SGDSolver("solver.prototxt")
+    fill(solver.net)
+    return solver
+
+
+def fill(net: caffe.Net) -> None:
+    generator = np.random.default_rng(2)
+    for name in ("x", "y"):
+        net.blobs[name].data[...] = generator.standard_normal(net.blobs[name].shape)
+
+
+class Regression:
+    """The same by hand, in float64."""
+
+    def __init__(self, solver: caffe.SGDSolver) -> None:
+        blobs = [*solver.net.params["ip"]]
+        self.values = [blob.data.astype(np.float64) for blob in blobs]
+        self.history = [np.zeros_like(value) for value in self.values]
+        self.x, self.y = (solver.net.blobs[name].data.astype(np.float64) for name in ("x", "y"))
+        self.loss = 0.0
+
+    def gradients(self) -> list[np.ndarray]:
+        weight, bias = self.values
+        error = self.x @ weight.T + bias - self.y
+        self.loss = float((error**2).sum() / len(error) / 2)
+        return [error.T @ self.x / len(error), error.sum(0) / len(error)]
+
+    def step(self, rate: float) -> None:
+        gradients = self.gradients()
+        gradients[0] += 0.1 * self.values[0]
+        for index, lr_mult in enumerate((1, 2)):
+            self.history[index] *= 0.9
+            self.history[index] += rate * lr_mult * gradients[index]
+            self.values[index] = self.values[index] - self.history[index]
+
+
+def blobs_of(model: Path) -> dict[str, list[np.ndarray]]:
+    param = NetParameter.FromString(model.read_bytes())
+    return {layer.name: [blob_to_array(blob) for blob in layer.blobs] for layer in param.layer}
+
+
+# Against Caffe ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name", ["sgd_inv", "sgd_poly_itersize", "adam", "siamese_shared", "surgery_holmes"]
+)
+def test_golden_runs(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = GOLDEN / "runs" / name
+    text = (run / "solver.prototxt").read_text()
+    text = text.replace(f"runs/{name}/snap", str(folder / "snap"))
+    (folder / "solver.prototxt").write_text(f"{text}\nweights: 'runs/{name}/init.caffemodel'")
+    monkeypatch.chdir(GOLDEN)
+    caffe.set_surgery(name.startswith("surgery"))
+    solver = caffe.get_solver(folder / "solver.prototxt")
+    recorded = run / "trace.npz"
+    values = np.load(recorded)["values"] if recorded.exists() else None
+    for iteration in range(40):
+        solver.step(1)
+        if values is not None:
+            outputs = [solver.net.blobs[name].data for name in solver.net.outputs]
+            trace = np.concatenate([np.ravel(output) for output in outputs])
+            np.testing.assert_allclose(trace, values[iteration], rtol=1e-4, atol=1e-6)
+    solver.snapshot()
+    ours, theirs = (blobs_of(where / "snap_iter_40.caffemodel") for where in (folder, run))
+    assert ours.keys() == theirs.keys()
+    for layer, arrays in theirs.items():
+        for actual, expected in zip(ours[layer], arrays, strict=True):
+            assert_same_norm(actual, expected, layer)
+
+
+# What a step leaves -----------------------------------------------------------------------------
+
+
+def test_a_step_leaves_blobs_and_updates() -> None:
+    solver = build()
+    byhand = Regression(solver)
+    weight, bias = (blob.data for blob in solver.net.params["ip"])
+    for rate in (0.1, 0.1, 0.05):
+        assert solver.lr == pytest.approx(rate)
+        byhand.step(rate)
+        solver.step(1)
+        assert solver.net.blobs["loss"].data == pytest.approx(byhand.loss, rel=1e-5)
+        assert_close(weight, byhand.values[0], "weight")
+        assert_close(bias, byhand.values[1], "bias")
+        for blob, update in zip(solver.net.params["ip"], byhand.history, strict=True):
+            assert_close(blob.diff, update, "the diff is the update")
+    assert solver.iter == 3
+    error = solver.net.blobs["ip"].data - solver.net.blobs["y"].data
+    assert_close(solver.net.blobs["ip"].diff, error / 4, "diff of a blob")
+
+
+def test_steps_by_hand() -> None:
+    solver = build()
+    byhand = Regression(solver)
+    for _ in range(2):
+        gradients = byhand.gradients()
+        byhand.step(0.1)
+        solver.net.clear_param_diffs()
+        solver.net.forward()
+        solver.net.backward()
+        for blob, gradient in zip(solver.net.params["ip"], gradients, strict=True):
+            assert_close(blob.diff, gradient, "gradient")
+        solver.apply_update()
+        assert_close(solver.net.params["ip"][0].data, byhand.values[0], "weight")
+    assert solver.iter == 0
+
+
+def test_an_update_from_diffs_that_a_program_writes() -> None:
+    solver = build(SETTINGS.replace("weight_decay: 0.1", ""))
+    weight = solver.net.params["ip"][0]
+    weight.data[...] = 0
+    weight.diff[...] = 1
+    solver.apply_update()
+    assert_close(weight.data, np.full((2, 3), -0.1), "weight")
+
+
+def test_solving_and_resuming() -> None:
+    solver = build(SETTINGS + "snapshot: 2")
+    solver.solve()
+    assert solver.iter == 4 and Path("snap_iter_4.caffemodel").exists()
+    resumed = build()
+    resumed.solve("snap_iter_2.solverstate")
+    assert resumed.iter == 4
+    again = build()
+    again.restore("snap_iter_2.solverstate")
+    assert again.iter == 2
+    again.step(2)
+    for other in (resumed, again):
+        for mine, theirs in zip(other.net.params["ip"], solver.net.params["ip"], strict=True):
+            assert np.array_equal(mine.data, theirs.data)
+
+
+def test_snapshots_can_hold_the_updates() -> None:
+    solver = build(SETTINGS + "snapshot: 2 snapshot_diff: true")
+    solver.step(2)
+    param = NetParameter.FromString(Path("snap_iter_2.caffemodel").read_bytes())
+    blob = next(layer for layer in param.layer if layer.name == "ip").blobs[0]
+    assert_close(np.array(blob.diff).reshape(2, 3), solver.net.params["ip"][0].diff, "diff")
+
+
+def test_test_nets_share_weights_and_take_inputs() -> None:
+    solver = build(SETTINGS + "test_iter: 1 test_interval: 1")
+    (net,) = solver.test_nets
+    fill(net)
+    solver.step(1)
+    at_start = net.blobs["loss"].data.copy()
+    assert at_start == solver.net.blobs["loss"].data
+    assert np.shares_memory(net.params["ip"][0].data, solver.net.params["ip"][0].data)
+    assert net.forward()["loss"] < at_start
+    other = caffe.Net("net.prototxt", caffe.TEST)
+    solver.share_weights(other)
+    fill(other)
+    assert other.forward()["loss"] == net.blobs["loss"].data
+
+
+def test_debug_info_changes_nothing() -> None:
+    plain, chatty = build(), build(SETTINGS + "debug_info: true display: 1")
+    for solver in (plain, chatty):
+        solver.step(2)
+    for name in ("ip", "loss"):
+        assert_close(chatty.net.blobs[name].data, plain.net.blobs[name].data, name)
+    for mine, theirs in zip(chatty.net.params["ip"], plain.net.params["ip"], strict=True):
+        assert_close(mine.data, theirs.data, "weight")
+        assert_close(mine.diff, theirs.diff, "update")
+
+
+def test_python_layers_learn() -> None:
+    caffe.allow_python_layers()
+    by_hand = """type: 'Python' loss_weight: 1
+        python_param { module: 'user' layer: 'Euclidean' }"""
+    builtin = build()
+    Path("net.prototxt").write_text(NET.replace("type: 'EuclideanLoss'", by_hand))
+    ours = caffe.get_solver("solver.prototxt")
+    fill(ours.net)
+    for solver in (builtin, ours):
+        solver.step(4)
+    for mine, theirs in zip(ours.net.params["ip"], builtin.net.params["ip"], strict=True):
+        assert_close(mine.data, theirs.data, "weight")
+
+
+# Which solver -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("cls", "name"),
+    [
+        (caffe.SGDSolver, "SGD"),
+        (caffe.NesterovSolver, "Nesterov"),
+        (caffe.AdaGradSolver, "AdaGrad"),
+        (caffe.RMSPropSolver, "RMSProp"),
+        (caffe.AdaDeltaSolver, "AdaDelta"),
+        (caffe.AdamSolver, "Adam"),
+    ],
+)
+def test_types(cls: type[caffe.SGDSolver], name: str) -> None:
+    build()
+    text = SETTINGS.replace("momentum: 0.9", "")
+    Path("solver.prototxt").write_text(text)
+    assert cls("solver.prototxt").param.type == name
+    Path("solver.prototxt").write_text(f"{text} type: '{name}'")
+    assert type(caffe.get_solver("solver.prototxt")) is cls
+
+
+def test_the_seed_of_the_process_is_taken_where_the_definition_has_none() -> None:
+    Path("net.prototxt").write_text(
+        NET.replace("num_output: 2", "num_output: 2 weight_filler { type: 'xavier' }")
+    )
+    Path("solver.prototxt").write_text(SETTINGS.replace("random_seed: 1", ""))
+
+    def weight() -> np.ndarray:
+        return caffe.get_solver("solver.prototxt").net.params["ip"][0].data
+
+    caffe.set_random_seed(5)
+    first, second = weight(), weight()
+    caffe.set_random_seed(6)
+    assert np.array_equal(first, second) and not np.array_equal(first, weight())
+
+
+def test_wrong_definitions() -> None:
+    build()
+    Path("solver.prototxt").write_text(SETTINGS + "type: 'Adm'")
+    with pytest.raises(CaffeError, match=r"solver\.prototxt: type: unknown solver type 'Adm'"):
+        caffe.get_solver("solver.prototxt")
+    with pytest.raises(CaffeError, match="nowhere"):
+        caffe.SGDSolver("nowhere.prototxt")
