@@ -68,14 +68,15 @@ def test_a_single_level_keeps_four_axes() -> None:
 @pytest.mark.parametrize("phase", ["TRAIN", "TEST"])
 def test_stochastic(phase: str) -> None:
     settings = "pyramid_height: 2 pool: STOCHASTIC"
-    layer = make_layer(f"type: 'SPP' phase: {phase} spp_param {{ {settings} }}", (2, 3, 4, 6))
+    text = f"type: 'SPP' phase: {phase} spp_param {{ {settings} }}"
+    layer, twin = (make_layer(text, (2, 3, 4, 6)) for _ in range(2))
     bottom = draw(2, 3, 4, 6, positive=True)
     top = run(layer, bottom)[0]
     whole = top[:, :3].numpy()
     planes = bottom.numpy().reshape(2, 3, -1)
     if phase == "TRAIN":
         assert (planes == whole[..., None]).any(-1).all()
-        assert torch.equal(top, run(layer, bottom)[0])
+        assert torch.equal(top, run(twin, bottom)[0])
     else:
         np.testing.assert_allclose(whole, (planes**2).sum(-1) / planes.sum(-1), rtol=1e-12)
 
