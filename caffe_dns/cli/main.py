@@ -17,6 +17,7 @@ from caffe_dns.errors import CaffeError, first_line, nearest
 ACTIONS: dict[str, str] = {
     "train": "train, finetune or prune a model",
     "test": "score a model",
+    "sensitivity": "find out how far each layer can be pruned",
     "time": "benchmark model execution time",
     "device_query": "show GPU diagnostic information",
     "convert_imageset": "make a database of listed image files",
@@ -27,6 +28,7 @@ ACTIONS: dict[str, str] = {
     "upgrade_solver_proto_text": "bring an old solver definition up to date",
     "parse_log": "make CSV tables of a training log",
     "draw_net": "draw the graph of a net",
+    "plot": "draw the curves of training logs",
     "deploy": "make a definition for use of a train_val.prototxt",
     "summary": "show the layers of a net and their sizes",
     "export": "save a model for others, or compact",

@@ -1,0 +1,164 @@
+"""What all pictures have in common: colours, legends beside the axes, and the forms of a file.
+
+matplotlib is an extra of the package: `check_matplotlib` says so before any work is done. What is
+drawn is up to `sensitivity_report` and `log_chart`.
+"""
+
+from __future__ import annotations
+
+import html
+import io
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from caffe_dns.errors import CaffeError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+#: What `render` can make, by the ending of a file's name.
+FORMS = ("png", "svg", "html")
+
+#: Colours that people with any kind of colour vision tell apart (Okabe and Ito).
+_FEW = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
+_STYLE: Any = {
+    "axes.edgecolor": "#888888",
+    "axes.grid": True,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlesize": "medium",
+    "font.size": 10,
+    "grid.color": "#dddddd",
+    "legend.fontsize": "small",
+    "legend.frameon": False,
+    "lines.linewidth": 1.6,
+    "svg.hashsalt": "dns",
+    "text.parse_math": False,
+}
+_PAGE = """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<title>{title}</title>
+<style>
+body {{ font-family: sans-serif; margin: 2em auto; max-width: 70em; padding: 0 1em; color: #222; }}
+svg {{ max-width: 100%; height: auto; }}
+table {{ border-collapse: collapse; margin: 1em 0; }}
+th, td {{ border-bottom: 1px solid #ddd; padding: 0.25em 0.8em; text-align: right; }}
+th:first-child, td:first-child {{ text-align: left; }}
+</style>
+</head>
+<body>
+<h1>{title}</h1>
+{body}
+</body>
+</html>
+"""
+
+
+def check_matplotlib() -> None:
+    """Raise CaffeError, which says what to install, when matplotlib is missing."""
+    try:
+        import matplotlib.figure  # noqa: F401
+    except ImportError:
+        raise CaffeError("pictures need a package: pip install matplotlib") from None
+
+
+def form_of(path: str) -> str:
+    """The form that a file's ending asks for. Raises CaffeError for an unknown ending."""
+    form = Path(path).suffix.lower().removeprefix(".")
+    if form not in FORMS:
+        raise CaffeError(
+            f"the ending says which kind of picture; .{', .'.join(FORMS)} are known", file=path
+        )
+    return form
+
+
+def new_figure(panels: int, height: float) -> tuple[Figure, list[Axes]]:
+    """A figure of panels one below the other with a common x axis; `height` of each in inches."""
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(9, 0.6 + height * panels), layout="constrained")
+        axes = figure.subplots(panels, 1, sharex=True, squeeze=False)
+    return figure, list(axes[:, 0])
+
+
+def colours(count: int) -> list[Any]:
+    """`count` colours: strong ones if they are few, else steps from dark to light."""
+    if count <= len(_FEW):
+        return list(_FEW[:count])
+    import matplotlib as mpl
+
+    scale = mpl.colormaps["turbo"]
+    return [scale(0.03 + 0.94 * index / (count - 1)) for index in range(count)]
+
+
+def add_legend(axes: Axes, title: str | None = None) -> None:
+    """Name the lines to the right of the axes, in several columns when they are many."""
+    import matplotlib as mpl
+
+    handles, labels = axes.get_legend_handles_labels()
+    if not handles:
+        return
+    with mpl.rc_context(_STYLE):
+        axes.legend(
+            handles,
+            labels,
+            title=title,
+            loc="upper left",
+            bbox_to_anchor=(1.01, 1.0),
+            borderaxespad=0.0,
+            ncols=1 + (len(handles) - 1) // 16,
+            alignment="left",
+        )
+
+
+def legend_label(name: str) -> str:
+    """A name as a legend shows it; matplotlib hides those that begin with an underscore."""
+    return f" {name}" if name.startswith("_") else name
+
+
+def render(figure: Figure, form: str, title: str) -> bytes:
+    """The figure as a file of this form."""
+    if form == "html":
+        return page(title, inline_svg(figure))
+    return _save(figure, form)
+
+
+def inline_svg(figure: Figure) -> str:
+    """The figure as an <svg> element."""
+    text = _save(figure, "svg").decode()
+    return text[text.index("<svg") :]
+
+
+def page(title: str, body: str) -> bytes:
+    """A web page that needs no other file."""
+    return _PAGE.format(title=html.escape(title), body=body).encode()
+
+
+def html_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table for a page."""
+
+    def line(cells: Sequence[str], kind: str) -> str:
+        return "".join(f"<{kind}>{html.escape(cell)}</{kind}>" for cell in cells)
+
+    body = "\n".join(f"<tr>{line(row, 'td')}</tr>" for row in rows)
+    return f"<table>\n<tr>{line(header, 'th')}</tr>\n{body}\n</table>"
+
+
+def _save(figure: Figure, form: str) -> bytes:
+    import matplotlib as mpl
+
+    stream = io.BytesIO()
+    nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    metadata: dict[str, Any] = nothing if form == "svg" else {}
+    with mpl.rc_context(_STYLE), warnings.catch_warnings():
+        # Names in scripts that the font lacks are drawn as boxes.
+        warnings.filterwarnings("ignore", message="Glyph")
+        figure.savefig(stream, format=form, dpi=130, metadata=metadata)
+    return stream.getvalue()

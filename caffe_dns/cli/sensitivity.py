@@ -1,0 +1,90 @@
+"""`dns sensitivity`."""
+
+from __future__ import annotations
+
+import click
+
+from caffe_dns import load_net, log
+from caffe_dns.cli import flags
+from caffe_dns.cli.progress import Progress
+from caffe_dns.devices import scoring_device
+from caffe_dns.errors import CaffeError
+from caffe_dns.net import Net
+from caffe_dns.proto.upgrade import read_net
+from caffe_dns.sensitivity import Bench, Proposal, Study, find_objective, measure, propose
+from caffe_dns.sensitivity_report import check_prefix, save, to_text_table
+from caffe_dns.subjects import find_subjects
+
+
+@click.command()
+@flags.model
+@flags.weights
+@flags.iterations
+@flags.gpu
+@click.option(
+    "--layers", default="", metavar="NAMES", help="Only these layers, several with commas."
+)
+@click.option(
+    "--loss-of-accuracy",
+    default=0.01,
+    show_default=True,
+    help="What the proposed thresholds may cost: of an accuracy so much, of a loss this share.",
+)
+@click.option(
+    "--output",
+    default="",
+    metavar="PREFIX",
+    help="Write PREFIX.csv, PREFIX.png, PREFIX.html and PREFIX.prototxt.",
+)
+def command(
+    model: str,
+    weights: str,
+    iterations: int,
+    gpu: str,
+    layers: str,
+    loss_of_accuracy: float,
+    output: str,
+) -> None:
+    """Find out how far each layer of a trained model can be pruned.
+
+    Without any training, each layer is pruned by itself, to sparsities from 10 to 99 percent, and
+    the model is scored on the given number of test batches. Prints a table, and thresholds for all
+    layers together; PREFIX.prototxt is the model definition with these thresholds.
+    """
+    if not model:
+        raise CaffeError("sensitivity needs a model definition to score: --model FILE")
+    if not weights:
+        raise CaffeError("sensitivity needs model weights to prune: --weights FILE")
+    if iterations < 1:
+        raise CaffeError(f"-iterations must be at least 1, not {iterations}")
+    if not 0 <= loss_of_accuracy < 1:
+        raise CaffeError(
+            f"--loss-of-accuracy must be at least 0 and below 1, not {loss_of_accuracy:g}"
+        )
+    if output:
+        check_prefix(output)
+    definition = read_net(model).message
+    wanted = [name.strip() for name in layers.split(",") if name.strip()]
+    net = load_net(model, "TEST", weights, device=scoring_device(gpu))
+    was_quiet = log.set_quiet(True)  # the data layer's, about starting again
+    try:
+        study, proposal = _study(net, iterations, wanted, loss_of_accuracy)
+    except CaffeError as error:
+        raise error.locate(file=model) from None
+    finally:
+        log.set_quiet(was_quiet)
+        net.close()
+    click.echo(to_text_table(study, proposal), nl=False)
+    if output:
+        for name in save(output, study, proposal, definition):
+            click.echo(f"Wrote {name}")
+
+
+def _study(net: Net, batches: int, wanted: list[str], limit: float) -> tuple[Study, Proposal]:
+    bench = Bench(net, find_objective(net), batches)
+    subjects = [subject for subject in find_subjects(net, wanted) if bench.depends_on(subject)]
+    if not subjects:
+        raise CaffeError(f"none of these layers has any influence on '{bench.objective.name}'")
+    with Progress("Scoring", batches) as progress:
+        study = measure(bench, subjects, progress.advance)
+    return study, propose(bench, subjects, study, limit)

@@ -1,0 +1,115 @@
+"""Losses, scores and sparsities against iterations, from the logs of Caffe, of its forks, and ours.
+
+Tables in the form of Caffe's parse_log are in `training_log`, pictures in `log_chart`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from caffe_dns.errors import CaffeError
+
+#: A value for each iteration that has one.
+Series = dict[int, float]
+
+_NUMBER = r"[-+]?(?:[\d.]+(?:[eE][-+]?\d+)?|nan|inf)"
+_ITERATION = re.compile(r"\] Iteration (\d+)(?:, Testing net \(#(\d+)\))?")
+_LOSS = re.compile(rf"\] Iteration \d+(?: \(.*\))?, loss = ({_NUMBER})")
+_OUTPUT = re.compile(
+    rf"\]\s+(Train|Test) net output #(\d+): (.+?) = ({_NUMBER})( \(\* {_NUMBER} = .* loss\))?\s*$"
+)
+_SURGERY = re.compile(
+    rf"\] Surgery (.+): kept \d+, pruned \d+, sparsity ({_NUMBER}), spliced back \d+"
+)
+#: HolmesShuan's fork tells convolutions and inner products apart, but not the layers.
+_FORK = re.compile(rf"\] (ConV|IP) Sparsity: ({_NUMBER})")
+_FORK_NAMES = {"ConV": "convolutions", "IP": "inner products"}
+
+
+@dataclass
+class Run:
+    """The curves of one log, each by the phase and name of its output, or by its layer."""
+
+    name: str
+    losses: dict[str, Series] = field(default_factory=dict)
+    scores: dict[str, Series] = field(default_factory=dict)
+    sparsities: dict[str, Series] = field(default_factory=dict)
+
+    def is_empty(self) -> bool:
+        return not (self.losses or self.scores or self.sparsities)
+
+
+def read_run(path: str, name: str) -> Run:
+    """Read a log. Raises CaffeError when it cannot be read, or has nothing to draw."""
+    reader = _Reader()
+    try:
+        with open(path, errors="replace") as file:
+            reader.read(file)
+    except OSError as error:
+        raise CaffeError(f"cannot be read: {error.strerror}", file=path) from None
+    run = reader.run(name)
+    if run.is_empty():
+        raise CaffeError("is not a training log: it has no losses, scores or sparsities", file=path)
+    return run
+
+
+def run_names(paths: list[str]) -> list[str]:
+    """Short names for runs, by their files, or by their whole paths where files have one name."""
+    stems = [Path(path).name.removesuffix(".log") for path in paths]
+    return stems if len(set(stems)) == len(stems) else list(paths)
+
+
+class _Reader:
+    """Collects values line by line. When a resumed run repeats an iteration, its values stay."""
+
+    def __init__(self) -> None:
+        self._iteration: int | None = None
+        self._test_net = 0
+        self._smoothed: Series = {}
+        self._layers: dict[str, Series] = {}
+        self._kinds: dict[str, Series] = {}
+        #: By name and iteration: the elements of an output by number.
+        self._outputs: dict[str, dict[int, dict[int, float]]] = {}
+        self._losses: set[str] = set()
+
+    def read(self, lines: Iterable[str]) -> None:
+        for line in lines:
+            if match := _ITERATION.search(line):
+                self._iteration = int(match[1])
+                self._test_net = int(match[2] or 0)
+            if self._iteration is not None:
+                self._read_values(line, self._iteration)
+
+    def _read_values(self, line: str, iteration: int) -> None:
+        if match := _OUTPUT.search(line):
+            name = f"{self._phase(match[1])} {match[3]}"
+            values = self._outputs.setdefault(name, {}).setdefault(iteration, {})
+            values[int(match[2])] = float(match[4])
+            if match[5]:
+                self._losses.add(name)
+        elif match := _SURGERY.search(line):
+            self._layers.setdefault(match[1], {})[iteration] = float(match[2])
+        elif match := _FORK.search(line):
+            self._kinds.setdefault(_FORK_NAMES[match[1]], {})[iteration] = float(match[2])
+        elif match := _LOSS.search(line):
+            self._smoothed[iteration] = float(match[1])
+
+    def _phase(self, word: str) -> str:
+        number = f" #{self._test_net}" if word == "Test" and self._test_net else ""
+        return word.lower() + number
+
+    def run(self, name: str) -> Run:
+        """What was collected. Outputs of several elements are drawn by their mean."""
+        run = Run(name, sparsities=self._layers or self._kinds)
+        for output, points in self._outputs.items():
+            curves = run.losses if output in self._losses else run.scores
+            curves[output] = {
+                iteration: sum(values.values()) / len(values)
+                for iteration, values in sorted(points.items())
+            }
+        if self._smoothed and not any(output.startswith("train") for output in run.losses):
+            run.losses = {"train loss": self._smoothed, **run.losses}
+        return run
