@@ -73,7 +73,7 @@ def blobs_of(model: Path) -> dict[str, list[np.ndarray]]:
 
 
 @pytest.mark.parametrize(
-    "name", ["sgd_inv", "sgd_poly_itersize", "adam", "siamese_shared", "surgery_holmes"]
+    "name", ["sgd_inv", "sgd_poly_itersize", "nesterov", "siamese_shared", "surgery_holmes"]
 )
 def test_golden_runs(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = GOLDEN / "runs" / name
