@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -63,13 +63,17 @@ class Point:
 
 @dataclass(frozen=True)
 class Curve:
-    """The points of one layer, from few pruned weights to many."""
+    """The points of one layer, from few pruned weights to many.
+
+    `setting` names what their settings are: threshold or c_rate.
+    """
 
     layer: str
-    #: What the settings are: threshold or c_rate.
-    field: str
+    setting: str
     total: int
     points: list[Point]
+    #: Other layers that use the same weight.
+    sharers: list[str] = field(default_factory=list)
 
     def sparsity(self, point: Point) -> float:
         return point.pruned / self.total
@@ -221,7 +225,8 @@ def measure(
         ]
         # Where many weights are equal, several shares prune the same ones.
         distinct = {point.pruned: point for point in points}
-        curves.append(Curve(subject.name, subject.field, subject.total, list(distinct.values())))
+        kept = list(distinct.values())
+        curves.append(Curve(subject.name, subject.field, subject.total, kept, subject.sharers))
     return Study(bench.objective, bench.batches, dense, curves)
 
 

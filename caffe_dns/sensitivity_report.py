@@ -30,6 +30,7 @@ _SETTINGS = {
     "CConvolution": "cconvolution_param",
     "CInnerProduct": "cinner_product_param",
 }
+_OFFICIAL = ("CConvolution", "CInnerProduct")
 #: Sparsities that the picture's axis names; it gives each halving of what is left the same room.
 _TICKS = (0, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99)
 _ENDINGS = ("csv", "png", "html", "prototxt")
@@ -77,13 +78,13 @@ def to_csv(study: Study) -> bytes:
         ("layer", "setting", "value", "sparsity", "pruned", "weights", study.objective.name)
     )
     for curve in study.curves:
-        whole = (curve.layer, curve.field, "", 0, 0, curve.total, f"{study.dense:.6g}")
+        whole = (curve.layer, curve.setting, "", 0, 0, curve.total, f"{study.dense:.6g}")
         writer.writerow(whole)
         for p in curve.points:
             sparsity, value = f"{curve.sparsity(p):.6g}", f"{p.setting:.6g}"
             score = f"{p.score:.6g}"
             writer.writerow(
-                (curve.layer, curve.field, value, sparsity, p.pruned, curve.total, score)
+                (curve.layer, curve.setting, value, sparsity, p.pruned, curve.total, score)
             )
     return text.getvalue().encode()
 
@@ -125,7 +126,7 @@ def _proposal_rows(study: Study, proposal: Proposal) -> list[list[str]]:
         if point is None:
             rows.append([curve.layer, "not pruned", ""])
         else:
-            setting = f"{curve.field} {log.number(point.setting)}"
+            setting = f"{curve.setting} {log.number(point.setting)}"
             rows.append([curve.layer, setting, f"{100 * curve.sparsity(point):.1f} %"])
     return rows
 
@@ -230,15 +231,20 @@ def to_definition(definition: NetParameter, study: Study, proposal: Proposal) ->
     """
     changed = NetParameter()
     changed.CopyFrom(definition)
+    points = {
+        name: proposal.points[curve.layer]
+        for curve in study.curves
+        for name in (curve.layer, *curve.sharers)
+    }
     for layer in changed.layer:
-        if layer.name in proposal.points and layer.type in _SETTINGS:
-            _set(layer, proposal.points[layer.name])
+        if layer.name in points and layer.type in _SETTINGS:
+            _set(layer, points[layer.name])
     return f"# {_proposal_line(study, proposal)}.\n{to_text(changed)}"
 
 
 def _set(layer: LayerParameter, point: Point | None) -> None:
     settings = getattr(layer, _SETTINGS[layer.type])
-    if layer.type.startswith("CC") or layer.type == "CInnerProduct":
+    if layer.type in _OFFICIAL:
         if point is None:
             settings.iter_stop = 0  # so that the masks stay as they are filled
         else:

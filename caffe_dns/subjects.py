@@ -33,6 +33,8 @@ class Subject(ABC):
 
     def __init__(self, layer: WeightedLayer, parameters: Sequence[Tensor]) -> None:
         self.layer = layer
+        #: Other layers that use the same weight.
+        self.sharers: list[str] = []
         self._parameters = [parameter.detach() for parameter in parameters]
         if not all(bool(parameter.isfinite().all()) for parameter in self._parameters):
             raise layer.error("has weights that are not finite numbers")
@@ -158,7 +160,16 @@ def find_subjects(net: Net, wanted: Sequence[str]) -> list[Subject]:
             raise layer.error(f"type {layer.type} has no weights of its own that surgery prunes")
     if not layers:
         raise CaffeError("no layer has weights that surgery prunes")
-    return [_subject(layer) for layer in layers if not wanted or layer.name in wanted]
+    subjects = [_subject(layer) for layer in layers if not wanted or layer.name in wanted]
+    for subject in subjects:
+        subject.sharers = [
+            step.layer.name
+            for step in net.steps
+            if isinstance(step.layer, WeightedLayer)
+            and step.layer is not subject.layer
+            and net.table.owner(step.layer, 0).layer is subject.layer
+        ]
+    return subjects
 
 
 def _can_be_pruned(net: Net, layer: Layer) -> bool:
