@@ -79,9 +79,9 @@ def command(
             raise error.locate(file=model) from None
     small = compact.to_bytes(plain)
     raw = small if chosen == "compact" else FORMATS[chosen][1](plain)
+    write_atomically(output, raw)
     if definition:
         write_atomically(definition, plain.definition.to_text().encode())
-    write_atomically(output, raw)
     for line in size_table(plain, files, len(small)):
         click.echo(line)
     click.echo(f"Wrote {output}: {len(raw):,} bytes")

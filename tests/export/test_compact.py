@@ -126,7 +126,7 @@ def test_sections(raw: bytes) -> None:
 
 
 def test_long_sections_go_without_lzma(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sections, "_LZMA_LIMIT", 100)
+    monkeypatch.setattr(sections, "_LIMIT", 100)
     raw = bytes(range(256)) * 40
     packed = sections.pack(raw)
     assert packed[0] == 1
