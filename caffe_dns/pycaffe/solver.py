@@ -52,10 +52,7 @@ class _Trainer(CoreSolver):
         self.net.context.passes = self.iteration
         execution = self.train_net.execution
         execution.clear_param_diffs()
-        if debug:
-            outcome = self._iterate_debugging()
-        else:
-            outcome = self._iterate_over_blobs()
+        outcome = self._iterate_debugging() if debug else self._iterate_over_blobs()
         execution.forget()
         execution.attach_diffs()
         self._losses.append(outcome.loss)
