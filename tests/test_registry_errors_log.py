@@ -99,10 +99,9 @@ def test_a_line_has_glogs_format(lines: list[str]) -> None:
     assert int(thread) == threading.get_native_id()
     assert len(thread) >= 5
     assert int(line) > 0
-    now = time.localtime(before)
-    stamp = time.mktime(
-        (now.tm_year, *map(int, (month, day, hour, minute, second)), 0, 0, now.tm_isdst)
-    )
+    year = time.localtime(before).tm_year
+    text = f"{year}{month}{day}{hour}{minute}{second}"
+    stamp = time.mktime(time.strptime(text, "%Y%m%d%H%M%S"))
     assert before - 0.001 <= stamp + int(micros) / 1e6 <= time.time() + 0.001
 
 

@@ -51,6 +51,8 @@ class BaseConvolution(WeightedLayer):
         self.stride = spatial_setting(self, axes, "stride", ("stride_h", "stride_w"), default=1)
         self.pad = spatial_setting(self, axes, "pad", ("pad_h", "pad_w"), default=0, least=0)
         self.dilation = spatial_setting(self, axes, "dilation", default=1)
+        if axes == 0:  # torch knows no convolution without a spatial axis; forward adds one
+            self.stride, self.pad, self.dilation = (1,), (0,), (1,)
         self.group = settings.group
         self.num_output = settings.num_output
         self._check_channels(shape[self.channel_axis])

@@ -1,0 +1,222 @@
+"""Convolutions against recorded cases, Caffe's sums written out in float64, and differences."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from caffe_dns.layers import convolution
+from caffe_dns.layers.base import Context, Layer
+from caffe_dns.layers.convolution import BaseConvolution
+from tests.layers.harness import check_gradients, draw, make_layer, refused, run
+from tests.oracle import GOLDEN, run_layer_case
+
+CASES = sorted(path.name for path in (GOLDEN / "layers").glob("*conv*"))
+PLAIN = Context(surgery=False)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_golden_case(name: str) -> None:
+    run_layer_case(name)
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if "conv_1d" not in name])
+def test_golden_case_with_channels_innermost(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(convolution, "LARGE_CONVOLUTION", 0)
+    run_layer_case(name)
+
+
+def conv(settings: str, *shapes: tuple[int, ...], kind: str = "Convolution") -> Layer:
+    """A layer of random float64 weights, without a mask."""
+    text = f"type: '{kind}' convolution_param {{ {settings} }}"
+    layer = make_layer(text, *shapes, tops=len(shapes), context=PLAIN).double()
+    for index, parameter in enumerate(layer.parameters()):
+        parameter.data.copy_(draw(*parameter.shape, seed=20 + index))
+    return layer
+
+
+def at(channels: slice, place: tuple[int, ...]) -> tuple[Any, ...]:
+    """The index of these channels at this place in all images."""
+    return (slice(None), channels, *place)
+
+
+def restated(layer: Layer, bottom: np.ndarray, *, transposed: bool = False) -> np.ndarray:
+    """The sum over groups, channels and kernel places, one product after the other.
+
+    A transposed convolution adds each input's products where a convolution would read them.
+    """
+    assert isinstance(layer, BaseConvolution)
+    axis, group = layer.channel_axis, layer.group
+    weight, *bias = (blob.detach().numpy() for blob in layer.blobs)
+    shape = layer.reshape([bottom.shape])[0]
+    top = np.zeros(shape)
+    flat_in = bottom.reshape(-1, *bottom.shape[axis:])
+    flat_out = top.reshape(-1, *shape[axis:])
+    small, large = (flat_in, flat_out) if transposed else (flat_out, flat_in)
+    per_small, per_large = small.shape[1] // group, large.shape[1] // group
+    kernel = itertools.product(*map(range, layer.kernel))
+    places = list(itertools.product(*map(range, small.shape[2:])))
+    for offset, place in itertools.product(list(kernel), places):
+        other = tuple(
+            p * s - pad + d * o
+            for p, s, pad, d, o in zip(
+                place, layer.stride, layer.pad, layer.dilation, offset, strict=True
+            )
+        )
+        if any(not 0 <= o < extent for o, extent in zip(other, large.shape[2:], strict=True)):
+            continue
+        for g in range(group):
+            s = slice(g * per_small, (g + 1) * per_small)
+            c = slice(g * per_large, (g + 1) * per_large)
+            kernel_place: tuple[Any, ...] = (s, ..., *offset)
+            part = weight[kernel_place]  # [small channels of the group, large ones]
+            if transposed:
+                flat_out[at(c, other)] += flat_in[at(s, place)] @ part
+            else:
+                flat_out[at(s, place)] += flat_in[at(c, other)] @ part.T
+    if bias:
+        flat_out += bias[0].reshape(-1, *[1] * (flat_out.ndim - 2))
+    return top
+
+
+SETTINGS = [
+    ("num_output: 4 kernel_size: 3", (2, 3, 6, 5)),
+    (
+        "num_output: 4 kernel_h: 2 kernel_w: 3 stride_h: 2 stride_w: 1 pad_h: 1 pad_w: 2",
+        (2, 3, 6, 5),
+    ),
+    ("num_output: 6 kernel_size: 3 group: 3 pad: 1 bias_term: false", (2, 6, 5, 4)),
+    ("num_output: 6 kernel_size: 2 kernel_size: 3 dilation: 2 dilation: 1", (1, 2, 7, 6)),
+    ("num_output: 3 kernel_size: 4 stride: 2", (2, 3, 9)),
+    (
+        "num_output: 2 kernel_size: 2 stride: 1 stride: 2 stride: 1 pad: 0 pad: 1 pad: 1",
+        (1, 2, 3, 5, 4),
+    ),
+    ("num_output: 8 kernel_size: 3 group: 4 stride: 2 pad: 1", (2, 4, 5, 6)),
+    ("num_output: 4 kernel_size: 2 axis: 2", (2, 3, 3, 4, 5)),
+    ("num_output: 4 kernel_size: 2 axis: 0", (3, 4, 5)),
+    ("num_output: 4 kernel_size: 2 axis: -2", (2, 3, 5)),
+]
+
+
+@pytest.mark.parametrize(("settings", "shape"), SETTINGS)
+def test_convolution_is_the_sum_of_its_products(settings: str, shape: tuple[int, ...]) -> None:
+    layer = conv(settings, shape)
+    bottom = draw(*shape)
+    np.testing.assert_allclose(
+        run(layer, bottom)[0].detach(), restated(layer, bottom.numpy()), rtol=1e-10, atol=1e-12
+    )
+
+
+@pytest.mark.parametrize(("settings", "shape"), SETTINGS)
+def test_deconvolution_is_the_sum_of_its_products(settings: str, shape: tuple[int, ...]) -> None:
+    layer = conv(settings, shape, kind="Deconvolution")
+    bottom = draw(*shape)
+    expected = restated(layer, bottom.numpy(), transposed=True)
+    np.testing.assert_allclose(run(layer, bottom)[0].detach(), expected, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", ["Convolution", "Deconvolution"])
+def test_no_spatial_axes(kind: str) -> None:
+    layer = conv("num_output: 6 group: 2 axis: 1", (3, 4), kind=kind)
+    bottom = draw(3, 4)
+    weight, bias = (blob.detach() for blob in layer.blobs)
+    parts = [
+        bottom[:, 2 * g : 2 * g + 2]
+        @ (weight[3 * g : 3 * g + 3].T if kind == "Convolution" else weight[2 * g : 2 * g + 2])
+        for g in range(2)
+    ]
+    torch.testing.assert_close(run(layer, bottom)[0], torch.cat(parts, 1) + bias)
+
+
+GRADIENTS = [
+    ("num_output: 4 kernel_size: 2 group: 2 stride: 2 pad: 1", [(2, 4, 3, 4)]),
+    ("num_output: 2 kernel_size: 2 dilation: 2", [(1, 2, 4, 5), (1, 2, 4, 5)]),
+    ("num_output: 2 kernel_size: 3 bias_term: false", [(2, 1, 5)]),
+    ("num_output: 2 kernel_size: 2 axis: 2", [(2, 2, 1, 3, 3)]),
+]
+
+
+@pytest.mark.parametrize("kind", ["Convolution", "Deconvolution"])
+@pytest.mark.parametrize(("settings", "shapes"), GRADIENTS)
+def test_gradients(settings: str, shapes: list[tuple[int, ...]], kind: str) -> None:
+    layer = conv(settings, *shapes, kind=kind)
+    check_gradients(layer, *(draw(*shape, seed=i) for i, shape in enumerate(shapes)))
+
+
+def test_bottoms_share_the_weight() -> None:
+    layer = conv("num_output: 4 kernel_size: 3", (2, 3, 6, 5), (2, 3, 6, 5))
+    first, second = draw(2, 3, 6, 5, seed=1), draw(2, 3, 6, 5, seed=2)
+    tops = run(layer, first, second)
+    assert torch.equal(tops[0], layer(first, first)[1])
+    assert torch.equal(tops[1], layer(second, second)[0])
+
+
+@pytest.mark.parametrize(
+    "settings", ["num_output: 16 kernel_size: 3 pad: 1", "num_output: 16 kernel_size: 3"]
+)
+def test_large_convolutions_keep_channels_innermost(settings: str) -> None:
+    text = (
+        f"type: 'Convolution' convolution_param {{ {settings} weight_filler {{ type: 'msra' }} }}"
+    )
+    large, small = (make_layer(text, (n, 8, 40, 30)) for n in (16, 1))
+    assert large.blobs[0].is_contiguous(memory_format=torch.channels_last)
+    assert small.blobs[0].is_contiguous()
+    bottom = torch.rand(16, 8, 40, 30, generator=torch.Generator().manual_seed(0))
+    tops = [
+        torch.cat([layer(piece)[0] for piece in bottom.split(n)])
+        for layer, n in ((large, 16), (small, 1))
+    ]
+    torch.testing.assert_close(*tops, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("settings", "shapes", "message"),
+    [
+        ("kernel_size: 3", [(2, 3, 6, 5)], "convolution_param.num_output: must be given and posit"),
+        ("num_output: 4", [(2, 3, 6, 5)], "convolution_param.kernel_size: given 0 times; once, or"),
+        ("num_output: 4 kernel_size: 0", [(2, 3, 6, 5)], "kernel_size: must be at least 1"),
+        ("num_output: 4 kernel_size: 1 stride: 0", [(2, 3, 6, 5)], "stride: must be at least 1"),
+        (
+            "num_output: 4 kernel_size: 2 kernel_h: 2 kernel_w: 2",
+            [(2, 3, 6, 5)],
+            "give either kernel",
+        ),
+        (
+            "num_output: 4 kernel_h: 2 kernel_w: 2",
+            [(2, 3, 6)],
+            "kernel_h and kernel_w are for 2 spa",
+        ),
+        (
+            "num_output: 4 kernel_size: 2 group: 2",
+            [(2, 3, 6, 5)],
+            "does not divide the bottom's cha",
+        ),
+        ("num_output: 4 kernel_size: 2 group: 3", [(2, 3, 6, 5)], "does not divide the num_output"),
+        ("num_output: 4 kernel_size: 2 group: 0", [(2, 3, 6, 5)], "group 0 does not divide"),
+        ("num_output: 4 kernel_size: 7", [(2, 3, 6, 9)], "is larger than the padded input (6, 9)"),
+        (
+            "num_output: 4 kernel_size: 2 axis: 4",
+            [(2, 3, 6, 5)],
+            "axis 4 is out of range for a blob",
+        ),
+        ("num_output: 4 kernel_size: 2", [(2, 3, 2, 2, 2, 2)], "4 spatial axes; at most 3"),
+        ("num_output: 4 kernel_size: 2", [(2, 3, 6, 5), (2, 3, 5, 5)], "must have the same shape"),
+    ],
+)
+def test_wrong_settings(settings: str, shapes: list[tuple[int, ...]], message: str) -> None:
+    text = f"type: 'Convolution' convolution_param {{ {settings} }}"
+    assert message in refused(text, *shapes, tops=len(shapes))
+
+
+@pytest.mark.parametrize("setting", ["engine: CUDNN", "engine: CAFFE", "force_nd_im2col: true"])
+def test_settings_without_effect(setting: str) -> None:
+    base = "num_output: 4 kernel_size: 3"
+    bottom: Tensor = draw(2, 3, 6, 5)
+    tops = [conv(f"{base} {more}", (2, 3, 6, 5))(bottom)[0] for more in ("", setting)]
+    assert torch.equal(*tops)
