@@ -24,6 +24,9 @@ FORMS = ("png", "svg", "html")
 
 #: Colours that people with any kind of colour vision tell apart (Okabe and Ito).
 _FEW = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
+#: Inches for the axes and what stands to their left.
+_WIDTH = 8.0
+_LEGEND_ROWS = 14
 _STYLE: Any = {
     "axes.edgecolor": "#888888",
     "axes.grid": True,
@@ -83,7 +86,7 @@ def new_figure(panels: int, height: float) -> tuple[Figure, list[Axes]]:
     from matplotlib.figure import Figure
 
     with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(9, 0.6 + height * panels), layout="constrained")
+        figure = Figure(figsize=(_WIDTH, 0.6 + height * panels), layout="constrained")
         axes = figure.subplots(panels, 1, sharex=True, squeeze=False)
     return figure, list(axes[:, 0])
 
@@ -98,22 +101,27 @@ def colours(count: int) -> list[Any]:
     return [scale(0.03 + 0.94 * index / (count - 1)) for index in range(count)]
 
 
-def add_legend(axes: Axes, title: str | None = None) -> None:
-    """Name the lines to the right of the axes, in several columns when they are many."""
+def add_legend(axes: Axes) -> None:
+    """Name the lines to the right of the axes; the figure grows as the names need it."""
     import matplotlib as mpl
+    from matplotlib.figure import Figure
 
     handles, labels = axes.get_legend_handles_labels()
     if not handles:
         return
+    columns = 1 + (len(handles) - 1) // _LEGEND_ROWS
+    width = _WIDTH + columns * (0.6 + 0.075 * max(map(len, labels)))
+    figure = axes.get_figure()
+    if isinstance(figure, Figure):
+        figure.set_figwidth(max(figure.get_figwidth(), width))
     with mpl.rc_context(_STYLE):
         axes.legend(
             handles,
             labels,
-            title=title,
             loc="upper left",
             bbox_to_anchor=(1.01, 1.0),
             borderaxespad=0.0,
-            ncols=1 + (len(handles) - 1) // 16,
+            ncols=columns,
             alignment="left",
         )
 

@@ -182,10 +182,15 @@ def draw(study: Study, proposal: Proposal) -> Figure:
 
 
 def _annotate(axes: Axes, text: str, height: float, colour: str) -> None:
-    """Say above a horizontal line, at the left, what it is."""
-    place = (0.005, height)
+    """Say above the right end of a horizontal line, where few curves are, what it is."""
     axes.annotate(
-        text, place, xycoords=("axes fraction", "data"), color=colour, fontsize="small", va="bottom"
+        text,
+        (0.995, height),
+        xycoords=("axes fraction", "data"),
+        color=colour,
+        fontsize="small",
+        horizontalalignment="right",
+        verticalalignment="bottom",
     )
 
 
