@@ -1,0 +1,231 @@
+"""The six update rules against Caffe's arithmetic, restated in numpy in float64."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+
+from caffe_dns.errors import CaffeError
+from caffe_dns.net import Net
+from caffe_dns.proto.caffe_pb2 import SolverParameter
+from caffe_dns.proto.text import parse_text
+from caffe_dns.solver.snapshot import gather_histories
+from caffe_dns.solver.updates import Adam, UpdateRule, solver_types
+from tests.nets import input_layer, ip, layer, make_net, recorded_log
+
+STEPS = 6
+RATES = [0.1, 0.05, 0.2, 0.01, 0.1, 0.03]
+NET = (
+    input_layer(data=(3, 4))
+    + layer("bn", "BatchNorm", "data", "bn")
+    + ip("a", "bn", "param { lr_mult: 1 decay_mult: 1 } param { lr_mult: 2 decay_mult: 0 }")
+    + ip("frozen", "a", "param { lr_mult: 0 } param { lr_mult: 0 decay_mult: 3 }")
+    + ip("b", "frozen", "param { lr_mult: 0.5 decay_mult: 2 } param { }")
+)
+TYPES = {
+    "SGD": "momentum: 0.9",
+    "Nesterov": "momentum: 0.95",
+    "AdaGrad": "delta: 1e-3",
+    "RMSProp": "rms_decay: 0.9 delta: 1e-3",
+    "AdaDelta": "momentum: 0.95 delta: 1e-3",
+    "Adam": "momentum: 0.9 momentum2: 0.99 delta: 1e-3",
+}
+VARIANTS = {
+    "plain": "",
+    "decay": "weight_decay: 0.1",
+    "l1": 'weight_decay: 0.05 regularization_type: "L1"',
+    "clip": "clip_gradients: 2.5",
+    "iter_size": "iter_size: 4",
+    "all": 'weight_decay: 0.1 regularization_type: "L2" clip_gradients: 3 iter_size: 2',
+}
+
+
+def parse(text: str) -> SolverParameter:
+    param: SolverParameter = parse_text(text, SolverParameter).message
+    return param
+
+
+def make(kind: str, settings: str = "") -> tuple[Net, UpdateRule]:
+    """The net with random weights, masks included, and a rule for it."""
+    net = make_net(NET)
+    generator = torch.Generator().manual_seed(1)
+    for param in net.learnable_params:
+        param.tensor.data.copy_(torch.randn(param.tensor.shape, generator=generator))
+    rule = solver_types[kind](parse(f"type: '{kind}' {settings}"), net.learnable_params)
+    return net, rule
+
+
+def put_gradients(net: Net, step: int) -> list[np.ndarray]:
+    """Random gradients where backward leaves them; zeros, and none put, for what never learns."""
+    generator = torch.Generator().manual_seed(100 + step)
+    gradients = []
+    for param in net.learnable_params:
+        gradient = torch.randn(param.tensor.shape, generator=generator)
+        if param.lr_mult == 0:
+            gradient.zero_()
+        else:
+            param.tensor.grad = gradient.clone()
+        gradients.append(gradient.double().numpy())
+    return gradients
+
+
+class Reference:
+    """`SGDSolver::ApplyUpdate` and the files in `src/caffe/solvers`, parameter by parameter."""
+
+    def __init__(self, net: Net, param: SolverParameter) -> None:
+        self.param = param
+        self.specs = [(p.lr_mult, p.decay_mult, p.is_mask) for p in net.learnable_params]
+        self.values = [p.tensor.detach().double().numpy().copy() for p in net.learnable_params]
+        self.first = [np.zeros_like(value) for value in self.values]
+        self.second = [np.zeros_like(value) for value in self.values]
+        self.iteration = 0
+
+    def apply(self, gradients: list[np.ndarray], rate: float) -> None:
+        param = self.param
+        norm = np.sqrt(sum((g**2).sum() for g in gradients))
+        scale = param.clip_gradients / norm if 0 <= param.clip_gradients < norm else 1.0
+        for index, (lr_mult, decay_mult, is_mask) in enumerate(self.specs):
+            if is_mask:
+                continue
+            value = self.values[index]
+            gradient = gradients[index] * scale / param.iter_size
+            decay = param.weight_decay * decay_mult
+            gradient += decay * (np.sign(value) if param.regularization_type == "L1" else value)
+            value -= RULES[param.type](self, index, gradient, rate * lr_mult)
+        self.iteration += 1
+
+    def sgd(self, i: int, g: np.ndarray, rate: float) -> np.ndarray:
+        self.first[i] = self.param.momentum * self.first[i] + rate * g
+        return self.first[i]
+
+    def nesterov(self, i: int, g: np.ndarray, rate: float) -> np.ndarray:
+        momentum, before = self.param.momentum, self.first[i]
+        self.first[i] = momentum * before + rate * g
+        return (1 + momentum) * self.first[i] - momentum * before
+
+    def adagrad(self, i: int, g: np.ndarray, rate: float) -> np.ndarray:
+        self.first[i] = self.first[i] + g**2
+        return rate * g / (np.sqrt(self.first[i]) + self.param.delta)
+
+    def rmsprop(self, i: int, g: np.ndarray, rate: float) -> np.ndarray:
+        decay = self.param.rms_decay
+        self.first[i] = decay * self.first[i] + (1 - decay) * g**2
+        return rate * g / (np.sqrt(self.first[i]) + self.param.delta)
+
+    def adadelta(self, i: int, g: np.ndarray, rate: float) -> np.ndarray:
+        momentum, delta = self.param.momentum, self.param.delta
+        self.first[i] = momentum * self.first[i] + (1 - momentum) * g**2
+        update = g * np.sqrt((self.second[i] + delta) / (self.first[i] + delta))
+        self.second[i] = momentum * self.second[i] + (1 - momentum) * update**2
+        return rate * update
+
+    def adam(self, i: int, g: np.ndarray, rate: float) -> np.ndarray:
+        one, two, t = self.param.momentum, self.param.momentum2, self.iteration + 1
+        self.first[i] = one * self.first[i] + (1 - one) * g
+        self.second[i] = two * self.second[i] + (1 - two) * g**2
+        correction = np.sqrt(1 - two**t) / (1 - one**t)
+        return rate * correction * self.first[i] / (np.sqrt(self.second[i]) + self.param.delta)
+
+
+Rule = Callable[[Reference, int, np.ndarray, float], np.ndarray]
+RULES: dict[str, Rule] = {
+    "SGD": Reference.sgd,
+    "Nesterov": Reference.nesterov,
+    "AdaGrad": Reference.adagrad,
+    "RMSProp": Reference.rmsprop,
+    "AdaDelta": Reference.adadelta,
+    "Adam": Reference.adam,
+}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("kind", TYPES)
+def test_rule(kind: str, variant: str) -> None:
+    net, rule = make(kind, f"{TYPES[kind]} {VARIANTS[variant]}")
+    reference = Reference(net, rule.param)
+    for step, rate in enumerate(RATES):
+        rule.rate.fill_(rate)
+        if isinstance(rule, Adam):
+            rule.set_iteration(step)
+        reference.apply(put_gradients(net, step), rate)
+        rule.apply()
+        assert all(p.tensor.grad is None for p in net.learnable_params)
+    for param, expected in zip(net.learnable_params, reference.values, strict=True):
+        np.testing.assert_allclose(param.tensor.detach(), expected, rtol=1e-4, atol=1e-5)
+    expected_histories = [*reference.first, *reference.second][
+        : rule.num_histories * len(reference.first)
+    ]
+    found = gather_histories(rule, net.learnable_params)
+    for history, expected in zip(found, expected_histories, strict=True):
+        np.testing.assert_allclose(history, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_what_the_test_covers() -> None:
+    net, _ = make("SGD")
+    assert [p.lr_mult for p in net.learnable_params] == [0, 0, 0, 1, 2, 0, 0, 0, 0, 0.5, 1, 0]
+    assert [p.decay_mult for p in net.learnable_params] == [1, 1, 1, 1, 0, 1, 1, 3, 1, 2, 1, 1]
+    assert [p.is_mask for p in net.learnable_params] == ([False] * 5 + [True]) + [
+        False,
+        False,
+        True,
+    ] * 2
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_nothing_that_never_learns_moves(kind: str) -> None:
+    net, rule = make(kind, f"{TYPES[kind]} weight_decay: 0.5")
+    still = [p for p in net.learnable_params if p.lr_mult == 0]
+    before = [p.tensor.clone() for p in still]
+    rule.rate.fill_(0.5)
+    put_gradients(net, 0)
+    rule.apply()
+    assert len(still) == 8
+    assert all(torch.equal(p.tensor, old) for p, old in zip(still, before, strict=True))
+
+
+@pytest.mark.parametrize("settings", ["iter_size: 3", "iter_size: 1"])
+def test_clipping_is_by_the_sum_and_logged(settings: str) -> None:
+    net, rule = make("SGD", f"clip_gradients: 2 {settings}")
+    gradients = put_gradients(net, 0)
+    norm = np.sqrt(sum((g**2).sum() for g in gradients))
+    rule.rate.fill_(1)
+    rule.apply()
+    with recorded_log() as messages:
+        rule.log_clipping()
+    wanted = f"Gradient clipping: scaling down gradients (L2 norm {norm:.6g} > 2) by scale factor"
+    assert messages[0].startswith(wanted)
+    assert float(messages[0].split()[-1]) == pytest.approx(2 / norm, rel=1e-5)
+
+
+def test_small_gradients_are_not_clipped() -> None:
+    net, rule = make("SGD", "clip_gradients: 1000")
+    put_gradients(net, 0)
+    rule.apply()
+    with recorded_log() as messages:
+        rule.log_clipping()
+    assert messages == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "message"),
+    [
+        ("AdaGrad", "momentum: 0.9", "momentum: momentum cannot be used with AdaGrad"),
+        ("RMSProp", "momentum: 0.9", "momentum: momentum cannot be used with RMSProp"),
+        ("RMSProp", "rms_decay: 1", "rms_decay: must lie in [0, 1), not 1"),
+        ("RMSProp", "rms_decay: -0.5", "rms_decay: must lie in [0, 1), not -0.5"),
+        ("SGD", "regularization_type: 'L3'", "unknown regularization type 'L3'; known: L1, L2"),
+        ("Sgd", "", "unknown solver type 'Sgd'"),
+    ],
+)
+def test_settings_that_cannot_be(kind: str, settings: str, message: str) -> None:
+    with pytest.raises(CaffeError) as caught:
+        make(kind, settings)
+    assert message in str(caught.value)
+
+
+def test_a_net_without_parameters() -> None:
+    net = make_net(input_layer(data=(2, 3)) + layer("relu", "ReLU", "data", "relu"))
+    solver_types["SGD"](parse("momentum: 0.9 clip_gradients: 1"), net.learnable_params).apply()
