@@ -21,6 +21,9 @@ from caffe_dns.subjects import find_subjects
 @flags.weights
 @flags.iterations
 @flags.gpu
+@flags.level
+@flags.stage
+@flags.python_layers
 @click.option(
     "--layers", default="", metavar="NAMES", help="Only these layers, several with commas."
 )
@@ -41,6 +44,9 @@ def command(
     weights: str,
     iterations: int,
     gpu: str,
+    level: int,
+    stage: str,
+    allow_python_layers: bool,
     layers: str,
     loss_of_accuracy: float,
     output: str,
@@ -65,7 +71,15 @@ def command(
         check_prefix(output)
     definition = read_net(model).message
     wanted = [name.strip() for name in layers.split(",") if name.strip()]
-    net = load_net(model, "TEST", weights, device=scoring_device(gpu))
+    net = load_net(
+        model,
+        "TEST",
+        weights,
+        device=scoring_device(gpu),
+        level=level,
+        stages=flags.stages(stage),
+        allow_python_layers=allow_python_layers,
+    )
     was_quiet = log.set_quiet(True)  # the data layer's, about starting again
     try:
         study, proposal = _study(net, iterations, wanted, loss_of_accuracy)

@@ -192,7 +192,7 @@ def check_loss(
     guilty = [name for name in names if not bool(outputs[name].isfinite().all())]
     blamed = ", ".join(f"'{name}'" for name in guilty or net.loss_weights)
     raise CaffeError(
-        f"Iteration {iteration}: the loss (output {blamed}) is {value}; {_advice(param)}"
+        f"Iteration {iteration}: the loss (output {blamed}) is {value}; {_advice(param, net)}"
     )
 
 
@@ -206,12 +206,14 @@ def check_weights(param: SolverParameter, net: Net, iteration: int) -> None:
         layer = blobs[finite.index(False)].layer.name
         raise CaffeError(
             f"Iteration {iteration}: the blobs of layer '{layer}' are no longer finite, so no "
-            f"snapshot is written; {_advice(param)}"
+            f"snapshot is written; {_advice(param, net)}"
         )
 
 
-def _advice(param: SolverParameter) -> str:
+def _advice(param: SolverParameter, net: Net) -> str:
     advice = f"training has diverged: try a base_lr below {log.number(param.base_lr)}"
     if param.clip_gradients < 0:
         advice += ", or clip_gradients"
-    return f"{advice}, or lower thresholds; if it is so from the start, look at data and weights"
+    if any(step.layer.mask_indices for step in net.steps):
+        advice += ", or lower thresholds"
+    return f"{advice}; if it is so from the start, look at data and weights"

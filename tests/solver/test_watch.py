@@ -191,9 +191,19 @@ def test_divergence_ends_in_one_line(tmp_path: Path, capfd: Capture) -> None:
     good.write_bytes(b"the last good one")
     line = complaint(["train", "--solver", solver, "--no-surgery"], capfd)
     assert re.match(r"dns: Iteration 2: the loss \(output 'loss'\) is (nan|inf); ", line)
-    assert "try a base_lr below 1e+30, or clip_gradients, or lower thresholds" in line
+    assert "try a base_lr below 1e+30, or clip_gradients; if" in line
     assert good.read_bytes() == b"the last good one"
     assert {path.name for path in tmp_path.iterdir()} == {"solver.prototxt", good.name}
+
+
+def test_advice_fits_the_run(tmp_path: Path, capfd: Capture) -> None:
+    solver = write_solver(
+        tmp_path, "surgery_holmes", base_lr=1e30, snapshot=0, clip_gradients=1e9, test_interval=100
+    )
+    line = complaint(["train", "--solver", solver], capfd)
+    assert "try a base_lr below 1e+30, or lower thresholds; if" in line
+    rows = read_table(tmp_path)  # the display that shows it is in the table
+    assert f"Iteration {rows[-1]['iteration']}: " in line
 
 
 def test_a_snapshot_is_never_one_of_nan(tmp_path: Path, capfd: Capture) -> None:
