@@ -21,6 +21,7 @@ from caffe_dns.net import Net
 from caffe_dns.params import Param
 from caffe_dns.proto.blobs import array_to_blob, blob_to_array
 from caffe_dns.proto.caffe_pb2 import BlobProto, NetParameter
+from caffe_dns.proto.text import write_binary
 from caffe_dns.proto.upgrade import read_weights
 from caffe_dns.stored_blobs import assign, fit, mismatch
 
@@ -86,7 +87,7 @@ def save_weights(
     if hdf5:
         write_atomically(file, to_hdf5(net, diffs))
     else:
-        write_atomically(file, net_to_proto(net, diffs).SerializeToString())
+        write_binary(file, net_to_proto(net, diffs))
 
 
 def net_to_proto(net: Net, diffs: Mapping[Param, Tensor] | None = None) -> NetParameter:
@@ -149,6 +150,6 @@ def _copy_layer(layer: Layer, blobs: list[BlobProto]) -> None:
         raise error.locate(layer=layer.name) from None
     assign(layer, arrays, legacy=any(not blob.HasField("shape") for blob in blobs))
 
-
 def _to_array(tensor: Tensor) -> np.ndarray:
-    return np.ascontiguousarray(tensor.detach().cpu().numpy())
+    # Not ascontiguousarray, which would give a single number an axis.
+    return tensor.detach().contiguous().cpu().numpy()

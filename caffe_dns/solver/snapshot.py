@@ -24,7 +24,7 @@ from caffe_dns.net import Net
 from caffe_dns.params import Param
 from caffe_dns.proto.blobs import array_to_blob, blob_to_array
 from caffe_dns.proto.caffe_pb2 import NetParameter, SolverState
-from caffe_dns.proto.text import read_binary
+from caffe_dns.proto.text import read_binary, write_binary
 from caffe_dns.solver.updates import UpdateRule
 from caffe_dns.weights import is_hdf5
 
@@ -40,7 +40,7 @@ def write_state(file: str, state: SolverState, histories: list[np.ndarray], *, h
         full = SolverState()
         full.CopyFrom(state)
         full.history.extend(array_to_blob(array) for array in histories)
-        write_atomically(file, full.SerializeToString())
+        write_binary(file, full)
 
 
 def read_state(file: str) -> tuple[SolverState, list[np.ndarray]]:
@@ -54,8 +54,6 @@ def read_state(file: str) -> tuple[SolverState, list[np.ndarray]]:
         state = read_binary(file, SolverState)
     except CaffeError as error:
         raise _explain(file, error) from None
-    if not state.HasField("iter"):
-        raise _explain(file, CaffeError("is not a solver state: it has no iteration", file=file))
     histories = [blob_to_array(blob) for blob in state.history]
     del state.history[:]
     return state, histories
@@ -105,11 +103,14 @@ def find_model(learned_net: str, state_file: str) -> str:
 
 
 def checksum(file: str | Path) -> bytes:
-    """SHA-256 of a file's contents."""
+    """SHA-256 of a file's contents. Raises CaffeError when it cannot be read."""
     digest = hashlib.sha256()
-    with open(file, "rb") as stream:
-        while chunk := stream.read(1 << 20):
-            digest.update(chunk)
+    try:
+        with open(file, "rb") as stream:
+            while chunk := stream.read(1 << 20):
+                digest.update(chunk)
+    except OSError as error:
+        raise CaffeError(f"cannot be read: {error.strerror}", file=str(file)) from None
     return digest.digest()
 
 
@@ -174,7 +175,7 @@ def _no_masks(layer: WeightedLayer) -> int:
 
 
 def _deviation_masks(layer: WeightedLayer) -> int:
-    return 1 if isinstance(layer, DeviationMasks) and layer.wants_mask() else 0
+    return 0 if isinstance(layer, DeviationMasks) and not layer.wants_mask() else 1
 
 
 def _magnitude_masks(layer: WeightedLayer) -> int:

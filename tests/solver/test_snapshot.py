@@ -1,0 +1,332 @@
+"""Solver states: what they hold, who can read them, and that a resumed run ends where it would."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import torch
+
+from caffe_dns.errors import CaffeError
+from caffe_dns.proto.blobs import blob_to_array
+from caffe_dns.proto.caffe_pb2 import NetParameter, SolverState
+from caffe_dns.solver.snapshot import gather_histories, read_state
+from caffe_dns.solver.solver import Solver
+from tests.nets import recorded_log
+from tests.oracle import GOLDEN
+from tests.solver.harness import (
+    DROPOUT,
+    assert_same_weights,
+    make_solver,
+    small_net,
+    weights_of,
+)
+
+FORMATS = [("BINARYPROTO", ""), ("HDF5", ".h5")]
+
+
+def state_of(folder: Path, iteration: int, ending: str = "") -> str:
+    return f"{folder}/snap_iter_{iteration}.solverstate{ending}"
+
+
+def trained(folder: Path, steps: int, settings: str = "", net: str | None = None) -> Solver:
+    """A solver after so many iterations from its first weights."""
+    solver = make_solver(folder, settings, net)
+    solver.step(steps)
+    solver.close()
+    return solver
+
+
+def resumed(folder: Path, state: str, steps: int, settings: str = "", **more: str) -> Solver:
+    """A new solver that goes on from `state`."""
+    solver = make_solver(folder, settings, more.get("net"))
+    solver.restore(state)
+    solver.step(steps)
+    solver.close()
+    return solver
+
+
+# What a state holds -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("kind", "ending"), FORMATS)
+def test_what_a_state_holds(tmp_path: Path, kind: str, ending: str) -> None:
+    solver = trained(tmp_path, 3, f"snapshot_format: {kind} snapshot: 3")
+    state, histories = read_state(state_of(tmp_path, 3, ending))
+    assert (state.iter, state.current_step, state.random_seed) == (3, 0, 5)
+    assert state.learned_net == f"{tmp_path}/snap_iter_3.caffemodel{ending}"
+    assert [(p.net, p.layer, p.records) for p in state.data_position] == [(0, "mnist", 48)]
+    assert len(histories) == 6  # two layers of weight, bias and mask
+    kept = gather_histories(solver.rule, solver.net.learnable_params)
+    assert all(np.array_equal(mine, theirs) for mine, theirs in zip(histories, kept, strict=True))
+    assert [bool(history.any()) for history in histories] == [True, True, False] * 2
+
+
+def test_a_caffe_reads_our_states(tmp_path: Path) -> None:
+    """By the field numbers and names that Caffe's own message has."""
+    trained(tmp_path, 2, "snapshot: 2")
+    state = SolverState.FromString(Path(state_of(tmp_path, 2)).read_bytes())
+    for field, _ in state.ListFields():
+        assert field.number <= 4 or field.number >= 1000
+    trained(tmp_path, 2, "snapshot: 2 snapshot_format: HDF5")
+    with h5py.File(state_of(tmp_path, 2, ".h5")) as root:
+        assert sorted(root) == ["current_step", "history", "iter", "learned_net"]
+        golden = h5py.File(GOLDEN / "runs/sgd_hdf5_snapshot/snap_iter_20.solverstate.h5")
+        for name in ("iter", "current_step", "learned_net"):
+            assert root[name].shape == golden[name].shape
+            assert root[name].dtype.kind == golden[name].dtype.kind
+        assert sorted(root["history"]) == [str(index) for index in range(6)]
+        golden.close()
+
+
+def test_diffs_are_the_last_update(tmp_path: Path) -> None:
+    solver = make_solver(tmp_path, "snapshot: 3 snapshot_diff: true")
+    solver.step(2)
+    before = weights_of(solver)
+    solver.step(1)
+    solver.close()
+    model = NetParameter.FromString((tmp_path / "snap_iter_3.caffemodel").read_bytes())
+    diffs = {
+        f"{layer.name}/{index}": np.array(blob.diff, np.float32).reshape(list(blob.shape.dim))
+        for layer in model.layer
+        for index, blob in enumerate(layer.blobs)
+    }
+    assert diffs.keys() == before.keys()
+    for param, history in zip(
+        solver.net.learnable_params,
+        gather_histories(solver.rule, solver.net.learnable_params),
+        strict=True,
+    ):
+        key = f"{param.layer.name}/{param.index}"
+        # What SGD subtracts is its history.
+        np.testing.assert_allclose(diffs[key], history, atol=1e-7)
+        assert diffs[key].any() != param.is_mask
+
+
+def test_diffs_before_the_first_update_are_zero(tmp_path: Path) -> None:
+    solver = make_solver(tmp_path, "snapshot_diff: true")
+    solver.snapshot()
+    model = NetParameter.FromString((tmp_path / "snap_iter_0.caffemodel").read_bytes())
+    blobs = [blob for layer in model.layer for blob in layer.blobs]
+    assert len(blobs) == 6
+    assert all(len(blob.diff) == len(blob.data) and not any(blob.diff) for blob in blobs)
+
+
+# Going on -----------------------------------------------------------------------------------------
+
+RUNS = {
+    "inv": ("lr_policy: 'inv' gamma: 0.1 power: 0.75", {}),
+    "random": ("lr_policy: 'fixed'", {"crop": True, "extra": DROPOUT}),
+    "boundary": ("lr_policy: 'multistep' gamma: 0.1 stepvalue: 2 stepvalue: 3 stepvalue: 3", {}),
+    "adam": ("type: 'Adam' momentum: 0.9 momentum2: 0.99 base_lr: 0.01", {}),
+    "iter_size": ("iter_size: 3 weight_decay: 0.01", {"crop": True, "extra": DROPOUT}),
+    "surgery": ("surgery_iter_gamma: 1 surgery_iter_power: 0.7", {}),
+    "official": ("lr_policy: 'fixed'", {"kind": "CInnerProduct"}),
+    "tests": ("test_iter: 2 test_interval: 2", {}),
+}
+
+
+@pytest.mark.parametrize(("kind", "ending"), FORMATS)
+@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize("given", [True, False])
+def test_a_resumed_run_ends_where_an_uninterrupted_one_does(
+    tmp_path: Path, name: str, kind: str, ending: str, given: bool
+) -> None:
+    settings, net = RUNS[name]
+    settings += f" snapshot_format: {kind} snapshot: 3" + ("" if given else " random_seed: -1")
+    text = small_net(**net)  # type: ignore[arg-type]
+    whole = trained(tmp_path, 6, settings, text)
+    end = weights_of(whole)
+    again = resumed(tmp_path, state_of(tmp_path, 3, ending), 3, settings, net=text)
+    assert (again.iteration, again.current_step) == (whole.iteration, whole.current_step)
+    assert again.seed == whole.seed
+    found = weights_of(again)
+    assert all(torch.equal(found[key], values) for key, values in end.items())
+    histories = [gather_histories(s.rule, s.net.learnable_params) for s in (whole, again)]
+    assert all(np.array_equal(mine, theirs) for mine, theirs in zip(*histories, strict=True))
+
+
+def test_runs_without_a_seed_differ(tmp_path: Path) -> None:
+    first, second = (trained(tmp_path, 1, "random_seed: -1") for _ in range(2))
+    assert not torch.equal(first.net.params["ip1"][0], second.net.params["ip1"][0])
+    first, second = (trained(tmp_path, 1) for _ in range(2))
+    assert_same_weights(first, second)
+
+
+def test_a_seed_in_the_definition_comes_before_the_states(tmp_path: Path) -> None:
+    trained(tmp_path, 3, "snapshot: 3")
+    solver = make_solver(tmp_path, "random_seed: 8")
+    solver.restore(state_of(tmp_path, 3))
+    assert solver.seed == solver.net.context.seed == 8
+
+
+def test_states_of_a_caffe_start_the_data_again(tmp_path: Path) -> None:
+    solver = trained(tmp_path, 3, "snapshot: 3")
+    path = Path(state_of(tmp_path, 3))
+    state = SolverState.FromString(path.read_bytes())
+    for field in ("data_position", "random_seed", "learned_net_sha256", "surgery_moments"):
+        state.ClearField(field)
+    path.write_bytes(state.SerializeToString())
+    solver = make_solver(tmp_path)
+    solver.restore(str(path))
+    assert solver.iteration == 3
+    assert [p.records for p in solver._data_positions()] == [0]
+
+
+# Where files lie ----------------------------------------------------------------------------------
+
+
+def test_a_moved_folder(tmp_path: Path) -> None:
+    there = tmp_path / "there"
+    there.mkdir()
+    expected = trained(there, 4, "snapshot: 2")
+    moved = tmp_path / "moved"
+    moved.mkdir()
+    for file in there.glob("snap_iter_2*"):
+        shutil.move(file, moved / file.name)
+    assert_same_weights(resumed(there, state_of(moved, 2), 2), expected)
+
+
+def test_a_changed_model_is_noticed(tmp_path: Path) -> None:
+    trained(tmp_path, 2, "snapshot: 1")
+    shutil.copy(tmp_path / "snap_iter_1.caffemodel", tmp_path / "snap_iter_2.caffemodel")
+    solver = make_solver(tmp_path)
+    with recorded_log() as messages:
+        solver.restore(state_of(tmp_path, 2))
+    assert messages[0].startswith(f"{tmp_path}/snap_iter_2.caffemodel has changed since")
+
+
+@pytest.mark.parametrize(("kind", "ending"), FORMATS)
+def test_what_restoring_logs(tmp_path: Path, kind: str, ending: str) -> None:
+    settings = f"snapshot: 1 snapshot_format: {kind} type: 'AdaDelta'"
+    trained(tmp_path, 1, settings)
+    solver = make_solver(tmp_path, settings)
+    with recorded_log() as messages:
+        solver.restore(state_of(tmp_path, 1, ending))
+    assert messages == ["SGDSolver: restoring history"] * (not ending)
+
+
+def complaint(folder: Path, file: str) -> str:
+    with pytest.raises(CaffeError) as caught:
+        make_solver(folder).restore(file)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def test_files_that_are_no_states(tmp_path: Path) -> None:
+    trained(tmp_path, 1, "snapshot: 1")
+    trained(tmp_path, 2, "snapshot: 2 snapshot_format: HDF5")
+    for model in ("snap_iter_1.caffemodel", "snap_iter_2.caffemodel.h5"):
+        message = complaint(tmp_path, f"{tmp_path}/{model}")
+        assert "is a model, not a solver state; give it with -weights" in message
+    renamed = shutil.copy(tmp_path / "snap_iter_1.caffemodel", tmp_path / "renamed")
+    assert "is a model, not a solver state" in complaint(tmp_path, str(renamed))
+    assert "gone: cannot be read: No such file" in complaint(tmp_path, f"{tmp_path}/gone")
+    (tmp_path / "part").write_bytes(SolverState(learned_net="x").SerializeToString())
+    assert "is not a SolverState: truncated or another" in complaint(tmp_path, f"{tmp_path}/part")
+    (tmp_path / "text").write_text("iter: 3")
+    assert str(tmp_path / "text") in complaint(tmp_path, f"{tmp_path}/text")
+    with h5py.File(tmp_path / "x.h5", "w") as root:
+        root["iter"] = np.array([3], np.int32)
+    assert "is not a solver state in HDF5" in complaint(tmp_path, f"{tmp_path}/x.h5")
+
+
+def test_a_state_without_its_model(tmp_path: Path) -> None:
+    trained(tmp_path, 1, "snapshot: 1")
+    (tmp_path / "snap_iter_1.caffemodel").unlink()
+    message = complaint(tmp_path, state_of(tmp_path, 1))
+    assert (
+        message == f"{tmp_path}/snap_iter_1.caffemodel: cannot be read: No such file or directory"
+    )
+
+
+# Other nets ---------------------------------------------------------------------------------------
+
+
+def test_a_state_of_another_net_or_type(tmp_path: Path) -> None:
+    trained(tmp_path, 1, "snapshot: 1 type: 'AdaDelta'")
+    message = complaint(tmp_path, state_of(tmp_path, 1))
+    wanted = "Incorrect length of history blobs: the state has 12, this net and solver type need 6"
+    assert message == f"{state_of(tmp_path, 1)}: {wanted}"
+    path = Path(state_of(tmp_path, 1))
+    state = SolverState.FromString(path.read_bytes())
+    del state.history[6:]
+    state.history[1].CopyFrom(state.history[4])
+    path.write_bytes(state.SerializeToString())
+    message = complaint(tmp_path, str(path))
+    assert message.endswith("layer 'ip1': history of blob 1 has shape (10,), the parameter (12,)")
+
+
+def test_states_go_between_nets_with_and_without_masks(tmp_path: Path) -> None:
+    settings = "snapshot: 2 type: 'Adam' base_lr: 0.01"
+    kinds = {
+        "plain": (small_net(), False),
+        "holmes": (small_net(), True),
+        "guo": (small_net(kind="CInnerProduct"), True),
+    }
+    for source, (text, surgery) in kinds.items():
+        solver = make_solver(tmp_path, settings, text, surgery=surgery)
+        solver.step(2)
+        solver.close()
+        expected = histories_by_blob(solver)
+        for target, (other_text, other_surgery) in kinds.items():
+            other = make_solver(tmp_path, settings, other_text, surgery=other_surgery)
+            other.restore(state_of(tmp_path, 2))
+            found = histories_by_blob(other)
+            assert found.keys() == expected.keys(), (source, target)
+            assert all(np.array_equal(found[key], expected[key]) for key in found)
+
+
+def histories_by_blob(solver: Solver) -> dict[tuple[str, int, int], np.ndarray]:
+    found = {}
+    for param in solver.net.learnable_params:
+        for moment in range(solver.rule.num_histories):
+            history = solver.rule.history(param, moment)
+            if history is not None:
+                found[param.layer.name, param.index, moment] = history.numpy()
+    return found
+
+
+@pytest.mark.parametrize("run", ["sgd_inv", "adam", "sgd_hdf5_snapshot"])
+def test_a_plain_caffes_state_in_a_masked_net(
+    run: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(GOLDEN)
+    from caffe_dns.proto.upgrade import read_solver
+
+    ending = ".h5" if "hdf5" in run else ""
+    solver = Solver(read_solver(f"runs/{run}/solver.prototxt").message)
+    path = f"runs/{run}/snap_iter_20.solverstate{ending}"
+    solver.restore(path)
+    stored = read_state(path)[1]
+    kept = gather_histories(solver.rule, solver.net.learnable_params)
+    masks = [p.is_mask for p in solver.net.learnable_params] * solver.rule.num_histories
+    mine = [history for history, is_mask in zip(kept, masks, strict=True) if not is_mask]
+    assert sum(masks) == 4 * solver.rule.num_histories
+    assert all(np.array_equal(a, b.reshape(a.shape)) for a, b in zip(mine, stored, strict=True))
+    assert all((mask == 1).all() for mask in (solver.net.params["ip1"][2],))
+
+
+def test_a_forks_state_of_shared_masked_weights(tmp_path: Path) -> None:
+    """In the fork the sharer's mask is a parameter of its own, so it has a history."""
+    shared = small_net().replace(
+        "param { lr_mult: 1 } param { lr_mult: 2 decay_mult: 0 }", 'param { name: "w" }'
+    )
+    branch = (
+        'layer { name: "twin" type: "InnerProduct" bottom: "pool" top: "twin" '
+        'param { name: "w" } inner_product_param { num_output: 12 } } '
+        'layer { name: "sum" type: "Silence" bottom: "twin" }'
+    )
+    text = shared.replace('layer { name: "ip2"', f'{branch} layer {{ name: "ip2"')
+    trained(tmp_path, 2, "snapshot: 2", text)
+    names = [
+        f"{p.layer.name}/{p.index}" for p in make_solver(tmp_path, "", text).net.learnable_params
+    ]
+    assert names == ["ip1/0", "ip1/1", "ip1/2", "twin/1", "twin/2", "ip2/0", "ip2/1", "ip2/2"]
+    assert len(read_state(state_of(tmp_path, 2))[1]) == len(names)
+    state = SolverState.FromString(Path(state_of(tmp_path, 2)).read_bytes())
+    assert not blob_to_array(state.history[4]).any()
