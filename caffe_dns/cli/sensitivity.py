@@ -57,16 +57,7 @@ def command(
     the model is scored on the given number of test batches. Prints a table, and thresholds for all
     layers together; PREFIX.prototxt is the model definition with these thresholds.
     """
-    if not model:
-        raise CaffeError("sensitivity needs a model definition to score: --model FILE")
-    if not weights:
-        raise CaffeError("sensitivity needs model weights to prune: --weights FILE")
-    if iterations < 1:
-        raise CaffeError(f"-iterations must be at least 1, not {iterations}")
-    if not 0 <= loss_of_accuracy < 1:
-        raise CaffeError(
-            f"--loss-of-accuracy must be at least 0 and below 1, not {loss_of_accuracy:g}"
-        )
+    _check_flags(model, weights, iterations, loss_of_accuracy)
     if output:
         check_prefix(output)
     definition = read_net(model).message
@@ -92,6 +83,19 @@ def command(
     if output:
         for name in save(output, study, proposal, definition):
             click.echo(f"Wrote {name}")
+
+
+def _check_flags(model: str, weights: str, iterations: int, loss_of_accuracy: float) -> None:
+    if not model:
+        raise CaffeError("sensitivity needs a model definition to score: --model FILE")
+    if not weights:
+        raise CaffeError("sensitivity needs model weights to prune: --weights FILE")
+    if iterations < 1:
+        raise CaffeError(f"-iterations must be at least 1, not {iterations}")
+    if not 0 <= loss_of_accuracy < 1:
+        raise CaffeError(
+            f"--loss-of-accuracy must be at least 0 and below 1, not {loss_of_accuracy:g}"
+        )
 
 
 def _study(net: Net, batches: int, wanted: list[str], limit: float) -> tuple[Study, Proposal]:

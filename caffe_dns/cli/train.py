@@ -90,17 +90,22 @@ def command(
             log.info(f"Resuming from {snapshot}")
             trainer.restore(snapshot)
         trainer.observers = _observers(param, tensorboard, trainer.iteration)
-        log.info("Starting Optimization")
-        with handler, Progress("Training", param.max_iter) as progress:
-            progress.advance(trainer.iteration)
-            trainer.poll = handler.poll
-            trainer.on_iteration = lambda: progress.advance(trainer.iteration)
-            trainer.solve()
-        log.info("Optimization Done.")
+        _solve(trainer, handler)
     finally:
         for observer in trainer.observers:
             observer.close()
         trainer.close()
+
+
+def _solve(trainer: Solver, handler: SignalHandler) -> None:
+    """Train to the end, with a progress bar, heeding signals."""
+    log.info("Starting Optimization")
+    with handler, Progress("Training", trainer.param.max_iter) as progress:
+        progress.advance(trainer.iteration)
+        trainer.poll = handler.poll
+        trainer.on_iteration = lambda: progress.advance(trainer.iteration)
+        trainer.solve()
+    log.info("Optimization Done.")
 
 
 def _observers(param: SolverParameter, tensorboard: str, start: int) -> list[Observer]:
