@@ -150,6 +150,7 @@ def _copy_layer(layer: Layer, blobs: list[BlobProto]) -> None:
         raise error.locate(layer=layer.name) from None
     assign(layer, arrays, legacy=any(not blob.HasField("shape") for blob in blobs))
 
+
 def _to_array(tensor: Tensor) -> np.ndarray:
     # Not ascontiguousarray, which would give a single number an axis.
     return tensor.detach().contiguous().cpu().numpy()

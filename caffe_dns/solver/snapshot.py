@@ -124,7 +124,7 @@ def gather_histories(rule: UpdateRule, params: Sequence[Param]) -> list[np.ndarr
         for param in params:
             history = rule.history(param, moment)
             tensor = torch.zeros_like(param.tensor) if history is None else history
-            arrays.append(np.ascontiguousarray(tensor.detach().cpu().numpy()))
+            arrays.append(tensor.detach().cpu().numpy())
     return arrays
 
 
