@@ -220,10 +220,11 @@ def test_single_values_and_doubles(tmp_path: Path) -> None:
     assert float(net.params["p"][0].detach()) == 0.75
     load_weights(net, write(tmp_path / "m", p=[BlobProto(double_data=[0.5])]))
     assert float(net.params["p"][0].detach()) == 0.5
-    save_weights(net, tmp_path / "m.h5", hdf5=True)
-    net.params["p"][0].data.fill_(0)
-    load_weights(net, str(tmp_path / "m.h5"))
-    assert float(net.params["p"][0].detach()) == 0.5
+    for ending in ENDINGS:
+        save_weights(net, tmp_path / f"m{ending}", hdf5=ending.endswith("h5"))
+        net.params["p"][0].data.fill_(0)
+        load_weights(net, str(tmp_path / f"m{ending}"))
+        assert float(net.params["p"][0].detach()) == 0.5
 
 
 def test_blobs_in_the_definition() -> None:
