@@ -1,0 +1,165 @@
+"""Real signals, in this process and to a training run of its own."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from caffe_dns.errors import CaffeError
+from caffe_dns.solver.signals import Action, SignalHandler, parse_action
+from tests.solver.harness import make_solver, small_net
+
+ROOT = Path(__file__).parents[2]
+
+
+def send(*numbers: signal.Signals) -> None:
+    for number in numbers:
+        os.kill(os.getpid(), number)
+
+
+def test_effects_by_default() -> None:
+    with SignalHandler() as handler:
+        assert handler.poll() is Action.NONE
+        send(signal.SIGINT)
+        assert handler.poll() is Action.STOP
+        send(signal.SIGHUP)
+        assert handler.poll() is Action.SNAPSHOT
+        assert handler.poll() is Action.NONE
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize("effect", list(Action))
+def test_effects_can_be_chosen(number: signal.Signals, effect: Action) -> None:
+    chosen = {signal.SIGINT: Action.NONE, signal.SIGHUP: Action.NONE, number: effect}
+    with SignalHandler(chosen[signal.SIGINT], chosen[signal.SIGHUP]) as handler:
+        send(number)
+        assert handler.poll() is effect
+        assert handler.poll() is Action.NONE
+
+
+def test_several_at_once_come_one_after_the_other() -> None:
+    with SignalHandler() as handler:
+        send(signal.SIGINT, signal.SIGHUP, signal.SIGINT)
+        assert [handler.poll() for _ in range(3)] == [Action.SNAPSHOT, Action.STOP, Action.NONE]
+
+
+def test_handlers_are_put_back() -> None:
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGHUP)]
+    with SignalHandler():
+        assert signal.getsignal(signal.SIGINT) != before[0]
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGHUP)] == before
+    with pytest.raises(KeyboardInterrupt):
+        send(signal.SIGINT)
+        time.sleep(1)
+
+
+def test_effects_by_name() -> None:
+    assert [parse_action(name, "x") for name in ("none", "stop", "snapshot")] == list(Action)
+    with pytest.raises(
+        CaffeError, match="-sigint_effect: unknown effect 'halt'; known: none, stop"
+    ):
+        parse_action("halt", "sigint_effect")
+
+
+def test_a_solver_that_is_interrupted_stops_with_a_snapshot(tmp_path: Path) -> None:
+    solver = make_solver(tmp_path, "snapshot_after_train: true")
+    solver.on_iteration = lambda: send(signal.SIGINT) if solver.iteration == 2 else None
+    with SignalHandler() as handler:
+        solver.poll = handler.poll
+        solver.solve()
+    solver.close()
+    assert solver.iteration == 3
+    assert (tmp_path / "snap_iter_3.solverstate").exists()
+
+
+# A run of its own ---------------------------------------------------------------------------------
+
+
+class Run:
+    """`dns train` of a long run, with its log."""
+
+    def __init__(self, folder: Path, *flags: str) -> None:
+        (folder / "net.prototxt").write_text(small_net())
+        text = (
+            f"net: '{folder}/net.prototxt' snapshot_prefix: '{folder}/snap' solver_mode: CPU "
+            "base_lr: 1e-4 lr_policy: 'fixed' max_iter: 1000000 display: 20"
+        )
+        (folder / "solver.prototxt").write_text(text)
+        self.log = folder / "log"
+        with self.log.open("w") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "caffe_dns", "train", "--solver", "solver.prototxt", *flags],
+                cwd=folder,
+                env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+                stderr=log,
+            )
+
+    def wait_for(self, condition: Callable[[str], object]) -> str:
+        """Wait until the log meets a condition; returns it."""
+        end = time.monotonic() + 60
+        while not condition(text := self.log.read_text()):
+            assert self.process.poll() is None, text[-1000:]
+            assert time.monotonic() < end, text[-1000:]
+            time.sleep(0.02)
+        return text
+
+    def iterations(self, text: str) -> list[int]:
+        return [int(n) for n in re.findall(r"Iteration (\d+), lr", text)]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Iterator[Callable[..., Run]]:
+    runs: list[Run] = []
+
+    def start(*flags: str) -> Run:
+        runs.append(Run(tmp_path, *flags))
+        return runs[-1]
+
+    yield start
+    for one in runs:
+        if one.process.poll() is None:
+            one.process.kill()
+        one.process.wait()
+
+
+def test_a_run_snapshots_on_sighup_and_stops_on_sigint(
+    run: Callable[..., Run], tmp_path: Path
+) -> None:
+    training = run()
+    training.wait_for(lambda text: "Iteration 20, lr" in text)
+    training.process.send_signal(signal.SIGHUP)
+    text = training.wait_for(lambda text: "Snapshotting solver state" in text)
+    snapped = int(re.findall(r"snap_iter_(\d+)\.solverstate", text)[0])
+    training.wait_for(lambda text: training.iterations(text)[-1] > snapped)
+    training.process.send_signal(signal.SIGINT)
+    assert training.process.wait(60) == 0
+    text = training.log.read_text()
+    states = [int(n) for n in re.findall(r"snap_iter_(\d+)\.solverstate", text)]
+    assert len(states) == 2
+    assert states[0] < states[1]
+    assert text.rstrip().endswith("Optimization Done.")
+    assert "] Optimization stopped early." in text
+    for state in states:
+        assert (tmp_path / f"snap_iter_{state}.caffemodel").exists()
+        assert (tmp_path / f"snap_iter_{state}.solverstate").exists()
+    assert not list(tmp_path.glob(".*tmp"))
+
+
+def test_effects_are_flags(run: Callable[..., Run], tmp_path: Path) -> None:
+    training = run("-sigint_effect", "none", "-sighup_effect=stop")
+    training.wait_for(lambda text: "Iteration 20, lr" in text)
+    training.process.send_signal(signal.SIGINT)
+    last = training.iterations(training.log.read_text())[-1]
+    training.wait_for(lambda text: training.iterations(text)[-1] > last + 20)
+    assert not list(tmp_path.glob("snap_iter*"))
+    training.process.send_signal(signal.SIGHUP)
+    assert training.process.wait(60) == 0
+    assert len(list(tmp_path.glob("snap_iter*.solverstate"))) == 1
