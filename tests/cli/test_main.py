@@ -101,7 +101,7 @@ def test_unknown_action(capfd: Capture) -> None:
 def test_unknown_flag(capfd: Capture) -> None:
     line = complaint(["train", "-slover", "x"], capfd)
     assert "--slover" in line
-    assert "'--solver'" in line
+    assert "--solver" in line
     assert "'dns train --help'" in line
 
 
