@@ -1,0 +1,102 @@
+"""Imports point one way, and files and functions stay short."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "caffe_dns"
+FILES = sorted(
+    path
+    for path in PACKAGE.rglob("*.py")
+    if path.name != "caffe_pb2.py"  # generated
+)
+#: From the bottom to the top: nothing imports what stands after it.
+ORDER = [
+    {"errors", "rng"},
+    {"registry", "log", "files"},
+    {"proto"},
+    {"fillers", "surgery", "data"},
+    {"layers"},
+    {"netspec", "params", "wiring"},
+    {"net"},
+    {"weights", "debug_info"},
+    {"solver", "report", "export"},
+    {"pycaffe"},
+    {"cli"},
+]
+
+
+def part(module: str) -> str:
+    """The module or folder of the package that a dotted name lies in; `` for the package itself."""
+    return module.split(".")[1] if "." in module else ""
+
+
+def imports(path: Path) -> Iterator[str]:
+    """The parts of the package that a file imports, also inside functions."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names = [node.module]
+            if node.module == "caffe_dns":
+                # Its modules, or what the package itself offers.
+                modules = {file.stem for file in PACKAGE.iterdir()}
+                names = [
+                    f"caffe_dns.{alias.name}" if alias.name in modules else "caffe_dns"
+                    for alias in node.names
+                ]
+        else:
+            continue
+        yield from (part(name) for name in names if name.split(".")[0] == "caffe_dns")
+
+
+def graph() -> dict[str, set[str]]:
+    """What each part of the package imports from the others."""
+    found: dict[str, set[str]] = {}
+    for path in FILES:
+        module = path.relative_to(PACKAGE).parts[0].removesuffix(".py").removeprefix("__init__")
+        found.setdefault(module, set()).update(set(imports(path)) - {module})
+    return found
+
+
+GRAPH = graph()
+
+
+def test_there_are_no_cycles() -> None:
+    try:
+        TopologicalSorter(GRAPH).prepare()
+    except CycleError as error:
+        pytest.fail(f"imports in a circle: {' -> '.join(error.args[1])}")
+
+
+@pytest.mark.parametrize("level", range(len(ORDER)))
+def test_nothing_imports_what_stands_above_it(level: int) -> None:
+    above = set().union(*ORDER[level + 1 :])
+    for module in ORDER[level]:
+        assert not GRAPH[module] & above, f"{module} imports {GRAPH[module] & above}"
+
+
+def test_only_main_imports_the_commands() -> None:
+    assert {module for module, used in GRAPH.items() if "cli" in used} == {"__main__"}
+
+
+def test_every_part_is_reached() -> None:
+    used = set().union(*GRAPH.values())
+    assert set(GRAPH) - used <= {"__main__", "pycaffe"}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_files_and_functions_are_short(path: Path) -> None:
+    text = path.read_text()
+    assert len(text.splitlines()) < 400
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef):
+            body = node.body[1:] if ast.get_docstring(node) else node.body
+            lines = body[-1].end_lineno - body[0].lineno + 1 if body else 0  # type: ignore[operator]
+            assert lines <= 50, node.name
+    assert ast.get_docstring(ast.parse(text)) or not text.strip(), "says nothing of itself"
