@@ -19,17 +19,23 @@ class LayerCount:
 
 
 def count_kept(net: Net) -> list[LayerCount]:
-    """Counts for every layer with a weight, in the net's order; shared weights count once."""
+    """Counts for every layer with a weight or bias of its own, in the net's order.
+
+    A shared parameter counts with the layer that owns it.
+    """
     counts = []
-    seen: set[int] = set()
     for step in net.steps:
         layer = step.layer
-        if not isinstance(layer, WeightedLayer) or id(layer.blobs[0]) in seen:
+        if not isinstance(layer, WeightedLayer):
             continue
-        seen.add(id(layer.blobs[0]))
-        parameters = [parameter for parameter in layer.effective() if parameter is not None]
-        kept = sum(int(parameter.count_nonzero()) for parameter in parameters)
-        counts.append(LayerCount(layer.name, kept, sum(p.numel() for p in parameters)))
+        own = [
+            parameter
+            for index, parameter in enumerate(layer.effective())
+            if parameter is not None and net.table.is_owner(layer, index)
+        ]
+        if own:
+            kept = sum(int(parameter.count_nonzero()) for parameter in own)
+            counts.append(LayerCount(layer.name, kept, sum(p.numel() for p in own)))
     return counts
 
 
