@@ -87,10 +87,9 @@ def to_hdf5(net: Net, diffs: Mapping[Param, Tensor] | None) -> bytes:
             group = data.require_group(step.layer.name)
             diff_group = None if diff is None else diff.require_group(step.layer.name)
             for index, tensor in enumerate(step.layer.blobs):
-                param = net.table.owner(step.layer, index)
-                if param.layer is step.layer:
+                if net.table.is_owner(step.layer, index):
                     group[str(index)] = tensor.detach().cpu().numpy()
                 if diff_group is not None and diffs is not None:
-                    values = diffs[param].reshape(tensor.shape)
+                    values = diffs[net.table.owner(step.layer, index)].reshape(tensor.shape)
                     diff_group[str(index)] = values.cpu().numpy()
     return stream.getvalue()

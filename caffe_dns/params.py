@@ -50,7 +50,8 @@ class ParamTable:
         return self._owners[id(layer), index]
 
     def is_owner(self, layer: Layer, index: int) -> bool:
-        return self.owner(layer, index).layer is layer
+        owner = self.owner(layer, index)
+        return owner.layer is layer and owner.index == index
 
     def append(self, layer: Layer) -> list[bool]:
         """Enter a layer's blobs; returns which of them ask for a gradient.

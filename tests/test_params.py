@@ -7,7 +7,7 @@ import torch
 
 from caffe_dns.layers.base import Context
 from caffe_dns.net import Net
-from tests.nets import input_layer, make_net, recorded_log, refused
+from tests.nets import input_layer, layer, make_net, recorded_log, refused
 
 DATA = input_layer(a=(3, 4, 5, 2), b=(3, 4, 5, 2), c=(3, 40))
 
@@ -94,6 +94,17 @@ def test_sharers_use_one_tensor() -> None:
     assert weight.grad is not None
     expected = sum(blobs[name].detach().reshape(3, -1).sum(0) for name in "ab")
     torch.testing.assert_close(weight.grad, expected.expand(6, -1))
+
+
+def test_a_layer_may_share_with_itself() -> None:
+    names = "param { name: 'w' } param { name: 'w' }"
+    text = input_layer(a=(3, 4)) + layer(
+        "s", "Scale", "a", "s", f"{names} scale_param {{ bias_term: true }}"
+    )
+    net = make_net(text)
+    assert described(net) == [("s", 0, 1, 1, False)]
+    assert net.params["s"][0] is net.params["s"][1]
+    assert [net.table.is_owner(net.steps[1].layer, index) for index in (0, 1)] == [True, False]
 
 
 def test_sharing_is_logged() -> None:
