@@ -94,6 +94,8 @@ class Solver:
         self._losses: deque[Tensor] = deque(maxlen=param.average_loss)
         #: What the last update subtracted, where snapshots are to have it.
         self._updates: dict[Param, Tensor] = {}
+        #: Where the data stood before the tests that are going on; a resumed run repeats them.
+        self._positions_before_tests: list[DataPosition] = []
         self._last_display = (0, time.perf_counter())
 
     def _check(self) -> None:
@@ -146,12 +148,15 @@ class Solver:
         self._last_display = (self.iteration, time.perf_counter())
         while self.iteration < stop:
             self._updates.clear()
+            self._positions_before_tests.clear()
             if _due(self.iteration, param.test_interval) and (
                 self.iteration > 0 or param.test_initialization
             ):
+                self._positions_before_tests = self._data_positions()
                 self.test_all()
                 if self.stopped_early:
                     break
+                self._positions_before_tests.clear()
             if self.surgeon is not None:
                 self.surgeon.operate(self.iteration)
             display = _due(self.iteration, param.display)
@@ -295,7 +300,7 @@ class Solver:
             iter=self.iteration,
             learned_net=model,
             current_step=self.current_step,
-            data_position=self._data_positions(),
+            data_position=self._positions_before_tests or self._data_positions(),
             surgery_moments=self.surgeon.moments() if self.surgeon else [],
             learned_net_sha256=checksum(model),
             random_seed=self.seed,

@@ -13,6 +13,7 @@ import torch
 from caffe_dns.errors import CaffeError
 from caffe_dns.proto.blobs import blob_to_array
 from caffe_dns.proto.caffe_pb2 import NetParameter, SolverState
+from caffe_dns.solver.signals import Action
 from caffe_dns.solver.snapshot import gather_histories, read_state
 from caffe_dns.solver.solver import Solver
 from tests.nets import recorded_log
@@ -147,6 +148,34 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(
     assert all(torch.equal(found[key], values) for key, values in end.items())
     histories = [gather_histories(s.rule, s.net.learnable_params) for s in (whole, again)]
     assert all(np.array_equal(mine, theirs) for mine, theirs in zip(*histories, strict=True))
+
+
+@pytest.mark.parametrize("action", [Action.SNAPSHOT, Action.STOP])
+def test_a_test_that_was_interrupted_is_repeated(tmp_path: Path, action: Action) -> None:
+    settings = "test_iter: 3 test_iter: 3 test_interval: 2 snapshot_after_train: true max_iter: 4"
+    whole = make_solver(tmp_path, settings)
+    with recorded_log() as expected:
+        whole.solve()
+    whole.close()
+    # The solver looks once an iteration, and before each batch of a test.
+    solver = make_solver(tmp_path, settings)
+    looks = iter([Action.NONE] * (3 + 3 + 2 + 3 + 1) + [action])
+    solver.poll = lambda: next(looks, Action.NONE)
+    solver.step(3)
+    if action is Action.STOP:  # as `solve` does
+        solver.snapshot()
+    solver.close()
+    state = SolverState.FromString(Path(state_of(tmp_path, 2)).read_bytes())
+    records = [(p.net, p.records) for p in state.data_position]
+    assert records == [(0, 32), (1, 60), (2, 60)]
+    again = make_solver(tmp_path, settings)
+    again.restore(state_of(tmp_path, 2))
+    with recorded_log() as found:
+        again.solve()
+    again.close()
+    scores = [[m for m in log if "Test net output" in m] for log in (expected, found)]
+    assert scores[1] == scores[0][-8:]
+    assert_same_weights(again, whole)
 
 
 def test_runs_without_a_seed_differ(tmp_path: Path) -> None:
