@@ -132,3 +132,22 @@ def test_recorded_surgery(name: str, workplace: Path, capfd: Capture) -> None:
     parts = [text[text.index("] Solving ") - 60 :].split("\n", 1)[1] for text in (ours, theirs)]
     own = "\n".join(line for line in parts[0].splitlines() if "] Surgery " not in line)
     assert_same_messages(own, parts[1])
+
+
+@pytest.mark.parametrize("name", ["surgery_guo", "surgery_guo_iter_stop"])
+def test_recorded_official_surgery(name: str, workplace: Path, capfd: Capture) -> None:
+    """Losses and scores; the rest of the log is in an older Caffe's words."""
+    run = fetch(name)
+    flags = ["--solver", f"{run}/solver.prototxt", "--weights", f"{run}/init.caffemodel"]
+    ours = run_well(["train", *flags], capfd).err
+    logs = (ours, (GOLDEN / run / "caffe.log").read_text())
+    losses = re.compile(r"Iteration \d+.*, loss = |    (Train|Test) net output")
+    kept = [
+        "\n".join(
+            f"I1122 00:00:00.000000 1 a.b:1] {re.sub(r' [(].* iters[)]', '', m)}"
+            for m in messages(text)
+            if losses.match(m)
+        )
+        for text in logs
+    ]
+    assert_same_messages(*kept)

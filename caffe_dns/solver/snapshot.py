@@ -138,8 +138,12 @@ def restore_histories(rule: UpdateRule, net: Net, arrays: Sequence[np.ndarray]) 
     for index, array in enumerate(arrays):
         moment, place = divmod(index, len(slots))
         param = slots[place]
-        target = None if param is None else rule.history(param, moment)
-        if param is not None and target is not None:
+        if param is None or param.is_mask:
+            continue
+        if rule.history(param, moment) is None and array.any():
+            rule.track(param)
+        target = rule.history(param, moment)
+        if target is not None:
             _copy(target, array, param)
 
 

@@ -133,6 +133,8 @@ class Solver:
             return
         if _due(self.iteration, param.display):
             self.net.context.passes = self.iteration
+            if self.surgeon is not None and self.iteration > 0:
+                self.surgeon.operate_for_last_display(self.iteration - 1)
             with torch.no_grad():
                 self._losses.append(self.net.loss(self.net()))
             log.info(f"Iteration {self.iteration}, loss = {log.number(self._smoothed_loss())}")

@@ -77,8 +77,9 @@ class Surgeon:
             if not isinstance(layer, DeviationMasks | MagnitudeMasks) or not layer.mask_indices:
                 continue
             mask = layer.mask_blobs()[0]
-            if id(mask) not in owners:  # a shared mask belongs to the first layer
-                owners.add(id(mask))
+            # A shared mask belongs to the first layer; others may see it in another shape.
+            if mask.data_ptr() not in owners:
+                owners.add(mask.data_ptr())
                 self.patients.append(
                     Patient(layer, torch.zeros((), dtype=torch.float64, device=mask.device))
                 )
@@ -103,6 +104,19 @@ class Surgeon:
             else:
                 due = deviation
             if due:
+                patient.renew()
+
+    @torch.no_grad()
+    def operate_for_last_display(self, iteration: int) -> None:
+        """Renew masks of the official kind for the forward pass that only shows the last loss.
+
+        The fork's layers draw at every pass in TRAIN, this one at the last iteration's number, so
+        that the last loss and the last test are not those of the last snapshot.
+        """
+        for patient in self.patients:
+            if isinstance(patient.layer, MagnitudeMasks) and self._magnitude_due(
+                patient.layer, iteration, stream=f"{patient.layer.name}/last"
+            ):
                 patient.renew()
 
     def display(self) -> list[Count]:
@@ -160,14 +174,16 @@ class Surgeon:
             power=self.param.surgery_iter_power,
         )
 
-    def _magnitude_due(self, layer: MagnitudeMasks, iteration: int) -> bool:
+    def _magnitude_due(
+        self, layer: MagnitudeMasks, iteration: int, stream: str | None = None
+    ) -> bool:
         settings = layer.mask_settings()
         if iteration >= settings.iter_stop:
             return False
         # The fork draws at each forward pass, so iter_size times an iteration.
         return surgery.happens(
             self.seed,
-            layer.name,
+            stream or layer.name,
             iteration,
             gamma=settings.gamma,
             power=settings.power,

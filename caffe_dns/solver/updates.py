@@ -40,7 +40,11 @@ class UpdateRule:
         self.param = param
         self._check(param)
         self.params = [
-            p for p in params if not p.is_mask and (self.tracks_frozen or p.lr_mult != 0)
+            p
+            for p in params
+            if not p.is_mask
+            # Under force_backward, gradients of what does not learn count in clip_gradients.
+            and (self.tracks_frozen or p.lr_mult != 0 or p.tensor.requires_grad)
         ]
         self.tensors: Tensors = [p.tensor.detach() for p in self.params]
         self.histories: list[Tensors] = [
@@ -77,6 +81,20 @@ class UpdateRule:
             rate = self.rate if lr_mult == 1 else self.rate * lr_mult
             torch._foreach_sub_(tensors, self.update(grads, histories, rate))
 
+    def track(self, param: Param) -> None:
+        """Take in a parameter that does not learn, for a solver state has a history for it.
+
+        With momentum, what is left of the history still moves it, as in Caffe.
+        """
+        tensor = param.tensor.detach()
+        self.params.append(param)
+        self.tensors.append(tensor)
+        for history in self.histories:
+            history.append(torch.zeros_like(tensor))
+        self._decays.append(_float32(self.param.weight_decay * param.decay_mult))
+        self._lr_mults.append(param.lr_mult)
+        self._groups = _group(list(zip(self._lr_mults, self._decays, strict=True)))
+
     def history(self, param: Param, moment: int) -> Tensor | None:
         """The history of one parameter, or None for one that the rule does not move."""
         for index, candidate in enumerate(self.params):
@@ -111,7 +129,7 @@ class UpdateRule:
         if limit < 0 or not gradients:
             return
         self.norm = torch.stack(torch._foreach_norm(gradients)).norm()
-        torch._foreach_mul_(gradients, (limit / self.norm).clamp(max=1))
+        torch._foreach_mul_(gradients, torch.where(self.norm > limit, limit / self.norm, 1.0))
 
     def log_clipping(self) -> None:
         """Say so if the last update scaled its gradients down; waits for the device."""

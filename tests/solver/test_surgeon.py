@@ -360,3 +360,11 @@ def test_no_surgery_trains_as_plain_caffe(tmp_path: Path) -> None:
         assert len(blobs) == 2
         for mine, theirs in zip(blobs, never.net.params[name], strict=False):
             assert torch.equal(mine, theirs)
+
+
+def test_a_mask_seen_in_another_shape_has_one_patient() -> None:
+    text = DATA + ip("a", "data", "transpose: true") + ip("b", "data")
+    text = text.replace("name: 'a' ", "name: 'a' param { name: 'w' } ", 1)
+    text = text.replace("name: 'b' ", "name: 'b' param { name: 'w' share_mode: PERMISSIVE } ", 1)
+    _, surgeon = surgeon_of(text)
+    assert [patient.layer.name for patient in surgeon.patients] == ["a"]

@@ -12,7 +12,7 @@ from caffe_dns.errors import CaffeError
 from caffe_dns.net import Net
 from caffe_dns.proto.caffe_pb2 import SolverParameter
 from caffe_dns.proto.text import parse_text
-from caffe_dns.solver.snapshot import gather_histories
+from caffe_dns.solver.snapshot import gather_histories, restore_histories
 from caffe_dns.solver.updates import Adam, UpdateRule, solver_types
 from tests.nets import input_layer, ip, layer, make_net, recorded_log
 
@@ -229,3 +229,48 @@ def test_settings_that_cannot_be(kind: str, settings: str, message: str) -> None
 def test_a_net_without_parameters() -> None:
     net = make_net(input_layer(data=(2, 3)) + layer("relu", "ReLU", "data", "relu"))
     solver_types["SGD"](parse("momentum: 0.9 clip_gradients: 1"), net.learnable_params).apply()
+
+
+@pytest.mark.parametrize(("kind", "factor"), [("SGD", 0.9), ("Nesterov", 0.95**2)])
+def test_a_frozen_parameter_coasts_on_a_restored_history(kind: str, factor: float) -> None:
+    net, rule = make(kind, f"{TYPES[kind]} weight_decay: 0.5")
+    stored = gather_histories(rule, net.learnable_params)
+    frozen = net.learnable_params[6]
+    assert (frozen.layer.name, frozen.index, frozen.lr_mult) == ("frozen", 0, 0)
+    stored[6] = np.random.default_rng(0).random(stored[6].shape, np.float32)
+    restore_histories(rule, net, stored)
+    before = frozen.tensor.detach().clone()
+    rule.rate.fill_(0.5)
+    put_gradients(net, 0)
+    rule.apply()
+    np.testing.assert_allclose(
+        before - frozen.tensor.detach(), factor * stored[6], rtol=1e-4, atol=1e-6
+    )
+    kept = gather_histories(rule, net.learnable_params)
+    np.testing.assert_allclose(kept[6], rule.param.momentum * stored[6], rtol=1e-5)
+    assert not kept[7].any()
+
+
+def test_forced_gradients_count_in_clipping_and_are_freed() -> None:
+    net = make_net("force_backward: true " + NET)
+    rule = solver_types["SGD"](parse("clip_gradients: 1"), net.learnable_params)
+    for param in net.learnable_params:
+        if param.tensor.requires_grad:
+            param.tensor.grad = torch.ones_like(param.tensor)
+    count = sum(p.tensor.numel() for p in net.learnable_params if p.tensor.requires_grad)
+    assert any(p.lr_mult == 0 for p in net.learnable_params if p.tensor.requires_grad)
+    rule.apply()
+    assert float(rule.norm) == pytest.approx(count**0.5)  # type: ignore[arg-type]
+    assert all(p.tensor.grad is None for p in net.learnable_params)
+
+
+def test_clipping_to_nothing() -> None:
+    net, rule = make("SGD", "clip_gradients: 0")
+    before = [p.tensor.detach().clone() for p in net.learnable_params]
+    rule.rate.fill_(1)
+    rule.apply()
+    put_gradients(net, 0)
+    rule.apply()
+    assert all(
+        torch.equal(p.tensor, old) for p, old in zip(net.learnable_params, before, strict=True)
+    )
