@@ -35,7 +35,7 @@ RUNS = [
 
 
 @pytest.fixture
-def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def workdir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with the recorded runs and their data, in which snapshots may be written."""
     (tmp_path / "data").symlink_to(GOLDEN / "data")
     (tmp_path / "runs").mkdir()
@@ -84,7 +84,7 @@ def log(name: str) -> str:
     return (GOLDEN / "logs" / name).read_text()
 
 
-def test_train(workplace: Path, capfd: Capture) -> None:
+def test_train(workdir: Path, capfd: Capture) -> None:
     run = fetch("sgd_inv")
     flags = ["--solver", f"{run}/solver.prototxt", "--weights", f"{run}/init.caffemodel"]
     result = run_well(["train", *flags, "--no-surgery"], capfd)
@@ -96,14 +96,14 @@ def test_train(workplace: Path, capfd: Capture) -> None:
     assert restarts[0] == restarts[1] > 0
 
 
-def test_resume(workplace: Path, capfd: Capture) -> None:
+def test_resume(workdir: Path, capfd: Capture) -> None:
     run = fetch("sgd_inv")
     state = f"{run}/snap_iter_20.solverstate"
     flags = ["--solver", f"{run}/solver.prototxt", "--snapshot", state, "--no-surgery"]
     assert_same_messages(run_well(["train", *flags], capfd).err, log("resume.log"))
 
 
-def test_test(workplace: Path, capfd: Capture) -> None:
+def test_test(workdir: Path, capfd: Capture) -> None:
     run = fetch("sgd_inv")
     shutil.copy(GOLDEN / run / "snap_iter_40.caffemodel", run)
     flags = ["--model", f"{run}/train_val.prototxt", "--weights", f"{run}/snap_iter_40.caffemodel"]
@@ -112,7 +112,7 @@ def test_test(workplace: Path, capfd: Capture) -> None:
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_recorded_run(name: str, workplace: Path, capfd: Capture) -> None:
+def test_recorded_run(name: str, workdir: Path, capfd: Capture) -> None:
     assert name not in NEAR_TIES
     run = fetch(name)
     flags = ["--solver", f"{run}/solver.prototxt", "--weights", f"{run}/init.caffemodel"]
@@ -123,7 +123,7 @@ def test_recorded_run(name: str, workplace: Path, capfd: Capture) -> None:
 @pytest.mark.parametrize(
     "name", ["surgery_holmes", "surgery_holmes_itersize", "surgery_holmes_mixed"]
 )
-def test_recorded_surgery(name: str, workplace: Path, capfd: Capture) -> None:
+def test_recorded_surgery(name: str, workdir: Path, capfd: Capture) -> None:
     """From the first iteration on: the fork builds its nets in an older Caffe's words."""
     run = fetch(name)
     flags = ["--solver", f"{run}/solver.prototxt", "--weights", f"{run}/init.caffemodel"]
@@ -135,7 +135,7 @@ def test_recorded_surgery(name: str, workplace: Path, capfd: Capture) -> None:
 
 
 @pytest.mark.parametrize("name", ["surgery_guo", "surgery_guo_iter_stop"])
-def test_recorded_official_surgery(name: str, workplace: Path, capfd: Capture) -> None:
+def test_recorded_official_surgery(name: str, workdir: Path, capfd: Capture) -> None:
     """Losses and scores; the rest of the log is in an older Caffe's words."""
     run = fetch(name)
     flags = ["--solver", f"{run}/solver.prototxt", "--weights", f"{run}/init.caffemodel"]
