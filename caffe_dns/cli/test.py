@@ -26,12 +26,7 @@ from caffe_dns.report import log_kept
 @flags.stage
 @flags.no_surgery
 @flags.python_layers
-# Caffe's tool takes all flags with every action; these mean nothing here, there as here.
-@click.option("--solver", default="", hidden=True)
-@click.option("--snapshot", default="", hidden=True)
-@click.option("--phase", default="", hidden=True)
-@click.option("--sigint_effect", default="stop", hidden=True)
-@click.option("--sighup_effect", default="snapshot", hidden=True)
+@flags.unused("solver", "snapshot", "phase", "sigint_effect", "sighup_effect")
 def command(
     model: str,
     weights: str,

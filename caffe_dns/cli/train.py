@@ -41,10 +41,9 @@ _EFFECTS = "snapshot, stop or none"
     metavar="DIR",
     help="Write losses, scores and sparsities for TensorBoard into this folder.",
 )
-# Caffe's tool takes all flags with every action; these mean nothing here, there as here.
-@click.option("--phase", default="", hidden=True)
+@flags.unused("phase", "model")
+# Unused as well, but a number that must be one.
 @click.option("--iterations", default=50, hidden=True)
-@click.option("--model", default="", hidden=True)
 def command(
     solver: str,
     weights: str,

@@ -233,48 +233,47 @@ class SigmoidCrossEntropyLoss(NormalizedLoss):
         return self.normalize(total, labels, scores.shape[0])
 
 
-def _check_one_label_each(layer: LossLayer, bottom_shapes: Sequence[Shape]) -> None:
-    examples, labels = bottom_shapes[0][0], count(bottom_shapes[1])
-    if labels != examples:
-        raise layer.error(f"{examples} examples need as many labels, not {labels}", "bottom")
+class OneLabelLoss(LossLayer):
+    """A loss on scores N x ... with one label for each of the N."""
+
+    def reshape(self, bottom_shapes: Sequence[Shape]) -> list[Shape]:
+        examples, labels = bottom_shapes[0][0], count(bottom_shapes[1])
+        if labels != examples:
+            raise self.error(f"{examples} examples need as many labels, not {labels}", "bottom")
+        return super().reshape(bottom_shapes)
+
+    def rows_and_labels(self, scores: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Scores [N, classes] and labels [N, 1], which index the scores' columns."""
+        rows = scores.flatten(1)
+        columns = labels.reshape(-1, 1).long()
+        check_indices(self, columns, rows.shape[1], "label")
+        return rows, columns
 
 
 @layer_types.register("MultinomialLogisticLoss")
-class MultinomialLogisticLoss(LossLayer):
+class MultinomialLogisticLoss(OneLabelLoss):
     """-log(probability of the label), averaged over the batch.
 
     Bottoms: probabilities N x ..., one label for each of the N
     (`multinomial_logistic_loss_layer.cpp`).
     """
 
-    def reshape(self, bottom_shapes: Sequence[Shape]) -> list[Shape]:
-        _check_one_label_each(self, bottom_shapes)
-        return super().reshape(bottom_shapes)
-
     def forward(self, *bottoms: Tensor) -> Tensor:
-        rows = bottoms[0].flatten(1)
-        labels = bottoms[1].reshape(-1, 1).long()
-        check_indices(self, labels, rows.shape[1], "label")
+        rows, labels = self.rows_and_labels(*bottoms)
         chosen = _Clamp.apply(rows.gather(1, labels), LEAST_PROBABILITY, None)
         return -chosen.log().sum() / rows.shape[0]
 
 
 @layer_types.register("HingeLoss")
-class HingeLoss(LossLayer):
+class HingeLoss(OneLabelLoss):
     """One class against all others, each with a margin of 1, averaged over the batch.
 
     Bottoms: scores N x ..., one label for each of the N (`hinge_loss_layer.cpp`). The margins'
     violations are summed (L1) or squared and summed (L2).
     """
 
-    def reshape(self, bottom_shapes: Sequence[Shape]) -> list[Shape]:
-        _check_one_label_each(self, bottom_shapes)
-        return super().reshape(bottom_shapes)
-
     def forward(self, *bottoms: Tensor) -> Tensor:
-        rows = bottoms[0].flatten(1)
-        labels = bottoms[1].reshape(-1, 1).long()
-        check_indices(self, labels, rows.shape[1], "label")
+        rows, labels = self.rows_and_labels(*bottoms)
         signs = torch.ones_like(rows).scatter_(1, labels, -1)
         violations = F.relu(1 + signs * rows)
         if self.param.hinge_loss_param.norm == HingeLossParameter.L2:

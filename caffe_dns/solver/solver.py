@@ -165,7 +165,7 @@ class Solver:
             rate, stepped = self._set_rate()
             outcome = self._iterate(debug=display and param.debug_info)
             if display:
-                self._display(outcome.outputs)
+                self._display(outcome.outputs, rate)
             if stepped:
                 log.info(
                     f"MultiStep Status: Iteration {self.iteration}, step = {self.current_step}"
@@ -216,7 +216,7 @@ class Solver:
         learning = [param for param in self.net.learnable_params if param.lr_mult != 0]
         return {param: param.tensor.detach().clone() for param in learning}
 
-    def _display(self, outputs: Mapping[str, Tensor]) -> None:
+    def _display(self, outputs: Mapping[str, Tensor], rate: float) -> None:
         now = time.perf_counter()
         last_iteration, last_time = self._last_display
         self._last_display = (self.iteration, now)
@@ -229,7 +229,6 @@ class Solver:
         )
         _log_scores("Train", outputs, self.net.loss_weights)
         counts = self.surgeon.display() if self.surgeon is not None else []
-        rate = learning_rate(self.param, self.iteration, self.current_step)
         display = Display(self.iteration, loss, rate, outputs, counts)
         for observer in self.observers:
             observer.displayed(display)

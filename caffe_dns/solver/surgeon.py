@@ -121,14 +121,15 @@ class Surgeon:
 
     def display(self) -> list[Count]:
         """Log the fork's two sparsity lines, then a line for each masked layer; returns these."""
-        for kind, name in _FORK_NAMES.items():
-            layers = [p.layer for p in self.patients if p.layer.type == kind]
-            if layers:
-                kept = sum(_count_kept(layer) for layer in layers)
-                total = sum(_count_all(layer) for layer in layers)
-                log.info(f"{name} Sparsity: {log.number((total - kept) / total)}")
         counts = [_count(patient) for patient in self.patients]
-        for count, patient in zip(counts, self.patients, strict=True):
+        counted = list(zip(counts, self.patients, strict=True))
+        for kind, name in _FORK_NAMES.items():
+            some = [count for count, patient in counted if patient.layer.type == kind]
+            if some:
+                pruned = sum(count.pruned for count in some)
+                total = sum(count.kept for count in some) + pruned
+                log.info(f"{name} Sparsity: {log.number(pruned / total)}")
+        for count, patient in counted:
             log.info(
                 f"Surgery {count.layer}: kept {count.kept}, pruned {count.pruned}, sparsity "
                 f"{log.number(count.sparsity)}, spliced back {count.spliced_back}"
@@ -207,17 +208,11 @@ def _describe(layer: WeightedLayer) -> str:
 
 def _count(patient: Patient) -> Count:
     layer = patient.layer
-    kept, total = _count_kept(layer), _count_all(layer)
+    masks = layer.mask_blobs()
+    kept = int(sum(mask.count_nonzero() for mask in masks))
+    total = sum(mask.numel() for mask in masks)
     if isinstance(layer, MagnitudeMasks):
         threshold = layer.mask_settings().c_rate
     else:
         threshold = layer.threshold
     return Count(layer.name, kept, total - kept, int(patient.spliced), threshold)
-
-
-def _count_kept(layer: WeightedLayer) -> int:
-    return int(sum(mask.count_nonzero() for mask in layer.mask_blobs()))
-
-
-def _count_all(layer: WeightedLayer) -> int:
-    return sum(mask.numel() for mask in layer.mask_blobs())
