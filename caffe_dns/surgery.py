@@ -1,8 +1,9 @@
 """Mask rules and schedules of dynamic network surgery, as functions of tensors and numbers.
 
 Two kinds: by standard deviation (HolmesShuan's fork, `conv_layer.cu`, `inner_product_layer.cu`)
-and by magnitude with hysteresis (yiwenguo's fork, `compress_conv_layer.cpp`). Nothing here knows
-layers.
+and by magnitude with hysteresis (yiwenguo's fork, `compress_conv_layer.cpp`). Where a number of
+parameters to keep is given instead of a threshold, the thresholds follow from it. Nothing here
+knows layers.
 """
 
 from __future__ import annotations
@@ -78,6 +79,35 @@ def hysteresis_mask(parameter: Tensor, mask: Tensor, moments: Tensor, c_rate: fl
     return parameter.abs().gt_(limit)
 
 
+def strength(distance: Tensor, mask: Tensor) -> Tensor:
+    """The threshold up to which each parameter is kept, or spliced back, with hysteresis.
+
+    `distance` is what the rule compares with the threshold: the magnitude, or the distance from the
+    mean; none is negative.
+    """
+    return distance * (1 / SPLICE_ABOVE + mask * (1 / PRUNE_BELOW - 1 / SPLICE_ABOVE))
+
+
+def relative_strength(descending: Tensor) -> Tensor:
+    """Strengths of a layer, sorted from the largest, in a measure that compares across layers.
+
+    It is the square over the sum of the squares of all that are no smaller: 1 for the largest, so
+    that no layer is emptied as long as there is one parameter for each (layer-adaptive magnitude,
+    Lee et al., ICLR 2021).
+    """
+    squares = descending.square()
+    return squares / squares.cumsum(0).clamp(min=torch.finfo(squares.dtype).tiny)
+
+
+def kept_at(progress: float, start: int, end: int, steepness: float) -> int:
+    """How many parameters to keep on the way from `start` to `end`.
+
+    Their distance from the end goes with `(1 - progress) ^ steepness` (Zhu and Gupta, 2017, with
+    steepness 3); progress is between 0 and 1.
+    """
+    return round(end + (start - end) * (1 - progress) ** steepness)
+
+
 def spliced(before: Tensor, after: Tensor) -> Tensor:
     """How many entries the second mask has over and above the first, as a 0-dim tensor."""
     return (after - before).clamp_(min=0).sum()
@@ -89,12 +119,19 @@ def probability(iteration: int, gamma: float, power: float) -> float:
 
 
 def happens(
-    seed: int, stream: str, iteration: int, *, gamma: float, power: float, draws: int = 1
+    seed: int,
+    stream: str,
+    iteration: int,
+    *,
+    gamma: float,
+    power: float,
+    draws: int = 1,
+    since: int = 0,
 ) -> bool:
     """Whether one of `draws` numbers from [0, 1) falls below the probability at this iteration.
 
-    The draws depend on the seed, the stream's name and the iteration, and on nothing else: all
-    ranks and every resumed run see the same.
+    The probability counts from iteration `since`. The draws depend on the seed, the stream's name
+    and the iteration, and on nothing else: all ranks and every resumed run see the same.
     """
     numbers = rng.numpy_generator(seed, f"surgery/{stream}", iteration).random(draws)
-    return bool((probability(iteration, gamma, power) > numbers).any())
+    return bool((probability(iteration - since, gamma, power) > numbers).any())

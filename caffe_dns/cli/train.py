@@ -9,10 +9,13 @@ from caffe_dns.cli import flags
 from caffe_dns.cli.progress import Progress
 from caffe_dns.devices import training_device
 from caffe_dns.errors import CaffeError
-from caffe_dns.proto.caffe_pb2 import SolverParameter
+from caffe_dns.files import write_atomically
+from caffe_dns.proto.caffe_pb2 import SolverParameter, SurgeryStage
+from caffe_dns.proto.text import to_text
 from caffe_dns.proto.upgrade import read_solver
 from caffe_dns.solver.signals import SignalHandler, parse_action
 from caffe_dns.solver.solver import Solver
+from caffe_dns.solver.stages import parse_target
 from caffe_dns.solver.watch import Observer, SurgeryTable, TensorBoard, check_tensorboard
 
 _EFFECTS = "snapshot, stop or none"
@@ -41,6 +44,18 @@ _EFFECTS = "snapshot, stop or none"
     metavar="DIR",
     help="Write losses, scores and sparsities for TensorBoard into this folder.",
 )
+@click.option(
+    "--target-sparsity",
+    default="",
+    metavar="SHARE",
+    help="Prune this share of the masked parameters: 0.9, or by layer, conv2=0.97,ip1=0.99.",
+)
+@click.option(
+    "--target-compression",
+    type=float,
+    metavar="TIMES",
+    help="Prune until the model has so many times fewer parameters: 108.",
+)
 @flags.unused("phase", "model")
 # Unused as well, but a number that must be one.
 @click.option("--iterations", default=50, hidden=True)
@@ -56,6 +71,8 @@ def command(
     no_surgery: bool,
     allow_python_layers: bool,
     tensorboard: str,
+    target_sparsity: str,
+    target_compression: float | None,
     **unused: object,
 ) -> None:
     """Train, finetune or prune a model.
@@ -70,10 +87,17 @@ def command(
         raise CaffeError("give -snapshot to resume training or -weights to finetune, but not both")
     if tensorboard:
         check_tensorboard(tensorboard)
+    has_target = bool(target_sparsity) or target_compression is not None
+    if has_target and no_surgery:
+        raise CaffeError("a target for surgery and --no-surgery exclude each other")
+    if target_sparsity and target_compression is not None:
+        raise CaffeError("give --target-sparsity or --target-compression, not both")
     handler = SignalHandler(
         parse_action(sigint_effect, "sigint_effect"), parse_action(sighup_effect, "sighup_effect")
     )
     param = _read_solver(solver, weights, snapshot, level, stage)
+    if has_target:
+        _add_target(param, parse_target(target_sparsity, target_compression))
     device = training_device(gpu, param)
     try:
         trainer = Solver(
@@ -88,6 +112,8 @@ def command(
         if snapshot:
             log.info(f"Resuming from {snapshot}")
             trainer.restore(snapshot)
+        elif has_target:
+            _write_definition(trainer)
         trainer.observers = _observers(param, tensorboard, trainer.iteration)
         _solve(trainer, handler)
     finally:
@@ -107,10 +133,42 @@ def _solve(trainer: Solver, handler: SignalHandler) -> None:
     log.info("Optimization Done.")
 
 
+def _add_target(param: SolverParameter, stage: SurgeryStage) -> None:
+    """Make the run one stage with this target, and its schedule explicit."""
+    if param.surgery_stage:
+        raise CaffeError(
+            "a target for surgery was given, but the solver definition has surgery_stage; "
+            "change it there, or take it out"
+        )
+    stage.iterations = param.max_iter
+    stage.start_iter, stage.end_iter = 0, param.max_iter // 2
+    stage.steepness, stage.interval = stage.steepness, stage.interval  # the defaults
+    param.surgery_stage.append(stage)
+
+
+def _write_definition(trainer: Solver) -> None:
+    """Write the solver definition that trains like this without the flags for a target."""
+    if not _keeps_files(trainer.param):
+        return
+    definition = SolverParameter()
+    definition.CopyFrom(trainer.param)
+    definition.random_seed = trainer.seed
+    if list(definition.train_state.stage) == [""]:
+        definition.ClearField("train_state")  # as an empty -stage leaves it
+    name = f"{definition.snapshot_prefix}_target_solver.prototxt"
+    text = f"# The same run, with its schedule of surgery: dns train --solver {name}\n"
+    write_atomically(name, (text + to_text(definition)).encode())
+    log.info(f"Wrote {name}, which trains like this without the flags for a target")
+
+
+def _keeps_files(param: SolverParameter) -> bool:
+    return bool(param.snapshot_prefix) and bool(param.snapshot or param.snapshot_after_train)
+
+
 def _observers(param: SolverParameter, tensorboard: str, start: int) -> list[Observer]:
     """Who looks on: the table beside the snapshots, if there are any, and TensorBoard."""
     observers: list[Observer] = []
-    if param.snapshot_prefix and (param.snapshot or param.snapshot_after_train):
+    if _keeps_files(param):
         observers.append(SurgeryTable(f"{param.snapshot_prefix}_surgery.csv"))
     if tensorboard:
         observers.append(TensorBoard(tensorboard, start))

@@ -89,6 +89,15 @@ class DeviationMasks(WeightedLayer):
         """Prune and splice by the weights as they are now; returns how many came back."""
         return _renew(self.mask_blobs()[0], surgery.deviation_mask(self.blobs[0], self.threshold))
 
+    def distances(self) -> list[Tensor]:
+        """What a threshold is compared with, for each mask: the distance from the mean weight."""
+        weight = self.blobs[0].detach()
+        return [(weight - weight.mean()).abs_()]
+
+    def in_own_terms(self, distance: Tensor) -> Tensor:
+        """A distance as a `threshold`: in standard deviations."""
+        return distance / self.blobs[0].detach().std(correction=0)
+
 
 class MagnitudeMasks(WeightedLayer):
     """Masks by magnitude on weight and bias. Blobs: [W, b, Mw, Mb] or [W, Mw]."""
@@ -97,6 +106,7 @@ class MagnitudeMasks(WeightedLayer):
     measures_masked: ClassVar[bool] = True
 
     moments: Tensor
+    c_rate = 0.0
 
     def mask_settings(self) -> CConvolutionParameter | CInnerProductParameter:
         """The message with gamma, power, iter_stop, c_rate and the mask fillers."""
@@ -104,6 +114,7 @@ class MagnitudeMasks(WeightedLayer):
 
     def add_masks(self) -> None:
         settings = self.mask_settings()
+        self.c_rate = settings.c_rate
         weight, bias = super().effective()
         self.add_buffer(tuple(weight.shape), mask_filler(settings.weight_mask_filler), is_mask=True)
         if bias is not None:
@@ -127,12 +138,23 @@ class MagnitudeMasks(WeightedLayer):
     @torch.no_grad()
     def renew_masks(self) -> Tensor:
         """Prune and splice by the parameters as they are now; returns how many came back."""
-        c_rate = self.mask_settings().c_rate
         came_back = [
-            _renew(mask, surgery.hysteresis_mask(parameter, mask, self.moments, c_rate))
+            _renew(mask, surgery.hysteresis_mask(parameter, mask, self.moments, self.c_rate))
             for parameter, mask in zip(self.blobs, self.mask_blobs(), strict=False)
         ]
         return torch.stack(came_back).sum()
+
+    def distances(self) -> list[Tensor]:
+        """What a threshold is compared with, for each mask: the absolute parameters."""
+        return [
+            parameter.detach().abs()
+            for parameter, _ in zip(self.blobs, self.mask_blobs(), strict=False)
+        ]
+
+    def in_own_terms(self, distance: Tensor) -> Tensor:
+        """A distance as a `c_rate`: in standard deviations above the mean of the magnitudes."""
+        mu, sigma = self.moments
+        return (distance - mu) / sigma
 
 
 def _renew(mask: Tensor, new: Tensor) -> Tensor:

@@ -20,8 +20,8 @@ from caffe_dns.proto.upgrade import read_solver
 from caffe_dns.pycaffe.mode import mode
 from caffe_dns.pycaffe.net import Net
 from caffe_dns.solver.iteration import Outcome, run_iteration
-from caffe_dns.solver.lr_policy import learning_rate, next_step
 from caffe_dns.solver.solver import Solver as CoreSolver
+from caffe_dns.solver.stages import stage_at
 from caffe_dns.solver.updates import Tensors
 
 
@@ -129,9 +129,8 @@ class Solver:
     @property
     def lr(self) -> float:
         """The learning rate of the next iteration."""
-        param, iteration = self.core.param, self.core.iteration
-        step = next_step(param, iteration, self.core.current_step)
-        return learning_rate(param, iteration, step)
+        iteration = self.core.iteration
+        return stage_at(self.core.stages, iteration).rate(iteration, self.core.current_step)[0]
 
     def step(self, iterations: int) -> None:
         """Train for a number of iterations, with the tests and snapshots that fall due."""

@@ -24,7 +24,7 @@ from caffe_dns.params import Param
 from caffe_dns.proto.caffe_pb2 import DataPosition, SolverParameter, SolverState
 from caffe_dns.proto.text import to_text
 from caffe_dns.solver.iteration import CapturedIteration, Outcome, run_iteration
-from caffe_dns.solver.lr_policy import check_policy, learning_rate, next_step
+from caffe_dns.solver.lr_policy import check_policy
 from caffe_dns.solver.nets import build_test_nets, build_train_net
 from caffe_dns.solver.signals import Action
 from caffe_dns.solver.snapshot import (
@@ -36,6 +36,7 @@ from caffe_dns.solver.snapshot import (
     restore_histories,
     write_state,
 )
+from caffe_dns.solver.stages import plan, stage_at
 from caffe_dns.solver.surgeon import Surgeon
 from caffe_dns.solver.updates import Adam, solver_types
 from caffe_dns.solver.watch import Display, Observer, check_loss, check_weights
@@ -59,6 +60,8 @@ class Solver:
         self.param = param
         log.info(f"Initializing solver from parameters: \n{to_text(param)}")
         self._check()
+        self.stages = plan(param)
+        param.max_iter = self.stages[-1].end
         given = param.HasField("random_seed") and param.random_seed >= 0
         self.seed = param.random_seed if given else secrets.randbits(31)
         self._seed_given = given
@@ -77,7 +80,7 @@ class Solver:
         self.rule = solver_types[param.type](param, self.net.learnable_params)
         on_gpu = self.net.context.device.type == "cuda"
         self._captured = CapturedIteration(self.net, self.rule) if on_gpu else None
-        self.surgeon = Surgeon(self.net, param, self.seed) if surgery else None
+        self.surgeon = Surgeon(self.net, self.stages, self.seed) if surgery else None
         log.info("Solver scaffolding done.")
         if self.surgeon is not None:
             self.surgeon.announce()
@@ -188,10 +191,10 @@ class Solver:
 
         Returns the learning rate, and whether the multistep policy has taken a step.
         """
+        stage = stage_at(self.stages, self.iteration)
         before = self.current_step
-        self.current_step = next_step(self.param, self.iteration, before)
-        stepped = self.param.lr_policy == "multistep" and self.current_step != before
-        rate = learning_rate(self.param, self.iteration, self.current_step)
+        rate, self.current_step = stage.rate(self.iteration, before)
+        stepped = stage.param.lr_policy == "multistep" and self.current_step > before
         self.rule.rate.fill_(rate)
         if isinstance(self.rule, Adam):
             self.rule.set_iteration(self.iteration)

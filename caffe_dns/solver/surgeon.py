@@ -1,110 +1,72 @@
 """When surgery happens in a training run, and what it did: the masked layers' part of an iteration.
 
-The mask rules are in `surgery`, the masks in the layers; this is the schedule, the counts and the
-lines of the log.
+The mask rules are in `surgery`, the masks in the layers, the stages' settings in `stages`; this is
+the schedule, and the lines of the log.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import torch
-from torch import Tensor
 
 from caffe_dns import log, surgery
-from caffe_dns.layers.masked import DeviationMasks, MagnitudeMasks, WeightedLayer
+from caffe_dns.errors import nearest
+from caffe_dns.layers.masked import MagnitudeMasks
 from caffe_dns.net import Net
-from caffe_dns.proto.caffe_pb2 import SolverParameter, SurgeryMoments
+from caffe_dns.proto.caffe_pb2 import LayerSurgery, SurgeryMoments
+from caffe_dns.solver.patients import Count, Patient, find_patients
+from caffe_dns.solver.stages import Stage, stage_at
+from caffe_dns.solver.target import Target, make_groups
 
 #: What the fork calls the two kinds of layers in its sparsity lines.
 _FORK_NAMES = {"Convolution": "ConV", "InnerProduct": "IP"}
 
 
-@dataclass
-class Patient:
-    """A masked layer and its count of connections spliced back since the last display."""
+class Surgeon:
+    """Renews the masks of one net as the stages of the run and the layers' definitions say.
 
-    layer: DeviationMasks | MagnitudeMasks
-    spliced: Tensor
-    _renewals: int = 0
-    _graph: torch.cuda.CUDAGraph | None = None
-
-    def renew(self) -> None:
-        """Renew the layer's masks; on a GPU by replaying the kernels of an earlier time."""
-        if self._graph is not None:
-            self._graph.replay()
-            return
-        self._renewals += 1
-        if self.spliced.device.type != "cuda" or self._renewals < 3:
-            self.spliced += self.layer.renew_masks()
-            return
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-            self.spliced += self.layer.renew_masks()
-        graph.replay()
-        self._graph = graph
-
-
-@dataclass(frozen=True)
-class Count:
-    """What the masks of one layer are like, and by which threshold they are renewed.
-
-    `threshold` is the layer's threshold in standard deviations, or its c_rate; `spliced_back`
-    counts since the last display.
+    Raises CaffeError for a stage that does not fit the net.
     """
 
-    layer: str
-    kept: int
-    pruned: int
-    spliced_back: int
-    threshold: float
-
-    @property
-    def sparsity(self) -> float:
-        return self.pruned / (self.kept + self.pruned)
-
-
-class Surgeon:
-    """Renews the masks of one net as the solver's settings and the layers' say."""
-
-    def __init__(self, net: Net, param: SolverParameter, seed: int) -> None:
-        self.param = param
+    def __init__(self, net: Net, stages: Sequence[Stage], seed: int) -> None:
+        self.stages = stages
         self.seed = seed
-        self.patients: list[Patient] = []
-        owners: set[int] = set()
-        for step in net.steps:
-            layer = step.layer
-            if not isinstance(layer, DeviationMasks | MagnitudeMasks) or not layer.mask_indices:
-                continue
-            mask = layer.mask_blobs()[0]
-            # A shared mask belongs to the first layer; others may see it in another shape.
-            if mask.data_ptr() not in owners:
-                owners.add(mask.data_ptr())
-                self.patients.append(
-                    Patient(layer, torch.zeros((), dtype=torch.float64, device=mask.device))
-                )
+        self.patients = find_patients(net)
+        self._parameters = sum(p.tensor.numel() for p in net.learnable_params if not p.is_mask)
+        self._check_stages()
+        self._stage: Stage | None = None
+        #: The layers of the stage that follow a threshold, and those that follow a sparsity.
+        self._by_threshold: list[Patient] = []
+        self._target: Target | None = None
+        #: What each layer kept when the stage began.
+        self._kept: dict[str, int] = {}
+        #: What a solver state says of the stage that it was written in.
+        self._restored: dict[str, SurgeryMoments] = {}
 
     def announce(self) -> None:
         """One line that says which layers surgery touches, how, and how to switch it off."""
         if not self.patients:
             return
-        layers = ", ".join(_describe(patient.layer) for patient in self.patients)
-        log.info(f"Surgery on {layers}. To train without it: --no-surgery")
+        if len(self.stages) > 1:
+            log.info(f"Surgery in {len(self.stages)} stages. To train without it: --no-surgery")
+            return
+        log.info(f"Surgery on {self._describe(self.stages[0])}. To train without it: --no-surgery")
 
     @torch.no_grad()
     def operate(self, iteration: int) -> None:
         """Renew the masks that are due at this iteration, before its first forward pass."""
-        deviation = self._deviation_due(iteration)
-        for patient in self.patients:
-            layer = patient.layer
-            if isinstance(layer, MagnitudeMasks):
-                if iteration == 0:
-                    layer.measure_moments()
-                due = self._magnitude_due(layer, iteration)
-            else:
-                due = deviation
-            if due:
+        stage = self._enter(iteration)
+        deviation = self._deviation_due(stage, iteration)
+        for patient in self._by_threshold:
+            if (
+                self._magnitude_due(patient.layer, stage, iteration)
+                if isinstance(patient.layer, MagnitudeMasks)
+                else deviation
+            ):
                 patient.renew()
+        if self._target is not None and self._target.is_due(iteration - stage.start):
+            self._target.renew(iteration - stage.start)
 
     @torch.no_grad()
     def operate_for_last_display(self, iteration: int) -> None:
@@ -113,73 +75,168 @@ class Surgeon:
         The fork's layers draw at every pass in TRAIN, this one at the last iteration's number, so
         that the last loss and the last test are not those of the last snapshot.
         """
-        for patient in self.patients:
+        stage = self._enter(iteration)
+        for patient in self._by_threshold:
             if isinstance(patient.layer, MagnitudeMasks) and self._magnitude_due(
-                patient.layer, iteration, stream=f"{patient.layer.name}/last"
+                patient.layer, stage, iteration, stream=f"{patient.name}/last"
             ):
                 patient.renew()
 
     def display(self) -> list[Count]:
         """Log the fork's two sparsity lines, then a line for each masked layer; returns these."""
-        counts = [_count(patient) for patient in self.patients]
-        counted = list(zip(counts, self.patients, strict=True))
+        counts = [patient.count() for patient in self.patients]
         for kind, name in _FORK_NAMES.items():
-            some = [count for count, patient in counted if patient.layer.type == kind]
+            some = [
+                count
+                for count, patient in zip(counts, self.patients, strict=True)
+                if patient.layer.type == kind
+            ]
             if some:
                 pruned = sum(count.pruned for count in some)
                 total = sum(count.kept for count in some) + pruned
                 log.info(f"{name} Sparsity: {log.number(pruned / total)}")
-        for count, patient in counted:
+        for count in counts:
             log.info(
                 f"Surgery {count.layer}: kept {count.kept}, pruned {count.pruned}, sparsity "
                 f"{log.number(count.sparsity)}, spliced back {count.spliced_back}"
             )
-            patient.spliced.zero_()
+        for patient in self.patients:
+            patient.forget_spliced()
         return counts
+
+    # Stages -------------------------------------------------------------------------------------
+
+    def _check_stages(self) -> None:
+        names = [patient.name for patient in self.patients]
+        for stage in self.stages:
+            for entry in stage.surgery.layer:
+                if entry.name not in names:
+                    raise stage.error(
+                        f"no masked layer is named '{entry.name}'{nearest(entry.name, names)}; "
+                        f"there are: {', '.join(names) or 'none'}",
+                        "layer",
+                    )
+                layer = self.patients[names.index(entry.name)].layer
+                official = isinstance(layer, MagnitudeMasks)
+                if entry.HasField("threshold") if official else entry.HasField("c_rate"):
+                    have, lack = ("c_rate", "threshold") if official else ("threshold", "c_rate")
+                    raise stage.error(
+                        f"'{entry.name}' is of type {layer.type}, which has a {have} and no {lack}",
+                        "layer",
+                    )
+            # Whether the net can become so small at all, should nothing else be left.
+            make_groups(stage, self.patients, dict.fromkeys(names, 0), self._parameters)
+
+    def _enter(self, iteration: int) -> Stage:
+        """The stage of this iteration, after whatever is done once when it begins or goes on."""
+        stage = stage_at(self.stages, iteration)
+        if stage is self._stage:
+            return stage
+        self._stage = stage
+        begins = iteration == stage.start
+        if begins and len(self.stages) > 1 and self.patients:
+            log.info(f"Surgery {stage.title}, up to iteration {stage.end}: {self._describe(stage)}")
+        settings = {patient.name: stage.settings_of(patient.name) for patient in self.patients}
+        chosen = [patient for patient in self.patients if settings[patient.name] is not None]
+        for patient in self.patients:
+            patient.follow_definition(settings[patient.name] or LayerSurgery())
+            if patient in chosen and isinstance(patient.layer, MagnitudeMasks):
+                self._find_moments(patient.layer, begins)
+        self._kept = {patient.name: self._find_kept(patient, begins) for patient in self.patients}
+        groups = make_groups(stage, self.patients, self._kept, self._parameters)
+        followers = [patient for group in groups for patient in group.patients]
+        for patient in followers:
+            entry = None if begins else self._restored.get(patient.name)
+            known = entry is not None and entry.HasField("threshold")
+            patient.follow_sparsity(entry.threshold if entry is not None and known else None)
+        self._target = Target(stage, groups) if groups else None
+        self._by_threshold = [patient for patient in chosen if patient not in followers]
+        return stage
+
+    def _find_moments(self, layer: MagnitudeMasks, begins: bool) -> None:
+        """Measure the moments when a stage begins; later, take those of the solver state."""
+        entry = self._restored.get(layer.name)
+        if not begins and entry is not None and entry.HasField("mu"):
+            layer.moments.copy_(torch.tensor([entry.mu, entry.sigma]))
+            return
+        layer.measure_moments()
+        if not begins:
+            log.warning(
+                f"The solver state has no surgery moments for layer {layer.name}; "
+                "measured them from the weights as they are now"
+            )
+
+    def _find_kept(self, patient: Patient, begins: bool) -> int:
+        """How many parameters a layer kept when the stage began."""
+        entry = self._restored.get(patient.name)
+        if not begins and entry is not None and entry.HasField("kept"):
+            return entry.kept
+        return patient.kept()
+
+    def _describe(self, stage: Stage) -> str:
+        """The stage's layers and how they are pruned, for the log."""
+        listed = []
+        together = []
+        for patient in self.patients:
+            settings = stage.settings_of(patient.name)
+            if settings is None:
+                continue
+            if settings.HasField("sparsity"):
+                listed.append(f"{patient.name} (to sparsity {log.number(settings.sparsity)})")
+            elif stage.surgery.HasField("sparsity") or stage.surgery.HasField("compression"):
+                together.append(patient.name)
+            else:
+                listed.append(_describe_threshold(patient, settings))
+        if together:
+            listed.append(f"{', '.join(together)} ({_describe_target(stage)})")
+        return ", ".join(listed) or "no layer"
 
     # State --------------------------------------------------------------------------------------
 
     def moments(self) -> list[SurgeryMoments]:
-        """What the layers of the official kind measured, for the solver state."""
-        return [
-            SurgeryMoments(layer=layer.name, mu=float(mu), sigma=float(sigma))
-            for layer in self._magnitude_layers()
-            for mu, sigma in [layer.moments.tolist()]
-            if mu >= 0
-        ]
+        """What the layers were like when the stage began, for the solver state."""
+        if self._stage is None:
+            return list(self._restored.values())
+        entries = []
+        for patient in self.patients:
+            entry = SurgeryMoments(layer=patient.name)
+            layer = patient.layer
+            if isinstance(layer, MagnitudeMasks) and layer.moments[0] >= 0:
+                entry.mu, entry.sigma = layer.moments.tolist()
+            if self._target is not None:
+                entry.kept = self._kept[patient.name]
+            if patient.followed is not None:
+                entry.threshold = patient.followed
+            if len(entry.ListFields()) > 1:
+                entries.append(entry)
+        return entries
 
-    def restore(self, moments: list[SurgeryMoments]) -> None:
-        """Take over moments from a solver state; measure those that it lacks, as the fork's do."""
-        known = {entry.layer: entry for entry in moments}
-        for layer in self._magnitude_layers():
-            entry = known.get(layer.name)
-            if entry is None:
-                layer.measure_moments()
-                log.warning(
-                    f"The solver state has no surgery moments for layer {layer.name}; "
-                    "measured them from the weights as they are now"
-                )
-            else:
-                layer.moments.copy_(torch.tensor([entry.mu, entry.sigma]))
+    def restore(self, moments: Sequence[SurgeryMoments]) -> None:
+        """Take over what a solver state says; what it lacks is measured, as the forks do."""
+        self._restored = {entry.layer: entry for entry in moments}
+        self._stage = None
 
     # When ---------------------------------------------------------------------------------------
 
-    def _deviation_due(self, iteration: int) -> bool:
-        if self.param.HasField("surgery_stop_iter") and iteration >= self.param.surgery_stop_iter:
+    def _deviation_due(self, stage: Stage, iteration: int) -> bool:
+        param = stage.param
+        stops = param.HasField("surgery_stop_iter")
+        if stops and iteration - stage.start >= param.surgery_stop_iter:
             return False
         return surgery.happens(
             self.seed,
             "solver",
             iteration,
-            gamma=self.param.surgery_iter_gamma,
-            power=self.param.surgery_iter_power,
+            gamma=param.surgery_iter_gamma,
+            power=param.surgery_iter_power,
+            since=stage.start,
         )
 
     def _magnitude_due(
-        self, layer: MagnitudeMasks, iteration: int, stream: str | None = None
+        self, layer: MagnitudeMasks, stage: Stage, iteration: int, stream: str | None = None
     ) -> bool:
         settings = layer.mask_settings()
-        if iteration >= settings.iter_stop:
+        if iteration - stage.start >= settings.iter_stop:
             return False
         # The fork draws at each forward pass, so iter_size times an iteration.
         return surgery.happens(
@@ -188,31 +245,27 @@ class Surgeon:
             iteration,
             gamma=settings.gamma,
             power=settings.power,
-            draws=self.param.iter_size,
+            draws=stage.param.iter_size,
+            since=stage.start,
         )
 
-    def _magnitude_layers(self) -> list[MagnitudeMasks]:
-        return [p.layer for p in self.patients if isinstance(p.layer, MagnitudeMasks)]
 
-
-def _describe(layer: WeightedLayer) -> str:
-    if isinstance(layer, MagnitudeMasks):
-        settings = layer.mask_settings()
-        return (
-            f"{layer.name} (c_rate {log.number(settings.c_rate)}, "
-            f"until iteration {log.number(settings.iter_stop)})"
-        )
-    assert isinstance(layer, DeviationMasks)
-    return f"{layer.name} (threshold {log.number(layer.threshold)})"
-
-
-def _count(patient: Patient) -> Count:
+def _describe_threshold(patient: Patient, settings: LayerSurgery) -> str:
     layer = patient.layer
-    masks = layer.mask_blobs()
-    kept = int(sum(mask.count_nonzero() for mask in masks))
-    total = sum(mask.numel() for mask in masks)
     if isinstance(layer, MagnitudeMasks):
-        threshold = layer.mask_settings().c_rate
+        own = layer.mask_settings()
+        c_rate = settings.c_rate if settings.HasField("c_rate") else own.c_rate
+        until = log.number(own.iter_stop)
+        return f"{layer.name} (c_rate {log.number(c_rate)}, until iteration {until})"
+    own_threshold = layer.mask_settings().threshold
+    threshold = settings.threshold if settings.HasField("threshold") else own_threshold
+    return f"{layer.name} (threshold {log.number(threshold)})"
+
+
+def _describe_target(stage: Stage) -> str:
+    surgery_stage = stage.surgery
+    if surgery_stage.HasField("compression"):
+        goal = f"to {log.number(surgery_stage.compression)} times fewer parameters"
     else:
-        threshold = layer.threshold
-    return Count(layer.name, kept, total - kept, int(patient.spliced), threshold)
+        goal = f"to sparsity {log.number(surgery_stage.sparsity)}"
+    return f"{goal}, from iteration {surgery_stage.start_iter} to {stage.end_iter} of the stage"

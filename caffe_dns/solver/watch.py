@@ -22,7 +22,7 @@ from caffe_dns.errors import CaffeError
 from caffe_dns.files import write_atomically
 from caffe_dns.net import Net
 from caffe_dns.proto.caffe_pb2 import SolverParameter
-from caffe_dns.solver.surgeon import Count
+from caffe_dns.solver.patients import Count
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,12 @@ ROOT = Path(__file__).parents[2]
 
 #: What the surgery forks and we add to BVLC's messages.
 ADDED_FIELDS = {
-    "SolverParameter": {"surgery_stop_iter", "surgery_iter_gamma", "surgery_iter_power"},
+    "SolverParameter": {
+        "surgery_stop_iter",
+        "surgery_iter_gamma",
+        "surgery_iter_power",
+        "surgery_stage",
+    },
     "SolverState": {"data_position", "surgery_moments", "learned_net_sha256", "random_seed"},
     "LayerParameter": {"cconvolution_param", "cinner_product_param"},
     "ConvolutionParameter": {"sparsity_term", "weight_mask_filler", "threshold"},
@@ -30,6 +35,8 @@ ADDED_MESSAGES = {
     "CInnerProductParameter",
     "DataPosition",
     "SurgeryMoments",
+    "SurgeryStage",
+    "LayerSurgery",
 }
 
 

@@ -14,6 +14,7 @@ from caffe_dns.layers.masked import MagnitudeMasks
 from caffe_dns.net import Net
 from caffe_dns.proto.caffe_pb2 import SolverParameter, SurgeryMoments
 from caffe_dns.proto.text import parse_text
+from caffe_dns.solver.stages import plan
 from caffe_dns.solver.surgeon import Surgeon
 from tests.nets import input_layer, layer, make_net, recorded_log
 from tests.solver.harness import make_solver, small_net
@@ -46,7 +47,7 @@ def surgeon_of(
 ) -> tuple[Net, Surgeon]:
     net = make_net(text, context=Context(surgery=surgery))
     param: SolverParameter = parse_text(settings, SolverParameter).message
-    return net, Surgeon(net, param, seed)
+    return net, Surgeon(net, plan(param), seed)
 
 
 def masks(net: Net) -> list[torch.Tensor]:
@@ -278,6 +279,8 @@ def test_moments_are_kept_and_taken_over() -> None:
     other_net, other = surgeon_of(GUO, seed=2)
     with recorded_log() as messages:
         other.restore(stored)
+        assert other.moments() == stored
+        other.operate(20)
     assert messages == []
     for name in ("conv", "a"):
         mine, theirs = other_net.layer(name), net.layer(name)
@@ -290,6 +293,7 @@ def test_missing_moments_are_measured() -> None:
     net, surgeon = surgeon_of(GUO)
     with recorded_log() as messages:
         surgeon.restore([SurgeryMoments(layer="conv", mu=0.25, sigma=0.5)])
+        surgeon.operate(20)
     assert messages == [
         "The solver state has no surgery moments for layer a; measured them from the weights as "
         "they are now"

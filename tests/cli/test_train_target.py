@@ -1,0 +1,126 @@
+"""`dns train --target-sparsity` and `--target-compression`, and the definition that they write."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from caffe_dns.proto.caffe_pb2 import NetParameter, SolverParameter
+from caffe_dns.proto.text import parse_text
+from tests.cli.harness import complaint, run_well
+from tests.solver.harness import SETTINGS, small_net
+
+Capture = pytest.CaptureFixture[str]
+
+#: Settings of the harness, but with the last snapshot.
+SOLVER = SETTINGS.replace("snapshot_after_train: false", "display: 1").replace(
+    "max_iter: 6", "max_iter: 12"
+)
+
+
+@pytest.fixture
+def solver(tmp_path: Path) -> str:
+    (tmp_path / "net.prototxt").write_text(small_net())
+    path = tmp_path / "solver.prototxt"
+    path.write_text(f'{SOLVER} net: "{tmp_path}/net.prototxt" snapshot_prefix: "{tmp_path}/snap"')
+    return str(path)
+
+
+def model(folder: Path) -> NetParameter:
+    return NetParameter.FromString((folder / "snap_iter_12.caffemodel").read_bytes())
+
+
+def kept(folder: Path) -> dict[str, float]:
+    """The share of each layer's weights that its mask keeps."""
+    return {
+        layer.name: sum(layer.blobs[2].data) / len(layer.blobs[2].data)
+        for layer in model(folder).layer
+        if len(layer.blobs) == 3
+    }
+
+
+def test_the_written_definition_trains_the_same_without_the_flag(
+    solver: str, tmp_path: Path, capfd: Capture
+) -> None:
+    result = run_well(["train", "-solver", solver, "--target-sparsity", "0.9"], capfd)
+    name = f"{tmp_path}/snap_target_solver.prototxt"
+    wrote = f"Wrote {name}, which trains like this without the flags for a target"
+    assert wrote in result.messages
+    first, table = model(tmp_path), (tmp_path / "snap_surgery.csv").read_text()
+    weights = 12 * 49 + 12 * 10
+    shares = kept(tmp_path)
+    left = round(shares["ip1"] * 12 * 49 + shares["ip2"] * 120)
+    assert left == weights // 10
+    (tmp_path / "snap_iter_12.caffemodel").unlink()
+    run_well(["train", "-solver", name], capfd)
+    assert model(tmp_path) == first
+    assert (tmp_path / "snap_surgery.csv").read_text() == table
+
+
+def test_the_schedule_is_written_out(solver: str, tmp_path: Path, capfd: Capture) -> None:
+    run_well(["train", "-solver", solver, "--target-compression", "5"], capfd)
+    text = (tmp_path / "snap_target_solver.prototxt").read_text()
+    (stage,) = parse_text(text, SolverParameter).message.surgery_stage
+    assert stage.compression == 5
+    assert (stage.iterations, stage.start_iter, stage.end_iter) == (12, 0, 6)
+    assert stage.HasField("steepness")
+    assert stage.HasField("interval")
+
+
+def test_a_seed_that_was_drawn_is_written(solver: str, tmp_path: Path, capfd: Capture) -> None:
+    path = Path(solver)
+    path.write_text(path.read_text().replace("random_seed: 5", ""))
+    run_well(["train", "-solver", solver, "--target-sparsity", "0.5"], capfd)
+    first = model(tmp_path)
+    run_well(["train", "-solver", f"{tmp_path}/snap_target_solver.prototxt"], capfd)
+    assert model(tmp_path) == first
+
+
+def test_layers_with_sparsities_of_their_own(solver: str, tmp_path: Path, capfd: Capture) -> None:
+    run_well(["train", "-solver", solver, "--target-sparsity", "ip1=0.75"], capfd)
+    assert kept(tmp_path) == {"ip1": 0.25, "ip2": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--target-sparsity", "1.5"], "must be at least 0 and below 1, but is 1.5"),
+        (["--target-sparsity", "ip9=0.5"], "no masked layer is named 'ip9'"),
+        (["--target-sparsity", "high"], "'high' is not a number"),
+        (["--target-compression", "0"], "must be at least 1, not 0"),
+        (["--target-compression", "900"], "900 times smaller is out of reach"),
+        (
+            ["--target-compression", "9", "--target-sparsity", "0.5"],
+            "give --target-sparsity or --target-compression, not both",
+        ),
+        (["--target-sparsity", "0.5", "--no-surgery"], "exclude each other"),
+    ],
+)
+def test_wrong_targets(
+    solver: str, tmp_path: Path, arguments: list[str], message: str, capfd: Capture
+) -> None:
+    before = sorted(tmp_path.iterdir())
+    assert message in complaint(["train", "-solver", solver, *arguments], capfd)
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_target_and_stages(solver: str, capfd: Capture) -> None:
+    path = Path(solver)
+    path.write_text(path.read_text() + " surgery_stage { }")
+    line = complaint(["train", "-solver", solver, "--target-sparsity", "0.5"], capfd)
+    assert line.endswith("has surgery_stage; change it there, or take it out")
+
+
+def test_a_resumed_run_leaves_the_definition_alone(
+    solver: str, tmp_path: Path, capfd: Capture
+) -> None:
+    path = Path(solver)
+    path.write_text(path.read_text() + " snapshot: 5")
+    run_well(["train", "-solver", solver, "--target-sparsity", "0.9"], capfd)
+    first = model(tmp_path)
+    written = (tmp_path / "snap_target_solver.prototxt").read_text()
+    state = f"{tmp_path}/snap_iter_5.solverstate"
+    run_well(["train", "-solver", solver, "--target-sparsity", "0.9", "-snapshot", state], capfd)
+    assert model(tmp_path) == first
+    assert (tmp_path / "snap_target_solver.prototxt").read_text() == written
