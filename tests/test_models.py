@@ -182,7 +182,7 @@ def shorten(param: SolverParameter) -> None:
     param.max_iter = 3
     lengths = {0: (), 1: (3,), 2: (1, 2)}[len(param.surgery_stage)]
     for stage, length in zip(param.surgery_stage, lengths, strict=True):
-        stage.iterations, stage.end_iter, stage.interval = length, length, 1
+        stage.iterations, stage.end_iter, stage.interval = length, length - 1, 1
 
 
 def arrays_of(model: Path) -> dict[str, np.ndarray]:

@@ -222,4 +222,4 @@ if _descriptor._USE_C_DESCRIPTORS == False:
   _globals['_PRELUPARAMETER']._serialized_start=17810
   _globals['_PRELUPARAMETER']._serialized_end=17901
 # @@protoc_insertion_point(module_scope)
-# SHA-256 of proto/caffe.proto: 7fa304d34277c64a530a64211320f5736fc1b3d6df892eb4d8d79ad6181fff67
+# SHA-256 of proto/caffe.proto: 711a101f3f36b5c588ff9a35c13be2ef8d4123493cd6e8a989d3bdf4452d074b

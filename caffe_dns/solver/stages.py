@@ -158,10 +158,10 @@ def _check(stage: Stage) -> None:
     _check_amounts(stage)
     if surgery.start_iter < 0:
         raise stage.error(f"must not be negative, but is {surgery.start_iter}", "start_iter")
-    if not surgery.start_iter <= stage.end_iter <= stage.length:
+    if not surgery.start_iter <= stage.end_iter < stage.length:
         raise stage.error(
-            f"must lie between start_iter ({surgery.start_iter}) and the stage's length "
-            f"({stage.length}), but is {stage.end_iter}",
+            f"must lie between start_iter ({surgery.start_iter}) and the stage's last iteration "
+            f"({stage.length - 1}), but is {stage.end_iter}",
             "end_iter",
         )
     if surgery.interval < 1:

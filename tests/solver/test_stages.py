@@ -85,8 +85,8 @@ def test_a_stage_that_names_its_steps_has_no_others() -> None:
 def test_where_the_sparsity_is_reached() -> None:
     (half,) = planned("surgery_stage { iterations: 30 sparsity: 0.5 }")
     (late,) = planned("surgery_stage { iterations: 30 sparsity: 0.5 start_iter: 20 }")
-    (given,) = planned("surgery_stage { iterations: 30 sparsity: 0.5 end_iter: 30 }")
-    assert [half.end_iter, late.end_iter, given.end_iter] == [15, 20, 30]
+    (given,) = planned("surgery_stage { iterations: 30 sparsity: 0.5 end_iter: 29 }")
+    assert [half.end_iter, late.end_iter, given.end_iter] == [15, 20, 29]
 
 
 @pytest.mark.parametrize(
@@ -137,13 +137,13 @@ def test_where_the_sparsity_is_reached() -> None:
         ),
         (
             "surgery_stage { iterations: 5 start_iter: 2 end_iter: 1 }",
-            "surgery_stage 1: end_iter: must lie between start_iter (2) and the stage's length (5),"
-            " but is 1",
+            "surgery_stage 1: end_iter: must lie between start_iter (2) and the stage's last "
+            "iteration (4), but is 1",
         ),
         (
-            "surgery_stage { iterations: 5 } surgery_stage { iterations: 5 end_iter: 6 }",
-            "surgery_stage 2: end_iter: must lie between start_iter (0) and the stage's length (5),"
-            " but is 6",
+            "surgery_stage { iterations: 5 } surgery_stage { iterations: 5 end_iter: 5 }",
+            "surgery_stage 2: end_iter: must lie between start_iter (0) and the stage's last "
+            "iteration (4), but is 5",
         ),
         (
             "surgery_stage { iterations: 5 interval: 0 }",
