@@ -6,8 +6,10 @@ import click
 
 from caffe_dns import log
 from caffe_dns.cli import flags
+from caffe_dns.cli.launch import as_rank, launch
 from caffe_dns.cli.progress import Progress
-from caffe_dns.devices import training_device
+from caffe_dns.devices import parse_gpus, training_device
+from caffe_dns.distributed import JoinedRanks
 from caffe_dns.errors import CaffeError
 from caffe_dns.proto.caffe_pb2 import SolverParameter
 from caffe_dns.proto.upgrade import read_solver
@@ -44,6 +46,7 @@ _EFFECTS = "snapshot, stop or none"
 @flags.unused("phase", "model")
 # Unused as well, but a number that must be one.
 @click.option("--iterations", default=50, hidden=True)
+@as_rank
 def command(
     solver: str,
     weights: str,
@@ -56,13 +59,16 @@ def command(
     no_surgery: bool,
     allow_python_layers: bool,
     tensorboard: str,
+    ranks: JoinedRanks | None,
     **unused: object,
-) -> None:
+) -> int:
     """Train, finetune or prune a model.
 
     Layers of the types Convolution and InnerProduct are pruned while they train, unless their
     definition says `sparsity_term: false`, or --no-surgery is given. At every display, the state of
     their masks goes into the table SNAPSHOT_PREFIX_surgery.csv.
+
+    On several GPUs, each trains on batches of the definition's size, and gradients are averaged.
     """
     if not solver:
         raise CaffeError("train needs a solver definition: --solver FILE")
@@ -73,14 +79,19 @@ def command(
     handler = SignalHandler(
         parse_action(sigint_effect, "sigint_effect"), parse_action(sighup_effect, "sighup_effect")
     )
+    if ranks is None and len(gpus := parse_gpus(gpu)) > 1:
+        return launch(click.get_current_context().obj, gpus)
     param = _read_solver(solver, weights, snapshot, level, stage)
-    device = training_device(gpu, param)
+    device = training_device(gpu, param, ranks.world if ranks else None)
+    if ranks is not None:
+        ranks.use(device)
     try:
         trainer = Solver(
             param,
             device=device,
             surgery=not no_surgery,
             allow_python_layers=allow_python_layers,
+            ranks=ranks,
         )
     except CaffeError as error:
         raise error.locate(file=solver) from None
@@ -88,18 +99,21 @@ def command(
         if snapshot:
             log.info(f"Resuming from {snapshot}")
             trainer.restore(snapshot)
-        trainer.observers = _observers(param, tensorboard, trainer.iteration)
+        if trainer.ranks.is_root:
+            trainer.observers = _observers(param, tensorboard, trainer.iteration)
         _solve(trainer, handler)
     finally:
         for observer in trainer.observers:
             observer.close()
         trainer.close()
+    return 0
 
 
 def _solve(trainer: Solver, handler: SignalHandler) -> None:
     """Train to the end, with a progress bar, heeding signals."""
     log.info("Starting Optimization")
-    with handler, Progress("Training", trainer.param.max_iter) as progress:
+    shown = trainer.ranks.is_root
+    with handler, Progress("Training", trainer.param.max_iter, shown=shown) as progress:
         progress.advance(trainer.iteration)
         trainer.poll = handler.poll
         trainer.on_iteration = lambda: progress.advance(trainer.iteration)

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from caffe_dns import log
 from caffe_dns.debug_info import DebugInfo
+from caffe_dns.distributed import Ranks
 from caffe_dns.errors import CaffeError
 from caffe_dns.layers.base import Context
 from caffe_dns.layers.batch_data import BatchDataLayer
@@ -26,7 +27,7 @@ from caffe_dns.proto.text import to_text
 from caffe_dns.solver.iteration import CapturedIteration, Outcome, run_iteration
 from caffe_dns.solver.lr_policy import check_policy, learning_rate, next_step
 from caffe_dns.solver.nets import build_test_nets, build_train_net
-from caffe_dns.solver.signals import Action
+from caffe_dns.solver.signals import BY_URGENCY, Action
 from caffe_dns.solver.snapshot import (
     check_writable,
     checksum,
@@ -38,14 +39,15 @@ from caffe_dns.solver.snapshot import (
 )
 from caffe_dns.solver.surgeon import Surgeon
 from caffe_dns.solver.updates import Adam, solver_types
-from caffe_dns.solver.watch import Display, Observer, check_loss, check_weights
+from caffe_dns.solver.watch import Display, Observer, check_loss, check_weights, log_scores
 from caffe_dns.weights import copy_trained_layers, is_hdf5, save_weights, share_weights
 
 
 class Solver:
     """Trains a net as a solver definition says.
 
-    Building it builds the nets. Raises CaffeError for whatever the definitions have wrong.
+    Building it builds the nets, on rank 0 alone those for testing. Raises CaffeError for whatever
+    the definitions have wrong.
     """
 
     def __init__(
@@ -55,17 +57,21 @@ class Solver:
         device: torch.device | None = None,
         surgery: bool = True,
         allow_python_layers: bool = False,
+        ranks: Ranks | None = None,
     ) -> None:
         self.param = param
+        self.ranks = ranks or Ranks()
         log.info(f"Initializing solver from parameters: \n{to_text(param)}")
         self._check()
         given = param.HasField("random_seed") and param.random_seed >= 0
-        self.seed = param.random_seed if given else secrets.randbits(31)
+        self.seed = self.ranks.from_root(param.random_seed if given else secrets.randbits(31))
         self._seed_given = given
         self._contexts = [
             Context(
                 device=device or torch.device("cpu"),
                 seed=self.seed,
+                rank=self.ranks.rank,
+                world_size=self.ranks.size,
                 surgery=surgery,
                 allow_python_layers=allow_python_layers,
             )
@@ -73,10 +79,13 @@ class Solver:
         ]
         self._contexts[0].counts_passes = False
         self.net = build_train_net(param, self._contexts[0])
-        self.test_nets = build_test_nets(param, self._contexts[1:])
+        root = self.ranks.is_root
+        self.test_nets = build_test_nets(param, self._contexts[1:]) if root else []
+        self.ranks.share(self.net.learnable_params)
         self.rule = solver_types[param.type](param, self.net.learnable_params)
+        self._average = self.ranks.average(self.net.learnable_params)
         on_gpu = self.net.context.device.type == "cuda"
-        self._captured = CapturedIteration(self.net, self.rule) if on_gpu else None
+        self._captured = CapturedIteration(self.net, self.rule, self._average) if on_gpu else None
         self.surgeon = Surgeon(self.net, param, self.seed) if surgery else None
         log.info("Solver scaffolding done.")
         if self.surgeon is not None:
@@ -113,7 +122,8 @@ class Solver:
         if param.snapshot:
             if not param.HasField("snapshot_prefix"):
                 raise CaffeError("snapshot is given, but snapshot_prefix is not", field="snapshot")
-            check_writable(self._snapshot_name(0, ".tempfile"))
+            if self.ranks.is_root:
+                check_writable(self._snapshot_name(0, ".tempfile"))
 
     # Training -----------------------------------------------------------------------------------
 
@@ -123,7 +133,7 @@ class Solver:
         log.info(f"Solving {self.net.name}")
         log.info(f"Learning Rate Policy: {param.lr_policy}")
         self.stopped_early = False
-        if param.snapshot_after_train:
+        if param.snapshot_after_train and self.ranks.is_root:
             check_writable(self._snapshot_name(self.iteration, ".tempfile"))
         self.step(param.max_iter - self.iteration)
         if param.snapshot_after_train and not _due(self.iteration, param.snapshot):
@@ -164,7 +174,7 @@ class Solver:
             display = _due(self.iteration, param.display)
             rate, stepped = self._set_rate()
             outcome = self._iterate(debug=display and param.debug_info)
-            if display:
+            if display and self.ranks.is_root:
                 self._display(outcome.outputs, rate)
             if stepped:
                 log.info(
@@ -175,7 +185,7 @@ class Solver:
             if display or self._captured is None:
                 self.rule.log_clipping()
             self.iteration += 1
-            action = self.poll()
+            action = BY_URGENCY[self.ranks.agree(lambda: BY_URGENCY.index(self.poll()))]
             if _due(self.iteration, param.snapshot) or action is Action.SNAPSHOT:
                 self.snapshot()
             self.on_iteration()
@@ -203,7 +213,7 @@ class Solver:
         batches = [self.net.read_sources() for _ in range(self.param.iter_size)]
         before = self._copy_parameters() if self.param.snapshot_diff else {}
         if self._captured is None or debug:
-            outcome = run_iteration(self.net, self.rule, batches, debug=debug)
+            outcome = run_iteration(self.net, self.rule, batches, self._average, debug=debug)
         else:
             outcome = self._captured.run(batches)
         self._updates = {param: old - param.tensor.detach() for param, old in before.items()}
@@ -227,7 +237,7 @@ class Solver:
             f"Iteration {self.iteration} ({log.number(speed)} iter/s, {log.number(lapse)}s/"
             f"{self.param.display} iters), loss = {log.number(loss)}"
         )
-        _log_scores("Train", outputs, self.net.loss_weights)
+        log_scores("Train", outputs, self.net.loss_weights)
         counts = self.surgeon.display() if self.surgeon is not None else []
         display = Display(self.iteration, loss, rate, outputs, counts)
         for observer in self.observers:
@@ -241,10 +251,11 @@ class Solver:
     # Testing ------------------------------------------------------------------------------------
 
     def test_all(self) -> None:
-        """Score every test net."""
+        """Score every test net; other ranks wait for rank 0, which has them."""
         for index in range(len(self.test_nets)):
             if not self.stopped_early:
                 self.test(index)
+        self.stopped_early = bool(self.ranks.largest(self.stopped_early))
 
     @torch.no_grad()
     def test(self, index: int) -> dict[str, Tensor]:
@@ -270,7 +281,7 @@ class Solver:
         if self.param.test_compute_loss:
             log.info(f"Test loss: {log.number(float(loss / batches))}")
         means = {name: score / batches for name, score in scores.items()}
-        _log_scores("Test", means, net.loss_weights)
+        log_scores("Test", means, net.loss_weights)
         for observer in self.observers:
             observer.tested(self.iteration, index, means)
         return means
@@ -285,7 +296,12 @@ class Solver:
     # State --------------------------------------------------------------------------------------
 
     def snapshot(self) -> None:
-        """Write the model, then the state that names it, unless training has diverged."""
+        """Write the model, then the state that names it, unless training has diverged.
+
+        Other ranks leave that to rank 0.
+        """
+        if not self.ranks.is_root:
+            return
         for loss in list(self._losses)[-1:]:
             check_loss(self.param, self.net, self.iteration, loss, {})
         check_weights(self.param, self.net, self.iteration)
@@ -339,12 +355,15 @@ class Solver:
         self.current_step = state.current_step
         if state.HasField("random_seed") and not self._seed_given:
             self._reseed(state.random_seed)
+        self.ranks.share(self.net.learnable_params)
         if self.surgeon is not None:
             self.surgeon.restore(list(state.surgery_moments))
         self._seek_data(list(state.data_position))
 
     def close(self) -> None:
         """Stop the threads of all nets and finish their files."""
+        if self._captured is not None:
+            self._captured.forget()
         with ExitStack() as stack:
             for net in (self.net, *self.test_nets):
                 stack.callback(net.close)
@@ -377,18 +396,3 @@ class Solver:
 
 def _due(iteration: int, interval: int) -> bool:
     return interval > 0 and iteration % interval == 0
-
-
-def _log_scores(
-    phase: str, scores: Mapping[str, Tensor], loss_weights: Mapping[str, float]
-) -> None:
-    """One line for each element of each output (`Solver::Step`, `Solver::Test`)."""
-    number = 0
-    for name, score in scores.items():
-        weight = loss_weights.get(name, 0.0)
-        for value in score.reshape(-1).tolist():
-            text = f"    {phase} net output #{number}: {name} = {log.number(value)}"
-            if weight:
-                text += f" (* {log.number(weight)} = {log.number(weight * value)} loss)"
-            log.info(text)
-            number += 1
