@@ -8,6 +8,7 @@ from contextlib import suppress
 import torch
 
 from caffe_dns import log
+from caffe_dns.distributed import World
 from caffe_dns.errors import CaffeError
 from caffe_dns.proto.caffe_pb2 import SolverParameter
 
@@ -37,24 +38,28 @@ def parse_gpus(flag: str) -> list[int]:
         if gpu >= available:
             there = f"there are {available}" if available else "there is none"
             raise CaffeError(f"-gpu {flag}: no GPU {gpu}; {there} that PyTorch can use")
+        if gpu in gpus:
+            raise CaffeError(f"-gpu {flag}: GPU {gpu} is named twice")
         gpus.append(gpu)
     return gpus
 
 
-def training_device(flag: str, param: SolverParameter) -> torch.device:
+def training_device(flag: str, param: SolverParameter, world: World | None = None) -> torch.device:
     """The device to train on; logs it as Caffe does.
 
     `solver_mode: GPU` without a GPU gets a warning and the CPU; an explicit `-gpu` gets an error.
+    In a `world` of several processes, each takes the GPU that its local rank counts to in `-gpu`,
+    without that flag among all GPUs; the CPU where there is none or `solver_mode` is CPU.
     """
     gpus = parse_gpus(flag)
     wants_gpu = param.HasField("solver_mode") and param.solver_mode == SolverParameter.GPU
-    if not flag and wants_gpu:
+    if world is not None:
+        gpus = gpus or _gpus_of(world, param)
+    elif not flag and wants_gpu:
         if torch.cuda.is_available():
             gpus = parse_gpus(str(param.device_id))
         else:
             log.warning("solver_mode is GPU, but there is no GPU that PyTorch can use")
-    if len(gpus) > 1:
-        raise CaffeError(f"-gpu {flag}: training on several GPUs is not supported; give one")
     if not gpus:
         log.info("Use CPU.")
         keep_freed_memory()
@@ -62,7 +67,24 @@ def training_device(flag: str, param: SolverParameter) -> torch.device:
     log.info(f"Using GPUs {', '.join(map(str, gpus))}")
     for gpu in gpus:
         log.info(f"GPU {gpu}: {torch.cuda.get_device_name(gpu)}")
-    return _use(gpus[0])
+    return _use(gpus[0] if world is None else _gpu_of(world, gpus))
+
+
+def _gpus_of(world: World, param: SolverParameter) -> list[int]:
+    """The GPUs for the processes on this host when no flag names any."""
+    if param.HasField("solver_mode") and param.solver_mode == SolverParameter.CPU:
+        return []
+    return list(range(min(torch.cuda.device_count(), world.local_size)))
+
+
+def _gpu_of(world: World, gpus: list[int]) -> int:
+    """The GPU of this process among those for all on this host."""
+    if len(gpus) < world.local_size:
+        raise CaffeError(
+            f"{len(gpus)} GPU(s) for {world.local_size} processes on this host; start as many "
+            "processes as there are GPUs"
+        )
+    return gpus[world.local_rank]
 
 
 def scoring_device(flag: str) -> torch.device:

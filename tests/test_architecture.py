@@ -18,13 +18,14 @@ FILES = sorted(
 #: From the bottom to the top: nothing imports what stands after it.
 ORDER = [
     {"errors", "rng"},
-    {"registry", "log", "files"},
+    {"registry", "log", "files", "averaging"},
+    {"heartbeat"},
     {"proto"},
     {"fillers", "surgery", "data"},
     {"layers"},
     {"netspec", "params", "wiring"},
     {"net"},
-    {"weights", "debug_info"},
+    {"weights", "debug_info", "distributed"},
     {"solver", "report", "export"},
     {"pycaffe"},
     {"cli"},

@@ -34,6 +34,9 @@ ACTIONS: dict[str, str] = {
     "export": "save a model for others, or compact",
 }
 
+# Before torch is imported: it warns of lost connections with pages of C++ frames.
+os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+
 _HELP_NAMES = ["--help", "--h"]
 _SINGLE_DASH = re.compile(r"-[A-Za-z_][\w-]*(=.*)?", re.DOTALL)
 _WITH_VALUE = re.compile(r"(--[\w-]+)=(.*)", re.DOTALL)
@@ -94,8 +97,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if given and not given[0].startswith("-") and given[0] not in ACTIONS:
             _unknown_action(given[0])
         else:
-            # Without standalone mode, click hands back exit codes and raises its errors.
-            code = dns.main(given or ["--help"], prog_name="dns", standalone_mode=False)
+            # Without standalone mode, click hands back exit codes and raises its errors. Commands
+            # find the arguments in `obj`.
+            given = given or ["--help"]
+            code = dns.main(given, prog_name="dns", standalone_mode=False, obj=given)
     except CaffeError as error:
         _complain(str(error))
     except click.UsageError as error:

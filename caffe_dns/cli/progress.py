@@ -15,12 +15,12 @@ from caffe_dns import log
 class Progress:
     """A context that shows how many of `total` steps are done, below the lines of the log.
 
-    `total` is None where nobody knows it.
+    `total` is None where nobody knows it. Without `shown`, there is none on a terminal either.
     """
 
-    def __init__(self, title: str, total: int | None) -> None:
+    def __init__(self, title: str, total: int | None, *, shown: bool = True) -> None:
         self._bar: RichProgress | None = None
-        if sys.stderr.isatty():
+        if shown and sys.stderr.isatty():
             console = Console(stderr=True)
             self._bar = RichProgress(
                 TextColumn("{task.description}"),

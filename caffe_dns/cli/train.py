@@ -6,16 +6,16 @@ import click
 
 from caffe_dns import log
 from caffe_dns.cli import flags
+from caffe_dns.cli.launch import as_rank, launch
 from caffe_dns.cli.progress import Progress
-from caffe_dns.devices import training_device
+from caffe_dns.cli.target import add_target, find_target, keeps_files, write_definition
+from caffe_dns.devices import parse_gpus, training_device
+from caffe_dns.distributed import JoinedRanks
 from caffe_dns.errors import CaffeError
-from caffe_dns.files import write_atomically
-from caffe_dns.proto.caffe_pb2 import SolverParameter, SurgeryStage
-from caffe_dns.proto.text import to_text
+from caffe_dns.proto.caffe_pb2 import SolverParameter
 from caffe_dns.proto.upgrade import read_solver
 from caffe_dns.solver.signals import SignalHandler, parse_action
 from caffe_dns.solver.solver import Solver
-from caffe_dns.solver.stages import parse_target
 from caffe_dns.solver.watch import Observer, SurgeryTable, TensorBoard, check_tensorboard
 
 _EFFECTS = "snapshot, stop or none"
@@ -59,6 +59,7 @@ _EFFECTS = "snapshot, stop or none"
 @flags.unused("phase", "model")
 # Unused as well, but a number that must be one.
 @click.option("--iterations", default=50, hidden=True)
+@as_rank
 def command(
     solver: str,
     weights: str,
@@ -73,13 +74,16 @@ def command(
     tensorboard: str,
     target_sparsity: str,
     target_compression: float | None,
+    ranks: JoinedRanks | None,
     **unused: object,
-) -> None:
+) -> int:
     """Train, finetune or prune a model.
 
     Layers of the types Convolution and InnerProduct are pruned while they train, unless their
     definition says `sparsity_term: false`, or --no-surgery is given. At every display, the state of
     their masks goes into the table SNAPSHOT_PREFIX_surgery.csv.
+
+    On several GPUs, each trains on batches of the definition's size, and gradients are averaged.
     """
     if not solver:
         raise CaffeError("train needs a solver definition: --solver FILE")
@@ -87,24 +91,25 @@ def command(
         raise CaffeError("give -snapshot to resume training or -weights to finetune, but not both")
     if tensorboard:
         check_tensorboard(tensorboard)
-    has_target = bool(target_sparsity) or target_compression is not None
-    if has_target and no_surgery:
-        raise CaffeError("a target for surgery and --no-surgery exclude each other")
-    if target_sparsity and target_compression is not None:
-        raise CaffeError("give --target-sparsity or --target-compression, not both")
     handler = SignalHandler(
         parse_action(sigint_effect, "sigint_effect"), parse_action(sighup_effect, "sighup_effect")
     )
+    if ranks is None and len(gpus := parse_gpus(gpu)) > 1:
+        return launch(click.get_current_context().obj, gpus)
     param = _read_solver(solver, weights, snapshot, level, stage)
-    if has_target:
-        _add_target(param, parse_target(target_sparsity, target_compression))
-    device = training_device(gpu, param)
+    target = find_target(target_sparsity, target_compression)
+    if target is not None:
+        add_target(param, target, surgery=not no_surgery)
+    device = training_device(gpu, param, ranks.world if ranks else None)
+    if ranks is not None:
+        ranks.use(device)
     try:
         trainer = Solver(
             param,
             device=device,
             surgery=not no_surgery,
             allow_python_layers=allow_python_layers,
+            ranks=ranks,
         )
     except CaffeError as error:
         raise error.locate(file=solver) from None
@@ -112,20 +117,23 @@ def command(
         if snapshot:
             log.info(f"Resuming from {snapshot}")
             trainer.restore(snapshot)
-        elif has_target:
-            _write_definition(trainer)
-        trainer.observers = _observers(param, tensorboard, trainer.iteration)
+        if trainer.ranks.is_root:
+            if target is not None and not snapshot:
+                write_definition(trainer)
+            trainer.observers = _observers(param, tensorboard, trainer.iteration)
         _solve(trainer, handler)
     finally:
         for observer in trainer.observers:
             observer.close()
         trainer.close()
+    return 0
 
 
 def _solve(trainer: Solver, handler: SignalHandler) -> None:
     """Train to the end, with a progress bar, heeding signals."""
     log.info("Starting Optimization")
-    with handler, Progress("Training", trainer.param.max_iter) as progress:
+    shown = trainer.ranks.is_root
+    with handler, Progress("Training", trainer.param.max_iter, shown=shown) as progress:
         progress.advance(trainer.iteration)
         trainer.poll = handler.poll
         trainer.on_iteration = lambda: progress.advance(trainer.iteration)
@@ -133,42 +141,10 @@ def _solve(trainer: Solver, handler: SignalHandler) -> None:
     log.info("Optimization Done.")
 
 
-def _add_target(param: SolverParameter, stage: SurgeryStage) -> None:
-    """Make the run one stage with this target, and its schedule explicit."""
-    if param.surgery_stage:
-        raise CaffeError(
-            "a target for surgery was given, but the solver definition has surgery_stage; "
-            "change it there, or take it out"
-        )
-    stage.iterations = param.max_iter
-    stage.start_iter, stage.end_iter = 0, param.max_iter // 2
-    stage.steepness, stage.interval = stage.steepness, stage.interval  # the defaults
-    param.surgery_stage.append(stage)
-
-
-def _write_definition(trainer: Solver) -> None:
-    """Write the solver definition that trains like this without the flags for a target."""
-    if not _keeps_files(trainer.param):
-        return
-    definition = SolverParameter()
-    definition.CopyFrom(trainer.param)
-    definition.random_seed = trainer.seed
-    if list(definition.train_state.stage) == [""]:
-        definition.ClearField("train_state")  # as an empty -stage leaves it
-    name = f"{definition.snapshot_prefix}_target_solver.prototxt"
-    text = f"# The same run, with its schedule of surgery: dns train --solver {name}\n"
-    write_atomically(name, (text + to_text(definition)).encode())
-    log.info(f"Wrote {name}, which trains like this without the flags for a target")
-
-
-def _keeps_files(param: SolverParameter) -> bool:
-    return bool(param.snapshot_prefix) and bool(param.snapshot or param.snapshot_after_train)
-
-
 def _observers(param: SolverParameter, tensorboard: str, start: int) -> list[Observer]:
     """Who looks on: the table beside the snapshots, if there are any, and TensorBoard."""
     observers: list[Observer] = []
-    if _keeps_files(param):
+    if keeps_files(param):
         observers.append(SurgeryTable(f"{param.snapshot_prefix}_surgery.csv"))
     if tensorboard:
         observers.append(TensorBoard(tensorboard, start))

@@ -25,7 +25,8 @@ class HDF5Output(Layer):
     """The rows of all forward passes, one batch after the other.
 
     Caffe ends with an error at the second forward pass, because the datasets are there already. The
-    file gets its name when the layer is closed; until then a hidden one beside it grows.
+    file gets its name when the layer is closed; until then a hidden one beside it grows. Where
+    several ranks train, the rows are those of rank 0.
     """
 
     bottoms = (2, 2)
@@ -52,6 +53,8 @@ class HDF5Output(Layer):
         return []
 
     def forward(self, *bottoms: Tensor) -> Sequence[Tensor]:
+        if self.context.rank:
+            return []
         if self._file is None:
             self._file = _RowFile(self._path)
             weakref.finalize(self, self._file.close)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from caffe_dns import log
+from caffe_dns.averaging import GradientAverage
 from caffe_dns.debug_info import DebugInfo
 from caffe_dns.errors import first_line
 from caffe_dns.net import Net
@@ -32,26 +33,36 @@ class Outcome:
 
 
 def run_iteration(
-    net: Net, rule: UpdateRule, batches: Sequence[Batch], *, debug: bool = False
+    net: Net,
+    rule: UpdateRule,
+    batches: Sequence[Batch],
+    average: GradientAverage | None = None,
+    *,
+    debug: bool = False,
 ) -> Outcome:
     """Forward and backward on each batch (iter_size of them), then one update.
 
-    With `debug`, the values of all blobs and gradients are logged.
+    With `average`, the update is that of all ranks; with `debug`, the values of all blobs and
+    gradients are logged.
     """
     total: Tensor | None = None
-    for batch in batches:
+    for number, batch in enumerate(batches, 1):
         with DebugInfo(net) if debug else nullcontext() as info:
             blobs = net.compute(batch)
         loss = net.loss(blobs)
         outputs = {name: blobs[name].detach() for name in net.outputs}
         # So that backward gives back the memory of the activations as it goes along.
         blobs.clear()
+        if average is not None and number == len(batches):
+            average.arm()
         if loss.requires_grad:
             loss.backward()
         if info is not None:
             info.backward()
         total = loss.detach() if total is None else total + loss.detach()
     assert total is not None
+    if average is not None:
+        average.finish()
     rule.apply()
     return Outcome(outputs, total if len(batches) == 1 else total / len(batches))
 
@@ -65,9 +76,10 @@ class CapturedIteration:
 
     WARM_UP = 3
 
-    def __init__(self, net: Net, rule: UpdateRule) -> None:
+    def __init__(self, net: Net, rule: UpdateRule, average: GradientAverage | None) -> None:
         self.net = net
         self.rule = rule
+        self._average = average
         self._runs = 0
         self._graph: torch.cuda.CUDAGraph | None = None
         self._failed = False
@@ -78,11 +90,11 @@ class CapturedIteration:
         """One iteration. What it returns is overwritten by the next."""
         self._runs += 1
         if self._failed or self._runs <= self.WARM_UP:
-            return run_iteration(self.net, self.rule, batches)
+            return run_iteration(self.net, self.rule, batches, self._average)
         if self._graph is None:
             self._capture(batches)
         if self._graph is None or not self._fits(batches):
-            return run_iteration(self.net, self.rule, batches)
+            return run_iteration(self.net, self.rule, batches, self._average)
         for inputs, batch in zip(self._inputs, batches, strict=True):
             for name, tensor in inputs.items():
                 if batch[name] is not tensor:
@@ -92,6 +104,15 @@ class CapturedIteration:
         self._graph.replay()
         assert self._outcome is not None
         return self._outcome
+
+    def forget(self) -> None:
+        """Give up the graph, which clings to the ranks' connections. A later run makes another."""
+        if self._graph is not None:
+            torch.cuda.synchronize()
+            self._graph.reset()
+        self._graph = None
+        self._outcome = None
+        self._inputs = []
 
     def _fits(self, batches: Sequence[Batch]) -> bool:
         return all(
@@ -112,10 +133,12 @@ class CapturedIteration:
         try:
             # The thread that reads ahead goes on making CUDA calls meanwhile.
             with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-                self._outcome = run_iteration(self.net, self.rule, inputs)
+                self._outcome = run_iteration(self.net, self.rule, inputs, self._average)
         except (RuntimeError, ValueError) as error:
             self._failed = True
             self.rule.drop_gradients()
+            if self._average is not None:
+                self._average.reset()
             torch.cuda.synchronize()
             log.info(f"Running layer by layer: no CUDA graph of this net ({first_line(error)})")
             return

@@ -21,6 +21,10 @@ class Action(Enum):
     SNAPSHOT = "snapshot"
 
 
+#: The more an action overrides others, the later it stands: ranks agree on the last that one wants.
+BY_URGENCY = (Action.NONE, Action.SNAPSHOT, Action.STOP)
+
+
 def parse_action(text: str, flag: str) -> Action:
     """The action of a command line value; raises CaffeError naming the flag."""
     try:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import h5py
@@ -19,11 +19,12 @@ from torch import Tensor
 
 from caffe_dns.errors import CaffeError, first_line
 from caffe_dns.files import write_atomically
+from caffe_dns.layers.batch_data import BatchDataLayer
 from caffe_dns.layers.masked import DeviationMasks, WeightedLayer
 from caffe_dns.net import Net
 from caffe_dns.params import Param
 from caffe_dns.proto.blobs import array_to_blob, blob_to_array
-from caffe_dns.proto.caffe_pb2 import NetParameter, SolverState
+from caffe_dns.proto.caffe_pb2 import DataPosition, NetParameter, SolverState
 from caffe_dns.proto.text import read_binary, write_binary
 from caffe_dns.solver.updates import UpdateRule
 from caffe_dns.weights import is_hdf5
@@ -237,3 +238,24 @@ def _from_hdf5(file: str) -> tuple[SolverState, list[np.ndarray]]:
     except (OSError, KeyError, ValueError) as error:
         raise CaffeError(f"is not a solver state in HDF5: {first_line(error)}", file=file) from None
     return state, histories
+
+
+# Data -------------------------------------------------------------------------------------------
+
+
+def data_positions(nets: Sequence[Net]) -> list[DataPosition]:
+    """Where the data layers of the training net and the test nets stand."""
+    return [
+        DataPosition(net=index, layer=step.layer.name, records=step.layer.position())
+        for index, net in enumerate(nets)
+        for step in net.steps
+        if isinstance(step.layer, BatchDataLayer)
+    ]
+
+
+def seek_data(nets: Sequence[Net], positions: Iterable[DataPosition]) -> None:
+    """Let the data layers go on at these positions; those of other nets or layers are left out."""
+    for position in positions:
+        layer = nets[position.net].layer(position.layer) if position.net < len(nets) else None
+        if isinstance(layer, BatchDataLayer):
+            layer.seek(position.records)

@@ -17,36 +17,40 @@ from torch import Tensor
 
 from caffe_dns import log
 from caffe_dns.debug_info import DebugInfo
+from caffe_dns.distributed import Ranks
 from caffe_dns.errors import CaffeError
 from caffe_dns.layers.base import Context
-from caffe_dns.layers.batch_data import BatchDataLayer
+from caffe_dns.net import Net
 from caffe_dns.params import Param
 from caffe_dns.proto.caffe_pb2 import DataPosition, SolverParameter, SolverState
 from caffe_dns.proto.text import to_text
 from caffe_dns.solver.iteration import CapturedIteration, Outcome, run_iteration
 from caffe_dns.solver.lr_policy import check_policy
 from caffe_dns.solver.nets import build_test_nets, build_train_net
-from caffe_dns.solver.signals import Action
+from caffe_dns.solver.signals import BY_URGENCY, Action
 from caffe_dns.solver.snapshot import (
     check_writable,
     checksum,
+    data_positions,
     find_model,
     gather_histories,
     read_state,
     restore_histories,
+    seek_data,
     write_state,
 )
 from caffe_dns.solver.stages import plan, stage_at
 from caffe_dns.solver.surgeon import Surgeon
 from caffe_dns.solver.updates import Adam, solver_types
-from caffe_dns.solver.watch import Display, Observer, check_loss, check_weights
+from caffe_dns.solver.watch import Display, Observer, check_loss, check_weights, log_scores
 from caffe_dns.weights import copy_trained_layers, is_hdf5, save_weights, share_weights
 
 
 class Solver:
     """Trains a net as a solver definition says.
 
-    Building it builds the nets. Raises CaffeError for whatever the definitions have wrong.
+    Building it builds the nets, on rank 0 alone those for testing. Raises CaffeError for whatever
+    the definitions have wrong.
     """
 
     def __init__(
@@ -56,19 +60,23 @@ class Solver:
         device: torch.device | None = None,
         surgery: bool = True,
         allow_python_layers: bool = False,
+        ranks: Ranks | None = None,
     ) -> None:
         self.param = param
+        self.ranks = ranks or Ranks()
         log.info(f"Initializing solver from parameters: \n{to_text(param)}")
         self._check()
         self.stages = plan(param)
         param.max_iter = self.stages[-1].end
         given = param.HasField("random_seed") and param.random_seed >= 0
-        self.seed = param.random_seed if given else secrets.randbits(31)
+        self.seed = self.ranks.from_root(param.random_seed if given else secrets.randbits(31))
         self._seed_given = given
         self._contexts = [
             Context(
                 device=device or torch.device("cpu"),
                 seed=self.seed,
+                rank=self.ranks.rank,
+                world_size=self.ranks.size,
                 surgery=surgery,
                 allow_python_layers=allow_python_layers,
             )
@@ -76,10 +84,13 @@ class Solver:
         ]
         self._contexts[0].counts_passes = False
         self.net = build_train_net(param, self._contexts[0])
-        self.test_nets = build_test_nets(param, self._contexts[1:])
+        root = self.ranks.is_root
+        self.test_nets = build_test_nets(param, self._contexts[1:]) if root else []
+        self.ranks.share(self.net.learnable_params)
         self.rule = solver_types[param.type](param, self.net.learnable_params)
+        self._average = self.ranks.average(self.net.learnable_params)
         on_gpu = self.net.context.device.type == "cuda"
-        self._captured = CapturedIteration(self.net, self.rule) if on_gpu else None
+        self._captured = CapturedIteration(self.net, self.rule, self._average) if on_gpu else None
         self.surgeon = Surgeon(self.net, self.stages, self.seed) if surgery else None
         log.info("Solver scaffolding done.")
         if self.surgeon is not None:
@@ -116,7 +127,8 @@ class Solver:
         if param.snapshot:
             if not param.HasField("snapshot_prefix"):
                 raise CaffeError("snapshot is given, but snapshot_prefix is not", field="snapshot")
-            check_writable(self._snapshot_name(0, ".tempfile"))
+            if self.ranks.is_root:
+                check_writable(self._snapshot_name(0, ".tempfile"))
 
     # Training -----------------------------------------------------------------------------------
 
@@ -126,7 +138,7 @@ class Solver:
         log.info(f"Solving {self.net.name}")
         log.info(f"Learning Rate Policy: {param.lr_policy}")
         self.stopped_early = False
-        if param.snapshot_after_train:
+        if param.snapshot_after_train and self.ranks.is_root:
             check_writable(self._snapshot_name(self.iteration, ".tempfile"))
         self.step(param.max_iter - self.iteration)
         if param.snapshot_after_train and not _due(self.iteration, param.snapshot):
@@ -157,7 +169,7 @@ class Solver:
             if _due(self.iteration, param.test_interval) and (
                 self.iteration > 0 or param.test_initialization
             ):
-                self._positions_before_tests = self._data_positions()
+                self._positions_before_tests = data_positions(self._nets)
                 self.test_all()
                 if self.stopped_early:
                     break
@@ -167,7 +179,7 @@ class Solver:
             display = _due(self.iteration, param.display)
             rate, stepped = self._set_rate()
             outcome = self._iterate(debug=display and param.debug_info)
-            if display:
+            if display and self.ranks.is_root:
                 self._display(outcome.outputs, rate)
             if stepped:
                 log.info(
@@ -178,7 +190,7 @@ class Solver:
             if display or self._captured is None:
                 self.rule.log_clipping()
             self.iteration += 1
-            action = self.poll()
+            action = BY_URGENCY[self.ranks.agree(lambda: BY_URGENCY.index(self.poll()))]
             if _due(self.iteration, param.snapshot) or action is Action.SNAPSHOT:
                 self.snapshot()
             self.on_iteration()
@@ -206,7 +218,7 @@ class Solver:
         batches = [self.net.read_sources() for _ in range(self.param.iter_size)]
         before = self._copy_parameters() if self.param.snapshot_diff else {}
         if self._captured is None or debug:
-            outcome = run_iteration(self.net, self.rule, batches, debug=debug)
+            outcome = run_iteration(self.net, self.rule, batches, self._average, debug=debug)
         else:
             outcome = self._captured.run(batches)
         self._updates = {param: old - param.tensor.detach() for param, old in before.items()}
@@ -230,7 +242,7 @@ class Solver:
             f"Iteration {self.iteration} ({log.number(speed)} iter/s, {log.number(lapse)}s/"
             f"{self.param.display} iters), loss = {log.number(loss)}"
         )
-        _log_scores("Train", outputs, self.net.loss_weights)
+        log_scores("Train", outputs, self.net.loss_weights)
         counts = self.surgeon.display() if self.surgeon is not None else []
         display = Display(self.iteration, loss, rate, outputs, counts)
         for observer in self.observers:
@@ -244,10 +256,11 @@ class Solver:
     # Testing ------------------------------------------------------------------------------------
 
     def test_all(self) -> None:
-        """Score every test net."""
+        """Score every test net; other ranks wait for rank 0, which has them."""
         for index in range(len(self.test_nets)):
             if not self.stopped_early:
                 self.test(index)
+        self.stopped_early = bool(self.ranks.largest(self.stopped_early))
 
     @torch.no_grad()
     def test(self, index: int) -> dict[str, Tensor]:
@@ -273,7 +286,7 @@ class Solver:
         if self.param.test_compute_loss:
             log.info(f"Test loss: {log.number(float(loss / batches))}")
         means = {name: score / batches for name, score in scores.items()}
-        _log_scores("Test", means, net.loss_weights)
+        log_scores("Test", means, net.loss_weights)
         for observer in self.observers:
             observer.tested(self.iteration, index, means)
         return means
@@ -288,7 +301,12 @@ class Solver:
     # State --------------------------------------------------------------------------------------
 
     def snapshot(self) -> None:
-        """Write the model, then the state that names it, unless training has diverged."""
+        """Write the model, then the state that names it, unless training has diverged.
+
+        Other ranks leave that to rank 0.
+        """
+        if not self.ranks.is_root:
+            return
         for loss in list(self._losses)[-1:]:
             check_loss(self.param, self.net, self.iteration, loss, {})
         check_weights(self.param, self.net, self.iteration)
@@ -304,7 +322,7 @@ class Solver:
             iter=self.iteration,
             learned_net=model,
             current_step=self.current_step,
-            data_position=self._positions_before_tests or self._data_positions(),
+            data_position=self._positions_before_tests or data_positions(self._nets),
             surgery_moments=self.surgeon.moments() if self.surgeon else [],
             learned_net_sha256=checksum(model),
             random_seed=self.seed,
@@ -342,15 +360,23 @@ class Solver:
         self.current_step = state.current_step
         if state.HasField("random_seed") and not self._seed_given:
             self._reseed(state.random_seed)
+        self.ranks.share(self.net.learnable_params)
         if self.surgeon is not None:
             self.surgeon.restore(list(state.surgery_moments))
-        self._seek_data(list(state.data_position))
+        seek_data(self._nets, state.data_position)
 
     def close(self) -> None:
         """Stop the threads of all nets and finish their files."""
+        if self._captured is not None and self._average is not None:
+            self._captured.forget()
         with ExitStack() as stack:
-            for net in (self.net, *self.test_nets):
+            for net in self._nets:
                 stack.callback(net.close)
+
+    @property
+    def _nets(self) -> list[Net]:
+        """The training net, then the test nets."""
+        return [self.net, *self.test_nets]
 
     def _reseed(self, seed: int) -> None:
         self.seed = seed
@@ -362,36 +388,6 @@ class Solver:
     def _snapshot_name(self, iteration: int, ending: str) -> str:
         return f"{self.param.snapshot_prefix}_iter_{iteration}{ending}"
 
-    def _data_positions(self) -> list[DataPosition]:
-        return [
-            DataPosition(net=index, layer=step.layer.name, records=step.layer.position())
-            for index, net in enumerate((self.net, *self.test_nets))
-            for step in net.steps
-            if isinstance(step.layer, BatchDataLayer)
-        ]
-
-    def _seek_data(self, positions: list[DataPosition]) -> None:
-        nets = (self.net, *self.test_nets)
-        for position in positions:
-            layer = nets[position.net].layer(position.layer) if position.net < len(nets) else None
-            if isinstance(layer, BatchDataLayer):
-                layer.seek(position.records)
-
 
 def _due(iteration: int, interval: int) -> bool:
     return interval > 0 and iteration % interval == 0
-
-
-def _log_scores(
-    phase: str, scores: Mapping[str, Tensor], loss_weights: Mapping[str, float]
-) -> None:
-    """One line for each element of each output (`Solver::Step`, `Solver::Test`)."""
-    number = 0
-    for name, score in scores.items():
-        weight = loss_weights.get(name, 0.0)
-        for value in score.reshape(-1).tolist():
-            text = f"    {phase} net output #{number}: {name} = {log.number(value)}"
-            if weight:
-                text += f" (* {log.number(weight)} = {log.number(weight * value)} loss)"
-            log.info(text)
-            number += 1

@@ -49,6 +49,19 @@ class Observer(Protocol):
         """Training is over."""
 
 
+def log_scores(phase: str, scores: Mapping[str, Tensor], loss_weights: Mapping[str, float]) -> None:
+    """One line for each element of each output (`Solver::Step`, `Solver::Test`)."""
+    number = 0
+    for name, score in scores.items():
+        weight = loss_weights.get(name, 0.0)
+        for value in score.reshape(-1).tolist():
+            text = f"    {phase} net output #{number}: {name} = {log.number(value)}"
+            if weight:
+                text += f" (* {log.number(weight)} = {log.number(weight * value)} loss)"
+            log.info(text)
+            number += 1
+
+
 class SurgeryTable:
     """A CSV file with one row for each masked layer at each display.
 

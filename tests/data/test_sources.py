@@ -48,6 +48,22 @@ def test_logs_each_new_round_but_none_while_seeking(
     records.close()
 
 
+@pytest.mark.parametrize(("name", "backend"), DATABASES)
+@pytest.mark.parametrize("numbers", [[7], [7, 8, 9], [5, 8, 11, 14], [2, 7, 9], [0, 13, 26, 39]])
+@pytest.mark.parametrize("skip", [0, 3])
+def test_finds_several_records_at_once(
+    name: str, backend: str, numbers: list[int], skip: int
+) -> None:
+    """One after the other, or with the same distance between them, as a rank reads."""
+    values = [value for _, value in contents(GOLDEN / "tools" / name, backend)]
+    records = source(name, backend, skip)
+    later = [number + 2 * numbers[-1] + 1 for number in numbers]
+    for some in (numbers, later, numbers):
+        expected = [values[(number + skip) % len(values)] for number in some]
+        assert [bytes(value) for value in records.fetch_all(some)] == expected
+    records.close()
+
+
 def test_an_empty_database_is_an_error(tmp_path: Path) -> None:
     path = str(tmp_path / "empty")
     create_database(path).close()

@@ -51,6 +51,14 @@ def test_is_finished_when_the_layer_is_forgotten(tmp_path: Path) -> None:
         assert file["data"].shape == (2, 3, 1, 1)
 
 
+def test_only_rank_0_writes(tmp_path: Path) -> None:
+    layer = output_layer(tmp_path / "out.h5", (2, 3), (2,))
+    layer.context.rank = 1
+    assert list(layer(torch.ones(2, 3), torch.ones(2))) == []
+    layer.close()
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_nothing_is_written_without_rows(tmp_path: Path) -> None:
     output_layer(tmp_path / "out.h5", (2, 3), (2,)).close()
     assert list(tmp_path.iterdir()) == []

@@ -14,7 +14,7 @@ from caffe_dns.errors import CaffeError
 from caffe_dns.proto.blobs import blob_to_array
 from caffe_dns.proto.caffe_pb2 import NetParameter, SolverState
 from caffe_dns.solver.signals import Action
-from caffe_dns.solver.snapshot import gather_histories, read_state
+from caffe_dns.solver.snapshot import data_positions, gather_histories, read_state
 from caffe_dns.solver.solver import Solver
 from tests.nets import recorded_log
 from tests.oracle import GOLDEN
@@ -202,7 +202,7 @@ def test_states_of_a_caffe_start_the_data_again(tmp_path: Path) -> None:
     solver = make_solver(tmp_path)
     solver.restore(str(path))
     assert solver.iteration == 3
-    assert [p.records for p in solver._data_positions()] == [0]
+    assert [p.records for p in data_positions([solver.net])] == [0]
 
 
 # Where files lie ----------------------------------------------------------------------------------

@@ -1,0 +1,140 @@
+"""Starting one process for each GPU that `-gpu` names, and being one of several processes.
+
+The processes are this same command with torchrun's environment variables; torchrun itself can
+start them, too, on several hosts.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from functools import wraps
+from types import FrameType
+from typing import Any
+
+import torch.distributed as dist
+from rich.console import Console
+
+from caffe_dns.distributed import STORE_IS_KEPT, JoinedRanks, find_world
+from caffe_dns.heartbeat import PREFIX, TOLD
+
+#: How often to look whether a rank has ended, in seconds.
+_LOOK = 0.1
+_HOST = "127.0.0.1"
+#: The exit code of a process that Ctrl-C ended before there was anything to save.
+_INTERRUPTED = 130
+
+
+def as_rank(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Run a command as one of several ranks where the environment says so.
+
+    The command gets them as `ranks`, None for a process alone. Whatever fails, one rank says it.
+    """
+
+    @wraps(function)
+    def run(**flags: Any) -> Any:
+        world = find_world()
+        with nullcontext() if world is None else JoinedRanks(world) as ranks:
+            return function(ranks=ranks, **flags)
+
+    return run
+
+
+def launch(arguments: Sequence[str], gpus: Sequence[int]) -> int:
+    """Run `dns` with these arguments on each GPU, until all ranks or one has ended.
+
+    Returns the exit code. When a rank dies, the others are ended and a line on stderr names it.
+    """
+    store = dist.TCPStore(_HOST, 0, is_master=True, wait_for_workers=False)
+    ranks: list[subprocess.Popen[bytes]] = []
+    with _signals_to(ranks):
+        try:
+            for rank in range(len(gpus)):
+                environment = _environment(rank, len(gpus), store.port)
+                # In sessions of their own, so that Ctrl-C reaches rank 0 once: through us.
+                ranks.append(_start(arguments, environment))
+            failed = _wait(ranks)
+        finally:
+            for process in ranks:
+                process.kill()
+            for process in ranks:
+                process.wait()
+    if failed is None:
+        return 0
+    code = ranks[failed].returncode
+    if sys.stderr.isatty():
+        Console(stderr=True).show_cursor()  # rank 0 had no time to put its progress bar away
+    if code in (_INTERRUPTED, -signal.SIGINT):
+        return _INTERRUPTED
+    if not dist.PrefixStore(PREFIX, store).check([TOLD]):
+        print(
+            f"dns: rank {failed} (GPU {gpus[failed]}) {_end_of(code)}, so all ranks end",
+            file=sys.stderr,
+        )
+    return code if code > 0 else 1
+
+
+def _start(arguments: Sequence[str], environment: dict[str, str]) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "caffe_dns", *arguments]
+    return subprocess.Popen(command, env=environment, start_new_session=True)
+
+
+def _environment(rank: int, size: int, port: int) -> dict[str, str]:
+    return {
+        **os.environ,
+        # A rank imports what this process has imported, not what lies in the current folder.
+        "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+        "PYTHONSAFEPATH": "1",
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(size),
+        "LOCAL_WORLD_SIZE": str(size),
+        "MASTER_ADDR": _HOST,
+        "MASTER_PORT": str(port),
+        STORE_IS_KEPT: "True",
+    }
+
+
+def _wait(ranks: Sequence[subprocess.Popen[bytes]]) -> int | None:
+    """Wait until all have ended well, or one has not: which one."""
+    while True:
+        codes = [process.poll() for process in ranks]
+        for rank, code in enumerate(codes):
+            if code:
+                return rank
+        if None not in codes:
+            return None
+        time.sleep(_LOOK)
+
+
+@contextmanager
+def _signals_to(ranks: Sequence[subprocess.Popen[bytes]]) -> Iterator[None]:
+    """Pass SIGINT and SIGHUP on to rank 0, which tells the others; end on SIGTERM."""
+
+    def forward(number: int, frame: FrameType | None) -> None:
+        if ranks:
+            ranks[0].send_signal(number)
+        elif number == signal.SIGINT:
+            raise KeyboardInterrupt
+
+    def end(number: int, frame: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    handlers = {signal.SIGINT: forward, signal.SIGHUP: forward, signal.SIGTERM: end}
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _end_of(code: int) -> str:
+    if code < 0:
+        return f"was killed by {signal.Signals(-code).name}"
+    return f"ended with exit code {code}"

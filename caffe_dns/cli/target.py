@@ -1,0 +1,55 @@
+"""`dns train --target-sparsity` and `--target-compression`: a stage of surgery from flags."""
+
+from __future__ import annotations
+
+from caffe_dns import log
+from caffe_dns.errors import CaffeError
+from caffe_dns.files import write_atomically
+from caffe_dns.proto.caffe_pb2 import SolverParameter, SurgeryStage
+from caffe_dns.proto.text import to_text
+from caffe_dns.solver.solver import Solver
+from caffe_dns.solver.stages import parse_target
+
+
+def find_target(sparsity: str, compression: float | None) -> SurgeryStage | None:
+    """What the flags ask for, if they are given. Raises CaffeError for what makes no sense."""
+    if sparsity and compression is not None:
+        raise CaffeError("give --target-sparsity or --target-compression, not both")
+    if not sparsity and compression is None:
+        return None
+    return parse_target(sparsity, compression)
+
+
+def add_target(param: SolverParameter, stage: SurgeryStage, *, surgery: bool) -> None:
+    """Make the run one stage with this target, and its schedule explicit."""
+    if not surgery:
+        raise CaffeError("a target for surgery and --no-surgery exclude each other")
+    if param.surgery_stage:
+        raise CaffeError(
+            "a target for surgery was given, but the solver definition has surgery_stage; "
+            "change it there, or take it out"
+        )
+    stage.iterations = param.max_iter
+    stage.start_iter, stage.end_iter = 0, param.max_iter // 2
+    stage.steepness, stage.interval = stage.steepness, stage.interval  # the defaults
+    param.surgery_stage.append(stage)
+
+
+def write_definition(trainer: Solver) -> None:
+    """Write the solver definition that trains like this without the flags for a target."""
+    if not keeps_files(trainer.param):
+        return
+    definition = SolverParameter()
+    definition.CopyFrom(trainer.param)
+    definition.random_seed = trainer.seed
+    if list(definition.train_state.stage) == [""]:
+        definition.ClearField("train_state")  # as an empty -stage leaves it
+    name = f"{definition.snapshot_prefix}_target_solver.prototxt"
+    text = f"# The same run, with its schedule of surgery: dns train --solver {name}\n"
+    write_atomically(name, (text + to_text(definition)).encode())
+    log.info(f"Wrote {name}, which trains like this without the flags for a target")
+
+
+def keeps_files(param: SolverParameter) -> bool:
+    """Whether the run leaves files beside its snapshots."""
+    return bool(param.snapshot_prefix) and bool(param.snapshot or param.snapshot_after_train)

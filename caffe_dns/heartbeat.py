@@ -1,0 +1,117 @@
+"""A thread by which ranks know that the others live.
+
+Each rank counts up a number in the store that all of them reach; when one stands still for too
+long, when a rank has failed, or when the store is gone, this process ends at once, whatever its
+main thread is waiting for. What the ranks do together is not known here.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from contextlib import suppress
+from datetime import timedelta
+
+import torch.distributed as dist
+
+from caffe_dns import log
+
+#: Seconds between two beats, and after how many of them without one from a rank it counts as dead.
+BEAT = 2.0
+_MOST_MISSED = 9
+LONGEST_SILENCE = BEAT * _MOST_MISSED
+#: Under which the keys lie in the store, and which of them says that a user was told what failed.
+PREFIX, TOLD = "dns", "told"
+
+
+class Heartbeat:
+    """The heart of one rank. It beats until `stop`.
+
+    The store is at `address`:`port`; rank 0 keeps it, or whoever started the ranks.
+    """
+
+    def __init__(
+        self, rank: int, size: int, address: str, port: int, *, rank_0_keeps: bool
+    ) -> None:
+        self._rank = rank
+        self._address = f"{address}:{port}"
+        self._rank_0_keeps = rank_0_keeps
+        # A connection of its own: others may wait for an answer on theirs.
+        connection = dist.TCPStore(
+            address,
+            port,
+            is_master=False,
+            wait_for_workers=False,
+            timeout=timedelta(seconds=LONGEST_SILENCE),
+        )
+        self._store = dist.PrefixStore(PREFIX, connection)
+        self._heard = dict.fromkeys((other for other in range(size) if other != rank), 0)
+        # Counted, not timed: a process that was stopped for a while has not missed anything.
+        self._missed = dict.fromkeys(self._heard, 0)
+        #: Where each rank runs, once that is known; messages say it.
+        self.places = [""] * size
+        self._stopped = threading.Event()
+        self._beat()
+        threading.Thread(target=self._run, name="heartbeat", daemon=True).start()
+
+    def claim(self, *, told: bool) -> bool:
+        """Enter that this rank fails; False when another one has failed before.
+
+        `told` says that the user learns from this rank what is wrong.
+        """
+        try:
+            first = int(self._store.add("failed", 1)) == 1
+            if first and told:
+                self._store.set(TOLD, "1")
+        except RuntimeError:  # the store is gone, and whoever kept it
+            return True
+        return first
+
+    def stop(self) -> None:
+        """Stop beating and listening."""
+        self._stopped.set()
+
+    def _beat(self) -> None:
+        self._store.add(f"beat/{self._rank}", 1)
+
+    def _run(self) -> None:
+        while not self._stopped.wait(BEAT):
+            try:
+                self._beat()
+                self._listen()
+            except RuntimeError:
+                # Its keeper may have told us to stop, and left.
+                if not self._stopped.is_set():
+                    self._end(self._lost())
+
+    def _listen(self) -> None:
+        if self._store.add("failed", 0):
+            self._end(None)
+        for rank, heard in self._heard.items():
+            self._heard[rank] = int(self._store.add(f"beat/{rank}", 0))
+            self._missed[rank] = 0 if self._heard[rank] != heard else self._missed[rank] + 1
+            if self._missed[rank] > _MOST_MISSED:
+                self._end(f"{self._name(rank)} is gone, so all ranks end")
+
+    def _lost(self) -> str:
+        keeper = self._name(0) if self._rank_0_keeps else "what started the ranks"
+        return f"{keeper} is gone from {self._address}, so all ranks end"
+
+    def _name(self, rank: int) -> str:
+        return f"rank {rank} ({self.places[rank]})" if self.places[rank] else f"rank {rank}"
+
+    def _end(self, message: str | None) -> None:
+        """End this process. Of several that have the same to say, the first says it."""
+        if self._stopped.is_set():
+            return
+        if message is not None and self.claim(told=True):
+            log.set_sink(None)
+            print(f"dns: {message}", file=sys.stderr, flush=True)
+        else:
+            # The first to end is the one that speaks: the end of a rank may end all others.
+            time.sleep(BEAT)
+        with suppress(OSError, ValueError):
+            sys.stdout.flush()
+        os._exit(1)

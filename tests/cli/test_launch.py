@@ -1,0 +1,181 @@
+"""Starting a process for each GPU. Here they train on the CPU: the definition says so."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from caffe_dns.cli import launch as launching
+from caffe_dns.cli import train
+from caffe_dns.cli.launch import launch
+from caffe_dns.proto.caffe_pb2 import SolverState
+from tests.cli.harness import complaint, run_well
+from tests.ranks import LOCAL
+from tests.solver.harness import small_net
+
+ARGUMENTS = ["train", "--solver", "solver.prototxt"]
+Capture = pytest.CaptureFixture[str]
+Children = list[subprocess.Popen[bytes]]
+
+
+@pytest.fixture(autouse=True)
+def in_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder with a run of two iterations."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("OMP_NUM_THREADS", "GLOO_SOCKET_IFNAME"):
+        monkeypatch.setenv(name, LOCAL[name])
+    (tmp_path / "net.prototxt").write_text(small_net())
+    write_solver(tmp_path, "max_iter: 2")
+
+
+def write_solver(folder: Path, settings: str) -> None:
+    (folder / "solver.prototxt").write_text(
+        "net: 'net.prototxt' snapshot_prefix: 'snap' solver_mode: CPU base_lr: 1e-4 "
+        f"lr_policy: 'fixed' {settings}"
+    )
+
+
+def write_endless_solver(folder: Path) -> None:
+    write_solver(folder, "max_iter: 1000000 snapshot: 20")
+
+
+def when(path: Path, act: Callable[[], object]) -> None:
+    """Act as soon as there is such a file."""
+
+    def watch() -> None:
+        end = time.monotonic() + 60
+        while not path.exists() and time.monotonic() < end:
+            time.sleep(0.02)
+        act()
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+@pytest.fixture
+def children(monkeypatch: pytest.MonkeyPatch) -> Children:
+    """The ranks that are started."""
+    started: Children = []
+    start = launching._start
+
+    def start_and_note(*arguments: object) -> subprocess.Popen[bytes]:
+        started.append(start(*arguments))  # type: ignore[arg-type]
+        return started[-1]
+
+    monkeypatch.setattr(launching, "_start", start_and_note)
+    return started
+
+
+def test_ranks_train_to_the_end(tmp_path: Path, capfd: Capture) -> None:
+    assert launch(ARGUMENTS, [0, 1]) == 0
+    state = SolverState.FromString((tmp_path / "snap_iter_2.solverstate").read_bytes())
+    assert [p.records for p in state.data_position] == [2 * 2 * 16]
+    said = capfd.readouterr().err
+    assert said.count("] Solving small") == said.count("] Use CPU.") == 1
+    assert said.rstrip().endswith("Optimization Done.")
+
+
+def test_a_rank_that_dies_ends_the_others(
+    tmp_path: Path, capfd: Capture, children: Children
+) -> None:
+    write_endless_solver(tmp_path)
+    when(tmp_path / "snap_iter_20.solverstate", lambda: children[1].kill())
+    assert launch(ARGUMENTS, [3, 5]) == 1
+    assert children[0].returncode is not None
+    last = capfd.readouterr().err.splitlines()[-1]
+    assert last == "dns: rank 1 (GPU 5) was killed by SIGKILL, so all ranks end"
+
+
+def test_what_is_wrong_is_said_once(tmp_path: Path, capfd: Capture) -> None:
+    write_solver(tmp_path, "max_iter: 2 type: 'Newton'")
+    assert launch(ARGUMENTS, [0, 1]) == 1
+    complaints = [line for line in capfd.readouterr().err.splitlines() if line.startswith("dns: ")]
+    assert len(complaints) == 1
+    assert "Newton" in complaints[0]
+
+
+def test_a_rank_that_ends_on_its_own_is_named(
+    tmp_path: Path, capfd: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_endless_solver(tmp_path)
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, threading\n"
+        "if os.environ.get('RANK') == '0':\n"
+        "    threading.Timer(1, os._exit, [7]).start()\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert launch(ARGUMENTS, [3, 5]) == 7
+    last = capfd.readouterr().err.splitlines()[-1]
+    assert last == "dns: rank 0 (GPU 3) ended with exit code 7, so all ranks end"
+
+
+def test_signals_go_to_rank_0(tmp_path: Path, capfd: Capture) -> None:
+    write_endless_solver(tmp_path)
+    before = signal.getsignal(signal.SIGINT)
+    when(tmp_path / "snap_iter_20.solverstate", lambda: os.kill(os.getpid(), signal.SIGINT))
+    assert launch(ARGUMENTS, [0, 1]) == 0
+    assert "] Optimization stopped early." in capfd.readouterr().err
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_no_rank_outlives_the_launcher(tmp_path: Path) -> None:
+    write_endless_solver(tmp_path)
+    program = f"from caffe_dns.cli.launch import launch; launch({ARGUMENTS}, [0, 1])"
+    parent = subprocess.Popen(
+        [sys.executable, "-c", program], env={**os.environ, **LOCAL}, stderr=subprocess.PIPE
+    )
+    trains = threading.Event()
+    when(tmp_path / "snap_iter_20.solverstate", trains.set)
+    assert trains.wait(60)
+    parent.kill()
+    # The pipe is at its end when the last rank has closed it.
+    _, said = parent.communicate(timeout=30)
+    assert b"dns: what started the ranks is gone" in said
+
+
+# The flag -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def four_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+
+
+@pytest.mark.usefixtures("four_gpus")
+@pytest.mark.parametrize(
+    ("flag", "gpus"), [("-gpu=0,2", [0, 2]), ("-gpu=all", [0, 1, 2, 3]), ("--gpu=3,1", [3, 1])]
+)
+def test_several_gpus_are_launched(
+    flag: str, gpus: list[int], monkeypatch: pytest.MonkeyPatch, capfd: Capture
+) -> None:
+    launched = []
+
+    def note(arguments: list[str], gpus: list[int]) -> int:
+        launched.append((arguments, gpus))
+        return 0
+
+    monkeypatch.setattr(train, "launch", note)
+    run_well([*ARGUMENTS, flag, "--no-surgery=true"], capfd)
+    assert launched == [([*ARGUMENTS, f"--gpu={flag.split('=')[1]}", "--no-surgery"], gpus)]
+
+
+@pytest.mark.usefixtures("four_gpus")
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        ("0,1,0", "dns: -gpu 0,1,0: GPU 0 is named twice"),
+        ("0,4", "dns: -gpu 0,4: no GPU 4; there are 4 that PyTorch can use"),
+        ("0,-1", "dns: -gpu: '0,-1' is not a device id, several with commas, or 'all'"),
+        ("0,", "dns: -gpu: '0,' is not a device id, several with commas, or 'all'"),
+    ],
+)
+def test_gpus_that_cannot_be(flag: str, message: str, capfd: Capture) -> None:
+    assert complaint([*ARGUMENTS, f"-gpu={flag}"], capfd) == message
