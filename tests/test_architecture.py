@@ -21,7 +21,7 @@ ORDER = [
     {"registry", "log", "files", "averaging"},
     {"heartbeat"},
     {"proto"},
-    {"fillers", "surgery", "data"},
+    {"fillers", "surgery", "data", "kernels"},
     {"layers"},
     {"netspec", "params", "wiring"},
     {"net"},

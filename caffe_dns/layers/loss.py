@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from caffe_dns import log
+from caffe_dns import kernels, log
 from caffe_dns.errors import CaffeError
 from caffe_dns.layers.base import LossLayer, Shape, count, layer_types
 from caffe_dns.layers.checks import check_indices
@@ -24,6 +24,8 @@ from caffe_dns.proto.text import read_binary
 
 #: What one example can cost at most, 87.3365: no softmax probability counts as less than FLT_MIN.
 MOST_SOFTMAX_LOSS = -math.log(torch.finfo(torch.float32).tiny)
+#: With more classes than this, one row does not fit into a program of the kernel.
+MOST_KERNEL_CLASSES = 16384
 #: The least probability for InfogainLoss and MultinomialLogisticLoss (`kLOG_THRESHOLD`).
 LEAST_PROBABILITY = 1e-20
 
@@ -76,13 +78,17 @@ class NormalizedLoss(LossLayer):
         """
         if self.normalization == LossParameter.VALID and self.ignore_label is not None:
             return total / (labels != self.ignore_label).sum().clamp(min=1)
+        return total / self.divisor(labels, outer)
+
+    def divisor(self, labels: Tensor, outer: int) -> int:
+        """What to divide by where no label is ignored."""
         divisors = {
             LossParameter.FULL: labels.numel(),
             LossParameter.VALID: labels.numel(),
             LossParameter.BATCH_SIZE: outer,
             LossParameter.NONE: 1,
         }
-        return total / max(1, divisors[self.normalization])
+        return max(1, divisors[self.normalization])
 
 
 class SoftmaxBasedLoss(NormalizedLoss):
@@ -121,10 +127,14 @@ class SoftmaxBasedLoss(NormalizedLoss):
         rows = scores.flatten(0, axis - 1) if axis > 1 else scores
         rows = rows.unsqueeze(0) if axis == 0 else rows
         labels = bottoms[1].reshape(rows.shape[0], *rows.shape[2:])
-        labels = self.class_labels(labels, rows.shape[1])
-        total = self.total_loss(F.log_softmax(rows, 1), labels, *bottoms[2:])
-        loss = self.normalize(total, labels, rows.shape[0])
+        loss = self.row_loss(rows, labels, *bottoms[2:])
         return loss if self.num_tops == 1 else (loss, torch.softmax(scores.detach(), axis))
+
+    def row_loss(self, rows: Tensor, labels: Tensor, *extra: Tensor) -> Tensor:
+        """The normalized loss; `rows` is B x C x ..., `labels` is B x ... and not yet whole."""
+        whole = self.class_labels(labels, rows.shape[1])
+        total = self.total_loss(F.log_softmax(rows, 1), whole, *extra)
+        return self.normalize(total, whole, rows.shape[0])
 
     def total_loss(self, log_probabilities: Tensor, labels: Tensor, *extra: Tensor) -> Tensor:
         """The sum over all labels; `log_probabilities` is B x C x ..., `labels` is B x ..."""
@@ -140,6 +150,24 @@ class SoftmaxWithLoss(SoftmaxBasedLoss):
 
     def class_axis(self, num_axes: int) -> int:
         return self.axis(self.param.softmax_param.axis, num_axes, "softmax_param.axis")
+
+    def row_loss(self, rows: Tensor, labels: Tensor, *extra: Tensor) -> Tensor:
+        if not self._fits_kernel(rows):
+            return super().row_loss(rows, labels, *extra)
+        from caffe_dns.kernels.softmax_loss import SoftmaxLoss
+
+        scale = 1 / self.divisor(labels, rows.shape[0])
+        result: Tensor = SoftmaxLoss.apply(rows, labels, scale, MOST_SOFTMAX_LOSS)
+        return result
+
+    def _fits_kernel(self, rows: Tensor) -> bool:
+        return (
+            rows.dim() == 2
+            and rows.shape[1] <= MOST_KERNEL_CLASSES
+            and rows.dtype == torch.float32
+            and self.ignore_label is None
+            and kernels.wanted(rows.device)
+        )
 
     def total_loss(self, log_probabilities: Tensor, labels: Tensor, *extra: Tensor) -> Tensor:
         # PyTorch's own default, -100, is a label like any other here.

@@ -36,6 +36,7 @@ class _Trainer(CoreSolver):
             allow_python_layers=mode.python_layers,
         )
         self.train_net = Net.of(self.net)
+        self.rule.may_use_kernel = False
         self._update = self.rule.update
         self.rule.update = self._update_and_keep  # type: ignore[method-assign]
 

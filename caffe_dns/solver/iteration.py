@@ -142,5 +142,6 @@ class CapturedIteration:
             torch.cuda.synchronize()
             log.info(f"Running layer by layer: no CUDA graph of this net ({first_line(error)})")
             return
+        self.rule.finish_capture()
         self._graph, self._inputs = graph, inputs
         log.info("Replaying iterations from a CUDA graph")

@@ -3,21 +3,26 @@
 One base, one method per rule. In an iteration, `apply` clips the summed gradients, divides them
 by iter_size, adds the decay and lets the rule compute the update (`SGDSolver::ApplyUpdate` and
 the files in `src/caffe/solvers`). Everything runs in `torch._foreach_*` calls over all parameters
-at once; the rate is a 0-dim tensor, so that a captured step can be replayed with another rate.
+at once, or in a kernel of our own on a GPU; the rate is a 0-dim tensor, so that a captured step can
+be replayed with another rate.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from caffe_dns import log
+from caffe_dns import kernels, log
 from caffe_dns.errors import CaffeError
 from caffe_dns.params import Param
 from caffe_dns.proto.caffe_pb2 import SolverParameter
 from caffe_dns.registry import Registry
+
+if TYPE_CHECKING:
+    from caffe_dns.kernels.sgd import SGDKernel
 
 Tensors = list[Tensor]
 
@@ -35,6 +40,8 @@ class UpdateRule:
     num_histories = 1
     #: Whether the histories of parameters that do not learn change all the same, through the decay.
     tracks_frozen = True
+    #: Whether a kernel may do it all at once; else every step goes through `update`.
+    may_use_kernel = True
 
     def __init__(self, param: SolverParameter, params: Sequence[Param]) -> None:
         self.param = param
@@ -74,6 +81,10 @@ class UpdateRule:
         self._clip(gradients)
         if self.param.iter_size > 1:
             torch._foreach_mul_(gradients, _float32(1.0 / self.param.iter_size))
+        self._step(gradients)
+
+    def _step(self, gradients: Tensors) -> None:
+        """Decay, rule and update, from the gradients of the iteration."""
         for indices, lr_mult, decay in self._groups:
             tensors, grads = _pick(self.tensors, indices), _pick(gradients, indices)
             self._regularize(tensors, grads, decay)
@@ -114,6 +125,9 @@ class UpdateRule:
         for param in self.params:
             param.tensor.grad = None
 
+    def finish_capture(self) -> None:
+        """To be called after an update was captured as a CUDA graph, before the first replay."""
+
     def _take_gradients(self) -> Tensors:
         gradients = []
         for param, tensor in zip(self.params, self.tensors, strict=True):
@@ -153,6 +167,38 @@ class SGD(UpdateRule):
     """h = momentum * h + rate * g; the rate is inside the history (`sgd_solver.cpp`)."""
 
     tracks_frozen = False
+    nesterov = False
+    _kernel: SGDKernel | None = None
+
+    def _step(self, gradients: Tensors) -> None:
+        if not (self.tensors and self.may_use_kernel and kernels.wanted(self.rate.device)):
+            super()._step(gradients)
+            return
+        if self._kernel is None:
+            from caffe_dns.kernels.sgd import SGDKernel
+
+            self._kernel = SGDKernel(
+                self.tensors,
+                self.histories[0],
+                self._lr_mults,
+                self._decays,
+                momentum=self.param.momentum,
+                l1=self.param.regularization_type == "L1",
+                nesterov=self.nesterov,
+            )
+        self._kernel.run(gradients, self.rate)
+
+    def track(self, param: Param) -> None:
+        super().track(param)
+        self._kernel = None
+
+    def drop_gradients(self) -> None:
+        super().drop_gradients()
+        self._kernel = None
+
+    def finish_capture(self) -> None:
+        if self._kernel is not None:
+            self._kernel.write_tables()
 
     def update(self, gradients: Tensors, histories: list[Tensors], rate: Tensor) -> Tensors:
         (history,) = histories
@@ -165,6 +211,8 @@ class SGD(UpdateRule):
 @solver_types.register("Nesterov")
 class Nesterov(SGD):
     """Looks ahead by one momentum step (`nesterov_solver.cpp`)."""
+
+    nesterov = True
 
     def update(self, gradients: Tensors, histories: list[Tensors], rate: Tensor) -> Tensors:
         momentum = self.param.momentum

@@ -1,0 +1,35 @@
+"""Kernels of our own, in Triton, for what PyTorch would do in many small ones on a GPU.
+
+Each has a twin in plain PyTorch, which is what runs on a CPU and wherever Triton is missing.
+Nothing here knows layers or solvers.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+import torch
+
+from caffe_dns import log
+from caffe_dns.errors import first_line
+
+
+def wanted(device: torch.device) -> bool:
+    """Whether kernels of our own are to run on this device."""
+    return device.type == "cuda" and _works()
+
+
+@cache
+def _works() -> bool:
+    """Whether Triton is there and can compile; says so once if it cannot."""
+    try:
+        from caffe_dns.kernels.sgd import SGDKernel
+
+        value = torch.zeros(1, device="cuda")
+        kernel = SGDKernel([value], [torch.zeros_like(value)], [1.0], [0.0], momentum=0.0)
+        kernel.run([torch.ones_like(value)], torch.ones((), device="cuda"))
+        return float(value) == -1.0
+    # Triton's errors have no base of their own, and compilers fail in many ways.
+    except Exception as error:
+        log.info(f"Running PyTorch's own kernels: Triton does not work ({first_line(error)})")
+        return False

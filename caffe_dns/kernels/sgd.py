@@ -1,0 +1,136 @@
+"""The update of SGD and Nesterov for any number of parameters, in one kernel.
+
+PyTorch's foreach operations need five or six passes over memory for it, and as many launches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+#: How many elements one program of the kernel updates.
+BLOCK = 1024
+
+
+@triton.jit
+def _update(
+    addresses,
+    counts,
+    settings,
+    owners,
+    starts,
+    rate,
+    momentum,
+    L1: tl.constexpr,
+    NESTEROV: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """h = momentum h + rate (g + decay w); w -= h, or Nesterov's step (sgd_solver.cpp)."""
+    program = tl.program_id(0)
+    owner = tl.load(owners + program)
+    parameter = tl.load(addresses + 3 * owner).to(tl.pointer_type(tl.float32))
+    history = tl.load(addresses + 3 * owner + 1).to(tl.pointer_type(tl.float32))
+    gradient = tl.load(addresses + 3 * owner + 2).to(tl.pointer_type(tl.float32))
+    lr_mult = tl.load(settings + 2 * owner)
+    decay = tl.load(settings + 2 * owner + 1)
+    places = tl.load(starts + program) + tl.arange(0, BLOCK)
+    inside = places < tl.load(counts + owner)
+    w = tl.load(parameter + places, mask=inside)
+    g = tl.load(gradient + places, mask=inside)
+    before = tl.load(history + places, mask=inside)
+    if L1:
+        g += decay * ((w > 0).to(tl.float32) - (w < 0).to(tl.float32))
+    else:
+        g += decay * w
+    after = momentum * before + tl.load(rate) * lr_mult * g
+    tl.store(history + places, after, mask=inside)
+    step = after
+    if NESTEROV:
+        step = (1 + momentum) * after - momentum * before
+    tl.store(parameter + places, w - step, mask=inside)
+
+
+class SGDKernel:
+    """Updates `parameters` and their `histories`, float32 tensors on one GPU, in place.
+
+    `lr_mults` and `decays` have a number for each parameter.
+    """
+
+    def __init__(
+        self,
+        parameters: Sequence[Tensor],
+        histories: Sequence[Tensor],
+        lr_mults: Sequence[float],
+        decays: Sequence[float],
+        *,
+        momentum: float,
+        l1: bool = False,
+        nesterov: bool = False,
+    ) -> None:
+        self._parameters, self._histories = parameters, histories
+        self._momentum, self._l1, self._nesterov = momentum, l1, nesterov
+        device = parameters[0].device
+        blocks = [
+            (owner, start)
+            for owner, parameter in enumerate(parameters)
+            for start in range(0, parameter.numel(), BLOCK)
+        ]
+        self._programs = len(blocks)
+        self._owners = torch.tensor([owner for owner, _ in blocks], device=device)
+        self._starts = torch.tensor([start for _, start in blocks], device=device)
+        self._counts = torch.tensor([parameter.numel() for parameter in parameters], device=device)
+        self._settings = torch.tensor(
+            [*zip(lr_mults, decays, strict=True)], dtype=torch.float32, device=device
+        )
+        #: Tables for launches that were captured, whose contents are still to be written.
+        self._unwritten: list[tuple[Tensor, Tensor]] = []
+
+    def run(self, gradients: Sequence[Tensor], rate: Tensor) -> None:
+        """One update. `rate` is a 0-dim tensor.
+
+        After a capture with this in it, call `write_tables` before the first replay.
+        """
+        gradients = [
+            _laid_out_as(parameter, gradient)
+            for parameter, gradient in zip(self._parameters, gradients, strict=True)
+        ]
+        rows = [
+            [tensor.data_ptr() for tensor in row]
+            for row in zip(self._parameters, self._histories, gradients, strict=True)
+        ]
+        addresses = torch.tensor(rows)
+        table = torch.empty_like(addresses, device=rate.device)
+        if rate.is_cuda and torch.cuda.is_current_stream_capturing():
+            self._unwritten.append((table, addresses))
+        else:
+            table.copy_(addresses)
+        _update[(self._programs,)](
+            table,
+            self._counts,
+            self._settings,
+            self._owners,
+            self._starts,
+            rate,
+            self._momentum,
+            L1=self._l1,
+            NESTEROV=self._nesterov,
+            BLOCK=BLOCK,
+        )
+
+    def write_tables(self) -> None:
+        """Give captured launches the addresses that they will use."""
+        for table, addresses in self._unwritten:
+            table.copy_(addresses)
+        self._tables = [table for table, _ in self._unwritten]
+        self._unwritten.clear()
+
+
+def _laid_out_as(parameter: Tensor, gradient: Tensor) -> Tensor:
+    """The gradient with its elements in memory in the order of the parameter's."""
+    if gradient.stride() == parameter.stride() and gradient.dtype == torch.float32:
+        return gradient
+    return torch.empty_like(parameter).copy_(gradient)

@@ -1,0 +1,84 @@
+"""Kernels in Triton against PyTorch in float64; interpreted where there is no GPU."""
+
+from __future__ import annotations
+
+import os
+from importlib import import_module
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+if DEVICE == "cpu":
+    os.environ["TRITON_INTERPRET"] = "1"  # before anything imports it
+
+pytest.importorskip("triton")
+SGDKernel = import_module("caffe_dns.kernels.sgd").SGDKernel
+SoftmaxLoss = import_module("caffe_dns.kernels.softmax_loss").SoftmaxLoss
+BLOCK = 1024
+
+SHAPES = [(3, 5), (BLOCK,), (BLOCK + 1,), (2, 3, 4, 4), (1,)]
+
+
+def draw(shape: tuple[int, ...], seed: int) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(DEVICE)
+
+
+@pytest.mark.parametrize("l1", [False, True])
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_sgd(l1: bool, nesterov: bool) -> None:
+    parameters = [draw(shape, seed) for seed, shape in enumerate(SHAPES)]
+    parameters[3] = parameters[3].contiguous(memory_format=torch.channels_last)
+    parameters[0][1] = 0
+    histories = [torch.randn_like(parameter) for parameter in parameters]
+    lr_mults, decays = [1.0, 2.0, 0.5, 3.0, 0.0], [0.25, 0.0, 0.125, 1.0, 0.5]
+    expected = [parameter.double() for parameter in parameters]
+    moments = [history.double() for history in histories]
+    kernel = SGDKernel(
+        parameters, histories, lr_mults, decays, momentum=0.75, l1=l1, nesterov=nesterov
+    )
+    for step in range(3):
+        gradients = [draw(shape, 10 * step + seed) for seed, shape in enumerate(SHAPES)]
+        rate = torch.tensor(0.5 / (step + 1), device=DEVICE)
+        for index, (w, h, g) in enumerate(zip(expected, moments, gradients, strict=True)):
+            decay = decays[index] * (w.sign() if l1 else w)
+            new = 0.75 * h + float(rate) * lr_mults[index] * (g.double() + decay)
+            w -= 1.75 * new - 0.75 * h if nesterov else new
+            h.copy_(new)
+        kernel.run(gradients, rate)
+    for found, wanted in zip([*parameters, *histories], [*expected, *moments], strict=True):
+        torch.testing.assert_close(found.double(), wanted, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(("rows", "classes"), [(5, 10), (1, 1), (3, 1000), (7, 17)])
+@pytest.mark.parametrize("label_type", [torch.float32, torch.int64])
+def test_softmax_loss(rows: int, classes: int, label_type: torch.dtype) -> None:
+    scores = (4 * draw((rows, classes), rows)).requires_grad_()
+    labels = torch.arange(rows, device=DEVICE) * 7 % classes
+    loss = SoftmaxLoss.apply(scores, labels.to(label_type), 0.25, 87.0)
+    (2 * loss).backward()
+    reference = scores.detach().double().requires_grad_()
+    wanted = F.cross_entropy(reference, labels, reduction="sum") / 4
+    (2 * wanted).backward()
+    torch.testing.assert_close(loss.double(), wanted, rtol=1e-6, atol=1e-6)
+    assert scores.grad is not None
+    assert reference.grad is not None
+    torch.testing.assert_close(scores.grad.double(), reference.grad, rtol=1e-5, atol=1e-7)
+
+
+def test_a_softmax_loss_is_limited_but_its_gradient_is_not() -> None:
+    scores = torch.tensor([[200.0, 0.0], [0.0, 0.0]], device=DEVICE, requires_grad=True)
+    loss = SoftmaxLoss.apply(scores, torch.ones(2, device=DEVICE), 1.0, 87.5)
+    loss.backward()
+    assert float(loss.detach()) == pytest.approx(87.5 + 0.693147)
+    assert scores.grad is not None
+    assert scores.grad.tolist() == [[1, -1], [0.5, -0.5]]
+
+
+@pytest.mark.parametrize("label", [-1.0, 3.0])
+def test_a_label_that_is_no_class_gives_nan(label: float) -> None:
+    scores = draw((2, 3), 1).requires_grad_()
+    labels = torch.tensor([0.0, label], device=DEVICE)
+    assert SoftmaxLoss.apply(scores, labels, 1.0, 87.0).isnan()
