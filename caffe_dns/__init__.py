@@ -32,14 +32,15 @@ def load_net(
     level: int = 0,
     stages: Sequence[str] = (),
     allow_python_layers: bool = False,
+    activations: torch.dtype | None = None,
     quiet: bool = True,
 ) -> Net:
     """Build the net of a prototxt file and load its weights.
 
     `phase` is TRAIN or TEST. `weights` names a .caffemodel or .caffemodel.h5 file, or several
     separated by commas. Without `surgery`, layers of the standard types own no masks. Fillers and
-    layers draw from `seed`. `quiet` keeps Caffe's log lines away. Raises CaffeError for anything
-    wrong with the files.
+    layers draw from `seed`. `activations` is torch.bfloat16 to compute most layers in that. `quiet`
+    keeps Caffe's log lines away. Raises CaffeError for anything wrong with the files.
     """
     import torch
 
@@ -58,6 +59,7 @@ def load_net(
         seed=seed,
         surgery=surgery,
         allow_python_layers=allow_python_layers,
+        activations=activations,
     )
     was_quiet = log.set_quiet(quiet)
     try:

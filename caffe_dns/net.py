@@ -205,6 +205,9 @@ class Net(nn.Module):
         bottoms = self._gather(step, blobs)
         if self.observer is not None:
             bottoms = self.observer.before(step, bottoms)
+        activations = self.context.activations
+        if activations is not None and not step.layer.keeps_type:
+            bottoms = [b.float() if b.dtype == activations else b for b in bottoms]
         tops = step.layer(*bottoms)
         if isinstance(tops, Tensor):
             tops = (tops,)

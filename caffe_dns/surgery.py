@@ -26,19 +26,23 @@ class _MaskedWeight(torch.autograd.Function):
     """Multiplies by the mask; hands the gradient on unmasked, so that pruned weights learn."""
 
     @staticmethod
-    def forward(ctx: Any, weight: Tensor, mask: Tensor) -> Tensor:
+    def forward(ctx: Any, weight: Tensor, mask: Tensor, dtype: torch.dtype) -> Tensor:
+        ctx.dtype = weight.dtype
         # Into a tensor of the weight's own strides: for one input channel a plain product would
         # lose the memory format, and the convolution after it would be slower.
-        return torch.mul(weight, mask, out=torch.empty_like(weight))
+        return torch.mul(weight, mask, out=torch.empty_like(weight, dtype=dtype))
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        return gradients[0], None
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        return gradients[0].to(ctx.dtype), None, None
 
 
-def masked(weight: Tensor, mask: Tensor) -> Tensor:
-    """`weight * mask` whose gradient reaches all of `weight` (straight through the mask)."""
-    result: Tensor = _MaskedWeight.apply(weight, mask)
+def masked(weight: Tensor, mask: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """`weight * mask` whose gradient reaches all of `weight` (straight through the mask).
+
+    The product is rounded to `dtype` in the same pass, if one is given.
+    """
+    result: Tensor = _MaskedWeight.apply(weight, mask, dtype or weight.dtype)
     return result
 
 

@@ -27,6 +27,12 @@ weights = click.option(
 iterations = click.option(
     "--iterations", default=50, show_default=True, help="The number of iterations to run."
 )
+precision = click.option(
+    "--precision",
+    default="",
+    metavar="KIND",
+    help="fp32, tf32 or bf16. Default: tf32 on a GPU that has it, else fp32.",
+)
 level = click.option("--level", default=0, show_default=True, help="The network level.")
 stage = click.option(
     "--stage", default="", metavar="NAMES", help="Network stages, several with commas."

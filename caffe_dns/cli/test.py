@@ -14,6 +14,7 @@ from caffe_dns.debug_info import DebugInfo
 from caffe_dns.devices import scoring_device
 from caffe_dns.errors import CaffeError
 from caffe_dns.net import Net
+from caffe_dns.precision import use_precision
 from caffe_dns.report import log_kept
 
 
@@ -22,6 +23,7 @@ from caffe_dns.report import log_kept
 @flags.weights
 @flags.iterations
 @flags.gpu
+@flags.precision
 @flags.level
 @flags.stage
 @flags.no_surgery
@@ -32,6 +34,7 @@ def command(
     weights: str,
     iterations: int,
     gpu: str,
+    precision: str,
     level: int,
     stage: str,
     no_surgery: bool,
@@ -58,6 +61,7 @@ def command(
         level=level,
         stages=flags.stages(stage),
         allow_python_layers=allow_python_layers,
+        activations=use_precision(precision, device),
         quiet=False,
     )
     try:

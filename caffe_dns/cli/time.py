@@ -11,6 +11,7 @@ from caffe_dns.cli import flags
 from caffe_dns.cli.progress import Progress
 from caffe_dns.devices import scoring_device
 from caffe_dns.errors import CaffeError
+from caffe_dns.precision import use_precision
 from caffe_dns.timing import LayerTimer
 
 
@@ -19,6 +20,7 @@ from caffe_dns.timing import LayerTimer
 @click.option("--phase", default="", metavar="PHASE", help="TRAIN or TEST. Default: TRAIN.")
 @flags.iterations
 @flags.gpu
+@flags.precision
 @flags.level
 @flags.stage
 @flags.no_surgery
@@ -29,6 +31,7 @@ def command(
     phase: str,
     iterations: int,
     gpu: str,
+    precision: str,
     level: int,
     stage: str,
     no_surgery: bool,
@@ -42,14 +45,16 @@ def command(
         raise CaffeError(f"-phase must be TRAIN or TEST, not '{phase}'")
     if iterations < 1:
         raise CaffeError(f"-iterations must be at least 1, not {iterations}")
+    device = scoring_device(gpu)
     net = load_net(
         model,
         phase or "TRAIN",
         surgery=not no_surgery,
-        device=scoring_device(gpu),
+        device=device,
         level=level,
         stages=flags.stages(stage),
         allow_python_layers=allow_python_layers,
+        activations=use_precision(precision, device),
         quiet=False,
     )
     try:

@@ -12,6 +12,7 @@ from caffe_dns.cli.target import add_target, find_target, keeps_files, write_def
 from caffe_dns.devices import parse_gpus, training_device
 from caffe_dns.distributed import JoinedRanks
 from caffe_dns.errors import CaffeError
+from caffe_dns.precision import use_precision
 from caffe_dns.proto.caffe_pb2 import SolverParameter
 from caffe_dns.proto.upgrade import read_solver
 from caffe_dns.solver.signals import SignalHandler, parse_action
@@ -30,6 +31,7 @@ _EFFECTS = "snapshot, stop or none"
     "--snapshot", default="", metavar="FILE", help="The solver state (.solverstate) to resume from."
 )
 @flags.gpu
+@flags.precision
 @flags.level
 @flags.stage
 @click.option("--sigint_effect", default="stop", show_default=True, help=f"On SIGINT: {_EFFECTS}.")
@@ -65,6 +67,7 @@ def command(
     weights: str,
     snapshot: str,
     gpu: str,
+    precision: str,
     level: int,
     stage: str,
     sigint_effect: str,
@@ -101,6 +104,7 @@ def command(
     if target is not None:
         add_target(param, target, surgery=not no_surgery)
     device = training_device(gpu, param, ranks.world if ranks else None)
+    activations = use_precision(precision, device)
     if ranks is not None:
         ranks.use(device)
     try:
@@ -109,6 +113,7 @@ def command(
             device=device,
             surgery=not no_surgery,
             allow_python_layers=allow_python_layers,
+            activations=activations,
             ranks=ranks,
         )
     except CaffeError as error:

@@ -72,6 +72,8 @@ class Scale(Broadcast):
     blobs: the scale (1 without a filler) unless it is the second bottom, then the bias.
     """
 
+    keeps_type = True
+
     def build(self, bottom_shapes: Sequence[Shape]) -> None:
         settings = self.param.scale_param
         bottom = bottom_shapes[0]
@@ -98,7 +100,10 @@ class Scale(Broadcast):
 
     def forward(self, *bottoms: Tensor) -> Tensor:
         axis, num_axes = self.param.scale_param.axis, bottoms[0].dim()
-        scale, *bias = (along(operand, axis, num_axes) for operand in (*bottoms[1:], *self.blobs))
+        scale, *bias = (
+            along(operand.to(bottoms[0].dtype), axis, num_axes)
+            for operand in (*bottoms[1:], *self.blobs)
+        )
         if bias:
             return torch.addcmul(bias[0], bottoms[0], scale)
         return bottoms[0] * scale
@@ -132,6 +137,8 @@ class Eltwise(Layer):
     The gradient of a product is always the product of the other bottoms, as with
     `stable_prod_grad: true`; the division that `false` asks for gives the same, or NaN at 0.
     """
+
+    keeps_type = True
 
     bottoms = (2, None)
 

@@ -41,6 +41,8 @@ class Context:
     #: Whether layers of the standard types own masks (HolmesShuan's kind of surgery).
     surgery: bool = True
     allow_python_layers: bool = False
+    #: The type of activations where it is not that of the parameters; see `Layer.keeps_type`.
+    activations: torch.dtype | None = None
     #: The counter behind random draws: forward passes, or iterations where a solver trains.
     passes: int = 0
     #: Whether the net counts `passes`, one each forward pass; a solver sets it by itself.
@@ -73,6 +75,9 @@ class Layer(nn.Module):
     `blobs` is Caffe's list, in Caffe's order: learnable parameters, running statistics and masks.
     """
 
+    #: Whether the layer works in the bottoms' type where that has fewer digits than float32; other
+    #: layers are given float32.
+    keeps_type: ClassVar[bool] = False
     #: Least and most bottoms and tops (`include/caffe/layer.hpp`); None is no upper bound.
     bottoms: ClassVar[tuple[int, int | None]] = (1, 1)
     tops: ClassVar[tuple[int, int | None]] = (1, 1)

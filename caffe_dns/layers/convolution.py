@@ -95,7 +95,7 @@ class BaseConvolution(WeightedLayer):
         return [top] * len(bottom_shapes)
 
     def forward(self, *bottoms: Tensor) -> list[Tensor]:
-        weight, bias = self.effective()
+        weight, bias = self.effective(self.context.activations)
         if self.num_spatial_axes == 0:
             weight = weight.unsqueeze(-1)
         return [self._forward_one(bottom, weight, bias) for bottom in bottoms]
@@ -103,6 +103,7 @@ class BaseConvolution(WeightedLayer):
     def _forward_one(self, bottom: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         # Axes before the channel axis are all batch; torch wants exactly one, and a spatial axis.
         leading = bottom.shape[: self.channel_axis]
+        bottom = bottom.to(weight.dtype)
         if self.channel_axis != 1:
             bottom = bottom.reshape(-1, *bottom.shape[self.channel_axis :])
         if self.num_spatial_axes == 0:

@@ -41,8 +41,12 @@ class BaseInnerProduct(WeightedLayer):
         return [(*shape[: self.first_axis], self.num_output)]
 
     def forward(self, *bottoms: Tensor) -> Tensor:
-        weight, bias = self.effective()
-        flat = bottoms[0].reshape(*bottoms[0].shape[: self.first_axis], self.num_inputs)
+        weight, bias = self.effective(self.context.activations)
+        flat = (
+            bottoms[0]
+            .to(weight.dtype)
+            .reshape(*bottoms[0].shape[: self.first_axis], self.num_inputs)
+        )
         return F.linear(flat, weight.t() if self.transpose else weight, bias)
 
 

@@ -7,7 +7,7 @@ business.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 import torch
 from torch import Tensor
@@ -22,10 +22,13 @@ from caffe_dns.proto.caffe_pb2 import (
     InnerProductParameter,
 )
 
+TensorOrNone = TypeVar("TensorOrNone", Tensor, Tensor | None)
+
 
 class WeightedLayer(Layer):
     """A layer with a weight, perhaps a bias, and perhaps masks on them."""
 
+    keeps_type = True
     bias_term = True
 
     def add_weights(
@@ -44,8 +47,13 @@ class WeightedLayer(Layer):
     def add_masks(self) -> None:
         """Append the masks; a layer of this class has none."""
 
-    def effective(self) -> tuple[Tensor, Tensor | None]:
-        """Weight and bias as the forward pass uses them."""
+    def effective(self, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor | None]:
+        """Weight and bias as the forward pass uses them, masked, rounded to a type if given."""
+        weight, bias = self._own()
+        return _rounded(weight, dtype), _rounded(bias, dtype)
+
+    def _own(self) -> tuple[Tensor, Tensor | None]:
+        """Weight and bias without their masks."""
         blobs = self.blobs
         return blobs[0], blobs[1] if self.bias_term else None
 
@@ -78,11 +86,11 @@ class DeviationMasks(WeightedLayer):
         shape = tuple(self.blobs[0].shape)
         self.add_buffer(shape, mask_filler(settings.weight_mask_filler), is_mask=True)
 
-    def effective(self) -> tuple[Tensor, Tensor | None]:
-        weight, bias = super().effective()
-        if self.mask_indices:
-            weight = surgery.masked(weight, self.mask_blobs()[0])
-        return weight, bias
+    def effective(self, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor | None]:
+        if not self.mask_indices:
+            return super().effective(dtype)
+        weight, bias = self._own()
+        return surgery.masked(weight, self.mask_blobs()[0], dtype), _rounded(bias, dtype)
 
     @torch.no_grad()
     def renew_masks(self) -> Tensor:
@@ -115,7 +123,7 @@ class MagnitudeMasks(WeightedLayer):
     def add_masks(self) -> None:
         settings = self.mask_settings()
         self.c_rate = settings.c_rate
-        weight, bias = super().effective()
+        weight, bias = self._own()
         self.add_buffer(tuple(weight.shape), mask_filler(settings.weight_mask_filler), is_mask=True)
         if bias is not None:
             filler = mask_filler(settings.bias_mask_filler)
@@ -123,16 +131,16 @@ class MagnitudeMasks(WeightedLayer):
         # mu and sigma; negative until they are measured. The solver keeps them in its state file.
         self.register_buffer("moments", torch.full((2,), -1.0, device=weight.device))
 
-    def effective(self) -> tuple[Tensor, Tensor | None]:
-        weight, bias = super().effective()
+    def effective(self, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor | None]:
+        weight, bias = self._own()
         masks = self.mask_blobs()
-        weight = surgery.masked(weight, masks[0])
-        return weight, None if bias is None else surgery.masked(bias, masks[1])
+        weight = surgery.masked(weight, masks[0], dtype)
+        return weight, None if bias is None else surgery.masked(bias, masks[1], dtype)
 
     @torch.no_grad()
     def measure_moments(self) -> None:
         """Fix mu and sigma from the parameters as they are now."""
-        measured = self.effective() if self.measures_masked else super().effective()
+        measured = self.effective() if self.measures_masked else self._own()
         self.moments.copy_(surgery.magnitude_moments([p for p in measured if p is not None]))
 
     @torch.no_grad()
@@ -155,6 +163,10 @@ class MagnitudeMasks(WeightedLayer):
         """A distance as a `c_rate`: in standard deviations above the mean of the magnitudes."""
         mu, sigma = self.moments
         return (distance - mu) / sigma
+
+
+def _rounded(parameter: TensorOrNone, dtype: torch.dtype | None) -> TensorOrNone:
+    return parameter if parameter is None or dtype is None else parameter.to(dtype)
 
 
 def _renew(mask: Tensor, new: Tensor) -> Tensor:

@@ -21,6 +21,8 @@ from caffe_dns.proto.caffe_pb2 import FillerParameter
 class ReLU(SameShape):
     """max(x, 0) + negative_slope * min(x, 0); at 0 the gradient is the slope (`relu_layer.cpp`)."""
 
+    keeps_type = True
+
     def build(self, bottom_shapes: Sequence[Shape]) -> None:
         self.negative_slope = self.param.relu_param.negative_slope
 
@@ -201,6 +203,8 @@ class Dropout(SameShape):
 
     In a test pass the top is the bottom (`dropout_layer.cpp`).
     """
+
+    keeps_type = True
 
     def build(self, bottom_shapes: Sequence[Shape]) -> None:
         ratio = self.param.dropout_param.dropout_ratio

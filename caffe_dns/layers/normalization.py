@@ -25,6 +25,8 @@ class BatchNorm(SameShape):
     decayed number of batches, one number. A bottom with one axis is a single channel.
     """
 
+    keeps_type = True
+
     lr_mult_forced_to_zero = True
 
     def build(self, bottom_shapes: Sequence[Shape]) -> None:
@@ -96,6 +98,8 @@ class LRN(SameShape):
     N x C x H x W.
     """
 
+    keeps_type = True
+
     def build(self, bottom_shapes: Sequence[Shape]) -> None:
         settings = self.param.lrn_param
         if settings.local_size % 2 != 1:
@@ -117,7 +121,8 @@ class LRN(SameShape):
         return super().reshape(bottom_shapes)
 
     def forward(self, *bottoms: Tensor) -> Tensor:
-        bottom = bottoms[0]
+        # In bfloat16, 1 plus a small number is 1.
+        bottom = bottoms[0].float() if self.context.activations is not None else bottoms[0]
         squares = bottom.square()
         if self.within:
             sums = F.avg_pool2d(squares, self.size, 1, self.size // 2, divisor_override=1)
@@ -126,7 +131,8 @@ class LRN(SameShape):
             on_cpu = squares.device.type == "cpu"
             sums = (add_neighbours if on_cpu else pool_neighbours)(squares, self.size)
             share = self.alpha / self.size
-        return bottom * sums.mul_(share).add_(self.k).pow(-self.beta)
+        top = bottom * sums.mul_(share).add_(self.k).pow(-self.beta)
+        return top.to(bottoms[0].dtype)
 
 
 def add_neighbours(values: Tensor, size: int) -> Tensor:

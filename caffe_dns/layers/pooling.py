@@ -158,6 +158,8 @@ class Pooling(Layer):
     plane, as floating point numbers.
     """
 
+    keeps_type = True
+
     tops = (1, 2)
 
     def build(self, bottom_shapes: Sequence[Shape]) -> None:

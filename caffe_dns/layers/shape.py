@@ -31,6 +31,8 @@ def _axis_or_legacy(
 class Concat(Layer):
     """The bottoms, one after the other along an axis (`concat_layer.cpp`)."""
 
+    keeps_type = True
+
     bottoms = (1, None)
 
     def reshape(self, bottom_shapes: Sequence[Shape]) -> list[Shape]:
@@ -61,6 +63,8 @@ class Concat(Layer):
 @layer_types.register("Slice")
 class Slice(Layer):
     """The bottom, cut along an axis at the slice points or into equal parts (`slice_layer.cpp`)."""
+
+    keeps_type = True
 
     tops = (1, None)
 
@@ -108,6 +112,8 @@ class Slice(Layer):
 class Split(Layer):
     """The bottom, several times; the gradients of the tops add up (`split_layer.cpp`)."""
 
+    keeps_type = True
+
     tops = (1, None)
 
     def build(self, bottom_shapes: Sequence[Shape]) -> None:
@@ -124,6 +130,8 @@ class Split(Layer):
 @layer_types.register("Flatten")
 class Flatten(Layer):
     """The axes from `axis` to `end_axis` merged into one (`flatten_layer.cpp`)."""
+
+    keeps_type = True
 
     def build(self, bottom_shapes: Sequence[Shape]) -> None:
         refuse_in_place(self)
@@ -147,6 +155,8 @@ class Reshape(Layer):
 
     In `shape`, 0 copies the bottom's extent at the same place, and one -1 is inferred.
     """
+
+    keeps_type = True
 
     def build(self, bottom_shapes: Sequence[Shape]) -> None:
         refuse_in_place(self)
@@ -207,6 +217,8 @@ class Reshape(Layer):
 class Crop(Layer):
     """A window of the first bottom, as large as the second from `axis` on (`crop_layer.cpp`)."""
 
+    keeps_type = True
+
     bottoms = (2, 2)
 
     def reshape(self, bottom_shapes: Sequence[Shape]) -> list[Shape]:
@@ -247,6 +259,8 @@ class Crop(Layer):
 @layer_types.register("Silence")
 class Silence(Layer):
     """Takes blobs that nothing else reads, so that they are no outputs (`silence_layer.cpp`)."""
+
+    keeps_type = True
 
     bottoms = (1, None)
     tops = (0, 0)

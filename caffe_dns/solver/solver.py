@@ -60,6 +60,7 @@ class Solver:
         device: torch.device | None = None,
         surgery: bool = True,
         allow_python_layers: bool = False,
+        activations: torch.dtype | None = None,
         ranks: Ranks | None = None,
     ) -> None:
         self.param = param
@@ -79,6 +80,7 @@ class Solver:
                 world_size=self.ranks.size,
                 surgery=surgery,
                 allow_python_layers=allow_python_layers,
+                activations=activations,
             )
             for _ in range(1 + len(param.test_iter))
         ]
