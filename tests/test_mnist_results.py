@@ -12,6 +12,7 @@ from types import ModuleType
 
 import pytest
 
+from caffe_dns import log
 from caffe_dns.data.db import open_database
 from tests.oracle import GOLDEN
 
@@ -27,6 +28,7 @@ def tool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     module = module_from_spec(spec)
     monkeypatch.setitem(sys.modules, loader.name, module)
     loader.exec_module(module)
+    monkeypatch.setattr(log, "_quiet", False)  # undone at the end
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     data = tmp_path / "data" / "mnist"
