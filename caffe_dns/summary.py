@@ -34,7 +34,7 @@ class LayerSummary:
 def summarize(net: Net) -> list[LayerSummary]:
     """The layers in the net's order, without the Splits it put in; shared blobs count once."""
     shapes: dict[str, Shape] = {}
-    batch = _batch(net)
+    batch = batch_size(net)
     seen: set[int] = set()
     rows = []
     for step in net.steps:
@@ -83,7 +83,7 @@ def _uses(layer: Layer, bottoms: list[Shape], tops: list[Shape]) -> int:
     return 0
 
 
-def _batch(net: Net) -> int:
+def batch_size(net: Net) -> int:
     """The items of a batch: the first extent of the first blob that has any."""
     for step in net.steps:
         if not step.bottoms and step.layer.type != "Parameter":
@@ -146,7 +146,7 @@ def _cells(row: LayerSummary) -> tuple[str, ...]:
 
 
 def _line(cells: list[str], widths: list[int]) -> str:
-    texts = [_shortened(cell, width) for cell, width in zip(cells, widths, strict=True)]
+    texts = [shortened(cell, width) for cell, width in zip(cells, widths, strict=True)]
     aligned = [
         text.ljust(width) if column < 3 else text.rjust(width)
         for column, (text, width) in enumerate(zip(texts, widths, strict=True))
@@ -154,7 +154,7 @@ def _line(cells: list[str], widths: list[int]) -> str:
     return _GAP.join(aligned).rstrip()
 
 
-def _shortened(text: str, width: int) -> str:
+def shortened(text: str, width: int) -> str:
     """The text with dots in its middle where it is too long; both ends tell layers apart."""
     if len(text) <= width:
         return text

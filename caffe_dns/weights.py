@@ -15,7 +15,6 @@ from torch import Tensor
 from caffe_dns import log
 from caffe_dns.errors import CaffeError
 from caffe_dns.files import write_atomically
-from caffe_dns.hdf5_weights import copy_from_hdf5, to_hdf5
 from caffe_dns.layers.base import Layer
 from caffe_dns.net import Net
 from caffe_dns.params import Param
@@ -49,6 +48,8 @@ def copy_trained_layers(net: Net, file: str) -> None:
     """Copy the blobs of every layer of `file` into the net's first layer of the same name."""
     try:
         if is_hdf5(file):
+            from caffe_dns.hdf5_weights import copy_from_hdf5  # here, because h5py takes long
+
             copy_from_hdf5(net, file)
         else:
             _copy_from_proto(net, read_weights(file))
@@ -85,6 +86,8 @@ def save_weights(
 ) -> None:
     """Write the net's layers and blobs as Caffe does, with a diff for each of them if given."""
     if hdf5:
+        from caffe_dns.hdf5_weights import to_hdf5
+
         write_atomically(file, to_hdf5(net, diffs))
     else:
         write_binary(file, net_to_proto(net, diffs))

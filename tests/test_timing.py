@@ -1,4 +1,4 @@
-"""Layer-by-layer passes: their gradients are those of the whole net, and their times add up."""
+"""Passes layer by layer have the whole net's gradients; whole passes are those of commands."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from caffe_dns import load_net
 from caffe_dns.net import Net
-from caffe_dns.timing import LayerTimer
+from caffe_dns.timing import LayerTimer, PassTimer
 from tests.oracle import GOLDEN
 
 
@@ -74,3 +74,68 @@ def test_input_layers_are_fed_zeros(tmp_path: Path) -> None:
     assert float(timer.forward()) == 2 * 5 * 6
     timer.backward()
     assert timer.finish() > 0
+
+
+@pytest.fixture
+def no_least_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(PassTimer, "LEAST_MILLISECONDS", 0.0)
+
+
+def watched(net: Net, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Filled with `batch`, `forward` (`scoring` without gradients) and `backward` as they go by."""
+    seen: list[str] = []
+    read, compute = net.read_sources, net.compute
+
+    def read_sources() -> dict[str, Tensor]:
+        seen.append("batch")
+        return read()
+
+    def forward(given: dict[str, Tensor]) -> dict[str, Tensor]:
+        seen.append("forward" if torch.is_grad_enabled() else "scoring")
+        return compute(given)
+
+    monkeypatch.setattr(net, "read_sources", read_sources)
+    monkeypatch.setattr(net, "compute", forward)
+    for parameter in net.layer("ip2").parameters():  # type: ignore[union-attr]
+        parameter.register_hook(lambda gradient: seen.append("backward"))
+        break
+    return seen
+
+
+@pytest.mark.usefixtures("no_least_time")
+def test_whole_training_passes_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(GOLDEN)
+    net = load("surgery_holmes")
+    before = {name: blob.clone() for name, blob in net.state_dict().items()}
+    seen = watched(net, monkeypatch)
+    milliseconds = PassTimer(net).run(3)
+    net.close()
+    assert seen == ["batch", "forward", "backward"] * 4  # the first to warm up
+    assert milliseconds > 0
+    for name, blob in net.state_dict().items():
+        assert torch.equal(blob, before[name])
+    assert all(parameter.grad is None for parameter in net.parameters())
+
+
+@pytest.mark.usefixtures("no_least_time")
+def test_whole_scoring_passes_go_forward_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(GOLDEN)
+    net = load_net("runs/surgery_holmes/train_val.prototxt", "TEST")
+    seen = watched(net, monkeypatch)
+    PassTimer(net).run(2)
+    net.close()
+    assert seen == ["batch", "scoring"] * 3
+
+
+def test_short_passes_are_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(PassTimer, "LEAST_MILLISECONDS", 30.0)
+    path = tmp_path / "deploy.prototxt"
+    path.write_text(
+        'layer { name: "in" type: "Input" top: "a" input_param { shape { dim: 2 } } }'
+        'layer { name: "power" type: "Power" bottom: "a" top: "b" }'
+    )
+    net = load_net(path, "TRAIN")
+    mean = PassTimer(net).run(5)
+    assert net.context.passes > 1 + 5
+    assert (net.context.passes - 1) % 5 == 0
+    assert mean * (net.context.passes - 1) >= 30

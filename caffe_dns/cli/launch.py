@@ -18,7 +18,6 @@ from types import FrameType
 from typing import Any
 
 import torch.distributed as dist
-from rich.console import Console
 
 from caffe_dns.distributed import STORE_IS_KEPT, JoinedRanks, find_world
 from caffe_dns.heartbeat import PREFIX, TOLD
@@ -68,6 +67,8 @@ def launch(arguments: Sequence[str], gpus: Sequence[int]) -> int:
         return 0
     code = ranks[failed].returncode
     if sys.stderr.isatty():
+        from rich.console import Console
+
         Console(stderr=True).show_cursor()  # rank 0 had no time to put its progress bar away
     if code in (_INTERRUPTED, -signal.SIGINT):
         return _INTERRUPTED

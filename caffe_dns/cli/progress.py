@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import sys
 from types import TracebackType
-
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-from rich.progress import Progress as RichProgress
+from typing import TYPE_CHECKING
 
 from caffe_dns import log
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as RichProgress
 
 
 class Progress:
@@ -21,14 +21,7 @@ class Progress:
     def __init__(self, title: str, total: int | None, *, shown: bool = True) -> None:
         self._bar: RichProgress | None = None
         if shown and sys.stderr.isatty():
-            console = Console(stderr=True)
-            self._bar = RichProgress(
-                TextColumn("{task.description}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TimeRemainingColumn(),
-                console=console,
-            )
+            self._bar = _new_bar()
             self._task = self._bar.add_task(title, total=total)
 
     def advance(self, done: int) -> None:
@@ -55,3 +48,16 @@ class Progress:
     def _print(self, text: str) -> None:
         assert self._bar is not None
         self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def _new_bar() -> RichProgress:
+    from rich import progress  # here, because importing it takes long and logs have no use for it
+    from rich.console import Console
+
+    return progress.Progress(
+        progress.TextColumn("{task.description}"),
+        progress.BarColumn(),
+        progress.MofNCompleteColumn(),
+        progress.TimeRemainingColumn(),
+        console=Console(stderr=True),
+    )

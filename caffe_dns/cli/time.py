@@ -5,14 +5,18 @@ from __future__ import annotations
 from time import perf_counter
 
 import click
+import torch
 
 from caffe_dns import load_net, log
 from caffe_dns.cli import flags
 from caffe_dns.cli.progress import Progress
-from caffe_dns.devices import scoring_device
+from caffe_dns.devices import CPU, keep_freed_memory, scoring_device
 from caffe_dns.errors import CaffeError
+from caffe_dns.layer_memory import measure_memory
+from caffe_dns.net import Net
 from caffe_dns.precision import use_precision
-from caffe_dns.timing import LayerTimer
+from caffe_dns.timing import LayerTimer, PassTimer
+from caffe_dns.timing_report import LayerCost, NetCost, to_lines, to_table
 
 
 @click.command()
@@ -38,7 +42,14 @@ def command(
     allow_python_layers: bool,
     **unused: object,
 ) -> None:
-    """Benchmark a model: the time that each layer takes, forward and backward."""
+    """Benchmark a model: the time and memory that each layer takes, and images per second.
+
+    Layers are timed one by one, forward and backward. After Caffe's log follows a table: in a
+    layer's forward, `tops` are its results and `kept` is what backward needs of all that it makes;
+    `peak` is the most that the layer allocates at once, measured on a GPU. Then whole passes are
+    timed, reading the data included: as `dns train` runs them but for the update, or with
+    -phase TEST as `dns test` does.
+    """
     if not model:
         raise CaffeError("time needs a model definition to time: --model FILE")
     if phase not in ("", "TRAIN", "TEST"):
@@ -46,6 +57,8 @@ def command(
     if iterations < 1:
         raise CaffeError(f"-iterations must be at least 1, not {iterations}")
     device = scoring_device(gpu)
+    if device == CPU:
+        keep_freed_memory()  # as training does
     net = load_net(
         model,
         phase or "TRAIN",
@@ -62,6 +75,7 @@ def command(
         _warm_up(timer)
         total = _run(timer, iterations)
         _log_averages(timer, iterations, total)
+        _report(timer, iterations)
     finally:
         net.close()
 
@@ -101,3 +115,35 @@ def _log_averages(timer: LayerTimer, iterations: int, total: float) -> None:
     log.info(f"Average Forward-Backward: {log.number(total / iterations)} ms.")
     log.info(f"Total Time: {log.number(total)} ms.")
     log.info("*** Benchmark ends ***")
+
+
+def _report(timer: LayerTimer, iterations: int) -> None:
+    """What Caffe does not tell, on stdout: its log stays as it is."""
+    net = timer.net
+    was_quiet = log.set_quiet(True)  # the data layers', about starting again
+    try:
+        whole = _time_passes(net, iterations)
+        memories = measure_memory(net)
+    finally:
+        log.set_quiet(was_quiet)
+    layers = [
+        LayerCost(step.layer.name, step.layer.type, forward / iterations, backward / iterations, m)
+        for step, forward, backward, m in zip(
+            net.steps, timer.forward_ms, timer.backward_ms, memories, strict=True
+        )
+    ]
+    for line in ["", *to_table(layers), "", *to_lines(net, layers, whole)]:
+        click.echo(line)
+
+
+def _time_passes(net: Net, iterations: int) -> NetCost:
+    """The time of whole passes, and the most memory that they take."""
+    device = net.context.device
+    if device != CPU:
+        torch.cuda.reset_peak_memory_stats(device)
+    with Progress("Timing whole passes", None):
+        milliseconds = PassTimer(net).run(iterations)
+    if device == CPU:
+        return NetCost(milliseconds, None)
+    peak = torch.cuda.max_memory_allocated(device), torch.cuda.max_memory_reserved(device)
+    return NetCost(milliseconds, peak)

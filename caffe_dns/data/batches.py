@@ -1,23 +1,23 @@
-"""Makes batches of images from a source: fetches, decodes, crops and copies each into its place.
+"""Makes batches of images from a source: fetches and decodes each, and puts it into its place.
 
-The result lies in host memory (pinned when it is to go to a GPU) with all that is needed to finish
-it on the device.
+What becomes of it there is up to the batch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from caffe_dns.data.datum import Image, IntArray
+from caffe_dns.data.image_batch import CroppedBatch, FinishedBatch, ImageBatch
 from caffe_dns.data.sources import ImageSource
-from caffe_dns.data.transform import ImageShape, RecordDraws, Transform, crop, shape_text
-from caffe_dns.data.workers import Workers
+from caffe_dns.data.transform import RecordDraws, Transform, shape_text
+from caffe_dns.data.workers import Workers, reading_threads
 from caffe_dns.errors import CaffeError
 
 #: Bytes of pixels in a batch from which on copying them is worth several threads.
@@ -41,24 +41,26 @@ class Share:
 
 
 @dataclass
-class ImageBatch:
-    """Cropped images [N, channels, height, width] in uint8 or float32, their labels and cuts."""
+class _Begun:
+    """A batch, or what was wrong with it, and what threads still do for it."""
 
-    pixels: Tensor
-    labels: Tensor
-    cuts: Tensor | None
-    transform: Transform
+    batch: ImageBatch | CaffeError
+    pieces: Sequence[Future[None]] = ()
 
-    def tops(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Images and labels on `device`, float32, transformed."""
-        pixels = self.pixels.to(device, non_blocking=True)
-        cuts = None if self.cuts is None else self.cuts.to(device, non_blocking=True)
-        labels = self.labels.to(device, non_blocking=True)
-        return self.transform.apply(pixels, cuts), labels
+    def finish(self) -> ImageBatch:
+        """The batch when all is done. Raises CaffeError."""
+        for piece in self.pieces:
+            piece.result()
+        if isinstance(self.batch, CaffeError):
+            raise self.batch
+        return self.batch
 
 
 class ImageBatches:
-    """The batches of one layer, one after the other."""
+    """The batches of one layer, one after the other.
+
+    `for_gpu` asks for batches that a GPU is to finish.
+    """
 
     def __init__(
         self,
@@ -68,18 +70,34 @@ class ImageBatches:
         share: Share,
         batch_size: int,
         *,
-        pin: bool,
+        for_gpu: bool,
     ) -> None:
         self._source = source
         self._transform = transform
         self._draws = draws
         self._numbers = share.batches(batch_size)
         self._batch_size = batch_size
-        self._pin = pin
-        self._workers = Workers()
+        self._for_gpu = for_gpu
+        self._pin = for_gpu and torch.cuda.is_available()
+        self._workers = Workers(reading_threads(for_gpu=for_gpu))
+        self._next: _Begun | None = None
 
     def read(self) -> ImageBatch:
         """The next batch. Raises CaffeError for records that cannot be used."""
+        begun = self._next or self._begin()
+        # So that no thread has to wait for the last of this batch.
+        self._next = self._begin() if begun.pieces else None
+        return begun.finish()
+
+    def _begin(self) -> _Begun:
+        """Begin with the next batch; an error waits until it is its turn."""
+        try:
+            return self._fill()
+        except CaffeError as error:
+            return _Begun(error)
+
+    def _fill(self) -> _Begun:
+        """The next batch, which threads may still be at work on."""
         records = next(self._numbers)
         items = self._source.fetch_all(records.tolist())
         draws = self._draws.of(records) if self._transform.is_random else None
@@ -88,65 +106,55 @@ class ImageBatches:
             return self._copy_alike(*alike, draws)
         return self._copy_each(items, draws)
 
-    def _copy_alike(self, images: Image, labels: Image, draws: IntArray | None) -> ImageBatch:
+    def _copy_alike(self, images: Image, labels: Image, draws: IntArray | None) -> _Begun:
         """A batch of images that are all cropped at the same place."""
-        shape = images.shape[1:]
-        batch = self._new_batch(self._transform.output_shape(shape), torch.uint8)
-        cut = self._transform.cut(shape, [0, 0, 0])
-        batch.pixels.numpy()[:] = crop(images, cut, self._transform.crop_size)
+        batch = self._new_batch(images[0])
+        mirrored = None if draws is None else draws[:, 0] & 1
+        batch.put_all(images, self._transform.cut(images.shape[1:], [0, 0, 0]), mirrored)
         batch.labels.numpy()[:] = labels
-        if batch.cuts is not None and draws is not None:
-            cuts = batch.cuts.numpy()
-            cuts[:] = cut.top, cut.left, 0
-            cuts[:, 2] = draws[:, 0] & 1
-        return batch
+        return _Begun(batch)
 
-    def _copy_each(self, items: list[Any], draws: IntArray | None) -> ImageBatch:
+    def _copy_each(self, items: list[Any], draws: IntArray | None) -> _Begun:
         """A batch of images that are decoded and cropped one by one."""
-        first, _ = self._source.decode(items[0])
-        dtype = torch.uint8 if first.dtype == np.uint8 else torch.float32
-        batch = self._new_batch(self._transform.output_shape(first.shape), dtype)
-        pixels, labels = batch.pixels.numpy(), batch.labels.numpy()
-        cuts = None if batch.cuts is None else batch.cuts.numpy()
+        first, first_label = self._source.decode(items[0])
+        batch = self._new_batch(first)
+        labels = batch.labels.numpy()
         numbers = [[0, 0, 0]] * len(items) if draws is None else draws.tolist()
 
         def place(some: range) -> None:
             for index in some:
                 image, labels[index] = self._source.decode(items[index])
-                self._check(image, pixels)
-                cut = self._transform.cut(image.shape, numbers[index])
-                pixels[index] = crop(image, cut, self._transform.crop_size)
-                if cuts is not None:
-                    cuts[index] = cut.top, cut.left, cut.mirrored
+                self._check(image, first)
+                batch.put(index, image, self._transform.cut(image.shape, numbers[index]))
 
-        if self._source.is_encoded(items[0]) or pixels.nbytes > _SHARED_WORK:
-            self._workers.run(place, len(items))
-        else:
-            place(range(len(items)))
-        return batch
+        batch.put(0, first, self._transform.cut(first.shape, numbers[0]))
+        labels[0] = first_label
+        if self._source.is_encoded(items[0]) or first.nbytes * len(items) > _SHARED_WORK:
+            return _Begun(batch, self._workers.start(place, range(1, len(items))))
+        place(range(1, len(items)))
+        return _Begun(batch)
 
     def close(self) -> None:
         """Stop the decoding threads and close the source."""
         self._workers.close()
         self._source.close()
 
-    def _new_batch(self, shape: ImageShape, dtype: torch.dtype) -> ImageBatch:
-        size, pin = self._batch_size, self._pin
-        return ImageBatch(
-            torch.empty((size, *shape), dtype=dtype, pin_memory=pin),
-            torch.empty((size,), pin_memory=pin),
-            torch.empty((size, 3), dtype=torch.int64, pin_memory=pin)
-            if self._transform.is_random
-            else None,
-            self._transform,
-        )
+    def _new_batch(self, first: Image) -> ImageBatch:
+        """An empty batch for images like this one."""
+        size, shape = self._batch_size, self._transform.output_shape(first.shape)
+        if not self._for_gpu:
+            return FinishedBatch(size, shape, self._transform)
+        dtype = torch.uint8 if first.dtype == np.uint8 else torch.float32
+        return CroppedBatch(size, shape, self._transform, dtype, pin=self._pin)
 
-    def _check(self, image: Image, pixels: Image) -> None:
-        """Raise CaffeError unless `image` can have a place among `pixels`."""
-        if self._transform.output_shape(image.shape) != pixels.shape[1:]:
-            raise CaffeError(
-                f"images of {shape_text(image.shape)} and {shape_text(pixels.shape[1:])} "
-                f"(channels, height, width) in one batch; resize them, or give a crop_size"
-            )
-        if image.dtype != np.uint8 and pixels.dtype == np.uint8:
+    def _check(self, image: Image, first: Image) -> None:
+        """Raise CaffeError unless `image` can stand in a batch with `first`."""
+        if image.shape != first.shape:
+            shapes = [self._transform.output_shape(each.shape) for each in (image, first)]
+            if shapes[0] != shapes[1]:
+                raise CaffeError(
+                    f"images of {shape_text(shapes[0])} and {shape_text(shapes[1])} "
+                    f"(channels, height, width) in one batch; resize them, or give a crop_size"
+                )
+        if image.dtype != np.uint8 and first.dtype == np.uint8:
             raise CaffeError("records with data and records with float_data in one batch")

@@ -13,7 +13,7 @@ import numpy as np
 from caffe_dns import log
 from caffe_dns.data.database import Database
 from caffe_dns.data.datum import Image, RawDatum, parse_datum
-from caffe_dns.data.workers import Workers
+from caffe_dns.data.workers import Workers, available_cores
 from caffe_dns.errors import CaffeError
 from caffe_dns.proto.caffe_pb2 import BlobProto
 
@@ -69,7 +69,7 @@ def mean_to_blob(mean: Image) -> BlobProto:
 
 def _images(database: Database) -> Iterator[tuple[bytes, Image]]:
     """Keys and images in order; encoded ones are decoded by several threads."""
-    workers = Workers()
+    workers = Workers(available_cores())
     records = iter(database.records())
     first = True
     try:
@@ -95,5 +95,5 @@ def _decode(datums: Sequence[RawDatum], workers: Workers) -> Sequence[Image]:
         for index in some:
             images[index] = datums[index].image()
 
-    workers.run(place, len(datums))
+    workers.run(place, range(len(datums)))
     return images

@@ -14,7 +14,7 @@ import numpy as np
 from caffe_dns import log
 from caffe_dns.data.datum import Image, channels_first
 from caffe_dns.data.image_files import ListedImage, read_image
-from caffe_dns.data.workers import Workers
+from caffe_dns.data.workers import Workers, available_cores
 from caffe_dns.errors import CaffeError, first_line
 from caffe_dns.proto.caffe_pb2 import Datum
 
@@ -52,7 +52,7 @@ class ImageSet:
 
         Raises CaffeError for an image that cannot be encoded.
         """
-        workers = Workers()
+        workers = Workers(available_cores())
         results: list[Record | CaffeError] = []
 
         def place(some: range) -> None:
@@ -63,7 +63,7 @@ class ImageSet:
             for start in range(0, len(self.images), _AT_ONCE):
                 count = min(_AT_ONCE, len(self.images) - start)
                 results = [CaffeError("not read yet")] * count
-                workers.run(place, count)
+                workers.run(place, range(count))
                 for image, result in zip(self.images[start:], results, strict=False):
                     if isinstance(result, CaffeError):
                         path = self.root_folder + image.name

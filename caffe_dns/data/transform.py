@@ -81,6 +81,12 @@ class Transform:
                 )
             log.info(f"Loading mean file from: {param.mean_file}")
             self.mean = read_mean(param.mean_file)
+        #: What `finish` subtracts: of a mean file, the part under the crop.
+        self._host_mean: Image | None = None
+        if self.mean is not None:
+            self._host_mean = self.mean.numpy()
+        elif len(self.mean_values):
+            self._host_mean = self.mean_values.numpy().reshape(-1, 1, 1)
 
     @property
     def is_random(self) -> bool:
@@ -141,6 +147,22 @@ class Transform:
         if mean is not None:
             values = values - mean
         return values * self.scale if self.scale != 1 else values
+
+    def finish(self, images: Image, cut: Cut, target: Image) -> None:
+        """Put images, cropped at `cut`, into `target`, mean subtracted and scaled.
+
+        For the CPU, and the same to the last bit as `apply`, but for mirrors. Both arrays are
+        [..., channels, height, width], the images uint8 or float32, `target` float32.
+        """
+        np.copyto(target, images)
+        if self._host_mean is not None:
+            mean = self._host_mean
+            if self.mean is not None:
+                height, width = target.shape[-2:]
+                mean = mean[:, cut.top : cut.top + height, cut.left : cut.left + width]
+            np.subtract(target, mean, out=target)
+        if self.scale != 1:
+            np.multiply(target, np.float32(self.scale), out=target)
 
     def _mean_for(
         self, values: Tensor, cuts: Tensor | None, mirrored: Tensor | None

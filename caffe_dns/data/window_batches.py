@@ -15,7 +15,7 @@ from caffe_dns.data.hdf5_rows import ArrayBatch
 from caffe_dns.data.image_files import decode_file
 from caffe_dns.data.transform import RecordDraws
 from caffe_dns.data.windows import Window, WindowFile
-from caffe_dns.data.workers import Workers
+from caffe_dns.data.workers import Workers, reading_threads
 from caffe_dns.errors import CaffeError
 
 
@@ -69,7 +69,7 @@ class WindowBatches:
         self._draws = draws
         self._numbers = share.batches(settings.batch_size)
         self._pin = pin
-        self._workers = Workers()
+        self._workers = Workers(reading_threads(for_gpu=pin))
         self._cache: dict[int, bytes] = {}
 
     def read(self) -> ArrayBatch:
@@ -83,7 +83,7 @@ class WindowBatches:
             for index in some:
                 labels[index] = self._place(index, draws[index], images[index].numpy())
 
-        self._workers.run(place, size)
+        self._workers.run(place, range(size))
         return ArrayBatch([images, labels])
 
     def close(self) -> None:

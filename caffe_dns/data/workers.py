@@ -1,35 +1,54 @@
-"""A few threads that share the work on one batch."""
+"""Threads that share the work on one batch."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 
 _MOST_THREADS = 16
 
 
-class Workers:
-    """Threads that start when they are first needed."""
+def available_cores() -> int:
+    """How many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
-    def __init__(self) -> None:
-        self._threads = min(os.cpu_count() or 1, _MOST_THREADS)
+
+def reading_threads(*, for_gpu: bool) -> int:
+    """How many threads read for one net: one per core, of which a net on the CPU keeps half."""
+    return available_cores() if for_gpu else max(1, available_cores() // 2)
+
+
+class Workers:
+    """At most so many threads, which start when they are first needed."""
+
+    def __init__(self, threads: int) -> None:
+        self._threads = min(threads, _MOST_THREADS)
         self._pool: ThreadPoolExecutor | None = None
 
-    def run(self, work: Callable[[range], None], count: int) -> None:
-        """Do `work` on all of range(count), in pieces that the threads take as they can.
+    def run(self, work: Callable[[range], None], indices: range) -> None:
+        """Do `work` on all indices. Raises what it raises."""
+        for piece in self.start(work, indices):
+            piece.result()
 
-        Raises what the work raises.
+    def start(self, work: Callable[[range], None], indices: range) -> list[Future[None]]:
+        """Begin to do `work` on all indices, in pieces that the threads take as they can.
+
+        A single thread would not be worth it: then all is done on return, and nothing to wait for.
         """
+        if self._threads == 1:
+            work(indices)
+            return []
         if self._pool is None:
             self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="decode")
-        step = max(1, count // (4 * self._threads))
-        pieces = [range(start, min(start + step, count)) for start in range(0, count, step)]
-        for _ in self._pool.map(work, pieces):
-            pass  # an error in a piece comes out here
+        step = max(1, len(indices) // (8 * self._threads))
+        starts = range(0, len(indices), step)
+        return [self._pool.submit(work, indices[start : start + step]) for start in starts]
 
     def close(self) -> None:
-        """Stop the threads."""
+        """Stop the threads; work that none has begun is dropped."""
         if self._pool is not None:
-            self._pool.shutdown()
+            self._pool.shutdown(cancel_futures=True)
             self._pool = None

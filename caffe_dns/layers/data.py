@@ -42,7 +42,7 @@ class Data(ImageBatchLayer):
     def reader(self, share: Share, *, pin: bool) -> ImageBatches:
         source = self._open(announce=False)
         size = self.batch_size * self.batches_at_once
-        return ImageBatches(source, self.transform, self.draws(), share, size, pin=pin)
+        return ImageBatches(source, self.transform, self.draws(), share, size, for_gpu=pin)
 
     @property
     def batches_at_once(self) -> int:

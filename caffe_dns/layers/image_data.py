@@ -43,7 +43,7 @@ class ImageData(ImageBatchLayer):
 
     def reader(self, share: Share, *, pin: bool) -> ImageBatches:
         source, size = self._source(), self.batch_size
-        return ImageBatches(source, self.transform, self.draws(), share, size, pin=pin)
+        return ImageBatches(source, self.transform, self.draws(), share, size, for_gpu=pin)
 
     def _check_skip(self, skip: int) -> None:
         log.info(f"Skipping first {skip} data points.")

@@ -76,7 +76,7 @@ class CapturedIteration:
 
     WARM_UP = 3
 
-    def __init__(self, net: Net, rule: UpdateRule, average: GradientAverage | None) -> None:
+    def __init__(self, net: Net, rule: UpdateRule, average: GradientAverage | None = None) -> None:
         self.net = net
         self.rule = rule
         self._average = average

@@ -128,7 +128,7 @@ class Patient:
             self._spliced += surgery.spliced(mask, renewed)
             mask.copy_(renewed)
         assert self._followed is not None
-        self._followed.copy_(self.layer.in_own_terms(threshold))
+        self._followed.copy_(self.layer.in_own_terms(threshold.clamp(min=0)))
 
     def count(self) -> Count:
         """The state of the masks. Waits for the device."""

@@ -12,7 +12,6 @@ import io
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-import h5py
 import numpy as np
 import torch
 from torch import Tensor
@@ -205,6 +204,8 @@ def _copy(target: Tensor, array: np.ndarray, param: Param) -> None:
 
 
 def _to_hdf5(state: SolverState, histories: list[np.ndarray]) -> bytes:
+    import h5py  # here, because importing it takes long and most runs do not need it
+
     stream = io.BytesIO()
     with h5py.File(stream, "w") as root:
         # Caffe writes integers as one-element datasets and strings with a fixed length.
@@ -223,6 +224,8 @@ def _to_hdf5(state: SolverState, histories: list[np.ndarray]) -> bytes:
 
 
 def _from_hdf5(file: str) -> tuple[SolverState, list[np.ndarray]]:
+    import h5py
+
     state = SolverState()
     try:
         with h5py.File(file, "r") as root:

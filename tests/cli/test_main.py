@@ -155,3 +155,20 @@ def test_a_process_of_its_own() -> None:
     assert result.returncode == 1
     assert result.stderr == "dns: gone.log: cannot be read: No such file or directory\n"
     assert result.stdout == ""
+
+
+def test_training_starts_without_what_it_has_no_use_for() -> None:
+    """What takes long to import, and what garbage is not looked for in."""
+    program = """
+import gc, sys
+from caffe_dns.cli.main import main
+try:
+    main(["train"])
+except SystemExit:
+    pass
+assert "torch" in sys.modules
+print([name for name in ("cv2", "h5py", "rich", "matplotlib") if name in sys.modules])
+print(gc.isenabled(), len(gc.get_objects()) < gc.get_freeze_count())
+"""
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert result.stdout.splitlines() == ["[]", "True True"]

@@ -1,4 +1,4 @@
-"""`dns time` against Caffe's own log."""
+"""`dns time` against Caffe's own log, and what it prints beside that."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import re
 
 import pytest
 
+from caffe_dns.timing import PassTimer
 from tests.cli.harness import complaint, run_well
 from tests.oracle import GOLDEN
 
@@ -16,6 +17,7 @@ NET = "runs/sgd_inv/train_val.prototxt"
 @pytest.fixture(autouse=True)
 def in_golden_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(GOLDEN)
+    monkeypatch.setattr(PassTimer, "LEAST_MILLISECONDS", 0.0)
 
 
 def without_figures(messages: list[str]) -> list[str]:
@@ -56,6 +58,27 @@ def test_figures_fit_each_other(capfd: Capture) -> None:
     both = figures["Average Forward pass"] + figures["Average Backward pass"]
     assert 0 < both <= figures["Average Forward-Backward"] * 1.001
     assert figures["Total Time"] == pytest.approx(2 * figures["Average Forward-Backward"], rel=1e-3)
+
+
+def test_tells_memory_and_images_per_second(capfd: Capture) -> None:
+    result = run_well(["time", "-model", NET, "-iterations", "2"], capfd)
+    heading, _, *layers = result.out.splitlines()[1:12]
+    assert heading.split() == (
+        ["layer", "type", "forward", "ms", "backward", "ms", "parameters", "tops", "kept"]
+    )
+    names = [line.split()[0] for line in layers]
+    assert names == ["mnist", "conv1", "pool1", "conv2", "pool2", "ip1", "relu1", "ip2", "loss"]
+    lines = dict(line.split(": ") for line in result.out.splitlines() if ": " in line)
+    assert lines["Batch size"] == "32"
+    for passes in ("layer by layer", "training passes"):
+        rate, milliseconds = lines[f"Images per second, {passes}"].split(", ")[:2]
+        assert float(rate) * float(milliseconds.split()[0]) / 1000 == pytest.approx(32, rel=1e-2)
+    assert lines["Peak memory, training passes"] == "not measured on the CPU"
+
+
+def test_scores_a_net_for_test(capfd: Capture) -> None:
+    result = run_well(["time", "-model", NET, "-phase", "TEST", "-iterations", "1"], capfd)
+    assert "Images per second, scoring passes: " in result.out
 
 
 @pytest.mark.parametrize(

@@ -5,12 +5,14 @@ from __future__ import annotations
 from itertools import islice
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
 
 from caffe_dns.data.batches import ImageBatches, Share
 from caffe_dns.data.db import create_database, open_database
+from caffe_dns.data.image_batch import CroppedBatch
 from caffe_dns.data.sources import DatabaseSource
 from caffe_dns.data.transform import RecordDraws, Transform
 from caffe_dns.errors import CaffeError
@@ -52,7 +54,7 @@ def batches_of(
         RecordDraws(1, "data"),
         Share(),
         batch_size,
-        pin=False,
+        for_gpu=True,
     )
 
 
@@ -66,6 +68,7 @@ def test_crops_images_of_several_sizes_into_one_batch(tmp_path: Path) -> None:
     reader = batches_of(tmp_path / "db", datums, 4, crop_size=5)
     batch = reader.read()
     reader.close()
+    assert isinstance(batch, CroppedBatch)
     assert batch.labels.tolist() == [0, 1, 2, 3]
     assert batch.cuts is not None
     for pixels, datum, cut in zip(batch.pixels, datums, batch.cuts.tolist(), strict=True):
@@ -78,8 +81,48 @@ def test_large_images_are_copied_by_several_threads(tmp_path: Path) -> None:
     datums = [random_image((3, 300, 400), label=n) for n in range(13)]
     reader = batches_of(tmp_path / "db", datums, 13)
     batch = reader.read()
+    assert isinstance(batch, CroppedBatch)
     for pixels, datum in zip(batch.pixels.numpy(), datums, strict=True):
         assert np.array_equal(pixels, values_of(datum))
+    reader.close()
+
+
+def encoded_image(label: int) -> Datum:
+    """A lossless one, so that its pixels are known."""
+    pixels = np.random.default_rng(label).integers(0, 256, (8, 9, 3), np.uint8)
+    return Datum(encoded=True, label=label, data=bytes(cv2.imencode(".png", pixels)[1]))
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_encoded_images_keep_their_order(
+    tmp_path: Path, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("caffe_dns.data.workers.available_cores", lambda: threads)
+    datums = [encoded_image(n) for n in range(10)]
+    reader = batches_of(tmp_path / "db", datums, 4)
+    for start in (0, 4, 8, 2, 6, 0):
+        batch = reader.read()
+        assert isinstance(batch, CroppedBatch)
+        labels = [(start + n) % 10 for n in range(4)]
+        assert batch.labels.tolist() == labels
+        for pixels, label in zip(batch.pixels.numpy(), labels, strict=True):
+            expected = np.random.default_rng(label).integers(0, 256, (8, 9, 3), np.uint8)
+            assert np.array_equal(pixels, expected.transpose(2, 0, 1))
+    reader.close()
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("bad", [4, 6])
+def test_an_encoded_image_that_is_none_is_told_of_in_its_turn(
+    tmp_path: Path, threads: int, bad: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("caffe_dns.data.workers.available_cores", lambda: threads)
+    datums = [encoded_image(n) for n in range(8)]
+    datums[bad] = Datum(encoded=True, data=b"x")
+    reader = batches_of(tmp_path / "db", datums, 4)
+    assert reader.read().labels.tolist() == [0, 1, 2, 3]
+    with pytest.raises(CaffeError, match="cannot be decoded"):
+        reader.read()
     reader.close()
 
 
@@ -99,6 +142,7 @@ def test_float_data_stay_floats(tmp_path: Path) -> None:
     datums = [random_image((2, 3, 4), label=n, kind="float") for n in range(2)]
     datums[0].float_data[0] = 0.125
     batch = batches_of(tmp_path / "db", datums, 2).read()
+    assert isinstance(batch, CroppedBatch)
     assert batch.pixels.dtype == torch.float32
     assert np.array_equal(batch.pixels.numpy(), np.stack([values_of(d) for d in datums]))
 

@@ -1,0 +1,118 @@
+"""What a batch of images is put into, image by image or all at once.
+
+For a GPU, that is bytes in pinned memory, cropped, with all that the GPU needs to finish them; for
+the CPU, finished images. Where the images come from is not known here.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from caffe_dns.data.datum import Image, IntArray
+from caffe_dns.data.transform import Cut, ImageShape, Transform, crop
+
+
+class ImageBatch(ABC):
+    """Places for some images, and their labels [N]. Threads may fill them."""
+
+    labels: Tensor
+
+    @abstractmethod
+    def put(self, index: int, image: Image, cut: Cut) -> None:
+        """Fill place `index` with an image [channels, height, width] that is not cropped yet."""
+
+    @abstractmethod
+    def put_all(self, images: Image, cut: Cut, mirrored: IntArray | None) -> None:
+        """Fill all places with images [N, channels, height, width], cropped at one place.
+
+        `mirrored` tells for each whether it is, None that none is; the cut's does not count.
+        """
+
+    @abstractmethod
+    def tops(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Images and labels on `device`, float32, transformed."""
+
+
+class FinishedBatch(ImageBatch):
+    """Images [N, channels, height, width] that are transformed while they are put in their places.
+
+    For the CPU: the threads that read do it beside the net, an image at a time, in their caches.
+    """
+
+    def __init__(self, size: int, shape: ImageShape, transform: Transform) -> None:
+        self.images = _memory((size, *shape))
+        self.labels = _memory((size,))
+        self.transform = transform
+
+    def put(self, index: int, image: Image, cut: Cut) -> None:
+        target = self.images[index].numpy()
+        self.transform.finish(crop(image, cut, self.transform.crop_size), cut, target)
+        if cut.mirrored:
+            target[:] = target[..., ::-1].copy()
+
+    def put_all(self, images: Image, cut: Cut, mirrored: IntArray | None) -> None:
+        target = self.images.numpy()
+        self.transform.finish(crop(images, cut, self.transform.crop_size), cut, target)
+        if mirrored is not None:
+            chosen = mirrored.nonzero()
+            target[chosen] = target[chosen][..., ::-1]
+
+    def tops(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        return self.images.to(device), self.labels.to(device)
+
+
+class CroppedBatch(ImageBatch):
+    """Cropped images [N, channels, height, width] of `dtype`, and how each was cut; for a GPU.
+
+    Only what is used travels there, in the fewest bytes.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        shape: ImageShape,
+        transform: Transform,
+        dtype: torch.dtype,
+        *,
+        pin: bool,
+    ) -> None:
+        self.pixels = _memory((size, *shape), dtype, pin=pin)
+        self.labels = _memory((size,), pin=pin)
+        self.cuts: Tensor | None = None
+        if transform.is_random:
+            self.cuts = _memory((size, 3), torch.int64, pin=pin)
+        self.transform = transform
+
+    def put(self, index: int, image: Image, cut: Cut) -> None:
+        self.pixels[index].numpy()[:] = crop(image, cut, self.transform.crop_size)
+        if self.cuts is not None:
+            self.cuts[index].numpy()[:] = cut.top, cut.left, cut.mirrored
+
+    def put_all(self, images: Image, cut: Cut, mirrored: IntArray | None) -> None:
+        self.pixels.numpy()[:] = crop(images, cut, self.transform.crop_size)
+        if self.cuts is not None:
+            self.cuts.numpy()[:] = cut.top, cut.left, 0
+            if mirrored is not None:
+                self.cuts.numpy()[:, 2] = mirrored
+
+    def tops(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        pixels = self.pixels.to(device, non_blocking=True)
+        cuts = None if self.cuts is None else self.cuts.to(device, non_blocking=True)
+        labels = self.labels.to(device, non_blocking=True)
+        return self.transform.apply(pixels, cuts), labels
+
+
+def _memory(
+    shape: tuple[int, ...], dtype: torch.dtype = torch.float32, *, pin: bool = False
+) -> Tensor:
+    """A tensor on the host, to be filled."""
+    if pin:
+        return torch.empty(shape, dtype=dtype, pin_memory=True)
+    # numpy asks the kernel for huge pages, which come several times faster.
+    memory = np.empty(math.prod(shape) * dtype.itemsize, np.uint8)
+    return torch.from_numpy(memory).view(dtype).view(shape)

@@ -1,0 +1,55 @@
+"""Sharing work among threads, and how many there are."""
+
+from __future__ import annotations
+
+import os
+import threading
+
+import pytest
+
+from caffe_dns.data.workers import Workers, available_cores, reading_threads
+from caffe_dns.errors import CaffeError
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("indices", [range(0), range(1), range(1, 100)])
+def test_every_index_comes_once(threads: int, indices: range) -> None:
+    seen: list[int] = []
+    workers = Workers(threads)
+    workers.run(seen.extend, indices)
+    workers.run(seen.extend, indices)
+    workers.close()
+    assert sorted(seen) == sorted([*indices, *indices])
+
+
+def test_the_work_is_shared() -> None:
+    barrier = threading.Barrier(3, timeout=60)  # which three threads can pass, together
+
+    def work(some: range) -> None:
+        barrier.wait()
+
+    workers = Workers(3)
+    workers.run(work, range(3))
+    workers.close()
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_errors_come_out(threads: int) -> None:
+    def work(some: range) -> None:
+        if 7 in some:
+            raise CaffeError("seven")
+
+    workers = Workers(threads)
+    with pytest.raises(CaffeError, match="seven"):
+        workers.run(work, range(10))
+    workers.close()
+
+
+def test_as_many_threads_as_this_process_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    for cores, for_gpu, for_cpu in [({5}, 1, 1), ({0, 3, 4}, 3, 1), (set(range(16)), 16, 8)]:
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _, cores=cores: cores, raising=False)
+        assert available_cores() == len(cores)
+        assert reading_threads(for_gpu=True) == for_gpu
+        assert reading_threads(for_gpu=False) == for_cpu
+    monkeypatch.delattr(os, "sched_getaffinity")
+    assert available_cores() == (os.cpu_count() or 1)
