@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from caffe_dns import log
 from caffe_dns.errors import CaffeError
+from caffe_dns.fusion import find_scaled, run_scaled
 from caffe_dns.layers import layer_types
 from caffe_dns.layers.base import Context, Layer, Shape, count, shape_text
 from caffe_dns.netspec import filter_layers, insert_splits
@@ -89,6 +90,7 @@ class Net(nn.Module):
             for step in self.steps:
                 _force_backward(step)
         self._overwritten_losses = find_overwritten_losses(self.steps)
+        self._scaled = find_scaled(self.steps, self.context.device)
         self.outputs = wiring.outputs
         for blob in self.outputs:
             log.info(f"This network produces output {blob}")
@@ -176,8 +178,14 @@ class Net(nn.Module):
     def compute(self, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Run all layers but those whose tops are given: Input layers and sources."""
         blobs = dict(given)
-        for step in self.steps:
-            if not step.layer.is_source and step.layer.type != "Input":
+        # An observer wants to see every layer's top.
+        scaled = self._scaled if self.observer is None else {}
+        steps = iter(self.steps)
+        for step in steps:
+            if step.layer.name in scaled:
+                scale = next(steps)
+                blobs[scale.tops[0]] = run_scaled(step, scale, blobs[step.bottoms[0]])
+            elif not step.layer.is_source and step.layer.type != "Input":
                 self._run_step(step, blobs)
             if self.observer is not None:
                 self.observer.after(step, [blobs[blob] for blob in step.tops])

@@ -23,7 +23,7 @@ ORDER = [
     {"proto"},
     {"fillers", "surgery", "data", "kernels"},
     {"layers"},
-    {"netspec", "params", "wiring"},
+    {"netspec", "params", "wiring", "fusion"},
     {"net"},
     {"weights", "debug_info", "distributed"},
     {"solver", "report", "export"},

@@ -56,16 +56,22 @@ class BatchNorm(SameShape):
         return not self.training
 
     def forward(self, *bottoms: Tensor) -> Tensor:
-        bottom = bottoms[0] if bottoms[0].dim() > 1 else bottoms[0].unsqueeze(1)
+        return self.normalize(bottoms[0])
+
+    def normalize(
+        self, values: Tensor, factor: Tensor | None = None, shift: Tensor | None = None
+    ) -> Tensor:
+        """The top, and in the same pass times a factor and plus a shift for each channel."""
+        bottom = values if values.dim() > 1 else values.unsqueeze(1)
         if self.use_global_stats:
-            top = F.batch_norm(bottom, *self._global_stats(), eps=self.eps)
+            top = F.batch_norm(bottom, *self._global_stats(), factor, shift, eps=self.eps)
         else:
             top, mean, inverse_std = torch.native_batch_norm(
-                bottom, None, None, None, None, True, 0.0, self.eps
+                bottom, factor, shift, None, None, True, 0.0, self.eps
             )
             # Also in TEST, when the definition says `use_global_stats: false`, as Caffe does.
             self._update(mean, inverse_std, bottom.numel() // self.channels)
-        return top.view_as(bottoms[0])
+        return top.view_as(values)
 
     def _global_stats(self) -> tuple[Tensor, Tensor]:
         """Mean and variance of each channel; zeros before the first training batch."""
