@@ -1,4 +1,4 @@
-"""Layers that run as one: a BatchNorm and the Scale after it.
+"""What runs as one on a GPU: a BatchNorm and the Scale after it, and the masks of all layers.
 
 Caffe splits batch normalisation into two layers; a GPU does both in a single pass over the blob.
 """
@@ -12,10 +12,12 @@ import torch
 from torch import Tensor
 
 from caffe_dns.layers.arithmetic import Scale
+from caffe_dns.layers.base import Context
+from caffe_dns.layers.masked import WeightedLayer
 from caffe_dns.layers.normalization import BatchNorm
 from caffe_dns.wiring import Step
 
-#: On a CPU it would be no faster.
+#: On a CPU none of it would be faster.
 DEVICES = ("cuda",)
 
 
@@ -32,6 +34,17 @@ def find_scaled(steps: Sequence[Step], device: torch.device) -> dict[str, Step]:
         for first, second in pairwise(steps)
         if _belong_together(first, second)
     }
+
+
+def find_masked(steps: Sequence[Step], context: Context) -> list[WeightedLayer]:
+    """The layers whose masks are applied together.
+
+    Where activations have a type of their own, each product is rounded on its way, by itself.
+    """
+    if context.device.type not in DEVICES or context.activations is not None:
+        return []
+    layers = [step.layer for step in steps if isinstance(step.layer, WeightedLayer)]
+    return [layer for layer in layers if layer.mask_indices]
 
 
 def run_scaled(first: Step, second: Step, bottom: Tensor) -> Tensor:

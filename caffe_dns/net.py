@@ -6,7 +6,7 @@ Autograd does backward. Reading weights is in `weights`, training in `solver`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from typing import Protocol
 
 import numpy as np
@@ -15,9 +15,10 @@ from torch import Tensor, nn
 
 from caffe_dns import log
 from caffe_dns.errors import CaffeError
-from caffe_dns.fusion import find_scaled, run_scaled
+from caffe_dns.fusion import find_masked, find_scaled, run_scaled
 from caffe_dns.layers import layer_types
 from caffe_dns.layers.base import Context, Layer, Shape, count, shape_text
+from caffe_dns.layers.masked import masks_applied
 from caffe_dns.netspec import filter_layers, insert_splits
 from caffe_dns.params import Param, ParamTable
 from caffe_dns.proto.caffe_pb2 import LayerParameter, NetParameter, Phase
@@ -91,6 +92,7 @@ class Net(nn.Module):
                 _force_backward(step)
         self._overwritten_losses = find_overwritten_losses(self.steps)
         self._scaled = find_scaled(self.steps, self.context.device)
+        self._masked = find_masked(self.steps, self.context)
         self.outputs = wiring.outputs
         for blob in self.outputs:
             log.info(f"This network produces output {blob}")
@@ -177,7 +179,10 @@ class Net(nn.Module):
 
     def compute(self, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Run all layers but those whose tops are given: Input layers and sources."""
-        blobs = dict(given)
+        with masks_applied(self._masked) if self._masked else nullcontext():
+            return self._compute(dict(given))
+
+    def _compute(self, blobs: dict[str, Tensor]) -> dict[str, Tensor]:
         # An observer wants to see every layer's top.
         scaled = self._scaled if self.observer is None else {}
         steps = iter(self.steps)

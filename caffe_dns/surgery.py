@@ -46,6 +46,24 @@ def masked(weight: Tensor, mask: Tensor, dtype: torch.dtype | None = None) -> Te
     return result
 
 
+class _MaskedWeights(torch.autograd.Function):
+    """`_MaskedWeight` for several weights, in one kernel on a GPU."""
+
+    @staticmethod
+    def forward(ctx: Any, count: int, *tensors: Tensor) -> tuple[Tensor, ...]:
+        ctx.count = count
+        return tuple(torch._foreach_mul(tensors[:count], tensors[count:]))
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        return (None, *gradients, *[None] * ctx.count)
+
+
+def all_masked(weights: Sequence[Tensor], masks: Sequence[Tensor]) -> list[Tensor]:
+    """`masked` for each pair of a weight and a mask."""
+    return list(_MaskedWeights.apply(len(weights), *weights, *masks))
+
+
 def deviation_mask(weight: Tensor, threshold: float) -> Tensor:
     """0 where `weight` lies strictly within `threshold` standard deviations of its mean, else 1.
 
@@ -137,5 +155,7 @@ def happens(
     The probability counts from iteration `since`. The draws depend on the seed, the stream's name
     and the iteration, and on nothing else: all ranks and every resumed run see the same.
     """
-    numbers = rng.numpy_generator(seed, f"surgery/{stream}", iteration).random(draws)
-    return bool((probability(iteration - since, gamma, power) > numbers).any())
+    chance = probability(iteration - since, gamma, power)
+    return any(
+        rng.uniform(seed, f"surgery/{stream}/{draw}", iteration) < chance for draw in range(draws)
+    )

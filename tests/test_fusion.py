@@ -77,3 +77,43 @@ def test_the_same_in_one_pass(
 def test_what_does_not_belong_together(middle: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fusion, "DEVICES", ("cpu",))
     assert net_of(middle)._scaled == {}
+
+
+FILLED = "weight_filler { type: 'xavier' }"
+OFFICIAL = f"num_output: 3 kernel_size: 2 {FILLED} bias_filler {{ type: 'gaussian' }}"
+DENSE = f"num_output: 4 sparsity_term: false {FILLED}"
+PLAIN = f"num_output: 2 bias_term: false {FILLED}"
+MASKED = (
+    DATA
+    + CONV
+    + layer("official", "CConvolution", "a", "c", f"convolution_param {{ {OFFICIAL} }}")
+    + layer("dense", "InnerProduct", "c", "d", f"inner_product_param {{ {DENSE} }}")
+    + layer("ip", "InnerProduct", "d", "b", f"inner_product_param {{ {PLAIN} }}")
+    + LOSS
+)
+
+
+def test_masks_are_the_same_all_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = []
+    for devices in ((), ("cpu",)):
+        monkeypatch.setattr(fusion, "DEVICES", devices)
+        net = make_net(MASKED)
+        assert len(net._masked) == 3 * len(devices)
+        for param in net.learnable_params:
+            if param.is_mask:
+                param.tensor.view(-1)[::2] = 0
+        found.append(results(net))
+    apart, together = found
+    assert together.keys() == apart.keys()
+    for name, wanted in apart.items():
+        torch.testing.assert_close(together[name], wanted, rtol=1e-6, atol=1e-7, msg=name)
+
+
+def test_masks_are_applied_anew_in_each_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fusion, "DEVICES", ("cpu",))
+    net = make_net(MASKED)
+    data = {"data": torch.ones(5, 3, 4, 6)}
+    assert net(data)["b"].abs().max() > 0
+    for blob in net.params["ip"][1:]:
+        blob.zero_()
+    assert net(data)["b"].abs().max() == 0

@@ -108,7 +108,7 @@ def test_a_net_learns_as_well_in_bfloat16(tmp_path: Path) -> None:
         folder = tmp_path / str(index)
         folder.mkdir()
         settings = "max_iter: 300 test_iter: 25 test_interval: 1000 test_initialization: false"
-        solver = make_solver(folder, settings, activations=activations)
+        solver = make_solver(folder, settings, surgery=False, activations=activations)
         solver.step(300)
         accuracies.append(float(solver.test(0)["accuracy"]))
         solver.close()

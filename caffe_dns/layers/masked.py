@@ -7,6 +7,8 @@ business.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import ClassVar, TypeVar
 
 import torch
@@ -30,6 +32,8 @@ class WeightedLayer(Layer):
 
     keeps_type = True
     bias_term = True
+    #: What `effective` gives while masks are applied to all layers together.
+    _ready: tuple[Tensor, Tensor | None] | None = None
 
     def add_weights(
         self,
@@ -49,6 +53,11 @@ class WeightedLayer(Layer):
 
     def effective(self, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor | None]:
         """Weight and bias as the forward pass uses them, masked, rounded to a type if given."""
+        if self._ready is not None:
+            return self._ready
+        return self._masked(dtype)
+
+    def _masked(self, dtype: torch.dtype | None) -> tuple[Tensor, Tensor | None]:
         weight, bias = self._own()
         return _rounded(weight, dtype), _rounded(bias, dtype)
 
@@ -86,9 +95,9 @@ class DeviationMasks(WeightedLayer):
         shape = tuple(self.blobs[0].shape)
         self.add_buffer(shape, mask_filler(settings.weight_mask_filler), is_mask=True)
 
-    def effective(self, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor | None]:
+    def _masked(self, dtype: torch.dtype | None) -> tuple[Tensor, Tensor | None]:
         if not self.mask_indices:
-            return super().effective(dtype)
+            return super()._masked(dtype)
         weight, bias = self._own()
         return surgery.masked(weight, self.mask_blobs()[0], dtype), _rounded(bias, dtype)
 
@@ -131,7 +140,7 @@ class MagnitudeMasks(WeightedLayer):
         # mu and sigma; negative until they are measured. The solver keeps them in its state file.
         self.register_buffer("moments", torch.full((2,), -1.0, device=weight.device))
 
-    def effective(self, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor | None]:
+    def _masked(self, dtype: torch.dtype | None) -> tuple[Tensor, Tensor | None]:
         weight, bias = self._own()
         masks = self.mask_blobs()
         weight = surgery.masked(weight, masks[0], dtype)
@@ -163,6 +172,28 @@ class MagnitudeMasks(WeightedLayer):
         """A distance as a `c_rate`: in standard deviations above the mean of the magnitudes."""
         mu, sigma = self.moments
         return (distance - mu) / sigma
+
+
+@contextmanager
+def masks_applied(layers: Sequence[WeightedLayer]) -> Iterator[None]:
+    """Within it, the masks of all these layers are applied to their parameters at once."""
+    owners, parameters, masks = [], [], []
+    for layer in layers:
+        for parameter, mask in zip(layer.blobs, layer.mask_blobs(), strict=False):
+            owners.append(layer)
+            parameters.append(parameter)
+            masks.append(mask)
+    ready: dict[WeightedLayer, list[Tensor]] = {}
+    for layer, product in zip(owners, surgery.all_masked(parameters, masks), strict=True):
+        ready.setdefault(layer, []).append(product)
+    for layer, products in ready.items():
+        _, bias = layer._own()
+        layer._ready = (products[0], products[1] if len(products) > 1 else bias)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer._ready = None
 
 
 def _rounded(parameter: TensorOrNone, dtype: torch.dtype | None) -> TensorOrNone:
