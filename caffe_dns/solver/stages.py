@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from caffe_dns.errors import CaffeError
 from caffe_dns.proto.caffe_pb2 import LayerSurgery, SolverParameter, SurgeryStage
@@ -26,7 +27,11 @@ STAGE_SETTINGS = (
     "surgery_iter_gamma",
     "surgery_iter_power",
 )
-_LAYER_SETTINGS = ("sparsity", "threshold", "c_rate")
+_LAYER_SETTINGS: tuple[Literal["sparsity", "threshold", "c_rate"], ...] = (
+    "sparsity",
+    "threshold",
+    "c_rate",
+)
 
 
 @dataclass(frozen=True)
@@ -73,6 +78,11 @@ class Stage:
         if not self.surgery.layer:
             return LayerSurgery(name=layer)
         return next((entry for entry in self.surgery.layer if entry.name == layer), None)
+
+    def shares_target(self, settings: LayerSurgery) -> bool:
+        """Whether a layer with these settings is pruned by what the whole stage is to reach."""
+        has_target = self.surgery.HasField("sparsity") or self.surgery.HasField("compression")
+        return has_target and not any(settings.HasField(name) for name in _LAYER_SETTINGS)
 
     def error(self, message: str, field: str) -> CaffeError:
         return CaffeError(message, field=f"surgery_stage {self.number}: {field}")

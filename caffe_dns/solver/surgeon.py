@@ -146,8 +146,8 @@ class Surgeon:
         groups = make_groups(stage, self.patients, self._kept, self._parameters)
         followers = [patient for group in groups for patient in group.patients]
         for patient in followers:
-            entry = None if begins else self._restored.get(patient.name)
-            known = entry is not None and entry.HasField("threshold")
+            entry = self._restored.get(patient.name)
+            known = not begins and entry is not None and entry.HasField("threshold")
             patient.follow_sparsity(entry.threshold if entry is not None and known else None)
         self._target = Target(stage, groups) if groups else None
         self._by_threshold = [patient for patient in chosen if patient not in followers]
@@ -183,7 +183,7 @@ class Surgeon:
                 continue
             if settings.HasField("sparsity"):
                 listed.append(f"{patient.name} (to sparsity {log.number(settings.sparsity)})")
-            elif stage.surgery.HasField("sparsity") or stage.surgery.HasField("compression"):
+            elif stage.shares_target(settings):
                 together.append(patient.name)
             else:
                 listed.append(_describe_threshold(patient, settings))

@@ -15,7 +15,6 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from caffe_dns import surgery
-from caffe_dns.proto.caffe_pb2 import LayerSurgery
 from caffe_dns.solver.patients import Patient, Replayed
 from caffe_dns.solver.stages import Stage
 
@@ -73,13 +72,12 @@ def make_groups(
     become as small as that.
     """
     groups, together, others = [], [], []
-    wants_all = stage.surgery.HasField("sparsity") or stage.surgery.HasField("compression")
     for patient in patients:
         settings = stage.settings_of(patient.name)
         if settings is not None and settings.HasField("sparsity"):
             end = int((1 - settings.sparsity) * patient.size + _ROUNDING)
             groups.append(Group([patient], kept[patient.name], end))
-        elif settings is not None and wants_all and not _has_threshold(settings):
+        elif settings is not None and stage.shares_target(settings):
             together.append(patient)
         else:
             others.append(patient)
@@ -100,10 +98,6 @@ def make_groups(
 
 #: 1 - 0.99 is a little less than 0.01.
 _ROUNDING = 1e-6
-
-
-def _has_threshold(settings: LayerSurgery) -> bool:
-    return settings.HasField("threshold") or settings.HasField("c_rate")
 
 
 def _left_for(stage: Stage, parameters: int, elsewhere: int, layers: int) -> int:

@@ -190,6 +190,20 @@ def test_targets_that_are_no_numbers(text: str) -> None:
         parse_target(text, None)
 
 
+def test_a_layer_with_a_threshold_has_no_part_in_the_target(tmp_path: Path) -> None:
+    text = (
+        "surgery_stage { iterations: 6 sparsity: 0.75 layer { name: 'ip1' threshold: 0.8 }"
+        " layer { name: 'ip2' } }"
+    )
+    with recorded_log() as messages:
+        make_solver(tmp_path, text, quiet=False).close()
+    (line,) = [message for message in messages if message.startswith("Surgery")]
+    assert line == (
+        "Surgery on ip1 (threshold 0.8), ip2 (to sparsity 0.75, from iteration 0 to 3 of the "
+        "stage). To train without it: --no-surgery"
+    )
+
+
 def test_lines_about_stages(tmp_path: Path) -> None:
     text = (
         "surgery_stage { name: 'first' iterations: 2 layer { name: 'ip1' threshold: 0.8 } }"
