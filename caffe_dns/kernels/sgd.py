@@ -86,13 +86,18 @@ class SGDKernel:
         self._settings = torch.tensor(
             [*zip(lr_mults, decays, strict=True)], dtype=torch.float32, device=device
         )
-        #: Tables for launches that were captured, whose contents are still to be written.
-        self._unwritten: list[tuple[Tensor, Tensor]] = []
+        #: Where each parameter, its history and its gradient lie, for the next launch. A table made
+        #: inside a capture would share its memory with what the graph computes before.
+        self._table = torch.empty(len(parameters), 3, dtype=torch.int64, device=device)
+        #: The contents of the table of a captured launch, still to be written.
+        self._unwritten: Tensor | None = None
+        #: Tables that captured launches read.
+        self._captured: list[Tensor] = []
 
     def run(self, gradients: Sequence[Tensor], rate: Tensor) -> None:
         """One update. `rate` is a 0-dim tensor.
 
-        After a capture with this in it, call `write_tables` before the first replay.
+        After a capture with this in it, call `write_table` before the first replay.
         """
         gradients = [
             _laid_out_as(parameter, gradient)
@@ -103,13 +108,12 @@ class SGDKernel:
             for row in zip(self._parameters, self._histories, gradients, strict=True)
         ]
         addresses = torch.tensor(rows)
-        table = torch.empty_like(addresses, device=rate.device)
         if rate.is_cuda and torch.cuda.is_current_stream_capturing():
-            self._unwritten.append((table, addresses))
+            self._unwritten = addresses
         else:
-            table.copy_(addresses)
+            self._table.copy_(addresses)
         _update[(self._programs,)](
-            table,
+            self._table,
             self._counts,
             self._settings,
             self._owners,
@@ -121,12 +125,12 @@ class SGDKernel:
             BLOCK=BLOCK,
         )
 
-    def write_tables(self) -> None:
-        """Give captured launches the addresses that they will use."""
-        for table, addresses in self._unwritten:
-            table.copy_(addresses)
-        self._tables = [table for table, _ in self._unwritten]
-        self._unwritten.clear()
+    def write_table(self) -> None:
+        """Give the launch that was captured last the addresses that it will use."""
+        if self._unwritten is not None:
+            self._table.copy_(self._unwritten)
+            self._captured.append(self._table)
+            self._table, self._unwritten = torch.empty_like(self._table), None
 
 
 def _laid_out_as(parameter: Tensor, gradient: Tensor) -> Tensor:

@@ -198,7 +198,7 @@ class SGD(UpdateRule):
 
     def finish_capture(self) -> None:
         if self._kernel is not None:
-            self._kernel.write_tables()
+            self._kernel.write_table()
 
     def update(self, gradients: Tensors, histories: list[Tensors], rate: Tensor) -> Tensors:
         (history,) = histories
