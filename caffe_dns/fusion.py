@@ -1,19 +1,24 @@
-"""What runs as one on a GPU: a BatchNorm and the Scale after it, and the masks of all layers.
+"""What runs as one on a GPU: layers that normalise or rectify in place what another has made, and
+the masks of all layers.
 
-Caffe splits batch normalisation into two layers; a GPU does both in a single pass over the blob.
+Caffe has a layer for each step of it, and each is a pass over the blob in memory.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import pairwise
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import takewhile
 
 import torch
 from torch import Tensor
 
+from caffe_dns import kernels
 from caffe_dns.layers.arithmetic import Scale
-from caffe_dns.layers.base import Context
+from caffe_dns.layers.base import Context, Layer
 from caffe_dns.layers.masked import WeightedLayer
+from caffe_dns.layers.neuron import ReLU
 from caffe_dns.layers.normalization import BatchNorm
 from caffe_dns.wiring import Step
 
@@ -21,19 +26,51 @@ from caffe_dns.wiring import Step
 DEVICES = ("cuda",)
 
 
-def find_scaled(steps: Sequence[Step], device: torch.device) -> dict[str, Step]:
-    """For a BatchNorm, by its layer's name, the Scale that runs with it.
+@dataclass(frozen=True)
+class Chain:
+    """Neighbouring layers that run as one; all but the first work in place.
 
-    That is the next layer, in place, with one factor for each channel; so nobody can see what
-    BatchNorm alone would have made.
+    First is a convolution or an inner product, or else the BatchNorm.
     """
+
+    weighted: Step | None
+    batch_norm: Step | None
+    scale: Step | None
+    relu: Step | None
+
+    @property
+    def steps(self) -> list[Step]:
+        """Its members in their order."""
+        members = (self.weighted, self.batch_norm, self.scale, self.relu)
+        return [step for step in members if step is not None]
+
+    def run(self, bottom: Tensor) -> Tensor:
+        """The top of all of them."""
+        bias = None
+        if self.weighted is not None:
+            assert isinstance(self.weighted.layer, WeightedLayer)
+            bottom, bias = self.weighted.layer.without_bias(bottom)
+        if self.batch_norm is None:
+            return _rectify(bottom, bias)
+        assert isinstance(self.batch_norm.layer, BatchNorm)
+        factor, shift, *_ = (*self.scale.layer.blobs, None) if self.scale else (None, None)
+        return self.batch_norm.layer.normalize(
+            bottom, factor, shift, bias=bias, relu=self.relu is not None
+        )
+
+
+def find_chains(steps: Sequence[Step], device: torch.device) -> dict[Layer, Chain]:
+    """The chains of a net, by their first layer."""
     if device.type not in DEVICES:
         return {}
-    return {
-        first.layer.name: second
-        for first, second in pairwise(steps)
-        if _belong_together(first, second)
-    }
+    chains = {}
+    rest = list(steps)
+    while rest:
+        chain = _chain_at(rest)
+        if chain is not None:
+            chains[rest[0].layer] = chain
+        del rest[: len(chain.steps) if chain is not None else 1]
+    return chains
 
 
 def find_masked(steps: Sequence[Step], context: Context) -> list[WeightedLayer]:
@@ -47,22 +84,69 @@ def find_masked(steps: Sequence[Step], context: Context) -> list[WeightedLayer]:
     return [layer for layer in layers if layer.mask_indices]
 
 
-def run_scaled(first: Step, second: Step, bottom: Tensor) -> Tensor:
-    """The top of both layers."""
-    assert isinstance(first.layer, BatchNorm)
-    factor, *shift = second.layer.blobs
-    return first.layer.normalize(bottom, factor, shift[0] if shift else None)
+def _chain_at(steps: Sequence[Step]) -> Chain | None:
+    """The chain that begins with the first of these, if one does."""
+    row = list(takewhile(_is_plain, steps[:4]))
+    taken: list[Step] = []
+
+    def take(is_right: Callable[[Step], bool]) -> Step | None:
+        """The next step, if it is right and, but for the first, in place."""
+        step = row[len(taken)] if len(taken) < len(row) else None
+        if step is None or not is_right(step) or (taken and not _in_place(step, taken[-1])):
+            return None
+        taken.append(step)
+        return step
+
+    weighted = take(_is_weighted)
+    batch_norm = take(lambda step: isinstance(step.layer, BatchNorm))
+    scale = take(partial(_is_affine, batch_norm)) if batch_norm else None
+    # Where there is no bias to add, a ReLU alone is no more than PyTorch's.
+    relu = take(_is_relu) if batch_norm or (weighted and _has_bias(weighted)) else None
+    return Chain(weighted, batch_norm, scale, relu) if len(taken) > 1 else None
 
 
-def _belong_together(first: Step, second: Step) -> bool:
-    scale = second.layer
-    if not isinstance(first.layer, BatchNorm) or not isinstance(scale, Scale):
-        return False
-    in_place = first.tops == second.bottoms == second.tops
-    plain = not first.layer.param.propagate_down and not scale.param.propagate_down
+def _is_plain(step: Step) -> bool:
     return (
-        in_place
-        and plain
-        and scale.param.scale_param.axis == 1
-        and all(blob.dim() == 1 and len(blob) == first.layer.channels for blob in scale.blobs)
+        len(step.bottoms) == len(step.tops) == 1
+        and not step.layer.param.propagate_down
+        and not any(step.loss_weights)
     )
+
+
+def _in_place(step: Step, before: Step) -> bool:
+    return before.tops == step.bottoms == step.tops
+
+
+def _is_weighted(step: Step) -> bool:
+    """Whether it has a weight, and its bias is for axis 1, that of the channels."""
+    return isinstance(step.layer, WeightedLayer) and step.layer.output_axis == 1
+
+
+def _has_bias(step: Step) -> bool:
+    return isinstance(step.layer, WeightedLayer) and step.layer.bias_term
+
+
+def _is_affine(batch_norm: Step, step: Step) -> bool:
+    """Whether it is a Scale with a factor for each channel that the BatchNorm has."""
+    scale, normalized = step.layer, batch_norm.layer
+    return (
+        isinstance(scale, Scale)
+        and isinstance(normalized, BatchNorm)
+        and scale.param.scale_param.axis == 1
+        and all(blob.dim() == 1 and len(blob) == normalized.channels for blob in scale.blobs)
+    )
+
+
+def _is_relu(step: Step) -> bool:
+    return isinstance(step.layer, ReLU) and step.layer.negative_slope == 0
+
+
+def _rectify(top: Tensor, bias: Tensor | None) -> Tensor:
+    """relu(top + bias); may write over `top`."""
+    assert bias is not None
+    if kernels.suit(top):
+        from caffe_dns.kernels.bias_relu import BiasedReLU
+
+        result: Tensor = BiasedReLU.apply(top, bias)
+        return result
+    return torch.relu(top + bias.view(-1, *[1] * (top.dim() - 2)))

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from caffe_dns import log
 from caffe_dns.errors import CaffeError
-from caffe_dns.fusion import find_masked, find_scaled, run_scaled
+from caffe_dns.fusion import find_chains, find_masked
 from caffe_dns.layers import layer_types
 from caffe_dns.layers.base import Context, Layer, Shape, count, shape_text
 from caffe_dns.layers.masked import masks_applied
@@ -91,7 +91,7 @@ class Net(nn.Module):
             for step in self.steps:
                 _force_backward(step)
         self._overwritten_losses = find_overwritten_losses(self.steps)
-        self._scaled = find_scaled(self.steps, self.context.device)
+        self._chains = find_chains(self.steps, self.context.device)
         self._masked = find_masked(self.steps, self.context)
         self.outputs = wiring.outputs
         for blob in self.outputs:
@@ -184,12 +184,14 @@ class Net(nn.Module):
 
     def _compute(self, blobs: dict[str, Tensor]) -> dict[str, Tensor]:
         # An observer wants to see every layer's top.
-        scaled = self._scaled if self.observer is None else {}
+        chains = self._chains if self.observer is None else {}
         steps = iter(self.steps)
         for step in steps:
-            if step.layer.name in scaled:
-                scale = next(steps)
-                blobs[scale.tops[0]] = run_scaled(step, scale, blobs[step.bottoms[0]])
+            chain = chains.get(step.layer)
+            if chain is not None:
+                for _ in chain.steps[1:]:
+                    next(steps)
+                blobs[chain.steps[-1].tops[0]] = chain.run(blobs[step.bottoms[0]])
             elif not step.layer.is_source and step.layer.type != "Input":
                 self._run_step(step, blobs)
             if self.observer is not None:

@@ -1,4 +1,4 @@
-"""BatchNorm and Scale as one pass against the two layers one after the other."""
+"""Layers that run as one against the same layers one after the other."""
 
 from __future__ import annotations
 
@@ -44,6 +44,23 @@ def results(net: Net) -> dict[str, torch.Tensor]:
     return found
 
 
+def compare(middle: str, monkeypatch: pytest.MonkeyPatch, phase: Phase = TRAIN) -> list[list[str]]:
+    """Check the net with chains against that without; returns the names of the chains' layers."""
+    monkeypatch.setattr(fusion, "DEVICES", ())
+    apart = results(net_of(middle, phase))
+    monkeypatch.setattr(fusion, "DEVICES", ("cpu",))
+    net = net_of(middle, phase)
+    together = results(net)
+    assert together.keys() == apart.keys()
+    for name, wanted in apart.items():
+        torch.testing.assert_close(together[name], wanted, rtol=1e-4, atol=1e-5, msg=name)
+    return [[step.layer.name for step in chain.steps] for chain in net._chains.values()]
+
+
+BN = layer("bn", "BatchNorm", "a", "a")
+RELU = layer("relu", "ReLU", "a", "a")
+
+
 @pytest.mark.parametrize("phase", [TRAIN, TEST])
 @pytest.mark.parametrize("bias", ["true", "false"])
 @pytest.mark.parametrize("settings", ["", "batch_norm_param { use_global_stats: false }"])
@@ -51,32 +68,31 @@ def test_the_same_in_one_pass(
     phase: Phase, bias: str, settings: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     middle = layer("bn", "BatchNorm", "a", "a", settings)
-    middle += layer("scale", "Scale", "a", "a", SCALE.format(bias))
-    apart = results(net_of(middle, phase))
-    monkeypatch.setattr(fusion, "DEVICES", ("cpu",))
-    net = net_of(middle, phase)
-    assert len(net._scaled) == 1
-    together = results(net)
-    assert together.keys() == apart.keys()
-    for name, wanted in apart.items():
-        torch.testing.assert_close(together[name], wanted, rtol=1e-4, atol=1e-5, msg=name)
+    middle += layer("scale", "Scale", "a", "a", SCALE.format(bias)) + RELU
+    assert compare(middle, monkeypatch, phase) == [["conv", "bn", "scale", "relu"]]
 
 
 @pytest.mark.parametrize(
-    "middle",
+    ("middle", "chains"),
     [
-        layer("bn", "BatchNorm", "a", "a") + layer("scale", "Scale", "a", "d"),
-        layer("bn", "BatchNorm", "a", "a") + layer("relu", "ReLU", "a", "a"),
-        layer("bn", "BatchNorm", "a", "a")
-        + layer("scale", "Scale", "a", "a", "scale_param { axis: 2 }"),
-        layer("bn", "BatchNorm", "a", "a")
-        + layer("scale", "Scale", "a", "a", "scale_param { num_axes: 2 }"),
-        layer("scale", "Scale", "a", "a") + layer("bn", "BatchNorm", "a", "a"),
+        (BN, [["conv", "bn"]]),
+        (BN + RELU, [["conv", "bn", "relu"]]),
+        (RELU, [["conv", "relu"]]),
+        (RELU + BN, [["conv", "relu"]]),
+        (BN + layer("scale", "Scale", "a", "d"), [["conv", "bn"]]),
+        (BN + layer("scale", "Scale", "a", "a", "scale_param { axis: 2 }"), [["conv", "bn"]]),
+        (BN + layer("scale", "Scale", "a", "a", "scale_param { num_axes: 2 }"), [["conv", "bn"]]),
+        (layer("scale", "Scale", "a", "a") + BN + RELU, [["bn", "relu"]]),
+        (layer("relu", "ReLU", "a", "d"), []),
+        (layer("relu", "ReLU", "a", "a", "relu_param { negative_slope: 0.1 }"), []),
+        (layer("bn", "BatchNorm", "a", "d") + layer("relu", "ReLU", "d", "d"), [["bn", "relu"]]),
+        (layer("other", "TanH", "data", "d") + BN, []),
     ],
 )
-def test_what_does_not_belong_together(middle: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fusion, "DEVICES", ("cpu",))
-    assert net_of(middle)._scaled == {}
+def test_what_belongs_together(
+    middle: str, chains: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert compare(middle, monkeypatch) == chains
 
 
 FILLED = "weight_filler { type: 'xavier' }"

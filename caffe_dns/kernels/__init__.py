@@ -9,6 +9,7 @@ from __future__ import annotations
 from functools import cache
 
 import torch
+from torch import Tensor
 
 from caffe_dns import log
 from caffe_dns.errors import first_line
@@ -17,6 +18,15 @@ from caffe_dns.errors import first_line
 def wanted(device: torch.device) -> bool:
     """Whether kernels of our own are to run on this device."""
     return device.type == "cuda" and _works()
+
+
+def suit(blob: Tensor) -> bool:
+    """Whether they are to run on this blob: its axes 0 and 1 are images and channels."""
+    if not wanted(blob.device):
+        return False
+    from caffe_dns.kernels.layout import fits
+
+    return fits(blob)
 
 
 @cache

@@ -40,6 +40,7 @@ class BaseConvolution(WeightedLayer):
         settings = self.param.convolution_param
         shape = bottom_shapes[0]
         self.channel_axis = self.axis(settings.axis, len(shape), "convolution_param.axis")
+        self.output_axis = self.channel_axis
         self.num_spatial_axes = len(shape) - self.channel_axis - 1
         if self.num_spatial_axes > 3:
             raise self.error(
@@ -96,18 +97,16 @@ class BaseConvolution(WeightedLayer):
 
     def forward(self, *bottoms: Tensor) -> list[Tensor]:
         weight, bias = self.effective(self.context.activations)
-        if self.num_spatial_axes == 0:
-            weight = weight.unsqueeze(-1)
-        return [self._forward_one(bottom, weight, bias) for bottom in bottoms]
+        return [self.apply_to(bottom, weight, bias) for bottom in bottoms]
 
-    def _forward_one(self, bottom: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def apply_to(self, bottom: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         # Axes before the channel axis are all batch; torch wants exactly one, and a spatial axis.
         leading = bottom.shape[: self.channel_axis]
         bottom = bottom.to(weight.dtype)
         if self.channel_axis != 1:
             bottom = bottom.reshape(-1, *bottom.shape[self.channel_axis :])
         if self.num_spatial_axes == 0:
-            bottom = bottom.unsqueeze(-1)
+            bottom, weight = bottom.unsqueeze(-1), weight.unsqueeze(-1)
         if self.channels_last:
             bottom = bottom.contiguous(memory_format=torch.channels_last)
             return self.convolve(bottom, weight, bias)

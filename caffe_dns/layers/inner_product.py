@@ -27,6 +27,7 @@ class BaseInnerProduct(WeightedLayer):
         self.transpose = settings.transpose
         shape = bottom_shapes[0]
         self.first_axis = self.axis(settings.axis, len(shape), "inner_product_param.axis")
+        self.output_axis = self.first_axis
         self.num_inputs = count(tuple(shape[self.first_axis :]))
         weight_shape = (self.num_output, self.num_inputs)
         if self.transpose:
@@ -41,12 +42,10 @@ class BaseInnerProduct(WeightedLayer):
         return [(*shape[: self.first_axis], self.num_output)]
 
     def forward(self, *bottoms: Tensor) -> Tensor:
-        weight, bias = self.effective(self.context.activations)
-        flat = (
-            bottoms[0]
-            .to(weight.dtype)
-            .reshape(*bottoms[0].shape[: self.first_axis], self.num_inputs)
-        )
+        return self.apply_to(bottoms[0], *self.effective(self.context.activations))
+
+    def apply_to(self, bottom: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        flat = bottom.to(weight.dtype).reshape(*bottom.shape[: self.first_axis], self.num_inputs)
         return F.linear(flat, weight.t() if self.transpose else weight, bias)
 
 

@@ -32,6 +32,8 @@ class WeightedLayer(Layer):
 
     keeps_type = True
     bias_term = True
+    #: The axis of the top that the bias belongs to.
+    output_axis: int
     #: What `effective` gives while masks are applied to all layers together.
     _ready: tuple[Tensor, Tensor | None] | None = None
 
@@ -56,6 +58,15 @@ class WeightedLayer(Layer):
         if self._ready is not None:
             return self._ready
         return self._masked(dtype)
+
+    def without_bias(self, bottom: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The top of one bottom before the bias is added, and the bias."""
+        weight, bias = self.effective(self.context.activations)
+        return self.apply_to(bottom, weight, None), bias
+
+    def apply_to(self, bottom: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """The top of one bottom with these parameters."""
+        raise NotImplementedError
 
     def _masked(self, dtype: torch.dtype | None) -> tuple[Tensor, Tensor | None]:
         weight, bias = self._own()

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from caffe_dns import kernels
 from caffe_dns.layers.base import Layer, SameShape, Shape, layer_types
 from caffe_dns.proto.caffe_pb2 import FillerParameter, LRNParameter
 
@@ -59,19 +60,57 @@ class BatchNorm(SameShape):
         return self.normalize(bottoms[0])
 
     def normalize(
-        self, values: Tensor, factor: Tensor | None = None, shift: Tensor | None = None
+        self,
+        values: Tensor,
+        factor: Tensor | None = None,
+        shift: Tensor | None = None,
+        *,
+        bias: Tensor | None = None,
+        relu: bool = False,
     ) -> Tensor:
-        """The top, and in the same pass times a factor and plus a shift for each channel."""
+        """The top, and with it what stands around the layer, each given for the channels.
+
+        `bias` is added before; after it come a factor, a shift and a ReLU. The mean takes a bias
+        away again, so in training its gradient is 0.
+        """
         bottom = values if values.dim() > 1 else values.unsqueeze(1)
-        if self.use_global_stats:
-            top = F.batch_norm(bottom, *self._global_stats(), factor, shift, eps=self.eps)
+        if not self.use_global_stats and kernels.suit(bottom):
+            top = self._normalize_in_kernel(bottom, factor, shift, bias, relu)
         else:
-            top, mean, inverse_std = torch.native_batch_norm(
-                bottom, factor, shift, None, None, True, 0.0, self.eps
-            )
-            # Also in TEST, when the definition says `use_global_stats: false`, as Caffe does.
-            self._update(mean, inverse_std, bottom.numel() // self.channels)
+            if bias is not None:
+                bottom = bottom + bias.to(bottom.dtype).view(-1, *[1] * (bottom.dim() - 2))
+            top = self._normalize_in_torch(bottom, factor, shift)
+            top = torch.relu(top) if relu else top
         return top.view_as(values)
+
+    def _normalize_in_torch(
+        self, bottom: Tensor, factor: Tensor | None, shift: Tensor | None
+    ) -> Tensor:
+        if self.use_global_stats:
+            return F.batch_norm(bottom, *self._global_stats(), factor, shift, eps=self.eps)
+        top, mean, inverse_std = torch.native_batch_norm(
+            bottom, factor, shift, None, None, True, 0.0, self.eps
+        )
+        # Also in TEST, when the definition says `use_global_stats: false`, as Caffe does.
+        self._update(mean, inverse_std, bottom.numel() // self.channels)
+        return top
+
+    def _normalize_in_kernel(
+        self,
+        bottom: Tensor,
+        factor: Tensor | None,
+        shift: Tensor | None,
+        bias: Tensor | None,
+        relu: bool,
+    ) -> Tensor:
+        from caffe_dns.kernels.batch_norm import NormalizedBatch, Statistics
+
+        mean_sum, variance_sum, batches = self.blobs
+        statistics = Statistics(mean_sum, variance_sum, batches, self.fraction)
+        if factor is not None and shift is None:
+            shift = torch.zeros_like(factor)
+        top: Tensor = NormalizedBatch.apply(bottom, factor, shift, bias, statistics, self.eps, relu)
+        return top
 
     def _global_stats(self) -> tuple[Tensor, Tensor]:
         """Mean and variance of each channel; zeros before the first training batch."""

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
+from caffe_dns import kernels
 from caffe_dns.layers.base import Layer, Shape, layer_types
 from caffe_dns.proto.caffe_pb2 import PoolingParameter
 
@@ -104,6 +105,18 @@ def max_pool(bottom: Tensor, window: Window) -> tuple[Tensor, Tensor]:
     column = index % padded.shape[3] - window.pad[1]
     inside = (row >= 0) & (row < image[0]) & (column >= 0) & (column < image[1])
     return top, torch.where(inside, row * image[1] + column, -1)
+
+
+def max_of(bottom: Tensor, window: Window) -> Tensor:
+    """The first result of `max_pool`."""
+    if kernels.suit(bottom):
+        from caffe_dns.kernels.max_pool import LARGEST_WINDOW, MaxPool
+
+        if window.kernel[0] * window.kernel[1] <= LARGEST_WINDOW:
+            size = window.output_size(_image(bottom))
+            top: Tensor = MaxPool.apply(bottom, size, window.kernel, window.stride, window.pad)
+            return top
+    return max_pool(bottom, window)[0]
 
 
 def average_pool(bottom: Tensor, window: Window) -> Tensor:
@@ -201,9 +214,11 @@ class Pooling(Layer):
     def forward(self, *bottoms: Tensor) -> Tensor | Sequence[Tensor]:
         bottom = bottoms[0]
         window = self.window(_image(bottom))
+        if self.method == PoolingParameter.MAX and self.num_tops == 1:
+            return max_of(bottom, window)
         if self.method == PoolingParameter.MAX:
             top, index = max_pool(bottom, window)
-            return top if self.num_tops == 1 else (top, index.to(top.dtype))
+            return top, index.to(top.dtype)
         if self.method == PoolingParameter.AVE:
             return average_pool(bottom, window)
         if self.training:

@@ -1,0 +1,112 @@
+"""How the kernels see a blob: numbers of `rows` examples for each of `channels` channels.
+
+A blob of N x C x spatial axes lies in memory with its channels innermost, or each channel's plane
+in one piece; a kernel finds its places by the same rule in both.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+#: How many numbers a program of a kernel has in hand at a time.
+TILE = 2048
+#: The most channels in a tile: 128 bytes of bfloat16.
+CHANNELS = 64
+#: Programs that keep a large GPU busy.
+PROGRAMS = 1024
+#: The largest number of places that 32 bits can count.
+LARGEST = 2**31 - 1
+#: The most blocks on the second axis of a grid.
+MOST_BLOCKS = 65_535
+
+
+@triton.jit
+def places(rows, channels, num_channels, plane, LAST: tl.constexpr):
+    """Where in memory the number of each of `rows`, for each of `channels`, is."""
+    if LAST:
+        return rows * num_channels + channels
+    return (rows // plane * num_channels + channels) * plane + rows % plane
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The layout of a blob, and how a kernel divides it.
+
+    `plane` is the number of pixels in a channel's plane, `last` whether channels are innermost.
+    """
+
+    rows: int
+    channels: int
+    plane: int
+    last: bool
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The arguments by which kernels know all this."""
+        return {
+            "num_rows": self.rows,
+            "num_channels": self.channels,
+            "plane": self.plane,
+            "LAST": self.last,
+            "HEIGHT": self.height,
+            "COLUMNS": self.columns,
+        }
+
+    @property
+    def columns(self) -> int:
+        """Channels in a tile."""
+        return min(CHANNELS, triton.next_power_of_2(self.channels)) if self.last else 1
+
+    @property
+    def height(self) -> int:
+        """Rows in a tile."""
+        return TILE // self.columns
+
+    @property
+    def column_blocks(self) -> int:
+        return triton.cdiv(self.channels, self.columns)
+
+    @property
+    def row_blocks(self) -> int:
+        return triton.cdiv(self.rows, self.height)
+
+    @property
+    def splits(self) -> int:
+        """Among how many programs the rows of a channel are divided where they are summed up."""
+        return max(1, min(self.row_blocks, PROGRAMS // self.column_blocks))
+
+
+def fits(blob: Tensor) -> bool:
+    """Whether kernels can work on this blob."""
+    return (
+        blob.dtype in (torch.float32, torch.bfloat16)
+        and 0 < blob.numel() <= LARGEST
+        and blob.shape[1] <= MOST_BLOCKS
+    )
+
+
+def layout_of(blob: Tensor) -> Layout:
+    """The layout of a blob with 2 axes or more that `laid_out` has returned."""
+    num, channels = blob.shape[:2]
+    plane = blob.numel() // (num * channels)
+    last = plane == 1 or not blob.is_contiguous()
+    return Layout(num * plane, channels, plane, last)
+
+
+def laid_out(blob: Tensor, like: Tensor | None = None) -> Tensor:
+    """The blob in a layout that kernels know: its own if it is one, or that of `like`."""
+    if like is not None:
+        if blob.stride() == like.stride():
+            return blob
+        return torch.empty_like(like, dtype=blob.dtype).copy_(blob)
+    if blob.is_contiguous():
+        return blob
+    if blob.dim() == 4 and blob.is_contiguous(memory_format=torch.channels_last):
+        return blob
+    return blob.contiguous()

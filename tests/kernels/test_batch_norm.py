@@ -1,0 +1,100 @@
+"""Batch normalisation in Triton against PyTorch in float64; interpreted where there is no GPU."""
+
+from __future__ import annotations
+
+import os
+from importlib import import_module
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+if DEVICE == "cpu":
+    os.environ["TRITON_INTERPRET"] = "1"  # before anything imports it
+
+pytest.importorskip("triton")
+batch_norm = import_module("caffe_dns.kernels.batch_norm")
+
+SHAPES = [(7, 5), (3, 70, 4, 5), (2, 3, 40, 41), (600, 2), (4, 1, 3)]
+
+
+def draw(shape: tuple[int, ...], seed: int) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def reference(
+    x: Tensor, factor: Tensor | None, shift: Tensor | None, eps: float, relu: bool
+) -> Tensor:
+    y = F.batch_norm(x, None, None, factor, shift, training=True, eps=eps)
+    return F.relu(y) if relu else y
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("last", [False, True])
+@pytest.mark.parametrize("affine", [False, True])
+@pytest.mark.parametrize("relu", [False, True])
+def test_against_float64(shape: tuple[int, ...], last: bool, affine: bool, relu: bool) -> None:
+    if last and len(shape) != 4:
+        pytest.skip("only images have a memory format")
+    channels = shape[1]
+    x = 3 * draw(shape, 1) + 100 * draw((channels,), 2).view(-1, *[1] * (len(shape) - 2))
+    factor, shift = (
+        (1 + draw((channels,), 3).abs(), draw((channels,), 4)) if affine else (None,) * 2
+    )
+    upstream = draw(shape, 5)
+    bias = draw((channels,), 6)
+    sums = [draw((channels,), 7), draw((channels,), 8).abs(), torch.tensor([2.0])]
+    before = [value.double() for value in sums]
+
+    exact = [None if t is None else t.double().requires_grad_() for t in (x, factor, shift)]
+    wanted = reference(exact[0], exact[1], exact[2], 1e-5, relu)
+    wanted.backward(upstream.double())
+
+    on_device = [None if t is None else t.to(DEVICE) for t in (x, factor, shift)]
+    if last:
+        on_device[0] = on_device[0].contiguous(memory_format=torch.channels_last)
+    for tensor in on_device:
+        if tensor is not None:
+            tensor.requires_grad_()
+    kept = [value.to(DEVICE) for value in sums]
+    statistics = batch_norm.Statistics(*kept, 0.75)
+    found = batch_norm.NormalizedBatch.apply(*on_device, bias.to(DEVICE), statistics, 1e-5, relu)
+    assert found.stride() == on_device[0].stride()
+    found.backward(upstream.to(DEVICE))
+
+    # The inputs' own rounding counts for 100 / 3 * 6e-8 of a standard deviation.
+    torch.testing.assert_close(found.double().cpu(), wanted, rtol=1e-5, atol=3e-5)
+    for got, want in zip(on_device, exact, strict=True):
+        if got is not None:
+            torch.testing.assert_close(got.grad.double().cpu(), want.grad, rtol=1e-4, atol=2e-4)
+    axes = [axis for axis in range(len(shape)) if axis != 1]
+    mean = x.double().mean(axes) + bias.double()
+    variance = x.double().var(axes)
+    for got, start, new in zip(kept, before, (mean, variance, 1.0), strict=True):
+        torch.testing.assert_close(got.double().cpu(), 0.75 * start + new, rtol=1e-4, atol=1e-4)
+
+
+def test_bfloat16_keeps_its_type_and_float32_statistics() -> None:
+    x = draw((64, 3, 5, 5), 1).to(DEVICE, torch.bfloat16).requires_grad_()
+    kept = [torch.zeros(3, device=DEVICE), torch.zeros(3, device=DEVICE)]
+    statistics = batch_norm.Statistics(*kept, torch.zeros(1, device=DEVICE), 0.5)
+    top = batch_norm.NormalizedBatch.apply(x, None, None, None, statistics, 1e-5, True)
+    top.sum().backward()
+    assert top.dtype == torch.bfloat16
+    assert x.grad is not None
+    assert x.grad.dtype == torch.bfloat16
+    torch.testing.assert_close(kept[0], x.detach().float().mean((0, 2, 3)), rtol=1e-4, atol=1e-5)
+
+
+def test_one_number_to_a_channel() -> None:
+    x = torch.tensor([[3.0, -2.0]], device=DEVICE, requires_grad=True)
+    kept = [torch.zeros(2, device=DEVICE), torch.zeros(2, device=DEVICE)]
+    statistics = batch_norm.Statistics(*kept, torch.zeros(1, device=DEVICE), 0.5)
+    top = batch_norm.NormalizedBatch.apply(x, None, None, None, statistics, 1e-5, False)
+    top.sum().backward()
+    assert top.tolist() == [[0, 0]]
+    assert x.grad is not None
+    assert x.grad.tolist() == [[0, 0]]
+    assert kept[1].tolist() == [0, 0]

@@ -1,0 +1,48 @@
+"""Bias and ReLU in Triton against PyTorch; interpreted where there is no GPU."""
+
+from __future__ import annotations
+
+import os
+from importlib import import_module
+
+import pytest
+import torch
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+if DEVICE == "cpu":
+    os.environ["TRITON_INTERPRET"] = "1"  # before anything imports it
+
+pytest.importorskip("triton")
+BiasedReLU = import_module("caffe_dns.kernels.bias_relu").BiasedReLU
+
+
+@pytest.mark.parametrize("shape", [(7, 5), (3, 70, 4, 5), (2, 3, 40, 41), (600, 2)])
+@pytest.mark.parametrize("last", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_against_pytorch(shape: tuple[int, ...], last: bool, dtype: torch.dtype) -> None:
+    if last and len(shape) != 4:
+        pytest.skip("only images have a memory format")
+    generator = torch.Generator().manual_seed(3)
+    # Numbers that bfloat16 has, and whose sums float32 has.
+    x = (torch.randint(-16, 16, shape, generator=generator) / 4).to(DEVICE, dtype)
+    bias = (torch.randint(-4, 4, shape[1:2], generator=generator) / 4).to(DEVICE, dtype)
+    upstream = torch.randint(-4, 4, shape, generator=generator).to(DEVICE, dtype)
+    if last:
+        x = x.contiguous(memory_format=torch.channels_last)
+    x.requires_grad_()
+    bias.requires_grad_()
+    wanted = torch.relu(x + bias.view(-1, *[1] * (len(shape) - 2)))
+    found = BiasedReLU.apply(x.clone(), bias)
+    assert torch.equal(found, wanted)
+    assert found.stride() == x.stride()
+    for got, want in zip(
+        torch.autograd.grad(found, (x, bias), upstream),
+        torch.autograd.grad(wanted.float(), (x, bias), upstream.float()),
+        strict=True,
+    ):
+        torch.testing.assert_close(got, want, rtol=1e-2 if dtype == torch.bfloat16 else 0, atol=0)
+
+
+def test_nan_is_passed_on() -> None:
+    x = torch.tensor([[float("nan"), 2.0]], device=DEVICE)
+    assert BiasedReLU.apply(x, torch.zeros(2, device=DEVICE)).isnan().tolist() == [[True, False]]

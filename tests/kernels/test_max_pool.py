@@ -1,0 +1,55 @@
+"""Maximum pooling in Triton against the Pooling layer's own; interpreted where there is no GPU."""
+
+from __future__ import annotations
+
+import os
+from importlib import import_module
+
+import pytest
+import torch
+
+from caffe_dns.layers.pooling import Window, max_pool
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+if DEVICE == "cpu":
+    os.environ["TRITON_INTERPRET"] = "1"  # before anything imports it
+
+pytest.importorskip("triton")
+MaxPool = import_module("caffe_dns.kernels.max_pool").MaxPool
+
+WINDOWS = [
+    Window((3, 3), (2, 2)),
+    Window((3, 2), (1, 2), (1, 0)),
+    Window((2, 2), (2, 2), ceil=False),
+    Window((5, 3), (3, 2), (2, 1)),
+    Window((1, 2), (3, 3)),
+    Window((3, 3), (2, 2), (2, 2)),
+]
+
+
+@pytest.mark.parametrize("window", WINDOWS)
+@pytest.mark.parametrize("last", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_same_as_the_layer(window: Window, last: bool, dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(3)
+    # Whole numbers, so that there are ties, and sums are exact.
+    bottom = torch.randint(-3, 3, (2, 70, 7, 9), generator=generator).to(DEVICE, dtype)
+    if last:
+        bottom = bottom.contiguous(memory_format=torch.channels_last)
+    bottom.requires_grad_()
+    size = window.output_size((7, 9))
+    found = MaxPool.apply(bottom, size, window.kernel, window.stride, window.pad)
+    wanted = max_pool(bottom, window)[0]
+    assert torch.equal(found, wanted)
+    assert found.is_contiguous(memory_format=torch.channels_last) == last
+    upstream = torch.randint(1, 5, wanted.shape, generator=generator).to(DEVICE, dtype)
+    (expected,) = torch.autograd.grad(wanted, bottom, upstream)
+    (gradient,) = torch.autograd.grad(found, bottom, upstream)
+    assert torch.equal(gradient, expected)
+
+
+def test_nan_is_passed_on() -> None:
+    bottom = torch.tensor([[[[1.0, float("nan"), 2.0, 5.0]]]], device=DEVICE)
+    top = MaxPool.apply(bottom, (1, 2), (1, 2), (1, 2), (0, 0))
+    assert top[0, 0, 0].isnan().tolist() == [True, False]
+    assert top[0, 0, 0, 1] == 5
