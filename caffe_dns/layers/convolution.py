@@ -16,10 +16,14 @@ from torch import Tensor
 from caffe_dns.layers.base import Shape, count, layer_types
 from caffe_dns.layers.masked import DeviationMasks, MagnitudeMasks, WeightedLayer
 from caffe_dns.layers.spatial import spatial_setting
+from caffe_dns.layers.strided import StridedConvolution
 from caffe_dns.proto.caffe_pb2 import CConvolutionParameter, ConvolutionParameter
 
 #: Products in a forward pass from which a memory format for speed pays (measured on two cores).
 LARGE_CONVOLUTION = 10_000_000
+
+#: Where convolutions of few channels with a stride are worth another way.
+STRIDED_DEVICES = ("cuda",)
 
 _CONVOLVE: dict[int, Any] = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 _DECONVOLVE: dict[int, Any] = {
@@ -62,6 +66,7 @@ class BaseConvolution(WeightedLayer):
         self.channels_last = self._pays_channels_last(shape)
         if self.channels_last:
             self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.strided = self._as_strided()
 
     def weight_shape(self) -> Shape:
         return (self.num_output, self.channels // self.group, *self.kernel)
@@ -102,15 +107,19 @@ class BaseConvolution(WeightedLayer):
     def apply_to(self, bottom: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         # Axes before the channel axis are all batch; torch wants exactly one, and a spatial axis.
         leading = bottom.shape[: self.channel_axis]
-        bottom = bottom.to(weight.dtype)
+        if self.strided is None:
+            bottom = bottom.to(weight.dtype)
         if self.channel_axis != 1:
             bottom = bottom.reshape(-1, *bottom.shape[self.channel_axis :])
         if self.num_spatial_axes == 0:
             bottom, weight = bottom.unsqueeze(-1), weight.unsqueeze(-1)
-        if self.channels_last:
+        if self.channels_last and self.strided is None:
             bottom = bottom.contiguous(memory_format=torch.channels_last)
             return self.convolve(bottom, weight, bias)
-        top = self.convolve(bottom, weight, None)
+        if self.strided is not None:
+            top = self.strided.convolve(bottom, weight)
+        else:
+            top = self.convolve(bottom, weight, None)
         if bias is not None:
             # After the sum over the window, as Caffe does; in a fused call it would round first.
             top.add_(bias.view(-1, *[1] * (top.dim() - 2)))
@@ -134,6 +143,16 @@ class BaseConvolution(WeightedLayer):
         batch = count(tuple(bottom_shape[: self.channel_axis]))
         products = batch * outputs * count(self.weight_shape())
         return products >= LARGE_CONVOLUTION
+
+    def _as_strided(self) -> StridedConvolution | None:
+        """How to convolve with a stride where matrix units are to do it, and it pays."""
+        if not self.channels_last or self.context.device.type not in STRIDED_DEVICES:
+            return None
+        (height, width), stride = self.kernel, self.stride[0]
+        pad_h, pad_w = self.pad
+        strided = StridedConvolution(self.channels, (height, width), stride, (pad_h, pad_w))
+        plain = self.group == 1 and set(self.dilation) == {1} and self.stride[1] == stride
+        return strided if plain and strided.pays else None
 
     def _check_channels(self, channels: int) -> None:
         if self.num_output < 1:
@@ -178,6 +197,9 @@ class Deconvolution(DeviationMasks, BaseConvolution):
             bottom, weight, bias, self.stride, self.pad, 0, self.group, self.dilation
         )
         return result
+
+    def _as_strided(self) -> None:
+        """Its stride is another."""
 
 
 @layer_types.register("CConvolution")

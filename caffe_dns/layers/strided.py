@@ -1,0 +1,99 @@
+"""A convolution of few channels with a stride, as one of more channels without.
+
+Matrix units want channels by the eight; the first layer of most nets has three. Squares of pixels
+as wide as the stride become channels, of image and weight alike. The sums are the same, in another
+order.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from caffe_dns import kernels
+
+Pair = tuple[int, int]
+#: Numbers of channels are multiples of this.
+ALIGNMENT = 8
+#: The most channels of an image for which it pays.
+FEW_CHANNELS = 4
+
+
+@dataclass(frozen=True)
+class StridedConvolution:
+    """How to convolve images of `channels` channels; the pairs are (height, width) in pixels.
+
+    The stride is the same for both axes.
+    """
+
+    channels: int
+    kernel: Pair
+    stride: int
+    pad: Pair
+
+    @property
+    def pays(self) -> bool:
+        """Whether it is worth it."""
+        return self.channels <= FEW_CHANNELS and 1 < self.stride <= min(self.kernel)
+
+    @property
+    def padded_channels(self) -> int:
+        """The images' channels with some of zeros, so that all of them end up aligned."""
+        channels = self.channels
+        while channels * self.stride**2 % ALIGNMENT:
+            channels += 1
+        return channels
+
+    @property
+    def blocks(self) -> Pair:
+        """The kernel's size in squares."""
+        return -(-self.kernel[0] // self.stride), -(-self.kernel[1] // self.stride)
+
+    def convolve(self, images: Tensor, weight: Tensor) -> Tensor:
+        """The same as `F.conv2d`, in the weight's type, channels innermost."""
+        folded = self.fold_images(images, weight.dtype)
+        return F.conv2d(folded, self.fold_weight(weight))
+
+    def fold_images(self, images: Tensor, dtype: torch.dtype) -> Tensor:
+        """Images as N x (padded channels * stride * stride) x rows x columns of squares."""
+        size = tuple(
+            (extent + 2 * pad - kernel) // self.stride + blocks
+            for extent, pad, kernel, blocks in zip(
+                images.shape[2:], self.pad, self.kernel, self.blocks, strict=True
+            )
+        )
+        rows, columns = size
+        if kernels.suit(images) and not images.requires_grad:
+            from caffe_dns.kernels.space_to_depth import space_to_depth
+
+            return space_to_depth(
+                images, self.stride, self.pad, (rows, columns), self.padded_channels, dtype
+            )
+        after = [
+            blocks * self.stride - extent - pad
+            for blocks, extent, pad in zip(size, images.shape[2:], self.pad, strict=True)
+        ]
+        more = self.padded_channels - self.channels
+        padded = F.pad(images.to(dtype), (self.pad[1], after[1], self.pad[0], after[0], 0, more))
+        return _fold(padded, self.stride)
+
+    def fold_weight(self, weight: Tensor) -> Tensor:
+        """The weight for such images, its kernel filled up with zeros."""
+        rows, columns = (
+            blocks * self.stride - kernel
+            for blocks, kernel in zip(self.blocks, self.kernel, strict=True)
+        )
+        more = self.padded_channels - self.channels
+        return _fold(F.pad(weight, (0, columns, 0, rows, 0, more)), self.stride)
+
+
+def _fold(images: Tensor, side: int) -> Tensor:
+    """N x C x H x W as N x (C * side * side) x (H / side) x (W / side), channels innermost."""
+    num, channels, height, width = images.shape
+    rows, columns = height // side, width // side
+    squares = images.reshape(num, channels, rows, side, columns, side)
+    folded = squares.permute(0, 1, 3, 5, 2, 4).reshape(num, -1, rows, columns)
+    return folded.contiguous(memory_format=torch.channels_last)
