@@ -113,5 +113,7 @@ def keep_freed_memory() -> None:
 def _use(gpu: int) -> torch.device:
     # Caffe's numbers are float32 throughout; torch would let cuDNN round to TF32.
     torch.backends.cudnn.allow_tf32 = False
+    # The fastest convolution for each shape is found by trying, once.
+    torch.backends.cudnn.benchmark = True
     torch.cuda.set_device(gpu)
     return torch.device("cuda", gpu)

@@ -52,6 +52,7 @@ class _MaskedWeights(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, count: int, *tensors: Tensor) -> tuple[Tensor, ...]:
         ctx.count = count
+        ctx.set_materialize_grads(False)
         return tuple(torch._foreach_mul(tensors[:count], tensors[count:]))
 
     @staticmethod

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from caffe_dns.layers.aside import Convolved
 from caffe_dns.layers.base import Shape, count, layer_types
 from caffe_dns.layers.masked import DeviationMasks, MagnitudeMasks, WeightedLayer
 from caffe_dns.layers.spatial import spatial_setting
@@ -63,10 +64,12 @@ class BaseConvolution(WeightedLayer):
         self._check_channels(shape[self.channel_axis])
         self.channels = shape[self.channel_axis]
         self.add_weights(self.weight_shape(), (self.num_output,), settings)
+        self.products = self._count_products(shape)
         self.channels_last = self._pays_channels_last(shape)
         if self.channels_last:
             self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.strided = self._as_strided()
+        self.convolved = self._as_convolved()
 
     def weight_shape(self) -> Shape:
         return (self.num_output, self.channels // self.group, *self.kernel)
@@ -113,12 +116,16 @@ class BaseConvolution(WeightedLayer):
             bottom = bottom.reshape(-1, *bottom.shape[self.channel_axis :])
         if self.num_spatial_axes == 0:
             bottom, weight = bottom.unsqueeze(-1), weight.unsqueeze(-1)
-        if self.channels_last and self.strided is None:
-            bottom = bottom.contiguous(memory_format=torch.channels_last)
-            return self.convolve(bottom, weight, bias)
         if self.strided is not None:
             top = self.strided.convolve(bottom, weight)
         else:
+            if self.channels_last:
+                bottom = bottom.contiguous(memory_format=torch.channels_last)
+            apart = self.apply_apart(self.convolved, bottom, weight, bias)
+            if apart is not None:
+                return apart
+            if self.channels_last:
+                return self.convolve(bottom, weight, bias)
             top = self.convolve(bottom, weight, None)
         if bias is not None:
             # After the sum over the window, as Caffe does; in a fused call it would round first.
@@ -138,11 +145,20 @@ class BaseConvolution(WeightedLayer):
         exact = self.context.activations is None and not torch.backends.cudnn.allow_tf32
         if self.context.device.type != "cpu" and exact:
             return False
+        return bottom_shape[0] * self.products >= LARGE_CONVOLUTION
+
+    def _count_products(self, bottom_shape: Shape) -> int:
+        """How many products an image's sums have."""
         spatial = bottom_shape[self.channel_axis + 1 :]
         outputs = count(tuple(self.output_extent(extent, i) for i, extent in enumerate(spatial)))
-        batch = count(tuple(bottom_shape[: self.channel_axis]))
-        products = batch * outputs * count(self.weight_shape())
-        return products >= LARGE_CONVOLUTION
+        leading = count(tuple(bottom_shape[1 : self.channel_axis]))
+        return leading * outputs * count(self.weight_shape())
+
+    def _as_convolved(self) -> Convolved | None:
+        """The plain convolution that the layer is, if it is one."""
+        if self.num_spatial_axes == 0 or self.channel_axis != 1:
+            return None
+        return Convolved(self.stride, self.pad, self.dilation, self.group)
 
     def _as_strided(self) -> StridedConvolution | None:
         """How to convolve with a stride where matrix units are to do it, and it pays."""
@@ -200,6 +216,9 @@ class Deconvolution(DeviationMasks, BaseConvolution):
 
     def _as_strided(self) -> None:
         """Its stride is another."""
+
+    def _as_convolved(self) -> None:
+        """It is not."""
 
 
 @layer_types.register("CConvolution")

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor
 
+from caffe_dns.layers.aside import Linear
 from caffe_dns.layers.base import Shape, count, layer_types
 from caffe_dns.layers.masked import DeviationMasks, MagnitudeMasks, WeightedLayer
 from caffe_dns.proto.caffe_pb2 import CInnerProductParameter, InnerProductParameter
@@ -30,6 +31,7 @@ class BaseInnerProduct(WeightedLayer):
         self.output_axis = self.first_axis
         self.num_inputs = count(tuple(shape[self.first_axis :]))
         weight_shape = (self.num_output, self.num_inputs)
+        self.products = count(weight_shape) * count(tuple(shape[1 : self.first_axis]))
         if self.transpose:
             weight_shape = weight_shape[::-1]
         self.add_weights(weight_shape, (self.num_output,), settings)
@@ -46,6 +48,9 @@ class BaseInnerProduct(WeightedLayer):
 
     def apply_to(self, bottom: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         flat = bottom.to(weight.dtype).reshape(*bottom.shape[: self.first_axis], self.num_inputs)
+        apart = self.apply_apart(Linear(self.transpose), flat, weight, bias)
+        if apart is not None:
+            return apart
         return F.linear(flat, weight.t() if self.transpose else weight, bias)
 
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from caffe_dns import surgery
+from caffe_dns.layers.aside import LARGE, Apart, Product
 from caffe_dns.layers.base import Layer, Shape
 from caffe_dns.proto.caffe_pb2 import (
     CConvolutionParameter,
@@ -34,6 +35,8 @@ class WeightedLayer(Layer):
     bias_term = True
     #: The axis of the top that the bias belongs to.
     output_axis: int
+    #: How many products the layer sums up for one image.
+    products: int
     #: What `effective` gives while masks are applied to all layers together.
     _ready: tuple[Tensor, Tensor | None] | None = None
 
@@ -67,6 +70,28 @@ class WeightedLayer(Layer):
     def apply_to(self, bottom: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """The top of one bottom with these parameters."""
         raise NotImplementedError
+
+    def apply_apart(
+        self, product: Product | None, bottom: Tensor, weight: Tensor, bias: Tensor | None
+    ) -> Tensor | None:
+        """The same by `product`, gradients computed aside; None where that is not to be."""
+        aside = self.context.aside
+        own_weight, own_bias = self._own()
+        learning = [p for p in (own_weight, own_bias) if p is not None and p.requires_grad]
+        small = bottom.shape[0] * self.products < LARGE
+        if aside is None or product is None or not small or not all(p.is_leaf for p in learning):
+            return None
+        top: Tensor = Apart.apply(
+            bottom,
+            own_weight,
+            own_bias if bias is not None else None,
+            weight.detach(),
+            bias.detach() if bias is not None else None,
+            self.output_axis,
+            product,
+            aside,
+        )
+        return top
 
     def _masked(self, dtype: torch.dtype | None) -> tuple[Tensor, Tensor | None]:
         weight, bias = self._own()

@@ -8,8 +8,8 @@ later batch. When to train, and what to log, is the solver's business.
 from __future__ import annotations
 
 import gc
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ from caffe_dns import log
 from caffe_dns.averaging import GradientAverage
 from caffe_dns.debug_info import DebugInfo
 from caffe_dns.errors import first_line
+from caffe_dns.layers.aside import Aside
 from caffe_dns.net import Net
 from caffe_dns.solver.updates import UpdateRule
 
@@ -57,6 +58,8 @@ def run_iteration(
             average.arm()
         if loss.requires_grad:
             loss.backward()
+        if net.context.aside is not None:
+            net.context.aside.join()
         if info is not None:
             info.backward()
         total = loss.detach() if total is None else total + loss.detach()
@@ -121,6 +124,16 @@ class CapturedIteration:
             for name, tensor in inputs.items()
         )
 
+    @contextmanager
+    def _weights_aside(self) -> Iterator[None]:
+        """Compute gradients of weights aside; those of several ranks are sent as they come."""
+        if self._average is None:
+            self.net.context.aside = Aside()
+        try:
+            yield
+        finally:
+            self.net.context.aside = None
+
     def _capture(self, batches: Sequence[Batch]) -> None:
         """Record one iteration; nothing is computed. Says so, once, where that is impossible."""
         gc.collect()
@@ -132,7 +145,10 @@ class CapturedIteration:
             graph.register_generator_state(self.net.context.generator())
         try:
             # The thread that reads ahead goes on making CUDA calls meanwhile.
-            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+            with (
+                torch.cuda.graph(graph, capture_error_mode="thread_local"),
+                self._weights_aside(),
+            ):
                 self._outcome = run_iteration(self.net, self.rule, inputs, self._average)
         except (RuntimeError, ValueError) as error:
             self._failed = True

@@ -1,0 +1,171 @@
+"""Gradients of weights computed aside, on a second stream, while backward goes on.
+
+Nothing in backward waits for the gradient of a weight. In a small net no kernel fills a GPU, so
+what is done aside takes no time of its own. Autograd orders its work on one stream; therefore these
+gradients do not go through it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+#: Products in a layer's forward pass above which its kernels fill a GPU by themselves.
+LARGE = 1_000_000_000
+
+
+class Product(Protocol):
+    """A layer's arithmetic: the top from bottom x, weight w and bias b, and gradients."""
+
+    def top(self, x: Tensor, w: Tensor, b: Tensor | None) -> Tensor: ...
+
+    def bottom_gradient(self, gradient: Tensor, x: Tensor, w: Tensor) -> Tensor: ...
+
+    def weight_gradient(self, gradient: Tensor, x: Tensor, w: Tensor) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Linear:
+    """x @ w^T, or x @ w where `transpose` says so."""
+
+    transpose: bool
+
+    def top(self, x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
+        return F.linear(x, w.t() if self.transpose else w, b)
+
+    def bottom_gradient(self, gradient: Tensor, x: Tensor, w: Tensor) -> Tensor:
+        return gradient @ (w.t() if self.transpose else w)
+
+    def weight_gradient(self, gradient: Tensor, x: Tensor, w: Tensor) -> Tensor:
+        rows, columns = gradient.flatten(0, -2), x.flatten(0, -2)
+        return columns.t() @ rows if self.transpose else rows.t() @ columns
+
+
+@dataclass(frozen=True)
+class Convolved:
+    """A convolution over any number of spatial axes."""
+
+    stride: Sequence[int]
+    pad: Sequence[int]
+    dilation: Sequence[int]
+    group: int
+
+    def top(self, x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
+        axes = len(self.pad)
+        top = torch.convolution(
+            x, w, None, self.stride, self.pad, self.dilation, False, [0] * axes, self.group
+        )
+        return top if b is None else top.add_(b.view(-1, *[1] * axes))
+
+    def bottom_gradient(self, gradient: Tensor, x: Tensor, w: Tensor) -> Tensor:
+        return self._backward(gradient, x, w, (True, False, False))[0]
+
+    def weight_gradient(self, gradient: Tensor, x: Tensor, w: Tensor) -> Tensor:
+        return self._backward(gradient, x, w, (False, True, False))[1]
+
+    def _backward(
+        self, gradient: Tensor, x: Tensor, w: Tensor, wanted: tuple[bool, bool, bool]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        result: tuple[Tensor, Tensor, Tensor] = torch.ops.aten.convolution_backward(
+            gradient,
+            x,
+            w,
+            None,
+            self.stride,
+            self.pad,
+            self.dilation,
+            False,
+            [0] * len(self.pad),
+            self.group,
+            wanted,
+        )
+        return result
+
+
+class Aside:
+    """The second stream of a net, and the gradients that were computed on it.
+
+    Its work is collected with `join` after each backward pass.
+    """
+
+    def __init__(self) -> None:
+        self._stream = torch.cuda.Stream()
+        self._gradients: list[tuple[Tensor, Tensor]] = []
+        #: What the stream still reads.
+        self._kept: list[Tensor] = []
+
+    def compute(self, product: Product, weight: Tensor, *inputs: Tensor) -> None:
+        """The gradient of `weight` from (gradient of the top, x, w)."""
+        with self._after(*inputs):
+            gradient = product.weight_gradient(*inputs).to(weight.dtype)
+            if gradient.stride() != weight.stride():
+                gradient = torch.empty_like(weight).copy_(gradient)
+        self._gradients.append((weight, gradient))
+
+    def add_up(self, bias: Tensor, gradient: Tensor, axis: int) -> None:
+        """The gradient of a bias from that of the top, whose axis it was added along."""
+        others = [other for other in range(gradient.dim()) if other != axis]
+        with self._after(gradient):
+            total = gradient.sum(others).to(bias.dtype)
+        self._gradients.append((bias, total))
+
+    def join(self) -> None:
+        """Wait for the stream, and hand its gradients to their parameters."""
+        if self._gradients:
+            self._wait()
+        for parameter, gradient in self._gradients:
+            before = parameter.grad
+            parameter.grad = gradient if before is None else before + gradient
+        self._gradients.clear()
+        self._kept.clear()
+
+    def _wait(self) -> None:
+        torch.cuda.current_stream().wait_stream(self._stream)
+
+    def _after(self, *inputs: Tensor) -> AbstractContextManager[object]:
+        """The stream, going on where the current one is now."""
+        self._kept += inputs
+        self._stream.wait_stream(torch.cuda.current_stream())
+        return torch.cuda.stream(self._stream)
+
+
+class Apart(torch.autograd.Function):
+    """The top of a layer whose gradients of weight and bias are computed aside.
+
+    `weight` and `bias` are the parameters, which learn; `w` and `b` what the layer makes of them.
+    The bias is added along `axis`.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        w: Tensor,
+        b: Tensor | None,
+        axis: int,
+        product: Product,
+        aside: Aside,
+    ) -> Tensor:
+        ctx.save_for_backward(x, w)
+        ctx.parameters, ctx.axis, ctx.product, ctx.aside = (weight, bias), axis, product, aside
+        return product.top(x, w, b)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (gradient,), (x, w) = gradients, ctx.saved_tensors
+        weight, bias = ctx.parameters
+        if weight.requires_grad:
+            ctx.aside.compute(ctx.product, weight, gradient, x, w)
+        if bias is not None and bias.requires_grad:
+            ctx.aside.add_up(bias, gradient, ctx.axis)
+        wanted = ctx.needs_input_grad[0]
+        below = ctx.product.bottom_gradient(gradient, x, w) if wanted else None
+        return below, *[None] * 7
