@@ -18,7 +18,7 @@ from caffe_dns import log
 from caffe_dns.layers import Context
 from caffe_dns.net import Net
 from caffe_dns.precision import use_precision
-from caffe_dns.proto.caffe_pb2 import TRAIN, FillerParameter, NetParameter, SolverParameter
+from caffe_dns.proto.caffe_pb2 import TRAIN, NetParameter, SolverParameter
 from caffe_dns.proto.upgrade import read_net, read_solver
 from caffe_dns.solver.iteration import CapturedIteration
 from caffe_dns.solver.solver import Solver
@@ -54,7 +54,7 @@ def ours(task: Task, *, surgery: bool) -> Ways:
     activations = use_precision(task.precision, device)
     param = solver_definition(task, surgery)
     solver = Solver(param, device=device, surgery=surgery, activations=activations)
-    hold_data(solver.net)
+    hold_data(solver.net, NETS[task.net].classes)
     # On a GPU, the iteration is captured after the first few.
     solver.step(CapturedIteration.WARM_UP + 1 if device.type == "cuda" else 1)
     yield ways[0] if ways else "eager", solver.step
@@ -77,18 +77,20 @@ def solver_definition(task: Task, surgery: bool) -> SolverParameter:
 
 
 def net_definition(file: str, name: str, batch: int) -> NetParameter:
-    """A net of models/ with random images and labels instead of its database."""
-    net = dummy(read_net(MODELS.parent / file).message, (batch, *NETS[name].image))
-    labels = FillerParameter(type="uniform", min=0, max=NETS[name].classes)
-    net.layer[0].dummy_data_param.data_filler[1].CopyFrom(labels)
-    return net
+    """A net of models/ with images and labels from fillers instead of its database."""
+    return dummy(read_net(MODELS.parent / file).message, (batch, *NETS[name].image))
 
 
-def hold_data(net: Net) -> None:
-    """Let the net's source give the same batch again and again, without drawing it anew."""
+def hold_data(net: Net, classes: int) -> None:
+    """Let the net's source give the same random batch again and again.
+
+    Drawing one anew each time would be work that reading data is not.
+    """
     source = next(step.layer for step in net.steps if step.layer.is_source)
-    images, labels = source()
-    batch = (images, labels.floor())
+    images, labels = (
+        torch.empty(net.blob_shapes[top], device=net.context.device) for top in source.param.top
+    )
+    batch = (images.normal_(), labels.random_(classes))
     source.forward = lambda *bottoms: batch  # type: ignore[method-assign]
 
 
@@ -105,6 +107,7 @@ class PlainTraining:
         device, plain = torch.device(task.device), NETS[task.net]
         tensor_format = torch.contiguous_format if task.precision == "fp32" else torch.channels_last
         self.net = plain.build().to(device, memory_format=tensor_format)  # type: ignore[call-overload]
+        torch.compiler.reset()  # which takes up only so many nets of one class
         self.loss = torch.compile(self.net) if compiled else self.net
         images = torch.randn(task.batch, *plain.image, device=device)
         self.images = images.to(memory_format=tensor_format)

@@ -53,11 +53,27 @@ class Entry:
     figure: Figure
 
 
+def take_seats(device: str, *, compiled: bool) -> dict[str, dict[str, Seat]]:
+    """A process for each candidate of each row."""
+    makes = {**ROWS, **(COMPILED if compiled else {})}
+    if device == "cpu":  # without cuDNN
+        makes[PLAIN] = {"": theirs}
+    return {
+        title: {settings: Seat(make) for settings, make in candidates.items()}
+        for title, candidates in makes.items()
+    }
+
+
 def fastest(candidates: dict[str, Seat], task: Task, seconds: float) -> Entry:
-    """Try the candidates; all but the fastest leave. Raises RuntimeError where one fails."""
+    """Try the candidates; all but the fastest leave. Raises RuntimeError where all fail."""
     best: Entry | None = None
+    failures: list[RuntimeError] = []
     for settings, seat in candidates.items():
-        figures = seat.enter(task, seconds)
+        try:
+            figures = seat.enter(task, seconds)
+        except RuntimeError as error:
+            failures.append(error)
+            continue
         way = min(figures, key=lambda way: figures[way].milliseconds)
         title = ", ".join(filter(None, (way, settings)))
         entry = Entry(seat, way, title, figures[way])
@@ -65,7 +81,8 @@ def fastest(candidates: dict[str, Seat], task: Task, seconds: float) -> Entry:
             best, entry = entry, best
         if entry is not None:
             entry.seat.leave()
-    assert best is not None
+    if best is None:
+        raise failures[-1]
     return best
 
 
@@ -130,15 +147,7 @@ def parse_options() -> argparse.Namespace:
 
 def main() -> None:
     options = parse_options()
-    makes = {**ROWS, **(COMPILED if options.compile else {})}
-    rows = {
-        title: {
-            settings: Seat(make)
-            for settings, make in candidates.items()
-            if options.device != "cpu" or settings != "benchmark"
-        }
-        for title, candidates in makes.items()
-    }
+    rows = take_seats(options.device, compiled=options.compile)
     print(f"{device_name(options.device)}, torch {torch.__version__}")
     print(f"Medians of {options.rounds} rounds; speed and memory are ratios to {PLAIN}\n")
     for name in options.nets:

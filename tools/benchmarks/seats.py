@@ -37,6 +37,8 @@ class Seat:
     def __init__(self, make: Make) -> None:
         self._make = make
         self._process = ProcessPoolExecutor(1, get_context("spawn"))
+        # Starts the process, while others start theirs.
+        self._process.submit(_leave)
 
     def enter(self, task: Task, seconds: float) -> dict[str, Figure]:
         """Build what the task says, and try every way to train for so many seconds.
