@@ -1,0 +1,82 @@
+"""tools/benchmarks/nets_gpu.py and lenet_gpu.py, on the CPU: both sides train the same nets."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from caffe_dns import log
+from tools.benchmarks import lenet_gpu, nets_gpu
+from tools.benchmarks.contestants import difference
+from tools.benchmarks.plain_nets import NETS
+
+COLUMNS = ["ms", "images/s", "GiB", "speed", "memory"]
+
+
+@pytest.fixture(autouse=True)
+def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(log, "_quiet", True)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[pytest.mark.slow] if name != "lenet" else []) for name in NETS],
+)
+def test_the_plain_nets_are_the_same(name: str) -> None:
+    # The definitions have their small constants, of BatchNorm and LRN, in float32.
+    assert difference(name, batch=2) < 1e-5
+
+
+def run(
+    module: object, arguments: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
+) -> list[str]:
+    """What the tool prints."""
+    monkeypatch.setattr(sys, "argv", ["tool", *arguments.split()])
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    module.main()  # type: ignore[attr-defined]
+    return capfd.readouterr().out.splitlines()
+
+
+def test_nets(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture) -> None:
+    arguments = "--nets lenet --batch 3 --precisions fp32 tf32 --rounds 2 --seconds 0.01"
+    lines = run(nets_gpu, arguments, monkeypatch, capfd)[3:]
+    assert lines[0].split() == ["lenet,", "batch", "3,", "fp32", *COLUMNS]
+    titles = ["PyTorch", "dns train, surgery", "dns train --no-surgery"]
+    assert [text[2:32].strip() for text in lines[1:4]] == titles
+    for text in lines[1:4]:
+        milliseconds, images, _memory, speed, _ratio, way = text[32:].split()
+        assert float(images) == pytest.approx(3000 / float(milliseconds), rel=0.01)
+        assert float(speed) > 0 and way == "eager"
+    assert lines[1].split()[4] == "1.00"
+    # The CPU has no tf32.
+    assert all(re.search(r"failed: --precision tf32 needs .*", text) for text in lines[5:8])
+    assert len(lines) == 8
+
+
+def test_commands_on_lenet(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture) -> None:
+    monkeypatch.setattr(lenet_gpu, "LENET_RECORDS", 10)
+    monkeypatch.setattr(lenet_gpu, "LENET_SECONDS", 0.01)
+    arguments = "--parts lenet --batch 3 --precisions fp32 --rounds 1 --lenet-iterations 8"
+    lines = run(lenet_gpu, arguments, monkeypatch, capfd)[1:]
+    assert re.fullmatch(r"LeNet, batch 3, fp32 +iter/s +images/s +to PyTorch, eager", lines[0])
+    titles = ["PyTorch, eager", *(f"dns train, {solver}" for solver in lenet_gpu.LENET_SOLVERS)]
+    assert [text[2:34].strip() for text in lines[1:]] == [*titles, "dns train --no-surgery"]
+    for text in lines[1:]:
+        rate, images, ratio = map(float, text[34:].split())
+        assert images == pytest.approx(3 * rate, abs=1) and ratio > 0
+
+
+@pytest.mark.slow
+def test_commands_on_alexnet(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture) -> None:
+    monkeypatch.setattr(lenet_gpu, "ALEXNET_SECONDS", 0.01)
+    arguments = "--parts alexnet --batch 2 --records 3 --rounds 1 --alexnet-iterations 8"
+    lines = run(lenet_gpu, arguments, monkeypatch, capfd)[1:]
+    assert [text[2:34].strip() for text in lines[1:]] == ["constant data", "dns train, LMDB"]
+
+
+def test_a_command_that_fails() -> None:
+    with pytest.raises(SystemExit, match=r"train --solver nowhere.prototxt.*: dns: nowhere"):
+        lenet_gpu.dns_train(Path("nowhere.prototxt"), "fp32", "cpu")

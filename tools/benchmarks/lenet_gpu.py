@@ -1,0 +1,200 @@
+#!/usr/bin/env python3
+"""The whole of `dns train`, reading from LMDB, against loops whose data are on the GPU already.
+
+    python tools/benchmarks/lenet_gpu.py [--parts lenet alexnet] [--precisions P ...] [--rounds N]
+
+LeNet, batch 64: `dns train` against PyTorch by hand, eager and as a CUDA graph. AlexNet-BN, batch
+256, from 256x256 raw images: `dns train` against our own training loop on constant data. Databases
+of random pixels are made in a temporary folder and read round and round. `dns train` is a process
+of its own in each round; its speed is the median of what its displays say, after the first few.
+Printed are medians of the rounds, and of the ratios within each round. Runs on a CPU as well.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+import numpy as np
+import torch
+
+from caffe_dns import log
+from caffe_dns.data.db import create_database
+from caffe_dns.precision import PRECISIONS
+from caffe_dns.proto.caffe_pb2 import Datum
+from caffe_dns.proto.text import write_text
+from caffe_dns.proto.upgrade import read_net, read_solver
+from tools.benchmarks.contestants import MODELS, Task, ours, theirs
+from tools.benchmarks.nets_gpu import device_name
+from tools.benchmarks.plain_nets import NETS
+from tools.benchmarks.seats import Seat
+
+#: Displays in a run of `dns train`, and how many of them do not count.
+DISPLAYS, WARM_UP = 8, 3
+LENET_SOLVERS = ("prune_solver", "guo_solver")
+#: As many as MNIST has, so that the database is about as large.
+LENET_RECORDS = 60000
+LENET_SECONDS, ALEXNET_SECONDS = 0.5, 1.0
+#: Gives iterations per second.
+Runner = Callable[[], float]
+
+
+# dns train --------------------------------------------------------------------------------------
+
+
+def make_database(path: Path, count: int, shape: tuple[int, int, int], classes: int) -> None:
+    """Raw images of random pixels; `shape` is channels, height, width."""
+    generator = np.random.default_rng(0)
+    channels, height, width = shape
+    with create_database(str(path)) as writer:
+        for number in range(count):
+            datum = Datum(channels=channels, height=height, width=width, label=number % classes)
+            datum.data = generator.bytes(channels * height * width)
+            writer.put(b"%08d" % number, datum.SerializeToString())
+            if number % 1000 == 0:
+                writer.commit()
+
+
+def write_definition(
+    folder: Path, model: str, solver: str, database: Path, batch: int, iterations: int
+) -> Path:
+    """A solver of models/ and its net as they are, but on this database, and for training alone."""
+    param = read_solver(MODELS / model / f"{solver}.prototxt").message
+    net = read_net(MODELS.parent / param.net).message
+    for layer in net.layer:
+        if layer.type == "Data":
+            layer.data_param.source = str(database)
+            layer.data_param.batch_size = batch
+    for field in ("test_iter", "test_interval", "snapshot", "snapshot_prefix", "solver_mode"):
+        param.ClearField(field)
+    param.net = str(folder / f"{model}_{solver}_net.prototxt")
+    param.max_iter = iterations
+    param.display = max(1, iterations // DISPLAYS)
+    param.snapshot_after_train = False
+    write_text(param.net, net)
+    file = folder / f"{model}_{solver}.prototxt"
+    write_text(file, param)
+    return file
+
+
+def dns_train(definition: Path, precision: str, device: str, *flags: str) -> float:
+    """Run the command; the iterations per second that its log tells."""
+    path = os.pathsep.join(filter(None, (str(MODELS.parent), os.environ.get("PYTHONPATH"))))
+    command = [sys.executable, "-m", "caffe_dns", "train", "--solver", str(definition)]
+    command += ["--precision", precision, *flags]
+    if device != "cpu":
+        command += ["-gpu", device.removeprefix("cuda:")]
+    done = subprocess.run(
+        command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path}
+    )
+    if done.returncode:
+        raise SystemExit(f"{' '.join(command)}: {done.stderr.splitlines()[-1]}")
+    rates = re.findall(r"Iteration \d+ \((\S+) iter/s", done.stderr)
+    return statistics.median(float(rate) for rate in rates[WARM_UP:])
+
+
+# Comparisons ------------------------------------------------------------------------------------
+
+
+def report(
+    heading: str, batch: int, runners: dict[str, Runner], references: list[str], rounds: int
+) -> None:
+    """Let all run in turn, round after round, and print how fast they were."""
+    runs = [{title: run() for title, run in runners.items()} for _ in range(rounds)]
+    columns = "".join(f"{f'to {name}':>22}" for name in references)
+    print(f"{heading:34}{'iter/s':>9}{'images/s':>10}{columns}")
+    for title in runners:
+        rate = statistics.median(run[title] for run in runs)
+        ratios = [statistics.median(run[title] / run[name] for run in runs) for name in references]
+        cells = "".join(f"{ratio:22.2f}" for ratio in ratios)
+        print(f"  {title:32}{rate:9.1f}{batch * rate:10.0f}{cells}", flush=True)
+
+
+def turn(seat: Seat, way: str, seconds: float) -> float:
+    return 1000 / seat.turn(way, seconds)
+
+
+def report_lenet(folder: Path, options: argparse.Namespace) -> None:
+    database = folder / "lenet_lmdb"
+    batch = options.batch or NETS["lenet"].batch
+    make_database(database, LENET_RECORDS, NETS["lenet"].image, NETS["lenet"].classes)
+    write = partial(write_definition, folder, "lenet", database=database, batch=batch)
+    pruning = {
+        f"dns train, {solver}": write(solver=solver, iterations=options.lenet_iterations)
+        for solver in LENET_SOLVERS
+    }
+    dense = write(solver="solver", iterations=options.lenet_iterations)
+    seat = Seat(theirs)
+    for precision in options.precisions:
+        ways = seat.enter(Task("lenet", precision, batch, options.device), LENET_SECONDS)
+        runners: dict[str, Runner] = {
+            f"PyTorch, {way}": partial(turn, seat, way, LENET_SECONDS) for way in ways
+        }
+        references = list(runners)
+        for title, definition in pruning.items():
+            runners[title] = partial(dns_train, definition, precision, options.device)
+        runners["dns train --no-surgery"] = partial(
+            dns_train, dense, precision, options.device, "--no-surgery"
+        )
+        heading = f"LeNet, batch {batch}, {precision}"
+        report(heading, batch, runners, references, options.rounds)
+    seat.close()
+
+
+def report_alexnet(folder: Path, options: argparse.Namespace) -> None:
+    database, name = folder / "alexnet_lmdb", "alexnet_bn_dns"
+    batch = options.batch or NETS[name].batch
+    make_database(database, options.records, (3, 256, 256), NETS[name].classes)
+    definition = write_definition(
+        folder, name, "solver", database, batch, options.alexnet_iterations
+    )
+    seat = Seat(partial(ours, surgery=True))
+    for precision in options.precisions:
+        (way,) = seat.enter(Task(name, precision, batch, options.device), ALEXNET_SECONDS)
+        runners: dict[str, Runner] = {
+            "constant data": partial(turn, seat, way, ALEXNET_SECONDS),
+            "dns train, LMDB": partial(dns_train, definition, precision, options.device),
+        }
+        heading = f"AlexNet-BN, batch {batch}, {precision}"
+        report(heading, batch, runners, ["constant data"], options.rounds)
+    seat.close()
+
+
+PARTS = {"lenet": report_lenet, "alexnet": report_alexnet}
+
+
+def main() -> None:
+    device = "cuda:0" if torch.cuda.is_available() else "cpu"
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--parts", nargs="+", choices=list(PARTS), default=list(PARTS))
+    parser.add_argument(
+        "--precisions",
+        nargs="+",
+        choices=PRECISIONS,
+        default=PRECISIONS if device != "cpu" else ("fp32",),
+    )
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--batch", type=int, help="instead of each net's own")
+    parser.add_argument("--records", type=int, default=4096, help="images for AlexNet-BN")
+    parser.add_argument("--lenet-iterations", type=int, default=8000, help="of dns train")
+    parser.add_argument("--alexnet-iterations", type=int, default=160, help="of dns train")
+    options = parser.parse_args(namespace=argparse.Namespace(device=device))
+    log.set_quiet(True)
+    print(f"{device_name(device)}, torch {torch.__version__}; medians of {options.rounds} rounds")
+    with tempfile.TemporaryDirectory() as name:
+        for part in options.parts:
+            PARTS[part](Path(name), options)
+
+
+if __name__ == "__main__":
+    main()

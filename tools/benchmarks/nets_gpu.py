@@ -1,0 +1,168 @@
+#!/usr/bin/env python3
+"""How fast nets of models/ train, and with how much memory: caffe_dns against plain PyTorch.
+
+    python tools/benchmarks/nets_gpu.py [--nets NET ...] [--precisions P ...] [--rounds N] ...
+
+Images are on the GPU already. PyTorch trains the same layers, written by hand (`plain_nets`), with
+fused SGD; in tf32 and bf16 in channels_last. Of eager or as a CUDA graph, with or without cuDNN's
+benchmark, the fastest counts. The contestants train in turn, round after round. Printed are medians
+of the rounds; ratios are ours to PyTorch's, for the speed the median of the ratios within each
+round. Memory is the most that tensors took at any time. Runs on a CPU as well, where nobody
+captures and memory is not counted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import statistics
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+import torch
+
+from caffe_dns.precision import PRECISIONS
+from tools.benchmarks.contestants import Task, ours, theirs
+from tools.benchmarks.plain_nets import NETS
+from tools.benchmarks.seats import Figure, Make, Seat
+
+PLAIN = "PyTorch"
+#: The rows of a table, and who may stand for each: the fastest does.
+ROWS: dict[str, dict[str, Make]] = {
+    PLAIN: {"": theirs, "benchmark": partial(theirs, benchmark=True)},
+    "dns train, surgery": {"": partial(ours, surgery=True)},
+    "dns train --no-surgery": {"": partial(ours, surgery=False)},
+}
+COMPILED: dict[str, dict[str, Make]] = {
+    "PyTorch, compiled": {"benchmark": partial(theirs, benchmark=True, compiled=True)}
+}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Who stands for a row, and the way it trains."""
+
+    seat: Seat
+    way: str
+    title: str
+    figure: Figure
+
+
+def take_seats(device: str, *, compiled: bool) -> dict[str, dict[str, Seat]]:
+    """A process for each candidate of each row."""
+    makes = {**ROWS, **(COMPILED if compiled else {})}
+    if device == "cpu":  # without cuDNN
+        makes[PLAIN] = {"": theirs}
+    return {
+        title: {settings: Seat(make) for settings, make in candidates.items()}
+        for title, candidates in makes.items()
+    }
+
+
+def fastest(candidates: dict[str, Seat], task: Task, seconds: float) -> Entry:
+    """Try the candidates; all but the fastest leave. Raises RuntimeError where all fail."""
+    best: Entry | None = None
+    failures: list[RuntimeError] = []
+    for settings, seat in candidates.items():
+        try:
+            figures = seat.enter(task, seconds)
+        except RuntimeError as error:
+            failures.append(error)
+            continue
+        way = min(figures, key=lambda way: figures[way].milliseconds)
+        title = ", ".join(filter(None, (way, settings)))
+        entry = Entry(seat, way, title, figures[way])
+        if best is None or entry.figure.milliseconds < best.figure.milliseconds:
+            best, entry = entry, best
+        if entry is not None:
+            entry.seat.leave()
+    if best is None:
+        raise failures[-1]
+    return best
+
+
+def compete(
+    rows: dict[str, dict[str, Seat]], task: Task, rounds: int, seconds: float
+) -> dict[str, str]:
+    """Let all rows train the task in turn; returns their lines for the table."""
+    entries: dict[str, Entry] = {}
+    failures: dict[str, str] = {}
+    for title, candidates in rows.items():
+        try:
+            entries[title] = fastest(candidates, task, seconds / 3)
+        except RuntimeError as error:
+            failures[title] = f"failed: {error}"
+    runs = [
+        {title: entry.seat.turn(entry.way, seconds) for title, entry in entries.items()}
+        for _ in range(rounds)
+    ]
+    for candidates in rows.values():
+        for seat in candidates.values():
+            seat.leave()
+    lines = {title: line(title, entries, runs, task.batch) for title in entries}
+    return {title: lines.get(title) or failures[title] for title in rows}
+
+
+def line(
+    title: str, entries: dict[str, Entry], runs: Sequence[dict[str, float]], batch: int
+) -> str:
+    entry = entries[title]
+    milliseconds = statistics.median(run[title] for run in runs)
+    text = f"{milliseconds:9.3f}{1000 * batch / milliseconds:11.0f}"
+    text += f"{entry.figure.memory / (1 << 30):8.2f}"
+    if PLAIN in entries:
+        speed = statistics.median(run[PLAIN] / run[title] for run in runs)
+        memory = entry.figure.memory / (entries[PLAIN].figure.memory or 1)
+        text += f"{speed:8.2f}{memory:8.2f}"
+    return f"{text}  {entry.title}"
+
+
+def device_name(device: str) -> str:
+    if device == "cpu":
+        return f"{platform.machine()}, {torch.get_num_threads()} threads"
+    return f"{torch.cuda.get_device_name()}, CUDA {torch.version.cuda}"
+
+
+def parse_options() -> argparse.Namespace:
+    device = "cuda:0" if torch.cuda.is_available() else "cpu"
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--nets", nargs="+", choices=list(NETS), default=list(NETS))
+    parser.add_argument(
+        "--precisions",
+        nargs="+",
+        choices=PRECISIONS,
+        default=PRECISIONS if device != "cpu" else ("fp32",),
+    )
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=0.3, help="of each turn")
+    parser.add_argument("--batch", type=int, help="instead of each net's own")
+    parser.add_argument("--compile", action="store_true", help="torch.compile as well; takes long")
+    return parser.parse_args(namespace=argparse.Namespace(device=device))
+
+
+def main() -> None:
+    options = parse_options()
+    rows = take_seats(options.device, compiled=options.compile)
+    print(f"{device_name(options.device)}, torch {torch.__version__}")
+    print(f"Medians of {options.rounds} rounds; speed and memory are ratios to {PLAIN}\n")
+    for name in options.nets:
+        batch = options.batch or NETS[name].batch
+        for precision in options.precisions:
+            heading = f"{name}, batch {batch}, {precision}"
+            print(f"{heading:32}{'ms':>9}{'images/s':>11}{'GiB':>8}{'speed':>8}{'memory':>8}")
+            task = Task(name, precision, batch, options.device)
+            lines = compete(rows, task, options.rounds, options.seconds)
+            for title, text in lines.items():
+                print(f"  {title:30}{text}", flush=True)
+    for candidates in rows.values():
+        for seat in candidates.values():
+            seat.close()
+
+
+if __name__ == "__main__":
+    main()
