@@ -132,6 +132,17 @@ class Transform:
             return Cut(draw[1] % (spare_rows + 1), draw[2] % (spare_columns + 1), mirrored)
         return Cut(spare_rows // 2, spare_columns // 2, mirrored)
 
+    def cuts(self, shape: ImageShape, draws: IntArray) -> IntArray:
+        """What `cut` says of each of N images of one `shape`: top, left and mirrored, [N, 3]."""
+        cuts = np.zeros((len(draws), 3), np.int64)
+        if self.random_crop:
+            cuts[:, :2] = draws[:, 1:] % [extent - self.crop_size + 1 for extent in shape[1:]]
+        elif self.crop_size:
+            cuts[:, :2] = [(extent - self.crop_size) // 2 for extent in shape[1:]]
+        if self.mirror:
+            cuts[:, 2] = draws[:, 0] & 1
+        return cuts
+
     def apply(self, pixels: Tensor, cuts: Tensor | None) -> Tensor:
         """Mirror, subtract the mean and scale a batch where it lies.
 
