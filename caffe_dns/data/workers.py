@@ -10,7 +10,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import torch
 
 _MOST_THREADS = 16
-_settings = threading.Lock()
 
 
 def available_cores() -> int:
@@ -30,6 +29,8 @@ class Workers:
 
     def __init__(self, threads: int) -> None:
         self._threads = min(threads, _MOST_THREADS)
+        # To ask fixes it for the thread that asks, whatever the others set from now on.
+        self._usual = torch.get_num_threads()
         self._pool: ThreadPoolExecutor | None = None
 
     def run(self, work: Callable[[range], None], indices: range) -> None:
@@ -49,7 +50,7 @@ class Workers:
             work(indices)
             return []
         if self._pool is None:
-            self._pool = ThreadPoolExecutor(self._threads, "decode", _stay_alone)
+            self._pool = ThreadPoolExecutor(self._threads, "decode", _stay_alone, (self._usual,))
         step = max(at_least, len(indices) // (8 * self._threads))
         starts = range(0, len(indices), step)
         return [self._pool.submit(work, indices[start : start + step]) for start in starts]
@@ -61,12 +62,14 @@ class Workers:
             self._pool = None
 
 
-def _stay_alone() -> None:
-    """Keep PyTorch from dividing what this thread does among threads of its own."""
-    with _settings:
-        usual = torch.get_num_threads()
-        torch.set_num_threads(1)
-        # PyTorch takes this for the wish of all threads to come as well, until one takes it back.
-        restore = threading.Thread(target=torch.set_num_threads, args=(usual,))
-        restore.start()
-        restore.join()
+def _stay_alone(usual: int) -> None:
+    """Keep PyTorch from dividing what this thread does among threads of its own.
+
+    PyTorch takes that for the wish of all threads to come as well, until one of them wishes for the
+    `usual` number again.
+    """
+    torch.get_num_threads()  # or the first that asks would set it anew
+    torch.set_num_threads(1)
+    restore = threading.Thread(target=torch.set_num_threads, args=(usual,))
+    restore.start()
+    restore.join()
