@@ -15,6 +15,7 @@ import torch
 
 from caffe_dns.data.datum import Image, IntArray
 from caffe_dns.data.image_batch import CroppedBatch, FinishedBatch, ImageBatch
+from caffe_dns.data.raw_records import RawRecords
 from caffe_dns.data.sources import ImageSource
 from caffe_dns.data.transform import RecordDraws, Transform, shape_text
 from caffe_dns.data.workers import Workers, reading_threads
@@ -104,6 +105,8 @@ class ImageBatches:
         alike = self._source.decode_alike(items)
         if alike is not None and not self._transform.random_crop:
             return self._copy_alike(*alike, draws)
+        if self._for_gpu and (raw := self._source.find_raw(items)) is not None:
+            return self._copy_raw(raw, draws)
         return self._copy_each(items, draws)
 
     def _copy_alike(self, images: Image, labels: Image, draws: IntArray | None) -> _Begun:
@@ -113,6 +116,27 @@ class ImageBatches:
         batch.put_all(images, self._transform.cut(images.shape[1:], [0, 0, 0]), mirrored)
         batch.labels.numpy()[:] = labels
         return _Begun(batch)
+
+    def _copy_raw(self, records: RawRecords, draws: IntArray | None) -> _Begun:
+        """A batch of crops that only have to be copied from where they lie, for a GPU."""
+        size = self._batch_size
+        batch = CroppedBatch(
+            size,
+            self._transform.output_shape(records.shape),
+            self._transform,
+            torch.uint8,
+            pin=self._pin,
+        )
+        cuts = self._transform.cuts(
+            records.shape, np.zeros((size, 3), np.int64) if draws is None else draws
+        )
+        batch.labels.numpy()[:] = records.labels
+
+        def place(some: range) -> None:
+            batch.put_raw(records, cuts, slice(some.start, some.stop))
+
+        worth_it = -(-_SHARED_WORK // batch.pixels[0].nbytes)
+        return _Begun(batch, self._workers.start(place, range(size), worth_it))
 
     def _copy_each(self, items: list[Any], draws: IntArray | None) -> _Begun:
         """A batch of images that are decoded and cropped one by one."""

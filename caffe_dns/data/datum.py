@@ -20,6 +20,8 @@ IntArray: TypeAlias = "np.ndarray[Any, np.dtype[np.int64]]"
 
 _CHANNELS, _HEIGHT, _WIDTH, _DATA, _LABEL, _FLOAT_DATA, _ENCODED = range(1, 8)
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+#: What a label begins with, and a whole field that says nothing, as Caffe's tools write it.
+LABEL_TAG, NOT_ENCODED = bytes([_LABEL << 3]), bytes([_ENCODED << 3, 0])
 #: Records up to this size are worth a copy when that saves parsing them one by one.
 _SMALL = 16384
 _FLOAT_ENTRY = np.dtype([("tag", "u1"), ("value", "<f4")])

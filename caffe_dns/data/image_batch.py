@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from caffe_dns.data.datum import Image, IntArray
+from caffe_dns.data.raw_records import RawRecords
 from caffe_dns.data.transform import Cut, ImageShape, Transform, crop
 
 
@@ -99,6 +100,12 @@ class CroppedBatch(ImageBatch):
             self.cuts.numpy()[:] = cut.top, cut.left, 0
             if mirrored is not None:
                 self.cuts.numpy()[:, 2] = mirrored
+
+    def put_raw(self, records: RawRecords, cuts: IntArray, some: slice) -> None:
+        """Fill some places with images of `records`, one for each place; `cuts` is [N, 3]."""
+        records.copy(cuts[:, :2], self.pixels, some)
+        if self.cuts is not None:
+            self.cuts.numpy()[some] = cuts[some]
 
     def tops(self, device: torch.device) -> tuple[Tensor, Tensor]:
         pixels = self.pixels.to(device, non_blocking=True)

@@ -15,6 +15,7 @@ from typing import Generic, TypeVar
 from caffe_dns import log, rng
 from caffe_dns.data.database import Cursor, Database
 from caffe_dns.data.datum import Buffer, Image, IntArray, RawDatum, parse_alike, parse_datum
+from caffe_dns.data.raw_records import RawRecords, find_raw
 from caffe_dns.errors import CaffeError
 
 Item = TypeVar("Item")
@@ -37,6 +38,10 @@ class ImageSource(ABC, Generic[Item]):
 
     def decode_alike(self, items: Sequence[Item]) -> tuple[Image, Image] | None:
         """Many items at once, images [N, channels, height, width] and labels [N], or None."""
+        return None
+
+    def find_raw(self, items: Sequence[Item]) -> RawRecords | None:
+        """Where the pixels of items lie that need no decoding and are of one shape, or None."""
         return None
 
     @abstractmethod
@@ -124,6 +129,9 @@ class DatabaseSource(ImageSource[Buffer]):
 
     def decode_alike(self, items: Sequence[Buffer]) -> tuple[Image, Image] | None:
         return parse_alike(items)
+
+    def find_raw(self, items: Sequence[Buffer]) -> RawRecords | None:
+        return find_raw(items)
 
     def is_encoded(self, item: Buffer) -> bool:
         return self._parse(item).encoded

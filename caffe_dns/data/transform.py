@@ -7,6 +7,7 @@ Decoding is not done here.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -17,7 +18,7 @@ import torch
 from google.protobuf.message import DecodeError
 from torch import Tensor
 
-from caffe_dns import log, rng
+from caffe_dns import kernels, log, rng
 from caffe_dns.data.datum import Image, IntArray
 from caffe_dns.errors import CaffeError
 from caffe_dns.proto.blobs import blob_to_array
@@ -132,6 +133,17 @@ class Transform:
             return Cut(draw[1] % (spare_rows + 1), draw[2] % (spare_columns + 1), mirrored)
         return Cut(spare_rows // 2, spare_columns // 2, mirrored)
 
+    def cuts(self, shape: ImageShape, draws: IntArray) -> IntArray:
+        """What `cut` says of each of N images of one `shape`: top, left and mirrored, [N, 3]."""
+        cuts = np.zeros((len(draws), 3), np.int64)
+        if self.random_crop:
+            cuts[:, :2] = draws[:, 1:] % [extent - self.crop_size + 1 for extent in shape[1:]]
+        elif self.crop_size:
+            cuts[:, :2] = [(extent - self.crop_size) // 2 for extent in shape[1:]]
+        if self.mirror:
+            cuts[:, 2] = draws[:, 0] & 1
+        return cuts
+
     def apply(self, pixels: Tensor, cuts: Tensor | None) -> Tensor:
         """Mirror, subtract the mean and scale a batch where it lies.
 
@@ -139,13 +151,17 @@ class Transform:
         top, left and mirrored of each image, None where all are cut alike and none is mirrored.
         Returns float32, in Caffe's order of operations.
         """
+        mean = self._mean_on(pixels.device)
+        if kernels.wanted(pixels.device):
+            from caffe_dns.kernels.transform import transform
+
+            return transform(pixels, cuts, mean, self._centre(), self.scale)
         mirrored = cuts[:, 2].bool() if self.mirror and cuts is not None else None
         if mirrored is not None:
             pixels = torch.where(mirrored[:, None, None, None], pixels.flip(3), pixels)
         values = pixels.to(torch.float32)
-        mean = self._mean_for(values, cuts, mirrored)
         if mean is not None:
-            values = values - mean
+            values = values - self._part(mean, values.shape[2:], cuts, mirrored)
         return values * self.scale if self.scale != 1 else values
 
     def finish(self, images: Image, cut: Cut, target: Image) -> None:
@@ -164,26 +180,38 @@ class Transform:
         if self.scale != 1:
             np.multiply(target, np.float32(self.scale), out=target)
 
-    def _mean_for(
-        self, values: Tensor, cuts: Tensor | None, mirrored: Tensor | None
-    ) -> Tensor | None:
-        """What to subtract: each value's own source pixel of the mean file, or the mean values."""
+    def _mean_on(self, device: torch.device) -> Tensor | None:
+        """The mean file [channels, height, width] or the mean values [channels or 1, 1, 1]."""
         if len(self.mean_values):
-            self.mean_values = self.mean_values.to(values.device)
-            return self.mean_values.view(1, -1, 1, 1)
+            self.mean_values = self.mean_values.to(device)
+            return self.mean_values.view(-1, 1, 1)
+        if self.mean is not None:
+            self.mean = self.mean.to(device)
+        return self.mean
+
+    def _centre(self) -> tuple[int, int]:
+        """Top and left of a crop in the middle of images as large as the mean; 0 without one."""
         if self.mean is None:
-            return None
-        self.mean = self.mean.to(values.device)
-        height, width = values.shape[2:]
+            return 0, 0
+        centre = self.cut((0, *self.mean.shape[1:]), [0, 0, 0])
+        return centre.top, centre.left
+
+    def _part(
+        self, mean: Tensor, size: Sequence[int], cuts: Tensor | None, mirrored: Tensor | None
+    ) -> Tensor:
+        """What to subtract: each pixel's own source pixel of the mean file, or the mean values."""
+        if self.mean is None:
+            return mean
+        height, width = size
         if cuts is None:
-            centre = self.cut((0, *self.mean.shape[1:]), [0, 0, 0])
-            return self.mean[:, centre.top : centre.top + height, centre.left : centre.left + width]
-        rows = cuts[:, :1] + torch.arange(height, device=values.device)
-        columns = torch.arange(width, device=values.device).expand(len(cuts), width)
+            top, left = self._centre()
+            return mean[:, top : top + height, left : left + width]
+        rows = cuts[:, :1] + torch.arange(height, device=mean.device)
+        columns = torch.arange(width, device=mean.device).expand(len(cuts), width)
         if mirrored is not None:
             columns = torch.where(mirrored[:, None], columns.flip(1), columns)
         columns = columns + cuts[:, 1:2]
-        return self.mean[:, rows[:, :, None], columns[:, None, :]].transpose(0, 1)
+        return mean[:, rows[:, :, None], columns[:, None, :]].transpose(0, 1)
 
 
 def crop(images: Image, cut: Cut, size: int) -> Image:

@@ -1,10 +1,13 @@
-"""Threads that share the work on one batch."""
+"""Threads that share the work on one batch, and each do their own part alone."""
 
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+
+import torch
 
 _MOST_THREADS = 16
 
@@ -26,6 +29,8 @@ class Workers:
 
     def __init__(self, threads: int) -> None:
         self._threads = min(threads, _MOST_THREADS)
+        # To ask fixes it for the thread that asks, whatever the others set from now on.
+        self._usual = torch.get_num_threads()
         self._pool: ThreadPoolExecutor | None = None
 
     def run(self, work: Callable[[range], None], indices: range) -> None:
@@ -33,17 +38,20 @@ class Workers:
         for piece in self.start(work, indices):
             piece.result()
 
-    def start(self, work: Callable[[range], None], indices: range) -> list[Future[None]]:
+    def start(
+        self, work: Callable[[range], None], indices: range, at_least: int = 1
+    ) -> list[Future[None]]:
         """Begin to do `work` on all indices, in pieces that the threads take as they can.
 
-        A single thread would not be worth it: then all is done on return, and nothing to wait for.
+        All pieces have `at_least` so many, but for the last. A single thread would not be worth it:
+        then all is done on return, and nothing to wait for.
         """
         if self._threads == 1:
             work(indices)
             return []
         if self._pool is None:
-            self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="decode")
-        step = max(1, len(indices) // (8 * self._threads))
+            self._pool = ThreadPoolExecutor(self._threads, "decode", _stay_alone, (self._usual,))
+        step = max(at_least, len(indices) // (8 * self._threads))
         starts = range(0, len(indices), step)
         return [self._pool.submit(work, indices[start : start + step]) for start in starts]
 
@@ -52,3 +60,16 @@ class Workers:
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
             self._pool = None
+
+
+def _stay_alone(usual: int) -> None:
+    """Keep PyTorch from dividing what this thread does among threads of its own.
+
+    PyTorch takes that for the wish of all threads to come as well, until one of them wishes for the
+    `usual` number again.
+    """
+    torch.get_num_threads()  # or the first that asks would set it anew
+    torch.set_num_threads(1)
+    restore = threading.Thread(target=torch.set_num_threads, args=(usual,))
+    restore.start()
+    restore.join()

@@ -6,6 +6,7 @@ Nothing here knows layers or solvers.
 
 from __future__ import annotations
 
+import threading
 from functools import cache
 
 import torch
@@ -14,10 +15,16 @@ from torch import Tensor
 from caffe_dns import log
 from caffe_dns.errors import first_line
 
+#: The threads that read and the one that computes ask at the same time.
+_trial = threading.Lock()
+
 
 def wanted(device: torch.device) -> bool:
     """Whether kernels of our own are to run on this device."""
-    return device.type == "cuda" and _works()
+    if device.type != "cuda":
+        return False
+    with _trial:
+        return _works()
 
 
 def suit(blob: Tensor) -> bool:

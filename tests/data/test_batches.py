@@ -16,7 +16,7 @@ from caffe_dns.data.image_batch import CroppedBatch
 from caffe_dns.data.sources import DatabaseSource
 from caffe_dns.data.transform import RecordDraws, Transform
 from caffe_dns.errors import CaffeError
-from caffe_dns.proto.caffe_pb2 import TRAIN, Datum, TransformationParameter
+from caffe_dns.proto.caffe_pb2 import TEST, TRAIN, Datum, TransformationParameter
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 3])
@@ -43,14 +43,19 @@ def random_image(shape: tuple[int, int, int], label: int, kind: str = "raw") -> 
 
 
 def batches_of(
-    path: Path, datums: list[Datum], batch_size: int, crop_size: int = 0, mirror: bool = False
+    path: Path,
+    datums: list[Datum],
+    batch_size: int,
+    crop_size: int = 0,
+    mirror: bool = False,
+    phase: int = TRAIN,
 ) -> ImageBatches:
     with create_database(str(path)) as writer:
         for number, datum in enumerate(datums):
             writer.put(b"%04d" % number, datum.SerializeToString())
     return ImageBatches(
         DatabaseSource(open_database(str(path))),
-        Transform(TransformationParameter(crop_size=crop_size, mirror=mirror), TRAIN),
+        Transform(TransformationParameter(crop_size=crop_size, mirror=mirror), phase),
         RecordDraws(1, "data"),
         Share(),
         batch_size,
@@ -85,6 +90,37 @@ def test_large_images_are_copied_by_several_threads(tmp_path: Path) -> None:
     for pixels, datum in zip(batch.pixels.numpy(), datums, strict=True):
         assert np.array_equal(pixels, values_of(datum))
     reader.close()
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("crop_size", [0, 200])
+@pytest.mark.parametrize("mirror", [False, True])
+@pytest.mark.parametrize("phase", [TRAIN, TEST])
+def test_large_images_come_out_together_as_one_by_one(
+    tmp_path: Path,
+    threads: int,
+    crop_size: int,
+    mirror: bool,
+    phase: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("caffe_dns.data.workers.available_cores", lambda: threads)
+    monkeypatch.setattr("caffe_dns.data.batches._SHARED_WORK", 1 << 18)
+    datums = [random_image((3, 210, 220), label=300 * n) for n in range(11)]
+    together, alone = (
+        batches_of(tmp_path / name, datums, 8, crop_size, mirror, phase) for name in ("a", "b")
+    )
+    monkeypatch.setattr(alone._source, "find_raw", lambda items: None)
+    for _ in range(4):
+        made, expected = together.read(), alone.read()
+        assert isinstance(made, CroppedBatch) and isinstance(expected, CroppedBatch)
+        assert torch.equal(made.pixels, expected.pixels)
+        assert torch.equal(made.labels, expected.labels)
+        assert (made.cuts is None) == (expected.cuts is None)
+        if made.cuts is not None and expected.cuts is not None:
+            assert torch.equal(made.cuts, expected.cuts)
+    together.close()
+    alone.close()
 
 
 def encoded_image(label: int) -> Datum:

@@ -6,6 +6,7 @@ import os
 import threading
 
 import pytest
+import torch
 
 from caffe_dns.data.workers import Workers, available_cores, reading_threads
 from caffe_dns.errors import CaffeError
@@ -53,3 +54,37 @@ def test_as_many_threads_as_this_process_may_use(monkeypatch: pytest.MonkeyPatch
         assert reading_threads(for_gpu=False) == for_cpu
     monkeypatch.delattr(os, "sched_getaffinity")
     assert available_cores() == (os.cpu_count() or 1)
+
+
+def test_no_thread_divides_its_work_among_others() -> None:
+    def threads() -> int:
+        seen: list[int] = []
+        thread = threading.Thread(target=lambda: seen.append(torch.get_num_threads()))
+        thread.start()
+        thread.join()
+        return seen[0]
+
+    usual = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        seen: list[int] = []
+        workers = Workers(2)
+        workers.run(lambda some: seen.append(torch.get_num_threads()), range(8))
+        workers.close()
+        assert set(seen) == {1}
+        # Neither of the threads that are, nor of those that come.
+        assert torch.get_num_threads() == threads() == 3
+    finally:
+        torch.set_num_threads(usual)
+
+
+@pytest.mark.parametrize("at_least", [1, 4, 50])
+def test_pieces_have_the_size_that_they_are_worth(at_least: int) -> None:
+    sizes: list[int] = []
+    workers = Workers(3)
+    for piece in workers.start(lambda some: sizes.append(len(some)), range(10), at_least):
+        piece.result()
+    workers.close()
+    assert sorted(sizes, reverse=True)[0] == min(at_least, 10)
+    assert sum(sizes) == 10
+    assert len(sizes) == -(-10 // at_least)

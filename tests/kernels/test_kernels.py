@@ -10,6 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from caffe_dns.data.transform import Transform
+from caffe_dns.proto.caffe_pb2 import TEST, TRAIN, TransformationParameter
+
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 if DEVICE == "cpu":
     os.environ["TRITON_INTERPRET"] = "1"  # before anything imports it
@@ -17,6 +20,7 @@ if DEVICE == "cpu":
 pytest.importorskip("triton")
 SGDKernel = import_module("caffe_dns.kernels.sgd").SGDKernel
 SoftmaxLoss = import_module("caffe_dns.kernels.softmax_loss").SoftmaxLoss
+transform = import_module("caffe_dns.kernels.transform").transform
 BLOCK = 1024
 
 SHAPES = [(3, 5), (BLOCK,), (BLOCK + 1,), (2, 3, 4, 4), (1,)]
@@ -82,3 +86,30 @@ def test_a_label_that_is_no_class_gives_nan(label: float) -> None:
     scores = draw((2, 3), 1).requires_grad_()
     labels = torch.tensor([0.0, label], device=DEVICE)
     assert SoftmaxLoss.apply(scores, labels, 1.0, 87.0).isnan()
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+@pytest.mark.parametrize("mean", ["none", "file", "value", "values"])
+@pytest.mark.parametrize("random", [False, True])
+@pytest.mark.parametrize("phase", [TRAIN, TEST])
+def test_transform(dtype: torch.dtype, mean: str, random: bool, phase: int) -> None:
+    """To the last bit what PyTorch's own operations make of it on the CPU."""
+    count, (channels, height, width) = 3, (3, 40, 51)
+    param = TransformationParameter(crop_size=37, mirror=random, scale=0.017)
+    param.mean_value.extend({"value": [104.25], "values": [104, 117.5, 123]}.get(mean, []))
+    reference = Transform(param, phase)
+    if mean == "file":
+        reference.mean = 100 + draw((channels, height, width), 1).cpu()
+    draws = torch.randint(1 << 31, (count, 3), generator=torch.Generator().manual_seed(2))
+    cuts = torch.from_numpy(reference.cuts((channels, height, width), draws.numpy()))
+    pixels = (50 * draw((count, channels, 37, 37), 3).cpu()).abs().to(dtype)
+    some_cuts = cuts if reference.is_random else None
+    wanted = reference.apply(pixels, some_cuts)
+    found = transform(
+        pixels.to(DEVICE),
+        None if some_cuts is None else some_cuts.to(DEVICE),
+        None if (part := reference._mean_on(torch.device("cpu"))) is None else part.to(DEVICE),
+        reference._centre(),
+        reference.scale,
+    )
+    assert torch.equal(found.cpu(), wanted)

@@ -1,7 +1,11 @@
 #!/usr/bin/env python3
-"""How fast the Data layer opens large databases, and reads raw and JPEG images on the CPU.
+"""How fast the Data layer opens large databases, and reads raw and JPEG images.
 
     python tools/benchmarks/data_rate.py [--records N] [--images N] [--rounds N] [--seconds S]
+                                         [--cores N ...]
+
+Without --cores, all reading is done on one core and on all. Where there is a GPU, the layer on it
+reads as well, with finished batches in its memory as the end.
 
 Databases are made in a temporary folder. Each contestant is a process of its own, bound to its
 cores; they read in turn, round after round, while the others stand still, so that all see the same
@@ -177,14 +181,30 @@ def whole_layer(path: Path) -> Step:
     return layer
 
 
+def layer_on_gpu(path: Path) -> Step:
+    """The Data layer on a GPU, each batch waited for."""
+    layer = Data(cropping(path), Context(device=torch.device("cuda")))
+    layer.setup([])
+
+    def step() -> None:
+        layer()
+        torch.cuda.current_stream().synchronize()
+
+    return step
+
+
+READERS: dict[str, Callable[[Path], Step]] = {
+    "by hand": by_hand,
+    "bytes for a GPU": bytes_only,
+    "Data layer on the CPU": whole_layer,
+}
+if torch.cuda.is_available():
+    READERS["Data layer on the GPU"] = layer_on_gpu
 #: Title -> what reads, and from which database.
 CONTESTANTS: dict[str, tuple[Callable[[Path], Step], str]] = {
-    "raw, by hand": (by_hand, "raw"),
-    "raw, bytes for a GPU": (bytes_only, "raw"),
-    "raw, Data layer on the CPU": (whole_layer, "raw"),
-    "JPEG, by hand": (by_hand, "jpeg"),
-    "JPEG, bytes for a GPU": (bytes_only, "jpeg"),
-    "JPEG, Data layer on the CPU": (whole_layer, "jpeg"),
+    f"{kind}, {title}": (reader, kind.lower())
+    for kind in ("raw", "JPEG")
+    for title, reader in READERS.items()
 }
 Key = tuple[str, int]
 
@@ -291,8 +311,9 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=2000)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=2.0, help="of each turn")
+    everything = sorted({1, len(os.sched_getaffinity(0))})
     parser.add_argument(
-        "--cores", type=int, nargs="+", default=[1, 2], help="the first: for ratios"
+        "--cores", type=int, nargs="+", default=everything, help="the first: for ratios"
     )
     options = parser.parse_args()
     log.set_quiet(True)
