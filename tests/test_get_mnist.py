@@ -75,8 +75,8 @@ def small_mnist(tool: ModuleType, monkeypatch: pytest.MonkeyPatch) -> dict[str, 
     return files
 
 
-def run(tool: ModuleType, monkeypatch: pytest.MonkeyPatch, folder: Path) -> int:
-    monkeypatch.setattr(sys, "argv", ["get_mnist", str(folder)])
+def run(tool: ModuleType, monkeypatch: pytest.MonkeyPatch, folder: Path, *flags: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["get_mnist", str(folder), *flags])
     return tool.main()
 
 
@@ -117,6 +117,19 @@ def test_asks_the_next_place_when_one_fails(
 
     assert run(tool, monkeypatch, folder) == 0
     assert capsys.readouterr().out == f"{folder} holds MNIST already\n"
+
+    for _ in range(2):
+        assert run(tool, monkeypatch, folder, "--padded") == 0
+    images = contents(folder / "mnist_train_lmdb")
+    padded = contents(folder / "mnist_train_padded_lmdb")
+    assert [key for key, _ in padded] == [key for key, _ in images]
+    for (_, plain), (_, bordered) in zip(images[::99], padded[::99], strict=True):
+        first, second = parse_datum(plain), parse_datum(bordered)
+        assert second.label == first.label
+        assert (second.height, second.width) == (32, 32)
+        framed = np.frombuffer(second.data, np.uint8).reshape(32, 32)
+        assert framed[2:-2, 2:-2].tobytes() == first.data
+        assert framed.sum() == np.frombuffer(first.data, np.uint8).sum()
 
 
 @pytest.mark.usefixtures("small_mnist")

@@ -12,6 +12,7 @@ from tools.zoo.builder import MAX, NetBuilder
 from tools.zoo.variants import deploy, official, prune
 
 SHAPE = (1, 1, 28, 28)
+TRAINING = "data/mnist/mnist_train_lmdb"
 
 
 def lenet() -> dict[str, NetParameter]:
@@ -24,7 +25,9 @@ def lenet() -> dict[str, NetParameter]:
     blob = net.relu("relu1", net.inner_product("ip1", blob, 500))
     blob = net.inner_product("ip2", blob, 10)
     net.scores(blob, {"accuracy": 1})
-    return _files(net, blob, {"conv1": 2, "conv2": 3, "ip1": 4, "ip2": 2.5}, 14000)
+    c_rates = {"conv1": 2, "conv2": 3, "ip1": 4, "ip2": 2.5}
+    files = _files(net, blob, c_rates, 14000)
+    return {**files, "guo_crops_train_val": with_crops(files["guo_train_val"])}
 
 
 def lenet_300_100() -> dict[str, NetParameter]:
@@ -37,13 +40,24 @@ def lenet_300_100() -> dict[str, NetParameter]:
     return _files(net, blob, {"ip1": 5, "ip2": 3, "ip3": 3}, 20000)
 
 
+def with_crops(net: NetParameter) -> NetParameter:
+    """Trained on random crops of the images in their border."""
+    cropped = NetParameter()
+    cropped.CopyFrom(net)
+    for layer in cropped.layer:
+        if layer.data_param.source == TRAINING:
+            layer.data_param.source = "data/mnist/mnist_train_padded_lmdb"
+            layer.transform_param.crop_size = SHAPE[-1]
+    return cropped
+
+
 def _start(name: str) -> NetBuilder:
     net = NetBuilder(
         name,
         specs=(ParamSpec(lr_mult=1), ParamSpec(lr_mult=2)),
         bias_filler=FillerParameter(type="constant"),
     )
-    sources = ("data/mnist/mnist_train_lmdb", "data/mnist/mnist_test_lmdb")
+    sources = (TRAINING, "data/mnist/mnist_test_lmdb")
     net.data("mnist", sources, (64, 100), TransformationParameter(scale=1 / 256))
     return net
 
