@@ -26,8 +26,7 @@ def lenet() -> dict[str, NetParameter]:
     blob = net.inner_product("ip2", blob, 10)
     net.scores(blob, {"accuracy": 1})
     c_rates = {"conv1": 2, "conv2": 3, "ip1": 4, "ip2": 2.5}
-    files = _files(net, blob, c_rates, 14000)
-    return {**files, "guo_crops_train_val": with_crops(files["guo_train_val"])}
+    return _files(net, blob, c_rates, 14000)
 
 
 def lenet_300_100() -> dict[str, NetParameter]:
@@ -65,9 +64,11 @@ def _start(name: str) -> NetBuilder:
 def _files(
     net: NetBuilder, classifier: str, c_rates: dict[str, float], iter_stop: int
 ) -> dict[str, NetParameter]:
+    guo = official(net.net, c_rates, iter_stop)
     return {
         "train_val": net.net,
         "prune_train_val": prune(net.net),
-        "guo_train_val": official(net.net, c_rates, iter_stop),
+        "guo_train_val": guo,
+        "guo_crops_train_val": with_crops(guo),
         "deploy": deploy(net.net, classifier, SHAPE),
     }
