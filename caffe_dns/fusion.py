@@ -20,6 +20,7 @@ from caffe_dns.layers.base import Context, Layer
 from caffe_dns.layers.masked import WeightedLayer
 from caffe_dns.layers.neuron import ReLU
 from caffe_dns.layers.normalization import BatchNorm
+from caffe_dns.layers.pooling import Pooling
 from caffe_dns.wiring import Step
 
 #: On a CPU none of it would be faster.
@@ -28,7 +29,7 @@ DEVICES = ("cuda",)
 
 @dataclass(frozen=True)
 class Chain:
-    """Neighbouring layers that run as one; all but the first work in place.
+    """Neighbouring layers that run as one; all but the first and the pooling work in place.
 
     First is a convolution or an inner product, or else the BatchNorm.
     """
@@ -37,11 +38,12 @@ class Chain:
     batch_norm: Step | None
     scale: Step | None
     relu: Step | None
+    pool: Step | None
 
     @property
     def steps(self) -> list[Step]:
         """Its members in their order."""
-        members = (self.weighted, self.batch_norm, self.scale, self.relu)
+        members = (self.weighted, self.batch_norm, self.scale, self.relu, self.pool)
         return [step for step in members if step is not None]
 
     def run(self, bottom: Tensor) -> Tensor:
@@ -50,6 +52,9 @@ class Chain:
         if self.weighted is not None:
             assert isinstance(self.weighted.layer, WeightedLayer)
             bottom, bias = self.weighted.layer.without_bias(bottom)
+        if self.pool is not None:
+            assert isinstance(self.pool.layer, Pooling)
+            return self.pool.layer.pool_biased(bottom, bias, relu=self.relu is not None)
         if self.batch_norm is None:
             return _rectify(bottom, bias)
         assert isinstance(self.batch_norm.layer, BatchNorm)
@@ -59,14 +64,17 @@ class Chain:
         )
 
 
-def find_chains(steps: Sequence[Step], device: torch.device) -> dict[Layer, Chain]:
-    """The chains of a net, by their first layer."""
+def find_chains(steps: Sequence[Step], device: torch.device, inner: bool) -> dict[Layer, Chain]:
+    """The chains of a net, by their first layer.
+
+    With `inner`, every blob is there afterwards.
+    """
     if device.type not in DEVICES:
         return {}
     chains = {}
     rest = list(steps)
     while rest:
-        chain = _chain_at(rest)
+        chain = _chain_at(rest, inner)
         if chain is not None:
             chains[rest[0].layer] = chain
         del rest[: len(chain.steps) if chain is not None else 1]
@@ -84,15 +92,17 @@ def find_masked(steps: Sequence[Step], context: Context) -> list[WeightedLayer]:
     return [layer for layer in layers if layer.mask_indices]
 
 
-def _chain_at(steps: Sequence[Step]) -> Chain | None:
+def _chain_at(steps: Sequence[Step], inner: bool) -> Chain | None:
     """The chain that begins with the first of these, if one does."""
-    row = list(takewhile(_is_plain, steps[:4]))
+    row = list(takewhile(_is_plain, steps[:5]))
     taken: list[Step] = []
 
-    def take(is_right: Callable[[Step], bool]) -> Step | None:
+    def take(is_right: Callable[[Step], bool], *, in_place: bool = True) -> Step | None:
         """The next step, if it is right and, but for the first, in place."""
         step = row[len(taken)] if len(taken) < len(row) else None
-        if step is None or not is_right(step) or (taken and not _in_place(step, taken[-1])):
+        if step is None or not is_right(step):
+            return None
+        if in_place and taken and not _in_place(step, taken[-1]):
             return None
         taken.append(step)
         return step
@@ -101,8 +111,12 @@ def _chain_at(steps: Sequence[Step]) -> Chain | None:
     batch_norm = take(lambda step: isinstance(step.layer, BatchNorm))
     scale = take(partial(_is_affine, batch_norm)) if batch_norm else None
     # Where there is no bias to add, a ReLU alone is no more than PyTorch's.
-    relu = take(_is_relu) if batch_norm or (weighted and _has_bias(weighted)) else None
-    return Chain(weighted, batch_norm, scale, relu) if len(taken) > 1 else None
+    biased = weighted is not None and _has_bias(weighted)
+    relu = take(_is_relu) if batch_norm or biased else None
+    pool = None
+    if biased and not batch_norm and not inner:
+        pool = take(partial(_is_max_pool, taken[-1]), in_place=False)
+    return Chain(weighted, batch_norm, scale, relu, pool) if len(taken) > 1 else None
 
 
 def _is_plain(step: Step) -> bool:
@@ -139,6 +153,11 @@ def _is_affine(batch_norm: Step, step: Step) -> bool:
 
 def _is_relu(step: Step) -> bool:
     return isinstance(step.layer, ReLU) and step.layer.negative_slope == 0
+
+
+def _is_max_pool(before: Step, step: Step) -> bool:
+    """Whether it takes the maxima of what the step before has made."""
+    return isinstance(step.layer, Pooling) and step.layer.is_max and step.bottoms == before.tops
 
 
 def _rectify(top: Tensor, bias: Tensor | None) -> Tensor:

@@ -91,7 +91,8 @@ class Net(nn.Module):
             for step in self.steps:
                 _force_backward(step)
         self._overwritten_losses = find_overwritten_losses(self.steps)
-        self._chains = find_chains(self.steps, self.context.device)
+        device = self.context.device
+        self._chains = {inner: find_chains(self.steps, device, inner) for inner in (False, True)}
         self._masked = find_masked(self.steps, self.context)
         self.outputs = wiring.outputs
         for blob in self.outputs:
@@ -177,14 +178,17 @@ class Net(nn.Module):
                 self._run_step(step, blobs)
         return blobs
 
-    def compute(self, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Run all layers but those whose tops are given: Input layers and sources."""
-        with masks_applied(self._masked) if self._masked else nullcontext():
-            return self._compute(dict(given))
+    def compute(self, given: Mapping[str, Tensor], *, inner: bool = True) -> dict[str, Tensor]:
+        """Run all layers but those whose tops are given: Input layers and sources.
 
-    def _compute(self, blobs: dict[str, Tensor]) -> dict[str, Tensor]:
+        Without `inner`, blobs that are neither outputs nor losses may be missing.
+        """
+        with masks_applied(self._masked) if self._masked else nullcontext():
+            return self._compute(dict(given), inner)
+
+    def _compute(self, blobs: dict[str, Tensor], inner: bool) -> dict[str, Tensor]:
         # An observer wants to see every layer's top.
-        chains = self._chains if self.observer is None else {}
+        chains = {} if self.observer is not None else self._chains[inner]
         steps = iter(self.steps)
         for step in steps:
             chain = chains.get(step.layer)

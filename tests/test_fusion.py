@@ -29,11 +29,11 @@ def net_of(middle: str, phase: Phase = TRAIN) -> Net:
     return make_net(text, phase=phase)
 
 
-def results(net: Net) -> dict[str, torch.Tensor]:
+def results(net: Net, *, inner: bool = True) -> dict[str, torch.Tensor]:
     """Tops, gradients and statistics after two passes on the same data."""
     data = torch.randn(5, 3, 4, 6, generator=torch.Generator().manual_seed(2))
     for _ in range(2):
-        blobs = net({"data": data})
+        blobs = net.compute({"data": data}, inner=inner)
         net.loss(blobs).backward()
     found = {name: blob.detach() for name, blob in blobs.items()}
     for param in net.learnable_params:
@@ -54,7 +54,7 @@ def compare(middle: str, monkeypatch: pytest.MonkeyPatch, phase: Phase = TRAIN) 
     assert together.keys() == apart.keys()
     for name, wanted in apart.items():
         torch.testing.assert_close(together[name], wanted, rtol=1e-4, atol=1e-5, msg=name)
-    return [[step.layer.name for step in chain.steps] for chain in net._chains.values()]
+    return [[step.layer.name for step in chain.steps] for chain in net._chains[True].values()]
 
 
 BN = layer("bn", "BatchNorm", "a", "a")
@@ -93,6 +93,36 @@ def test_what_belongs_together(
     middle: str, chains: list[list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert compare(middle, monkeypatch) == chains
+
+
+POOL = layer("pool", "Pooling", "a", "p", "pooling_param { kernel_size: 2 stride: 2 }")
+
+
+@pytest.mark.parametrize(
+    ("middle", "chains"),
+    [
+        (POOL, [["conv", "pool"]]),
+        (RELU + POOL, [["conv", "relu", "pool"]]),
+        (BN + RELU + POOL, [["conv", "bn", "relu"]]),
+        (POOL.replace("kernel", "pool: AVE kernel"), []),
+    ],
+)
+def test_a_pooling_belongs_to_it_where_nobody_looks(
+    middle: str, chains: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = DATA + CONV.replace("'xavier' }", "'xavier' } bias_filler { type: 'uniform' }") + middle
+    text += layer("tanh", "TanH", "p", "b") + LOSS
+    monkeypatch.setattr(fusion, "DEVICES", ())
+    apart = results(make_net(text))
+    monkeypatch.setattr(fusion, "DEVICES", ("cpu",))
+    net = make_net(text)
+    together = results(net, inner=False)
+    found = [[step.layer.name for step in chain.steps] for chain in net._chains[False].values()]
+    assert found == chains
+    missing = {"a"} if chains and "pool" in chains[0] else set()
+    assert together.keys() == apart.keys() - missing
+    for name, value in together.items():
+        torch.testing.assert_close(value, apart[name], rtol=1e-4, atol=1e-5, msg=name)
 
 
 FILLED = "weight_filler { type: 'xavier' }"

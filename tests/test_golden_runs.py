@@ -165,8 +165,8 @@ def watch(solver: Solver) -> list[list[float]]:
     seen: list[list[float]] = []
     compute = solver.net.compute
 
-    def record(given: dict) -> dict:
-        blobs = compute(given)
+    def record(given: dict, *, inner: bool = True) -> dict:
+        blobs = compute(given, inner=inner)
         seen.append([v for n in solver.net.outputs for v in blobs[n].detach().reshape(-1).tolist()])
         return blobs
 

@@ -90,9 +90,9 @@ def watched(net: Net, monkeypatch: pytest.MonkeyPatch) -> list[str]:
         seen.append("batch")
         return read()
 
-    def forward(given: dict[str, Tensor]) -> dict[str, Tensor]:
+    def forward(given: dict[str, Tensor], *, inner: bool = True) -> dict[str, Tensor]:
         seen.append("forward" if torch.is_grad_enabled() else "scoring")
-        return compute(given)
+        return compute(given, inner=inner)
 
     monkeypatch.setattr(net, "read_sources", read_sources)
     monkeypatch.setattr(net, "compute", forward)

@@ -14,8 +14,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-#: How many numbers a program of a kernel has in hand at a time.
-TILE = 2048
+#: How many numbers a program of a kernel has in hand at a time, and how many of a small blob.
+TILE, SMALL_TILE = 2048, 512
 #: The most channels in a tile: 128 bytes of bfloat16.
 CHANNELS = 64
 #: Programs that keep a large GPU busy.
@@ -66,7 +66,8 @@ class Layout:
     @property
     def height(self) -> int:
         """Rows in a tile."""
-        return TILE // self.columns
+        large = self.rows * self.channels >= TILE * PROGRAMS
+        return (TILE if large else SMALL_TILE) // self.columns
 
     @property
     def column_blocks(self) -> int:

@@ -1,6 +1,7 @@
 """Maximum pooling that remembers a byte for each window: where in it the maximum was.
 
-PyTorch remembers eight bytes, and adds gradients up where windows overlap.
+PyTorch remembers eight bytes, and adds gradients up where windows overlap. A bias and a ReLU that
+come before are applied to the maxima alone.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from caffe_dns.kernels.layout import Layout, laid_out, layout_of
+from caffe_dns.kernels.layout import Layout, laid_out, layout_of, places
 
 #: The largest window, in pixels, that is worth a kernel: its loops are unrolled.
 LARGEST_WINDOW = 49
@@ -23,6 +24,7 @@ NOWHERE = tl.constexpr(255)
 @triton.jit
 def _maximum(
     bottom,
+    bias,
     top,
     winners,
     pixels,
@@ -32,6 +34,9 @@ def _maximum(
     top_height,
     top_width,
     lowest,
+    planes,
+    HAS_BIAS: tl.constexpr,
+    RELU: tl.constexpr,
     KH: tl.constexpr,
     KW: tl.constexpr,
     SH: tl.constexpr,
@@ -60,8 +65,16 @@ def _maximum(
             better = inside & ((value > best) | (value != value) | (winner == NOWHERE))
             best = tl.where(better, value, best)
             winner = tl.where(better, i * KW + j, winner)
+    best = tl.where(winner == NOWHERE, lowest, best)
+    if HAS_BIAS:
+        # Where channels are not innermost, an image is a channel's plane.
+        channel = channels if planes == 1 else pixel // (top_width * top_height) % planes
+        best += tl.load(bias + channel, mask=known, other=0.0).to(tl.float32)
+    if RELU:
+        winner = tl.where(best <= 0, NOWHERE, winner)
+        best = tl.where(best < 0, 0.0, best)
     place = pixel * num_channels + channels
-    tl.store(top + place, tl.where(winner == NOWHERE, lowest, best), mask=known)
+    tl.store(top + place, best, mask=known)
     tl.store(winners + place, winner.to(tl.uint8), mask=known)
 
 
@@ -106,21 +119,53 @@ def _hand_down(
     tl.store(result + pixel * num_channels + channels, total, mask=known)
 
 
+@triton.jit
+def _sum(
+    gradients,
+    winners,
+    sums,
+    num_rows,
+    num_channels,
+    plane,
+    LAST: tl.constexpr,
+    HEIGHT: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):
+    """Sums of the gradients that are handed down, for each channel over a share of the rows."""
+    split, splits = tl.program_id(1), tl.num_programs(1)
+    channels = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)[None, :]
+    total = tl.zeros((HEIGHT, COLUMNS), tl.float32)
+    start = split * HEIGHT
+    while start < num_rows:
+        rows = start + tl.arange(0, HEIGHT)[:, None]
+        inside = (rows < num_rows) & (channels < num_channels)
+        where = places(rows, channels, num_channels, plane, LAST)
+        gradient = tl.load(gradients + where, mask=inside, other=0.0).to(tl.float32)
+        winner = tl.load(winners + where, mask=inside, other=NOWHERE)
+        total += tl.where(winner == NOWHERE, 0.0, gradient)
+        start += splits * HEIGHT
+    known = channels < num_channels
+    tl.store(sums + split * num_channels + channels, tl.sum(total, 0)[None, :], mask=known)
+
+
 class MaxPool(torch.autograd.Function):
     """The maximum of each window of an N x C x H x W blob, float32 or bfloat16.
 
     `size` is that of the top, (rows, columns); kernel, stride and pad are (height, width). A window
-    without a pixel gives the lowest number.
+    without a pixel gives the lowest number. The bias has C numbers; it and the ReLU are for the
+    bottom.
     """
 
     @staticmethod
     def forward(
         ctx: Any,
         bottom: Tensor,
+        bias: Tensor | None,
         size: tuple[int, int],
         kernel: tuple[int, int],
         stride: tuple[int, int],
         pad: tuple[int, int],
+        relu: bool,
     ) -> Tensor:
         bottom = laid_out(bottom)
         layout = layout_of(bottom)
@@ -129,8 +174,19 @@ class MaxPool(torch.autograd.Function):
         ctx.window = (*kernel, *stride, *pad)
         ctx.shape = bottom.shape
         grid, settings = _divide(layout, top, (bottom.shape, top.shape), ctx.window)
-        _maximum[grid](bottom, top, winners, lowest=torch.finfo(top.dtype).min, **settings)
+        _maximum[grid](
+            bottom,
+            bias,
+            top,
+            winners,
+            lowest=torch.finfo(top.dtype).min,
+            planes=1 if layout.last else layout.channels,
+            HAS_BIAS=bias is not None,
+            RELU=relu,
+            **settings,
+        )
         ctx.save_for_backward(winners)
+        ctx.bias_type = None if bias is None else bias.dtype
         return top
 
     @staticmethod
@@ -141,7 +197,12 @@ class MaxPool(torch.autograd.Function):
         result = _empty(ctx.shape, gradient.dtype, layout, gradient.device)
         grid, settings = _divide(layout, result, (ctx.shape, winners.shape), ctx.window)
         _hand_down[grid](gradient, winners, result, **settings)
-        return result, None, None, None, None
+        along_bias = None
+        if ctx.needs_input_grad[1]:
+            sums = torch.empty((layout.splits, layout.channels), device=gradient.device)
+            _sum[(layout.column_blocks, layout.splits)](gradient, winners, sums, **layout.settings)
+            along_bias = sums.sum(0).to(ctx.bias_type)
+        return result, along_bias, None, None, None, None, None
 
 
 def _empty(

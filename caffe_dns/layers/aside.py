@@ -18,6 +18,8 @@ from torch import Tensor
 
 #: Products in a layer's forward pass above which its kernels fill a GPU by themselves.
 LARGE = 1_000_000_000
+#: The most numbers in a window for which a convolution's weights are a matter of small matrices.
+FEW = 64
 
 
 class Product(Protocol):
@@ -67,7 +69,17 @@ class Convolved:
         return self._backward(gradient, x, w, (True, False, False))[0]
 
     def weight_gradient(self, gradient: Tensor, x: Tensor, w: Tensor) -> Tensor:
-        return self._backward(gradient, x, w, (False, True, False))[1]
+        few = w[0].numel() <= FEW and w.dim() == 4 and self.group == 1 and set(self.dilation) == {1}
+        if not few:
+            return self._backward(gradient, x, w, (False, True, False))[1]
+        # As products of matrices, an image at a time: cuDNN is slow where channels are few.
+        (pad_h, pad_w), num = self.pad, len(x)
+        windows = F.pad(x, (pad_w, pad_w, pad_h, pad_h)) if any(self.pad) else x
+        for axis in (2, 3):
+            windows = windows.unfold(axis, w.shape[axis], self.stride[axis - 2])
+        columns = windows.permute(0, 2, 3, 1, 4, 5).reshape(num, -1, w[0].numel())
+        rows = gradient.permute(0, 2, 3, 1).reshape(num, -1, len(w))
+        return torch.bmm(rows.transpose(1, 2), columns).sum(0).view(w.shape)
 
     def _backward(
         self, gradient: Tensor, x: Tensor, w: Tensor, wanted: tuple[bool, bool, bool]
@@ -122,6 +134,10 @@ class Aside:
         for parameter, gradient in self._gradients:
             before = parameter.grad
             parameter.grad = gradient if before is None else before + gradient
+        self.drop()
+
+    def drop(self) -> None:
+        """Forget what was not collected: the pass did not come to its end."""
         self._gradients.clear()
         self._kept.clear()
 

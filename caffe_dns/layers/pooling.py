@@ -107,16 +107,25 @@ def max_pool(bottom: Tensor, window: Window) -> tuple[Tensor, Tensor]:
     return top, torch.where(inside, row * image[1] + column, -1)
 
 
-def max_of(bottom: Tensor, window: Window) -> Tensor:
-    """The first result of `max_pool`."""
+def max_of(
+    bottom: Tensor, window: Window, bias: Tensor | None = None, relu: bool = False
+) -> Tensor:
+    """The first result of `max_pool`; a bias for each channel and a ReLU come before, if asked for.
+
+    Neither changes which number is the largest.
+    """
     if kernels.suit(bottom):
         from caffe_dns.kernels.max_pool import LARGEST_WINDOW, MaxPool
 
         if window.kernel[0] * window.kernel[1] <= LARGEST_WINDOW:
             size = window.output_size(_image(bottom))
-            top: Tensor = MaxPool.apply(bottom, size, window.kernel, window.stride, window.pad)
+            top: Tensor = MaxPool.apply(
+                bottom, bias, size, window.kernel, window.stride, window.pad, relu
+            )
             return top
-    return max_pool(bottom, window)[0]
+    if bias is not None:
+        bottom = bottom + bias.view(-1, 1, 1)
+    return max_pool(torch.relu(bottom) if relu else bottom, window)[0]
 
 
 def average_pool(bottom: Tensor, window: Window) -> Tensor:
@@ -214,7 +223,7 @@ class Pooling(Layer):
     def forward(self, *bottoms: Tensor) -> Tensor | Sequence[Tensor]:
         bottom = bottoms[0]
         window = self.window(_image(bottom))
-        if self.method == PoolingParameter.MAX and self.num_tops == 1:
+        if self.is_max:
             return max_of(bottom, window)
         if self.method == PoolingParameter.MAX:
             top, index = max_pool(bottom, window)
@@ -224,6 +233,15 @@ class Pooling(Layer):
         if self.training:
             return stochastic_pool(bottom, window, self.generator())
         return expected_pool(bottom, window)
+
+    @property
+    def is_max(self) -> bool:
+        """Whether it takes maxima, and nothing else."""
+        return self.method == PoolingParameter.MAX and self.num_tops == 1
+
+    def pool_biased(self, bottom: Tensor, bias: Tensor | None, *, relu: bool) -> Tensor:
+        """The maxima after a bias for each channel and, if asked for, a ReLU."""
+        return max_of(bottom, self.window(_image(bottom)), bias, relu)
 
     def _pair(self, square: str, prefix: str, least: int) -> Pair:
         """A setting for (height, width): the field `square`, or `prefix`_h and `prefix`_w."""

@@ -8,8 +8,8 @@ later batch. When to train, and what to log, is the solver's business.
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor
@@ -49,7 +49,7 @@ def run_iteration(
     total: Tensor | None = None
     for number, batch in enumerate(batches, 1):
         with DebugInfo(net) if debug else nullcontext() as info:
-            blobs = net.compute(batch)
+            blobs = net.compute(batch, inner=debug)
         loss = net.loss(blobs)
         outputs = {name: blobs[name].detach() for name in net.outputs}
         # So that backward gives back the memory of the activations as it goes along.
@@ -83,6 +83,8 @@ class CapturedIteration:
         self.net = net
         self.rule = rule
         self._average = average
+        # Gradients that are sent to other ranks go on their way as autograd brings them.
+        self._aside = Aside() if average is None else None
         self._runs = 0
         self._graph: torch.cuda.CUDAGraph | None = None
         self._failed = False
@@ -92,12 +94,10 @@ class CapturedIteration:
     def run(self, batches: Sequence[Batch]) -> Outcome:
         """One iteration. What it returns is overwritten by the next."""
         self._runs += 1
-        if self._failed or self._runs <= self.WARM_UP:
-            return run_iteration(self.net, self.rule, batches, self._average)
-        if self._graph is None:
+        if not self._failed and self._runs > self.WARM_UP and self._graph is None:
             self._capture(batches)
         if self._graph is None or not self._fits(batches):
-            return run_iteration(self.net, self.rule, batches, self._average)
+            return self._run_layers(batches)
         for inputs, batch in zip(self._inputs, batches, strict=True):
             for name, tensor in inputs.items():
                 if batch[name] is not tensor:
@@ -124,15 +124,15 @@ class CapturedIteration:
             for name, tensor in inputs.items()
         )
 
-    @contextmanager
-    def _weights_aside(self) -> Iterator[None]:
-        """Compute gradients of weights aside; those of several ranks are sent as they come."""
-        if self._average is None:
-            self.net.context.aside = Aside()
+    def _run_layers(self, batches: Sequence[Batch]) -> Outcome:
+        """One iteration layer by layer, gradients of weights aside."""
+        self.net.context.aside = self._aside
         try:
-            yield
+            return run_iteration(self.net, self.rule, batches, self._average)
         finally:
             self.net.context.aside = None
+            if self._aside is not None:
+                self._aside.drop()
 
     def _capture(self, batches: Sequence[Batch]) -> None:
         """Record one iteration; nothing is computed. Says so, once, where that is impossible."""
@@ -145,11 +145,8 @@ class CapturedIteration:
             graph.register_generator_state(self.net.context.generator())
         try:
             # The thread that reads ahead goes on making CUDA calls meanwhile.
-            with (
-                torch.cuda.graph(graph, capture_error_mode="thread_local"),
-                self._weights_aside(),
-            ):
-                self._outcome = run_iteration(self.net, self.rule, inputs, self._average)
+            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+                self._outcome = self._run_layers(inputs)
         except (RuntimeError, ValueError) as error:
             self._failed = True
             self.rule.drop_gradients()

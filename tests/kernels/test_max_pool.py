@@ -38,7 +38,7 @@ def test_the_same_as_the_layer(window: Window, last: bool, dtype: torch.dtype) -
         bottom = bottom.contiguous(memory_format=torch.channels_last)
     bottom.requires_grad_()
     size = window.output_size((7, 9))
-    found = MaxPool.apply(bottom, size, window.kernel, window.stride, window.pad)
+    found = MaxPool.apply(bottom, None, size, window.kernel, window.stride, window.pad, False)
     wanted = max_pool(bottom, window)[0]
     assert torch.equal(found, wanted)
     assert found.is_contiguous(memory_format=torch.channels_last) == last
@@ -48,8 +48,32 @@ def test_the_same_as_the_layer(window: Window, last: bool, dtype: torch.dtype) -
     assert torch.equal(gradient, expected)
 
 
+@pytest.mark.parametrize("window", WINDOWS[:4])
+@pytest.mark.parametrize("last", [False, True])
+@pytest.mark.parametrize("relu", [False, True])
+def test_a_bias_and_a_relu_before(window: Window, last: bool, relu: bool) -> None:
+    generator = torch.Generator().manual_seed(3)
+    bottom = torch.randint(-3, 3, (2, 70, 7, 9), generator=generator).to(DEVICE, torch.float32)
+    bias = torch.randint(-2, 3, (70,), generator=generator).to(DEVICE, torch.float32)
+    if last:
+        bottom = bottom.contiguous(memory_format=torch.channels_last)
+    inputs = (bottom.requires_grad_(), bias.requires_grad_())
+    size = window.output_size((7, 9))
+    found = MaxPool.apply(*inputs, size, window.kernel, window.stride, window.pad, relu)
+    biased = bottom + bias.view(-1, 1, 1)
+    wanted = max_pool(torch.relu(biased) if relu else biased, window)[0]
+    assert torch.equal(found, wanted)
+    upstream = torch.randint(1, 5, wanted.shape, generator=generator).to(DEVICE, torch.float32)
+    for got, want in zip(
+        torch.autograd.grad(found, inputs, upstream),
+        torch.autograd.grad(wanted, inputs, upstream),
+        strict=True,
+    ):
+        assert torch.equal(got, want)
+
+
 def test_nan_is_passed_on() -> None:
     bottom = torch.tensor([[[[1.0, float("nan"), 2.0, 5.0]]]], device=DEVICE)
-    top = MaxPool.apply(bottom, (1, 2), (1, 2), (1, 2), (0, 0))
+    top = MaxPool.apply(bottom, None, (1, 2), (1, 2), (1, 2), (0, 0), False)
     assert top[0, 0, 0].isnan().tolist() == [True, False]
     assert top[0, 0, 0, 1] == 5

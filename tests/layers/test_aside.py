@@ -55,7 +55,7 @@ def gradients(text: str, aside: OnTheSpot | None, passes: int = 1) -> dict[str, 
 @pytest.mark.parametrize(
     ("text", "asides"),
     [
-        (layer("conv", "Convolution", "data", "z", f"convolution_param {{ {CONV} }}"), 2),
+        (layer("conv", "Convolution", "data", "z", f"convolution_param {{ {CONV} pad: 1 }}"), 2),
         (
             layer("conv", "Convolution", "data", "y", f"convolution_param {{ {CONV} group: 2 }}")
             + layer("relu", "ReLU", "y", "y")
