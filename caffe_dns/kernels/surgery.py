@@ -184,13 +184,14 @@ class MaskKernel:
         self._most_shares = triton.next_power_of_2(max(owners.count(i) for i in range(len(masked))))
         numbers = max(entry.layer for entry in masked) // FLAGS + 1
         self._due = torch.full((numbers,), 2**FLAGS - 1, device=device)
+        self._numbers = self._due.unbind()
         self._chosen: list[int] | None = None
 
     def choose(self, layers: list[int]) -> None:
         """From now on, renew the masks of these layers. Does not wait for the device."""
         if layers == self._chosen:
             return
-        for index, number in enumerate(self._due):
+        for index, number in enumerate(self._numbers):
             bits = (layer - index * FLAGS for layer in layers if layer // FLAGS == index)
             number.fill_(sum(1 << bit for bit in bits))
         self._chosen = layers

@@ -34,6 +34,7 @@ class Renewal:
         if self._kernel is not None:
             self._replayed = Replayed(self._kernel.run, patients[0].device)
 
+    @torch.no_grad()
     def run(self, due: Sequence[Patient]) -> None:
         """Renew the masks of these patients."""
         if self._kernel is None:

@@ -88,7 +88,6 @@ class Surgeon:
             return
         log.info(f"Surgery on {self._describe(self.stages[0])}. To train without it: --no-surgery")
 
-    @torch.no_grad()
     def operate(self, iteration: int) -> None:
         """Renew the masks that are due at this iteration, before its first forward pass."""
         stage = self._enter(iteration)
@@ -103,7 +102,6 @@ class Surgeon:
         if self._target is not None and self._target.is_due(iteration - stage.start):
             self._target.renew(iteration - stage.start)
 
-    @torch.no_grad()
     def operate_for_last_display(self, iteration: int) -> None:
         """Renew masks of the official kind for the forward pass that only shows the last loss.
 
