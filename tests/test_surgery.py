@@ -144,10 +144,13 @@ def test_what_lies_between_keeps_its_state() -> None:
     assert back.tolist() == [0, 0, 0, 1, 1, 0]
 
 
-def test_spliced_counts_what_came_back() -> None:
-    before = torch.tensor([1.0, 1, 0, 0, 0])
-    after = torch.tensor([1.0, 0, 1, 1, 0])
-    assert int(surgery.spliced(before, after)) == 2
+def test_replacing_a_mask_counts_what_came_back() -> None:
+    mask = torch.tensor([1.0, 1, 0, 0, 0])
+    renewed = torch.tensor([1.0, 0, 1, 1, 0])
+    came_back = surgery.replace(mask, renewed)
+    assert came_back.dtype == torch.int64
+    assert int(came_back) == 2
+    assert mask.tolist() == renewed.tolist() == [1, 0, 1, 1, 0]
 
 
 # When ---------------------------------------------------------------------------------------------

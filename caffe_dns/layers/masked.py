@@ -140,7 +140,8 @@ class DeviationMasks(WeightedLayer):
     @torch.no_grad()
     def renew_masks(self) -> Tensor:
         """Prune and splice by the weights as they are now; returns how many came back."""
-        return _renew(self.mask_blobs()[0], surgery.deviation_mask(self.blobs[0], self.threshold))
+        renewed = surgery.deviation_mask(self.blobs[0], self.threshold)
+        return surgery.replace(self.mask_blobs()[0], renewed)
 
     def distances(self) -> list[Tensor]:
         """What a threshold is compared with, for each mask: the distance from the mean weight."""
@@ -192,7 +193,9 @@ class MagnitudeMasks(WeightedLayer):
     def renew_masks(self) -> Tensor:
         """Prune and splice by the parameters as they are now; returns how many came back."""
         came_back = [
-            _renew(mask, surgery.hysteresis_mask(parameter, mask, self.moments, self.c_rate))
+            surgery.replace(
+                mask, surgery.hysteresis_mask(parameter, mask, self.moments, self.c_rate)
+            )
             for parameter, mask in zip(self.blobs, self.mask_blobs(), strict=False)
         ]
         return torch.stack(came_back).sum()
@@ -234,12 +237,6 @@ def masks_applied(layers: Sequence[WeightedLayer]) -> Iterator[None]:
 
 def _rounded(parameter: TensorOrNone, dtype: torch.dtype | None) -> TensorOrNone:
     return parameter if parameter is None or dtype is None else parameter.to(dtype)
-
-
-def _renew(mask: Tensor, new: Tensor) -> Tensor:
-    came_back = surgery.spliced(mask, new)
-    mask.copy_(new)
-    return came_back
 
 
 def mask_filler(filler: FillerParameter) -> FillerParameter:

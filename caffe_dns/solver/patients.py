@@ -61,12 +61,13 @@ class Count:
 
 
 class Patient:
-    """A masked layer, and how many connections came back since the last display."""
+    """A masked layer: its masks, and the threshold that they follow."""
 
     def __init__(self, layer: MaskedLayer) -> None:
         self.layer = layer
         self.device = layer.blobs[0].device
-        self._spliced = torch.zeros((), dtype=torch.float64, device=self.device)
+        #: How many connections came back since the last display.
+        self.spliced = torch.zeros((), dtype=torch.int64, device=self.device)
         #: The threshold in force where it follows a sparsity, in the layer's own terms.
         self._followed: Tensor | None = None
         self.follow_definition(LayerSurgery())
@@ -81,12 +82,15 @@ class Patient:
         return sum(mask.numel() for mask in self.layer.mask_blobs())
 
     @property
-    def threshold(self) -> float:
-        """The threshold in force, in the layer's own terms. Waits for the device."""
-        if self._followed is not None:
-            return float(self._followed)
+    def setting(self) -> float:
+        """The threshold that the layer renews its masks by, in its own terms."""
         layer = self.layer
         return layer.c_rate if isinstance(layer, MagnitudeMasks) else layer.threshold
+
+    @property
+    def threshold(self) -> float:
+        """The threshold in force, in the layer's own terms. Waits for the device."""
+        return self.setting if self._followed is None else float(self._followed)
 
     @property
     def followed(self) -> float | None:
@@ -124,22 +128,20 @@ class Patient:
     def prune_below(self, threshold: Tensor, strengths: list[Tensor]) -> None:
         """Keep exactly what is stronger than a threshold (a distance, 0-dim)."""
         for mask, strength in zip(self.layer.mask_blobs(), strengths, strict=True):
-            renewed = (strength > threshold).to(mask.dtype)
-            self._spliced += surgery.spliced(mask, renewed)
-            mask.copy_(renewed)
+            self.spliced += surgery.replace(mask, (strength > threshold).to(mask.dtype))
         assert self._followed is not None
         self._followed.copy_(self.layer.in_own_terms(threshold.clamp(min=0)))
 
     def count(self) -> Count:
         """The state of the masks. Waits for the device."""
         kept = self.kept()
-        return Count(self.name, kept, self.size - kept, int(self._spliced), self.threshold)
+        return Count(self.name, kept, self.size - kept, int(self.spliced), self.threshold)
 
     def forget_spliced(self) -> None:
-        self._spliced.zero_()
+        self.spliced.zero_()
 
     def _renew(self) -> None:
-        self._spliced += self.layer.renew_masks()
+        self.spliced += self.layer.renew_masks()
 
 
 def find_patients(net: Net) -> list[Patient]:

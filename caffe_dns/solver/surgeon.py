@@ -6,7 +6,9 @@ the schedule, and the lines of the log.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 
@@ -16,11 +18,43 @@ from caffe_dns.layers.masked import MagnitudeMasks
 from caffe_dns.net import Net
 from caffe_dns.proto.caffe_pb2 import LayerSurgery, SurgeryMoments
 from caffe_dns.solver.patients import Count, Patient, find_patients
+from caffe_dns.solver.renewal import Renewal
 from caffe_dns.solver.stages import Stage, stage_at
 from caffe_dns.solver.target import Target, make_groups
 
 #: What the fork calls the two kinds of layers in its sparsity lines.
 _FORK_NAMES = {"Convolution": "ConV", "InnerProduct": "IP"}
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """When the masks of some patients are renewed in a stage: as draws of their own have it.
+
+    The draws come from `stream`, `draws` of them an iteration, up to iteration `stop` of the stage,
+    which begins at iteration `start` of the run.
+    """
+
+    patients: Sequence[Patient]
+    stream: str
+    gamma: float
+    power: float
+    start: int
+    stop: float
+    draws: int = 1
+    #: Whether the fork draws at every forward pass, rather than once an iteration.
+    at_every_pass: bool = False
+
+    def is_due(self, seed: int, iteration: int, more: str = "") -> bool:
+        """Whether the masks are renewed at an iteration; `more` stands for other draws."""
+        return iteration - self.start < self.stop and surgery.happens(
+            seed,
+            self.stream + more,
+            iteration,
+            gamma=self.gamma,
+            power=self.power,
+            draws=self.draws,
+            since=self.start,
+        )
 
 
 class Surgeon:
@@ -36,8 +70,9 @@ class Surgeon:
         self._parameters = sum(p.tensor.numel() for p in net.learnable_params if not p.is_mask)
         self._check_stages()
         self._stage: Stage | None = None
-        #: The layers of the stage that follow a threshold, and those that follow a sparsity.
-        self._by_threshold: list[Patient] = []
+        #: For the layers of the stage that follow a threshold: when and how. Then for the others.
+        self._schedules: list[Schedule] = []
+        self._renewal = Renewal([])
         self._target: Target | None = None
         #: What each layer kept when the stage began.
         self._kept: dict[str, int] = {}
@@ -53,34 +88,34 @@ class Surgeon:
             return
         log.info(f"Surgery on {self._describe(self.stages[0])}. To train without it: --no-surgery")
 
-    @torch.no_grad()
     def operate(self, iteration: int) -> None:
         """Renew the masks that are due at this iteration, before its first forward pass."""
         stage = self._enter(iteration)
-        deviation = self._deviation_due(stage, iteration)
-        for patient in self._by_threshold:
-            if (
-                self._magnitude_due(patient.layer, stage, iteration)
-                if isinstance(patient.layer, MagnitudeMasks)
-                else deviation
-            ):
-                patient.renew()
+        due = [
+            patient
+            for schedule in self._schedules
+            if schedule.is_due(self.seed, iteration)
+            for patient in schedule.patients
+        ]
+        if due:
+            self._renewal.run(due)
         if self._target is not None and self._target.is_due(iteration - stage.start):
             self._target.renew(iteration - stage.start)
 
-    @torch.no_grad()
     def operate_for_last_display(self, iteration: int) -> None:
         """Renew masks of the official kind for the forward pass that only shows the last loss.
 
         The fork's layers draw at every pass in TRAIN, this one at the last iteration's number, so
         that the last loss and the last test are not those of the last snapshot.
         """
-        stage = self._enter(iteration)
-        for patient in self._by_threshold:
-            if isinstance(patient.layer, MagnitudeMasks) and self._magnitude_due(
-                patient.layer, stage, iteration, stream=f"{patient.name}/last"
-            ):
-                patient.renew()
+        self._enter(iteration)
+        due = [
+            patient
+            for schedule in self._schedules
+            if schedule.at_every_pass and schedule.is_due(self.seed, iteration, more="/last")
+            for patient in schedule.patients
+        ]
+        self._renewal.run(due)
 
     def display(self) -> list[Count]:
         """Log the fork's two sparsity lines, then a line for each masked layer; returns these."""
@@ -150,7 +185,9 @@ class Surgeon:
             known = not begins and entry is not None and entry.HasField("threshold")
             patient.follow_sparsity(entry.threshold if entry is not None and known else None)
         self._target = Target(stage, groups) if groups else None
-        self._by_threshold = [patient for patient in chosen if patient not in followers]
+        others = [patient for patient in chosen if patient not in followers]
+        self._schedules = _schedules(stage, others)
+        self._renewal = Renewal(others)
         return stage
 
     def _find_moments(self, layer: MagnitudeMasks, begins: bool) -> None:
@@ -216,38 +253,36 @@ class Surgeon:
         self._restored = {entry.layer: entry for entry in moments}
         self._stage = None
 
-    # When ---------------------------------------------------------------------------------------
 
-    def _deviation_due(self, stage: Stage, iteration: int) -> bool:
-        param = stage.param
-        stops = param.HasField("surgery_stop_iter")
-        if stops and iteration - stage.start >= param.surgery_stop_iter:
-            return False
-        return surgery.happens(
-            self.seed,
-            "solver",
-            iteration,
-            gamma=param.surgery_iter_gamma,
-            power=param.surgery_iter_power,
-            since=stage.start,
-        )
-
-    def _magnitude_due(
-        self, layer: MagnitudeMasks, stage: Stage, iteration: int, stream: str | None = None
-    ) -> bool:
+def _schedules(stage: Stage, patients: Sequence[Patient]) -> list[Schedule]:
+    """How a stage has it for the layers that follow a threshold."""
+    param = stage.param
+    schedules = []
+    together = []
+    for patient in patients:
+        layer = patient.layer
+        if not isinstance(layer, MagnitudeMasks):
+            together.append(patient)
+            continue
         settings = layer.mask_settings()
-        if iteration - stage.start >= settings.iter_stop:
-            return False
-        # The fork draws at each forward pass, so iter_size times an iteration.
-        return surgery.happens(
-            self.seed,
-            stream or layer.name,
-            iteration,
-            gamma=settings.gamma,
-            power=settings.power,
-            draws=stage.param.iter_size,
-            since=stage.start,
+        schedules.append(
+            Schedule(
+                [patient],
+                layer.name,
+                settings.gamma,
+                settings.power,
+                stage.start,
+                settings.iter_stop,
+                # The fork draws at each forward pass, so iter_size times an iteration.
+                draws=param.iter_size,
+                at_every_pass=True,
+            )
         )
+    if together:
+        stop = param.surgery_stop_iter if param.HasField("surgery_stop_iter") else math.inf
+        gamma, power = param.surgery_iter_gamma, param.surgery_iter_power
+        schedules.append(Schedule(together, "solver", gamma, power, stage.start, stop))
+    return schedules
 
 
 def _describe_threshold(patient: Patient, settings: LayerSurgery) -> str:

@@ -46,6 +46,7 @@ class Target:
         first = self._first
         return first <= iteration < self._last and (iteration - first) % self._interval == 0
 
+    @torch.no_grad()
     def renew(self, iteration: int) -> None:
         """Renew all masks as the schedule has it at this iteration of the stage."""
         length = self._last - self._first

@@ -1,0 +1,229 @@
+"""The kernels that renew masks against the rules in float64; interpreted where there is no GPU."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from caffe_dns import kernels
+from caffe_dns.solver.patients import Count, find_patients
+from caffe_dns.solver.renewal import Renewal
+from tests.solver.test_surgeon import DATA, conv, ip, masks, operated, surgeon_of
+from tests.test_surgery import deviation_mask, hysteresis_mask
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+if DEVICE == "cpu":
+    os.environ["TRITON_INTERPRET"] = "1"  # before anything imports it
+
+pytest.importorskip("triton")
+kernel_module = import_module("caffe_dns.kernels.surgery")
+BLOCK = kernel_module.BLOCK
+
+SHAPES = [(7, 11), (BLOCK,), (BLOCK + 1,), (2, 3, 5, 4), (1,), (BLOCK - 1, 3), (2, BLOCK)]
+
+
+def draw(shape: tuple[int, ...], seed: int) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(DEVICE)
+
+
+def draw_mask(shape: tuple[int, ...], seed: int) -> Tensor:
+    return (draw(shape, seed) > 0).float()
+
+
+class Masks:
+    """Masks of drawn weights, each a layer of its own, and the kernel that renews them."""
+
+    def __init__(
+        self,
+        weights: Sequence[Tensor],
+        settings: Sequence[float],
+        moments: Sequence[Tensor | None],
+        layers: Sequence[int] | None = None,
+    ) -> None:
+        self.weights, self.settings, self.moments = weights, settings, moments
+        self.masks = [torch.empty_like(w).copy_(draw_mask(w.shape, 9)) for w in weights]
+        self.layers = list(layers or range(len(weights)))
+        self.counters = torch.zeros(max(self.layers) + 1, dtype=torch.int64, device=DEVICE)
+
+    def kernel(self) -> Any:
+        rows = zip(self.weights, self.masks, self.settings, self.moments, self.layers, strict=True)
+        return kernel_module.MaskKernel(
+            [
+                kernel_module.Masked(
+                    lambda w=w: w, mask, setting, moments, self.counters[layer], layer
+                )
+                for w, mask, setting, moments, layer in rows
+            ]
+        )
+
+    def expected(self, index: int) -> np.ndarray:
+        """The next mask, by the loops of the forks."""
+        weight = self.weights[index].cpu().double().numpy()
+        moments, setting = self.moments[index], float(np.float32(self.settings[index]))
+        if moments is None:
+            return deviation_mask(weight, setting)
+        before = self.masks[index].cpu().double().numpy()
+        mu, sigma = moments.tolist()
+        return hysteresis_mask(weight, before, mu, sigma, setting)
+
+    def check(self, kernel: Any, due: Sequence[int]) -> None:
+        """Run the kernel, and compare the masks and the counters with what they should be."""
+        counts = self.counters.tolist()
+        expected = [mask.cpu().numpy().copy() for mask in self.masks]
+        for index, layer in enumerate(self.layers):
+            if layer in due:
+                renewed = self.expected(index)
+                counts[layer] += int((renewed > expected[index]).sum())
+                expected[index] = renewed
+        kernel.run()
+        for mask, wanted in zip(self.masks, expected, strict=True):
+            np.testing.assert_array_equal(mask.cpu().numpy(), wanted)
+        assert self.counters.tolist() == counts
+
+
+@pytest.mark.parametrize("shift", [0.0, 20.0])
+def test_by_deviation(shift: float) -> None:
+    weights = [draw(shape, seed) + shift for seed, shape in enumerate(SHAPES)]
+    masks = Masks(weights, [0.3, 0.6, 1.0, 0.0, 0.5, 1.3, 0.6], [None] * len(SHAPES))
+    kernel = masks.kernel()
+    masks.check(kernel, masks.layers)
+    for weight in weights:
+        weight += 0.25 * draw(weight.shape, 20)
+    masks.check(kernel, masks.layers)
+    assert (masks.counters[:-1] > 0).sum() >= 4
+
+
+def test_by_magnitude() -> None:
+    weights = [draw(shape, seed) for seed, shape in enumerate(SHAPES)]
+    moments: list[Tensor | None] = [
+        torch.tensor([0.5 + 0.1 * index, 0.25], device=DEVICE) for index in range(len(SHAPES))
+    ]
+    masks = Masks(weights, [0.3, 0.6, -5.0, 0.0, 0.5, 1.3, 0.6], moments)
+    kernel = masks.kernel()
+    masks.check(kernel, masks.layers)
+    # Moments that are measured anew count at once.
+    for pair in moments:
+        assert pair is not None
+        pair.mul_(0.75)
+    masks.check(kernel, masks.layers)
+
+
+def test_only_layers_that_are_due() -> None:
+    kinds = [None, torch.tensor([0.5, 0.25], device=DEVICE)]
+    weights = [draw((3, 5 + index), index) for index in range(8)]
+    # More layers than flags in a number, and two masks of one layer.
+    layers = [0, 1, 1, 2, 61, 62, 63, 130]
+    masks = Masks(weights, [0.6] * 8, kinds * 4, layers)
+    kernel = masks.kernel()
+    for step, due in enumerate(([1, 62], [0, 2, 63], [130], [], [61, 62, 63, 130])):
+        kernel.choose(due)
+        masks.check(kernel, due)
+        for weight in weights:
+            weight += 0.5 * draw(weight.shape, 30 + step)
+
+
+def test_weights_in_another_order_than_their_masks() -> None:
+    weights = [
+        draw((4, 3, 5, 2), 1).contiguous(memory_format=torch.channels_last),
+        draw((4, 1, 5, 2), 2).contiguous(memory_format=torch.channels_last),
+        draw((4, 3, 5, 2), 3),
+        draw((6, 4), 4).t(),
+        draw((4, 3, 5, 2), 5).contiguous(memory_format=torch.channels_last),
+    ]
+    moments = torch.tensor([0.5, 0.25], device=DEVICE)
+    masks = Masks(weights, [0.6] * 5, [None, None, moments, moments, moments])
+    for index in (0, 1, 3):
+        masks.masks[index] = masks.masks[index].contiguous()
+    masks.masks[2] = masks.masks[2].contiguous(memory_format=torch.channels_last)
+    kernel = masks.kernel()
+    for step in range(2):
+        masks.check(kernel, masks.layers)
+        for weight in weights:
+            weight += 0.5 * draw(tuple(weight.shape), 40 + step)
+
+
+def test_a_weight_that_is_a_new_tensor_each_time() -> None:
+    stored = draw((4, 3, 5, 2), 1).contiguous(memory_format=torch.channels_last)
+    mask, counter = torch.ones(12, 10, device=DEVICE), torch.zeros(1, dtype=torch.int64).to(DEVICE)
+    kernel = kernel_module.MaskKernel(
+        [kernel_module.Masked(lambda: stored.reshape(12, 10), mask, 0.5, None, counter[0], 0)]
+    )
+    for step in range(2):
+        kernel.run()
+        wanted = deviation_mask(stored.cpu().double().numpy(), 0.5)
+        np.testing.assert_array_equal(mask.cpu().numpy(), wanted.reshape(12, 10))
+        stored += draw((4, 3, 5, 2), 50 + step)
+
+
+def test_a_large_weight_is_shared_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernel_module, "MOST_SHARES", 4)
+    weights = [draw((count,), count) for count in (9 * BLOCK + 5, 8 * BLOCK, 3 * BLOCK)]
+    masks = Masks(weights, [0.6] * 3, [None, torch.tensor([0.5, 0.25], device=DEVICE), None])
+    kernel = masks.kernel()
+    assert len(kernel._owners) == 4 + 4 + 3
+    masks.check(kernel, masks.layers)
+
+
+def test_one_weight_far_from_all_others() -> None:
+    weight = 1e-3 * draw((3 * BLOCK,), 1)
+    weight[0] = 100.0
+    masks = Masks([weight], [0.01], [None])
+    masks.check(masks.kernel(), [0])
+
+
+def test_weights_that_are_all_the_same_are_kept() -> None:
+    masks = Masks([torch.full((BLOCK + 7,), 0.1, device=DEVICE)], [0.6], [None])
+    masks.kernel().run()
+    assert masks.masks[0].all()
+
+
+# In a training run --------------------------------------------------------------------------------
+
+BOTH = DATA + conv("one", "data") + conv("two", "one", kind="CConvolution")
+BOTH += ip("three", "two", "threshold: 0.4") + ip("four", "three", kind="CInnerProduct")
+STAGES = """
+base_lr: 0.1 lr_policy: "fixed" surgery_iter_gamma: 0.05
+surgery_stage { iterations: 30 }
+surgery_stage {
+  iterations: 30 layer { name: "one" threshold: 1.1 } layer { name: "two" c_rate: 0.1 }
+}
+surgery_stage { iterations: 30 layer { name: "three" sparsity: 0.5 } layer { name: "four" } }
+"""
+
+
+def train(with_kernel: bool) -> tuple[list[int], list[list[Count]], list[Tensor]]:
+    """The iterations at which masks changed, the counts of all displays, and masks on the way."""
+    net, surgeon = surgeon_of(BOTH, STAGES)
+    renewed, counts, found = [], [], []
+    for begin in range(0, 90, 15):
+        renewed += operated(net, surgeon, range(begin, begin + 15))
+        assert (surgeon._renewal._kernel is not None) == with_kernel
+        counts.append(surgeon.display())
+        found += masks(net)
+    surgeon.operate_for_last_display(89)
+    return renewed, counts, found + masks(net)
+
+
+@pytest.mark.skipif(DEVICE != "cpu", reason="trains on a CPU, by interpreted kernels")
+def test_the_same_as_one_layer_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "wanted", lambda device: False)
+    apart = train(with_kernel=False)
+    monkeypatch.setattr(kernels, "wanted", lambda device: True)
+    together = train(with_kernel=True)
+    assert together[:2] == apart[:2]
+    assert len(apart[0]) > 30
+    assert all(torch.equal(*pair) for pair in zip(apart[2], together[2], strict=True))
+
+
+def test_other_types_go_one_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "wanted", lambda device: True)
+    net, _ = surgeon_of(BOTH)
+    net.double()
+    assert Renewal(find_patients(net))._kernel is None
