@@ -35,6 +35,7 @@ def _maximum(
     top_width,
     lowest,
     planes,
+    LAST: tl.constexpr,
     HAS_BIAS: tl.constexpr,
     RELU: tl.constexpr,
     KH: tl.constexpr,
@@ -67,9 +68,13 @@ def _maximum(
             winner = tl.where(better, i * KW + j, winner)
     best = tl.where(winner == NOWHERE, lowest, best)
     if HAS_BIAS:
-        # Where channels are not innermost, an image is a channel's plane.
-        channel = channels if planes == 1 else pixel // (top_width * top_height) % planes
-        best += tl.load(bias + channel, mask=known, other=0.0).to(tl.float32)
+        if LAST:
+            added = tl.load(bias + channels, mask=known, other=0.0)
+        else:
+            # An image is a channel's plane.
+            channel = pixel // (top_width * top_height) % planes
+            added = tl.load(bias + channel, mask=known, other=0.0)
+        best += added.to(tl.float32)
     if RELU:
         winner = tl.where(best <= 0, NOWHERE, winner)
         best = tl.where(best < 0, 0.0, best)
@@ -180,7 +185,8 @@ class MaxPool(torch.autograd.Function):
             top,
             winners,
             lowest=torch.finfo(top.dtype).min,
-            planes=1 if layout.last else layout.channels,
+            planes=layout.channels,
+            LAST=layout.last,
             HAS_BIAS=bias is not None,
             RELU=relu,
             **settings,
