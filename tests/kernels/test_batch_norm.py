@@ -24,10 +24,10 @@ def draw(shape: tuple[int, ...], seed: int) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def reference(
-    x: Tensor, factor: Tensor | None, shift: Tensor | None, eps: float, relu: bool
-) -> Tensor:
-    y = F.batch_norm(x, None, None, factor, shift, training=True, eps=eps)
+def reference(values: list[Tensor], relu: bool) -> Tensor:
+    x, *affine = values
+    factor, shift = affine or (None, None)
+    y = F.batch_norm(x, None, None, factor, shift, training=True, eps=1e-5)
     return F.relu(y) if relu else y
 
 
@@ -40,39 +40,37 @@ def test_against_float64(shape: tuple[int, ...], last: bool, affine: bool, relu:
         pytest.skip("only images have a memory format")
     channels = shape[1]
     x = 3 * draw(shape, 1) + 100 * draw((channels,), 2).view(-1, *[1] * (len(shape) - 2))
-    factor, shift = (
-        (1 + draw((channels,), 3).abs(), draw((channels,), 4)) if affine else (None,) * 2
-    )
+    values = [x, 1 + draw((channels,), 3).abs(), draw((channels,), 4)][: 3 if affine else 1]
+    rest = [] if affine else [None, None]
     upstream = draw(shape, 5)
     bias = draw((channels,), 6)
     sums = [draw((channels,), 7), draw((channels,), 8).abs(), torch.tensor([2.0])]
     before = [value.double() for value in sums]
 
-    exact = [None if t is None else t.double().requires_grad_() for t in (x, factor, shift)]
-    wanted = reference(exact[0], exact[1], exact[2], 1e-5, relu)
+    exact = [value.double().requires_grad_() for value in values]
+    wanted = reference(exact, relu)
     wanted.backward(upstream.double())
 
-    on_device = [None if t is None else t.to(DEVICE) for t in (x, factor, shift)]
-    if last:
-        on_device[0] = on_device[0].contiguous(memory_format=torch.channels_last)
-    for tensor in on_device:
-        if tensor is not None:
-            tensor.requires_grad_()
+    memory_format = torch.channels_last if last else torch.contiguous_format
+    values[0] = x.contiguous(memory_format=memory_format)
+    on_device = [value.to(DEVICE).requires_grad_() for value in values]
     kept = [value.to(DEVICE) for value in sums]
     statistics = batch_norm.Statistics(*kept, 0.75)
-    found = batch_norm.NormalizedBatch.apply(*on_device, bias.to(DEVICE), statistics, 1e-5, relu)
+    found = batch_norm.NormalizedBatch.apply(
+        *on_device, *rest, bias.to(DEVICE), statistics, 1e-5, relu
+    )
     assert found.stride() == on_device[0].stride()
     found.backward(upstream.to(DEVICE))
 
     # The inputs' own rounding counts for 100 / 3 * 6e-8 of a standard deviation.
     torch.testing.assert_close(found.double().cpu(), wanted, rtol=1e-5, atol=3e-5)
     for got, want in zip(on_device, exact, strict=True):
-        if got is not None:
-            torch.testing.assert_close(got.grad.double().cpu(), want.grad, rtol=1e-4, atol=2e-4)
+        assert got.grad is not None
+        torch.testing.assert_close(got.grad.double().cpu(), want.grad, rtol=1e-4, atol=2e-4)
     axes = [axis for axis in range(len(shape)) if axis != 1]
     mean = x.double().mean(axes) + bias.double()
     variance = x.double().var(axes)
-    for got, start, new in zip(kept, before, (mean, variance, 1.0), strict=True):
+    for got, start, new in zip(kept, before, (mean, variance, torch.ones(1)), strict=True):
         torch.testing.assert_close(got.double().cpu(), 0.75 * start + new, rtol=1e-4, atol=1e-4)
 
 

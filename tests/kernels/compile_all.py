@@ -1,0 +1,104 @@
+"""Compiles every kernel for a GPU that need not be there, as the package would launch it.
+
+A program of its own: the other tests of kernels interpret them, which is decided at import.
+"""
+
+from __future__ import annotations
+
+from itertools import product
+from typing import Any
+
+import torch
+import triton
+from torch import Tensor
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from caffe_dns.kernels.batch_norm import NormalizedBatch, Statistics
+from caffe_dns.kernels.bias_relu import BiasedReLU
+from caffe_dns.kernels.max_pool import MaxPool
+from caffe_dns.kernels.sgd import SGDKernel
+from caffe_dns.kernels.softmax_loss import SoftmaxLoss
+from caffe_dns.kernels.space_to_depth import space_to_depth
+from caffe_dns.kernels.surgery import Masked, MaskKernel
+from caffe_dns.kernels.transform import transform
+
+#: H100.
+TARGET = GPUTarget("cuda", 90, 32)
+TYPES = {
+    torch.float32: "*fp32",
+    torch.bfloat16: "*bf16",
+    torch.uint8: "*u8",
+    torch.int32: "*i32",
+    torch.int64: "*i64",
+}
+
+compiled: set[str] = set()
+
+
+def compile_instead(self: Any, *given: Any, grid: Any, warmup: bool, **named: Any) -> None:
+    """What stands in for a launch: `JITFunction.run`."""
+    values = dict(zip(self.arg_names, given, strict=False)) | named
+    options = {name: values.pop(name) for name in ("num_warps",) if name in values}
+    signature, constants = {}, {}
+    for param in self.params:
+        value = values[param.name]
+        signature[param.name] = kind(value, param.is_constexpr)
+        if signature[param.name] == "constexpr":
+            constants[param.name] = value
+    source = ASTSource(self, signature, constants)
+    triton.compile(source, target=TARGET, options=options)
+    compiled.add(self.fn.__module__)
+
+
+def kind(value: Any, is_constexpr: bool) -> str:
+    """The type of an argument as the compiler calls it; 1 is built in, as Triton does."""
+    if is_constexpr or value is None or (isinstance(value, int) and value == 1):
+        return "constexpr"
+    if isinstance(value, Tensor):
+        return TYPES[value.dtype]
+    return "fp32" if isinstance(value, float) else "i32"
+
+
+def images(last: bool, dtype: torch.dtype = torch.float32) -> Tensor:
+    values = torch.zeros(4, 6, 8, 8, dtype=dtype)
+    return values.contiguous(memory_format=torch.channels_last) if last else values
+
+
+def run_all() -> None:
+    flags = (False, True)
+    for last, dtype in product(flags, (torch.float32, torch.bfloat16)):
+        x = images(last, dtype).requires_grad_()
+        for biased, relu in product(flags, flags):
+            bias = torch.zeros(6, dtype=dtype, requires_grad=True) if biased else None
+            MaxPool.apply(x, bias, (4, 4), (3, 3), (2, 2), (0, 0), relu).sum().backward()
+            factor = torch.ones(6, requires_grad=True) if biased else None
+            statistics = Statistics(torch.zeros(6), torch.zeros(6), torch.zeros(1), 0.9)
+            top = NormalizedBatch.apply(x, factor, factor, bias, statistics, 1e-5, relu)
+            top.sum().backward()
+        BiasedReLU.apply(images(last, dtype), torch.zeros(6, requires_grad=True)).sum().backward()
+        space_to_depth(images(last)[:, :3], 4, (2, 2), (3, 3), 3, dtype)
+    run_without_images()
+
+
+def run_without_images() -> None:
+    flags = (False, True)
+    for l1, nesterov in product(flags, flags):
+        weights = [torch.zeros(5)]
+        kernel = SGDKernel(weights, weights, [1.0], [0.0], momentum=0.9, l1=l1, nesterov=nesterov)
+        kernel.run(weights, torch.ones(()))
+    for labels in (torch.zeros(4), torch.zeros(4, dtype=torch.int64)):
+        SoftmaxLoss.apply(torch.zeros(4, 10), labels, 1.0, 87.0)
+    weight, counter = torch.zeros(5), torch.zeros((), dtype=torch.int64)
+    for moments in (None, torch.zeros(2)):
+        MaskKernel([Masked(weight.clone, weight, 1.0, moments, counter, 0)]).run()
+    for given, mean in product(flags, flags):
+        pixels = torch.zeros(2, 3, 5, 5, dtype=torch.uint8)
+        cuts = torch.zeros(2, 3, dtype=torch.int64) if given else None
+        transform(pixels, cuts, torch.zeros(3, 8, 8) if mean else None, (1, 2), 0.5)
+
+
+if __name__ == "__main__":
+    triton.JITFunction.run = compile_instead
+    run_all()
+    print(" ".join(sorted(compiled)))

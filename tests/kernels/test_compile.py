@@ -1,0 +1,25 @@
+"""Every kernel compiles for a GPU, whether there is one or not."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import caffe_dns.kernels
+
+pytest.importorskip("triton")
+
+
+def test_every_kernel_compiles(tmp_path: Path) -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    environment["TRITON_CACHE_DIR"] = str(tmp_path)
+    command = [sys.executable, "-m", "tests.kernels.compile_all"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 0, done.stderr[-3000:]
+    folder = Path(caffe_dns.kernels.__file__).parent
+    modules = {path.stem for path in folder.glob("*.py")} - {"__init__", "layout"}
+    assert {name.rpartition(".")[2] for name in done.stdout.split()} == modules
