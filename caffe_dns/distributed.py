@@ -206,7 +206,6 @@ class JoinedRanks(Ranks):
         if on_gpu:
             if not dist.is_nccl_available():
                 raise CaffeError("several GPUs need a PyTorch that was built with NCCL")
-            log.warning("Several GPUs are new here: tested with processes on the CPU so far")
             self._group = dist.new_group(backend="nccl", timeout=_PATIENCE)
 
     # Agreeing -----------------------------------------------------------------------------------
