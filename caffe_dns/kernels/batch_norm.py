@@ -14,14 +14,13 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from caffe_dns.kernels.layout import Layout, laid_out, layout_of, places
+from caffe_dns.kernels.layout import Layout, laid_out, layout_of, tile
 
 
 @triton.jit
 def _load(blob, rows, channels, num_rows, num_channels, plane, LAST: tl.constexpr):
     """A tile in float32, zeros beyond the blob, and which of its places are inside."""
-    inside = (rows < num_rows) & (channels < num_channels)
-    where = places(rows, channels, num_channels, plane, LAST)
+    inside, where = tile(rows, channels, num_rows, num_channels, plane, LAST)
     return tl.load(blob + where, mask=inside, other=0.0).to(tl.float32), inside, where
 
 

@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from caffe_dns.kernels.layout import laid_out, layout_of, places
+from caffe_dns.kernels.layout import laid_out, layout_of, tile
 
 
 @triton.jit
@@ -25,8 +25,7 @@ def _forward(
 ):
     channels = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)[None, :]
     rows = tl.program_id(0) * HEIGHT + tl.arange(0, HEIGHT)[:, None]
-    inside = (rows < num_rows) & (channels < num_channels)
-    where = places(rows, channels, num_channels, plane, LAST)
+    inside, where = tile(rows, channels, num_rows, num_channels, plane, LAST)
     value = tl.load(blob + where, mask=inside, other=0.0).to(tl.float32)
     value += tl.load(bias + channels, mask=channels < num_channels, other=0.0).to(tl.float32)
     # NaN stays NaN.
@@ -53,8 +52,7 @@ def _backward(
     start = split * HEIGHT
     while start < num_rows:
         rows = start + tl.arange(0, HEIGHT)[:, None]
-        inside = (rows < num_rows) & (channels < num_channels)
-        where = places(rows, channels, num_channels, plane, LAST)
+        inside, where = tile(rows, channels, num_rows, num_channels, plane, LAST)
         gradient = tl.load(gradients + where, mask=inside, other=0.0)
         value = tl.load(top + where, mask=inside, other=0.0)
         gradient = tl.where(value > 0, gradient, 0.0)

@@ -34,6 +34,13 @@ def places(rows, channels, num_channels, plane, LAST: tl.constexpr):
     return (rows // plane * num_channels + channels) * plane + rows % plane
 
 
+@triton.jit
+def tile(rows, channels, num_rows, num_channels, plane, LAST: tl.constexpr):
+    """Which of these places are inside the blob, and where they are."""
+    inside = (rows < num_rows) & (channels < num_channels)
+    return inside, places(rows, channels, num_channels, plane, LAST)
+
+
 @dataclass(frozen=True)
 class Layout:
     """The layout of a blob, and how a kernel divides it.

@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from caffe_dns.kernels.layout import Layout, laid_out, layout_of, places
+from caffe_dns.kernels.layout import Layout, laid_out, layout_of, tile
 
 #: The largest window, in pixels, that is worth a kernel: its loops are unrolled.
 LARGEST_WINDOW = 49
@@ -143,8 +143,7 @@ def _sum(
     start = split * HEIGHT
     while start < num_rows:
         rows = start + tl.arange(0, HEIGHT)[:, None]
-        inside = (rows < num_rows) & (channels < num_channels)
-        where = places(rows, channels, num_channels, plane, LAST)
+        inside, where = tile(rows, channels, num_rows, num_channels, plane, LAST)
         gradient = tl.load(gradients + where, mask=inside, other=0.0).to(tl.float32)
         winner = tl.load(winners + where, mask=inside, other=NOWHERE)
         total += tl.where(winner == NOWHERE, 0.0, gradient)
