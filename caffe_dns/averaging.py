@@ -1,9 +1,10 @@
 """Gradients averaged over ranks while backward still runs.
 
-The gradients of neighbouring layers lie in one buffer, which goes on its way as soon as backward
-has filled it. How numbers travel is the caller's business. torch's DistributedDataParallel does
-the same for a module that is called once per iteration; here a net runs iter_size times, layer by
-layer, with gradients missing at times, and all of it must fit into one CUDA graph.
+A large gradient goes on its way as soon as backward has computed it; small ones of neighbouring
+layers do together, in one buffer. How numbers travel is the caller's business. torch's
+DistributedDataParallel does the same for a module that is called once per iteration; here a net
+runs iter_size times, layer by layer, with gradients missing at times, and all of it must fit into
+one CUDA graph.
 """
 
 from __future__ import annotations
@@ -14,17 +15,19 @@ from functools import partial
 import torch
 from torch import Tensor
 
-#: What a buffer holds at most, in bytes, unless one gradient alone is larger.
+#: From how many bytes a gradient travels alone, from where it lies.
+LARGE_BYTES = 1 << 20
+#: What a buffer holds at most, in bytes.
 BUCKET_BYTES = 25 << 20
 #: Gradients begin at multiples of so many elements, so that kernels can load several at once.
 _ALIGNMENT = 32
 
-#: Starts to add up a tensor over all ranks, in place; returns a function that waits for the sum.
-StartSum = Callable[[Tensor], Callable[[], None]]
+#: Starts to replace a tensor by its mean over all ranks; returns a function that waits for the end.
+StartMean = Callable[[Tensor], Callable[[], None]]
 
 
 class _Bucket:
-    """The gradients of some parameters in one buffer, each in its parameter's memory format."""
+    """The gradients of some small parameters in one buffer, each in its parameter's layout."""
 
     def __init__(self, parameters: Sequence[Tensor]) -> None:
         self.parameters = parameters
@@ -33,39 +36,64 @@ class _Bucket:
             starts.append(size)
             size += -(-parameter.numel() // _ALIGNMENT) * _ALIGNMENT
         first = parameters[0]
-        self.buffer = torch.zeros(size, dtype=first.dtype, device=first.device)
-        self.gradients = [
-            self.buffer.as_strided(parameter.shape, parameter.stride(), start)
+        self._buffer = torch.zeros(size, dtype=first.dtype, device=first.device)
+        self._gradients = [
+            self._buffer.as_strided(parameter.shape, parameter.stride(), start)
             for parameter, start in zip(parameters, starts, strict=True)
         ]
         #: How many gradients backward has yet to bring.
         self.missing = len(parameters)
 
-    def fill(self, scale: float) -> None:
-        """Take in the gradients times `scale`, zeros for those that there are none of."""
-        for parameter, gradient in zip(self.parameters, self.gradients, strict=True):
+    def load(self) -> Tensor:
+        """What travels: the gradients, zeros for those that there are none of."""
+        for parameter, gradient in zip(self.parameters, self._gradients, strict=True):
             if parameter.grad is None:
                 gradient.zero_()
             else:
-                torch.mul(parameter.grad, scale, out=gradient)
+                gradient.copy_(parameter.grad)
+        return self._buffer
 
-    def give_back(self) -> None:
+    def unload(self) -> None:
         """Let the parameters have what the buffer holds now."""
-        for parameter, gradient in zip(self.parameters, self.gradients, strict=True):
+        for parameter, gradient in zip(self.parameters, self._gradients, strict=True):
             parameter.grad = gradient
 
 
+class _Lone(_Bucket):
+    """The gradient of one large parameter, which is not copied."""
+
+    def __init__(self, parameter: Tensor) -> None:
+        self.parameters = [parameter]
+        self.missing = 1
+
+    def load(self) -> Tensor:
+        (parameter,) = self.parameters
+        gradient = parameter.grad
+        if gradient is None:
+            gradient = torch.zeros_like(parameter)
+        elif gradient.stride() != parameter.stride():
+            # All ranks must have their numbers in the same order.
+            gradient = torch.empty_like(parameter).copy_(gradient)
+        parameter.grad = gradient
+        return gradient
+
+    def unload(self) -> None:
+        """It is in its place already."""
+
+
 class GradientAverage:
-    """Replaces the gradients of `parameters` by their mean over `ranks` ranks.
+    """Replaces the gradients of `parameters` by their means over the ranks.
 
     `arm` is called before the last backward pass of an iteration, `finish` after it; all ranks do
     both. Gradients may be missing on some ranks, where they count as zero.
     """
 
-    def __init__(self, parameters: Sequence[Tensor], ranks: int, start_sum: StartSum) -> None:
-        self._scale = 1 / ranks
-        self._start_sum = start_sum
-        self._buckets = [_Bucket(group) for group in _group(parameters)]
+    def __init__(self, parameters: Sequence[Tensor], start_mean: StartMean) -> None:
+        self._start_mean = start_mean
+        self._buckets = [
+            _Lone(group[0]) if _is_large(group[0]) else _Bucket(group)
+            for group in _group(parameters)
+        ]
         self._waits: list[Callable[[], None]] = []
         self._armed = False
         for bucket in self._buckets:
@@ -85,7 +113,7 @@ class GradientAverage:
         for wait in self._waits:
             wait()
         for bucket in self._buckets:
-            bucket.give_back()
+            bucket.unload()
         self._waits.clear()
 
     def reset(self) -> None:
@@ -107,19 +135,26 @@ class GradientAverage:
             self._start(ready)
 
     def _start(self, bucket: _Bucket) -> None:
-        bucket.fill(self._scale)
-        self._waits.append(self._start_sum(bucket.buffer))
+        with torch.no_grad():
+            self._waits.append(self._start_mean(bucket.load()))
+
+
+def _is_large(parameter: Tensor) -> bool:
+    return parameter.numel() * parameter.element_size() >= LARGE_BYTES
 
 
 def _group(parameters: Sequence[Tensor]) -> list[list[Tensor]]:
-    """The parameters from the last to the first, as backward comes to them, in groups."""
+    """The parameters from the last to the first, as backward comes to them, in groups.
+
+    Large ones are alone.
+    """
     groups: list[list[Tensor]] = []
     room = 0
     for parameter in reversed(parameters):
         size = parameter.numel() * parameter.element_size()
-        if not groups or size > room:
+        if not groups or size > room or _is_large(parameter):
             groups.append([])
-            room = BUCKET_BYTES
+            room = 0 if _is_large(parameter) else BUCKET_BYTES
         groups[-1].append(parameter)
         room -= size
     return groups

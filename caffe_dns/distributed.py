@@ -250,12 +250,16 @@ class JoinedRanks(Ranks):
 
     def average(self, params: Sequence[Param]) -> GradientAverage | None:
         tensors = [param.tensor for param in params if param.tensor.requires_grad]
-        return GradientAverage(tensors, self.size, self._start_sum)
+        return GradientAverage(tensors, self._start_mean)
 
-    def _start_sum(self, values: Tensor) -> Callable[[], None]:
-        """Start adding up `values` over the ranks, in place; returns what waits for the end."""
+    def _start_mean(self, values: Tensor) -> Callable[[], None]:
+        """Start averaging `values` over the ranks, in place; returns what waits for the end."""
+        operation = dist.ReduceOp.AVG
+        if self._device.type != "cuda":  # gloo cannot divide
+            values.mul_(1 / self.size)
+            operation = dist.ReduceOp.SUM
         with self._guard():
-            work = dist.all_reduce(values, group=self._group, async_op=True)
+            work = dist.all_reduce(values, operation, group=self._group, async_op=True)
 
         def wait() -> None:
             with self._guard():

@@ -19,13 +19,12 @@ class Others:
         self.started: list[int] = []
         self.waited: list[int] = []
 
-    def start_sum(self, values: Tensor) -> Callable[[], None]:
+    def start_mean(self, values: Tensor) -> Callable[[], None]:
         number = len(self.started)
         self.started.append(values.numel())
 
         def wait() -> None:
-            # All ranks have scaled theirs by a third.
-            values.mul_(3).add_(2 * 6 / 3)
+            values.add_(2 * 6 / 3)
             self.waited.append(number)
 
         return wait
@@ -48,7 +47,7 @@ def test_gradients_become_their_mean() -> None:
     tensors = parameters((3, 5), (7,), (2, 3, 4, 5))
     tensors[2] = tensors[2].detach().to(memory_format=torch.channels_last).requires_grad_()
     others = Others()
-    average = GradientAverage(tensors, 3, others.start_sum)
+    average = GradientAverage(tensors, others.start_mean)
     for _ in range(2):
         for tensor in tensors:
             tensor.grad = None
@@ -66,7 +65,7 @@ def test_gradients_become_their_mean() -> None:
 def test_only_the_last_pass_counts_as_complete() -> None:
     tensors = parameters((4, 6), (5,))
     others = Others()
-    average = GradientAverage(tensors, 3, others.start_sum)
+    average = GradientAverage(tensors, others.start_mean)
     for number in range(3):
         if number == 2:
             average.arm()
@@ -82,7 +81,7 @@ def test_gradients_that_are_missing_count_as_zero() -> None:
     """On all ranks alike: the buffers travel in the same order."""
     tensors = parameters((4, 6), (5,), (3,))
     others = Others()
-    average = GradientAverage(tensors, 3, others.start_sum)
+    average = GradientAverage(tensors, others.start_mean)
     average.arm()
     tensors[0].square().sum().backward()
     average.finish()
@@ -98,7 +97,7 @@ def test_gradients_that_are_missing_count_as_zero() -> None:
 def test_a_parameter_used_twice_arrives_once() -> None:
     (weight,) = parameters((4, 4))
     others = Others()
-    average = GradientAverage([weight], 3, others.start_sum)
+    average = GradientAverage([weight], others.start_mean)
     average.arm()
     (weight.sum() + 3 * weight.reshape(2, 8).sum()).backward()
     assert len(others.started) == 1
@@ -112,7 +111,7 @@ def test_buffers_go_while_backward_runs_from_the_last_layer_on(
     monkeypatch.setattr(averaging, "BUCKET_BYTES", 4 * 64)
     tensors = parameters((3, 32), (32, 4), (2, 32), (32, 2), (32,), (2,))
     others = Others()
-    average = GradientAverage(tensors, 3, others.start_sum)
+    average = GradientAverage(tensors, others.start_mean)
     seen: list[int] = []
     first, second, third, fourth, bias, last = tensors
     average.arm()
@@ -130,7 +129,7 @@ def test_buffers_go_while_backward_runs_from_the_last_layer_on(
 def test_a_pass_that_broke_off_is_forgotten() -> None:
     tensors = parameters((4, 6), (5,))
     others = Others()
-    average = GradientAverage(tensors, 3, others.start_sum)
+    average = GradientAverage(tensors, others.start_mean)
     average.arm()
     tensors[1].sum().backward()
     average.reset()
@@ -144,6 +143,26 @@ def test_a_pass_that_broke_off_is_forgotten() -> None:
 
 
 def test_nothing_to_average() -> None:
-    average = GradientAverage([], 3, Others().start_sum)
+    average = GradientAverage([], Others().start_mean)
     average.arm()
     average.finish()
+
+
+def test_a_large_gradient_travels_from_where_it_lies(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(averaging, "LARGE_BYTES", 4 * 60)
+    tensors = parameters((5,), (3, 20), (7,), (2, 3, 4, 5), (3,))
+    tensors[3] = tensors[3].detach().to(memory_format=torch.channels_last).requires_grad_()
+    others = Others()
+    average = GradientAverage(tensors, others.start_mean)
+    average.arm()
+    sum(tensor.square().sum() for tensor in tensors).backward()  # type: ignore[union-attr]
+    average.finish()
+    assert others.started == [32, 120, 32, 60, 32]
+    for tensor, gradient in zip(tensors, gradients(tensors), strict=True):
+        torch.testing.assert_close(gradient, 2 * tensor.detach() + 4)
+        assert gradient.stride() == tensor.stride()
+    for tensor in tensors:
+        tensor.grad = None
+    average.arm()
+    average.finish()
+    assert all(bool((gradient == 4).all()) for gradient in gradients(tensors))
