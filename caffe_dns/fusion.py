@@ -17,7 +17,7 @@ from torch import Tensor
 from caffe_dns import kernels
 from caffe_dns.layers.arithmetic import Scale
 from caffe_dns.layers.base import Context, Layer
-from caffe_dns.layers.masked import WeightedLayer
+from caffe_dns.layers.masked import MasksTogether, WeightedLayer
 from caffe_dns.layers.neuron import ReLU
 from caffe_dns.layers.normalization import BatchNorm
 from caffe_dns.layers.pooling import Pooling
@@ -81,15 +81,14 @@ def find_chains(steps: Sequence[Step], device: torch.device, inner: bool) -> dic
     return chains
 
 
-def find_masked(steps: Sequence[Step], context: Context) -> list[WeightedLayer]:
-    """The layers whose masks are applied together.
-
-    Where activations have a type of their own, each product is rounded on its way, by itself.
-    """
-    if context.device.type not in DEVICES or context.activations is not None:
-        return []
+def find_masked(steps: Sequence[Step], context: Context) -> MasksTogether | None:
+    """The masks that are applied together, and with them what activations of another type need."""
+    rounded = context.activations is not None
+    if context.device.type not in DEVICES:
+        return None
     layers = [step.layer for step in steps if isinstance(step.layer, WeightedLayer)]
-    return [layer for layer in layers if layer.mask_indices]
+    chosen = [layer for layer in layers if rounded or layer.mask_indices]
+    return MasksTogether(chosen, context.activations) if chosen else None
 
 
 def _chain_at(steps: Sequence[Step], inner: bool) -> Chain | None:

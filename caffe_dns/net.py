@@ -18,7 +18,6 @@ from caffe_dns.errors import CaffeError
 from caffe_dns.fusion import find_chains, find_masked
 from caffe_dns.layers import layer_types
 from caffe_dns.layers.base import Context, Layer, Shape, count, shape_text
-from caffe_dns.layers.masked import masks_applied
 from caffe_dns.netspec import filter_layers, insert_splits
 from caffe_dns.params import Param, ParamTable
 from caffe_dns.proto.caffe_pb2 import LayerParameter, NetParameter, Phase
@@ -183,7 +182,7 @@ class Net(nn.Module):
 
         Without `inner`, blobs that are neither outputs nor losses may be missing.
         """
-        with masks_applied(self._masked) if self._masked else nullcontext():
+        with self._masked.applied(again=not inner) if self._masked else nullcontext():
             return self._compute(dict(given), inner)
 
     def _compute(self, blobs: dict[str, Tensor], inner: bool) -> dict[str, Tensor]:

@@ -144,7 +144,7 @@ def test_masks_are_the_same_all_at_once(monkeypatch: pytest.MonkeyPatch) -> None
     for devices in ((), ("cpu",)):
         monkeypatch.setattr(fusion, "DEVICES", devices)
         net = make_net(MASKED)
-        assert len(net._masked) == 3 * len(devices)
+        assert (net._masked is not None) == bool(devices)
         for param in net.learnable_params:
             if param.is_mask:
                 param.tensor.view(-1)[::2] = 0

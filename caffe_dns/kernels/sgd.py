@@ -12,6 +12,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from caffe_dns.kernels.blocks import Blocks
+
 #: How many elements one program of the kernel updates.
 BLOCK = 1024
 
@@ -74,15 +76,7 @@ class SGDKernel:
         self._parameters, self._histories = parameters, histories
         self._momentum, self._l1, self._nesterov = momentum, l1, nesterov
         device = parameters[0].device
-        blocks = [
-            (owner, start)
-            for owner, parameter in enumerate(parameters)
-            for start in range(0, parameter.numel(), BLOCK)
-        ]
-        self._programs = len(blocks)
-        self._owners = torch.tensor([owner for owner, _ in blocks], device=device)
-        self._starts = torch.tensor([start for _, start in blocks], device=device)
-        self._counts = torch.tensor([parameter.numel() for parameter in parameters], device=device)
+        self._blocks = Blocks(parameters, BLOCK)
         self._settings = torch.tensor(
             [*zip(lr_mults, decays, strict=True)], dtype=torch.float32, device=device
         )
@@ -112,12 +106,12 @@ class SGDKernel:
             self._unwritten = addresses
         else:
             self._table.copy_(addresses)
-        _update[(self._programs,)](
+        _update[(self._blocks.programs,)](
             self._table,
-            self._counts,
+            self._blocks.counts,
             self._settings,
-            self._owners,
-            self._starts,
+            self._blocks.owners,
+            self._blocks.starts,
             rate,
             self._momentum,
             L1=self._l1,

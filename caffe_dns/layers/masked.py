@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import ClassVar, TypeVar
+from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 import torch
 from torch import Tensor
 
-from caffe_dns import surgery
+from caffe_dns import kernels, surgery
 from caffe_dns.layers.aside import LARGE, Apart, Product
 from caffe_dns.layers.base import Layer, Shape
 from caffe_dns.proto.caffe_pb2 import (
@@ -25,6 +25,11 @@ from caffe_dns.proto.caffe_pb2 import (
     InnerProductParameter,
 )
 
+if TYPE_CHECKING:
+    from caffe_dns.kernels.products import Products
+
+#: A layer, the place of one of its parameters, the parameter, and its mask.
+_Entry = tuple["WeightedLayer", int, Tensor, Tensor | None]
 TensorOrNone = TypeVar("TensorOrNone", Tensor, Tensor | None)
 
 
@@ -213,26 +218,77 @@ class MagnitudeMasks(WeightedLayer):
         return (distance - mu) / sigma
 
 
-@contextmanager
-def masks_applied(layers: Sequence[WeightedLayer]) -> Iterator[None]:
-    """Within it, the masks of all these layers are applied to their parameters at once."""
-    owners, parameters, masks = [], [], []
-    for layer in layers:
-        for parameter, mask in zip(layer.blobs, layer.mask_blobs(), strict=False):
-            owners.append(layer)
-            parameters.append(parameter)
-            masks.append(mask)
-    ready: dict[WeightedLayer, list[Tensor]] = {}
-    for layer, product in zip(owners, surgery.all_masked(parameters, masks), strict=True):
-        ready.setdefault(layer, []).append(product)
-    for layer, products in ready.items():
-        _, bias = layer._own()
-        layer._ready = (products[0], products[1] if len(products) > 1 else bias)
-    try:
-        yield
-    finally:
-        for layer in layers:
-            layer._ready = None
+class MasksTogether:
+    """The masks of some layers, which are applied to their parameters all at once.
+
+    `dtype` is what the products are rounded to, that of the parameters if None.
+    """
+
+    def __init__(self, layers: Sequence[WeightedLayer], dtype: torch.dtype | None) -> None:
+        self.layers = layers
+        self._dtype = dtype
+        self._products: Products | None = None
+        self._addresses: list[int] = []
+
+    @contextmanager
+    def applied(self, *, again: bool) -> Iterator[None]:
+        """Within it, all masks are applied.
+
+        With `again`, the products may be written over by the next pass.
+        """
+        entries = [entry for layer in self.layers for entry in self._entries(layer)]
+        products = self._multiply(entries, again) if entries else []
+        ready: dict[WeightedLayer, list[Tensor | None]] = {}
+        for (layer, index, _, _), product in zip(entries, products, strict=False):
+            ready.setdefault(layer, list(layer._own()))[index] = product
+        for layer, (weight, bias) in ready.items():
+            assert weight is not None
+            layer._ready = weight, bias
+        try:
+            yield
+        finally:
+            for layer in self.layers:
+                layer._ready = None
+
+    def _entries(self, layer: WeightedLayer) -> Iterator[_Entry]:
+        """The layer's parameters that have a mask or have to be rounded: place, itself and mask."""
+        masks = layer.mask_blobs()
+        for index, parameter in enumerate(layer._own()):
+            mask = masks[index] if index < len(masks) else None
+            if parameter is not None and (mask is not None or self._dtype is not None):
+                yield layer, index, parameter, mask
+
+    def _multiply(self, entries: Sequence[_Entry], again: bool) -> Sequence[Tensor]:
+        """The products; none where each layer had better do it by itself."""
+        parameters = [parameter for _, _, parameter, _ in entries]
+        masks = [mask for _, _, _, mask in entries]
+        if again and kernels.wanted(parameters[0].device) and self._find(parameters, masks):
+            from caffe_dns.kernels.products import ProductsOf
+
+            products: tuple[Tensor, ...] = ProductsOf.apply(self._products, *parameters)
+            return products
+        known = [mask for mask in masks if mask is not None]
+        return [] if self._dtype is not None else surgery.all_masked(parameters, known)
+
+    def _find(self, parameters: Sequence[Tensor], masks: Sequence[Tensor | None]) -> bool:
+        """Whether there is a kernel for these; makes one, but not while a graph is captured."""
+        pairs = list(zip(parameters, masks, strict=True))
+        addresses = [tensor.data_ptr() for pair in pairs for tensor in pair if tensor is not None]
+        if addresses != self._addresses:
+            alike = all(mask is None or mask.stride() == p.stride() for p, mask in pairs)
+            single = all(parameter.dtype == torch.float32 for parameter in parameters)
+            if not alike or not single or is_capturing(parameters[0]):
+                return False
+            from caffe_dns.kernels.products import Products
+
+            self._products = Products(parameters, masks, self._dtype or torch.float32)
+            self._addresses = addresses
+        return True
+
+
+def is_capturing(tensor: Tensor) -> bool:
+    """Whether what is done with the tensor now is recorded as a CUDA graph."""
+    return tensor.is_cuda and torch.cuda.is_current_stream_capturing()
 
 
 def _rounded(parameter: TensorOrNone, dtype: torch.dtype | None) -> TensorOrNone:

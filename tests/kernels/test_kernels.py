@@ -19,6 +19,7 @@ if DEVICE == "cpu":
 
 pytest.importorskip("triton")
 SGDKernel = import_module("caffe_dns.kernels.sgd").SGDKernel
+products = import_module("caffe_dns.kernels.products")
 SoftmaxLoss = import_module("caffe_dns.kernels.softmax_loss").SoftmaxLoss
 transform = import_module("caffe_dns.kernels.transform").transform
 BLOCK = 1024
@@ -113,3 +114,28 @@ def test_transform(dtype: torch.dtype, mean: str, random: bool, phase: int) -> N
         reference.scale,
     )
     assert torch.equal(found.cpu(), wanted)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_products(dtype: torch.dtype) -> None:
+    parameters = [draw(shape, seed) for seed, shape in enumerate(SHAPES)]
+    parameters[3] = parameters[3].contiguous(memory_format=torch.channels_last)
+    masks = [(draw(shape, 9).abs() > 0.5).float() for shape in SHAPES]
+    masks[3] = masks[3].contiguous(memory_format=torch.channels_last)
+    some = [*masks[:2], None, *masks[3:]]
+    kernel = products.Products(parameters, some, dtype)
+    for parameter in parameters:
+        parameter.mul_(2).requires_grad_()
+    found = products.ProductsOf.apply(kernel, *parameters)
+    for parameter, mask, product in zip(parameters, some, found, strict=True):
+        wanted = parameter.detach() if mask is None else parameter.detach() * mask
+        assert product.dtype == dtype
+        assert product.stride() == parameter.stride()
+        # Interpreted, Triton cuts digits off where a GPU rounds.
+        rtol = 0 if dtype == torch.float32 else 2**-7
+        torch.testing.assert_close(product.float(), wanted, rtol=rtol, atol=0)
+    sum(product.float().sum() for product in found[:4]).backward()
+    for parameter in parameters[:4]:
+        assert parameter.grad is not None
+        assert bool((parameter.grad == 1).all())
+    assert parameters[4].grad is None
