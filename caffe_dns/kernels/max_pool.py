@@ -69,7 +69,7 @@ def _maximum(
     best = tl.where(winner == NOWHERE, lowest, best)
     if HAS_BIAS:
         if LAST:
-            added = tl.load(bias + channels, mask=known, other=0.0)
+            added = tl.load(bias + channels, mask=channels < num_channels, other=0.0)
         else:
             # An image is a channel's plane.
             channel = pixel // (top_width * top_height) % planes
