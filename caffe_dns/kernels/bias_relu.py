@@ -72,9 +72,8 @@ class BiasedReLU(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, bias: Tensor) -> Tensor:
-        ctx.in_place = laid_out(x) is x
         top = laid_out(x)
-        if ctx.in_place:
+        if top is x:
             ctx.mark_dirty(x)
         layout = layout_of(top)
         _forward[(layout.row_blocks, layout.column_blocks)](top, bias, **layout.settings)

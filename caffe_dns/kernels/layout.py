@@ -27,18 +27,14 @@ MOST_BLOCKS = 65_535
 
 
 @triton.jit
-def places(rows, channels, num_channels, plane, LAST: tl.constexpr):
-    """Where in memory the number of each of `rows`, for each of `channels`, is."""
-    if LAST:
-        return rows * num_channels + channels
-    return (rows // plane * num_channels + channels) * plane + rows % plane
-
-
-@triton.jit
 def tile(rows, channels, num_rows, num_channels, plane, LAST: tl.constexpr):
-    """Which of these places are inside the blob, and where they are."""
+    """Which of these places are inside the blob, and where in memory they are."""
     inside = (rows < num_rows) & (channels < num_channels)
-    return inside, places(rows, channels, num_channels, plane, LAST)
+    if LAST:
+        where = rows * num_channels + channels
+    else:
+        where = (rows // plane * num_channels + channels) * plane + rows % plane
+    return inside, where
 
 
 @dataclass(frozen=True)

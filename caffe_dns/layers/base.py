@@ -48,7 +48,7 @@ class Context:
     passes: int = 0
     #: Whether the net counts `passes`, one each forward pass; a solver sets it by itself.
     counts_passes: bool = True
-    #: Where gradients of weights are computed while backward goes on; None within backward itself.
+    #: Where gradients of weights are computed while backward goes on; None leaves them to autograd.
     aside: Aside | None = None
     _generator: torch.Generator | None = None
     _seeded_for: tuple[int, int] | None = None
