@@ -23,7 +23,13 @@ from caffe_dns.params import Param, ParamTable
 from caffe_dns.proto.caffe_pb2 import LayerParameter, NetParameter, Phase
 from caffe_dns.proto.positions import Positions
 from caffe_dns.proto.text import to_text
-from caffe_dns.wiring import Step, Wiring, find_backward, find_overwritten_losses
+from caffe_dns.wiring import (
+    Step,
+    Wiring,
+    find_backward,
+    find_last_uses,
+    find_overwritten_losses,
+)
 
 BYTES_PER_VALUE = 4
 
@@ -94,6 +100,7 @@ class Net(nn.Module):
         self._chains = {inner: find_chains(self.steps, device, inner) for inner in (False, True)}
         self._masked = find_masked(self.steps, self.context)
         self.outputs = wiring.outputs
+        self._last_uses = find_last_uses(self.steps, {*self.outputs, *self.loss_weights})
         for blob in self.outputs:
             log.info(f"This network produces output {blob}")
         self.blob_shapes = wiring.shapes
@@ -180,7 +187,8 @@ class Net(nn.Module):
     def compute(self, given: Mapping[str, Tensor], *, inner: bool = True) -> dict[str, Tensor]:
         """Run all layers but those whose tops are given: Input layers and sources.
 
-        Without `inner`, blobs that are neither outputs nor losses may be missing.
+        Without `inner`, blobs that are neither outputs nor losses are given up as soon as no layer
+        wants them any more.
         """
         with self._masked.applied(again=not inner) if self._masked else nullcontext():
             return self._compute(dict(given), inner)
@@ -188,17 +196,21 @@ class Net(nn.Module):
     def _compute(self, blobs: dict[str, Tensor], inner: bool) -> dict[str, Tensor]:
         # An observer wants to see every layer's top.
         chains = {} if self.observer is not None else self._chains[inner]
-        steps = iter(self.steps)
-        for step in steps:
+        steps = zip(self.steps, self._last_uses, strict=True)
+        for step, last_uses in steps:
+            no_longer_read = list(last_uses)
             chain = chains.get(step.layer)
             if chain is not None:
                 for _ in chain.steps[1:]:
-                    next(steps)
+                    no_longer_read += next(steps)[1]
                 blobs[chain.steps[-1].tops[0]] = chain.run(blobs[step.bottoms[0]])
             elif not step.layer.is_source and step.layer.type != "Input":
                 self._run_step(step, blobs)
             if self.observer is not None:
                 self.observer.after(step, [blobs[blob] for blob in step.tops])
+            if not inner:
+                for blob in no_longer_read:
+                    blobs.pop(blob, None)
         if self.context.counts_passes:
             self.context.passes += 1
         return blobs

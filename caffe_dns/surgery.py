@@ -46,23 +46,30 @@ def masked(weight: Tensor, mask: Tensor, dtype: torch.dtype | None = None) -> Te
     return result
 
 
-class _MaskedWeights(torch.autograd.Function):
-    """`_MaskedWeight` for several weights, in one kernel on a GPU."""
+class _Stand(torch.autograd.Function):
+    """A product in the place of its parameter, to which the gradient goes on."""
 
     @staticmethod
-    def forward(ctx: Any, count: int, *tensors: Tensor) -> tuple[Tensor, ...]:
-        ctx.count = count
-        ctx.set_materialize_grads(False)
-        return tuple(torch._foreach_mul(tensors[:count], tensors[count:]))
+    def forward(ctx: Any, parameter: Tensor, product: Tensor) -> Tensor:
+        ctx.dtype = parameter.dtype
+        return product.view_as(product)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        return (None, *gradients, *[None] * ctx.count)
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return gradients[0].to(ctx.dtype), None
 
 
-def all_masked(weights: Sequence[Tensor], masks: Sequence[Tensor]) -> list[Tensor]:
-    """`masked` for each pair of a weight and a mask."""
-    return list(_MaskedWeights.apply(len(weights), *weights, *masks))
+def stand_in(parameter: Tensor, product: Tensor) -> Tensor:
+    """A product without a gradient in the place of its parameter, as if `masked` had made it."""
+    result: Tensor = _Stand.apply(parameter, product)
+    return result
+
+
+@torch.no_grad()
+def all_masked(weights: Sequence[Tensor], masks: Sequence[Tensor]) -> Sequence[Tensor]:
+    """The product of each weight and its mask, in one kernel on a GPU; without a gradient."""
+    products: Sequence[Tensor] = torch._foreach_mul(list(weights), list(masks))
+    return products
 
 
 def deviation_mask(weight: Tensor, threshold: float) -> Tensor:

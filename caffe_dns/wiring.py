@@ -7,6 +7,7 @@ Restates `Net::AppendBottom`, `Net::AppendTop` and the backward pass over the la
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from caffe_dns import log
@@ -136,3 +137,13 @@ def find_overwritten_losses(steps: list[Step]) -> set[str]:
                 losses.add(blob)
                 overwritten.discard(blob)
     return overwritten
+
+
+def find_last_uses(steps: list[Step], kept: Iterable[str]) -> list[list[str]]:
+    """For each step the blobs that it is the last to read, but for those that are `kept`."""
+    wanted = set(kept)
+    uses = []
+    for step in reversed(steps):
+        uses.append(sorted({*step.bottoms} - wanted))
+        wanted.update(step.bottoms)
+    return uses[::-1]

@@ -16,6 +16,9 @@ from torch import Tensor
 
 from caffe_dns.kernels.layout import Layout, laid_out, layout_of, tile
 
+#: For how many channels a program adds up the sums of all splits, and how many splits at a time.
+FINISHED, SPLITS = 16, 128
+
 
 @triton.jit
 def _load(blob, rows, channels, num_rows, num_channels, plane, LAST: tl.constexpr):
@@ -62,6 +65,23 @@ def _sum(
 
 
 @triton.jit
+def _add_up(sums, splits, channels, num_channels, SPLITS: tl.constexpr, FINISHED: tl.constexpr):
+    """Both sums of each channel over all splits, some splits at a time."""
+    known = channels < num_channels
+    first = tl.zeros((SPLITS, FINISHED), tl.float32)
+    second = tl.zeros((SPLITS, FINISHED), tl.float32)
+    split = tl.arange(0, SPLITS)[:, None]
+    start = 0
+    while start < splits:
+        place = sums + 2 * (start + split) * num_channels + channels[None, :]
+        inside = (start + split < splits) & known[None, :]
+        first += tl.load(place, mask=inside, other=0.0)
+        second += tl.load(place + num_channels, mask=inside, other=0.0)
+        start += SPLITS
+    return tl.sum(first, 0), tl.sum(second, 0)
+
+
+@triton.jit
 def _finish(
     sums,
     splits,
@@ -78,20 +98,13 @@ def _finish(
     fraction,
     unbias,
     HAS_BIAS: tl.constexpr,
-    COLUMNS: tl.constexpr,
+    SPLITS: tl.constexpr,
+    FINISHED: tl.constexpr,
 ):
     """Mean and 1 / standard deviation of each channel; takes the batch into the statistics."""
-    channels = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
+    channels = tl.program_id(0) * FINISHED + tl.arange(0, FINISHED)
     known = channels < num_channels
-    total = tl.zeros((COLUMNS,), tl.float32)
-    squares = tl.zeros((COLUMNS,), tl.float32)
-    place = sums + channels
-    split = 0
-    while split < splits:
-        total += tl.load(place, mask=known, other=0.0)
-        squares += tl.load(place + num_channels, mask=known, other=0.0)
-        place += 2 * num_channels
-        split += 1
+    total, squares = _add_up(sums, splits, channels, num_channels, SPLITS, FINISHED)
     distance = total / num_rows
     mean = tl.load(pivots + channels, mask=known, other=0.0) + distance
     variance = tl.maximum(squares / num_rows - distance * distance, 0.0)
@@ -203,19 +216,17 @@ def _sum_gradients(
 
 @triton.jit
 def _finish_gradients(
-    sums, splits, shift_gradients, factor_gradients, num_channels, COLUMNS: tl.constexpr
+    sums,
+    splits,
+    shift_gradients,
+    factor_gradients,
+    num_channels,
+    SPLITS: tl.constexpr,
+    FINISHED: tl.constexpr,
 ):
-    channels = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
+    channels = tl.program_id(0) * FINISHED + tl.arange(0, FINISHED)
     known = channels < num_channels
-    total = tl.zeros((COLUMNS,), tl.float32)
-    products = tl.zeros((COLUMNS,), tl.float32)
-    place = sums + channels
-    split = 0
-    while split < splits:
-        total += tl.load(place, mask=known, other=0.0)
-        products += tl.load(place + num_channels, mask=known, other=0.0)
-        place += 2 * num_channels
-        split += 1
+    total, products = _add_up(sums, splits, channels, num_channels, SPLITS, FINISHED)
     tl.store(shift_gradients + channels, total, mask=known)
     tl.store(factor_gradients + channels, products, mask=known)
 
@@ -317,8 +328,14 @@ class NormalizedBatch(torch.autograd.Function):
             x, gradient, mean, inverse_std, factor, shift, sums, **settings
         )
         along_shift, along_factor = torch.empty_like(mean), torch.empty_like(mean)
-        _finish_gradients[(triton.cdiv(layout.channels, 64),)](
-            sums, layout.splits, along_shift, along_factor, layout.channels, COLUMNS=64
+        _finish_gradients[(triton.cdiv(layout.channels, FINISHED),)](
+            sums,
+            layout.splits,
+            along_shift,
+            along_factor,
+            layout.channels,
+            SPLITS=SPLITS,
+            FINISHED=FINISHED,
         )
         result = torch.empty_like(x)
         _bottom_gradient[(layout.row_blocks, layout.column_blocks)](
@@ -346,7 +363,7 @@ def _measure(
     pivot, mean, inverse_std = torch.empty((3, channels), device=x.device)
     sums = torch.empty((layout.splits, 2, channels), device=x.device)
     _sum[(layout.column_blocks, layout.splits)](x, pivot, sums, **layout.settings)
-    _finish[(triton.cdiv(channels, 64),)](
+    _finish[(triton.cdiv(channels, FINISHED),)](
         sums,
         layout.splits,
         pivot,
@@ -362,6 +379,7 @@ def _measure(
         statistics.fraction,
         layout.rows / max(1, layout.rows - 1),
         HAS_BIAS=bias is not None,
-        COLUMNS=64,
+        SPLITS=SPLITS,
+        FINISHED=FINISHED,
     )
     return mean, inverse_std

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 import triton
@@ -55,7 +54,7 @@ class Products:
         self._addresses = torch.tensor(rows, device=parameters[0].device)
 
     def run(self) -> list[Tensor]:
-        """The products; autograd knows nothing of them."""
+        """The products, without a gradient."""
         _multiply[(self._blocks.programs,)](
             self._addresses,
             self._blocks.counts,
@@ -64,18 +63,4 @@ class Products:
             HALF=self._half,
             BLOCK=BLOCK,
         )
-        return [result.view_as(result) for result in self._results]
-
-
-class ProductsOf(torch.autograd.Function):
-    """The products, whose gradients reach all of the parameters, straight through the masks."""
-
-    @staticmethod
-    def forward(ctx: Any, products: Products, *parameters: Tensor) -> tuple[Tensor, ...]:
-        ctx.set_materialize_grads(False)
-        ctx.dtype = parameters[0].dtype
-        return tuple(products.run())
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
-        return None, *(None if g is None else g.to(ctx.dtype) for g in gradients)
+        return self._results

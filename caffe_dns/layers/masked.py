@@ -42,8 +42,8 @@ class WeightedLayer(Layer):
     output_axis: int
     #: How many products the layer sums up for one image.
     products: int
-    #: What `effective` gives while masks are applied to all layers together.
-    _ready: tuple[Tensor, Tensor | None] | None = None
+    #: Products of weight and bias, while masks are applied to all layers together.
+    _ready: list[Tensor | None] | None = None
 
     def add_weights(
         self,
@@ -63,9 +63,18 @@ class WeightedLayer(Layer):
 
     def effective(self, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor | None]:
         """Weight and bias as the forward pass uses them, masked, rounded to a type if given."""
-        if self._ready is not None:
-            return self._ready
-        return self._masked(dtype)
+        if self._ready is None:
+            return self._masked(dtype)
+        # Not before: autograd turns last to what was made first, and gradients that are to be sent
+        # to other ranks would wait until backward is over.
+        weight, bias = (
+            parameter
+            if parameter is None or product is None
+            else surgery.stand_in(parameter, product)
+            for parameter, product in zip(self._own(), self._ready, strict=True)
+        )
+        assert weight is not None
+        return weight, bias
 
     def without_bias(self, bottom: Tensor) -> tuple[Tensor, Tensor | None]:
         """The top of one bottom before the bias is added, and the bias."""
@@ -238,12 +247,10 @@ class MasksTogether:
         """
         entries = [entry for layer in self.layers for entry in self._entries(layer)]
         products = self._multiply(entries, again) if entries else []
-        ready: dict[WeightedLayer, list[Tensor | None]] = {}
         for (layer, index, _, _), product in zip(entries, products, strict=False):
-            ready.setdefault(layer, list(layer._own()))[index] = product
-        for layer, (weight, bias) in ready.items():
-            assert weight is not None
-            layer._ready = weight, bias
+            if layer._ready is None:
+                layer._ready = [None, None]
+            layer._ready[index] = product
         try:
             yield
         finally:
@@ -263,12 +270,12 @@ class MasksTogether:
         parameters = [parameter for _, _, parameter, _ in entries]
         masks = [mask for _, _, _, mask in entries]
         if again and kernels.wanted(parameters[0].device) and self._find(parameters, masks):
-            from caffe_dns.kernels.products import ProductsOf
-
-            products: tuple[Tensor, ...] = ProductsOf.apply(self._products, *parameters)
-            return products
+            assert self._products is not None
+            return self._products.run()
+        if self._dtype is not None:
+            return []
         known = [mask for mask in masks if mask is not None]
-        return [] if self._dtype is not None else surgery.all_masked(parameters, known)
+        return surgery.all_masked(parameters, known)
 
     def _find(self, parameters: Sequence[Tensor], masks: Sequence[Tensor | None]) -> bool:
         """Whether there is a kernel for these; makes one, but not while a graph is captured."""
