@@ -16,7 +16,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from types import TracebackType
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -35,6 +37,8 @@ _START = timedelta(minutes=10)
 #: How long a rank waits for another: rank 0 may test or write for hours. A rank that has died is
 #: noticed by its heartbeat.
 _PATIENCE = timedelta(days=7)
+#: Newer versions of PyTorch have another name for it.
+_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
 #: How often the ranks ask each other about signals, in seconds.
 _BETWEEN_MEETINGS = 0.1
 
@@ -106,6 +110,8 @@ class Ranks:
 
     rank = 0
     size = 1
+    #: Whether all ranks get the same bits when they compute the same.
+    are_alike = True
 
     @property
     def is_root(self) -> bool:
@@ -133,6 +139,13 @@ class Ranks:
     def average(self, params: Sequence[Param]) -> GradientAverage | None:
         """What averages the gradients of those that get one; None where there is nobody else."""
         return None
+
+    def start_gathering(self, values: Tensor) -> Callable[[], Tensor]:
+        """Start to gather the rows [N, ...] of all ranks; returns what waits for them, in order.
+
+        All ranks have as many.
+        """
+        return lambda: values
 
 
 class JoinedRanks(Ranks):
@@ -195,10 +208,14 @@ class JoinedRanks(Ranks):
     def use(self, device: torch.device) -> None:
         """Exchange gradients and weights between devices of this kind."""
         on_gpu = device.type == "cuda"
+        host = platform.node()
         place = f"GPU {device.index}" if on_gpu else "CPU"
-        places = [""] * self.size
+        kind = torch.cuda.get_device_name(device) if on_gpu else (host, torch.get_num_threads())
+        found: list[Any] = [None] * self.size
         with self._connected():
-            dist.all_gather_object(places, f"{place} of {platform.node()}")
+            dist.all_gather_object(found, (f"{place} of {host}", kind))
+        places = [place for place, _ in found]
+        self.are_alike = len({kind for _, kind in found}) == 1
         self._heartbeat.places = places
         if len({place.startswith("GPU") for place in places}) > 1:
             raise CaffeError(f"some ranks have a GPU and others have none: {', '.join(places)}")
@@ -251,6 +268,19 @@ class JoinedRanks(Ranks):
     def average(self, params: Sequence[Param]) -> GradientAverage | None:
         tensors = [param.tensor for param in params if param.tensor.requires_grad]
         return GradientAverage(tensors, self._start_mean)
+
+    def start_gathering(self, values: Tensor) -> Callable[[], Tensor]:
+        sent = values.contiguous()
+        gathered = sent.new_empty((self.size * len(sent), *sent.shape[1:]))
+        with self._guard():
+            work = _gather(gathered, sent, group=self._group, async_op=True)
+        return partial(self._wait_for, work, sent, gathered)
+
+    def _wait_for(self, work: dist.Work, sent: Tensor, gathered: Tensor) -> Tensor:
+        """What is gathered. Up to here, what was sent has to stay where it is."""
+        with self._guard():
+            work.wait()
+        return gathered
 
     def _start_mean(self, values: Tensor) -> Callable[[], None]:
         """Start averaging `values` over the ranks, in place; returns what waits for the end."""

@@ -26,6 +26,7 @@ ORDER = [
     {"netspec", "params", "wiring", "fusion"},
     {"net"},
     {"weights", "debug_info", "distributed"},
+    {"factors"},
     {"solver", "report", "export"},
     {"pycaffe"},
     {"cli"},

@@ -42,6 +42,15 @@ layer { name: "ip1c" type: "InnerProduct" bottom: "pool" top: "ip1c"
   inner_product_param { num_output: 12 weight_filler { type: "xavier" } } }
 layer { name: "sum" type: "Eltwise" bottom: "ip1" bottom: "ip1b" bottom: "ip1c" top: "ip1" }
 """
+#: The gradient of its weight is computed from what both ranks multiply.
+LARGE = """
+layer { name: "large" type: "InnerProduct" bottom: "data" top: "large"
+  inner_product_param { num_output: 1400 weight_filler { type: "xavier" } } }
+layer { name: "tanh" type: "TanH" bottom: "large" top: "large" }
+layer { name: "ip1b" type: "InnerProduct" bottom: "large" top: "ip1b"
+  inner_product_param { num_output: 12 weight_filler { type: "xavier" } } }
+layer { name: "sum" type: "Eltwise" bottom: "ip1" bottom: "ip1b" top: "ip1" }
+"""
 
 
 def make_data(folder: Path) -> None:
@@ -92,8 +101,8 @@ def assert_alike(mine: dict[str, np.ndarray], theirs: dict[str, np.ndarray]) -> 
 
 @pytest.mark.parametrize(
     ("kind", "extra", "masks"),
-    [("InnerProduct", SHARED, "2"), ("CInnerProduct", "", "23")],
-    ids=["deviation", "official"],
+    [("InnerProduct", SHARED, "2"), ("CInnerProduct", "", "23"), ("InnerProduct", LARGE, "2")],
+    ids=["deviation", "official", "large"],
 )
 def test_two_ranks_do_what_two_passes_do(tmp_path: Path, kind: str, extra: str, masks: str) -> None:
     prepare(tmp_path, "surgery_iter_gamma: 0.1", kind, extra)

@@ -1,16 +1,17 @@
-"""Gradients of weights computed aside, on a second stream, while backward goes on.
+"""Gradients of weights computed aside: not in autograd's backward pass, which does not need them.
 
 Nothing in backward waits for the gradient of a weight. In a small net no kernel fills a GPU, so
-what is done aside takes no time of its own. Autograd orders its work on one stream; therefore these
-gradients do not go through it.
+what is done on a second stream takes no time of its own. Autograd orders its work on one stream;
+therefore these gradients do not go through it.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -100,37 +101,32 @@ class Convolved:
         return result
 
 
-class Aside:
-    """The second stream of a net, and the gradients that were computed on it.
+class Aside(ABC):
+    """Who computes gradients of weights instead of autograd.
 
-    Its work is collected with `join` after each backward pass.
+    They are collected with `join` after each backward pass.
     """
 
-    def __init__(self) -> None:
-        self._stream = torch.cuda.Stream()
-        self._gradients: list[tuple[Tensor, Tensor]] = []
-        #: What the stream still reads.
-        self._kept: list[Tensor] = []
+    #: Whether gradients of biases are computed as well.
+    with_biases: ClassVar[bool]
 
+    def __init__(self) -> None:
+        self._gradients: list[tuple[Tensor, Tensor]] = []
+
+    @abstractmethod
+    def takes(self, weight: Tensor, work: int) -> bool:
+        """Whether it wants a weight that takes part in so many products in a forward pass."""
+
+    @abstractmethod
     def compute(self, product: Product, weight: Tensor, *inputs: Tensor) -> None:
-        """The gradient of `weight` from (gradient of the top, x, w)."""
-        with self._after(*inputs):
-            gradient = product.weight_gradient(*inputs).to(weight.dtype)
-            if gradient.stride() != weight.stride():
-                gradient = torch.empty_like(weight).copy_(gradient)
-        self._gradients.append((weight, gradient))
+        """Begin with the gradient of `weight` from (gradient of the top, x, w)."""
 
     def add_up(self, bias: Tensor, gradient: Tensor, axis: int) -> None:
         """The gradient of a bias from that of the top, whose axis it was added along."""
-        others = [other for other in range(gradient.dim()) if other != axis]
-        with self._after(gradient):
-            total = gradient.sum(others).to(bias.dtype)
-        self._gradients.append((bias, total))
+        raise NotImplementedError
 
     def join(self) -> None:
-        """Wait for the stream, and hand its gradients to their parameters."""
-        if self._gradients:
-            self._wait()
+        """Finish, and hand the gradients to their parameters."""
         for parameter, gradient in self._gradients:
             before = parameter.grad
             parameter.grad = gradient if before is None else before + gradient
@@ -139,10 +135,47 @@ class Aside:
     def drop(self) -> None:
         """Forget what was not collected: the pass did not come to its end."""
         self._gradients.clear()
-        self._kept.clear()
 
-    def _wait(self) -> None:
-        torch.cuda.current_stream().wait_stream(self._stream)
+    def _bring(self, product: Product, weight: Tensor, *inputs: Tensor) -> None:
+        """Compute the gradient of a weight, in its layout, for `join`."""
+        gradient = product.weight_gradient(*inputs).to(weight.dtype)
+        if gradient.stride() != weight.stride():
+            gradient = torch.empty_like(weight).copy_(gradient)
+        self._gradients.append((weight, gradient))
+
+
+class SecondStream(Aside):
+    """Computes gradients on a stream of its own, of layers that do not fill a GPU by themselves."""
+
+    with_biases = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._stream = torch.cuda.Stream()
+        #: What the stream still reads.
+        self._kept: list[Tensor] = []
+
+    def takes(self, weight: Tensor, work: int) -> bool:
+        return work < LARGE
+
+    def compute(self, product: Product, weight: Tensor, *inputs: Tensor) -> None:
+        with self._after(*inputs):
+            self._bring(product, weight, *inputs)
+
+    def add_up(self, bias: Tensor, gradient: Tensor, axis: int) -> None:
+        others = [other for other in range(gradient.dim()) if other != axis]
+        with self._after(gradient):
+            total = gradient.sum(others).to(bias.dtype)
+        self._gradients.append((bias, total))
+
+    def join(self) -> None:
+        if self._gradients:
+            torch.cuda.current_stream().wait_stream(self._stream)
+        super().join()
+
+    def drop(self) -> None:
+        super().drop()
+        self._kept.clear()
 
     def _after(self, *inputs: Tensor) -> AbstractContextManager[object]:
         """The stream, going on where the current one is now."""

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from caffe_dns import kernels, surgery
-from caffe_dns.layers.aside import LARGE, Apart, Product
+from caffe_dns.layers.aside import Apart, Product
 from caffe_dns.layers.base import Layer, Shape
 from caffe_dns.proto.caffe_pb2 import (
     CConvolutionParameter,
@@ -92,20 +92,22 @@ class WeightedLayer(Layer):
         aside = self.context.aside
         own_weight, own_bias = self._own()
         learning = [p for p in (own_weight, own_bias) if p is not None and p.requires_grad]
-        small = bottom.shape[0] * self.products < LARGE
-        if aside is None or product is None or not small or not all(p.is_leaf for p in learning):
+        if aside is None or product is None or not all(p.is_leaf for p in learning):
             return None
+        if not aside.takes(own_weight, bottom.shape[0] * self.products):
+            return None
+        taken = bias if aside.with_biases else None
         top: Tensor = Apart.apply(
             bottom,
             own_weight,
-            own_bias if bias is not None else None,
+            own_bias if taken is not None else None,
             weight.detach(),
-            bias.detach() if bias is not None else None,
+            taken.detach() if taken is not None else None,
             self.output_axis,
             product,
             aside,
         )
-        return top
+        return top if bias is taken or bias is None else top + bias
 
     def _masked(self, dtype: torch.dtype | None) -> tuple[Tensor, Tensor | None]:
         weight, bias = self._own()

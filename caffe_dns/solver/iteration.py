@@ -18,7 +18,7 @@ from caffe_dns import log
 from caffe_dns.averaging import GradientAverage
 from caffe_dns.debug_info import DebugInfo
 from caffe_dns.errors import first_line
-from caffe_dns.layers.aside import Aside
+from caffe_dns.layers.aside import Aside, SecondStream
 from caffe_dns.net import Net
 from caffe_dns.solver.updates import UpdateRule
 
@@ -38,14 +38,32 @@ def run_iteration(
     rule: UpdateRule,
     batches: Sequence[Batch],
     average: GradientAverage | None = None,
+    aside: Aside | None = None,
     *,
     debug: bool = False,
 ) -> Outcome:
     """Forward and backward on each batch (iter_size of them), then one update.
 
-    With `average`, the update is that of all ranks; with `debug`, the values of all blobs and
-    gradients are logged.
+    With `average`, the update is that of all ranks; `aside` computes what gradients it takes; with
+    `debug`, the values of all blobs and gradients are logged.
     """
+    net.context.aside = aside
+    try:
+        outcome = _run_passes(net, batches, average, debug)
+    finally:
+        net.context.aside = None
+        if aside is not None:
+            aside.drop()
+    if average is not None:
+        average.finish()
+    rule.apply()
+    return outcome
+
+
+def _run_passes(
+    net: Net, batches: Sequence[Batch], average: GradientAverage | None, debug: bool
+) -> Outcome:
+    """Forward and backward on each batch."""
     total: Tensor | None = None
     for number, batch in enumerate(batches, 1):
         with DebugInfo(net) if debug else nullcontext() as info:
@@ -64,9 +82,6 @@ def run_iteration(
             info.backward()
         total = loss.detach() if total is None else total + loss.detach()
     assert total is not None
-    if average is not None:
-        average.finish()
-    rule.apply()
     return Outcome(outputs, total if len(batches) == 1 else total / len(batches))
 
 
@@ -79,12 +94,18 @@ class CapturedIteration:
 
     WARM_UP = 3
 
-    def __init__(self, net: Net, rule: UpdateRule, average: GradientAverage | None = None) -> None:
+    def __init__(
+        self,
+        net: Net,
+        rule: UpdateRule,
+        average: GradientAverage | None = None,
+        aside: Aside | None = None,
+    ) -> None:
         self.net = net
         self.rule = rule
         self._average = average
         # Gradients that are sent to other ranks go on their way as autograd brings them.
-        self._aside = Aside() if average is None else None
+        self._aside = aside if average is not None else SecondStream()
         self._runs = 0
         self._graph: torch.cuda.CUDAGraph | None = None
         self._failed = False
@@ -125,14 +146,7 @@ class CapturedIteration:
         )
 
     def _run_layers(self, batches: Sequence[Batch]) -> Outcome:
-        """One iteration layer by layer, gradients of weights aside."""
-        self.net.context.aside = self._aside
-        try:
-            return run_iteration(self.net, self.rule, batches, self._average)
-        finally:
-            self.net.context.aside = None
-            if self._aside is not None:
-                self._aside.drop()
+        return run_iteration(self.net, self.rule, batches, self._average, self._aside)
 
     def _capture(self, batches: Sequence[Batch]) -> None:
         """Record one iteration; nothing is computed. Says so, once, where that is impossible."""

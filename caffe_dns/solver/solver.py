@@ -19,6 +19,7 @@ from caffe_dns import log
 from caffe_dns.debug_info import DebugInfo
 from caffe_dns.distributed import Ranks
 from caffe_dns.errors import CaffeError
+from caffe_dns.factors import share_gradients
 from caffe_dns.layers.base import Context
 from caffe_dns.net import Net
 from caffe_dns.params import Param
@@ -90,9 +91,10 @@ class Solver:
         self.test_nets = build_test_nets(param, self._contexts[1:]) if root else []
         self.ranks.share(self.net.learnable_params)
         self.rule = solver_types[param.type](param, self.net.learnable_params)
-        self._average = self.ranks.average(self.net.learnable_params)
-        on_gpu = self.net.context.device.type == "cuda"
-        self._captured = CapturedIteration(self.net, self.rule, self._average) if on_gpu else None
+        self._average, self._factors = share_gradients(self.net, self.ranks)
+        self._captured: CapturedIteration | None = None
+        if self.net.context.device.type == "cuda":
+            self._captured = CapturedIteration(self.net, self.rule, self._average, self._factors)
         self.surgeon = Surgeon(self.net, self.stages, self.seed) if surgery else None
         log.info("Solver scaffolding done.")
         if self.surgeon is not None:
@@ -220,7 +222,9 @@ class Solver:
         batches = [self.net.read_sources() for _ in range(self.param.iter_size)]
         before = self._copy_parameters() if self.param.snapshot_diff else {}
         if self._captured is None or debug:
-            outcome = run_iteration(self.net, self.rule, batches, self._average, debug=debug)
+            outcome = run_iteration(
+                self.net, self.rule, batches, self._average, self._factors, debug=debug
+            )
         else:
             outcome = self._captured.run(batches)
         self._updates = {param: old - param.tensor.detach() for param, old in before.items()}
