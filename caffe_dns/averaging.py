@@ -1,7 +1,7 @@
 """Gradients averaged over ranks while backward still runs.
 
-A large gradient goes on its way as soon as backward has computed it; small ones of neighbouring
-layers do together, in one buffer. How numbers travel is the caller's business. torch's
+A large gradient goes on its way as soon as backward has computed it; small ones do together, in one
+buffer. How numbers travel is the caller's business. torch's
 DistributedDataParallel does the same for a module that is called once per iteration; here a net
 runs iter_size times, layer by layer, with gradients missing at times, and all of it must fit into
 one CUDA graph.
@@ -18,7 +18,7 @@ from torch import Tensor
 #: From how many bytes a gradient travels alone, from where it lies.
 LARGE_BYTES = 1 << 20
 #: What a buffer holds at most, in bytes.
-BUCKET_BYTES = 25 << 20
+BUCKET_BYTES = 4 << 20
 #: Gradients begin at multiples of so many elements, so that kernels can load several at once.
 _ALIGNMENT = 32
 
@@ -46,11 +46,16 @@ class _Bucket:
 
     def load(self) -> Tensor:
         """What travels: the gradients, zeros for those that there are none of."""
+        places: list[Tensor] = []
+        found: list[Tensor] = []
         for parameter, gradient in zip(self.parameters, self._gradients, strict=True):
             if parameter.grad is None:
                 gradient.zero_()
             else:
-                gradient.copy_(parameter.grad)
+                places.append(gradient)
+                found.append(parameter.grad)
+        if found:
+            torch._foreach_copy_(places, found)
         return self._buffer
 
     def unload(self) -> None:
@@ -144,17 +149,21 @@ def _is_large(parameter: Tensor) -> bool:
 
 
 def _group(parameters: Sequence[Tensor]) -> list[list[Tensor]]:
-    """The parameters from the last to the first, as backward comes to them, in groups.
+    """The parameters in groups, in the order in which backward, from the last on, completes them.
 
-    Large ones are alone.
+    Large ones are alone; small ones do not wait for large ones, but for each other.
     """
     groups: list[list[Tensor]] = []
-    room = 0
+    small: list[Tensor] = []
+    room = BUCKET_BYTES
     for parameter in reversed(parameters):
+        if _is_large(parameter):
+            groups.append([parameter])
+            continue
         size = parameter.numel() * parameter.element_size()
-        if not groups or size > room or _is_large(parameter):
-            groups.append([])
-            room = 0 if _is_large(parameter) else BUCKET_BYTES
-        groups[-1].append(parameter)
+        if small and size > room:
+            groups.append(small)
+            small, room = [], BUCKET_BYTES
+        small.append(parameter)
         room -= size
-    return groups
+    return [*groups, small] if small else groups

@@ -170,12 +170,15 @@ class SecondStream(Aside):
 
     def join(self) -> None:
         if self._gradients:
-            torch.cuda.current_stream().wait_stream(self._stream)
+            self._wait()
         super().join()
 
     def drop(self) -> None:
         super().drop()
         self._kept.clear()
+
+    def _wait(self) -> None:
+        torch.cuda.current_stream().wait_stream(self._stream)
 
     def _after(self, *inputs: Tensor) -> AbstractContextManager[object]:
         """The stream, going on where the current one is now."""

@@ -91,10 +91,10 @@ class Solver:
         self.test_nets = build_test_nets(param, self._contexts[1:]) if root else []
         self.ranks.share(self.net.learnable_params)
         self.rule = solver_types[param.type](param, self.net.learnable_params)
-        self._average, self._factors = share_gradients(self.net, self.ranks)
-        self._captured: CapturedIteration | None = None
-        if self.net.context.device.type == "cuda":
-            self._captured = CapturedIteration(self.net, self.rule, self._average, self._factors)
+        #: What makes gradients those of all ranks.
+        self._sharing = share_gradients(self.net, self.ranks)
+        on_gpu = self.net.context.device.type == "cuda"
+        self._captured = CapturedIteration(self.net, self.rule, *self._sharing) if on_gpu else None
         self.surgeon = Surgeon(self.net, self.stages, self.seed) if surgery else None
         log.info("Solver scaffolding done.")
         if self.surgeon is not None:
@@ -222,9 +222,7 @@ class Solver:
         batches = [self.net.read_sources() for _ in range(self.param.iter_size)]
         before = self._copy_parameters() if self.param.snapshot_diff else {}
         if self._captured is None or debug:
-            outcome = run_iteration(
-                self.net, self.rule, batches, self._average, self._factors, debug=debug
-            )
+            outcome = run_iteration(self.net, self.rule, batches, *self._sharing, debug=debug)
         else:
             outcome = self._captured.run(batches)
         self._updates = {param: old - param.tensor.detach() for param, old in before.items()}
@@ -373,7 +371,7 @@ class Solver:
 
     def close(self) -> None:
         """Stop the threads of all nets and finish their files."""
-        if self._captured is not None and self._average is not None:
+        if self._captured is not None and self.ranks.size > 1:
             self._captured.forget()
         with ExitStack() as stack:
             for net in self._nets:

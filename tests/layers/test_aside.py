@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from caffe_dns.layers.aside import Aside
+from caffe_dns.layers.aside import SecondStream
 from caffe_dns.layers.base import Context
 from tests.layers.harness import draw
 from tests.nets import input_layer, layer, make_net
@@ -19,12 +19,12 @@ LOSS = "layer { name: 'loss' type: 'Reduction' bottom: 'z' top: 'loss' loss_weig
 LOSS += "reduction_param { operation: SUMSQ } }"
 
 
-class OnTheSpot(Aside):
+class OnTheSpot(SecondStream):
     """Without a second stream."""
 
     def __init__(self) -> None:
-        self._gradients = []
-        self._kept = []
+        self._gradients: list[tuple[Tensor, Tensor]] = []
+        self._kept: list[Tensor] = []
         self.joined = 0
 
     def _wait(self) -> None:
@@ -128,7 +128,7 @@ def test_the_same_gradients(text: str, asides: int, passes: int) -> None:
 
 
 def test_large_layers_go_the_usual_way(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("caffe_dns.layers.masked.LARGE", 2 * 4 * 3 * 4 * 4 * 9)
+    monkeypatch.setattr("caffe_dns.layers.aside.LARGE", 2 * 4 * 3 * 4 * 4 * 9)
     text = layer("conv", "Convolution", "data", "z", f"convolution_param {{ {CONV} }}")
     aside = OnTheSpot()
     assert gradients(text, aside).keys() == {"conv/0", "conv/1"}
