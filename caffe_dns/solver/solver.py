@@ -87,8 +87,7 @@ class Solver:
         ]
         self._contexts[0].counts_passes = False
         self.net = build_train_net(param, self._contexts[0])
-        root = self.ranks.is_root
-        self.test_nets = build_test_nets(param, self._contexts[1:]) if root else []
+        self.test_nets = build_test_nets(param, self._contexts[1:]) if self.ranks.is_root else []
         self.ranks.share(self.net.learnable_params)
         self.rule = solver_types[param.type](param, self.net.learnable_params)
         #: What makes gradients those of all ranks.
