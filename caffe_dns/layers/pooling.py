@@ -90,7 +90,7 @@ def max_pool(bottom: Tensor, window: Window) -> tuple[Tensor, Tensor]:
     """
     image = _image(bottom)
     if window.suits_torch(image):
-        return F.max_pool2d(
+        top, index = F.max_pool2d(
             bottom,
             window.kernel,
             window.stride,
@@ -98,6 +98,10 @@ def max_pool(bottom: Tensor, window: Window) -> tuple[Tensor, Tensor]:
             ceil_mode=window.ceil,
             return_indices=True,
         )
+        if top.requires_grad and not top.is_contiguous():
+            # Else PyTorch would lay all the rest out like the gradient, rather than the gradient.
+            top.register_hook(_channels_last)
+        return top, index
     lowest = torch.finfo(bottom.dtype).min
     padded = F.pad(bottom, window.margins(image), value=lowest)
     top, index = F.max_pool2d(padded, window.kernel, window.stride, return_indices=True)
@@ -105,6 +109,10 @@ def max_pool(bottom: Tensor, window: Window) -> tuple[Tensor, Tensor]:
     column = index % padded.shape[3] - window.pad[1]
     inside = (row >= 0) & (row < image[0]) & (column >= 0) & (column < image[1])
     return top, torch.where(inside, row * image[1] + column, -1)
+
+
+def _channels_last(gradient: Tensor) -> Tensor:
+    return gradient.contiguous(memory_format=torch.channels_last)
 
 
 def max_of(

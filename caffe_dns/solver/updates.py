@@ -172,7 +172,10 @@ class SGD(UpdateRule):
 
     def _step(self, gradients: Tensors) -> None:
         if not (self.tensors and self.may_use_kernel and kernels.wanted(self.rate.device)):
-            super()._step(gradients)
+            if self._can_fuse():
+                self._step_fused(gradients)
+            else:
+                super()._step(gradients)
             return
         if self._kernel is None:
             from caffe_dns.kernels.sgd import SGDKernel
@@ -187,6 +190,34 @@ class SGD(UpdateRule):
                 nesterov=self.nesterov,
             )
         self._kernel.run(gradients, self.rate)
+
+    def _can_fuse(self) -> bool:
+        """Whether PyTorch's own update on a CPU, in one pass over memory, does the same."""
+        single = all(t.device.type == "cpu" and t.dtype == torch.float32 for t in self.tensors)
+        plain = not self.nesterov and self.param.regularization_type == "L2"
+        return single and plain and self.may_use_kernel and self.param.momentum > 0
+
+    def _step_fused(self, gradients: Tensors) -> None:
+        for indices, lr_mult, decay in self._groups:
+            tensors, histories = _pick(self.tensors, indices), _pick(self.histories[0], indices)
+            torch._fused_sgd_(
+                tensors,
+                [
+                    gradient
+                    if gradient.stride() == tensor.stride()
+                    else torch.empty_like(tensor).copy_(gradient)
+                    for tensor, gradient in zip(tensors, _pick(gradients, indices), strict=True)
+                ],
+                histories,
+                weight_decay=decay,
+                momentum=self.param.momentum,
+                # The rate is inside the history: the gradient's factor there is 1 - dampening.
+                lr=1.0,
+                dampening=1 - float(self.rate) * lr_mult,
+                nesterov=False,
+                maximize=False,
+                is_first_step=False,
+            )
 
     def track(self, param: Param) -> None:
         super().track(param)
