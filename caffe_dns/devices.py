@@ -67,7 +67,7 @@ def training_device(flag: str, param: SolverParameter, world: World | None = Non
     log.info(f"Using GPUs {', '.join(map(str, gpus))}")
     for gpu in gpus:
         log.info(f"GPU {gpu}: {torch.cuda.get_device_name(gpu)}")
-    return _use(gpus[0] if world is None else _gpu_of(world, gpus))
+    return use_gpu(gpus[0] if world is None else _gpu_of(world, gpus))
 
 
 def _gpus_of(world: World, param: SolverParameter) -> list[int]:
@@ -95,7 +95,7 @@ def scoring_device(flag: str) -> torch.device:
         return CPU
     log.info(f"Use GPU with device ID {gpus[0]}")
     log.info(f"GPU device name: {torch.cuda.get_device_name(gpus[0])}")
-    return _use(gpus[0])
+    return use_gpu(gpus[0])
 
 
 def keep_freed_memory() -> None:
@@ -110,7 +110,8 @@ def keep_freed_memory() -> None:
         libc.mallopt(_M_TRIM_THRESHOLD, 1 << 30)
 
 
-def _use(gpu: int) -> torch.device:
+def use_gpu(gpu: int) -> torch.device:
+    """Make this GPU the current one, with the settings that everything here runs with."""
     # Caffe's numbers are float32 throughout; torch would let cuDNN round to TF32.
     torch.backends.cudnn.allow_tf32 = False
     # The fastest convolution for each shape is found by trying, once.

@@ -22,7 +22,7 @@ def three_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda gpu: f"imagined {gpu}")
-    monkeypatch.setattr(devices, "_use", lambda gpu: torch.device("cuda", gpu))
+    monkeypatch.setattr(devices, "use_gpu", lambda gpu: torch.device("cuda", gpu))
 
 
 def world(local_rank: int, local_size: int) -> World:

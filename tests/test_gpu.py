@@ -14,6 +14,7 @@ import torch
 
 from caffe_dns.proto.upgrade import read_solver
 from caffe_dns.solver.solver import Solver
+from tests.nets import recorded_log
 from tests.oracle import GOLDEN, run_layer_case
 from tests.test_golden_runs import LOOSE, NEAR_TIES, RUNS, arrays_of, snapshots, watch
 
@@ -55,6 +56,33 @@ def test_training(name: str, tmp_path: Path) -> None:
     for iteration in (20, 40):
         ((model, _),) = snapshots(golden, f"snap_iter_{iteration}")
         compare_loosely(arrays_of(tmp_path / model.name), arrays_of(model))
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.5])
+def test_graphs_do_what_layers_do(gamma: float) -> None:
+    """With surgery in every iteration, and in some."""
+    found = []
+    for captured in (True, False):
+        param = read_solver("runs/surgery_holmes/solver.prototxt").message
+        param.weights.append("runs/surgery_holmes/init.caffemodel")
+        param.surgery_iter_gamma, param.surgery_iter_power = gamma, 1
+        for field in ("test_iter", "test_interval", "snapshot"):
+            param.ClearField(field)
+        with recorded_log() as messages:
+            solver = Solver(param, device=torch.device("cuda"))
+            assert solver._captured is not None
+            solver._captured._failed = not captured
+            solver.step(40)
+        assert ("Replaying iterations from a CUDA graph" in messages) == captured
+        solver.close()
+        found.append(
+            {
+                f"{name}/{index}": blob.detach().cpu().numpy()
+                for name, blobs in solver.net.params.items()
+                for index, blob in enumerate(blobs)
+            }
+        )
+    compare_loosely(*found)
 
 
 def compare_loosely(actual: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> None:

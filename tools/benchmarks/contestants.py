@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from caffe_dns import log
+from caffe_dns.devices import use_gpu
 from caffe_dns.layers import Context
 from caffe_dns.net import Net
 from caffe_dns.precision import use_precision
@@ -49,10 +50,12 @@ class Task:
 def ours(task: Task, *, surgery: bool) -> Ways:
     """The training loop of `dns train`, without tests, snapshots and displays."""
     device = torch.device(task.device)
+    if device.type == "cuda":
+        use_gpu(device.index)
     ways: list[str] = []
     log.set_sink(lambda line: ways.append("CUDA graph") if "from a CUDA graph" in line else None)
     activations = use_precision(task.precision, device)
-    param = solver_definition(task, surgery)
+    param = solver_definition(task, surgery=surgery)
     solver = Solver(param, device=device, surgery=surgery, activations=activations)
     hold_data(solver.net, NETS[task.net].classes)
     if device.type == "cuda":
@@ -63,8 +66,11 @@ def ours(task: Task, *, surgery: bool) -> Ways:
     yield ways[0] if ways else "eager", solver.step
 
 
-def solver_definition(task: Task, surgery: bool) -> SolverParameter:
-    """The solver of models/ for training with or without surgery, on images from a filler."""
+def solver_definition(task: Task, *, surgery: bool) -> SolverParameter:
+    """The solver of models/ for training with or without surgery, on images from a filler.
+
+    If with it, masks are renewed in every iteration.
+    """
     prunes = surgery and (MODELS / task.net / "prune_solver.prototxt").exists()
     file = MODELS / task.net / ("prune_solver.prototxt" if prunes else "solver.prototxt")
     given = read_solver(file).message
@@ -74,8 +80,7 @@ def solver_definition(task: Task, surgery: bool) -> SolverParameter:
         lr_policy="fixed",
         momentum=MOMENTUM,
         weight_decay=DECAY,
-        surgery_iter_gamma=given.surgery_iter_gamma,
-        surgery_iter_power=given.surgery_iter_power,
+        surgery_iter_power=0,
     )
 
 
