@@ -1,4 +1,4 @@
-"""tools/benchmarks/nets_gpu.py and lenet_gpu.py, on the CPU: both sides train the same nets."""
+"""The benchmarks of training, on the CPU: both sides train the same nets, as they are to."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from caffe_dns import log
-from tools.benchmarks import lenet_gpu, nets_gpu
+from tools.benchmarks import lenet_gpu, nets_gpu, surgery_cost
 from tools.benchmarks.contestants import difference
 from tools.benchmarks.plain_nets import NETS
 
@@ -80,3 +81,29 @@ def test_commands_on_alexnet(monkeypatch: pytest.MonkeyPatch, capfd: pytest.Capt
 def test_a_command_that_fails() -> None:
     with pytest.raises(SystemExit, match=r"train --solver nowhere.prototxt.*: dns: nowhere"):
         lenet_gpu.dns_train(Path("nowhere.prototxt"), "fp32", "cpu")
+
+
+def test_what_surgery_costs(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture) -> None:
+    arguments = "--nets lenet lenet_official --batch 3 --copies 2 --rounds 2 --seconds 0.01"
+    lines = run(surgery_cost, arguments, monkeypatch, capfd)[1:]
+    kinds = ["off", "never due", "always due"]
+    for heading, *rows in (lines[:4], lines[4:]):
+        assert heading.split()[1:4] == ["batch", "3,", "fp32"]
+        assert [row[:40].split("surgery")[1].strip() for row in rows] == kinds
+        for row in rows:
+            usual, fastest, slowest = map(float, row[40:].split()[:3])
+            assert 0 < fastest <= usual <= slowest
+
+
+@pytest.mark.parametrize("title", ["lenet", "lenet_official"])
+def test_surgery_is_due_in_every_iteration_or_in_none(title: str) -> None:
+    kept = {}
+    for kind in (surgery_cost.OFF, surgery_cost.NEVER, surgery_cost.ALWAYS):
+        solver = surgery_cost.make(title, 2, kind, torch.device("cpu"), "fp32")
+        surgeon = solver.surgeon
+        assert (surgeon is None) == (kind == surgery_cost.OFF)
+        if surgeon is not None:
+            due = [all(s.is_due(solver.seed, i) for s in surgeon._schedules) for i in range(50)]
+            kept[kind] = sum(due)
+        solver.close()
+    assert kept == {surgery_cost.NEVER: 0, surgery_cost.ALWAYS: 50}
