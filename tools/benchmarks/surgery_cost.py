@@ -1,14 +1,14 @@
 #!/usr/bin/env python3
 """What surgery costs: an iteration with it against the same one without.
 
-    python tools/benchmarks/surgery_cost.py [--nets NET ...] [--precision P] [--copies N] [--rounds N]
-                                            [--seconds S] [--batch N]
+    python tools/benchmarks/surgery_cost.py [--nets NET ...] [--precision P] [--copies N]
+                                            [--rounds N] [--seconds S] [--batch N]
 
 Each net is trained without surgery, with masks that are never renewed, and with masks renewed in
 every iteration, on images that are on the device already. Of each kind there are several copies,
-for no two recordings of an iteration are equally fast; all of them train in turn, round after round.
-Printed are medians of the copies, of which each has its median of the rounds, and the fastest and
-the slowest copy. Runs on a CPU as well.
+for no two recordings of an iteration are equally fast; all of them train in turn, round after
+round. Printed are medians of the copies, of which each has its median of the rounds, and the
+fastest and the slowest copy. Runs on a CPU as well.
 """
 
 from __future__ import annotations
