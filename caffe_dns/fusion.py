@@ -1,5 +1,5 @@
-"""What runs as one on a GPU: layers that normalise or rectify in place what another has made, and
-the masks of all layers.
+"""What runs as one on a GPU: layers that normalise or rectify in place what another has made, sums
+among them, and the masks of all layers.
 
 Caffe has a layer for each step of it, and each is a pass over the blob in memory.
 """
@@ -10,12 +10,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import takewhile
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from caffe_dns import kernels
-from caffe_dns.layers.arithmetic import Scale
+from caffe_dns.layers.arithmetic import Eltwise, Scale
 from caffe_dns.layers.base import Context, Layer
 from caffe_dns.layers.masked import MasksTogether, WeightedLayer
 from caffe_dns.layers.neuron import ReLU
@@ -27,9 +28,43 @@ from caffe_dns.wiring import Step
 DEVICES = ("cuda",)
 
 
+class Row(Protocol):
+    """Neighbouring layers that run as one."""
+
+    @property
+    def steps(self) -> list[Step]:
+        """Its members in their order."""
+        ...
+
+    def run(self, *bottoms: Tensor) -> Tensor:
+        """The top of the last from the bottoms of the first."""
+        ...
+
+
+@dataclass(frozen=True)
+class RectifiedSum:
+    """An Eltwise that adds two blobs, and the ReLU on it."""
+
+    eltwise: Step
+    relu: Step
+
+    @property
+    def steps(self) -> list[Step]:
+        return [self.eltwise, self.relu]
+
+    def run(self, *bottoms: Tensor) -> Tensor:
+        first, second = bottoms
+        if kernels.suit(first) and first.dtype == second.dtype:
+            from caffe_dns.kernels import sum_relu
+
+            top: Tensor = sum_relu.RectifiedSum.apply(first, second)
+            return top
+        return torch.relu(first + second)
+
+
 @dataclass(frozen=True)
 class Chain:
-    """Neighbouring layers that run as one; all but the first and the pooling work in place.
+    """A row whose members but for the first and the pooling work in place.
 
     First is a convolution or an inner product, or else the BatchNorm.
     """
@@ -42,12 +77,11 @@ class Chain:
 
     @property
     def steps(self) -> list[Step]:
-        """Its members in their order."""
         members = (self.weighted, self.batch_norm, self.scale, self.relu, self.pool)
         return [step for step in members if step is not None]
 
-    def run(self, bottom: Tensor) -> Tensor:
-        """The top of all of them."""
+    def run(self, *bottoms: Tensor) -> Tensor:
+        (bottom,) = bottoms
         bias = None
         if self.weighted is not None:
             assert isinstance(self.weighted.layer, WeightedLayer)
@@ -64,21 +98,21 @@ class Chain:
         )
 
 
-def find_chains(steps: Sequence[Step], device: torch.device, inner: bool) -> dict[Layer, Chain]:
-    """The chains of a net, by their first layer.
+def find_rows(steps: Sequence[Step], device: torch.device, inner: bool) -> dict[Layer, Row]:
+    """The rows of a net, by their first layer.
 
     With `inner`, every blob is there afterwards.
     """
     if device.type not in DEVICES:
         return {}
-    chains = {}
+    rows: dict[Layer, Row] = {}
     rest = list(steps)
     while rest:
-        chain = _chain_at(rest, inner)
-        if chain is not None:
-            chains[rest[0].layer] = chain
-        del rest[: len(chain.steps) if chain is not None else 1]
-    return chains
+        row = _chain_at(rest, inner) or _sum_at(rest)
+        if row is not None:
+            rows[rest[0].layer] = row
+        del rest[: len(row.steps) if row is not None else 1]
+    return rows
 
 
 def find_masked(steps: Sequence[Step], context: Context) -> MasksTogether | None:
@@ -118,9 +152,20 @@ def _chain_at(steps: Sequence[Step], inner: bool) -> Chain | None:
     return Chain(weighted, batch_norm, scale, relu, pool) if len(taken) > 1 else None
 
 
-def _is_plain(step: Step) -> bool:
+def _sum_at(steps: Sequence[Step]) -> RectifiedSum | None:
+    """A sum and its ReLU, if these begin so."""
+    if len(steps) < 2 or not _is_plain(steps[0], bottoms=2) or not _is_plain(steps[1]):
+        return None
+    eltwise, relu = steps[:2]
+    is_sum = isinstance(eltwise.layer, Eltwise) and eltwise.layer.is_plain_sum
+    if is_sum and _is_relu(relu) and relu.bottoms == relu.tops == eltwise.tops:
+        return RectifiedSum(eltwise, relu)
+    return None
+
+
+def _is_plain(step: Step, bottoms: int = 1) -> bool:
     return (
-        len(step.bottoms) == len(step.tops) == 1
+        (len(step.bottoms), len(step.tops)) == (bottoms, 1)
         and not step.layer.param.propagate_down
         and not any(step.loss_weights)
     )

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from caffe_dns import log
 from caffe_dns.errors import CaffeError
-from caffe_dns.fusion import find_chains, find_masked
+from caffe_dns.fusion import find_masked, find_rows
 from caffe_dns.layers import layer_types
 from caffe_dns.layers.base import Context, Layer, Shape, count, shape_text
 from caffe_dns.netspec import filter_layers, insert_splits
@@ -97,7 +97,7 @@ class Net(nn.Module):
                 _force_backward(step)
         self._overwritten_losses = find_overwritten_losses(self.steps)
         device = self.context.device
-        self._chains = {inner: find_chains(self.steps, device, inner) for inner in (False, True)}
+        self._rows = {inner: find_rows(self.steps, device, inner) for inner in (False, True)}
         self._masked = find_masked(self.steps, self.context)
         self.outputs = wiring.outputs
         self._last_uses = find_last_uses(self.steps, {*self.outputs, *self.loss_weights})
@@ -195,15 +195,15 @@ class Net(nn.Module):
 
     def _compute(self, blobs: dict[str, Tensor], inner: bool) -> dict[str, Tensor]:
         # An observer wants to see every layer's top.
-        chains = {} if self.observer is not None else self._chains[inner]
+        rows = {} if self.observer is not None else self._rows[inner]
         steps = zip(self.steps, self._last_uses, strict=True)
         for step, last_uses in steps:
             no_longer_read = list(last_uses)
-            chain = chains.get(step.layer)
-            if chain is not None:
-                for _ in chain.steps[1:]:
+            row = rows.get(step.layer)
+            if row is not None:
+                for _ in row.steps[1:]:
                     no_longer_read += next(steps)[1]
-                blobs[chain.steps[-1].tops[0]] = chain.run(blobs[step.bottoms[0]])
+                blobs[row.steps[-1].tops[0]] = row.run(*(blobs[blob] for blob in step.bottoms))
             elif not step.layer.is_source and step.layer.type != "Input":
                 self._run_step(step, blobs)
             if self.observer is not None:

@@ -56,7 +56,7 @@ def compare(middle: str, monkeypatch: pytest.MonkeyPatch, phase: Phase = TRAIN) 
     assert together.keys() == apart.keys()
     for name, wanted in apart.items():
         torch.testing.assert_close(together[name], wanted, rtol=1e-4, atol=1e-5, msg=name)
-    return [[step.layer.name for step in chain.steps] for chain in net._chains[True].values()]
+    return [[step.layer.name for step in chain.steps] for chain in net._rows[True].values()]
 
 
 BN = layer("bn", "BatchNorm", "a", "a")
@@ -97,6 +97,40 @@ def test_what_belongs_together(
     assert compare(middle, monkeypatch) == chains
 
 
+OTHER = CONV.replace("'conv'", "'other'").replace("'a'", "'c'")
+
+
+@pytest.mark.parametrize(
+    ("settings", "relu", "rows"),
+    [
+        ("", RELU, [["sum", "relu"]]),
+        ("coeff: 1 coeff: 1", RELU, [["sum", "relu"]]),
+        ("coeff: 1 coeff: 0.5", RELU, []),
+        ("operation: PROD", RELU, []),
+        ("", layer("relu", "ReLU", "a", "d"), []),
+        ("", layer("relu", "ReLU", "a", "a", "relu_param { negative_slope: 0.1 }"), []),
+    ],
+)
+def test_a_sum_and_its_relu(
+    settings: str, relu: str, rows: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = DATA + CONV.replace("'a'", "'b'") + OTHER
+    text += "layer { name: 'sum' type: 'Eltwise' bottom: 'b' bottom: 'c' top: 'a' "
+    text += f"eltwise_param {{ {settings} }} }}" + relu
+    text += layer("tanh", "TanH", "a", "e") + LOSS.replace("'b'", "'e'")
+    found = []
+    for devices in ((), ("cpu",)):
+        monkeypatch.setattr(fusion, "DEVICES", devices)
+        net = make_net(text)
+        found.append(results(net))
+    names = [[step.layer.name for step in row.steps] for row in net._rows[True].values()]
+    assert names == rows
+    apart, together = found
+    assert together.keys() == apart.keys()
+    for name, wanted in apart.items():
+        torch.testing.assert_close(together[name], wanted, rtol=1e-6, atol=1e-7, msg=name)
+
+
 POOL = layer("pool", "Pooling", "a", "p", "pooling_param { kernel_size: 2 stride: 2 }")
 
 
@@ -119,7 +153,7 @@ def test_a_pooling_belongs_to_it_where_nobody_looks(
     monkeypatch.setattr(fusion, "DEVICES", ("cpu",))
     net = make_net(text)
     together = results(net, inner=False)
-    found = [[step.layer.name for step in chain.steps] for chain in net._chains[False].values()]
+    found = [[step.layer.name for step in chain.steps] for chain in net._rows[False].values()]
     assert found == chains
     # Whatever a layer above has read is given up.
     assert together.keys() == apart.keys() - {"data", "a", "p", "b"}

@@ -156,6 +156,11 @@ class Eltwise(Layer):
         self.operation = settings.operation
         self.coefficients = list(settings.coeff) or [1.0] * len(bottom_shapes)
 
+    @property
+    def is_plain_sum(self) -> bool:
+        """Whether it only adds up its bottoms."""
+        return self.operation == EltwiseParameter.SUM and set(self.coefficients) == {1.0}
+
     def reshape(self, bottom_shapes: Sequence[Shape]) -> list[Shape]:
         first = tuple(bottom_shapes[0])
         for i, shape in enumerate(bottom_shapes):

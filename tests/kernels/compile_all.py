@@ -21,6 +21,7 @@ from caffe_dns.kernels.products import Products
 from caffe_dns.kernels.sgd import SGDKernel
 from caffe_dns.kernels.softmax_loss import SoftmaxLoss
 from caffe_dns.kernels.space_to_depth import space_to_depth
+from caffe_dns.kernels.sum_relu import RectifiedSum
 from caffe_dns.kernels.surgery import Masked, MaskKernel
 from caffe_dns.kernels.transform import transform
 
@@ -78,6 +79,7 @@ def run_all() -> None:
             top = NormalizedBatch.apply(x, factor, factor, bias, statistics, 1e-5, relu)
             top.sum().backward()
         BiasedReLU.apply(images(last, dtype), torch.zeros(6, requires_grad=True)).sum().backward()
+        RectifiedSum.apply(x, images(last, dtype)).sum().backward()
         space_to_depth(images(last)[:, :3], 4, (2, 2), (3, 3), 3, dtype)
     run_without_images()
 
