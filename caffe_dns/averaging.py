@@ -1,15 +1,14 @@
 """Gradients averaged over ranks while backward still runs.
 
 A large gradient goes on its way as soon as backward has computed it; small ones do together, in one
-buffer. How numbers travel is the caller's business. torch's
-DistributedDataParallel does the same for a module that is called once per iteration; here a net
-runs iter_size times, layer by layer, with gradients missing at times, and all of it must fit into
-one CUDA graph.
+buffer. How numbers travel is the caller's business. torch's DistributedDataParallel does the same
+for a module that is called once per iteration; here a net runs iter_size times, layer by layer,
+with gradients missing at times, and all of it must fit into one CUDA graph.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 
 import torch
@@ -90,14 +89,18 @@ class GradientAverage:
     """Replaces the gradients of `parameters` by their means over the ranks.
 
     `arm` is called before the last backward pass of an iteration, `finish` after it; all ranks do
-    both. Gradients may be missing on some ranks, where they count as zero.
+    both. Gradients may be missing on some ranks, where they count as zero. Those of `movable`
+    parameters lie in memory of their own, so that they may change while backward still runs.
     """
 
-    def __init__(self, parameters: Sequence[Tensor], start_mean: StartMean) -> None:
+    def __init__(
+        self, parameters: Sequence[Tensor], start_mean: StartMean, movable: Sequence[Tensor] = ()
+    ) -> None:
         self._start_mean = start_mean
+        lone = {id(parameter) for parameter in movable if _is_large(parameter)}
         self._buckets = [
-            _Lone(group[0]) if _is_large(group[0]) else _Bucket(group)
-            for group in _group(parameters)
+            _Lone(group[0]) if id(group[0]) in lone else _Bucket(group)
+            for group in _group(parameters, lone)
         ]
         self._waits: list[Callable[[], None]] = []
         self._armed = False
@@ -148,16 +151,16 @@ def _is_large(parameter: Tensor) -> bool:
     return parameter.numel() * parameter.element_size() >= LARGE_BYTES
 
 
-def _group(parameters: Sequence[Tensor]) -> list[list[Tensor]]:
+def _group(parameters: Sequence[Tensor], lone: Collection[int]) -> list[list[Tensor]]:
     """The parameters in groups, in the order in which backward, from the last on, completes them.
 
-    Large ones are alone; small ones do not wait for large ones, but for each other.
+    Those with the ids `lone` are alone; the others do not wait for these, but for each other.
     """
     groups: list[list[Tensor]] = []
     small: list[Tensor] = []
     room = BUCKET_BYTES
     for parameter in reversed(parameters):
-        if _is_large(parameter):
+        if id(parameter) in lone:
             groups.append([parameter])
             continue
         size = parameter.numel() * parameter.element_size()

@@ -28,6 +28,7 @@ from caffe_dns import log
 from caffe_dns.averaging import GradientAverage
 from caffe_dns.errors import CaffeError, first_line
 from caffe_dns.heartbeat import BEAT, LONGEST_SILENCE, Heartbeat
+from caffe_dns.layers.masked import WeightedLayer
 from caffe_dns.params import Param
 
 #: Says "True" where the process that starts the ranks keeps the store, as torchrun does.
@@ -266,8 +267,10 @@ class JoinedRanks(Ranks):
             tensor.copy_(values)
 
     def average(self, params: Sequence[Param]) -> GradientAverage | None:
-        tensors = [param.tensor for param in params if param.tensor.requires_grad]
-        return GradientAverage(tensors, self._start_mean)
+        learning = [param for param in params if param.tensor.requires_grad]
+        # Other layers may hand down a gradient, or a view of it, that more than one has.
+        movable = [p.tensor for p in learning if isinstance(p.layer, WeightedLayer)]
+        return GradientAverage([p.tensor for p in learning], self._start_mean, movable)
 
     def start_gathering(self, values: Tensor) -> Callable[[], Tensor]:
         sent = values.contiguous()

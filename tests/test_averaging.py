@@ -153,7 +153,7 @@ def test_a_large_gradient_travels_from_where_it_lies(monkeypatch: pytest.MonkeyP
     tensors = parameters((5,), (3, 20), (7,), (2, 3, 4, 5), (3,))
     tensors[3] = tensors[3].detach().to(memory_format=torch.channels_last).requires_grad_()
     others = Others()
-    average = GradientAverage(tensors, others.start_mean)
+    average = GradientAverage(tensors, others.start_mean, movable=tensors)
     average.arm()
     sum(tensor.square().sum() for tensor in tensors).backward()  # type: ignore[union-attr]
     average.finish()
@@ -167,3 +167,22 @@ def test_a_large_gradient_travels_from_where_it_lies(monkeypatch: pytest.MonkeyP
     average.arm()
     average.finish()
     assert all(bool((gradient == 4).all()) for gradient in gradients(tensors))
+
+
+def test_a_gradient_that_others_hold_stays_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The parameter's gradient is a view of the one that goes on to the layers below."""
+    monkeypatch.setattr(averaging, "LARGE_BYTES", 4)
+    below, added = parameters((3, 4), (12,))
+
+    def at_once(values: Tensor) -> Callable[[], None]:
+        values.add_(4)
+        return lambda: None
+
+    average = GradientAverage([below, added], at_once)
+    average.arm()
+    (below.exp() + added.view(3, 4)).square().sum().backward()
+    average.finish()
+    total = below.detach().exp() + added.detach().view(3, 4)
+    wanted = [2 * total * below.detach().exp() + 4, (2 * total).view(12) + 4]
+    for gradient, value in zip(gradients([below, added]), wanted, strict=True):
+        torch.testing.assert_close(gradient, value)
