@@ -14,6 +14,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from caffe_dns.memory import laid_out_as
+
 #: From how many bytes a gradient travels alone, from where it lies.
 LARGE_BYTES = 1 << 20
 #: What a buffer holds at most, in bytes.
@@ -22,7 +24,7 @@ BUCKET_BYTES = 4 << 20
 _ALIGNMENT = 32
 
 #: Starts to replace a tensor by its mean over all ranks; returns a function that waits for the end.
-StartMean = Callable[[Tensor], Callable[[], None]]
+StartMean = Callable[[Tensor], Callable[[], object]]
 
 
 class _Bucket:
@@ -75,11 +77,9 @@ class _Lone(_Bucket):
         gradient = parameter.grad
         if gradient is None:
             gradient = torch.zeros_like(parameter)
-        elif gradient.stride() != parameter.stride():
-            # All ranks must have their numbers in the same order.
-            gradient = torch.empty_like(parameter).copy_(gradient)
-        parameter.grad = gradient
-        return gradient
+        # All ranks must have their numbers in the same order.
+        parameter.grad = laid_out_as(parameter, gradient)
+        return parameter.grad
 
     def unload(self) -> None:
         """It is in its place already."""
@@ -102,7 +102,7 @@ class GradientAverage:
             _Lone(group[0]) if id(group[0]) in lone else _Bucket(group)
             for group in _group(parameters, lone)
         ]
-        self._waits: list[Callable[[], None]] = []
+        self._waits: list[Callable[[], object]] = []
         self._armed = False
         for bucket in self._buckets:
             for parameter in bucket.parameters:

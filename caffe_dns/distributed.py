@@ -277,15 +277,9 @@ class JoinedRanks(Ranks):
         gathered = sent.new_empty((self.size * len(sent), *sent.shape[1:]))
         with self._guard():
             work = _gather(gathered, sent, group=self._group, async_op=True)
-        return partial(self._wait_for, work, sent, gathered)
+        return partial(self._wait_for, work, gathered, sent)
 
-    def _wait_for(self, work: dist.Work, sent: Tensor, gathered: Tensor) -> Tensor:
-        """What is gathered. Up to here, what was sent has to stay where it is."""
-        with self._guard():
-            work.wait()
-        return gathered
-
-    def _start_mean(self, values: Tensor) -> Callable[[], None]:
+    def _start_mean(self, values: Tensor) -> Callable[[], Tensor]:
         """Start averaging `values` over the ranks, in place; returns what waits for the end."""
         operation = dist.ReduceOp.AVG
         if self._device.type != "cuda":  # gloo cannot divide
@@ -293,12 +287,13 @@ class JoinedRanks(Ranks):
             operation = dist.ReduceOp.SUM
         with self._guard():
             work = dist.all_reduce(values, operation, group=self._group, async_op=True)
+        return partial(self._wait_for, work, values)
 
-        def wait() -> None:
-            with self._guard():
-                work.wait()
-
-        return wait
+    def _wait_for(self, work: dist.Work, result: Tensor, *sent: Tensor) -> Tensor:
+        """The result when it is there. Up to then, what was sent has to stay where it is."""
+        with self._guard():
+            work.wait()
+        return result
 
     # Failing ------------------------------------------------------------------------------------
 

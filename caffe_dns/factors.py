@@ -25,8 +25,6 @@ from caffe_dns.params import Param
 
 #: Numbers in a weight from which on it pays.
 LARGE = 1 << 20
-
-
 #: Layers of which nobody knows beforehand how many rows their tops have.
 UNPREDICTABLE = ("Filter", "Python")
 

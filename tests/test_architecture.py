@@ -17,7 +17,7 @@ FILES = sorted(
 )
 #: From the bottom to the top: nothing imports what stands after it.
 ORDER = [
-    {"errors", "rng"},
+    {"errors", "rng", "memory"},
     {"registry", "log", "files", "averaging"},
     {"heartbeat"},
     {"proto"},

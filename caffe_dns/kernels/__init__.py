@@ -36,6 +36,11 @@ def suit(blob: Tensor) -> bool:
     return fits(blob)
 
 
+def is_capturing(tensor: Tensor) -> bool:
+    """Whether what is done with the tensor now is recorded as a CUDA graph."""
+    return tensor.is_cuda and torch.cuda.is_current_stream_capturing()
+
+
 @cache
 def _works() -> bool:
     """Whether Triton is there and can compile; says so once if it cannot."""

@@ -12,7 +12,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from caffe_dns.kernels import is_capturing
 from caffe_dns.kernels.blocks import Blocks
+from caffe_dns.memory import laid_out_as
 
 #: How many elements one program of the kernel updates.
 BLOCK = 1024
@@ -94,7 +96,7 @@ class SGDKernel:
         After a capture with this in it, call `write_table` before the first replay.
         """
         gradients = [
-            _laid_out_as(parameter, gradient)
+            laid_out_as(parameter, gradient)
             for parameter, gradient in zip(self._parameters, gradients, strict=True)
         ]
         rows = [
@@ -102,7 +104,7 @@ class SGDKernel:
             for row in zip(self._parameters, self._histories, gradients, strict=True)
         ]
         addresses = torch.tensor(rows)
-        if rate.is_cuda and torch.cuda.is_current_stream_capturing():
+        if is_capturing(rate):
             self._unwritten = addresses
         else:
             self._table.copy_(addresses)
@@ -125,10 +127,3 @@ class SGDKernel:
             self._table.copy_(self._unwritten)
             self._captured.append(self._table)
             self._table, self._unwritten = torch.empty_like(self._table), None
-
-
-def _laid_out_as(parameter: Tensor, gradient: Tensor) -> Tensor:
-    """The gradient with its elements in memory in the order of the parameter's."""
-    if gradient.stride() == parameter.stride() and gradient.dtype == torch.float32:
-        return gradient
-    return torch.empty_like(parameter).copy_(gradient)

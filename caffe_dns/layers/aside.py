@@ -17,6 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from caffe_dns.memory import laid_out_as
+
 #: Products in a layer's forward pass above which its kernels fill a GPU by themselves.
 LARGE = 1_000_000_000
 #: The most numbers in a window for which a convolution's weights are a matter of small matrices.
@@ -138,10 +140,8 @@ class Aside(ABC):
 
     def _bring(self, product: Product, weight: Tensor, *inputs: Tensor) -> None:
         """Compute the gradient of a weight, in its layout, for `join`."""
-        gradient = product.weight_gradient(*inputs).to(weight.dtype)
-        if gradient.stride() != weight.stride():
-            gradient = torch.empty_like(weight).copy_(gradient)
-        self._gradients.append((weight, gradient))
+        gradient = product.weight_gradient(*inputs)
+        self._gradients.append((weight, laid_out_as(weight, gradient)))
 
 
 class SecondStream(Aside):

@@ -286,18 +286,13 @@ class MasksTogether:
         if addresses != self._addresses:
             alike = all(mask is None or mask.stride() == p.stride() for p, mask in pairs)
             single = all(parameter.dtype == torch.float32 for parameter in parameters)
-            if not alike or not single or is_capturing(parameters[0]):
+            if not alike or not single or kernels.is_capturing(parameters[0]):
                 return False
             from caffe_dns.kernels.products import Products
 
             self._products = Products(parameters, masks, self._dtype or torch.float32)
             self._addresses = addresses
         return True
-
-
-def is_capturing(tensor: Tensor) -> bool:
-    """Whether what is done with the tensor now is recorded as a CUDA graph."""
-    return tensor.is_cuda and torch.cuda.is_current_stream_capturing()
 
 
 def _rounded(parameter: TensorOrNone, dtype: torch.dtype | None) -> TensorOrNone:

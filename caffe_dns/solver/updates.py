@@ -17,6 +17,7 @@ from torch import Tensor
 
 from caffe_dns import kernels, log
 from caffe_dns.errors import CaffeError
+from caffe_dns.memory import laid_out_as
 from caffe_dns.params import Param
 from caffe_dns.proto.caffe_pb2 import SolverParameter
 from caffe_dns.registry import Registry
@@ -171,12 +172,14 @@ class SGD(UpdateRule):
     _kernel: SGDKernel | None = None
 
     def _step(self, gradients: Tensors) -> None:
-        if not (self.tensors and self.may_use_kernel and kernels.wanted(self.rate.device)):
-            if self._can_fuse():
-                self._step_fused(gradients)
-            else:
-                super()._step(gradients)
-            return
+        if self.tensors and self.may_use_kernel and kernels.wanted(self.rate.device):
+            self._step_by_kernel(gradients)
+        elif self._can_fuse():
+            self._step_fused(gradients)
+        else:
+            super()._step(gradients)
+
+    def _step_by_kernel(self, gradients: Tensors) -> None:
         if self._kernel is None:
             from caffe_dns.kernels.sgd import SGDKernel
 
@@ -198,17 +201,12 @@ class SGD(UpdateRule):
         return single and plain and self.may_use_kernel and self.param.momentum > 0
 
     def _step_fused(self, gradients: Tensors) -> None:
+        gradients = [laid_out_as(*pair) for pair in zip(self.tensors, gradients, strict=True)]
         for indices, lr_mult, decay in self._groups:
-            tensors, histories = _pick(self.tensors, indices), _pick(self.histories[0], indices)
             torch._fused_sgd_(
-                tensors,
-                [
-                    gradient
-                    if gradient.stride() == tensor.stride()
-                    else torch.empty_like(tensor).copy_(gradient)
-                    for tensor, gradient in zip(tensors, _pick(gradients, indices), strict=True)
-                ],
-                histories,
+                _pick(self.tensors, indices),
+                _pick(gradients, indices),
+                _pick(self.histories[0], indices),
                 weight_decay=decay,
                 momentum=self.param.momentum,
                 # The rate is inside the history: the gradient's factor there is 1 - dampening.

@@ -67,15 +67,16 @@ def ours(task: Task, *, surgery: bool) -> Ways:
 
 
 def solver_definition(task: Task, *, surgery: bool) -> SolverParameter:
-    """The solver of models/ for training with or without surgery, on images from a filler.
-
-    If with it, masks are renewed in every iteration.
-    """
+    """The solver of models/ for training with or without surgery, on images from a filler."""
     prunes = surgery and (MODELS / task.net / "prune_solver.prototxt").exists()
     file = MODELS / task.net / ("prune_solver.prototxt" if prunes else "solver.prototxt")
-    given = read_solver(file).message
+    return training(net_definition(read_solver(file).message.net, task.net, task.batch))
+
+
+def training(net: NetParameter) -> SolverParameter:
+    """How every net is trained here; with surgery, masks are renewed in every iteration."""
     return SolverParameter(
-        net_param=net_definition(given.net, task.net, task.batch),
+        net_param=net,
         base_lr=RATE,
         lr_policy="fixed",
         momentum=MOMENTUM,

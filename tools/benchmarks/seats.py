@@ -59,6 +59,12 @@ class Seat:
         self._process.shutdown()
 
 
+def milliseconds(step: Step, seconds: float) -> float:
+    """Milliseconds for an iteration, of as many as about so many seconds take."""
+    once = _time(step, 1)
+    return 1000 * _time(step, max(1, math.ceil(seconds / once)))
+
+
 # In the process ---------------------------------------------------------------------------------
 
 _ways: dict[str, Step] = {}
@@ -71,8 +77,7 @@ def _enter(make: Make, task: Task, seconds: float) -> dict[str, Figure]:
         figures = {}
         for way, step in make(task):
             _ways[way] = step
-            milliseconds = _turn(way, seconds)
-            figures[way] = Figure(milliseconds, _peak())
+            figures[way] = Figure(_turn(way, seconds), _peak())
         return figures
     except (CaffeError, RuntimeError) as error:
         reason = first_line(error)
@@ -81,9 +86,7 @@ def _enter(make: Make, task: Task, seconds: float) -> dict[str, Figure]:
 
 
 def _turn(way: str, seconds: float) -> float:
-    step = _ways[way]
-    once = _time(step, 1)
-    return 1000 * _time(step, max(1, math.ceil(seconds / once)))
+    return milliseconds(_ways[way], seconds)
 
 
 def _time(step: Step, iterations: int) -> float:

@@ -14,10 +14,8 @@ fastest and the slowest copy. Runs on a CPU as well.
 from __future__ import annotations
 
 import argparse
-import math
 import statistics
 import sys
-import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
@@ -31,9 +29,10 @@ from caffe_dns.proto.caffe_pb2 import NetParameter, SolverParameter
 from caffe_dns.proto.upgrade import read_solver
 from caffe_dns.solver.iteration import CapturedIteration
 from caffe_dns.solver.solver import Solver
-from tools.benchmarks.contestants import DECAY, MODELS, MOMENTUM, RATE, hold_data, net_definition
+from tools.benchmarks.contestants import MODELS, hold_data, net_definition, training
 from tools.benchmarks.nets_gpu import device_name
 from tools.benchmarks.plain_nets import NETS
+from tools.benchmarks.seats import milliseconds
 
 #: Title -> the net's name, and its solver in models/.
 SUBJECTS = {
@@ -47,15 +46,7 @@ OFF, NEVER, ALWAYS = "off", "never due", "always due"
 def definition(title: str, batch: int, kind: str) -> SolverParameter:
     name, solver = SUBJECTS[title]
     net = read_solver(MODELS / name / f"{solver}.prototxt").message.net
-    param = SolverParameter(
-        net_param=net_definition(net, name, batch),
-        base_lr=RATE,
-        lr_policy="fixed",
-        momentum=MOMENTUM,
-        weight_decay=DECAY,
-        # 1 ^ -0, in every iteration, or in none.
-        surgery_iter_power=0,
-    )
+    param = training(net_definition(net, name, batch))
     if kind == NEVER:
         param.surgery_stop_iter = 0
     schedule_official(param.net_param, kind)
@@ -82,26 +73,6 @@ def make(title: str, batch: int, kind: str, device: torch.device, precision: str
     return solver
 
 
-def turn(solver: Solver, seconds: float) -> float:
-    """Milliseconds for an iteration."""
-    once = measure(solver, 1)
-    return 1000 * measure(solver, max(1, math.ceil(seconds / once)))
-
-
-def measure(solver: Solver, iterations: int) -> float:
-    """Seconds for each of these iterations."""
-    wait(solver)
-    start = time.perf_counter()
-    solver.step(iterations)
-    wait(solver)
-    return (time.perf_counter() - start) / iterations
-
-
-def wait(solver: Solver) -> None:
-    if solver.net.context.device.type == "cuda":
-        torch.cuda.synchronize()
-
-
 def report(title: str, device: torch.device, options: argparse.Namespace) -> None:
     batch = options.batch or NETS[SUBJECTS[title][0]].batch
     copies = {
@@ -110,7 +81,7 @@ def report(title: str, device: torch.device, options: argparse.Namespace) -> Non
         for kind in (OFF, NEVER, ALWAYS)
     }
     rounds = [
-        {copy: turn(solver, options.seconds) for copy, solver in copies.items()}
+        {copy: milliseconds(solver.step, options.seconds) for copy, solver in copies.items()}
         for _ in range(options.rounds)
     ]
     for solver in copies.values():
