@@ -16,10 +16,11 @@ from torch import Tensor
 
 from caffe_dns.memory import laid_out_as
 
+#: What a buffer holds at most, in bytes: a few large transfers slow the kernels beside them less than
+#: many small ones.
+BUCKET_BYTES = 25 << 20
 #: From how many bytes a gradient travels alone, from where it lies.
-LARGE_BYTES = 1 << 20
-#: What a buffer holds at most, in bytes.
-BUCKET_BYTES = 4 << 20
+LARGE_BYTES = BUCKET_BYTES
 #: Gradients begin at multiples of so many elements, so that kernels can load several at once.
 _ALIGNMENT = 32
 
