@@ -16,8 +16,8 @@ from torch import Tensor
 
 from caffe_dns.memory import laid_out_as
 
-#: What a buffer holds at most, in bytes: a few large transfers slow the kernels beside them less than
-#: many small ones.
+#: What a buffer holds at most, in bytes: a few large transfers slow the kernels beside them less
+#: than many small ones.
 BUCKET_BYTES = 25 << 20
 #: From how many bytes a gradient travels alone, from where it lies.
 LARGE_BYTES = BUCKET_BYTES

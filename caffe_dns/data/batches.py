@@ -100,10 +100,13 @@ class ImageBatches:
     def _fill(self) -> _Begun:
         """The next batch, which threads may still be at work on."""
         records = next(self._numbers)
-        items = self._source.fetch_all(records.tolist())
         draws = self._draws.of(records) if self._transform.is_random else None
-        alike = self._source.decode_alike(items)
-        if alike is not None and not self._transform.random_crop:
+        together = not self._transform.random_crop
+        alike = self._source.recall(records) if together else None
+        if alike is None:
+            items = self._source.fetch_all(records.tolist())
+            alike = self._source.decode_alike(items, records) if together else None
+        if alike is not None:
             return self._copy_alike(*alike, draws)
         if self._for_gpu and (raw := self._source.find_raw(items)) is not None:
             return self._copy_raw(raw, draws)

@@ -15,6 +15,7 @@ from typing import Generic, TypeVar
 from caffe_dns import log, rng
 from caffe_dns.data.database import Cursor, Database
 from caffe_dns.data.datum import Buffer, Image, IntArray, RawDatum, parse_alike, parse_datum
+from caffe_dns.data.kept_records import KeptRecords
 from caffe_dns.data.raw_records import RawRecords, find_raw
 from caffe_dns.errors import CaffeError
 
@@ -36,8 +37,15 @@ class ImageSource(ABC, Generic[Item]):
         """The records of these numbers, which increase."""
         return [self.fetch(record) for record in records]
 
-    def decode_alike(self, items: Sequence[Item]) -> tuple[Image, Image] | None:
-        """Many items at once, images [N, channels, height, width] and labels [N], or None."""
+    def decode_alike(self, items: Sequence[Item], records: IntArray) -> tuple[Image, Image] | None:
+        """The items of these records at once, or None where each has to be decoded by itself.
+
+        Images are [N, channels, height, width], labels [N], both uint8.
+        """
+        return None
+
+    def recall(self, records: IntArray) -> tuple[Image, Image] | None:
+        """What `decode_alike` would give for the next records, where nothing has to be read."""
         return None
 
     def find_raw(self, items: Sequence[Item]) -> RawRecords | None:
@@ -93,6 +101,7 @@ class DatabaseSource(ImageSource[Buffer]):
         self._record: int | None = None
         self._index = 0
         self._entries = database.entries()
+        self._kept: KeptRecords | None = None
 
     def fetch(self, record: int) -> Buffer:
         if self._record is None or record < self._record:
@@ -127,8 +136,26 @@ class DatabaseSource(ImageSource[Buffer]):
         datum = self._parse(item)
         return datum.image(color=self._color, gray=self._gray), datum.label
 
-    def decode_alike(self, items: Sequence[Buffer]) -> tuple[Image, Image] | None:
-        return parse_alike(items)
+    def decode_alike(
+        self, items: Sequence[Buffer], records: IntArray
+    ) -> tuple[Image, Image] | None:
+        alike = parse_alike(items)
+        if alike is not None and self._entries:
+            if self._kept is None:
+                self._kept = KeptRecords(self._entries)
+            self._kept.put((records + self._skip) % self._entries, *alike)
+        return alike
+
+    def recall(self, records: IntArray) -> tuple[Image, Image] | None:
+        if self._kept is None or not self._kept.complete:
+            return None
+        assert self._record is not None
+        assert self._entries is not None
+        before, self._record = self._record, int(records[-1]) + 1
+        turns = [(record + self._skip) // self._entries for record in (before, self._record)]
+        for _ in range(turns[1] - turns[0]):
+            self._announce_restart()
+        return self._kept.get((records + self._skip) % self._entries)
 
     def find_raw(self, items: Sequence[Buffer]) -> RawRecords | None:
         return find_raw(items)
@@ -160,7 +187,10 @@ class DatabaseSource(ImageSource[Buffer]):
 
     def _step(self) -> None:
         if not self._next():
-            log.info("Restarting data prefetching from start.")
+            self._announce_restart()
+
+    def _announce_restart(self) -> None:
+        log.info("Restarting data prefetching from start.")
 
     def _next(self) -> bool:
         """Go to the next record; False if that is the first again."""

@@ -60,6 +60,7 @@ class BatchDataLayer(Layer):
     def __init__(self, param: LayerParameter, context: Context) -> None:
         super().__init__(param, context)
         self.ranks = context.world_size if param.phase == TRAIN else 1
+        #: `position` when the reading thread was started.
         self._position = 0
         self._feed: _Feed | None = None
 
@@ -82,12 +83,12 @@ class BatchDataLayer(Layer):
             tops = self._feed.get()
         except CaffeError as error:
             raise error.locate(layer=self.name) from None
-        self._position += self.batch_size * self.ranks
         return tops[: self.num_tops]
 
     def position(self) -> int:
         """Records that forward passes have used so far, on all ranks together."""
-        return self._position
+        taken = self._feed.taken if self._feed is not None else 0
+        return self._position + taken * self.batch_size * self.ranks
 
     def seek(self, records: int) -> None:
         """Go on at record number `records`, which has not been used yet."""
@@ -98,6 +99,7 @@ class BatchDataLayer(Layer):
         """Stop the reading thread. A later forward pass starts it again, at the same record."""
         if self._feed is not None:
             self._feed.close()
+            self._position = self.position()
             self._feed = None
 
     def check_batch_size(self, field: str) -> None:
@@ -157,6 +159,8 @@ class _Feed:
         self._reader = reader
         self._at_once = at_once
         self._ready: deque[Sequence[Tensor]] = deque()
+        #: How many batches of the net the layer has taken.
+        self.taken = 0
         self._device = device
         self._stream: torch.cuda.Stream | None = None
         produce: Callable[[], Callable[[], Sequence[Tensor]]] = self._read
@@ -169,9 +173,8 @@ class _Feed:
         """The tops of the next batch."""
         if not self._ready:
             tops = self._prefetcher.get()()
-            if self._at_once == 1:
-                return tops
             self._ready.extend(zip(*(top.chunk(self._at_once) for top in tops), strict=True))
+        self.taken += 1
         return self._ready.popleft()
 
     def close(self) -> None:

@@ -1,0 +1,45 @@
+"""The records of a small database, kept in memory as they are read for the first time.
+
+Finding and parsing records one by one takes a GPU's time: a small net would wait for it.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from caffe_dns.data.datum import Image, IntArray
+
+#: Bytes of pixels up to which a database is small.
+MOST_BYTES = 256 << 20
+
+
+class KeptRecords:
+    """Images of uint8 [channels, height, width] and labels of `count` records, once all are known.
+
+    Records whose images are large or of several shapes are not kept.
+    """
+
+    def __init__(self, count: int) -> None:
+        self._labels: Image = np.zeros(count, np.uint8)
+        self._known = np.zeros(count, bool)
+        self._images: Image | None = None
+        self.complete = False
+
+    def put(self, places: IntArray, images: Image, labels: Image) -> None:
+        """Keep images [N, channels, height, width] and labels [N] of the records at `places`."""
+        count = len(self._known)
+        if self._images is None and images[0].nbytes * count <= MOST_BYTES:
+            self._images = np.empty((count, *images.shape[1:]), np.uint8)
+        if self._images is None or self._images.shape[1:] != images.shape[1:]:
+            return
+        self._images[places] = images
+        self._labels[places] = labels
+        self._known[places] = True
+        self.complete = bool(self._known.all())
+
+    def get(self, places: IntArray) -> tuple[Image, Image]:
+        """Images [N, channels, height, width] and labels [N] of the records at `places`."""
+        assert self._images is not None
+        in_a_row = bool((np.diff(places) == 1).all())  # then nothing is copied
+        some = slice(places[0], places[-1] + 1) if in_a_row else places
+        return self._images[some], self._labels[some]
