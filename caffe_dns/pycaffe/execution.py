@@ -149,11 +149,12 @@ class Execution:
             for name, top in zip(step.tops, record.tops, strict=True)
             if top.requires_grad
         ]
-        if not wanted or not tops:
+        if not wanted:
             return
-        outputs, diffs = zip(*tops, strict=True)
-        gradients = iter(
-            torch.autograd.grad(
+        found: Sequence[Tensor] = [torch.zeros_like(leaf) for leaf in wanted]
+        if tops:
+            outputs, diffs = zip(*tops, strict=True)
+            found = torch.autograd.grad(
                 outputs,
                 wanted,
                 diffs,
@@ -161,7 +162,7 @@ class Execution:
                 allow_unused=True,
                 materialize_grads=True,
             )
-        )
+        gradients = iter(found)
         for name, leaf in zip(step.bottoms, record.bottoms, strict=True):
             if leaf.requires_grad:
                 self.blobs[name].take_diff(next(gradients))

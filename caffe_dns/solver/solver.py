@@ -153,7 +153,9 @@ class Solver:
             self.net.context.passes = self.iteration
             if self.surgeon is not None and self.iteration > 0:
                 self.surgeon.operate_for_last_display(self.iteration - 1)
-            with torch.no_grad():
+            # The net is as talkative as it was in the last iteration.
+            debug = param.debug_info and _due(self.iteration - 1, param.display)
+            with torch.no_grad(), DebugInfo(self.net) if debug else nullcontext():
                 self._losses.append(self.net.loss(self.net()))
             log.info(f"Iteration {self.iteration}, loss = {log.number(self._smoothed_loss())}")
         if _due(self.iteration, param.test_interval):

@@ -164,6 +164,21 @@ def test_backward_stops_where_nothing_learns() -> None:
 # Shapes and batches -----------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("top", ["b", "c"])
+def test_what_does_not_depend_on_its_bottom_has_gradient_zero(top: str) -> None:
+    net = build(
+        "force_backward: true layer { name: 'in' type: 'Input' top: 'a' input_param {"
+        " shape { dim: 3 } } } layer { name: 'twice' type: 'Power' bottom: 'a' top: 'b'"
+        " power_param { scale: 2 } } layer { name: 'constant' type: 'Power' bottom: 'b' "
+        f"top: '{top}' power_param {{ scale: 0 shift: 3 }} }}"
+    )
+    net.forward()
+    net.blobs["a"].diff[...] = 5
+    net.blobs[top].diff[...] = 1
+    net.backward()
+    assert net.blobs["a"].diff.tolist() == [0, 0, 0]
+
+
 def test_inputs_of_another_shape() -> None:
     net = filled()
     x = np.linspace(-1, 1, 21, dtype=np.float32).reshape(7, 3)

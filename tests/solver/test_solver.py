@@ -223,6 +223,16 @@ def test_debug_info_is_for_displays_and_tests(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize(("display", "shown"), [(1, True), (2, False)])
+def test_debug_info_of_the_pass_after_the_last_iteration(
+    tmp_path: Path, display: int, shown: bool
+) -> None:
+    """It is that of the last iteration (`Solver::Step` sets it, `Solver::Solve` leaves it)."""
+    _, messages = solve(tmp_path, f"debug_info: true display: {display} max_iter: 2")
+    last = messages.index(events(messages, "Iteration 2, loss")[0])
+    assert ("[Forward]" in messages[last - 1]) == shown
+
+
 def test_a_nets_own_debug_info_does_not_count(tmp_path: Path) -> None:
     _, messages = solve(tmp_path, "display: 1", "debug_info: true " + small_net())
     assert not events(messages, "    [Forward]")
