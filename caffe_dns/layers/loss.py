@@ -272,7 +272,7 @@ class OneLabelLoss(LossLayer):
 
     def rows_and_labels(self, scores: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Scores [N, classes] and labels [N, 1], which index the scores' columns."""
-        rows = scores.flatten(1)
+        rows = scores.reshape(labels.numel(), -1)
         columns = labels.reshape(-1, 1).long()
         check_indices(self, columns, rows.shape[1], "label")
         return rows, columns

@@ -35,6 +35,8 @@ class BatchNorm(SameShape):
         self.fraction, self.eps = settings.moving_average_fraction, settings.eps
         if not bottom_shapes[0]:
             raise self.error("the bottom needs at least 1 axis", "bottom")
+        if self.eps < 0:
+            raise self.error(f"is {self.eps:g}; at least 0 would be right", "batch_norm_param.eps")
         self.channels = _channels(bottom_shapes[0])
         for size in (self.channels, self.channels, 1):
             self.add_buffer((size,), FillerParameter())

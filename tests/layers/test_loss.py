@@ -250,6 +250,14 @@ def test_multinomial_loss_clamps_with_its_gradient() -> None:
     assert torch.autograd.gradcheck(lambda x: layer(x, labels), exact)
 
 
+@pytest.mark.parametrize("kind", ["MultinomialLogisticLoss", "HingeLoss"])
+def test_one_label_losses_of_one_class(kind: str) -> None:
+    scores, labels = torch.full((3,), 0.25), torch.zeros(3)
+    loss = make_layer(f'type: "{kind}"', (3,), (3,))(scores, labels)
+    expected = {"MultinomialLogisticLoss": math.log(4), "HingeLoss": 0.75}[kind]
+    np.testing.assert_allclose(loss.item(), expected, rtol=1e-6)
+
+
 @pytest.mark.parametrize("norm", ["L1", "L2"])
 def test_hinge_loss(norm: str) -> None:
     scores, labels = draw(3, 2, 2), draw_labels(4, 3)

@@ -118,6 +118,8 @@ def test_batch_norm_blobs_never_learn() -> None:
         CaffeError, match="bottom: the statistics are of 2 channels, the bottom has 3"
     ):
         layer.reshape([(3, 3, 4)])
+    with pytest.raises(CaffeError, match=r"batch_norm_param.eps: is -1; at least 0 would be"):
+        batch_norm("eps: -1", 3, 2, 4)
 
 
 def slow_lrn(bottom: np.ndarray, size: int, alpha: float, beta: float, k: float) -> np.ndarray:
