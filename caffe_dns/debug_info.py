@@ -6,6 +6,7 @@ Restates `Net::ForwardDebugInfo`, `Net::BackwardDebugInfo` and the end of `Net::
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 import torch
@@ -23,6 +24,11 @@ class DebugInfo:
     def __init__(self, net: Net) -> None:
         self.net = net
         self._bottoms: dict[int, list[Tensor]] = {}
+        #: How many layers have each parameter, and how those with company see theirs.
+        self._shared = Counter(id(blob) for step in net.steps for blob in step.layer.parameters())
+        self._views: dict[tuple[int, int], Tensor] = {}
+        #: The parameters of the layer at work, of which it has views.
+        self._replaced: list[tuple[Layer, int, Tensor]] = []
 
     def __enter__(self) -> DebugInfo:
         self.net.observer = self
@@ -30,6 +36,7 @@ class DebugInfo:
 
     def __exit__(self, *error: object) -> None:
         self.net.observer = None
+        self._restore()
 
     def before(self, step: Step, bottoms: list[Tensor]) -> list[Tensor]:
         """Give the layer bottoms of its own, so that their gradients are what it sends down."""
@@ -40,6 +47,12 @@ class DebugInfo:
             for bottom, wanted in zip(bottoms, step.bottom_backward, strict=True)
         ]
         self._bottoms[id(step)] = watched
+        for index, parameter in self._shared_parameters(step):
+            # A view of its own, so that its gradient is what this layer adds.
+            view = self._views[id(step), index] = parameter.view_as(parameter)
+            view.retain_grad()
+            step.layer.see_parameter_as(index, view)
+            self._replaced.append((step.layer, index, parameter))
         return watched
 
     def after(self, step: Step, tops: Sequence[Tensor]) -> None:
@@ -51,9 +64,14 @@ class DebugInfo:
         for index, blob in enumerate(step.layer.blobs):
             name = _display_name(step.layer, index)
             _line("Forward", step.layer, f"param blob {name} data", blob)
+        self._restore()
 
     def backward(self) -> None:
-        """Log the gradients of all bottoms and parameters, and the norms of all parameters."""
+        """Log the gradients of all bottoms and parameters, and the norms of all parameters.
+
+        A gradient that several layers add to is logged as each of them leaves it.
+        """
+        gradients = self._gradients_by_layer()
         for step in reversed(self.net.steps):
             if not step.needs_backward:
                 continue
@@ -65,9 +83,40 @@ class DebugInfo:
                     _line("Backward", step.layer, f"bottom blob {name} diff", bottom.grad)
             for index, wanted in enumerate(step.param_backward):
                 if wanted:
-                    gradient = self.net.table.owner(step.layer, index).tensor.grad
+                    total = self.net.table.owner(step.layer, index).tensor.grad
+                    gradient = gradients.get((id(step), index), total)
                     _line("Backward", step.layer, f"param blob {index} diff", gradient)
         self._norms()
+
+    def _restore(self) -> None:
+        """Give layers back the parameters that they have seen through views."""
+        for layer, index, parameter in self._replaced:
+            layer.see_parameter_as(index, parameter)
+        self._replaced.clear()
+
+    def _shared_parameters(self, step: Step) -> list[tuple[int, Tensor]]:
+        """The parameters of a layer that others have, too, by their place among its blobs."""
+        owners = [
+            self.net.table.owner(step.layer, index).tensor for index in range(len(step.layer.blobs))
+        ]
+        return [
+            (index, owner)
+            for index, owner in enumerate(owners)
+            if self._shared[id(owner)] > 1 and owner.requires_grad and torch.is_grad_enabled()
+        ]
+
+    def _gradients_by_layer(self) -> dict[tuple[int, int], Tensor]:
+        """What the gradient of each shared parameter was when backward had passed a layer."""
+        found: dict[tuple[int, int], Tensor] = {}
+        left: dict[int, Tensor] = {}
+        for step in self.net.steps:  # first the layer that backward comes to last
+            for index, parameter in self._shared_parameters(step):
+                added = self._views[id(step), index].grad
+                total = left.get(id(parameter), parameter.grad)
+                if total is not None:
+                    found[id(step), index] = total
+                    left[id(parameter)] = total if added is None else total - added
+        return found
 
     def _norms(self) -> None:
         tensors = [param.tensor.detach() for param in self.net.learnable_params]

@@ -93,6 +93,34 @@ def test_debug_info_shows_gradients_that_only_the_definition_asks_for() -> None:
     assert any("[Backward] Layer a, param blob 0 diff: " in m for m in messages)
 
 
+def test_debug_info_shows_shared_gradients_as_they_add_up() -> None:
+    shared = "param { name: 'w' } param { name: 'b' }"
+    text = DATA + ip("first", "data", outputs=4) + ip("a", "first", shared, outputs=4)
+    text += ip("b", "a", shared, outputs=4) + layer("loss", "SoftmaxWithLoss", "b label", "loss")
+    net = make_net(text, context=Context(surgery=False))
+    parameter = net.params["a"][0]
+    for _ in range(2):  # as with iter_size, the second pass adds to the first
+        before = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad.clone()
+        with recorded_log() as messages, DebugInfo(net) as info:
+            net.loss(net(feed(net))).backward()
+            info.backward()
+        assert net.params["a"][0] is parameter and net.params["b"][0] is parameter
+    rows = feed(net)["data"].flatten(1) @ net.params["first"][0].T + net.params["first"][1]
+    first, last = (parameter.detach().clone().requires_grad_() for _ in range(2))
+    bias = net.params["a"][1].detach()
+    top = (rows.detach() @ first.T + bias) @ last.T + bias
+    torch.nn.functional.cross_entropy(top, feed(net)["label"].long()).backward()
+    assert first.grad is not None and last.grad is not None
+    shown = {
+        name: float(message.rpartition(" ")[2])
+        for name in "ab"
+        for message in messages
+        if f"[Backward] Layer {name}, param blob 0 diff" in message
+    }
+    assert shown["b"] == pytest.approx(mean(before + last.grad), rel=1e-4)
+    assert shown["a"] == pytest.approx(mean(before + last.grad + first.grad), rel=1e-4)
+
+
 def test_debug_info_in_tests_shows_values_only() -> None:
     net = make_net(DATA + ip("a", "data"), TEST, Context(surgery=False))
     with recorded_log() as messages, DebugInfo(net), torch.no_grad():

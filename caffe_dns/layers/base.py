@@ -201,6 +201,11 @@ class Layer(nn.Module):
         if tuple(tensor.shape) != shape:
             self._views[index] = shape
 
+    def see_parameter_as(self, index: int, tensor: Tensor) -> None:
+        """From now on, use this tensor as blob `index`, such as a view of the parameter."""
+        # Not by setattr, which takes nothing but leaves.
+        self._parameters[self._blob_names[index]] = tensor  # type: ignore[assignment]
+
     def _next_name(self) -> str:
         self._blob_names.append(f"blob{len(self._blob_names)}")
         return self._blob_names[-1]
