@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable
 from multiprocessing import Pipe, get_context
 from multiprocessing.connection import Connection
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -121,6 +122,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--iterations", type=int, default=100)
     options = parser.parse_args()
+    if not Path("data/mnist/mnist_train_lmdb").is_dir():
+        raise SystemExit("no MNIST in data/mnist; tools/get_mnist brings it")
     pipes = {}
     for name in CONTESTANTS:
         pipes[name], far_end = Pipe()
