@@ -5,6 +5,8 @@ Finding and parsing records one by one takes a GPU's time: a small net would wai
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from caffe_dns.data.datum import Image, IntArray
@@ -16,22 +18,26 @@ MOST_BYTES = 256 << 20
 class KeptRecords:
     """Images of uint8 [channels, height, width] and labels of `count` records, once all are known.
 
-    Records whose images are large or of several shapes are not kept.
+    Where the images are too large or of several shapes, none is kept.
     """
 
     def __init__(self, count: int) -> None:
         self._labels: Image = np.zeros(count, np.uint8)
         self._known = np.zeros(count, bool)
         self._images: Image | None = None
+        self._fits = True
         self.complete = False
 
     def put(self, places: IntArray, images: Image, labels: Image) -> None:
         """Keep images [N, channels, height, width] and labels [N] of the records at `places`."""
-        count = len(self._known)
-        if self._images is None and images[0].nbytes * count <= MOST_BYTES:
-            self._images = np.empty((count, *images.shape[1:]), np.uint8)
-        if self._images is None or self._images.shape[1:] != images.shape[1:]:
+        shape = (len(self._known), *images.shape[1:])
+        known = self._images.shape if self._images is not None else shape
+        self._fits &= shape == known and math.prod(shape) <= MOST_BYTES
+        if not self._fits:
+            self._images = None
             return
+        if self._images is None:
+            self._images = np.empty(shape, np.uint8)
         self._images[places] = images
         self._labels[places] = labels
         self._known[places] = True
