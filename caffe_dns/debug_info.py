@@ -24,9 +24,10 @@ class DebugInfo:
     def __init__(self, net: Net) -> None:
         self.net = net
         self._bottoms: dict[int, list[Tensor]] = {}
-        #: How many layers have each parameter, and how those with company see theirs.
-        self._shared = Counter(id(blob) for step in net.steps for blob in step.layer.parameters())
-        self._views: dict[tuple[int, int], Tensor] = {}
+        #: How many layers have each parameter. Those of several, and how each layer sees them, by
+        #: the layer and the place among its blobs, in the net's order.
+        self._users = Counter(id(blob) for step in net.steps for blob in step.layer.parameters())
+        self._views: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
         #: The parameters of the layer at work, of which it has views.
         self._replaced: list[tuple[Layer, int, Tensor]] = []
 
@@ -49,8 +50,9 @@ class DebugInfo:
         self._bottoms[id(step)] = watched
         for index, parameter in self._shared_parameters(step):
             # A view of its own, so that its gradient is what this layer adds.
-            view = self._views[id(step), index] = parameter.view_as(parameter)
+            view = parameter.view_as(parameter)
             view.retain_grad()
+            self._views[id(step), index] = parameter, view
             step.layer.see_parameter_as(index, view)
             self._replaced.append((step.layer, index, parameter))
         return watched
@@ -102,20 +104,19 @@ class DebugInfo:
         return [
             (index, owner)
             for index, owner in enumerate(owners)
-            if self._shared[id(owner)] > 1 and owner.requires_grad and torch.is_grad_enabled()
+            if self._users[id(owner)] > 1 and owner.requires_grad
         ]
 
     def _gradients_by_layer(self) -> dict[tuple[int, int], Tensor]:
         """What the gradient of each shared parameter was when backward had passed a layer."""
         found: dict[tuple[int, int], Tensor] = {}
         left: dict[int, Tensor] = {}
-        for step in self.net.steps:  # first the layer that backward comes to last
-            for index, parameter in self._shared_parameters(step):
-                added = self._views[id(step), index].grad
-                total = left.get(id(parameter), parameter.grad)
-                if total is not None:
-                    found[id(step), index] = total
-                    left[id(parameter)] = total if added is None else total - added
+        # First the layer that backward comes to last.
+        for place, (parameter, view) in self._views.items():
+            total = left.get(id(parameter), parameter.grad)
+            if total is not None:
+                found[place] = total
+                left[id(parameter)] = total if view.grad is None else total - view.grad
         return found
 
     def _norms(self) -> None:

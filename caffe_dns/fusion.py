@@ -26,6 +26,9 @@ from caffe_dns.wiring import Step
 
 #: On a CPU none of it would be faster.
 DEVICES = ("cuda",)
+#: Numbers in a weight from which on its layer applies the mask by itself: the product then need not
+#: be kept for longer than from the layer's forward to its backward pass.
+LARGE = 1 << 20
 
 
 class Row(Protocol):
@@ -116,12 +119,19 @@ def find_rows(steps: Sequence[Step], device: torch.device, inner: bool) -> dict[
 
 
 def find_masked(steps: Sequence[Step], context: Context) -> MasksTogether | None:
-    """The masks that are applied together, and with them what activations of another type need."""
+    """The masks that are applied together, and with them what activations of another type need.
+
+    Large ones are not among them, unless there are such activations.
+    """
     rounded = context.activations is not None
     if context.device.type not in DEVICES:
         return None
     layers = [step.layer for step in steps if isinstance(step.layer, WeightedLayer)]
-    chosen = [layer for layer in layers if rounded or layer.mask_indices]
+    chosen = [
+        layer
+        for layer in layers
+        if rounded or (layer.mask_indices and layer.blobs[0].numel() < LARGE)
+    ]
     return MasksTogether(chosen, context.activations) if chosen else None
 
 

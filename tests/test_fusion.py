@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from caffe_dns import fusion
-from caffe_dns.layers import masked
 from caffe_dns.net import Net
 from caffe_dns.proto.caffe_pb2 import TEST, TRAIN, Phase
 from tests.nets import input_layer, layer, make_net
@@ -176,9 +175,9 @@ MASKED = (
 )
 
 
-@pytest.mark.parametrize("large", [masked.LARGE, 20])
+@pytest.mark.parametrize("large", [fusion.LARGE, 20])
 def test_masks_are_the_same_all_at_once(large: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(masked, "LARGE", large)
+    monkeypatch.setattr(fusion, "LARGE", large)
     found = []
     for devices in ((), ("cpu",)):
         monkeypatch.setattr(fusion, "DEVICES", devices)

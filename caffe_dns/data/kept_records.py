@@ -18,7 +18,8 @@ MOST_BYTES = 256 << 20
 class KeptRecords:
     """Images of uint8 [channels, height, width] and labels of `count` records, once all are known.
 
-    Where the images are too large or of several shapes, none is kept.
+    Their numbers go on after the last: record `count` is the first again. Where the images are too
+    large or of several shapes, none is kept.
     """
 
     def __init__(self, count: int) -> None:
@@ -28,24 +29,25 @@ class KeptRecords:
         self._fits = True
         self.complete = False
 
-    def put(self, places: IntArray, images: Image, labels: Image) -> None:
-        """Keep images [N, channels, height, width] and labels [N] of the records at `places`."""
+    def put(self, records: IntArray, images: Image, labels: Image) -> None:
+        """Keep images [N, channels, height, width] and labels [N] of these records."""
         shape = (len(self._known), *images.shape[1:])
-        known = self._images.shape if self._images is not None else shape
-        self._fits &= shape == known and math.prod(shape) <= MOST_BYTES
-        if not self._fits:
-            self._images = None
-            return
-        if self._images is None:
+        self._fits &= math.prod(shape) <= MOST_BYTES
+        if self._images is None and self._fits:
             self._images = np.empty(shape, np.uint8)
+        if self._images is None or self._images.shape != shape:
+            self._images, self._fits = None, False
+            return
+        places = records % len(self._known)
         self._images[places] = images
         self._labels[places] = labels
         self._known[places] = True
         self.complete = bool(self._known.all())
 
-    def get(self, places: IntArray) -> tuple[Image, Image]:
-        """Images [N, channels, height, width] and labels [N] of the records at `places`."""
+    def get(self, records: IntArray) -> tuple[Image, Image]:
+        """Images [N, channels, height, width] and labels [N] of these records."""
         assert self._images is not None
+        places = records % len(self._known)
         in_a_row = bool((np.diff(places) == 1).all())  # then nothing is copied
         some = slice(places[0], places[-1] + 1) if in_a_row else places
         return self._images[some], self._labels[some]

@@ -143,7 +143,7 @@ class DatabaseSource(ImageSource[Buffer]):
         if alike is not None and self._entries:
             if self._kept is None:
                 self._kept = KeptRecords(self._entries)
-            self._kept.put((records + self._skip) % self._entries, *alike)
+            self._kept.put(records + self._skip, *alike)
         return alike
 
     def recall(self, records: IntArray) -> tuple[Image, Image] | None:
@@ -155,7 +155,7 @@ class DatabaseSource(ImageSource[Buffer]):
         turns = [(record + self._skip) // self._entries for record in (before, self._record)]
         for _ in range(turns[1] - turns[0]):
             self._announce_restart()
-        return self._kept.get((records + self._skip) % self._entries)
+        return self._kept.get(records + self._skip)
 
     def find_raw(self, items: Sequence[Buffer]) -> RawRecords | None:
         return find_raw(items)

@@ -28,9 +28,6 @@ from caffe_dns.proto.caffe_pb2 import (
 if TYPE_CHECKING:
     from caffe_dns.kernels.products import Products
 
-#: Numbers in a parameter from which on its layer applies the mask by itself: the product then need
-#: not be kept for longer than from the layer's forward to its backward pass.
-LARGE = 1 << 20
 #: A layer, the place of one of its parameters, the parameter, and its mask.
 _Entry = tuple["WeightedLayer", int, Tensor, Tensor | None]
 TensorOrNone = TypeVar("TensorOrNone", Tensor, Tensor | None)
@@ -235,8 +232,7 @@ class MagnitudeMasks(WeightedLayer):
 class MasksTogether:
     """The masks of some layers, which are applied to their parameters all at once.
 
-    `dtype` is what the products are rounded to, that of the parameters if None. Where it is None,
-    layers with a large parameter apply their masks by themselves.
+    `dtype` is what the products are rounded to, that of the parameters if None.
     """
 
     def __init__(self, layers: Sequence[WeightedLayer], dtype: torch.dtype | None) -> None:
@@ -251,12 +247,7 @@ class MasksTogether:
 
         With `again`, the products may be written over by the next pass.
         """
-        entries = [
-            entry
-            for layer in self.layers
-            if self._dtype is not None or layer.blobs[0].numel() < LARGE
-            for entry in self._entries(layer)
-        ]
+        entries = [entry for layer in self.layers for entry in self._entries(layer)]
         products = self._multiply(entries, again) if entries else []
         for (layer, index, _, _), product in zip(entries, products, strict=False):
             if layer._ready is None:

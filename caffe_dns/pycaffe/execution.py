@@ -151,7 +151,7 @@ class Execution:
         ]
         if not wanted:
             return
-        found: Sequence[Tensor] = [torch.zeros_like(leaf) for leaf in wanted]
+        found: Sequence[Tensor]
         if tops:
             outputs, diffs = zip(*tops, strict=True)
             found = torch.autograd.grad(
@@ -162,6 +162,8 @@ class Execution:
                 allow_unused=True,
                 materialize_grads=True,
             )
+        else:
+            found = [torch.zeros_like(leaf) for leaf in wanted]
         gradients = iter(found)
         for name, leaf in zip(step.bottoms, record.bottoms, strict=True):
             if leaf.requires_grad:
