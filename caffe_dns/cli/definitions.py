@@ -8,8 +8,8 @@ import click
 
 from caffe_dns import log
 from caffe_dns.cli import flags
-from caffe_dns.deploy import Deployment, deploy
 from caffe_dns.errors import CaffeError
+from caffe_dns.export.deploy import Deployment, deploy
 from caffe_dns.layers.base import Context, Shape
 from caffe_dns.proto.upgrade import read_net
 

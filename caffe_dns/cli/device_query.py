@@ -7,8 +7,8 @@ import torch
 
 from caffe_dns import log
 from caffe_dns.cli import flags
-from caffe_dns.cuda_driver import Attribute, device_attributes
-from caffe_dns.devices import parse_gpus
+from caffe_dns.device.cuda_driver import Attribute, device_attributes
+from caffe_dns.device.selection import parse_gpus
 from caffe_dns.errors import CaffeError
 
 _LABEL_WIDTH = 31

@@ -6,11 +6,11 @@ import click
 
 from caffe_dns import log
 from caffe_dns.cli import flags
-from caffe_dns.drawing import RANKDIRS, save_graph, to_dot
 from caffe_dns.errors import CaffeError
-from caffe_dns.netspec import filter_layers, with_state
+from caffe_dns.net.definition import filter_layers, with_state
 from caffe_dns.proto.caffe_pb2 import NetParameter, Phase
 from caffe_dns.proto.upgrade import read_net
+from caffe_dns.reports.drawing import RANKDIRS, save_graph, to_dot
 
 
 @click.command()

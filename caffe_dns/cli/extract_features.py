@@ -15,10 +15,10 @@ from caffe_dns.cli import flags
 from caffe_dns.cli.progress import Progress
 from caffe_dns.data.database import Writer
 from caffe_dns.data.db import create_database
-from caffe_dns.devices import CPU, scoring_device
+from caffe_dns.device.selection import CPU, scoring_device
 from caffe_dns.errors import CaffeError
-from caffe_dns.features import check_blobs, feature_datums
-from caffe_dns.net import Net
+from caffe_dns.export.features import check_blobs, feature_datums
+from caffe_dns.net.net import Net
 
 #: Records in one transaction, and between two lines of the log.
 _COMMIT_EVERY = 1000

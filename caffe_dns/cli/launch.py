@@ -19,8 +19,8 @@ from typing import Any
 
 import torch.distributed as dist
 
-from caffe_dns.distributed import STORE_IS_KEPT, JoinedRanks, find_world
-from caffe_dns.heartbeat import PREFIX, TOLD
+from caffe_dns.parallel.heartbeat import PREFIX, TOLD
+from caffe_dns.parallel.ranks import STORE_IS_KEPT, JoinedRanks, find_world
 
 #: How often to look whether a rank has ended, in seconds.
 _LOOK = 0.1

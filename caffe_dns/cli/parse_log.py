@@ -6,7 +6,7 @@ import click
 
 from caffe_dns.cli import flags
 from caffe_dns.errors import CaffeError
-from caffe_dns.training_log import save_tables
+from caffe_dns.reports.log_tables import save_tables
 
 
 @click.command()

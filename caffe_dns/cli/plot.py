@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import click
 
-from caffe_dns.charts import check_matplotlib, form_of, render
 from caffe_dns.errors import CaffeError
 from caffe_dns.files import write_atomically
-from caffe_dns.log_chart import draw
-from caffe_dns.log_curves import read_run, run_names
+from caffe_dns.reports.charts import check_matplotlib, form_of, render
+from caffe_dns.reports.curves import read_run, run_names
+from caffe_dns.reports.curves_chart import draw
 
 
 @click.command()

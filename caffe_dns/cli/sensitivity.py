@@ -7,13 +7,13 @@ import click
 from caffe_dns import load_net, log
 from caffe_dns.cli import flags
 from caffe_dns.cli.progress import Progress
-from caffe_dns.devices import scoring_device
+from caffe_dns.device.selection import scoring_device
 from caffe_dns.errors import CaffeError
-from caffe_dns.net import Net
+from caffe_dns.net.net import Net
 from caffe_dns.proto.upgrade import read_net
-from caffe_dns.sensitivity import Bench, Proposal, Study, find_objective, measure, propose
-from caffe_dns.sensitivity_report import check_prefix, save, to_text_table
-from caffe_dns.subjects import find_subjects
+from caffe_dns.reports.sensitivity import check_prefix, save, to_text_table
+from caffe_dns.surgery.prunable_layers import find_subjects
+from caffe_dns.surgery.sensitivity import Bench, Proposal, Study, find_objective, measure, propose
 
 
 @click.command()

@@ -8,7 +8,7 @@ from caffe_dns.files import write_atomically
 from caffe_dns.proto.caffe_pb2 import SolverParameter, SurgeryStage
 from caffe_dns.proto.text import to_text
 from caffe_dns.solver.solver import Solver
-from caffe_dns.solver.stages import parse_target
+from caffe_dns.surgery.stages import parse_target
 
 
 def find_target(sparsity: str, compression: float | None) -> SurgeryStage | None:

@@ -10,12 +10,12 @@ import torch
 from caffe_dns import load_net, log
 from caffe_dns.cli import flags
 from caffe_dns.cli.progress import Progress
-from caffe_dns.debug_info import DebugInfo
-from caffe_dns.devices import scoring_device
+from caffe_dns.device.precision import use_precision
+from caffe_dns.device.selection import scoring_device
 from caffe_dns.errors import CaffeError
-from caffe_dns.net import Net
-from caffe_dns.precision import use_precision
-from caffe_dns.report import log_kept
+from caffe_dns.net.debug_info import DebugInfo
+from caffe_dns.net.net import Net
+from caffe_dns.reports.kept import log_kept
 
 
 @click.command()

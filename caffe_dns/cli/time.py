@@ -10,13 +10,13 @@ import torch
 from caffe_dns import load_net, log
 from caffe_dns.cli import flags
 from caffe_dns.cli.progress import Progress
-from caffe_dns.devices import CPU, keep_freed_memory, scoring_device
+from caffe_dns.device.precision import use_precision
+from caffe_dns.device.selection import CPU, keep_freed_memory, scoring_device
 from caffe_dns.errors import CaffeError
-from caffe_dns.layer_memory import measure_memory
-from caffe_dns.net import Net
-from caffe_dns.precision import use_precision
-from caffe_dns.timing import LayerTimer, PassTimer
-from caffe_dns.timing_report import LayerCost, NetCost, to_lines, to_table
+from caffe_dns.net.net import Net
+from caffe_dns.profile.layer_memory import measure_memory
+from caffe_dns.profile.report import LayerCost, NetCost, to_lines, to_table
+from caffe_dns.profile.timing import LayerTimer, PassTimer
 
 
 @click.command()

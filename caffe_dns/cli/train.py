@@ -9,15 +9,15 @@ from caffe_dns.cli import flags
 from caffe_dns.cli.launch import as_rank, launch
 from caffe_dns.cli.progress import Progress
 from caffe_dns.cli.target import add_target, find_target, keeps_files, write_definition
-from caffe_dns.devices import parse_gpus, training_device
-from caffe_dns.distributed import JoinedRanks
+from caffe_dns.device.precision import use_precision
+from caffe_dns.device.selection import parse_gpus, training_device
 from caffe_dns.errors import CaffeError
-from caffe_dns.precision import use_precision
+from caffe_dns.parallel.ranks import JoinedRanks
 from caffe_dns.proto.caffe_pb2 import SolverParameter
 from caffe_dns.proto.upgrade import read_solver
+from caffe_dns.solver.observers import Observer, SurgeryTable, TensorBoard, check_tensorboard
 from caffe_dns.solver.signals import SignalHandler, parse_action
 from caffe_dns.solver.solver import Solver
-from caffe_dns.solver.watch import Observer, SurgeryTable, TensorBoard, check_tensorboard
 
 _EFFECTS = "snapshot, stop or none"
 

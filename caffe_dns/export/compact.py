@@ -24,8 +24,8 @@ from typing import Any
 
 import numpy as np
 
-from caffe_dns.deploy import Deployment
 from caffe_dns.errors import CaffeError
+from caffe_dns.export.deploy import Deployment
 from caffe_dns.export.model import PlainModel
 from caffe_dns.export.sections import pack, unpack
 from caffe_dns.files import write_atomically

@@ -15,7 +15,7 @@ from caffe_dns.export import onnx_layers, onnx_shapes  # noqa: F401 (they regist
 from caffe_dns.export.model import PlainModel
 from caffe_dns.export.onnx_graph import Bottoms, Graph, converters
 from caffe_dns.layers.base import Shape
-from caffe_dns.net import Net
+from caffe_dns.net.net import Net
 from caffe_dns.proto.text import MAX_BYTES
 
 if TYPE_CHECKING:

@@ -12,9 +12,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from caffe_dns.device.memory_format import laid_out_as
 from caffe_dns.kernels import is_capturing
 from caffe_dns.kernels.blocks import Blocks
-from caffe_dns.memory import laid_out_as
 
 #: How many elements one program of the kernel updates.
 BLOCK = 1024

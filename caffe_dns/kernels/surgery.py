@@ -1,7 +1,7 @@
 """The renewal of any number of masks, by both rules of surgery, in two kernels.
 
 PyTorch's operations need about a dozen kernels for each layer, and as many passes over memory. The
-rules themselves are those of `caffe_dns.surgery`, which runs everywhere else.
+rules themselves are those of `caffe_dns.mask_rules`, which runs everywhere else.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from caffe_dns.surgery import PRUNE_BELOW, SPLICE_ABOVE
+from caffe_dns.mask_rules import PRUNE_BELOW, SPLICE_ABOVE
 
 #: How many elements a program handles at a time, and by how many warps.
 BLOCK, WARPS = 2048, 8

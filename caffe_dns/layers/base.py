@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from caffe_dns import rng
 from caffe_dns.errors import CaffeError
 from caffe_dns.fillers import fill
-from caffe_dns.layers.aside import Aside
+from caffe_dns.layers.weight_gradients import Aside
 from caffe_dns.proto.caffe_pb2 import TRAIN, FillerParameter, LayerParameter
 from caffe_dns.registry import Registry
 

@@ -13,11 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from caffe_dns.layers.aside import Convolved
 from caffe_dns.layers.base import Shape, count, layer_types
 from caffe_dns.layers.masked import DeviationMasks, MagnitudeMasks, WeightedLayer
 from caffe_dns.layers.spatial import spatial_setting
 from caffe_dns.layers.strided import StridedConvolution
+from caffe_dns.layers.weight_gradients import Convolved
 from caffe_dns.proto.caffe_pb2 import CConvolutionParameter, ConvolutionParameter
 
 #: Products in a forward pass from which a memory format for speed pays (measured on two cores).

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor
 
-from caffe_dns.layers.aside import Linear
 from caffe_dns.layers.base import Shape, count, layer_types
 from caffe_dns.layers.masked import DeviationMasks, MagnitudeMasks, WeightedLayer
+from caffe_dns.layers.weight_gradients import Linear
 from caffe_dns.proto.caffe_pb2 import CInnerProductParameter, InnerProductParameter
 
 

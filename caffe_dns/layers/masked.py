@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, ClassVar, TypeVar
 import torch
 from torch import Tensor
 
-from caffe_dns import kernels, surgery
-from caffe_dns.layers.aside import Apart, Product
+from caffe_dns import kernels, mask_rules
 from caffe_dns.layers.base import Layer, Shape
+from caffe_dns.layers.weight_gradients import Apart, Product
 from caffe_dns.proto.caffe_pb2 import (
     CConvolutionParameter,
     CInnerProductParameter,
@@ -70,7 +70,7 @@ class WeightedLayer(Layer):
         weight, bias = (
             parameter
             if parameter is None or product is None
-            else surgery.stand_in(parameter, product)
+            else mask_rules.stand_in(parameter, product)
             for parameter, product in zip(self._own(), self._ready, strict=True)
         )
         assert weight is not None
@@ -151,13 +151,13 @@ class DeviationMasks(WeightedLayer):
         if not self.mask_indices:
             return super()._masked(dtype)
         weight, bias = self._own()
-        return surgery.masked(weight, self.mask_blobs()[0], dtype), _rounded(bias, dtype)
+        return mask_rules.masked(weight, self.mask_blobs()[0], dtype), _rounded(bias, dtype)
 
     @torch.no_grad()
     def renew_masks(self) -> Tensor:
         """Prune and splice by the weights as they are now; returns how many came back."""
-        renewed = surgery.deviation_mask(self.blobs[0], self.threshold)
-        return surgery.replace(self.mask_blobs()[0], renewed)
+        renewed = mask_rules.deviation_mask(self.blobs[0], self.threshold)
+        return mask_rules.replace(self.mask_blobs()[0], renewed)
 
     def distances(self) -> list[Tensor]:
         """What a threshold is compared with, for each mask: the distance from the mean weight."""
@@ -196,21 +196,21 @@ class MagnitudeMasks(WeightedLayer):
     def _masked(self, dtype: torch.dtype | None) -> tuple[Tensor, Tensor | None]:
         weight, bias = self._own()
         masks = self.mask_blobs()
-        weight = surgery.masked(weight, masks[0], dtype)
-        return weight, None if bias is None else surgery.masked(bias, masks[1], dtype)
+        weight = mask_rules.masked(weight, masks[0], dtype)
+        return weight, None if bias is None else mask_rules.masked(bias, masks[1], dtype)
 
     @torch.no_grad()
     def measure_moments(self) -> None:
         """Fix mu and sigma from the parameters as they are now."""
         measured = self.effective() if self.measures_masked else self._own()
-        self.moments.copy_(surgery.magnitude_moments([p for p in measured if p is not None]))
+        self.moments.copy_(mask_rules.magnitude_moments([p for p in measured if p is not None]))
 
     @torch.no_grad()
     def renew_masks(self) -> Tensor:
         """Prune and splice by the parameters as they are now; returns how many came back."""
         came_back = [
-            surgery.replace(
-                mask, surgery.hysteresis_mask(parameter, mask, self.moments, self.c_rate)
+            mask_rules.replace(
+                mask, mask_rules.hysteresis_mask(parameter, mask, self.moments, self.c_rate)
             )
             for parameter, mask in zip(self.blobs, self.mask_blobs(), strict=False)
         ]
@@ -277,7 +277,7 @@ class MasksTogether:
         if self._dtype is not None:
             return []
         known = [mask for mask in masks if mask is not None]
-        return surgery.all_masked(parameters, known)
+        return mask_rules.all_masked(parameters, known)
 
     def _find(self, parameters: Sequence[Tensor], masks: Sequence[Tensor | None]) -> bool:
         """Whether there is a kernel for these; makes one, but not while a graph is captured."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from caffe_dns import log as logging
-from caffe_dns.devices import CPU, scoring_device
+from caffe_dns.device.selection import CPU, scoring_device
 from caffe_dns.errors import CaffeError
 from caffe_dns.layers import layer_types
 

@@ -14,15 +14,15 @@ import torch
 from torch import Tensor
 
 from caffe_dns.errors import CaffeError
-from caffe_dns.params import Param
+from caffe_dns.net.params import Param
 from caffe_dns.proto.caffe_pb2 import SolverParameter
 from caffe_dns.proto.upgrade import read_solver
 from caffe_dns.pycaffe.mode import mode
 from caffe_dns.pycaffe.net import Net
 from caffe_dns.solver.iteration import Outcome, run_iteration
 from caffe_dns.solver.solver import Solver as CoreSolver
-from caffe_dns.solver.stages import stage_at
 from caffe_dns.solver.updates import Tensors
+from caffe_dns.surgery.stages import stage_at
 
 
 class _Trainer(CoreSolver):

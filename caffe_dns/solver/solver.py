@@ -16,18 +16,19 @@ import torch
 from torch import Tensor
 
 from caffe_dns import log
-from caffe_dns.debug_info import DebugInfo
-from caffe_dns.distributed import Ranks
 from caffe_dns.errors import CaffeError
-from caffe_dns.factors import share_gradients
 from caffe_dns.layers.base import Context
-from caffe_dns.net import Net
-from caffe_dns.params import Param
+from caffe_dns.lr_policy import check_policy
+from caffe_dns.net.debug_info import DebugInfo
+from caffe_dns.net.net import Net
+from caffe_dns.net.params import Param
+from caffe_dns.parallel.ranks import Ranks
+from caffe_dns.parallel.sufficient_factors import share_gradients
 from caffe_dns.proto.caffe_pb2 import DataPosition, SolverParameter, SolverState
 from caffe_dns.proto.text import to_text
 from caffe_dns.solver.iteration import CapturedIteration, Outcome, run_iteration
-from caffe_dns.solver.lr_policy import check_policy
 from caffe_dns.solver.nets import build_test_nets, build_train_net
+from caffe_dns.solver.observers import Display, Observer, check_loss, check_weights, log_scores
 from caffe_dns.solver.signals import BY_URGENCY, Action
 from caffe_dns.solver.snapshot import (
     check_writable,
@@ -40,11 +41,10 @@ from caffe_dns.solver.snapshot import (
     seek_data,
     write_state,
 )
-from caffe_dns.solver.stages import plan, stage_at
-from caffe_dns.solver.surgeon import Surgeon
 from caffe_dns.solver.updates import Adam, solver_types
-from caffe_dns.solver.watch import Display, Observer, check_loss, check_weights, log_scores
-from caffe_dns.weights import copy_trained_layers, is_hdf5, save_weights, share_weights
+from caffe_dns.surgery.stages import plan, stage_at
+from caffe_dns.surgery.surgeon import Surgeon
+from caffe_dns.weights.transfer import copy_trained_layers, is_hdf5, save_weights, share_weights
 
 
 class Solver:

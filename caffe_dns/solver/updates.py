@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from caffe_dns import kernels, log
+from caffe_dns.device.memory_format import laid_out_as
 from caffe_dns.errors import CaffeError
-from caffe_dns.memory import laid_out_as
-from caffe_dns.params import Param
+from caffe_dns.net.params import Param
 from caffe_dns.proto.caffe_pb2 import SolverParameter
 from caffe_dns.registry import Registry
 

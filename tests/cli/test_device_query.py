@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from caffe_dns.cli import device_query
-from caffe_dns.cuda_driver import Attribute, device_attributes
+from caffe_dns.device.cuda_driver import Attribute, device_attributes
 from tests.cli.harness import complaint, run_well
 
 Capture = pytest.CaptureFixture[str]

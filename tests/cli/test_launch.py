@@ -19,7 +19,7 @@ from caffe_dns.cli import train
 from caffe_dns.cli.launch import launch
 from caffe_dns.proto.caffe_pb2 import SolverState
 from tests.cli.harness import complaint, run_well
-from tests.ranks import LOCAL
+from tests.parallel.harness import LOCAL
 from tests.solver.harness import small_net
 
 ARGUMENTS = ["train", "--solver", "solver.prototxt"]

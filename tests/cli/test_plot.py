@@ -11,8 +11,8 @@ import pytest
 
 pytest.importorskip("matplotlib", reason="the extra 'plot' is not installed")
 
-from caffe_dns.log_chart import draw
-from caffe_dns.log_curves import Run
+from caffe_dns.reports.curves import Run
+from caffe_dns.reports.curves_chart import draw
 from tests.cli.harness import complaint, run_well
 from tests.oracle import GOLDEN
 

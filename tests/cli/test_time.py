@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from caffe_dns.timing import PassTimer
+from caffe_dns.profile.timing import PassTimer
 from tests.cli.harness import complaint, run_well
 from tests.oracle import GOLDEN
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from caffe_dns.deploy import Deployment, deploy
 from caffe_dns.errors import CaffeError
 from caffe_dns.export import compact, sections
+from caffe_dns.export.deploy import Deployment, deploy
 from caffe_dns.export.model import PlainModel
 from caffe_dns.proto.caffe_pb2 import NetParameter
 from caffe_dns.proto.upgrade import read_net

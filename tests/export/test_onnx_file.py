@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from caffe_dns import load_net
-from caffe_dns.deploy import deploy
 from caffe_dns.errors import CaffeError
+from caffe_dns.export.deploy import deploy
 from caffe_dns.export.model import PlainModel
 from caffe_dns.export.onnx_file import to_onnx
 from caffe_dns.export.onnx_graph import converters
 from caffe_dns.layers import layer_types
-from caffe_dns.net import Net
+from caffe_dns.net.net import Net
 from caffe_dns.proto.caffe_pb2 import NetParameter
 from caffe_dns.proto.text import parse_text
 from caffe_dns.proto.upgrade import read_net

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from caffe_dns import surgery
+from caffe_dns import mask_rules
 from caffe_dns.data.transform import Transform
 from caffe_dns.proto.caffe_pb2 import TEST, TRAIN, TransformationParameter
 
@@ -127,7 +127,7 @@ def test_products(dtype: torch.dtype) -> None:
     kernel = products.Products(parameters, some, dtype)
     for parameter in parameters:
         parameter.mul_(2).requires_grad_()
-    found = [surgery.stand_in(*pair) for pair in zip(parameters, kernel.run(), strict=True)]
+    found = [mask_rules.stand_in(*pair) for pair in zip(parameters, kernel.run(), strict=True)]
     for parameter, mask, product in zip(parameters, some, found, strict=True):
         wanted = parameter.detach() if mask is None else parameter.detach() * mask
         assert product.dtype == dtype

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from caffe_dns import kernels
-from caffe_dns.solver.patients import Count, find_patients
-from caffe_dns.solver.renewal import Renewal
-from tests.solver.test_surgeon import DATA, conv, ip, masks, operated, surgeon_of
-from tests.test_surgery import deviation_mask, hysteresis_mask
+from caffe_dns.surgery.masked_layers import Count, find_patients
+from caffe_dns.surgery.renewal import Renewal
+from tests.surgery.test_surgeon import DATA, conv, ip, masks, operated, surgeon_of
+from tests.test_mask_rules import deviation_mask, hysteresis_mask
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 if DEVICE == "cpu":

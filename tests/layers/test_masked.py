@@ -12,7 +12,7 @@ from torch import Tensor
 from caffe_dns.layers.base import Context, Layer
 from caffe_dns.layers.masked import DeviationMasks, MagnitudeMasks, WeightedLayer
 from tests.layers.harness import check_gradients, draw, make_layer
-from tests.test_surgery import deviation_mask, hysteresis_mask, magnitude_moments
+from tests.test_mask_rules import deviation_mask, hysteresis_mask, magnitude_moments
 
 CONV = "convolution_param { num_output: 4 kernel_size: 3 SETTINGS }"
 IP = "inner_product_param { num_output: 6 SETTINGS }"

@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from caffe_dns import log
-from caffe_dns.devices import training_device
+from caffe_dns.device.selection import training_device
 from caffe_dns.proto.upgrade import read_solver
 from caffe_dns.solver.solver import Solver
 

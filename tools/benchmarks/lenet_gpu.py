@@ -30,7 +30,7 @@ import torch
 
 from caffe_dns import log
 from caffe_dns.data.db import create_database
-from caffe_dns.precision import PRECISIONS
+from caffe_dns.device.precision import PRECISIONS
 from caffe_dns.proto.caffe_pb2 import Datum
 from caffe_dns.proto.text import write_text
 from caffe_dns.proto.upgrade import read_net, read_solver

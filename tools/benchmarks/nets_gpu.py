@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import torch
 
-from caffe_dns.precision import PRECISIONS
+from caffe_dns.device.precision import PRECISIONS
 from tools.benchmarks.contestants import Task, ours, theirs
 from tools.benchmarks.plain_nets import NETS
 from tools.benchmarks.seats import Figure, Make, Seat

@@ -1,0 +1,248 @@
+"""From a definition for training and testing to one for use: inputs in, probabilities out.
+
+Data layers become Input layers, losses become the layer that turns scores into probabilities, and
+what only judges scores goes, with its labels. Definitions in, definitions out; weights are not
+touched here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from caffe_dns.errors import CaffeError
+from caffe_dns.export.inputs import data_layers, replace_data, set_batch
+from caffe_dns.export.standard_layers import plain_layer
+from caffe_dns.layers import layer_types
+from caffe_dns.layers.base import Context, Shape
+from caffe_dns.net.definition import filter_layers, with_state
+from caffe_dns.proto.caffe_pb2 import TEST, TRAIN, LayerParameter, NetParameter, Phase
+from caffe_dns.proto.text import to_text
+
+#: Layers that only judge, silence or store what others make.
+_WITHOUT_USE = {"Accuracy", "Silence", "HDF5Output"}
+#: Types that turn a loss's scores into what the loss compares with the label, and the message with
+#: their axis.
+_HEADS = {
+    "SoftmaxWithLoss": ("Softmax", "softmax_param"),
+    "InfogainLoss": ("Softmax", "infogain_loss_param"),
+    "SigmoidCrossEntropyLoss": ("Sigmoid", None),
+}
+#: Layers with weights: what they make is a net's doing, everything else may be a label.
+_LEARNING = {
+    "Convolution",
+    "CConvolution",
+    "Deconvolution",
+    "InnerProduct",
+    "CInnerProduct",
+    "Embed",
+    "Scale",
+    "Bias",
+    "BatchNorm",
+    "PReLU",
+    "Parameter",
+    "RNN",
+    "LSTM",
+}
+
+
+@dataclass
+class Deployment:
+    """A definition for use, and what whoever uses it should know."""
+
+    param: NetParameter
+    remarks: list[str] = field(default_factory=list)
+
+    def to_text(self) -> str:
+        """The definition as a file, with the remarks as comments at its head."""
+        lines = [line for remark in self.remarks for line in remark.splitlines()]
+        return "".join(f"# {line}\n" for line in lines) + to_text(self.param)
+
+
+def deploy(
+    param: NetParameter,
+    *,
+    batch: int = 1,
+    shapes: Sequence[Shape] = (),
+    level: int = 0,
+    stages: Sequence[str] = (),
+    all_losses: bool = False,
+    context: Context | None = None,
+) -> Deployment:
+    """The net of the TEST phase for use, with layers of the standard types and without fillers.
+
+    Every input gets `batch` items. Data layers are asked for the shape of an item, unless `shapes`
+    gives one for each (without the batch). Of several losses only those with the highest
+    loss_weight stay, unless `all_losses`. Raises CaffeError when nothing is left.
+    """
+    test = _phase(param, TEST, level, stages)
+    losses = [layer for layer in test.layer if _is_loss(layer)]
+    if not losses:
+        losses = _training_losses(_phase(param, TRAIN, level, stages), test)
+    chosen = losses if all_losses else _heaviest(losses)
+    result = Deployment(NetParameter())
+    result.remarks += _transforms(test)
+    if len(chosen) < len(losses):
+        names = ", ".join(loss.name for loss in losses if loss not in chosen)
+        result.remarks.append(f"Left out, as its loss_weight is lower: {names}")
+    cleaned = _without_labels(replace_data(test, TEST, shapes, context), losses)
+    set_batch(cleaned, batch)
+    roots = _add_heads(cleaned, chosen)
+    if not losses:
+        roots += _judged(test)
+    spare = {blob for layer in losses for blob in layer.bottom}
+    roots += [blob for blob in _outputs(test) if blob not in spare]
+    result.param = _leading_to(cleaned, roots)
+    if not any(layer.bottom for layer in result.param.layer):
+        raise CaffeError("nothing is left to deploy: no layer leads from an input to an output")
+    return result
+
+
+def _phase(param: NetParameter, phase: Phase, level: int, stages: Sequence[str]) -> NetParameter:
+    return filter_layers(with_state(param, phase, level, stages))[0]
+
+
+# Losses -----------------------------------------------------------------------------------------
+
+
+def _is_loss(layer: LayerParameter) -> bool:
+    by_type = layer.type in layer_types and layer_types[layer.type].is_loss
+    return by_type or any(layer.loss_weight)
+
+
+def _training_losses(train: NetParameter, test: NetParameter) -> list[LayerParameter]:
+    """The losses of a net that is tested without one, where their scores exist in the test."""
+    tops = {top for layer in test.layer for top in layer.top}
+    return [layer for layer in train.layer if _is_loss(layer) and tops.issuperset(layer.bottom[:1])]
+
+
+def _heaviest(losses: list[LayerParameter]) -> list[LayerParameter]:
+    weights = [loss.loss_weight[0] if loss.loss_weight else 1.0 for loss in losses]
+    return [loss for loss, weight in zip(losses, weights, strict=True) if weight == max(weights)]
+
+
+def _add_heads(param: NetParameter, losses: list[LayerParameter]) -> list[str]:
+    """Append what turns the losses' scores into probabilities; returns all outputs to keep."""
+    learned = _learned(param)
+    heads = [loss for loss in losses if loss.type in _HEADS]
+    outputs = []
+    for loss in losses:
+        if loss.type not in _HEADS:
+            tops = {top for layer in param.layer for top in layer.top}
+            scores = [blob for blob in loss.bottom if blob in learned]
+            outputs += scores or [blob for blob in loss.bottom[:1] if blob in tops]
+            continue
+        kind, settings = _HEADS[loss.type]
+        there = [x for x in param.layer if x.type == kind and x.bottom[0] == loss.bottom[0]]
+        if there:
+            outputs.append(there[0].top[0])
+            continue
+        name = "prob" if len(heads) == 1 else f"prob_{loss.name}"
+        taken = {top for layer in param.layer for top in (*layer.top, layer.name)}
+        if name in taken:
+            name = f"{loss.name}_prob"
+        head = param.layer.add(name=name, type=kind, bottom=[loss.bottom[0]], top=[name])
+        axis = getattr(loss, settings).axis if settings else 1
+        if axis != 1:
+            head.softmax_param.axis = axis
+        outputs.append(name)
+    return outputs
+
+
+# Labels -----------------------------------------------------------------------------------------
+
+
+def _learned(param: NetParameter) -> set[str]:
+    """The blobs that weights have a part in."""
+    learned: set[str] = set()
+    for layer in param.layer:
+        if layer.type in _LEARNING or learned.intersection(layer.bottom):
+            learned.update(layer.top)
+    return learned
+
+
+def _sources(param: NetParameter) -> dict[str, set[str]]:
+    """For every blob, the tops of layers without bottoms that it is made from."""
+    sources: dict[str, set[str]] = {}
+    for layer in param.layer:
+        found = {source for blob in layer.bottom for source in sources.get(blob, ())}
+        for top in layer.top:
+            sources[top] = sources.get(top, set()) | (found if layer.bottom else {top})
+    return sources
+
+
+def _without_labels(param: NetParameter, losses: list[LayerParameter]) -> NetParameter:
+    """The net without losses and judges, and without whatever is made from a label."""
+    judges = [layer for layer in param.layer if layer.type in _WITHOUT_USE or _is_loss(layer)]
+    learned, sources = _learned(param), _sources(param)
+    scores: set[str] = set()
+    targets: set[str] = set()
+    for layer in [*judges, *losses]:
+        used = learned.intersection(layer.bottom) or set(layer.bottom[:1])
+        if layer.type == "Silence":
+            used = learned.intersection(layer.bottom)
+        scores |= used
+        targets |= set(layer.bottom) - used
+    data = {source for blob in scores for source in sources.get(blob, ())}
+    tainted = {source for blob in targets for source in sources.get(blob, ())} - data
+    result = NetParameter(name=param.name)
+    for layer in param.layer:
+        if tainted.intersection(layer.bottom):
+            tainted.update(layer.top)
+        elif layer not in judges:
+            result.layer.add().CopyFrom(layer)
+    return result
+
+
+# Outputs ----------------------------------------------------------------------------------------
+
+
+def _outputs(param: NetParameter) -> list[str]:
+    """The blobs that nothing reads, but for those of losses, judges and layers without bottoms."""
+    unread: dict[str, None] = {}
+    for layer in param.layer:
+        for blob in layer.bottom:
+            unread.pop(blob, None)
+        if layer.bottom and layer.type not in _WITHOUT_USE and not _is_loss(layer):
+            unread.update(dict.fromkeys(layer.top))
+    return list(unread)
+
+
+def _judged(param: NetParameter) -> list[str]:
+    """What the judges of a net without losses look at."""
+    return [layer.bottom[0] for layer in param.layer if layer.type == "Accuracy"]
+
+
+def _leading_to(param: NetParameter, outputs: Sequence[str]) -> NetParameter:
+    """The layers that the outputs need, as plain ones."""
+    needed = set(outputs)
+    kept: list[LayerParameter] = []
+    for layer in reversed(param.layer):
+        if layer.type == "Input":
+            layer = _narrow_input(layer, needed)
+        if needed.intersection(layer.top):
+            needed.update(layer.bottom)
+            kept.append(plain_layer(layer))
+    return NetParameter(name=param.name, layer=reversed(kept))
+
+
+def _narrow_input(layer: LayerParameter, needed: set[str]) -> LayerParameter:
+    """An Input layer with only the tops that are needed."""
+    shapes = list(layer.input_param.shape)
+    if len(shapes) < len(layer.top):
+        shapes *= len(layer.top)
+    kept = [i for i, top in enumerate(layer.top) if top in needed]
+    result = LayerParameter(name=layer.name, type=layer.type, top=[layer.top[i] for i in kept])
+    result.input_param.shape.extend(shapes[i] for i in kept if shapes)
+    return result
+
+
+def _transforms(param: NetParameter) -> list[str]:
+    """What the data layers did to their data, which now is up to whoever fills the inputs."""
+    remarks = []
+    for layer in data_layers(param):
+        settings = " ".join(to_text(layer.transform_param).split())
+        if settings:
+            top = layer.top[0]
+            remarks.append(f"{top}: has to come as the layer '{layer.name}' made it: {settings}")
+    return remarks

@@ -1,0 +1,225 @@
+"""What runs as one on a GPU: layers that normalise or rectify in place what another has made, sums
+among them, and the masks of all layers.
+
+Caffe has a layer for each step of it, and each is a pass over the blob in memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import takewhile
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from caffe_dns import kernels
+from caffe_dns.layers.arithmetic import Eltwise, Scale
+from caffe_dns.layers.base import Context, Layer
+from caffe_dns.layers.masked import MasksTogether, WeightedLayer
+from caffe_dns.layers.neuron import ReLU
+from caffe_dns.layers.normalization import BatchNorm
+from caffe_dns.layers.pooling import Pooling
+from caffe_dns.net.wiring import Step
+
+#: On a CPU none of it would be faster.
+DEVICES = ("cuda",)
+#: Numbers in a weight from which on its layer applies the mask by itself: the product then need not
+#: be kept for longer than from the layer's forward to its backward pass.
+LARGE = 1 << 20
+
+
+class Row(Protocol):
+    """Neighbouring layers that run as one."""
+
+    @property
+    def steps(self) -> list[Step]:
+        """Its members in their order."""
+        ...
+
+    def run(self, *bottoms: Tensor) -> Tensor:
+        """The top of the last from the bottoms of the first."""
+        ...
+
+
+@dataclass(frozen=True)
+class RectifiedSum:
+    """An Eltwise that adds two blobs, and the ReLU on it."""
+
+    eltwise: Step
+    relu: Step
+
+    @property
+    def steps(self) -> list[Step]:
+        return [self.eltwise, self.relu]
+
+    def run(self, *bottoms: Tensor) -> Tensor:
+        first, second = bottoms
+        if kernels.suit(first) and first.dtype == second.dtype:
+            from caffe_dns.kernels import sum_relu
+
+            top: Tensor = sum_relu.RectifiedSum.apply(first, second)
+            return top
+        return torch.relu(first + second)
+
+
+@dataclass(frozen=True)
+class Chain:
+    """A row whose members but for the first and the pooling work in place.
+
+    First is a convolution or an inner product, or else the BatchNorm.
+    """
+
+    weighted: Step | None
+    batch_norm: Step | None
+    scale: Step | None
+    relu: Step | None
+    pool: Step | None
+
+    @property
+    def steps(self) -> list[Step]:
+        members = (self.weighted, self.batch_norm, self.scale, self.relu, self.pool)
+        return [step for step in members if step is not None]
+
+    def run(self, *bottoms: Tensor) -> Tensor:
+        (bottom,) = bottoms
+        bias = None
+        if self.weighted is not None:
+            assert isinstance(self.weighted.layer, WeightedLayer)
+            bottom, bias = self.weighted.layer.without_bias(bottom)
+        if self.pool is not None:
+            assert isinstance(self.pool.layer, Pooling)
+            return self.pool.layer.pool_biased(bottom, bias, relu=self.relu is not None)
+        if self.batch_norm is None:
+            return _rectify(bottom, bias)
+        assert isinstance(self.batch_norm.layer, BatchNorm)
+        factor, shift, *_ = (*self.scale.layer.blobs, None) if self.scale else (None, None)
+        return self.batch_norm.layer.normalize(
+            bottom, factor, shift, bias=bias, relu=self.relu is not None
+        )
+
+
+def find_rows(steps: Sequence[Step], device: torch.device, inner: bool) -> dict[Layer, Row]:
+    """The rows of a net, by their first layer.
+
+    With `inner`, every blob is there afterwards.
+    """
+    if device.type not in DEVICES:
+        return {}
+    rows: dict[Layer, Row] = {}
+    rest = list(steps)
+    while rest:
+        row = _chain_at(rest, inner) or _sum_at(rest)
+        if row is not None:
+            rows[rest[0].layer] = row
+        del rest[: len(row.steps) if row is not None else 1]
+    return rows
+
+
+def find_masked(steps: Sequence[Step], context: Context) -> MasksTogether | None:
+    """The masks that are applied together, and with them what activations of another type need.
+
+    Large ones are not among them, unless there are such activations.
+    """
+    rounded = context.activations is not None
+    if context.device.type not in DEVICES:
+        return None
+    layers = [step.layer for step in steps if isinstance(step.layer, WeightedLayer)]
+    chosen = [
+        layer
+        for layer in layers
+        if rounded or (layer.mask_indices and layer.blobs[0].numel() < LARGE)
+    ]
+    return MasksTogether(chosen, context.activations) if chosen else None
+
+
+def _chain_at(steps: Sequence[Step], inner: bool) -> Chain | None:
+    """The chain that begins with the first of these, if one does."""
+    row = list(takewhile(_is_plain, steps[:5]))
+    taken: list[Step] = []
+
+    def take(is_right: Callable[[Step], bool], *, in_place: bool = True) -> Step | None:
+        """The next step, if it is right and, but for the first, in place."""
+        step = row[len(taken)] if len(taken) < len(row) else None
+        if step is None or not is_right(step):
+            return None
+        if in_place and taken and not _in_place(step, taken[-1]):
+            return None
+        taken.append(step)
+        return step
+
+    weighted = take(_is_weighted)
+    batch_norm = take(lambda step: isinstance(step.layer, BatchNorm))
+    scale = take(partial(_is_affine, batch_norm)) if batch_norm else None
+    # Where there is no bias to add, a ReLU alone is no more than PyTorch's.
+    biased = weighted is not None and _has_bias(weighted)
+    relu = take(_is_relu) if batch_norm or biased else None
+    pool = None
+    if biased and not batch_norm and not inner:
+        pool = take(partial(_is_max_pool, taken[-1]), in_place=False)
+    return Chain(weighted, batch_norm, scale, relu, pool) if len(taken) > 1 else None
+
+
+def _sum_at(steps: Sequence[Step]) -> RectifiedSum | None:
+    """A sum and its ReLU, if these begin so."""
+    if len(steps) < 2 or not _is_plain(steps[0], bottoms=2) or not _is_plain(steps[1]):
+        return None
+    eltwise, relu = steps[:2]
+    is_sum = isinstance(eltwise.layer, Eltwise) and eltwise.layer.is_plain_sum
+    if is_sum and _is_relu(relu) and relu.bottoms == relu.tops == eltwise.tops:
+        return RectifiedSum(eltwise, relu)
+    return None
+
+
+def _is_plain(step: Step, bottoms: int = 1) -> bool:
+    return (
+        (len(step.bottoms), len(step.tops)) == (bottoms, 1)
+        and not step.layer.param.propagate_down
+        and not any(step.loss_weights)
+    )
+
+
+def _in_place(step: Step, before: Step) -> bool:
+    return before.tops == step.bottoms == step.tops
+
+
+def _is_weighted(step: Step) -> bool:
+    """Whether it has a weight, and its bias is for axis 1, that of the channels."""
+    return isinstance(step.layer, WeightedLayer) and step.layer.output_axis == 1
+
+
+def _has_bias(step: Step) -> bool:
+    return isinstance(step.layer, WeightedLayer) and step.layer.bias_term
+
+
+def _is_affine(batch_norm: Step, step: Step) -> bool:
+    """Whether it is a Scale with a factor for each channel that the BatchNorm has."""
+    scale, normalized = step.layer, batch_norm.layer
+    return (
+        isinstance(scale, Scale)
+        and isinstance(normalized, BatchNorm)
+        and scale.param.scale_param.axis == 1
+        and all(blob.dim() == 1 and len(blob) == normalized.channels for blob in scale.blobs)
+    )
+
+
+def _is_relu(step: Step) -> bool:
+    return isinstance(step.layer, ReLU) and step.layer.negative_slope == 0
+
+
+def _is_max_pool(before: Step, step: Step) -> bool:
+    """Whether it takes the maxima of what the step before has made."""
+    return isinstance(step.layer, Pooling) and step.layer.is_max and step.bottoms == before.tops
+
+
+def _rectify(top: Tensor, bias: Tensor | None) -> Tensor:
+    """relu(top + bias); may write over `top`."""
+    assert bias is not None
+    if kernels.suit(top):
+        from caffe_dns.kernels.bias_relu import BiasedReLU
+
+        result: Tensor = BiasedReLU.apply(top, bias)
+        return result
+    return torch.relu(top + bias.view(-1, *[1] * (top.dim() - 2)))

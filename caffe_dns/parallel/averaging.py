@@ -1,0 +1,173 @@
+"""Gradients averaged over ranks while backward still runs.
+
+A large gradient goes on its way as soon as backward has computed it; small ones do together, in one
+buffer. How numbers travel is the caller's business. torch's DistributedDataParallel does the same
+for a module that is called once per iteration; here a net runs iter_size times, layer by layer,
+with gradients missing at times, and all of it must fit into one CUDA graph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from caffe_dns.device.memory_format import laid_out_as
+
+#: What a buffer holds at most, in bytes: a few large transfers slow the kernels beside them less
+#: than many small ones.
+BUCKET_BYTES = 25 << 20
+#: From how many bytes a gradient travels alone, from where it lies.
+LARGE_BYTES = BUCKET_BYTES
+#: Gradients begin at multiples of so many elements, so that kernels can load several at once.
+_ALIGNMENT = 32
+
+#: Starts to replace a tensor by its mean over all ranks; returns a function that waits for the end.
+StartMean = Callable[[Tensor], Callable[[], object]]
+
+
+class _Bucket:
+    """The gradients of some small parameters in one buffer, each in its parameter's layout."""
+
+    def __init__(self, parameters: Sequence[Tensor]) -> None:
+        self.parameters = parameters
+        starts, size = [], 0
+        for parameter in parameters:
+            starts.append(size)
+            size += -(-parameter.numel() // _ALIGNMENT) * _ALIGNMENT
+        first = parameters[0]
+        self._buffer = torch.zeros(size, dtype=first.dtype, device=first.device)
+        self._gradients = [
+            self._buffer.as_strided(parameter.shape, parameter.stride(), start)
+            for parameter, start in zip(parameters, starts, strict=True)
+        ]
+        #: How many gradients backward has yet to bring.
+        self.missing = len(parameters)
+
+    def load(self) -> Tensor:
+        """What travels: the gradients, zeros for those that there are none of."""
+        places: list[Tensor] = []
+        found: list[Tensor] = []
+        for parameter, gradient in zip(self.parameters, self._gradients, strict=True):
+            if parameter.grad is None:
+                gradient.zero_()
+            else:
+                places.append(gradient)
+                found.append(parameter.grad)
+        if found:
+            torch._foreach_copy_(places, found)
+        return self._buffer
+
+    def unload(self) -> None:
+        """Let the parameters have what the buffer holds now."""
+        for parameter, gradient in zip(self.parameters, self._gradients, strict=True):
+            parameter.grad = gradient
+
+
+class _Lone(_Bucket):
+    """The gradient of one large parameter, which is not copied."""
+
+    def __init__(self, parameter: Tensor) -> None:
+        self.parameters = [parameter]
+        self.missing = 1
+
+    def load(self) -> Tensor:
+        (parameter,) = self.parameters
+        gradient = parameter.grad
+        if gradient is None:
+            gradient = torch.zeros_like(parameter)
+        # All ranks must have their numbers in the same order.
+        parameter.grad = laid_out_as(parameter, gradient)
+        return parameter.grad
+
+    def unload(self) -> None:
+        """It is in its place already."""
+
+
+class GradientAverage:
+    """Replaces the gradients of `parameters` by their means over the ranks.
+
+    `arm` is called before the last backward pass of an iteration, `finish` after it; all ranks do
+    both. Gradients may be missing on some ranks, where they count as zero. Those of `movable`
+    parameters lie in memory of their own, so that they may change while backward still runs.
+    """
+
+    def __init__(
+        self, parameters: Sequence[Tensor], start_mean: StartMean, movable: Sequence[Tensor] = ()
+    ) -> None:
+        self._start_mean = start_mean
+        lone = {id(parameter) for parameter in movable if _is_large(parameter)}
+        self._buckets = [
+            _Lone(group[0]) if id(group[0]) in lone else _Bucket(group)
+            for group in _group(parameters, lone)
+        ]
+        self._waits: list[Callable[[], object]] = []
+        self._armed = False
+        for bucket in self._buckets:
+            for parameter in bucket.parameters:
+                parameter.register_post_accumulate_grad_hook(partial(self._arrived, bucket))
+
+    def arm(self) -> None:
+        """Let gradients go on their way during the next backward pass."""
+        self.reset()
+        self._armed = True
+
+    def finish(self) -> None:
+        """Wait until all gradients are averaged."""
+        self._armed = False
+        for bucket in self._buckets[len(self._waits) :]:
+            self._start(bucket)
+        for wait in self._waits:
+            wait()
+        for bucket in self._buckets:
+            bucket.unload()
+        self._waits.clear()
+
+    def reset(self) -> None:
+        """Forget a backward pass that did not come to its end."""
+        self._armed = False
+        self._waits.clear()
+        for bucket in self._buckets:
+            bucket.missing = len(bucket.parameters)
+
+    def _arrived(self, bucket: _Bucket, parameter: Tensor) -> None:
+        """A gradient is complete, for this backward pass."""
+        if not self._armed:
+            return
+        bucket.missing -= 1
+        # In a fixed order, whatever order gradients come in: it must be the same on all ranks.
+        for ready in self._buckets[len(self._waits) :]:
+            if ready.missing:
+                break
+            self._start(ready)
+
+    def _start(self, bucket: _Bucket) -> None:
+        with torch.no_grad():
+            self._waits.append(self._start_mean(bucket.load()))
+
+
+def _is_large(parameter: Tensor) -> bool:
+    return parameter.numel() * parameter.element_size() >= LARGE_BYTES
+
+
+def _group(parameters: Sequence[Tensor], lone: Collection[int]) -> list[list[Tensor]]:
+    """The parameters in groups, in the order in which backward, from the last on, completes them.
+
+    Those with the ids `lone` are alone; the others do not wait for these, but for each other.
+    """
+    groups: list[list[Tensor]] = []
+    small: list[Tensor] = []
+    room = BUCKET_BYTES
+    for parameter in reversed(parameters):
+        if id(parameter) in lone:
+            groups.append([parameter])
+            continue
+        size = parameter.numel() * parameter.element_size()
+        if small and size > room:
+            groups.append(small)
+            small, room = [], BUCKET_BYTES
+        small.append(parameter)
+        room -= size
+    return [*groups, small] if small else groups

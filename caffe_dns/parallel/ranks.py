@@ -1,0 +1,328 @@
+"""The processes that train one net together: who they are, what they agree on and what they share.
+
+Each has a rank and sees its own part of the data; rank 0 is the one that tests, logs and writes
+files. torch.distributed carries what they exchange (Caffe's `parallel.cpp` is the model). How the
+processes are started is not known here.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
+from types import TracebackType
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from caffe_dns import log
+from caffe_dns.errors import CaffeError, first_line
+from caffe_dns.layers.masked import WeightedLayer
+from caffe_dns.net.params import Param
+from caffe_dns.parallel.averaging import GradientAverage
+from caffe_dns.parallel.heartbeat import BEAT, LONGEST_SILENCE, Heartbeat
+
+#: Says "True" where the process that starts the ranks keeps the store, as torchrun does.
+STORE_IS_KEPT = "TORCHELASTIC_USE_AGENT_STORE"
+#: How long the processes wait for each other at the start.
+_START = timedelta(minutes=10)
+#: How long a rank waits for another: rank 0 may test or write for hours. A rank that has died is
+#: noticed by its heartbeat.
+_PATIENCE = timedelta(days=7)
+#: Newer versions of PyTorch have another name for it.
+_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+#: How often the ranks ask each other about signals, in seconds.
+_BETWEEN_MEETINGS = 0.1
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among those that train together; `local` counts those on this host.
+
+    They meet in a store at `address`:`port`. Who started them keeps it, if `store_is_kept`, else
+    rank 0 does.
+    """
+
+    rank: int
+    size: int
+    local_rank: int
+    local_size: int
+    address: str
+    port: int
+    store_is_kept: bool
+
+
+def find_world() -> World | None:
+    """What torchrun's environment variables say; None for a process that trains alone.
+
+    Raises CaffeError for variables that are missing or make no sense.
+    """
+    if not os.environ.get("RANK") or not os.environ.get("WORLD_SIZE"):
+        return None
+    size = _number("WORLD_SIZE")
+    if size == 1:
+        return None
+    rank, local_rank = _number("RANK"), _number("LOCAL_RANK")
+    local_size = _number("LOCAL_WORLD_SIZE") if "LOCAL_WORLD_SIZE" in os.environ else size
+    if not (rank < size and local_rank < local_size <= size):
+        raise CaffeError(
+            f"RANK {rank} of WORLD_SIZE {size}, LOCAL_RANK {local_rank} of LOCAL_WORLD_SIZE "
+            f"{local_size}: ranks count from 0 and lie below the number of processes"
+        )
+    return World(
+        rank,
+        size,
+        local_rank,
+        local_size,
+        _text("MASTER_ADDR"),
+        _number("MASTER_PORT"),
+        store_is_kept=os.environ.get(STORE_IS_KEPT) == "True",
+    )
+
+
+def _text(variable: str) -> str:
+    value = os.environ.get(variable)
+    if not value:
+        raise CaffeError(
+            f"the environment variable {variable} is missing beside RANK and WORLD_SIZE; "
+            "torchrun gives all of them"
+        )
+    return value
+
+
+def _number(variable: str) -> int:
+    value = _text(variable)
+    if not value.isdigit():
+        raise CaffeError(f"the environment variable {variable} is '{value}', not a number")
+    return int(value)
+
+
+class Ranks:
+    """All ranks of a run, as one of them sees them. Here there is only one."""
+
+    rank = 0
+    size = 1
+    #: Whether all ranks get the same bits when they compute the same.
+    are_alike = True
+
+    @property
+    def is_root(self) -> bool:
+        """Whether this is the rank that tests, logs and writes files."""
+        return self.rank == 0
+
+    def agree(self, ask: Callable[[], int]) -> int:
+        """The largest number that any rank answers. All ranks call this once per iteration.
+
+        With several ranks most calls only count: they give 0, and nobody is asked.
+        """
+        return ask()
+
+    def largest(self, number: int) -> int:
+        """The largest of the numbers that all ranks give, which come here at the same time."""
+        return number
+
+    def from_root(self, number: int) -> int:
+        """The number that rank 0 gives, which is not negative."""
+        return number
+
+    def share(self, params: Sequence[Param]) -> None:
+        """Overwrite weights, masks and statistics with those of rank 0."""
+
+    def average(self, params: Sequence[Param]) -> GradientAverage | None:
+        """What averages the gradients of those that get one; None where there is nobody else."""
+        return None
+
+    def start_gathering(self, values: Tensor) -> Callable[[], Tensor]:
+        """Start to gather the rows [N, ...] of all ranks; returns what waits for them, in order.
+
+        All ranks have as many.
+        """
+        return lambda: values
+
+
+class JoinedRanks(Ranks):
+    """A context in which this process is one of several. Raises CaffeError when they do not meet.
+
+    Everything but gradients and weights goes over the CPU. At an error, one rank alone goes on to
+    say what is wrong; the others end in silence.
+    """
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.rank = world.rank
+        self.size = world.size
+        self._device = torch.device("cpu")
+        self._group: dist.ProcessGroup | None = None
+        self._heartbeat: Heartbeat
+        # Calls of `agree` up to the next meeting and between the last two, and when that was.
+        self._until_meeting = 1
+        self._pause = 1
+        self._met = time.perf_counter()
+
+    def __enter__(self) -> JoinedRanks:
+        log.set_quiet(not self.is_root)
+        world = self.world
+        try:
+            store, _, _ = next(dist.rendezvous("env://", timeout=_START))
+            self._heartbeat = Heartbeat(
+                world.rank,
+                world.size,
+                world.address,
+                world.port,
+                rank_0_keeps=not world.store_is_kept,
+            )
+            dist.init_process_group(
+                "gloo", store=store, rank=world.rank, world_size=world.size, timeout=_PATIENCE
+            )
+        except (RuntimeError, ValueError) as error:
+            raise CaffeError(
+                f"rank {world.rank} of {world.size} does not reach the others at "
+                f"{world.address}:{world.port}: {first_line(error)}"
+            ) from None
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if error is not None:
+            self._fail(error)
+            return
+        with self._connected():
+            dist.barrier()
+            self._heartbeat.stop()
+            # Nobody takes the store away while another still listens to heartbeats.
+            dist.barrier()
+        dist.destroy_process_group()
+
+    def use(self, device: torch.device) -> None:
+        """Exchange gradients and weights between devices of this kind."""
+        on_gpu = device.type == "cuda"
+        host = platform.node()
+        place = f"GPU {device.index}" if on_gpu else "CPU"
+        kind = torch.cuda.get_device_name(device) if on_gpu else (host, torch.get_num_threads())
+        found: list[Any] = [None] * self.size
+        with self._connected():
+            dist.all_gather_object(found, (f"{place} of {host}", kind))
+        places = [place for place, _ in found]
+        self.are_alike = len({kind for _, kind in found}) == 1
+        self._heartbeat.places = places
+        if len({place.startswith("GPU") for place in places}) > 1:
+            raise CaffeError(f"some ranks have a GPU and others have none: {', '.join(places)}")
+        self._device = device
+        if on_gpu:
+            if not dist.is_nccl_available():
+                raise CaffeError("several GPUs need a PyTorch that was built with NCCL")
+            self._group = dist.new_group(backend="nccl", timeout=_PATIENCE)
+
+    # Agreeing -----------------------------------------------------------------------------------
+
+    def agree(self, ask: Callable[[], int]) -> int:
+        self._until_meeting -= 1
+        if self._until_meeting:
+            return 0
+        answer, self._pause = self._largest(ask(), self._next_pause() if self.is_root else 0)
+        self._until_meeting = self._pause
+        return answer
+
+    def largest(self, number: int) -> int:
+        return self._largest(number)[0]
+
+    def from_root(self, number: int) -> int:
+        return self._largest(number if self.is_root else 0)[0]
+
+    def _next_pause(self) -> int:
+        """How many iterations fill the time between meetings; all ranks follow rank 0's clock."""
+        now = time.perf_counter()
+        seconds = (now - self._met) / self._pause
+        self._met = now
+        return max(1, min(2 * self._pause, int(_BETWEEN_MEETINGS / seconds)))
+
+    def _largest(self, *numbers: int) -> list[int]:
+        values = torch.tensor(numbers, dtype=torch.int64)
+        with self._connected():
+            dist.all_reduce(values, dist.ReduceOp.MAX)
+        largest: list[int] = values.tolist()
+        return largest
+
+    # Sharing ------------------------------------------------------------------------------------
+
+    def share(self, params: Sequence[Param]) -> None:
+        for param in params:
+            tensor = param.tensor.detach()
+            values = tensor.contiguous()
+            with self._guard():
+                dist.broadcast(values, 0, group=self._group)
+            tensor.copy_(values)
+
+    def average(self, params: Sequence[Param]) -> GradientAverage | None:
+        learning = [param for param in params if param.tensor.requires_grad]
+        # Other layers may hand down a gradient, or a view of it, that more than one has.
+        movable = [p.tensor for p in learning if isinstance(p.layer, WeightedLayer)]
+        return GradientAverage([p.tensor for p in learning], self._start_mean, movable)
+
+    def start_gathering(self, values: Tensor) -> Callable[[], Tensor]:
+        sent = values.contiguous()
+        gathered = sent.new_empty((self.size * len(sent), *sent.shape[1:]))
+        with self._guard():
+            work = _gather(gathered, sent, group=self._group, async_op=True)
+        return partial(self._wait_for, work, gathered, sent)
+
+    def _start_mean(self, values: Tensor) -> Callable[[], Tensor]:
+        """Start averaging `values` over the ranks, in place; returns what waits for the end."""
+        operation = dist.ReduceOp.AVG
+        if self._device.type != "cuda":  # gloo cannot divide
+            values.mul_(1 / self.size)
+            operation = dist.ReduceOp.SUM
+        with self._guard():
+            work = dist.all_reduce(values, operation, group=self._group, async_op=True)
+        return partial(self._wait_for, work, values)
+
+    def _wait_for(self, work: dist.Work, result: Tensor, *sent: Tensor) -> Tensor:
+        """The result when it is there. Up to then, what was sent has to stay where it is."""
+        with self._guard():
+            work.wait()
+        return result
+
+    # Failing ------------------------------------------------------------------------------------
+
+    def _guard(self) -> AbstractContextManager[None]:
+        # NCCL's errors do not come out of the call; those that do are about a capture.
+        return nullcontext() if self._device.type == "cuda" else self._connected()
+
+    @contextmanager
+    def _connected(self) -> Iterator[None]:
+        """When a connection breaks, another rank has ended; leave it to those who know which."""
+        try:
+            yield
+        except RuntimeError as error:
+            time.sleep(LONGEST_SILENCE + 2 * BEAT)
+            raise CaffeError(f"lost the other ranks: {first_line(error)}") from None
+
+    def _fail(self, error: BaseException) -> None:
+        """Let this rank speak if it is the first that fails; else wait for the end with it."""
+        if not self._heartbeat.claim(told=isinstance(error, CaffeError)):
+            time.sleep(LONGEST_SILENCE)
+        self._heartbeat.stop()
+        code = 130 if isinstance(error, KeyboardInterrupt) else 1
+        atexit.register(self._leave, code)
+
+    def _leave(self, code: int) -> None:
+        """End without waiting for anybody: what is on its way to other ranks never arrives."""
+        sys.stdout.flush()
+        sys.stderr.flush()
+        if self.is_root and not self.world.store_is_kept:
+            # The others still have to see there that this rank has failed.
+            time.sleep(2 * BEAT)
+        os._exit(code)

@@ -1,0 +1,55 @@
+"""What pruning left of a net, layer by layer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from caffe_dns import log
+from caffe_dns.layers.masked import WeightedLayer
+from caffe_dns.net.net import Net
+
+
+@dataclass(frozen=True)
+class LayerCount:
+    """How many of a layer's weights and biases are not zero, masks applied."""
+
+    name: str
+    kept: int
+    total: int
+
+
+def count_kept(net: Net) -> list[LayerCount]:
+    """Counts for every layer with a weight or bias of its own, in the net's order.
+
+    A shared parameter counts with the layer that owns it.
+    """
+    counts = []
+    for step in net.steps:
+        layer = step.layer
+        if not isinstance(layer, WeightedLayer):
+            continue
+        own = [
+            parameter
+            for index, parameter in enumerate(layer.effective())
+            if parameter is not None and net.table.is_owner(layer, index)
+        ]
+        if own:
+            kept = sum(int(parameter.count_nonzero()) for parameter in own)
+            counts.append(LayerCount(layer.name, kept, sum(p.numel() for p in own)))
+    return counts
+
+
+def log_kept(net: Net) -> None:
+    """A line for each layer and one for the whole net, if anything was pruned."""
+    counts = count_kept(net)
+    kept, total = sum(c.kept for c in counts), sum(c.total for c in counts)
+    # A bias or two may be zero by chance; a hundredth of all parameters may not.
+    if total - kept <= total / 100:
+        return
+    for entry in counts:
+        log.info(
+            f"Kept {entry.name}: {entry.kept} of {entry.total} parameters "
+            f"({100 * entry.kept / entry.total:.2f} %)"
+        )
+    ratio = f"{total / kept:.1f} times smaller" if kept else "nothing is left"
+    log.info(f"Kept in all: {kept} of {total} parameters ({ratio})")

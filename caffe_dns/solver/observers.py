@@ -1,0 +1,232 @@
+"""Who looks on while a solver trains: a table of surgery, TensorBoard, and a guard against NaN.
+
+An observer is told of each display and each test. None of them changes the training, and none
+makes the host wait for the device at any other iteration.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from caffe_dns import log
+from caffe_dns.errors import CaffeError
+from caffe_dns.files import write_atomically
+from caffe_dns.net.net import Net
+from caffe_dns.proto.caffe_pb2 import SolverParameter
+from caffe_dns.surgery.masked_layers import Count
+
+
+@dataclass(frozen=True)
+class Display:
+    """What the solver shows at a display: the smoothed loss, the rate, outputs and masks."""
+
+    iteration: int
+    loss: float
+    rate: float
+    outputs: Mapping[str, Tensor]
+    surgery: Sequence[Count]
+
+
+class Observer(Protocol):
+    """Someone who looks on."""
+
+    def displayed(self, display: Display) -> None:
+        """A display was logged."""
+
+    def tested(self, iteration: int, index: int, scores: Mapping[str, Tensor]) -> None:
+        """Test net `index` was scored; `scores` are the means of its outputs."""
+
+    def close(self) -> None:
+        """Training is over."""
+
+
+def log_scores(phase: str, scores: Mapping[str, Tensor], loss_weights: Mapping[str, float]) -> None:
+    """One line for each element of each output (`Solver::Step`, `Solver::Test`)."""
+    number = 0
+    for name, score in scores.items():
+        weight = loss_weights.get(name, 0.0)
+        for value in score.reshape(-1).tolist():
+            text = f"    {phase} net output #{number}: {name} = {log.number(value)}"
+            if weight:
+                text += f" (* {log.number(weight)} = {log.number(weight * value)} loss)"
+            log.info(text)
+            number += 1
+
+
+class SurgeryTable:
+    """A CSV file with one row for each masked layer at each display.
+
+    When training goes on from iteration n, rows from n on, which an interrupted run may have left,
+    give way to the new ones. `threshold` is in standard deviations; for layers of the official kind
+    it is their c_rate. Raises CaffeError when the file cannot be written, or is no such table.
+    """
+
+    COLUMNS = ("iteration", "layer", "kept", "pruned", "sparsity", "spliced_back", "threshold")
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self._started = False
+
+    def displayed(self, display: Display) -> None:
+        rows = [
+            (
+                display.iteration,
+                count.layer,
+                count.kept,
+                count.pruned,
+                log.number(count.sparsity),
+                count.spliced_back,
+                log.number(count.threshold),
+            )
+            for count in display.surgery
+        ]
+        if not rows:
+            return
+        if self._started:
+            self._append(_csv_text(rows))
+        else:
+            earlier = self._read_before(display.iteration)
+            write_atomically(self.path, _csv_text([self.COLUMNS, *earlier, *rows]).encode())
+            self._started = True
+
+    def tested(self, iteration: int, index: int, scores: Mapping[str, Tensor]) -> None:
+        """Scores stand in the log."""
+
+    def close(self) -> None:
+        """The file is complete after each display."""
+
+    def _append(self, text: str) -> None:
+        try:
+            with self.path.open("ab") as file:
+                file.write(text.encode())
+        except OSError as error:
+            raise CaffeError(f"cannot be written: {error.strerror}", file=str(self.path)) from None
+
+    def _read_before(self, iteration: int) -> list[list[str]]:
+        """The rows of an earlier run before this iteration; one that broke off is left out."""
+        if iteration == 0:
+            return []
+        try:
+            text = self.path.read_bytes().decode(errors="replace")
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise CaffeError(f"cannot be read: {error.strerror}", file=str(self.path)) from None
+        rows = list(csv.reader(io.StringIO(text[: text.rfind("\n") + 1])))
+        if tuple(rows[0] if rows else ()) != self.COLUMNS:
+            raise CaffeError("is not a table of surgery; move it elsewhere", file=str(self.path))
+        return [row for row in rows[1:] if row and row[0].isdigit() and int(row[0]) < iteration]
+
+
+def _csv_text(rows: Iterable[Iterable[object]]) -> str:
+    text = io.StringIO(newline="")
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()
+
+
+class TensorBoard:
+    """Losses, scores, the learning rate and sparsities as TensorBoard's event files.
+
+    Points that an interrupted run left from iteration `start` on are dropped by TensorBoard. Raises
+    CaffeError when the folder cannot be written.
+    """
+
+    def __init__(self, folder: str, start: int = 0) -> None:
+        try:
+            self._writer = _summary_writer()(folder, purge_step=start or None)
+        except OSError as error:
+            raise CaffeError(f"cannot be written: {error.strerror}", file=folder) from None
+
+    def displayed(self, display: Display) -> None:
+        iteration = display.iteration
+        self._add("train/smoothed_loss", display.loss, iteration)
+        self._add("train/lr", display.rate, iteration)
+        self._add_scores("train", display.outputs, iteration)
+        for count in display.surgery:
+            self._add(f"sparsity/{count.layer}", count.sparsity, iteration)
+            self._add(f"spliced_back/{count.layer}", count.spliced_back, iteration)
+            self._add(f"threshold/{count.layer}", count.threshold, iteration)
+
+    def tested(self, iteration: int, index: int, scores: Mapping[str, Tensor]) -> None:
+        self._add_scores("test" if index == 0 else f"test_{index}", scores, iteration)
+
+    def close(self) -> None:
+        self._writer.close()
+
+    def _add_scores(self, phase: str, scores: Mapping[str, Tensor], iteration: int) -> None:
+        for name, score in scores.items():
+            values = score.reshape(-1).tolist()
+            for index, value in enumerate(values):
+                title = name if len(values) == 1 else f"{name}_{index}"
+                self._add(f"{phase}/{title}", value, iteration)
+
+    def _add(self, title: str, value: float, iteration: int) -> None:
+        self._writer.add_scalar(title, value, iteration)
+
+
+def check_tensorboard(folder: str) -> None:
+    """Raise CaffeError when the package is missing, or `folder` cannot be a folder."""
+    _summary_writer()
+    if Path(folder).exists() and not Path(folder).is_dir():
+        raise CaffeError("--tensorboard needs a folder, and this is a file", file=folder)
+
+
+def _summary_writer() -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise CaffeError("--tensorboard needs a package: pip install tensorboard") from None
+    return SummaryWriter
+
+
+# Guard ------------------------------------------------------------------------------------------
+
+
+def check_loss(
+    param: SolverParameter, net: Net, iteration: int, loss: Tensor, outputs: Mapping[str, Tensor]
+) -> None:
+    """Raise CaffeError, which says what to try, unless the loss is a finite number.
+
+    `outputs` are looked through for the one to blame. Waits for the device.
+    """
+    value = float(loss)
+    if math.isfinite(value):
+        return
+    names = [name for name in net.loss_weights if name in outputs]
+    guilty = [name for name in names if not bool(outputs[name].isfinite().all())]
+    blamed = ", ".join(f"'{name}'" for name in guilty or net.loss_weights)
+    raise CaffeError(
+        f"Iteration {iteration}: the loss (output {blamed}) is {value}; {_advice(param, net)}"
+    )
+
+
+def check_weights(param: SolverParameter, net: Net, iteration: int) -> None:
+    """Raise CaffeError unless all learnable blobs are finite. Waits for the device once."""
+    blobs = net.learnable_params
+    if not blobs:
+        return
+    finite = torch.stack([blob.tensor.isfinite().all() for blob in blobs]).tolist()
+    if not all(finite):
+        layer = blobs[finite.index(False)].layer.name
+        raise CaffeError(
+            f"Iteration {iteration}: the blobs of layer '{layer}' are no longer finite, so no "
+            f"snapshot is written; {_advice(param, net)}"
+        )
+
+
+def _advice(param: SolverParameter, net: Net) -> str:
+    advice = f"training has diverged: try a base_lr below {log.number(param.base_lr)}"
+    if param.clip_gradients < 0:
+        advice += ", or clip_gradients"
+    if any(step.layer.mask_indices for step in net.steps):
+        advice += ", or lower thresholds"
+    return f"{advice}; if it is so from the start, look at data and weights"

@@ -1,0 +1,160 @@
+"""The masked layers of a net in training: their masks are renewed here, and counted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from caffe_dns import mask_rules
+from caffe_dns.layers.masked import DeviationMasks, MagnitudeMasks
+from caffe_dns.net.net import Net
+from caffe_dns.proto.caffe_pb2 import LayerSurgery
+
+MaskedLayer = DeviationMasks | MagnitudeMasks
+
+
+class Replayed:
+    """A function of tensors that stay in place; on a GPU, from its third call on, a CUDA graph."""
+
+    WARM_UP = 2
+
+    def __init__(self, function: Callable[[], None], device: torch.device) -> None:
+        self._function = function
+        self._capture = device.type == "cuda"
+        self._calls = 0
+        self._graph: torch.cuda.CUDAGraph | None = None
+
+    def __call__(self) -> None:
+        self._calls += 1
+        if not self._capture or self._calls <= self.WARM_UP:
+            self._function()
+            return
+        if self._graph is None:
+            graph = torch.cuda.CUDAGraph()
+            # The thread that reads ahead goes on making CUDA calls meanwhile.
+            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+                self._function()
+            self._graph = graph
+        self._graph.replay()
+
+
+@dataclass(frozen=True)
+class Count:
+    """What the masks of one layer are like, and by which threshold they were renewed.
+
+    `threshold` is the layer's threshold in standard deviations, or its c_rate; `spliced_back`
+    counts since the last display.
+    """
+
+    layer: str
+    kept: int
+    pruned: int
+    spliced_back: int
+    threshold: float
+
+    @property
+    def sparsity(self) -> float:
+        return self.pruned / (self.kept + self.pruned)
+
+
+class Patient:
+    """A masked layer: its masks, and the threshold that they follow."""
+
+    def __init__(self, layer: MaskedLayer) -> None:
+        self.layer = layer
+        self.device = layer.blobs[0].device
+        #: How many connections came back since the last display.
+        self.spliced = torch.zeros((), dtype=torch.int64, device=self.device)
+        #: The threshold in force where it follows a sparsity, in the layer's own terms.
+        self._followed: Tensor | None = None
+        self.follow_definition(LayerSurgery())
+
+    @property
+    def name(self) -> str:
+        return self.layer.name
+
+    @property
+    def size(self) -> int:
+        """How many parameters have a mask."""
+        return sum(mask.numel() for mask in self.layer.mask_blobs())
+
+    @property
+    def setting(self) -> float:
+        """The threshold that the layer renews its masks by, in its own terms."""
+        layer = self.layer
+        return layer.c_rate if isinstance(layer, MagnitudeMasks) else layer.threshold
+
+    @property
+    def threshold(self) -> float:
+        """The threshold in force, in the layer's own terms. Waits for the device."""
+        return self.setting if self._followed is None else float(self._followed)
+
+    @property
+    def followed(self) -> float | None:
+        """The threshold in force where it follows a sparsity. Waits for the device."""
+        return None if self._followed is None else float(self._followed)
+
+    def follow_definition(self, settings: LayerSurgery) -> None:
+        """From now on, renew by the layer's own threshold, or by the one in these settings."""
+        layer = self.layer
+        if isinstance(layer, MagnitudeMasks):
+            given = settings.HasField("c_rate")
+            layer.c_rate = settings.c_rate if given else layer.mask_settings().c_rate
+        else:
+            given = settings.HasField("threshold")
+            layer.threshold = settings.threshold if given else layer.mask_settings().threshold
+        self._followed = None
+        self.renew = Replayed(self._renew, self.device)
+
+    def follow_sparsity(self, threshold: float | None = None) -> None:
+        """From now on, masks are set by `prune_below`; `threshold` is the one in force."""
+        value = self.threshold if threshold is None else threshold
+        self._followed = torch.tensor(value, dtype=torch.float32, device=self.device)
+
+    def kept(self) -> int:
+        """How many parameters are kept. Waits for the device."""
+        return int(sum(mask.count_nonzero() for mask in self.layer.mask_blobs()))
+
+    def strengths(self) -> list[Tensor]:
+        """For each mask, the threshold up to which each of its parameters is kept."""
+        return [
+            mask_rules.strength(distance, mask)
+            for distance, mask in zip(self.layer.distances(), self.layer.mask_blobs(), strict=True)
+        ]
+
+    def prune_below(self, threshold: Tensor, strengths: list[Tensor]) -> None:
+        """Keep exactly what is stronger than a threshold (a distance, 0-dim)."""
+        for mask, strength in zip(self.layer.mask_blobs(), strengths, strict=True):
+            self.spliced += mask_rules.replace(mask, (strength > threshold).to(mask.dtype))
+        assert self._followed is not None
+        self._followed.copy_(self.layer.in_own_terms(threshold.clamp(min=0)))
+
+    def count(self) -> Count:
+        """The state of the masks. Waits for the device."""
+        kept = self.kept()
+        return Count(self.name, kept, self.size - kept, int(self.spliced), self.threshold)
+
+    def forget_spliced(self) -> None:
+        self.spliced.zero_()
+
+    def _renew(self) -> None:
+        self.spliced += self.layer.renew_masks()
+
+
+def find_patients(net: Net) -> list[Patient]:
+    """The masked layers of a net; layers that share a mask are one."""
+    patients = []
+    owners: set[int] = set()
+    for step in net.steps:
+        layer = step.layer
+        if not isinstance(layer, DeviationMasks | MagnitudeMasks) or not layer.mask_indices:
+            continue
+        mask = layer.mask_blobs()[0]
+        # A shared mask belongs to the first layer; others may see it in another shape.
+        if mask.data_ptr() not in owners:
+            owners.add(mask.data_ptr())
+            patients.append(Patient(layer))
+    return patients

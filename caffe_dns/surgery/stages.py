@@ -1,0 +1,206 @@
+"""The stages of a training run: which layers are pruned when, how far, and at which rates.
+
+`plan` makes them from a solver definition and checks them; a definition without stages is one stage
+that lasts the whole run. What happens within a stage is the surgeon's business, and how the masks
+follow a sparsity that of `target`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from caffe_dns.errors import CaffeError
+from caffe_dns.lr_policy import check_policy, learning_rate, next_step
+from caffe_dns.proto.caffe_pb2 import LayerSurgery, SolverParameter, SurgeryStage
+
+#: What a stage's `solver { }` may set.
+STAGE_SETTINGS = (
+    "base_lr",
+    "lr_policy",
+    "gamma",
+    "power",
+    "stepsize",
+    "stepvalue",
+    "surgery_stop_iter",
+    "surgery_iter_gamma",
+    "surgery_iter_power",
+)
+_LAYER_SETTINGS: tuple[Literal["sparsity", "threshold", "c_rate"], ...] = (
+    "sparsity",
+    "threshold",
+    "c_rate",
+)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Iterations `start` to `start + length` of a run; `number` counts from 1.
+
+    `param` is the solver definition as it is in this stage: its max_iter is the stage's length.
+    """
+
+    number: int
+    start: int
+    length: int
+    surgery: SurgeryStage
+    param: SolverParameter
+
+    @property
+    def end(self) -> int:
+        return self.start + self.length
+
+    @property
+    def title(self) -> str:
+        name = self.surgery.name
+        return f"stage {self.number} ({name})" if name else f"stage {self.number}"
+
+    @property
+    def end_iter(self) -> int:
+        """Where, counted from the beginning of the stage, the sparsity is reached."""
+        given = self.surgery.HasField("end_iter")
+        return self.surgery.end_iter if given else max(self.surgery.start_iter, self.length // 2)
+
+    def rate(self, iteration: int, current_step: int) -> tuple[float, int]:
+        """The learning rate at an iteration of the run, and the number of steps passed by then.
+
+        `current_step` is the number of steps passed before.
+        """
+        passed = iteration - self.start
+        step = next_step(self.param, passed, current_step if passed else 0)
+        return learning_rate(self.param, passed, step), step
+
+    def settings_of(self, layer: str) -> LayerSurgery | None:
+        """How the stage prunes a layer; None when it does not."""
+        if not self.surgery.surgery:
+            return None
+        if not self.surgery.layer:
+            return LayerSurgery(name=layer)
+        return next((entry for entry in self.surgery.layer if entry.name == layer), None)
+
+    def shares_target(self, settings: LayerSurgery) -> bool:
+        """Whether a layer with these settings is pruned by what the whole stage is to reach."""
+        has_target = self.surgery.HasField("sparsity") or self.surgery.HasField("compression")
+        return has_target and not any(settings.HasField(name) for name in _LAYER_SETTINGS)
+
+    def error(self, message: str, field: str) -> CaffeError:
+        return CaffeError(message, field=f"surgery_stage {self.number}: {field}")
+
+
+def plan(param: SolverParameter) -> list[Stage]:
+    """The stages of a run, in order. Raises CaffeError for settings that make no sense."""
+    if not param.surgery_stage:
+        return [Stage(1, 0, param.max_iter, SurgeryStage(), param)]
+    stages: list[Stage] = []
+    start = 0
+    for number, surgery in enumerate(param.surgery_stage, start=1):
+        length = surgery.iterations
+        if number == len(param.surgery_stage) and not surgery.HasField("iterations"):
+            length = param.max_iter - start
+        stage = Stage(number, start, length, surgery, _merged(param, surgery, length))
+        if length < 1:
+            raise stage.error(f"must be at least 1, not {length}", "iterations")
+        _check(stage)
+        stages.append(stage)
+        start = stage.end
+    if param.HasField("max_iter") and param.max_iter != start:
+        raise CaffeError(
+            f"is {param.max_iter}, but the iterations of all surgery_stage are {start}; "
+            "leave it out, or make them the same",
+            field="max_iter",
+        )
+    return stages
+
+
+def stage_at(stages: Sequence[Stage], iteration: int) -> Stage:
+    """The stage that an iteration lies in; the last one also for what comes after it."""
+    return next((stage for stage in stages if iteration < stage.end), stages[-1])
+
+
+def parse_target(sparsity: str, compression: float | None) -> SurgeryStage:
+    """The one stage that `--target-sparsity 0.9` or `conv2=0.97,ip1=0.99`, or a compression, asks
+    for. Raises CaffeError for anything else.
+    """
+    stage = SurgeryStage()
+    if compression is not None:
+        stage.compression = compression
+    elif "=" not in sparsity:
+        stage.sparsity = _number(sparsity)
+    else:
+        for entry in sparsity.split(","):
+            name, _, value = entry.partition("=")
+            stage.layer.add(name=name.strip(), sparsity=_number(value))
+    return stage
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise CaffeError(
+            f"--target-sparsity must be a share like 0.9, or layers with shares like "
+            f"conv2=0.97,ip1=0.99; '{text}' is not a number"
+        ) from None
+
+
+def _merged(param: SolverParameter, surgery: SurgeryStage, length: int) -> SolverParameter:
+    merged = SolverParameter()
+    merged.CopyFrom(param)
+    merged.ClearField("surgery_stage")
+    if surgery.solver.stepvalue:
+        merged.ClearField("stepvalue")
+    merged.MergeFrom(surgery.solver)
+    merged.max_iter = length
+    return merged
+
+
+def _check(stage: Stage) -> None:
+    surgery = stage.surgery
+    for field, _ in surgery.solver.ListFields():
+        if field.name not in STAGE_SETTINGS:
+            known = ", ".join(STAGE_SETTINGS)
+            raise stage.error(f"cannot differ in a stage; what can: {known}", field.name)
+    try:
+        check_policy(stage.param)
+    except CaffeError as error:
+        raise stage.error(error.message, error.field or "lr_policy") from None
+    _check_amounts(stage)
+    if surgery.start_iter < 0:
+        raise stage.error(f"must not be negative, but is {surgery.start_iter}", "start_iter")
+    if not surgery.start_iter <= stage.end_iter < stage.length:
+        raise stage.error(
+            f"must lie between start_iter ({surgery.start_iter}) and the stage's last iteration "
+            f"({stage.length - 1}), but is {stage.end_iter}",
+            "end_iter",
+        )
+    if surgery.interval < 1:
+        raise stage.error(f"must be at least 1, not {surgery.interval}", "interval")
+    if not surgery.steepness > 0:
+        raise stage.error(f"must be above 0, not {surgery.steepness:g}", "steepness")
+
+
+def _check_amounts(stage: Stage) -> None:
+    surgery = stage.surgery
+    if surgery.HasField("sparsity") and surgery.HasField("compression"):
+        raise stage.error("give either this or sparsity, not both", "compression")
+    if surgery.HasField("compression") and not surgery.compression >= 1:
+        raise stage.error(f"must be at least 1, not {surgery.compression:g}", "compression")
+    for part in (surgery, *surgery.layer):
+        if part.HasField("sparsity") and not 0 <= part.sparsity < 1:
+            raise stage.error(
+                f"must be at least 0 and below 1, but is {part.sparsity:g}", "sparsity"
+            )
+    names = [entry.name for entry in surgery.layer]
+    for entry in surgery.layer:
+        if names.count(entry.name) > 1:
+            raise stage.error(f"'{entry.name}' is given more than once", "layer")
+        given = [name for name in _LAYER_SETTINGS if entry.HasField(name)]
+        if len(given) > 1:
+            raise stage.error(f"'{entry.name}' can have only one of {', '.join(given)}", "layer")
+        if given and given != ["sparsity"] and surgery.HasField("compression"):
+            raise stage.error(
+                f"'{entry.name}' has a {given[0]}, so what it will keep is not known; "
+                "give it a sparsity",
+                "compression",
+            )

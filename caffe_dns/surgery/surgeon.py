@@ -1,0 +1,306 @@
+"""When surgery happens in a training run, and what it did: the masked layers' part of an iteration.
+
+The mask rules are in `surgery`, the masks in the layers, the stages' settings in `stages`; this is
+the schedule, and the lines of the log.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from caffe_dns import log, mask_rules
+from caffe_dns.errors import nearest
+from caffe_dns.layers.masked import MagnitudeMasks
+from caffe_dns.net.net import Net
+from caffe_dns.proto.caffe_pb2 import LayerSurgery, SurgeryMoments
+from caffe_dns.surgery.masked_layers import Count, Patient, find_patients
+from caffe_dns.surgery.renewal import Renewal
+from caffe_dns.surgery.stages import Stage, stage_at
+from caffe_dns.surgery.target import Target, make_groups
+
+#: What the fork calls the two kinds of layers in its sparsity lines.
+_FORK_NAMES = {"Convolution": "ConV", "InnerProduct": "IP"}
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """When the masks of some patients are renewed in a stage: as draws of their own have it.
+
+    The draws come from `stream`, `draws` of them an iteration, up to iteration `stop` of the stage,
+    which begins at iteration `start` of the run.
+    """
+
+    patients: Sequence[Patient]
+    stream: str
+    gamma: float
+    power: float
+    start: int
+    stop: float
+    draws: int = 1
+    #: Whether the fork draws at every forward pass, rather than once an iteration.
+    at_every_pass: bool = False
+
+    def is_due(self, seed: int, iteration: int, more: str = "") -> bool:
+        """Whether the masks are renewed at an iteration; `more` stands for other draws."""
+        return iteration - self.start < self.stop and mask_rules.happens(
+            seed,
+            self.stream + more,
+            iteration,
+            gamma=self.gamma,
+            power=self.power,
+            draws=self.draws,
+            since=self.start,
+        )
+
+
+class Surgeon:
+    """Renews the masks of one net as the stages of the run and the layers' definitions say.
+
+    Raises CaffeError for a stage that does not fit the net.
+    """
+
+    def __init__(self, net: Net, stages: Sequence[Stage], seed: int) -> None:
+        self.stages = stages
+        self.seed = seed
+        self.patients = find_patients(net)
+        self._parameters = sum(p.tensor.numel() for p in net.learnable_params if not p.is_mask)
+        self._check_stages()
+        self._stage: Stage | None = None
+        #: For the layers of the stage that follow a threshold: when and how. Then for the others.
+        self._schedules: list[Schedule] = []
+        self._renewal = Renewal([])
+        self._target: Target | None = None
+        #: What each layer kept when the stage began.
+        self._kept: dict[str, int] = {}
+        #: What a solver state says of the stage that it was written in.
+        self._restored: dict[str, SurgeryMoments] = {}
+
+    def announce(self) -> None:
+        """One line that says which layers surgery touches, how, and how to switch it off."""
+        if not self.patients:
+            return
+        if len(self.stages) > 1:
+            log.info(f"Surgery in {len(self.stages)} stages. To train without it: --no-surgery")
+            return
+        log.info(f"Surgery on {self._describe(self.stages[0])}. To train without it: --no-surgery")
+
+    def operate(self, iteration: int) -> None:
+        """Renew the masks that are due at this iteration, before its first forward pass."""
+        stage = self._enter(iteration)
+        due = [
+            patient
+            for schedule in self._schedules
+            if schedule.is_due(self.seed, iteration)
+            for patient in schedule.patients
+        ]
+        if due:
+            self._renewal.run(due)
+        if self._target is not None and self._target.is_due(iteration - stage.start):
+            self._target.renew(iteration - stage.start)
+
+    def operate_for_last_display(self, iteration: int) -> None:
+        """Renew masks of the official kind for the forward pass that only shows the last loss.
+
+        The fork's layers draw at every pass in TRAIN, this one at the last iteration's number, so
+        that the last loss and the last test are not those of the last snapshot.
+        """
+        self._enter(iteration)
+        due = [
+            patient
+            for schedule in self._schedules
+            if schedule.at_every_pass and schedule.is_due(self.seed, iteration, more="/last")
+            for patient in schedule.patients
+        ]
+        self._renewal.run(due)
+
+    def display(self) -> list[Count]:
+        """Log the fork's two sparsity lines, then a line for each masked layer; returns these."""
+        counts = [patient.count() for patient in self.patients]
+        for kind, name in _FORK_NAMES.items():
+            some = [
+                count
+                for count, patient in zip(counts, self.patients, strict=True)
+                if patient.layer.type == kind
+            ]
+            if some:
+                pruned = sum(count.pruned for count in some)
+                total = sum(count.kept for count in some) + pruned
+                log.info(f"{name} Sparsity: {log.number(pruned / total)}")
+        for count in counts:
+            log.info(
+                f"Surgery {count.layer}: kept {count.kept}, pruned {count.pruned}, sparsity "
+                f"{log.number(count.sparsity)}, spliced back {count.spliced_back}"
+            )
+        for patient in self.patients:
+            patient.forget_spliced()
+        return counts
+
+    # Stages -------------------------------------------------------------------------------------
+
+    def _check_stages(self) -> None:
+        names = [patient.name for patient in self.patients]
+        for stage in self.stages:
+            for entry in stage.surgery.layer:
+                if entry.name not in names:
+                    raise stage.error(
+                        f"no masked layer is named '{entry.name}'{nearest(entry.name, names)}; "
+                        f"there are: {', '.join(names) or 'none'}",
+                        "layer",
+                    )
+                layer = self.patients[names.index(entry.name)].layer
+                official = isinstance(layer, MagnitudeMasks)
+                if entry.HasField("threshold") if official else entry.HasField("c_rate"):
+                    have, lack = ("c_rate", "threshold") if official else ("threshold", "c_rate")
+                    raise stage.error(
+                        f"'{entry.name}' is of type {layer.type}, which has a {have} and no {lack}",
+                        "layer",
+                    )
+            # Whether the net can become so small at all, should nothing else be left.
+            make_groups(stage, self.patients, dict.fromkeys(names, 0), self._parameters)
+
+    def _enter(self, iteration: int) -> Stage:
+        """The stage of this iteration, after whatever is done once when it begins or goes on."""
+        stage = stage_at(self.stages, iteration)
+        if stage is self._stage:
+            return stage
+        self._stage = stage
+        begins = iteration == stage.start
+        if begins and len(self.stages) > 1 and self.patients:
+            log.info(f"Surgery {stage.title}, up to iteration {stage.end}: {self._describe(stage)}")
+        settings = {patient.name: stage.settings_of(patient.name) for patient in self.patients}
+        chosen = [patient for patient in self.patients if settings[patient.name] is not None]
+        for patient in self.patients:
+            patient.follow_definition(settings[patient.name] or LayerSurgery())
+            if patient in chosen and isinstance(patient.layer, MagnitudeMasks):
+                self._find_moments(patient.layer, begins)
+        self._kept = {patient.name: self._find_kept(patient, begins) for patient in self.patients}
+        groups = make_groups(stage, self.patients, self._kept, self._parameters)
+        followers = [patient for group in groups for patient in group.patients]
+        for patient in followers:
+            entry = self._restored.get(patient.name)
+            known = not begins and entry is not None and entry.HasField("threshold")
+            patient.follow_sparsity(entry.threshold if entry is not None and known else None)
+        self._target = Target(stage, groups) if groups else None
+        others = [patient for patient in chosen if patient not in followers]
+        self._schedules = _schedules(stage, others)
+        self._renewal = Renewal(others)
+        return stage
+
+    def _find_moments(self, layer: MagnitudeMasks, begins: bool) -> None:
+        """Measure the moments when a stage begins; later, take those of the solver state."""
+        entry = self._restored.get(layer.name)
+        if not begins and entry is not None and entry.HasField("mu"):
+            layer.moments.copy_(torch.tensor([entry.mu, entry.sigma]))
+            return
+        layer.measure_moments()
+        if not begins:
+            log.warning(
+                f"The solver state has no surgery moments for layer {layer.name}; "
+                "measured them from the weights as they are now"
+            )
+
+    def _find_kept(self, patient: Patient, begins: bool) -> int:
+        """How many parameters a layer kept when the stage began."""
+        entry = self._restored.get(patient.name)
+        if not begins and entry is not None and entry.HasField("kept"):
+            return entry.kept
+        return patient.kept()
+
+    def _describe(self, stage: Stage) -> str:
+        """The stage's layers and how they are pruned, for the log."""
+        listed = []
+        together = []
+        for patient in self.patients:
+            settings = stage.settings_of(patient.name)
+            if settings is None:
+                continue
+            if settings.HasField("sparsity"):
+                listed.append(f"{patient.name} (to sparsity {log.number(settings.sparsity)})")
+            elif stage.shares_target(settings):
+                together.append(patient.name)
+            else:
+                listed.append(_describe_threshold(patient, settings))
+        if together:
+            listed.append(f"{', '.join(together)} ({_describe_target(stage)})")
+        return ", ".join(listed) or "no layer"
+
+    # State --------------------------------------------------------------------------------------
+
+    def moments(self) -> list[SurgeryMoments]:
+        """What the layers were like when the stage began, for the solver state."""
+        if self._stage is None:
+            return list(self._restored.values())
+        entries = []
+        for patient in self.patients:
+            entry = SurgeryMoments(layer=patient.name)
+            layer = patient.layer
+            if isinstance(layer, MagnitudeMasks) and layer.moments[0] >= 0:
+                entry.mu, entry.sigma = layer.moments.tolist()
+            if self._target is not None:
+                entry.kept = self._kept[patient.name]
+            if patient.followed is not None:
+                entry.threshold = patient.followed
+            if len(entry.ListFields()) > 1:
+                entries.append(entry)
+        return entries
+
+    def restore(self, moments: Sequence[SurgeryMoments]) -> None:
+        """Take over what a solver state says; what it lacks is measured, as the forks do."""
+        self._restored = {entry.layer: entry for entry in moments}
+        self._stage = None
+
+
+def _schedules(stage: Stage, patients: Sequence[Patient]) -> list[Schedule]:
+    """How a stage has it for the layers that follow a threshold."""
+    param = stage.param
+    schedules = []
+    together = []
+    for patient in patients:
+        layer = patient.layer
+        if not isinstance(layer, MagnitudeMasks):
+            together.append(patient)
+            continue
+        settings = layer.mask_settings()
+        schedules.append(
+            Schedule(
+                [patient],
+                layer.name,
+                settings.gamma,
+                settings.power,
+                stage.start,
+                settings.iter_stop,
+                # The fork draws at each forward pass, so iter_size times an iteration.
+                draws=param.iter_size,
+                at_every_pass=True,
+            )
+        )
+    if together:
+        stop = param.surgery_stop_iter if param.HasField("surgery_stop_iter") else math.inf
+        gamma, power = param.surgery_iter_gamma, param.surgery_iter_power
+        schedules.append(Schedule(together, "solver", gamma, power, stage.start, stop))
+    return schedules
+
+
+def _describe_threshold(patient: Patient, settings: LayerSurgery) -> str:
+    layer = patient.layer
+    if isinstance(layer, MagnitudeMasks):
+        own = layer.mask_settings()
+        c_rate = settings.c_rate if settings.HasField("c_rate") else own.c_rate
+        until = log.number(own.iter_stop)
+        return f"{layer.name} (c_rate {log.number(c_rate)}, until iteration {until})"
+    own_threshold = layer.mask_settings().threshold
+    threshold = settings.threshold if settings.HasField("threshold") else own_threshold
+    return f"{layer.name} (threshold {log.number(threshold)})"
+
+
+def _describe_target(stage: Stage) -> str:
+    surgery_stage = stage.surgery
+    if surgery_stage.HasField("compression"):
+        goal = f"to {log.number(surgery_stage.compression)} times fewer parameters"
+    else:
+        goal = f"to sparsity {log.number(surgery_stage.sparsity)}"
+    return f"{goal}, from iteration {surgery_stage.start_iter} to {stage.end_iter} of the stage"

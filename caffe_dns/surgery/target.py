@@ -1,0 +1,132 @@
+"""Surgery to a given sparsity: how many parameters are kept when, and the thresholds that follow.
+
+The thresholds come from the weights themselves, at each renewal anew. Within a layer the largest
+are kept, with the hysteresis of the official surgery; how many each of several layers keeps is
+found by comparing their parameters' relative strengths.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from caffe_dns import mask_rules
+from caffe_dns.surgery.masked_layers import Patient, Replayed
+from caffe_dns.surgery.stages import Stage
+
+
+@dataclass(frozen=True)
+class Group:
+    """Layers that keep `start` parameters together when a stage begins, and `end` in the end."""
+
+    patients: Sequence[Patient]
+    start: int
+    end: int
+
+
+class Target:
+    """Renews the masks of a stage's layers that are to reach a sparsity."""
+
+    def __init__(self, stage: Stage, groups: Sequence[Group]) -> None:
+        self.groups = groups
+        self._first, self._last = stage.surgery.start_iter, stage.end_iter
+        self._interval, self._steepness = stage.surgery.interval, stage.surgery.steepness
+        device = groups[0].patients[0].device
+        self._wanted = torch.zeros(len(groups), dtype=torch.int64, device=device)
+        self._renew = Replayed(self._renew_groups, device)
+
+    def is_due(self, iteration: int) -> bool:
+        """Whether masks are renewed at an iteration, counted from the beginning of the stage."""
+        if iteration == self._last:
+            return True
+        first = self._first
+        return first <= iteration < self._last and (iteration - first) % self._interval == 0
+
+    @torch.no_grad()
+    def renew(self, iteration: int) -> None:
+        """Renew all masks as the schedule has it at this iteration of the stage."""
+        length = self._last - self._first
+        progress = (iteration - self._first) / length if length else 1.0
+        kept = [
+            mask_rules.kept_at(progress, group.start, group.end, self._steepness)
+            for group in self.groups
+        ]
+        self._wanted.copy_(torch.tensor(kept))
+        self._renew()
+
+    def _renew_groups(self) -> None:
+        for group, wanted in zip(self.groups, self._wanted.split(1), strict=True):
+            _keep_strongest(group.patients, wanted)
+
+
+def make_groups(
+    stage: Stage, patients: Sequence[Patient], kept: Mapping[str, int], parameters: int
+) -> list[Group]:
+    """What a stage's sparsities mean in numbers of parameters.
+
+    `patients` are all masked layers of the net, `kept` says how many parameters each keeps when the
+    stage begins, and `parameters` is how many the net has. Raises CaffeError when the net cannot
+    become as small as that.
+    """
+    groups, together, others = [], [], []
+    for patient in patients:
+        settings = stage.settings_of(patient.name)
+        if settings is not None and settings.HasField("sparsity"):
+            end = int((1 - settings.sparsity) * patient.size + _ROUNDING)
+            groups.append(Group([patient], kept[patient.name], end))
+        elif settings is not None and stage.shares_target(settings):
+            together.append(patient)
+        else:
+            others.append(patient)
+    if together:
+        size = sum(patient.size for patient in together)
+        if stage.surgery.HasField("compression"):
+            masked = sum(patient.size for patient in patients)
+            elsewhere = sum(group.end for group in groups)
+            elsewhere += sum(kept[patient.name] for patient in others)
+            elsewhere += parameters - masked
+            end = _left_for(stage, parameters, elsewhere, len(together))
+        else:
+            end = int((1 - stage.surgery.sparsity) * size + _ROUNDING)
+        start = sum(kept[patient.name] for patient in together)
+        groups.append(Group(together, start, end))
+    return groups
+
+
+#: 1 - 0.99 is a little less than 0.01.
+_ROUNDING = 1e-6
+
+
+def _left_for(stage: Stage, parameters: int, elsewhere: int, layers: int) -> int:
+    left = int(parameters / stage.surgery.compression + _ROUNDING) - elsewhere
+    if left < layers:
+        most = parameters / (elsewhere + layers)
+        raise stage.error(
+            f"{stage.surgery.compression:g} times smaller is out of reach: of {parameters} "
+            f"parameters, {elsewhere} stay in any case; at most {most:.4g} times",
+            "compression",
+        )
+    return left
+
+
+def _keep_strongest(patients: Sequence[Patient], wanted: Tensor) -> None:
+    """Renew the masks of some layers so that they keep `wanted` (int64, one element) together."""
+    strengths = [patient.strengths() for patient in patients]
+    ranked = [
+        torch.cat([strength.reshape(-1) for strength in own]).sort(descending=True).values
+        for own in strengths
+    ]
+    relative = [mask_rules.relative_strength(values) for values in ranked]
+    limit = _next_after(torch.cat(relative).sort(descending=True).values, wanted)
+    for patient, own, values, shares in zip(patients, strengths, ranked, relative, strict=True):
+        kept = (shares > limit).sum().view(1)
+        patient.prune_below(_next_after(values, kept).view(()), own)
+
+
+def _next_after(descending: Tensor, kept: Tensor) -> Tensor:
+    """The largest value that is not among the first `kept`; below all values when none is left."""
+    return pad(descending, (0, 1), value=-1.0)[kept]

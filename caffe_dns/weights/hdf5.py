@@ -1,0 +1,95 @@
+"""Trained weights in HDF5: the groups `data` and `diff` of a .caffemodel.h5.
+
+Restates `Net::CopyTrainedLayersFromHDF5` and `Net::ToHDF5` (net.cpp). A blob that is shared is
+stored once, with the layer that owns it. Unlike Caffe, layers may have slashes in their names: they
+are groups in groups.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Mapping
+
+import h5py
+import numpy as np
+from torch import Tensor
+
+from caffe_dns import log
+from caffe_dns.errors import CaffeError, first_line
+from caffe_dns.layers.base import Layer
+from caffe_dns.layers.masked import WeightedLayer
+from caffe_dns.net.net import Net
+from caffe_dns.net.params import Param
+from caffe_dns.weights.fitting import Stored, assign, fit
+
+
+def copy_from_hdf5(net: Net, file: str) -> None:
+    """Copy the blobs of every layer of `file` into the net's layer of the same name.
+
+    Raises CaffeError for a file that is not a model, and for blobs that do not fit.
+    """
+    try:
+        with h5py.File(file, "r") as root:
+            for name, stored in _layers(root.get("data")):
+                layer = net.layer(name)
+                if layer is None:
+                    log.info(f"Ignoring source layer {name}")
+                else:
+                    _copy_layer(net, layer, stored)
+    except (OSError, ValueError) as error:
+        raise CaffeError(f"is not a model in HDF5: {first_line(error)}") from None
+
+
+def _layers(data: h5py.Group | None) -> Iterator[tuple[str, dict[int, np.ndarray]]]:
+    """Layer names with their datasets by blob index."""
+    if not isinstance(data, h5py.Group):
+        raise CaffeError("is not a model in HDF5: it has no group 'data'")
+    groups = [data[name] for name in _group_names(data)]
+    for group in groups:
+        datasets = {name: item for name, item in group.items() if isinstance(item, h5py.Dataset)}
+        if datasets or not len(group):
+            name = group.name.removeprefix(f"{data.name}/")
+            yield name, {int(i): np.array(d[()], np.float32) for i, d in datasets.items()}
+
+
+def _group_names(data: h5py.Group) -> list[str]:
+    names: list[str] = []
+    data.visititems(lambda name, item: names.append(name) if isinstance(item, h5py.Group) else None)
+    return names
+
+
+def _copy_layer(net: Net, layer: Layer, stored: dict[int, np.ndarray]) -> None:
+    count = len(layer.blobs)
+    if isinstance(layer, WeightedLayer):
+        # How many blobs the layer had that was stored; masks come after weight and bias.
+        count = max([2 if layer.bias_term else 1, *(index + 1 for index in stored)])
+    slots: list[Stored] = [stored.get(index) for index in range(count)]
+    if len(stored) > sum(slot is not None for slot in slots):
+        raise layer.error(
+            f"Incompatible number of blobs: the model has {max(stored) + 1}, the layer {count}"
+        )
+    fitted = fit(layer, slots)
+    for index, array in enumerate(fitted):
+        # What the file leaves out is shared with another layer, which brings it.
+        own = index not in layer.mask_indices and net.table.is_owner(layer, index)
+        if array is None and own:
+            raise layer.error(f"Incompatible number of blobs: the model has no blob {index}")
+    assign(layer, fitted)
+
+
+def to_hdf5(net: Net, diffs: Mapping[Param, Tensor] | None) -> bytes:
+    """The content of a file with the net's blobs, and their `diffs` if there are any."""
+    stream = io.BytesIO()
+    with h5py.File(stream, "w") as root:
+        data = root.create_group("data")
+        diff = None if diffs is None else root.create_group("diff")
+        for step in net.steps:
+            group = data.require_group(step.layer.name)
+            diff_group = None if diff is None else diff.require_group(step.layer.name)
+            for index, tensor in enumerate(step.layer.blobs):
+                if net.table.is_owner(step.layer, index):
+                    group[str(index)] = tensor.detach().cpu().numpy()
+                if diff_group is not None and diffs is not None:
+                    values = diffs[net.table.owner(step.layer, index)].reshape(tensor.shape)
+                    diff_group[str(index)] = values.cpu().numpy()
+    return stream.getvalue()

@@ -1,0 +1,159 @@
+"""Trained weights between files and a net: .caffemodel (protobuf) and .caffemodel.h5 (HDF5).
+
+Layers are matched by name (`Net::CopyTrainedLayersFrom`, `Net::ToProto` in net.cpp). How the blobs
+of models with and without masks are fitted is in `stored_blobs`, HDF5 in `hdf5_weights`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+
+from caffe_dns import log
+from caffe_dns.errors import CaffeError
+from caffe_dns.files import write_atomically
+from caffe_dns.layers.base import Layer
+from caffe_dns.net.net import Net
+from caffe_dns.net.params import Param
+from caffe_dns.proto.blobs import array_to_blob, blob_to_array
+from caffe_dns.proto.caffe_pb2 import BlobProto, NetParameter
+from caffe_dns.proto.text import write_binary
+from caffe_dns.proto.upgrade import read_weights
+from caffe_dns.weights.fitting import assign, fit, mismatch
+
+HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
+
+
+def weight_files(files: str) -> list[str]:
+    """The names in a list separated by commas. Raises CaffeError when one is empty."""
+    names = [part.strip() for part in files.split(",")]
+    if not all(names):
+        raise CaffeError(f"the list of weights '{files}' has an empty name in it")
+    return names
+
+
+def load_weights(net: Net, files: str) -> None:
+    """Copy trained layers from one file, or from several separated by commas, one after the other.
+
+    Raises CaffeError for a file that cannot be read and for blobs that do not fit.
+    """
+    for file in weight_files(files):
+        copy_trained_layers(net, file)
+
+
+def copy_trained_layers(net: Net, file: str) -> None:
+    """Copy the blobs of every layer of `file` into the net's first layer of the same name."""
+    try:
+        if is_hdf5(file):
+            from caffe_dns.weights.hdf5 import copy_from_hdf5  # here, because h5py takes long
+
+            copy_from_hdf5(net, file)
+        else:
+            _copy_from_proto(net, read_weights(file))
+    except CaffeError as error:
+        raise _explain(file, error) from None
+
+
+def _explain(file: str, error: CaffeError) -> CaffeError:
+    """Say so when a solver state was given where a model belongs."""
+    if ".solverstate" in Path(file).name and Path(file).is_file():
+        return CaffeError(
+            "is a solver state, not a model; give it with -snapshot, or give the .caffemodel "
+            "to -weights",
+            file=file,
+        )
+    return error.locate(file=file)
+
+
+def is_hdf5(file: str | Path) -> bool:
+    """Whether a file begins like HDF5. Raises CaffeError when it cannot be opened."""
+    try:
+        with open(file, "rb") as stream:
+            return stream.read(len(HDF5_SIGNATURE)) == HDF5_SIGNATURE
+    except OSError as error:
+        raise CaffeError(f"cannot be read: {error.strerror}", file=str(file)) from None
+
+
+def save_weights(
+    net: Net,
+    file: str | Path,
+    *,
+    hdf5: bool = False,
+    diffs: Mapping[Param, Tensor] | None = None,
+) -> None:
+    """Write the net's layers and blobs as Caffe does, with a diff for each of them if given."""
+    if hdf5:
+        from caffe_dns.weights.hdf5 import to_hdf5
+
+        write_atomically(file, to_hdf5(net, diffs))
+    else:
+        write_binary(file, net_to_proto(net, diffs))
+
+
+def net_to_proto(net: Net, diffs: Mapping[Param, Tensor] | None = None) -> NetParameter:
+    """The net as Caffe stores it: its layers, splits included, each with its blobs."""
+    param = NetParameter(name=net.name)
+    for step in net.steps:
+        layer = param.layer.add()
+        layer.CopyFrom(step.layer.param)
+        del layer.blobs[:]
+        for index, tensor in enumerate(step.layer.blobs):
+            diff = None
+            if diffs is not None:
+                diff = _to_array(diffs[net.table.owner(step.layer, index)])
+            layer.blobs.append(array_to_blob(_to_array(tensor), diff))
+    return param
+
+
+def load_definition_blobs(net: Net) -> None:
+    """Take over blobs that stand in the definition itself (`Layer::Layer`)."""
+    for step in net.steps:
+        if step.layer.param.blobs:
+            _copy_layer(step.layer, list(step.layer.param.blobs))
+
+
+def share_weights(net: Net, owner: Net) -> None:
+    """Let `net` use the blobs of `owner`, layer by layer (`Net::ShareTrainedLayersWith`).
+
+    Raises CaffeError for blobs that differ in number or shape.
+    """
+    for step in owner.steps:
+        target = net.layer(step.layer.name)
+        if target is None:
+            log.info(f"Ignoring source layer {step.layer.name}")
+            continue
+        source_blobs, target_blobs = step.layer.blobs, target.blobs
+        if len(source_blobs) != len(target_blobs):
+            raise target.error(
+                f"Incompatible number of blobs: {len(target_blobs)} here, "
+                f"{len(source_blobs)} in the training net"
+            )
+        for index, (source, blob) in enumerate(zip(source_blobs, target_blobs, strict=True)):
+            if source.shape != blob.shape:
+                raise target.error(mismatch(index, tuple(source.shape), tuple(blob.shape)))
+            target.share_blob(index, step.layer, index)
+
+
+def _copy_from_proto(net: Net, param: NetParameter) -> None:
+    for source in param.layer:
+        layer = net.layer(source.name)
+        if layer is None:
+            log.info(f"Ignoring source layer {source.name}")
+        else:
+            _copy_layer(layer, list(source.blobs))
+
+
+def _copy_layer(layer: Layer, blobs: list[BlobProto]) -> None:
+    try:
+        arrays = fit(layer, [blob_to_array(blob) for blob in blobs])
+    except CaffeError as error:
+        raise error.locate(layer=layer.name) from None
+    assign(layer, arrays, legacy=any(not blob.HasField("shape") for blob in blobs))
+
+
+def _to_array(tensor: Tensor) -> np.ndarray:
+    # Not ascontiguousarray, which would give a single number an axis.
+    return tensor.detach().contiguous().cpu().numpy()

@@ -1,0 +1,195 @@
+"""deploy.prototxt from train_val.prototxt."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from caffe_dns import load_net
+from caffe_dns.errors import CaffeError
+from caffe_dns.export.deploy import Deployment, deploy
+from caffe_dns.layers.base import Shape
+from caffe_dns.proto.caffe_pb2 import LayerParameter, NetParameter
+from caffe_dns.proto.text import parse_text
+from caffe_dns.proto.upgrade import read_net
+from tests.oracle import GOLDEN
+
+MODELS = Path(__file__).parents[2] / "models"
+DATA = (
+    'layer { name: "d" type: "Data" top: "data" top: "label" transform_param { scale: 0.5 }'
+    ' data_param { source: "gone" batch_size: 9 } }'
+)
+SCORES = (
+    'layer { name: "ip" type: "InnerProduct" bottom: "data" top: "ip"'
+    " inner_product_param { num_output: 4 } }"
+)
+
+
+def make(text: str, *, shapes: tuple[Shape, ...] = ((3, 8, 6),), batch: int = 1) -> Deployment:
+    return deploy(parse_text(text, NetParameter).message, shapes=shapes, batch=batch)
+
+
+def shown(param: NetParameter) -> list[str]:
+    """Every layer as `type bottoms > tops`."""
+    return [f"{x.type} {','.join(x.bottom)}>{','.join(x.top)}" for x in param.layer]
+
+
+def settings(layer: LayerParameter) -> LayerParameter:
+    """What a layer computes: all but its name, and stride 1, which says nothing."""
+    copy = LayerParameter()
+    copy.CopyFrom(layer)
+    copy.ClearField("name")
+    return copy
+
+
+@pytest.mark.parametrize("folder", sorted(path.parent.name for path in MODELS.glob("*/deploy.*")))
+@pytest.mark.parametrize("file", ["train_val.prototxt", "prune_train_val.prototxt"])
+def test_models_have_the_deploy_net_that_is_made_of_them(folder: str, file: str) -> None:
+    if not (MODELS / folder / file).exists():
+        pytest.skip("this model has one definition for training only")
+    expected = read_net(MODELS / folder / "deploy.prototxt").message
+    item = tuple(expected.layer[0].input_param.shape[0].dim)[1:]
+    given = read_net(MODELS / folder / file).message
+    has_data = any(layer.type == "Data" for layer in given.layer)
+    made = deploy(given, shapes=[item] if has_data else []).param
+    assert [settings(layer) for layer in made.layer] == [settings(x) for x in expected.layer]
+
+
+def test_official_layers_become_standard_ones(tmp_path: Path) -> None:
+    given = read_net(MODELS / "lenet" / "guo_train_val.prototxt").message
+    expected = read_net(MODELS / "lenet" / "deploy.prototxt").message
+    assert shown(deploy(given, shapes=[(1, 28, 28)]).param) == shown(expected)
+
+
+def test_shapes_come_from_the_data(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(GOLDEN)
+    parsed = read_net(GOLDEN / "runs" / "sgd_inv" / "train_val.prototxt")
+    made = deploy(parsed.message, batch=7)
+    assert list(made.param.layer[0].input_param.shape[0].dim) == [7, 1, 28, 28]
+    (tmp_path / "deploy.prototxt").write_text(made.to_text())
+    net = load_net(
+        tmp_path / "deploy.prototxt", weights=GOLDEN / "runs/sgd_inv/snap_iter_20.caffemodel"
+    )
+    assert net.inputs == ["data"]
+    assert net.outputs == ["prob"]
+    assert net.blob_shapes["prob"] == (7, 10)
+
+
+def test_remarks_say_what_the_data_layers_did() -> None:
+    loss = 'layer { name: "l" type: "SoftmaxWithLoss" bottom: "ip" bottom: "label" }'
+    text = make(DATA + SCORES + loss).to_text()
+    assert text.startswith("# data: has to come as the layer 'd' made it: scale: 0.5\n")
+    assert parse_text(text, NetParameter).message.layer[-1].name == "prob"
+
+
+@pytest.mark.parametrize(
+    ("layers", "expected"),
+    [
+        (
+            'layer { name: "l" type: "SigmoidCrossEntropyLoss" bottom: "ip" bottom: "label" }',
+            ["Sigmoid ip>prob"],
+        ),
+        ('layer { name: "l" type: "HingeLoss" bottom: "ip" bottom: "label" }', []),
+        (
+            'layer { name: "p" type: "Softmax" bottom: "ip" top: "p" }'
+            'layer { name: "a" type: "Accuracy" bottom: "p" bottom: "label" top: "a" }'
+            'layer { name: "l" type: "SoftmaxWithLoss" bottom: "ip" bottom: "label" }',
+            ["Softmax ip>p"],
+        ),
+        (
+            'layer { name: "l" type: "SoftmaxWithLoss" bottom: "ip" bottom: "label"'
+            " include { phase: TRAIN } }"
+            'layer { name: "a" type: "Accuracy" bottom: "ip" bottom: "label" top: "a" }',
+            ["Softmax ip>prob"],
+        ),
+        ('layer { name: "a" type: "Accuracy" bottom: "ip" bottom: "label" top: "a" }', []),
+        (
+            'layer { name: "m" type: "Power" bottom: "label" top: "m" }'
+            'layer { name: "l" type: "EuclideanLoss" bottom: "m" bottom: "ip" }'
+            'layer { name: "s" type: "Silence" bottom: "label" }',
+            [],
+        ),
+        (
+            'layer { name: "r" type: "Reduction" bottom: "ip" top: "r" loss_weight: 2 }'
+            'layer { name: "x" type: "ArgMax" bottom: "ip" top: "x" }',
+            ["ArgMax ip>x"],
+        ),
+        (
+            'layer { name: "f" type: "Flatten" bottom: "data" top: "flat" }'
+            'layer { name: "l" type: "EuclideanLoss" bottom: "ip" bottom: "flat" }',
+            [],
+        ),
+        (
+            'layer { name: "one" type: "SoftmaxWithLoss" bottom: "ip" bottom: "label" }'
+            'layer { name: "two" type: "SigmoidCrossEntropyLoss" bottom: "ip" bottom: "label" }',
+            ["Softmax ip>prob_one", "Sigmoid ip>prob_two"],
+        ),
+        (
+            'layer { name: "prob" type: "ReLU" bottom: "ip" top: "prob" }'
+            'layer { name: "l" type: "SoftmaxWithLoss" bottom: "prob" bottom: "label" }',
+            ["ReLU ip>prob", "Softmax prob>l_prob"],
+        ),
+    ],
+)
+def test_heads(layers: str, expected: list[str]) -> None:
+    made = shown(make(DATA + SCORES + layers).param)
+    assert made == ["Input >data", "InnerProduct data>ip", *expected]
+
+
+def test_siamese_nets_lose_the_similarity_and_keep_shared_names() -> None:
+    def branch(bottom: str, top: str) -> str:
+        return (
+            f'layer {{ name: "{top}" type: "InnerProduct" bottom: "{bottom}" top: "{top}"'
+            ' param { name: "w" lr_mult: 1 } param { lr_mult: 2 }'
+            " inner_product_param { num_output: 2 weight_filler { type: 'xavier' } } }"
+        )
+
+    text = (
+        DATA.replace('"label"', '"sim"')
+        + 'layer { name: "s" type: "Slice" bottom: "data" top: "a" top: "b" }'
+        + branch("a", "feat")
+        + branch("b", "feat_p")
+        + 'layer { name: "l" type: "ContrastiveLoss" bottom: "feat" bottom: "feat_p"'
+        + ' bottom: "sim" }'
+    )
+    made = make(text, shapes=((2, 4, 4),)).param
+    assert shown(made) == [
+        "Input >data",
+        "Slice data>a,b",
+        "InnerProduct a>feat",
+        "InnerProduct b>feat_p",
+    ]
+    specs = made.layer[-1].param
+    assert [spec.name for spec in specs] == ["w"]
+    assert not specs[0].HasField("lr_mult")
+    assert not made.layer[-1].inner_product_param.HasField("weight_filler")
+
+
+def test_auxiliary_losses() -> None:
+    param = read_net(MODELS / "googlenet" / "train_val.prototxt").message
+    made = deploy(param, shapes=[(3, 224, 224)])
+    assert made.remarks[-1] == "Left out, as its loss_weight is lower: loss1/loss, loss2/loss"
+    every = deploy(param, shapes=[(3, 224, 224)], all_losses=True).param
+    assert [layer.top[0] for layer in every.layer if layer.type == "Softmax"] == [
+        "prob_loss1/loss",
+        "prob_loss2/loss",
+        "prob_loss3/loss3",
+    ]
+
+
+def test_a_deploy_net_stays_what_it_is_but_for_the_batch() -> None:
+    given = read_net(MODELS / "lenet" / "deploy.prototxt").message
+    assert deploy(given).param == given
+    made = deploy(given, batch=5).param
+    assert made.layer[0].input_param.shape[0].dim[0] == 5
+
+
+def test_wrong_input() -> None:
+    param = read_net(MODELS / "lenet" / "train_val.prototxt").message
+    with pytest.raises(CaffeError, match=r"2 shape.s. given for 1 data layer"):
+        deploy(param, shapes=[(1, 28, 28), (3,)])
+    with pytest.raises(CaffeError, match=r"layer 'd'.*give the shape of an item: --shape"):
+        make(DATA + SCORES, shapes=())
+    with pytest.raises(CaffeError, match="nothing is left"):
+        make(DATA + 'layer { name: "s" type: "Silence" bottom: "data" bottom: "label" }')

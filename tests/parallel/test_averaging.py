@@ -1,0 +1,188 @@
+"""Gradients averaged in buffers, with sums of ranks that are only imagined."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from caffe_dns.parallel import averaging
+from caffe_dns.parallel.averaging import GradientAverage
+
+
+class Others:
+    """Two other ranks, which have the same gradients and more: each adds 6 to every number."""
+
+    def __init__(self) -> None:
+        self.started: list[int] = []
+        self.waited: list[int] = []
+
+    def start_mean(self, values: Tensor) -> Callable[[], None]:
+        number = len(self.started)
+        self.started.append(values.numel())
+
+        def wait() -> None:
+            values.add_(2 * 6 / 3)
+            self.waited.append(number)
+
+        return wait
+
+
+def parameters(*shapes: tuple[int, ...]) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return [torch.randn(shape, generator=generator).requires_grad_() for shape in shapes]
+
+
+def gradients(tensors: list[Tensor]) -> list[Tensor]:
+    found = []
+    for tensor in tensors:
+        assert tensor.grad is not None
+        found.append(tensor.grad)
+    return found
+
+
+def test_gradients_become_their_mean() -> None:
+    tensors = parameters((3, 5), (7,), (2, 3, 4, 5))
+    tensors[2] = tensors[2].detach().to(memory_format=torch.channels_last).requires_grad_()
+    others = Others()
+    average = GradientAverage(tensors, others.start_mean)
+    for _ in range(2):
+        for tensor in tensors:
+            tensor.grad = None
+        average.arm()
+        sum(tensor.square().sum() for tensor in tensors).backward()  # type: ignore[union-attr]
+        average.finish()
+        for tensor, gradient in zip(tensors, gradients(tensors), strict=True):
+            torch.testing.assert_close(gradient, 2 * tensor.detach() + 4)
+            assert gradient.stride() == tensor.stride()
+            assert gradient.data_ptr() % 128 == gradients(tensors)[0].data_ptr() % 128
+    assert len(others.started) == 2
+    assert others.waited == [0, 1]
+
+
+def test_only_the_last_pass_counts_as_complete() -> None:
+    tensors = parameters((4, 6), (5,))
+    others = Others()
+    average = GradientAverage(tensors, others.start_mean)
+    for number in range(3):
+        if number == 2:
+            average.arm()
+        assert not others.started
+        sum(tensor.square().sum() for tensor in tensors).backward()  # type: ignore[union-attr]
+    assert others.started
+    average.finish()
+    for tensor, gradient in zip(tensors, gradients(tensors), strict=True):
+        torch.testing.assert_close(gradient, 6 * tensor.detach() + 4)
+
+
+def test_gradients_that_are_missing_count_as_zero() -> None:
+    """On all ranks alike: the buffers travel in the same order."""
+    tensors = parameters((4, 6), (5,), (3,))
+    others = Others()
+    average = GradientAverage(tensors, others.start_mean)
+    average.arm()
+    tensors[0].square().sum().backward()
+    average.finish()
+    torch.testing.assert_close(gradients(tensors)[0], 2 * tensors[0].detach() + 4)
+    assert all(bool((gradient == 4).all()) for gradient in gradients(tensors)[1:])
+    average.arm()  # and nothing has stayed behind in the buffers
+    for tensor in tensors:
+        tensor.grad = None
+    average.finish()
+    assert all(bool((gradient == 4).all()) for gradient in gradients(tensors))
+
+
+def test_a_parameter_used_twice_arrives_once() -> None:
+    (weight,) = parameters((4, 4))
+    others = Others()
+    average = GradientAverage([weight], others.start_mean)
+    average.arm()
+    (weight.sum() + 3 * weight.reshape(2, 8).sum()).backward()
+    assert len(others.started) == 1
+    average.finish()
+    assert bool((gradients([weight])[0] == 4 + 4).all())
+
+
+def test_buffers_go_while_backward_runs_from_the_last_layer_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(averaging, "BUCKET_BYTES", 4 * 64)
+    tensors = parameters((3, 32), (32, 4), (2, 32), (32, 2), (32,), (2,))
+    others = Others()
+    average = GradientAverage(tensors, others.start_mean)
+    seen: list[int] = []
+    first, second, third, fourth, bias, last = tensors
+    average.arm()
+    hidden = torch.ones(1, 3) @ first
+    hidden.register_hook(lambda gradient: seen.append(len(others.started)))
+    out = hidden @ second.repeat(1, 8) + bias
+    ((out @ fourth) @ third[:, :2] + last).sum().backward()
+    average.finish()
+    # Padded to multiples of 32: `last` with `bias`, then one buffer for each of the others.
+    assert others.started == [64, 64, 64, 128, 96]
+    assert others.waited == [0, 1, 2, 3, 4]
+    assert seen == [4]  # all but the first layer's
+
+
+def test_a_pass_that_broke_off_is_forgotten() -> None:
+    tensors = parameters((4, 6), (5,))
+    others = Others()
+    average = GradientAverage(tensors, others.start_mean)
+    average.arm()
+    tensors[1].sum().backward()
+    average.reset()
+    for tensor in tensors:
+        tensor.grad = None
+    average.arm()
+    sum(tensor.square().sum() for tensor in tensors).backward()  # type: ignore[union-attr]
+    average.finish()
+    for tensor, gradient in zip(tensors, gradients(tensors), strict=True):
+        torch.testing.assert_close(gradient, 2 * tensor.detach() + 4)
+
+
+def test_nothing_to_average() -> None:
+    average = GradientAverage([], Others().start_mean)
+    average.arm()
+    average.finish()
+
+
+def test_a_large_gradient_travels_from_where_it_lies(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(averaging, "LARGE_BYTES", 4 * 60)
+    tensors = parameters((5,), (3, 20), (7,), (2, 3, 4, 5), (3,))
+    tensors[3] = tensors[3].detach().to(memory_format=torch.channels_last).requires_grad_()
+    others = Others()
+    average = GradientAverage(tensors, others.start_mean, movable=tensors)
+    average.arm()
+    sum(tensor.square().sum() for tensor in tensors).backward()  # type: ignore[union-attr]
+    average.finish()
+    # The small ones go together, as soon as the last of them is there.
+    assert others.started == [120, 60, 96]
+    for tensor, gradient in zip(tensors, gradients(tensors), strict=True):
+        torch.testing.assert_close(gradient, 2 * tensor.detach() + 4)
+        assert gradient.stride() == tensor.stride()
+    for tensor in tensors:
+        tensor.grad = None
+    average.arm()
+    average.finish()
+    assert all(bool((gradient == 4).all()) for gradient in gradients(tensors))
+
+
+def test_a_gradient_that_others_hold_stays_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The parameter's gradient is a view of the one that goes on to the layers below."""
+    monkeypatch.setattr(averaging, "LARGE_BYTES", 4)
+    below, added = parameters((3, 4), (12,))
+
+    def at_once(values: Tensor) -> Callable[[], None]:
+        values.add_(4)
+        return lambda: None
+
+    average = GradientAverage([below, added], at_once)
+    average.arm()
+    (below.exp() + added.view(3, 4)).square().sum().backward()
+    average.finish()
+    total = below.detach().exp() + added.detach().view(3, 4)
+    wanted = [2 * total * below.detach().exp() + 4, (2 * total).view(12) + 4]
+    for gradient, value in zip(gradients([below, added]), wanted, strict=True):
+        torch.testing.assert_close(gradient, value)

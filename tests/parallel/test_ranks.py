@@ -1,0 +1,302 @@
+"""Two processes that train one net: the same as one process with two passes per iteration.
+
+They are processes of their own, started through the command line; what one of them would do is
+computed here.
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from caffe_dns.data.db import create_database, open_database
+from caffe_dns.errors import CaffeError
+from caffe_dns.parallel.ranks import Ranks as Alone
+from caffe_dns.parallel.ranks import World, find_world
+from caffe_dns.proto.caffe_pb2 import SolverParameter, SolverState
+from caffe_dns.proto.text import parse_text, to_text
+from tests.oracle import GOLDEN
+from tests.parallel.harness import Ranks, train
+from tests.solver.harness import make_solver, small_net, weights_of
+
+BATCH, ROUND = 16, 96
+SETTINGS = (
+    'base_lr: 0.05 lr_policy: "inv" gamma: 0.1 power: 0.75 momentum: 0.9 weight_decay: 0.001 '
+    "solver_mode: CPU random_seed: 5 display: 2 test_iter: 2 test_interval: 4 max_iter: 7 "
+    "snapshot: 3 clip_gradients: 4"
+)
+#: Two layers share one weight, and one parameter is frozen.
+SHARED = """
+layer { name: "ip1b" type: "InnerProduct" bottom: "pool" top: "ip1b"
+  param { name: "shared" } param { lr_mult: 0 }
+  inner_product_param { num_output: 12 weight_filler { type: "xavier" } } }
+layer { name: "ip1c" type: "InnerProduct" bottom: "pool" top: "ip1c"
+  param { name: "shared" }
+  inner_product_param { num_output: 12 weight_filler { type: "xavier" } } }
+layer { name: "sum" type: "Eltwise" bottom: "ip1" bottom: "ip1b" bottom: "ip1c" top: "ip1" }
+"""
+#: The gradient of its weight is computed from what both ranks multiply.
+LARGE = """
+layer { name: "large" type: "InnerProduct" bottom: "data" top: "large"
+  inner_product_param { num_output: 1400 weight_filler { type: "xavier" } } }
+layer { name: "tanh" type: "TanH" bottom: "large" top: "large" }
+layer { name: "ip1b" type: "InnerProduct" bottom: "large" top: "ip1b"
+  inner_product_param { num_output: 12 weight_filler { type: "xavier" } } }
+layer { name: "sum" type: "Eltwise" bottom: "ip1" bottom: "ip1b" top: "ip1" }
+"""
+
+
+def make_data(folder: Path) -> None:
+    """Records, and the same records in the order in which two passes read what two ranks read."""
+    source = open_database(f"{GOLDEN}/data/mnist1k_train_lmdb", "lmdb")
+    values = [bytes(value) for _, (_, value) in zip(range(ROUND), source.records(), strict=False)]
+    source.close()
+    blocks = np.arange(ROUND).reshape(-1, BATCH, 2)
+    for name, order in {"ranks": range(ROUND), "passes": blocks.transpose(0, 2, 1).ravel()}.items():
+        with create_database(f"{folder}/{name}_lmdb", "lmdb") as writer:
+            for place, record in enumerate(order):
+                writer.put(f"{place:05}".encode(), values[record])
+
+
+def definition(folder: Path, data: str, kind: str = "InnerProduct", extra: str = "") -> str:
+    text = small_net(kind=kind, extra=extra)
+    # Uniform weights have none that are three standard deviations above their mean.
+    if kind == "CInnerProduct":
+        text = text.replace(f'"{kind}"', f'"{kind}" cinner_product_param {{ c_rate: 0.5 }}')
+    return text.replace(f"{GOLDEN}/data/mnist1k_train_lmdb", f"{folder}/{data}_lmdb")
+
+
+def prepare(folder: Path, settings: str = "", kind: str = "InnerProduct", extra: str = "") -> None:
+    """What two ranks need for a run in `folder`."""
+    make_data(folder)
+    (folder / "net.prototxt").write_text(definition(folder, "ranks", kind, extra))
+    text = merge(SETTINGS, "net: 'net.prototxt' snapshot_prefix: 'snap'", settings)
+    (folder / "solver.prototxt").write_text(text)
+
+
+def merge(*settings: str) -> str:
+    """Settings of which later ones replace earlier ones."""
+    param = SolverParameter()
+    for text in settings:
+        param.MergeFrom(parse_text(text, SolverParameter).message)
+    return to_text(param)
+
+
+def positions(state: Path) -> list[tuple[str, int]]:
+    return [(p.layer, p.records) for p in SolverState.FromString(state.read_bytes()).data_position]
+
+
+def assert_alike(mine: dict[str, np.ndarray], theirs: dict[str, np.ndarray]) -> None:
+    assert mine.keys() == theirs.keys()
+    for key, values in mine.items():
+        np.testing.assert_array_equal(values, theirs[key], err_msg=key)
+
+
+@pytest.mark.parametrize(
+    ("kind", "extra", "masks"),
+    [("InnerProduct", SHARED, "2"), ("CInnerProduct", "", "23"), ("InnerProduct", LARGE, "2")],
+    ids=["deviation", "official", "large"],
+)
+def test_two_ranks_do_what_two_passes_do(tmp_path: Path, kind: str, extra: str, masks: str) -> None:
+    prepare(tmp_path, "surgery_iter_gamma: 0.1", kind, extra)
+    ranks = train(tmp_path)
+    assert_alike(ranks.blobs(0), ranks.blobs(1))
+    pruned = [v for key, v in ranks.blobs(0).items() if key[-1] in masks]
+    assert pruned
+    assert all(0 < values.sum() < values.size for values in pruned if values.ndim > 1)
+
+    (tmp_path / "alone").mkdir()
+    passes = make_solver(
+        tmp_path / "alone",
+        merge(
+            SETTINGS,
+            "iter_size: 2 clip_gradients: 8 surgery_iter_gamma: 0.1 snapshot_after_train: true",
+        ),
+        definition(tmp_path, "passes", kind, extra),
+    )
+    passes.solve()
+    passes.close()
+    expected = {key: values.numpy() for key, values in weights_of(passes).items()}
+    for key, values in ranks.blobs(0).items():
+        np.testing.assert_allclose(values, expected[key], rtol=0, atol=1e-6, err_msg=key)
+    # The last iteration is number 6; two ranks have read 7 times two batches.
+    assert positions(tmp_path / "snap_iter_7.solverstate") == positions(
+        tmp_path / "alone" / "snap_iter_7.solverstate"
+    )
+    scores = [line.split("] ")[1] for line in ranks.said(0).splitlines() if "Test net out" in line]
+    assert len(scores) == 4
+    assert not list(tmp_path.glob(".*tmp"))
+
+    resumed = train(tmp_path, "-snapshot", "snap_iter_3.solverstate")
+    assert_alike(resumed.blobs(0), ranks.blobs(0))
+    assert_alike(resumed.blobs(1), ranks.blobs(0))
+
+
+def test_another_number_of_ranks_goes_on_at_the_same_record(tmp_path: Path) -> None:
+    prepare(tmp_path, "max_iter: 2 test_interval: 100 snapshot_format: HDF5")
+    train(tmp_path)
+    solver = make_solver(tmp_path, SETTINGS, definition(tmp_path, "ranks"))
+    solver.restore(f"{tmp_path}/snap_iter_2.solverstate.h5")
+    labels = solver.net.read_sources()["label"]
+    solver.close()
+    whole = make_solver(tmp_path, SETTINGS, definition(tmp_path, "ranks"))
+    for _ in range(4):
+        whole.net.read_sources()
+    assert torch.equal(labels, whole.net.read_sources()["label"])
+    whole.close()
+
+
+def test_draws_of_layers_differ_and_seeds_do_not(tmp_path: Path) -> None:
+    """Without a seed in the definition, the ranks take that of rank 0."""
+    extra = 'layer { name: "drop" type: "Dropout" bottom: "ip1" top: "ip1" }'
+    prepare(tmp_path, "max_iter: 2 random_seed: -1 snapshot: 0 type: 'Adam'", extra=extra)
+    ranks = train(tmp_path)
+    assert_alike(ranks.blobs(0), ranks.blobs(1))
+
+
+# Ends ---------------------------------------------------------------------------------------------
+
+LONG = "max_iter: 1000000 display: 20 snapshot: 0 test_interval: 100000 base_lr: 1e-4"
+
+
+@pytest.fixture
+def endless(tmp_path: Path) -> Iterator[Ranks]:
+    """Two ranks in the middle of a long run."""
+    prepare(tmp_path, LONG)
+    ranks = Ranks(tmp_path, "train", "--solver", "solver.prototxt")
+    try:
+        ranks.wait_for(lambda text: "Iteration 20, lr" in text)
+        yield ranks
+    finally:
+        ranks.kill()
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_signal_to_any_rank_stops_all(endless: Ranks, rank: int) -> None:
+    endless.processes[rank].send_signal(signal.SIGHUP)
+    endless.wait_for(lambda text: "Snapshotting solver state" in text)
+    endless.processes[rank].send_signal(signal.SIGINT)
+    assert endless.wait() == [0, 0]
+    assert "] Optimization stopped early." in endless.said(0)
+    assert not endless.said(1)
+    assert not endless.complaints()
+    assert_alike(endless.blobs(0), endless.blobs(1))
+    states = sorted(endless.folder.glob("snap_iter_*.solverstate"))
+    assert len(states) == 2
+    for state in states:
+        number = int(state.stem.rpartition("_")[2])
+        assert positions(state)[0] == ("mnist", number * BATCH * 2)
+
+
+def test_a_rank_that_dies_ends_the_others_and_is_named(endless: Ranks) -> None:
+    endless.processes[1].kill()
+    start = time.monotonic()
+    assert endless.wait(40) == [1, -signal.SIGKILL]
+    assert time.monotonic() - start < 30
+    (line,) = endless.complaints()
+    assert line.startswith("dns: rank 1 (CPU of ")
+    assert line.endswith(") is gone, so all ranks end")
+
+
+def test_rank_0_that_dies_ends_the_others(endless: Ranks) -> None:
+    """Nobody else has started the ranks, so rank 0 keeps the store."""
+    endless.processes[0].kill()
+    assert endless.wait(30) == [-signal.SIGKILL, 1]
+    (line,) = endless.complaints()
+    assert line.startswith("dns: rank 0 (CPU of ")
+    assert line.endswith(", so all ranks end")
+
+
+def test_what_is_wrong_is_said_once(tmp_path: Path) -> None:
+    prepare(tmp_path, "net: 'missing.prototxt'")
+    ranks = Ranks(tmp_path, "train", "--solver", "solver.prototxt")
+    assert ranks.wait(30) == [1, 1]
+    (line,) = ranks.complaints()
+    assert "missing.prototxt" in line
+
+
+def test_a_rank_speaks_of_its_own_records(tmp_path: Path) -> None:
+    prepare(tmp_path, LONG)
+    with create_database(f"{tmp_path}/spoiled_lmdb", "lmdb") as writer:
+        source = open_database(f"{tmp_path}/ranks_lmdb", "lmdb")
+        for place, (key, value) in enumerate(source.records()):
+            writer.put(key, b"nonsense" if place == 65 else bytes(value))
+        source.close()
+    (tmp_path / "net.prototxt").write_text(definition(tmp_path, "spoiled"))
+    ranks = Ranks(tmp_path, "train", "--solver", "solver.prototxt")
+    assert ranks.wait(40) == [1, 1]
+    (line,) = ranks.complaints()
+    assert line == ranks.said(1).strip()
+    assert "mnist" in line
+
+
+# One of several -----------------------------------------------------------------------------------
+
+VARIABLES = {
+    "RANK": "3",
+    "WORLD_SIZE": "6",
+    "LOCAL_RANK": "1",
+    "LOCAL_WORLD_SIZE": "2",
+    "MASTER_ADDR": "host",
+    "MASTER_PORT": "29500",
+}
+
+
+@pytest.fixture
+def environment(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    for name, value in VARIABLES.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("TORCHELASTIC_USE_AGENT_STORE", raising=False)
+    return monkeypatch
+
+
+def test_a_world_stands_in_the_environment(environment: pytest.MonkeyPatch) -> None:
+    assert find_world() == World(3, 6, 1, 2, "host", 29500, store_is_kept=False)
+    environment.delenv("LOCAL_WORLD_SIZE")
+    environment.setenv("RANK", "0")
+    assert find_world() == World(0, 6, 1, 6, "host", 29500, store_is_kept=False)
+    environment.setenv("TORCHELASTIC_USE_AGENT_STORE", "True")
+    assert find_world() == World(0, 6, 1, 6, "host", 29500, store_is_kept=True)
+
+
+def test_a_process_alone_has_no_world(environment: pytest.MonkeyPatch) -> None:
+    environment.delenv("RANK")
+    assert find_world() is None
+    environment.setenv("RANK", "0")
+    environment.setenv("WORLD_SIZE", "1")
+    environment.delenv("MASTER_ADDR")
+    assert find_world() is None
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("MASTER_ADDR", "", "MASTER_ADDR is missing beside RANK and WORLD_SIZE"),
+        ("LOCAL_RANK", "", "LOCAL_RANK is missing"),
+        ("MASTER_PORT", "http", "MASTER_PORT is 'http', not a number"),
+        ("WORLD_SIZE", "-2", "WORLD_SIZE is '-2', not a number"),
+        ("RANK", "6", "RANK 6 of WORLD_SIZE 6"),
+        ("LOCAL_RANK", "2", "LOCAL_RANK 2 of LOCAL_WORLD_SIZE 2"),
+    ],
+)
+def test_variables_that_make_no_sense(
+    environment: pytest.MonkeyPatch, name: str, value: str, message: str
+) -> None:
+    environment.setenv(name, value)
+    with pytest.raises(CaffeError, match=message):
+        find_world()
+
+
+def test_one_rank_asks_nobody() -> None:
+    ranks = Alone()
+    assert ranks.is_root
+    assert [ranks.agree(partial(int, answer)) for answer in (0, 2, 1)] == [0, 2, 1]
+    assert (ranks.largest(-3), ranks.from_root(7)) == (-3, 7)
+    assert ranks.average([]) is None

@@ -1,0 +1,136 @@
+"""Gradients of inner products from the rows of all ranks, with another rank that is imagined."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import pytest
+import torch
+from torch import Tensor
+
+from caffe_dns.errors import CaffeError
+from caffe_dns.net.net import Net
+from caffe_dns.net.params import Param
+from caffe_dns.parallel import sufficient_factors as factors
+from caffe_dns.parallel.averaging import GradientAverage
+from caffe_dns.parallel.ranks import Ranks
+from caffe_dns.parallel.sufficient_factors import share_gradients
+from tests.nets import input_layer, layer, make_net
+
+SHAPE = (2, 3, 50, 4)
+SETTINGS = "num_output: 40 weight_filler { type: 'xavier' } bias_filler { type: 'uniform' }"
+LOSS = "layer { name: 'loss' type: 'Reduction' bottom: 'b' top: 'loss' loss_weight: 1 "
+LOSS += "reduction_param { operation: SUMSQ } }"
+
+
+class Twins(Ranks):
+    """This rank and another one, whose rows are the same times 3."""
+
+    size = 2
+
+    def __init__(self) -> None:
+        self.averaged: list[str] = []
+        self.sent: list[tuple[int, ...]] = []
+
+    def average(self, params: Sequence[Param]) -> GradientAverage | None:
+        self.averaged = [f"{param.layer.name}/{param.index}" for param in params]
+        return None
+
+    def start_gathering(self, values: Tensor) -> Callable[[], Tensor]:
+        self.sent.append(tuple(values.shape))
+        return lambda: torch.cat([values, 3 * values])
+
+
+def inner_product(bottom: str, settings: str = "", more: str = "") -> str:
+    settings = f"inner_product_param {{ {SETTINGS} {settings} }} {more}"
+    return layer("ip", "InnerProduct", bottom, "a", settings)
+
+
+def net_of(text: str) -> Net:
+    text += layer("tanh", "TanH", "a", "b") + LOSS
+    net = make_net(input_layer(data=SHAPE) + text).double()
+    for param in net.learnable_params:
+        if param.is_mask:
+            param.tensor.view(-1)[::2] = 0
+    return net
+
+
+def gradients(net: Net, aside: factors.Factors | None) -> dict[str, Tensor]:
+    """Those of two passes."""
+    generator = torch.Generator().manual_seed(1)
+    data = torch.randn(SHAPE, generator=generator, dtype=torch.float64)
+    net.context.aside = aside
+    for param in net.learnable_params:
+        param.tensor.grad = None
+    for _ in range(2):
+        net.loss(net.compute({"data": data})).backward()
+        if aside is not None:
+            aside.join()
+    found = {f"{p.layer.name}/{p.index}": p.tensor.grad for p in net.learnable_params}
+    return {name: gradient for name, gradient in found.items() if gradient is not None}
+
+
+@pytest.mark.parametrize(
+    ("text", "rows"),
+    [
+        (inner_product("data"), [(2, 40), (2, 600)]),
+        (inner_product("data", "transpose: true"), [(2, 40), (2, 600)]),
+        (inner_product("data", "axis: 2"), [(6, 40), (6, 200)]),
+        (inner_product("data", "bias_term: false sparsity_term: false"), [(2, 40), (2, 600)]),
+    ],
+)
+def test_a_gradient_is_the_mean_of_those_of_all_ranks(
+    text: str, rows: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(factors, "LARGE", 8000)
+    net = net_of(text)
+    alone = gradients(net, None)
+    ranks = Twins()
+    _, exchange = share_gradients(net, ranks)
+    assert exchange is not None
+    together = gradients(net, exchange)
+    # (x * g + 3 * x * 3 * g) / 2
+    torch.testing.assert_close(together["ip/0"], 5 * alone["ip/0"])
+    assert together["ip/0"].stride() == alone["ip/0"].stride()
+    assert ranks.sent == 2 * rows
+    # The others are for the average.
+    assert together.keys() == alone.keys()
+    others = [name for name in alone if name != "ip/0"]
+    for name in others:
+        torch.testing.assert_close(together[name], alone[name])
+    assert set(others) <= set(ranks.averaged)
+    assert "ip/0" not in ranks.averaged
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        inner_product("data").replace("40", "10"),  # too small
+        inner_product("data", "axis: 3"),  # too many rows
+        inner_product("data", more="param { lr_mult: 0 }"),
+        inner_product("data", more="param { name: 'shared' }")
+        + inner_product("data", more="param { name: 'shared' }").replace("'ip'", "'again'")
+        .replace("top: 'a'", "top: 'c'"),
+    ],
+)  # fmt: skip
+def test_other_gradients_are_averaged(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(factors, "LARGE", 8000)
+    ranks = Twins()
+    assert share_gradients(net_of(text), ranks)[1] is None
+    assert "ip/0" in ranks.averaged
+
+
+def test_ranks_that_compute_differently_average(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(factors, "LARGE", 8000)
+    ranks = Twins()
+    ranks.are_alike = False
+    assert share_gradients(net_of(inner_product("data")), ranks)[1] is None
+
+
+def test_a_batch_of_another_size_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(factors, "LARGE", 8000)
+    net = net_of(inner_product("data"))
+    net.context.aside = share_gradients(net, Twins())[1]
+    loss = net.loss(net.forward({"data": torch.ones(3, *SHAPE[1:])}))
+    with pytest.raises(CaffeError, match="3 rows to multiply, not 2"):
+        loss.backward()

@@ -1,0 +1,82 @@
+"""What is left of a pruned net, counted by hand."""
+
+from __future__ import annotations
+
+import torch
+
+from caffe_dns.net.net import Net
+from caffe_dns.reports.kept import LayerCount, count_kept, log_kept
+from tests.nets import input_layer, layer, make_net, recorded_log
+
+DATA = input_layer(data=(2, 1, 6, 5), flat=(2, 8))
+
+
+def conv(name: str, settings: str = "") -> str:
+    inner = f"convolution_param {{ num_output: 4 kernel_size: 3 {settings} }}"
+    return layer(name, "Convolution", "data", name, inner)
+
+
+def ip(name: str, params: str = "", kind: str = "InnerProduct", settings: str = "") -> str:
+    inner = f"inner_product_param {{ num_output: 6 {settings} }} {params}"
+    return layer(name, kind, "flat", name, inner)
+
+
+def filled(text: str) -> Net:
+    """The net with all values 1, masks included, but the first three of each blob's first axis."""
+    net = make_net(text)
+    for param in net.learnable_params:
+        param.tensor.data.fill_(1)
+        if param.is_mask:
+            param.tensor.data[:3] = 0
+    return net
+
+
+def test_masked_and_zero_parameters_are_gone() -> None:
+    net = filled(DATA + conv("conv", "bias_term: false") + ip("a") + ip("b", kind="CInnerProduct"))
+    net.params["a"][1].data[2] = 0
+    assert count_kept(net) == [
+        LayerCount("conv", 9, 36),
+        LayerCount("a", 24 + 5, 54),
+        LayerCount("b", 24 + 3, 54),
+    ]
+
+
+def test_shared_parameters_count_once() -> None:
+    text = DATA + ip("a", "param { name: 'w' }") + ip("b", "param { name: 'w' } param { }")
+    both = "param { name: 'w' share_mode: PERMISSIVE } param { name: 'v' }"
+    text += ip("c", both, settings="transpose: true")
+    text += ip("d", both, settings="transpose: true")
+    net = filled(text)
+    net.params["a"][2][:3], net.params["a"][2][3:] = 0, 1  # the one mask of all four
+    assert count_kept(net) == [
+        LayerCount("a", 24 + 6, 54),
+        LayerCount("b", 6, 6),
+        LayerCount("c", 6, 6),
+    ]
+
+
+def test_lines() -> None:
+    net = filled(DATA + ip("a") + ip("b"))
+    with recorded_log() as messages:
+        log_kept(net)
+    assert messages == [
+        "Kept a: 30 of 54 parameters (55.56 %)",
+        "Kept b: 30 of 54 parameters (55.56 %)",
+        "Kept in all: 60 of 108 parameters (1.8 times smaller)",
+    ]
+    for blob in net.parameters():
+        blob.data.zero_()
+    with recorded_log() as messages:
+        log_kept(net)
+    assert messages[-1] == "Kept in all: 0 of 108 parameters (nothing is left)"
+
+
+def test_nothing_is_said_of_a_dense_net() -> None:
+    net = make_net(DATA + ip("a") + ip("b"))
+    for blob in net.parameters():
+        blob.data.copy_(torch.ones_like(blob))
+    net.params["a"][1].data[0] = 0
+    with recorded_log() as messages:
+        log_kept(net)
+        log_kept(make_net(DATA))
+    assert messages == []

@@ -1,0 +1,239 @@
+"""Who looks on while `dns train` runs: the table of surgery, TensorBoard, the guard against NaN."""
+
+from __future__ import annotations
+
+import csv
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from caffe_dns.errors import CaffeError
+from caffe_dns.proto.upgrade import read_solver
+from caffe_dns.solver import solver as solver_module
+from caffe_dns.solver.observers import Display, SurgeryTable
+from caffe_dns.solver.solver import Solver
+from caffe_dns.surgery.surgeon import Count
+from tests.cli.harness import Result, complaint, run, run_well
+from tests.oracle import GOLDEN
+
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture(autouse=True)
+def in_golden_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(GOLDEN)
+
+
+def write_solver(folder: Path, name: str, **settings: object) -> str:
+    """The solver of a golden run with other settings, writing its snapshots to `folder`."""
+    text = Path(f"runs/{name}/solver.prototxt").read_text()
+    settings = {"snapshot_prefix": f'"{folder}/snap"', **settings}
+    for key, value in settings.items():
+        text = re.sub(rf"\b{key}: \S+", "", text) + f"\n{key}: {value}"
+    path = folder / "solver.prototxt"
+    path.write_text(text)
+    return str(path)
+
+
+def train(folder: Path, name: str, capture: Capture, *flags: str, **settings: object) -> Result:
+    solver = write_solver(folder, name, **settings)
+    start = flags or ("--weights", f"runs/{name}/init.caffemodel")
+    return run_well(["train", "--solver", solver, *start], capture)
+
+
+def read_table(folder: Path) -> list[dict[str, str]]:
+    with (folder / "snap_surgery.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+# The table ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "thresholds"),
+    [
+        ("surgery_holmes", {"conv1": "0.6", "conv2": "0.6", "ip1": "1.281", "ip2": "1.281"}),
+        ("surgery_guo", {"conv1": "0.5", "conv2": "1", "ip1": "1.5", "ip2": "0.8"}),
+    ],
+)
+def test_rows_say_what_the_log_says(
+    name: str, thresholds: dict[str, str], tmp_path: Path, capfd: Capture
+) -> None:
+    result = train(tmp_path, name, capfd, max_iter=5, display=2, snapshot=0)
+    rows = read_table(tmp_path)
+    lines = [line for line in result.messages if line.startswith("Surgery ")]
+    assert [line for line in lines if not line.startswith("Surgery on")] == [
+        "Surgery {layer}: kept {kept}, pruned {pruned}, sparsity {sparsity}, "
+        "spliced back {spliced_back}".format(**row)
+        for row in rows
+    ]
+    assert [row["iteration"] for row in rows] == [*"000022224444"]
+    assert {row["layer"]: row["threshold"] for row in rows} == thresholds
+
+
+def test_a_resumed_run_repeats_no_row(tmp_path: Path, capfd: Capture) -> None:
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    for folder in (whole, broken):
+        folder.mkdir()
+    train(whole, "surgery_holmes", capfd, max_iter=6, snapshot=0)
+    # Trained on beyond its snapshot, and broke off in the middle of a row.
+    train(broken, "surgery_holmes", capfd, max_iter=4, snapshot=2)
+    table = broken / "snap_surgery.csv"
+    with table.open("a") as file:
+        file.write("4,conv1,99")
+    state = str(broken / "snap_iter_2.solverstate")
+    train(broken, "surgery_holmes", capfd, "--snapshot", state, max_iter=6, snapshot=2)
+    assert [row["iteration"] for row in read_table(broken)] == [*"000011112222333344445555"]
+    assert table.read_bytes() == (whole / "snap_surgery.csv").read_bytes()
+
+
+def test_a_new_run_begins_a_new_table(tmp_path: Path, capfd: Capture) -> None:
+    for _ in range(2):
+        train(tmp_path, "surgery_holmes", capfd, max_iter=1, snapshot=0)
+        assert len(read_table(tmp_path)) == 4
+
+
+def test_no_table_without_surgery_or_snapshots(tmp_path: Path, capfd: Capture) -> None:
+    solver = write_solver(tmp_path, "sgd_inv", max_iter=1, snapshot=0)
+    run_well(["train", "--solver", solver, "--no-surgery"], capfd)
+    assert {path.name for path in tmp_path.glob("*.csv")} == set()
+    solver = write_solver(
+        tmp_path, "surgery_holmes", max_iter=1, snapshot=0, snapshot_after_train="false"
+    )
+    run_well(["train", "--solver", solver], capfd)
+    assert {path.name for path in tmp_path.glob("*.csv")} == set()
+
+
+def test_another_kind_of_table_is_kept(tmp_path: Path) -> None:
+    table = tmp_path / "surgery.csv"
+    display = Display(7, 1.0, 0.1, {}, [Count("a,b", 1, 3, 2, 0.5)])
+    SurgeryTable(table).displayed(display)
+    assert table.read_text().splitlines()[1] == '7,"a,b",1,3,0.75,2,0.5'
+    SurgeryTable(table).displayed(display)
+    assert len(table.read_text().splitlines()) == 2
+    table.write_text("time,temperature\n1,20\n")
+    with pytest.raises(CaffeError, match=r"surgery\.csv: is not a table of surgery"):
+        SurgeryTable(table).displayed(display)
+    assert table.read_text() == "time,temperature\n1,20\n"
+
+
+def test_missing_folder_is_noticed_before_training(tmp_path: Path, capfd: Capture) -> None:
+    solver = write_solver(
+        tmp_path, "surgery_holmes", snapshot=0, snapshot_prefix=f'"{tmp_path}/gone/snap"'
+    )
+    assert "does not exist; create it first" in complaint(["train", "--solver", solver], capfd)
+
+
+# TensorBoard --------------------------------------------------------------------------------------
+
+
+def test_tensorboard(tmp_path: Path, capfd: Capture) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    solver = write_solver(
+        tmp_path, "surgery_holmes", max_iter=4, test_interval=2, display=2, snapshot=0
+    )
+    folder = tmp_path / "board"
+    weights = "runs/surgery_holmes/init.caffemodel"
+    result = run_well(
+        ["train", "--solver", solver, "--weights", weights, "--tensorboard", str(folder)], capfd
+    )
+    events = EventAccumulator(str(folder)).Reload()
+
+    def points(title: str) -> list[tuple[int, float]]:
+        return [(event.step, event.value) for event in events.Scalars(title)]
+
+    losses = [line for line in result.messages if re.match(r"Iteration \d+ \(.*loss = ", line)]
+    assert [f"{value:.6g}" for _, value in points("train/smoothed_loss")] == [
+        line.rsplit(" ", 1)[1] for line in losses
+    ]
+    assert points("train/lr") == [(0, pytest.approx(0.01)), (2, pytest.approx(0.01))]
+    assert [step for step, _ in points("test/accuracy")] == [2, 4]
+    assert [step for step, _ in points("train/loss")] == [0, 2]
+    rows = read_table(tmp_path)
+    for layer in ("conv1", "ip2"):
+        wanted = [float(row["sparsity"]) for row in rows if row["layer"] == layer]
+        assert [value for _, value in points(f"sparsity/{layer}")] == pytest.approx(wanted)
+    assert points("threshold/ip1")[0] == (0, pytest.approx(1.281))
+
+
+def test_tensorboard_is_looked_for_before_any_work(
+    tmp_path: Path, capfd: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    solver = write_solver(tmp_path, "surgery_holmes")
+    result = run(["train", "--solver", solver, "--tensorboard", str(tmp_path / "board")], capfd)
+    assert result.code == 1
+    assert result.err == "dns: --tensorboard needs a package: pip install tensorboard\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["solver.prototxt"]
+
+
+def test_tensorboard_needs_a_folder(tmp_path: Path, capfd: Capture) -> None:
+    pytest.importorskip("tensorboard")
+    solver = write_solver(tmp_path, "surgery_holmes")
+    line = complaint(["train", "--solver", solver, "--tensorboard", solver], capfd)
+    assert line == f"dns: {solver}: --tensorboard needs a folder, and this is a file"
+
+
+# The guard ----------------------------------------------------------------------------------------
+
+
+def test_divergence_ends_in_one_line(tmp_path: Path, capfd: Capture) -> None:
+    solver = write_solver(
+        tmp_path, "sgd_inv", base_lr=1e30, display=2, snapshot=3, test_interval=100
+    )
+    good = tmp_path / "snap_iter_1.caffemodel"
+    good.write_bytes(b"the last good one")
+    line = complaint(["train", "--solver", solver, "--no-surgery"], capfd)
+    assert re.match(r"dns: Iteration 2: the loss \(output 'loss'\) is (nan|inf); ", line)
+    assert "try a base_lr below 1e+30, or clip_gradients; if" in line
+    assert good.read_bytes() == b"the last good one"
+    assert {path.name for path in tmp_path.iterdir()} == {"solver.prototxt", good.name}
+
+
+def test_advice_fits_the_run(tmp_path: Path, capfd: Capture) -> None:
+    solver = write_solver(
+        tmp_path, "surgery_holmes", base_lr=1e30, snapshot=0, clip_gradients=1e9, test_interval=100
+    )
+    line = complaint(["train", "--solver", solver], capfd)
+    assert "try a base_lr below 1e+30, or lower thresholds; if" in line
+    rows = read_table(tmp_path)  # the display that shows it is in the table
+    assert f"Iteration {rows[-1]['iteration']}: " in line
+
+
+def test_a_snapshot_is_never_one_of_nan(tmp_path: Path, capfd: Capture) -> None:
+    def said(**settings: object) -> str:
+        solver = write_solver(tmp_path, "sgd_inv", base_lr=3e38, display=0, **settings)
+        line = complaint(["train", "--solver", solver, "--no-surgery"], capfd)
+        assert [path.name for path in tmp_path.iterdir()] == ["solver.prototxt"]
+        return line
+
+    # The first update spoils the weights, the loss of the first iteration is still good.
+    assert "Iteration 1: the blobs of layer 'conv1'" in said(snapshot=1, test_interval=100)
+    # The last snapshot, which no display comes before.
+    assert "Iteration 3: the loss (output 'loss') is nan" in said(
+        snapshot=0, max_iter=3, test_interval=100
+    )
+
+
+def test_other_iterations_are_not_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+
+    def look(param: Any, net: Any, iteration: int, loss: torch.Tensor, outputs: Any) -> None:
+        seen.append(iteration)
+
+    monkeypatch.setattr(solver_module, "check_loss", look)
+    path = write_solver(tmp_path, "sgd_inv", display=4, snapshot=5, test_interval=100)
+    solver = Solver(read_solver(path).message, surgery=False)
+    try:
+        solver.step(10)
+    finally:
+        solver.close()
+    assert seen == [0, 4, 5, 8, 10]

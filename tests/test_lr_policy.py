@@ -1,0 +1,103 @@
+"""Learning rates against the formulas of `SGDSolver::GetLearningRate`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import pytest
+
+from caffe_dns.errors import CaffeError
+from caffe_dns.lr_policy import check_policy, learning_rate, next_step
+from caffe_dns.proto.caffe_pb2 import SolverParameter
+from caffe_dns.proto.text import parse_text
+
+ITERATIONS = [0, 1, 7, 99, 100, 250, 999, 1000]
+
+
+def parse(text: str) -> SolverParameter:
+    param: SolverParameter = parse_text(text, SolverParameter).message
+    return param
+
+
+def rates(text: str, iterations: int) -> list[float]:
+    """The rate at each of so many iterations, from the first one on."""
+    param, current = parse(text), 0
+    check_policy(param)
+    found = []
+    for iteration in range(iterations):
+        current = next_step(param, iteration, current)
+        found.append(learning_rate(param, iteration, current))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("text", "formula"),
+    [
+        ("lr_policy: 'fixed'", lambda i: 0.5),
+        ("lr_policy: 'step' gamma: 0.5 stepsize: 100", lambda i: 0.5 * 0.5 ** (i // 100)),
+        ("lr_policy: 'exp' gamma: 0.99", lambda i: 0.5 * 0.99**i),
+        ("lr_policy: 'inv' gamma: 0.01 power: 0.75", lambda i: 0.5 * (1 + 0.01 * i) ** -0.75),
+        ("lr_policy: 'poly' max_iter: 1000 power: 2", lambda i: 0.5 * (1 - i / 1000) ** 2),
+        ("lr_policy: 'poly' max_iter: 1000", lambda i: 0.5),
+        (
+            "lr_policy: 'sigmoid' gamma: 0.02 stepsize: 250",
+            lambda i: 0.5 / (1 + math.exp(-0.02 * (i - 250))),
+        ),
+        (
+            "lr_policy: 'multistep' gamma: 0.1 stepvalue: 100 stepvalue: 250 stepvalue: 5000",
+            lambda i: 0.5 * 0.1 ** ((i >= 100) + (i >= 250)),
+        ),
+    ],
+)
+def test_policy(text: str, formula: Callable[[int], float]) -> None:
+    found = rates(f"base_lr: 0.5 {text}", 1001)
+    for iteration in ITERATIONS:
+        assert found[iteration] == pytest.approx(formula(iteration), rel=1e-5, abs=1e-12)
+
+
+def test_settings_left_out_read_as_zero() -> None:
+    assert rates("base_lr: 0.5 lr_policy: 'inv'", 3) == [0.5] * 3
+    assert rates("base_lr: 0.5 lr_policy: 'exp'", 3) == [0.5, 0, 0]
+    assert rates("base_lr: 0.5 lr_policy: 'multistep'", 3) == [0.5] * 3
+
+
+def test_multistep_moves_by_one_step_an_iteration() -> None:
+    text = "base_lr: 1 lr_policy: 'multistep' gamma: 0.5 stepvalue: 3 stepvalue: 3 stepvalue: 3"
+    assert rates(text, 8) == [1, 1, 1, 0.5, 0.25, 0.125, 0.125, 0.125]
+    param = parse(text)
+    # A state that was saved with fewer steps catches up one by one.
+    assert [next_step(param, 100, current) for current in range(4)] == [1, 2, 3, 3]
+
+
+def test_the_step_policy_finds_its_step_by_itself() -> None:
+    param = parse("lr_policy: 'step' stepsize: 10")
+    assert [next_step(param, iteration, 77) for iteration in (0, 9, 10, 35)] == [0, 0, 1, 3]
+
+
+def test_poly_ends_at_zero() -> None:
+    param = parse("base_lr: 1 lr_policy: 'poly' power: 0.5 max_iter: 10")
+    assert learning_rate(param, 10, 0) == learning_rate(param, 12, 0) == 0
+    assert learning_rate(parse("base_lr: 1 lr_policy: 'poly' power: 1"), 5, 0) == 0
+
+
+@pytest.mark.parametrize(("iteration", "wanted"), [(0, 0.0), (10**6, 2.0)])
+def test_sigmoid_does_not_overflow(iteration: int, wanted: float) -> None:
+    param = parse("base_lr: 2 lr_policy: 'sigmoid' gamma: 5 stepsize: 1000")
+    assert learning_rate(param, iteration, 0) == pytest.approx(wanted, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("lr_policy: 'steps'", "lr_policy: unknown learning rate policy 'steps' (did you mean 'st"),
+        ("", "lr_policy: unknown learning rate policy ''"),
+        ("lr_policy: 'step'", "stepsize: lr_policy 'step' needs a positive value, not 0"),
+        ("lr_policy: 'sigmoid' stepsize: -1", "stepsize: lr_policy 'sigmoid' needs a positive"),
+        ("lr_policy: 'exp' gamma: -0.5", "gamma: lr_policy 'exp' needs a value of at least 0, not"),
+    ],
+)
+def test_policies_that_cannot_be(text: str, message: str) -> None:
+    with pytest.raises(CaffeError) as caught:
+        check_policy(parse(text))
+    assert message in str(caught.value)
