@@ -166,7 +166,7 @@ def test_training_and_resuming(file: str, tmp_path: Path) -> None:
     param.snapshot_prefix = str(tmp_path / "whole")
     surgery = Path(file).name != "solver.prototxt" or "bn_dns" in file
     solver = Solver(param, surgery=surgery)
-    assert (solver.surgeon is not None and bool(solver.surgeon.patients)) == surgery
+    assert (solver.surgeon is not None and bool(solver.surgeon.masked_layers)) == surgery
     solver.solve()
 
     param.snapshot_prefix = str(tmp_path / "resumed")

@@ -8,7 +8,7 @@ from caffe_dns.cli import definitions, flags
 from caffe_dns.errors import CaffeError
 from caffe_dns.export import compact
 from caffe_dns.export.formats import FORMATS, find_format, size_table
-from caffe_dns.export.model import PlainModel
+from caffe_dns.export.model import UnmaskedModel
 from caffe_dns.files import write_atomically
 from caffe_dns.layers.base import Context
 
@@ -74,7 +74,7 @@ def command(
             model, batch, shape, level, stage, all_losses, context
         )
         try:
-            plain = PlainModel.load(described, weights, context)
+            plain = UnmaskedModel.load(described, weights, context)
         except CaffeError as error:
             raise error.locate(file=model) from None
     small = compact.to_bytes(plain)

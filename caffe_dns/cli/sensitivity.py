@@ -12,7 +12,7 @@ from caffe_dns.errors import CaffeError
 from caffe_dns.net.net import Net
 from caffe_dns.proto.upgrade import read_net
 from caffe_dns.reports.sensitivity import check_prefix, save, to_text_table
-from caffe_dns.surgery.prunable_layers import find_subjects
+from caffe_dns.surgery.prunable_layers import find_prunable_layers
 from caffe_dns.surgery.sensitivity import Bench, Proposal, Study, find_objective, measure, propose
 
 
@@ -100,9 +100,13 @@ def _check_flags(model: str, weights: str, iterations: int, loss_of_accuracy: fl
 
 def _study(net: Net, batches: int, wanted: list[str], limit: float) -> tuple[Study, Proposal]:
     bench = Bench(net, find_objective(net), batches)
-    subjects = [subject for subject in find_subjects(net, wanted) if bench.depends_on(subject)]
-    if not subjects:
+    prunable_layers = [
+        prunable_layer
+        for prunable_layer in find_prunable_layers(net, wanted)
+        if bench.depends_on(prunable_layer)
+    ]
+    if not prunable_layers:
         raise CaffeError(f"none of these layers has any influence on '{bench.objective.name}'")
     with Progress("Scoring", batches) as progress:
-        study = measure(bench, subjects, progress.advance)
-    return study, propose(bench, subjects, study, limit)
+        study = measure(bench, prunable_layers, progress.advance)
+    return study, propose(bench, prunable_layers, study, limit)

@@ -26,7 +26,7 @@ import numpy as np
 
 from caffe_dns.errors import CaffeError
 from caffe_dns.export.deploy import Deployment
-from caffe_dns.export.model import PlainModel
+from caffe_dns.export.model import UnmaskedModel
 from caffe_dns.export.sections import pack, unpack
 from caffe_dns.files import write_atomically
 from caffe_dns.proto.caffe_pb2 import NetParameter
@@ -50,12 +50,12 @@ def is_compact(path: str | Path) -> bool:
         raise CaffeError(f"cannot be read: {error.strerror}", file=str(path)) from None
 
 
-def write(path: str | Path, model: PlainModel) -> None:
+def write(path: str | Path, model: UnmaskedModel) -> None:
     """Write the model into a file, whole or not at all."""
     write_atomically(path, to_bytes(model))
 
 
-def read(path: str | Path) -> PlainModel:
+def read(path: str | Path) -> UnmaskedModel:
     """Read a compact file. Raises CaffeError when it is damaged or of another kind."""
     file = str(path)
     try:
@@ -68,7 +68,7 @@ def read(path: str | Path) -> PlainModel:
         raise error.locate(file=file) from None
 
 
-def to_bytes(model: PlainModel) -> bytes:
+def to_bytes(model: UnmaskedModel) -> bytes:
     """The model as the bytes of a compact file."""
     distances: list[np.ndarray] = []
     values: list[np.ndarray] = []
@@ -96,7 +96,7 @@ def to_bytes(model: PlainModel) -> bytes:
     return SIGNATURE + hashlib.sha256(body).digest() + body
 
 
-def from_bytes(raw: bytes) -> PlainModel:
+def from_bytes(raw: bytes) -> UnmaskedModel:
     """The model in the bytes of a compact file; raises CaffeError when they are damaged."""
     start = len(SIGNATURE) + _DIGEST
     if raw[: len(SIGNATURE) - 1] != SIGNATURE[:-1]:
@@ -111,7 +111,7 @@ def from_bytes(raw: bytes) -> PlainModel:
         raise CaffeError(f"is not a compact model that dns wrote: {error}") from None
 
 
-def _parse(body: bytes) -> PlainModel:
+def _parse(body: bytes) -> UnmaskedModel:
     (header_size,) = _LENGTH.unpack_from(body)
     if header_size > _MAX_HEADER:
         raise ValueError("the header is too long")
@@ -132,7 +132,7 @@ def _parse(body: bytes) -> PlainModel:
             at += used
     if len(blobs) != len(definition.layer):
         raise ValueError("it has arrays for another number of layers")
-    return PlainModel(Deployment(definition, list(header["remarks"])), blobs)
+    return UnmaskedModel(Deployment(definition, list(header["remarks"])), blobs)
 
 
 def _restore(shape: list[int], distances: np.ndarray, bits: np.ndarray) -> np.ndarray:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from caffe_dns.errors import CaffeError
 from caffe_dns.export.inputs import data_layers, replace_data, set_batch
-from caffe_dns.export.standard_layers import plain_layer
+from caffe_dns.export.standard_layers import standard_layer
 from caffe_dns.layers import layer_types
 from caffe_dns.layers.base import Context, Shape
 from caffe_dns.net.definition import filter_layers, with_state
@@ -222,7 +222,7 @@ def _leading_to(param: NetParameter, outputs: Sequence[str]) -> NetParameter:
             layer = _narrow_input(layer, needed)
         if needed.intersection(layer.top):
             needed.update(layer.bottom)
-            kept.append(plain_layer(layer))
+            kept.append(standard_layer(layer))
     return NetParameter(name=param.name, layer=reversed(kept))
 
 

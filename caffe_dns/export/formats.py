@@ -7,13 +7,13 @@ from pathlib import Path
 
 from caffe_dns.errors import CaffeError, nearest
 from caffe_dns.export import compact
-from caffe_dns.export.model import BYTES_PER_VALUE, PlainModel
+from caffe_dns.export.model import BYTES_PER_VALUE, UnmaskedModel
 from caffe_dns.export.onnx_file import to_onnx
 from caffe_dns.export.torch_names import to_safetensors
 from caffe_dns.proto.text import MAX_BYTES
 
 
-def to_caffemodel(model: PlainModel) -> bytes:
+def to_caffemodel(model: UnmaskedModel) -> bytes:
     """The bytes of a .caffemodel for stock Caffe."""
     proto = model.to_proto()
     if proto.ByteSize() > MAX_BYTES:
@@ -22,7 +22,7 @@ def to_caffemodel(model: PlainModel) -> bytes:
 
 
 #: Format -> file ending, and the function that gives the file's bytes.
-FORMATS: dict[str, tuple[str, Callable[[PlainModel], bytes]]] = {
+FORMATS: dict[str, tuple[str, Callable[[UnmaskedModel], bytes]]] = {
     "caffemodel": (".caffemodel", to_caffemodel),
     "onnx": (".onnx", to_onnx),
     "safetensors": (".safetensors", to_safetensors),
@@ -48,7 +48,7 @@ def find_format(output: str, name: str = "") -> str:
     return endings[ending]
 
 
-def size_table(model: PlainModel, given: list[str], compact_bytes: int) -> list[str]:
+def size_table(model: UnmaskedModel, given: list[str], compact_bytes: int) -> list[str]:
     """Lines on the bytes of a model: as given, dense, pruned and compact."""
     dense = model.total * BYTES_PER_VALUE
     pruned = model.kept * BYTES_PER_VALUE

@@ -25,7 +25,7 @@ BYTES_PER_VALUE = 4
 
 
 @dataclass
-class PlainModel:
+class UnmaskedModel:
     """A definition, and for each of its layers the arrays in Caffe's order."""
 
     definition: Deployment
@@ -34,7 +34,7 @@ class PlainModel:
     @classmethod
     def load(
         cls, definition: Deployment, weights: str, context: Context | None = None
-    ) -> PlainModel:
+    ) -> UnmaskedModel:
         """The weights of a .caffemodel or .caffemodel.h5 of any kind, masks applied.
 
         Raises CaffeError for weights that do not fit, and where a layer is left without any.

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from caffe_dns import __version__
 from caffe_dns.errors import CaffeError
 from caffe_dns.export import onnx_layers, onnx_shapes  # noqa: F401 (they register converters)
-from caffe_dns.export.model import PlainModel
+from caffe_dns.export.model import UnmaskedModel
 from caffe_dns.export.onnx_graph import Bottoms, Graph, converters
 from caffe_dns.layers.base import Shape
 from caffe_dns.net.net import Net
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _OPSET, _IR_VERSION = 15, 8
 
 
-def to_onnx(model: PlainModel) -> bytes:
+def to_onnx(model: UnmaskedModel) -> bytes:
     """The bytes of an .onnx file. Raises CaffeError for layers that ONNX has nothing for."""
     try:
         import onnx
@@ -38,7 +38,7 @@ def to_onnx(model: PlainModel) -> bytes:
     return converted.SerializeToString()
 
 
-def _convert(model: PlainModel) -> ModelProto:
+def _convert(model: UnmaskedModel) -> ModelProto:
     from onnx.helper import make_graph, make_model, make_opsetid
 
     net = model.to_net()

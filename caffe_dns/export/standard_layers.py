@@ -30,7 +30,7 @@ _TRAINING_FIELDS = (
 )
 
 
-def plain_layer(layer: LayerParameter) -> LayerParameter:
+def standard_layer(layer: LayerParameter) -> LayerParameter:
     """A copy of the standard type, without surgery, fillers, rates, phase rules and blobs."""
     plain = LayerParameter()
     plain.CopyFrom(layer)

@@ -11,13 +11,13 @@ from collections.abc import Callable
 import numpy as np
 
 from caffe_dns.errors import CaffeError
-from caffe_dns.export.model import PlainModel
+from caffe_dns.export.model import UnmaskedModel
 from caffe_dns.proto.caffe_pb2 import LayerParameter
 
 Arrays = dict[str, np.ndarray]
 
 
-def named_arrays(model: PlainModel) -> Arrays:
+def named_arrays(model: UnmaskedModel) -> Arrays:
     """All arrays by name, in the definition's order. Raises CaffeError when a name comes twice."""
     named: Arrays = {}
     for layer, arrays in zip(model.definition.param.layer, model.blobs, strict=True):
@@ -31,7 +31,7 @@ def named_arrays(model: PlainModel) -> Arrays:
     return named
 
 
-def to_safetensors(model: PlainModel) -> bytes:
+def to_safetensors(model: UnmaskedModel) -> bytes:
     """The bytes of a .safetensors file, with the definition among its metadata."""
     try:
         from safetensors.numpy import save

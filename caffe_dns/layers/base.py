@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from caffe_dns import rng
 from caffe_dns.errors import CaffeError
 from caffe_dns.fillers import fill
-from caffe_dns.layers.weight_gradients import Aside
+from caffe_dns.layers.weight_gradients import DeferredWeightGradients
 from caffe_dns.proto.caffe_pb2 import TRAIN, FillerParameter, LayerParameter
 from caffe_dns.registry import Registry
 
@@ -49,7 +49,7 @@ class Context:
     #: Whether the net counts `passes`, one each forward pass; a solver sets it by itself.
     counts_passes: bool = True
     #: Where gradients of weights are computed while backward goes on; None leaves them to autograd.
-    aside: Aside | None = None
+    deferred_gradients: DeferredWeightGradients | None = None
     _generator: torch.Generator | None = None
     _seeded_for: tuple[int, int] | None = None
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from caffe_dns import kernels, mask_rules
 from caffe_dns.layers.base import Layer, Shape
-from caffe_dns.layers.weight_gradients import Apart, Product
+from caffe_dns.layers.weight_gradients import DeferredProduct, Product
 from caffe_dns.proto.caffe_pb2 import (
     CConvolutionParameter,
     CInnerProductParameter,
@@ -88,16 +88,16 @@ class WeightedLayer(Layer):
     def apply_apart(
         self, product: Product | None, bottom: Tensor, weight: Tensor, bias: Tensor | None
     ) -> Tensor | None:
-        """The same by `product`, gradients computed aside; None where that is not to be."""
-        aside = self.context.aside
+        """The same by `product`, gradients deferred; None where that is not to be."""
+        deferred = self.context.deferred_gradients
         own_weight, own_bias = self._own()
         learning = [p for p in (own_weight, own_bias) if p is not None and p.requires_grad]
-        if aside is None or product is None or not all(p.is_leaf for p in learning):
+        if deferred is None or product is None or not all(p.is_leaf for p in learning):
             return None
-        if not aside.takes(own_weight, bottom.shape[0] * self.products):
+        if not deferred.takes(own_weight, bottom.shape[0] * self.products):
             return None
-        taken = bias if aside.with_biases else None
-        top: Tensor = Apart.apply(
+        taken = bias if deferred.with_biases else None
+        top: Tensor = DeferredProduct.apply(
             bottom,
             own_weight,
             own_bias if taken is not None else None,
@@ -105,7 +105,7 @@ class WeightedLayer(Layer):
             taken.detach() if taken is not None else None,
             self.output_axis,
             product,
-            aside,
+            deferred,
         )
         return top if bias is taken or bias is None else top + bias
 

@@ -1,4 +1,4 @@
-"""Gradients of weights computed aside: not in autograd's backward pass, which does not need them.
+"""Weight gradients that are deferred: autograd's backward pass does not need them.
 
 Nothing in backward waits for the gradient of a weight. In a small net no kernel fills a GPU, so
 what is done on a second stream takes no time of its own. Autograd orders its work on one stream;
@@ -103,7 +103,7 @@ class Convolved:
         return result
 
 
-class Aside(ABC):
+class DeferredWeightGradients(ABC):
     """Who computes gradients of weights instead of autograd.
 
     They are collected with `join` after each backward pass.
@@ -144,7 +144,7 @@ class Aside(ABC):
         self._gradients.append((weight, laid_out_as(weight, gradient)))
 
 
-class SecondStream(Aside):
+class SecondStream(DeferredWeightGradients):
     """Computes gradients on a stream of its own, of layers that do not fill a GPU by themselves."""
 
     with_biases = True
@@ -187,8 +187,8 @@ class SecondStream(Aside):
         return torch.cuda.stream(self._stream)
 
 
-class Apart(torch.autograd.Function):
-    """The top of a layer whose gradients of weight and bias are computed aside.
+class DeferredProduct(torch.autograd.Function):
+    """The top of a layer whose gradients of weight and bias are deferred.
 
     `weight` and `bias` are the parameters, which learn; `w` and `b` what the layer makes of them.
     The bias is added along `axis`.
@@ -204,10 +204,15 @@ class Apart(torch.autograd.Function):
         b: Tensor | None,
         axis: int,
         product: Product,
-        aside: Aside,
+        deferred: DeferredWeightGradients,
     ) -> Tensor:
         ctx.save_for_backward(x, w)
-        ctx.parameters, ctx.axis, ctx.product, ctx.aside = (weight, bias), axis, product, aside
+        ctx.parameters, ctx.axis, ctx.product, ctx.deferred = (
+            (weight, bias),
+            axis,
+            product,
+            deferred,
+        )
         return product.top(x, w, b)
 
     @staticmethod
@@ -215,9 +220,9 @@ class Apart(torch.autograd.Function):
         (gradient,), (x, w) = gradients, ctx.saved_tensors
         weight, bias = ctx.parameters
         if weight.requires_grad:
-            ctx.aside.compute(ctx.product, weight, gradient, x, w)
+            ctx.deferred.compute(ctx.product, weight, gradient, x, w)
         if bias is not None and bias.requires_grad:
-            ctx.aside.add_up(bias, gradient, ctx.axis)
+            ctx.deferred.add_up(bias, gradient, ctx.axis)
         wanted = ctx.needs_input_grad[0]
         below = ctx.product.bottom_gradient(gradient, x, w) if wanted else None
         return below, *[None] * 7

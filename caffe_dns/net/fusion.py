@@ -31,7 +31,7 @@ DEVICES = ("cuda",)
 LARGE = 1 << 20
 
 
-class Row(Protocol):
+class FusedLayers(Protocol):
     """Neighbouring layers that run as one."""
 
     @property
@@ -67,7 +67,7 @@ class RectifiedSum:
 
 @dataclass(frozen=True)
 class Chain:
-    """A row whose members but for the first and the pooling work in place.
+    """Layers of which all but the first and the pooling work in place.
 
     First is a convolution or an inner product, or else the BatchNorm.
     """
@@ -101,24 +101,40 @@ class Chain:
         )
 
 
-def find_rows(steps: Sequence[Step], device: torch.device, inner: bool) -> dict[Layer, Row]:
-    """The rows of a net, by their first layer.
+@dataclass(frozen=True)
+class Fusion:
+    """What runs as one in a net."""
 
-    With `inner`, every blob is there afterwards.
-    """
+    #: Groups of layers by their first one: for passes after which every blob is to be there (True),
+    #: and for those after which only outputs and losses are (False).
+    layers: dict[bool, dict[Layer, FusedLayers]]
+    #: The masks that are applied together before the first layer runs.
+    masks: MasksTogether | None
+
+
+def plan_fusion(steps: Sequence[Step], context: Context) -> Fusion:
+    """What is to run as one on the device of `context`."""
+    fused = {inner: _find_fused_layers(steps, context.device, inner) for inner in (False, True)}
+    return Fusion(fused, _find_masks(steps, context))
+
+
+def _find_fused_layers(
+    steps: Sequence[Step], device: torch.device, inner: bool
+) -> dict[Layer, FusedLayers]:
+    """The groups of layers that run as one, by their first; with `inner`, every blob is there."""
     if device.type not in DEVICES:
         return {}
-    rows: dict[Layer, Row] = {}
+    found: dict[Layer, FusedLayers] = {}
     rest = list(steps)
     while rest:
-        row = _chain_at(rest, inner) or _sum_at(rest)
-        if row is not None:
-            rows[rest[0].layer] = row
-        del rest[: len(row.steps) if row is not None else 1]
-    return rows
+        group = _chain_at(rest, inner) or _sum_at(rest)
+        if group is not None:
+            found[rest[0].layer] = group
+        del rest[: len(group.steps) if group is not None else 1]
+    return found
 
 
-def find_masked(steps: Sequence[Step], context: Context) -> MasksTogether | None:
+def _find_masks(steps: Sequence[Step], context: Context) -> MasksTogether | None:
     """The masks that are applied together, and with them what activations of another type need.
 
     Large ones are not among them, unless there are such activations.
@@ -137,12 +153,12 @@ def find_masked(steps: Sequence[Step], context: Context) -> MasksTogether | None
 
 def _chain_at(steps: Sequence[Step], inner: bool) -> Chain | None:
     """The chain that begins with the first of these, if one does."""
-    row = list(takewhile(_is_plain, steps[:5]))
+    candidates = list(takewhile(_is_plain, steps[:5]))
     taken: list[Step] = []
 
     def take(is_right: Callable[[Step], bool], *, in_place: bool = True) -> Step | None:
         """The next step, if it is right and, but for the first, in place."""
-        step = row[len(taken)] if len(taken) < len(row) else None
+        step = candidates[len(taken)] if len(taken) < len(candidates) else None
         if step is None or not is_right(step):
             return None
         if in_place and taken and not _in_place(step, taken[-1]):

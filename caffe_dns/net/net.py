@@ -1,6 +1,7 @@
-"""Net: builds the layers of a definition, runs them in order, and owns their parameters.
+"""Net: runs the layers of a definition in order, and owns their parameters.
 
-Autograd does backward. Reading weights is in `weights`, training in `solver`.
+Autograd does backward. `building` makes the layers, `fusion` says which of them run as one. Reading
+weights is in `caffe_dns.weights`, training in `caffe_dns.solver`.
 """
 
 from __future__ import annotations
@@ -15,23 +16,15 @@ from torch import Tensor, nn
 
 from caffe_dns import log
 from caffe_dns.errors import CaffeError
-from caffe_dns.layers import layer_types
-from caffe_dns.layers.base import Context, Layer, Shape, count, shape_text
+from caffe_dns.layers.base import Context, Layer, Shape
+from caffe_dns.net.building import build
 from caffe_dns.net.definition import filter_layers, insert_splits
-from caffe_dns.net.fusion import find_masked, find_rows
-from caffe_dns.net.params import Param, ParamTable
-from caffe_dns.net.wiring import (
-    Step,
-    Wiring,
-    find_backward,
-    find_last_uses,
-    find_overwritten_losses,
-)
-from caffe_dns.proto.caffe_pb2 import LayerParameter, NetParameter, Phase
+from caffe_dns.net.fusion import plan_fusion
+from caffe_dns.net.params import Param
+from caffe_dns.net.wiring import Step
+from caffe_dns.proto.caffe_pb2 import NetParameter, Phase
 from caffe_dns.proto.positions import Positions
 from caffe_dns.proto.text import to_text
-
-BYTES_PER_VALUE = 4
 
 
 class PassObserver(Protocol):
@@ -72,71 +65,25 @@ class Net(nn.Module):
                 raise CaffeError(_no_layers(param))
             log.info(f"Initializing net from parameters: \n{to_text(filtered)}")
             self.param = insert_splits(filtered)
-            self._build()
+            self._graph = build(self.param, self.context)
         except CaffeError as error:
             line = None
             # An error about another file, a database say, has no place in this one.
             if positions is not None and error.layer is not None and error.file in (None, file):
                 line = _find_line(param, kept, error.layer, positions)
             raise error.locate(file=file, line=line) from None
-
-    # Building -----------------------------------------------------------------------------------
-
-    def _build(self) -> None:
         self.name = self.param.name
-        self.steps: list[Step] = []
-        self.table = ParamTable()
-        self.loss_weights: dict[str, float] = {}
-        self._memory = 0
-        wiring = Wiring()
-        for layer_param in self.param.layer:
-            self._append_layer(layer_param, wiring)
-        find_backward(self.steps)
-        if self.param.force_backward:
-            for step in self.steps:
-                _force_backward(step)
-        self._overwritten_losses = find_overwritten_losses(self.steps)
-        device = self.context.device
-        self._rows = {inner: find_rows(self.steps, device, inner) for inner in (False, True)}
-        self._masked = find_masked(self.steps, self.context)
-        self.outputs = wiring.outputs
-        self._last_uses = find_last_uses(self.steps, {*self.outputs, *self.loss_weights})
-        for blob in self.outputs:
-            log.info(f"This network produces output {blob}")
-        self.blob_shapes = wiring.shapes
+        self.steps = self._graph.steps
+        self.table = self._graph.table
+        self.loss_weights = self._graph.loss_weights
+        self.outputs = self._graph.outputs
+        self.blob_shapes = self._graph.blob_shapes
         self.layers = nn.ModuleList(step.layer for step in self.steps)
+        self.fusion = plan_fusion(self.steps, self.context)
         self._freeze()
         log.info("Network initialization done.")
 
-    def _append_layer(self, param: LayerParameter, wiring: Wiring) -> None:
-        if not param.HasField("phase"):
-            param.phase = self.phase
-        log.info(f"Creating layer {param.name}")
-        try:
-            layer = layer_types[param.type](param, self.context)
-        except CaffeError as error:
-            raise error.locate(layer=param.name, field=None) from None
-        log.info(f"Creating Layer {param.name}")
-        step = Step(layer)
-        wiring.append_bottoms(step)
-        wiring.append_tops(step)
-        shapes = layer.setup([wiring.shapes[blob] for blob in step.bottoms])
-        step.loss_weights = _loss_weights(layer, len(step.tops))
-        if layer.is_loss and not param.loss_weight:
-            param.loss_weight.extend(step.loss_weights)  # models show it
-        log.info(f"Setting up {param.name}")
-        for blob, shape, weight in zip(step.tops, shapes, step.loss_weights, strict=True):
-            wiring.shapes[blob] = tuple(shape)
-            log.info(f"Top shape: {shape_text(shape)}")
-            if weight:
-                log.info(f"    with loss weight {log.number(weight)}")
-                self.loss_weights[blob] = weight
-            self._memory += count(shape) * BYTES_PER_VALUE
-        log.info(f"Memory required for data: {self._memory}")
-        step.param_backward = self.table.append(layer)
-        step.needs_backward |= any(step.param_backward)
-        wiring.mark_tops(step)
-        self.steps.append(step)
+    # Building -----------------------------------------------------------------------------------
 
     def _freeze(self) -> None:
         """Parameters that never learn get no gradient, unless the definition forces backward."""
@@ -190,20 +137,21 @@ class Net(nn.Module):
         Without `inner`, blobs that are neither outputs nor losses are given up as soon as no layer
         wants them any more.
         """
-        with self._masked.applied(again=not inner) if self._masked else nullcontext():
+        masks = self.fusion.masks
+        with masks.applied(again=not inner) if masks else nullcontext():
             return self._compute(dict(given), inner)
 
     def _compute(self, blobs: dict[str, Tensor], inner: bool) -> dict[str, Tensor]:
         # An observer wants to see every layer's top.
-        rows = {} if self.observer is not None else self._rows[inner]
-        steps = zip(self.steps, self._last_uses, strict=True)
+        fused = {} if self.observer is not None else self.fusion.layers[inner]
+        steps = zip(self.steps, self._graph.last_uses, strict=True)
         for step, last_uses in steps:
             no_longer_read = list(last_uses)
-            row = rows.get(step.layer)
-            if row is not None:
-                for _ in row.steps[1:]:
+            group = fused.get(step.layer)
+            if group is not None:
+                for _ in group.steps[1:]:
                     no_longer_read += next(steps)[1]
-                blobs[row.steps[-1].tops[0]] = row.run(*(blobs[blob] for blob in step.bottoms))
+                blobs[group.steps[-1].tops[0]] = group.run(*(blobs[blob] for blob in step.bottoms))
             elif not step.layer.is_source and step.layer.type != "Input":
                 self._run_step(step, blobs)
             if self.observer is not None:
@@ -248,7 +196,7 @@ class Net(nn.Module):
         total: Tensor | None = None
         for blob, weight in self.loss_weights.items():
             top = blobs[blob]
-            if blob in self._overwritten_losses:
+            if blob in self._graph.overwritten_losses:
                 top = top.detach()
             term = top if top.dim() == 0 else top.sum()
             if weight != 1:
@@ -292,29 +240,6 @@ class Net(nn.Module):
         if parameter is not None:
             return tensor.to(parameter.dtype)
         return tensor if tensor.is_floating_point() else tensor.to(torch.float32)
-
-
-def _force_backward(step: Step) -> None:
-    step.needs_backward = True
-    step.param_backward = [True] * len(step.param_backward)
-    step.bottom_backward = [
-        wanted or index not in step.layer.no_force_backward
-        for index, wanted in enumerate(step.bottom_backward)
-    ]
-
-
-def _loss_weights(layer: Layer, num_tops: int) -> list[float]:
-    """The weight of each top in the loss (`Layer::SetLossWeights`, `LossLayer::LayerSetUp`)."""
-    given = list(layer.param.loss_weight)
-    if given and len(given) != num_tops:
-        raise layer.error(
-            f"given {len(given)} time(s) for {num_tops} top(s); "
-            "once per top, or not at all, would be right",
-            "loss_weight",
-        )
-    if given:
-        return given
-    return [1.0 if layer.is_loss and index == 0 else 0.0 for index in range(num_tops)]
 
 
 def _no_layers(param: NetParameter) -> str:

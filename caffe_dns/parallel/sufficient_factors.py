@@ -19,7 +19,7 @@ from caffe_dns import kernels
 from caffe_dns.errors import CaffeError
 from caffe_dns.layers.base import count
 from caffe_dns.layers.inner_product import BaseInnerProduct
-from caffe_dns.layers.weight_gradients import Aside, Product
+from caffe_dns.layers.weight_gradients import DeferredWeightGradients, Product
 from caffe_dns.net.net import Net
 from caffe_dns.net.params import Param
 from caffe_dns.parallel.averaging import GradientAverage
@@ -41,7 +41,7 @@ class _Begun:
     wait_for_bottom: Callable[[], Tensor]
 
 
-class Factors(Aside):
+class SufficientFactors(DeferredWeightGradients):
     """Computes the means over all ranks of the gradients of some weights.
 
     `rows` has the weights of inner products, and how many rows each multiplies.
@@ -78,11 +78,13 @@ class Factors(Aside):
         self._begun.clear()
 
 
-def share_gradients(net: Net, ranks: Ranks) -> tuple[GradientAverage | None, Factors | None]:
+def share_gradients(
+    net: Net, ranks: Ranks
+) -> tuple[GradientAverage | None, SufficientFactors | None]:
     """What makes gradients those of all ranks: averages most, and computes the others."""
     rows = _choose(net, ranks) if ranks.size > 1 and ranks.are_alike else {}
     average = ranks.average([param for param in net.learnable_params if param not in rows])
-    return average, Factors(rows, ranks) if rows else None
+    return average, SufficientFactors(rows, ranks) if rows else None
 
 
 def _ready_to_multiply(rows: Tensor, factor: float = 1.0) -> Tensor:

@@ -1,7 +1,7 @@
 """What all pictures have in common: colours, legends beside the axes, and the forms of a file.
 
 matplotlib is an extra of the package: `check_matplotlib` says so before any work is done. What is
-drawn is up to `sensitivity_report` and `log_chart`.
+drawn is up to `sensitivity` and `curves_chart`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Losses, scores and sparsities against iterations, from the logs of Caffe, of its forks, and ours.
 
-Tables in the form of Caffe's parse_log are in `training_log`, pictures in `log_chart`.
+Tables in the form of Caffe's parse_log are in `log_tables`, pictures in `curves_chart`.
 """
 
 from __future__ import annotations

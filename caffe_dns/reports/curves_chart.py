@@ -1,6 +1,6 @@
 """A picture of training runs: loss, scores and sparsities against iterations, run beside run.
 
-The curves come from `log_curves`.
+The curves come from `curves`.
 """
 
 from __future__ import annotations

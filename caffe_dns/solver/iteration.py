@@ -16,7 +16,7 @@ from torch import Tensor
 
 from caffe_dns import log
 from caffe_dns.errors import first_line
-from caffe_dns.layers.weight_gradients import Aside, SecondStream
+from caffe_dns.layers.weight_gradients import DeferredWeightGradients, SecondStream
 from caffe_dns.net.debug_info import DebugInfo
 from caffe_dns.net.net import Net
 from caffe_dns.parallel.averaging import GradientAverage
@@ -38,22 +38,22 @@ def run_iteration(
     rule: UpdateRule,
     batches: Sequence[Batch],
     average: GradientAverage | None = None,
-    aside: Aside | None = None,
+    deferred: DeferredWeightGradients | None = None,
     *,
     debug: bool = False,
 ) -> Outcome:
     """Forward and backward on each batch (iter_size of them), then one update.
 
-    With `average`, the update is that of all ranks; `aside` computes what gradients it takes; with
+    With `average`, the update is that of all ranks; `deferred` computes what gradients it takes; with
     `debug`, the values of all blobs and gradients are logged.
     """
-    net.context.aside = aside
+    net.context.deferred_gradients = deferred
     try:
         outcome = _run_passes(net, batches, average, debug)
     finally:
-        net.context.aside = None
-        if aside is not None:
-            aside.drop()
+        net.context.deferred_gradients = None
+        if deferred is not None:
+            deferred.drop()
     if average is not None:
         average.finish()
     rule.apply()
@@ -76,8 +76,8 @@ def _run_passes(
             average.arm()
         if loss.requires_grad:
             loss.backward()
-        if net.context.aside is not None:
-            net.context.aside.join()
+        if net.context.deferred_gradients is not None:
+            net.context.deferred_gradients.join()
         if info is not None:
             info.backward()
         total = loss.detach() if total is None else total + loss.detach()
@@ -99,13 +99,13 @@ class CapturedIteration:
         net: Net,
         rule: UpdateRule,
         average: GradientAverage | None = None,
-        aside: Aside | None = None,
+        deferred: DeferredWeightGradients | None = None,
     ) -> None:
         self.net = net
         self.rule = rule
         self._average = average
         # Gradients that are sent to other ranks go on their way as autograd brings them.
-        self._aside = aside if average is not None else SecondStream()
+        self._deferred_gradients = deferred if average is not None else SecondStream()
         self._runs = 0
         self._graph: torch.cuda.CUDAGraph | None = None
         self._failed = False
@@ -146,7 +146,7 @@ class CapturedIteration:
         )
 
     def _run_layers(self, batches: Sequence[Batch]) -> Outcome:
-        return run_iteration(self.net, self.rule, batches, self._average, self._aside)
+        return run_iteration(self.net, self.rule, batches, self._average, self._deferred_gradients)
 
     def _capture(self, batches: Sequence[Batch]) -> None:
         """Record one iteration; nothing is computed. Says so, once, where that is impossible."""

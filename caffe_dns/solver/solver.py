@@ -152,7 +152,7 @@ class Solver:
         if _due(self.iteration, param.display):
             self.net.context.passes = self.iteration
             if self.surgeon is not None and self.iteration > 0:
-                self.surgeon.operate_for_last_display(self.iteration - 1)
+                self.surgeon.update_masks_for_last_display(self.iteration - 1)
             # The net is as talkative as it was in the last iteration.
             debug = param.debug_info and _due(self.iteration - 1, param.display)
             with torch.no_grad(), DebugInfo(self.net) if debug else nullcontext():
@@ -180,7 +180,7 @@ class Solver:
                     break
                 self._positions_before_tests.clear()
             if self.surgeon is not None:
-                self.surgeon.operate(self.iteration)
+                self.surgeon.update_masks(self.iteration)
             display = _due(self.iteration, param.display)
             rate, stepped = self._set_rate()
             outcome = self._iterate(debug=display and param.debug_info)

@@ -13,7 +13,7 @@ from caffe_dns.layers.masked import DeviationMasks, MagnitudeMasks
 from caffe_dns.net.net import Net
 from caffe_dns.proto.caffe_pb2 import LayerSurgery
 
-MaskedLayer = DeviationMasks | MagnitudeMasks
+LayerWithMasks = DeviationMasks | MagnitudeMasks
 
 
 class Replayed:
@@ -60,10 +60,10 @@ class Count:
         return self.pruned / (self.kept + self.pruned)
 
 
-class Patient:
-    """A masked layer: its masks, and the threshold that they follow."""
+class MaskedLayer:
+    """A layer with masks: its masks, and the threshold that they follow."""
 
-    def __init__(self, layer: MaskedLayer) -> None:
+    def __init__(self, layer: LayerWithMasks) -> None:
         self.layer = layer
         self.device = layer.blobs[0].device
         #: How many connections came back since the last display.
@@ -144,9 +144,9 @@ class Patient:
         self.spliced += self.layer.renew_masks()
 
 
-def find_patients(net: Net) -> list[Patient]:
+def find_masked_layers(net: Net) -> list[MaskedLayer]:
     """The masked layers of a net; layers that share a mask are one."""
-    patients = []
+    masked_layers = []
     owners: set[int] = set()
     for step in net.steps:
         layer = step.layer
@@ -156,5 +156,5 @@ def find_patients(net: Net) -> list[Patient]:
         # A shared mask belongs to the first layer; others may see it in another shape.
         if mask.data_ptr() not in owners:
             owners.add(mask.data_ptr())
-            patients.append(Patient(layer))
-    return patients
+            masked_layers.append(MaskedLayer(layer))
+    return masked_layers

@@ -1,8 +1,8 @@
 """Layers whose weights can be pruned by a wanted share, scored, and put back.
 
-A subject finds the setting of its layer's own surgery rule (a threshold in standard deviations, or
-a c_rate) under which the rule prunes that share of the weights as they are now. The rules are in
-`surgery`; nothing is trained here.
+Each finds the setting of its layer's own surgery rule (a threshold in standard deviations, or a
+c_rate) under which the rule prunes that share of the weights as they are now. The rules are in
+`mask_rules`; nothing is trained here.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from caffe_dns.net.net import Net
 _DECIMALS = 4
 
 
-class Subject(ABC):
-    """A layer to prune. While there is a subject, masks are multiplied into the layer's blobs."""
+class PrunableLayer(ABC):
+    """A layer to prune. As long as there is one, masks are multiplied into its layer's blobs."""
 
     #: The field of the definition that a setting belongs to.
     field: ClassVar[str]
@@ -98,7 +98,7 @@ class Subject(ABC):
         """The masks of the layer's rule under this setting."""
 
 
-class DeviationSubject(Subject):
+class PrunableByDeviation(PrunableLayer):
     """A layer pruned by standard deviation; its biases stay."""
 
     field = "threshold"
@@ -119,7 +119,7 @@ class DeviationSubject(Subject):
         return [mask_rules.deviation_mask(self._values[0], setting)]
 
 
-class MagnitudeSubject(Subject):
+class PrunableByMagnitude(PrunableLayer):
     """A layer of the official kind, pruned by magnitude, biases too, from masks that keep all."""
 
     field = "c_rate"
@@ -144,11 +144,11 @@ class MagnitudeSubject(Subject):
         ]
 
 
-def find_subjects(net: Net, wanted: Sequence[str]) -> list[Subject]:
+def find_prunable_layers(net: Net, wanted: Sequence[str]) -> list[PrunableLayer]:
     """The layers of `net` that surgery can prune, in the net's order; only the `wanted`, if any.
 
-    A weight that several layers share is one subject, its first layer. Raises CaffeError for a
-    wanted layer that is not there or cannot be pruned.
+    A weight that several layers share counts as that of the first. Raises CaffeError for a wanted
+    layer that is not there or cannot be pruned.
     """
     layers = [step.layer for step in net.steps if _can_be_pruned(net, step.layer)]
     names = [layer.name for layer in layers]
@@ -160,16 +160,18 @@ def find_subjects(net: Net, wanted: Sequence[str]) -> list[Subject]:
             raise layer.error(f"type {layer.type} has no weights of its own that surgery prunes")
     if not layers:
         raise CaffeError("no layer has weights that surgery prunes")
-    subjects = [_subject(layer) for layer in layers if not wanted or layer.name in wanted]
-    for subject in subjects:
-        subject.sharers = [
+    prunable_layers = [
+        _prunable_layer(layer) for layer in layers if not wanted or layer.name in wanted
+    ]
+    for prunable_layer in prunable_layers:
+        prunable_layer.sharers = [
             step.layer.name
             for step in net.steps
             if isinstance(step.layer, WeightedLayer)
-            and step.layer is not subject.layer
-            and net.table.owner(step.layer, 0).layer is subject.layer
+            and step.layer is not prunable_layer.layer
+            and net.table.owner(step.layer, 0).layer is prunable_layer.layer
         ]
-    return subjects
+    return prunable_layers
 
 
 def _can_be_pruned(net: Net, layer: Layer) -> bool:
@@ -181,11 +183,11 @@ def _can_be_pruned(net: Net, layer: Layer) -> bool:
     return eligible and net.table.is_owner(layer, 0)
 
 
-def _subject(layer: Layer) -> Subject:
+def _prunable_layer(layer: Layer) -> PrunableLayer:
     if isinstance(layer, DeviationMasks):
-        return DeviationSubject(layer)
+        return PrunableByDeviation(layer)
     assert isinstance(layer, MagnitudeMasks)
-    return MagnitudeSubject(layer)
+    return PrunableByMagnitude(layer)
 
 
 def _limit_above(distances: np.ndarray, distance: float) -> float:

@@ -1,6 +1,6 @@
 """The renewal of the masks of several layers at once, by the thresholds in force.
 
-Which layers are due when is the surgeon's business, and the rules are in `surgery` and, for a GPU,
+Which layers are due when is the surgeon's business, and the rules are in `mask_rules` and, for a GPU,
 in `kernels.surgery`.
 """
 
@@ -15,55 +15,59 @@ from torch import Tensor
 
 from caffe_dns import kernels
 from caffe_dns.layers.masked import MagnitudeMasks
-from caffe_dns.surgery.masked_layers import MaskedLayer, Patient, Replayed
+from caffe_dns.surgery.masked_layers import LayerWithMasks, MaskedLayer, Replayed
 
 if TYPE_CHECKING:
     from caffe_dns.kernels.surgery import Masked, MaskKernel
 
 
 class Renewal:
-    """Renews the masks of some patients, those that are due, by the thresholds that they have now.
+    """Renews the masks of some layers, those that are due, by the thresholds that they have now.
 
-    On a GPU that is a replayed CUDA graph of two kernels, whoever is due; elsewhere one patient is
+    On a GPU that is a replayed CUDA graph of two kernels, whoever is due; elsewhere one layer is
     renewed after the other. Masks, parameters and moments have to stay in place.
     """
 
-    def __init__(self, patients: Sequence[Patient]) -> None:
-        self._numbers = {patient: number for number, patient in enumerate(patients)}
-        self._kernel = _make_kernel(patients)
+    def __init__(self, masked_layers: Sequence[MaskedLayer]) -> None:
+        self._numbers = {masked_layer: number for number, masked_layer in enumerate(masked_layers)}
+        self._kernel = _make_kernel(masked_layers)
         if self._kernel is not None:
-            self._replayed = Replayed(self._kernel.run, patients[0].device)
+            self._replayed = Replayed(self._kernel.run, masked_layers[0].device)
 
     @torch.no_grad()
-    def run(self, due: Sequence[Patient]) -> None:
-        """Renew the masks of these patients."""
+    def run(self, due: Sequence[MaskedLayer]) -> None:
+        """Renew the masks of these masked layers."""
         if self._kernel is None:
-            for patient in due:
-                patient.renew()
+            for masked_layer in due:
+                masked_layer.renew()
         elif due:
-            self._kernel.choose([self._numbers[patient] for patient in due])
+            self._kernel.choose([self._numbers[masked_layer] for masked_layer in due])
             self._replayed()
 
 
-def _make_kernel(patients: Sequence[Patient]) -> MaskKernel | None:
-    """One kernel for all patients, where it can be had."""
-    if not patients or not kernels.wanted(patients[0].device):
+def _make_kernel(masked_layers: Sequence[MaskedLayer]) -> MaskKernel | None:
+    """One kernel for all masked layers, where it can be had."""
+    if not masked_layers or not kernels.wanted(masked_layers[0].device):
         return None
     from caffe_dns.kernels.surgery import MaskKernel
 
-    masked = [entry for number, patient in enumerate(patients) for entry in _list(number, patient)]
+    masked = [
+        entry
+        for number, masked_layer in enumerate(masked_layers)
+        for entry in _list(number, masked_layer)
+    ]
     return MaskKernel(masked) if all(e.mask.dtype == torch.float32 for e in masked) else None
 
 
-def _list(number: int, patient: Patient) -> Iterator[Masked]:
+def _list(number: int, masked_layer: MaskedLayer) -> Iterator[Masked]:
     from caffe_dns.kernels.surgery import Masked
 
-    layer = patient.layer
+    layer = masked_layer.layer
     moments = layer.moments if isinstance(layer, MagnitudeMasks) else None
     for index, mask in enumerate(layer.mask_blobs()):
         weight = partial(_blob, layer, index)
-        yield Masked(weight, mask, patient.setting, moments, patient.spliced, number)
+        yield Masked(weight, mask, masked_layer.setting, moments, masked_layer.spliced, number)
 
 
-def _blob(layer: MaskedLayer, index: int) -> Tensor:
+def _blob(layer: LayerWithMasks, index: int) -> Tensor:
     return layer.blobs[index].detach()

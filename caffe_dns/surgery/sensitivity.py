@@ -2,7 +2,7 @@
 
 Layers are pruned one at a time by their own surgery rule and the net is scored; from the curves
 come thresholds for all layers together, which are scored as well. Tables, pictures and definitions
-are made of this elsewhere (`sensitivity_report`).
+are made of this elsewhere (`reports.sensitivity`).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from caffe_dns.layers.batch_data import BatchDataLayer
 from caffe_dns.layers.score import Accuracy
 from caffe_dns.net.net import Net
 from caffe_dns.net.wiring import Step
-from caffe_dns.surgery.prunable_layers import Subject
+from caffe_dns.surgery.prunable_layers import PrunableLayer
 
 #: Shares of the weights to prune.
 SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.93, 0.95, 0.97, 0.98, 0.99)
@@ -136,20 +136,20 @@ class Bench:
             step.layer.param.name: index for index, step in reversed([*enumerate(self._steps)])
         }
 
-    def depends_on(self, subject: Subject) -> bool:
+    def depends_on(self, prunable_layer: PrunableLayer) -> bool:
         """Whether the objective depends on this layer at all."""
-        return subject.name in self._starts
+        return prunable_layer.name in self._starts
 
     @torch.no_grad()
     def score_alone(
         self,
-        subjects: Sequence[Subject],
+        prunable_layers: Sequence[PrunableLayer],
         settings: Sequence[Sequence[float]],
         advance: Callable[[int], None],
     ) -> tuple[float, list[list[float]]]:
-        """The score as loaded, and with each subject alone under each of its settings.
+        """The score as loaded, and with each prunable layer alone under each of its settings.
 
-        What lies before the pruned layer is computed once a batch. `subjects` are in the net's
+        What lies before the pruned layer is computed once a batch. The layers are in the net's
         order. `advance` is told how many batches are done.
         """
         device = self.net.context.device
@@ -159,29 +159,29 @@ class Bench:
         for batch in range(self.batches):
             blobs = self._read()
             reached = 0
-            for subject, some, total in zip(subjects, settings, totals, strict=True):
-                start = self._starts[subject.name]
+            for prunable_layer, some, total in zip(prunable_layers, settings, totals, strict=True):
+                start = self._starts[prunable_layer.name]
                 blobs = self._run(blobs, reached, start)
                 reached = start
                 for index, setting in enumerate(some):
-                    subject.prune(setting)
+                    prunable_layer.prune(setting)
                     total[index] += self._finish(blobs, start)
-                subject.restore()
+                prunable_layer.restore()
             dense += self._finish(blobs, reached)
             advance(batch + 1)
         return float(dense) / self.batches, [(t / self.batches).tolist() for t in totals]
 
     @torch.no_grad()
-    def score_together(self, plan: Mapping[Subject, float]) -> float:
-        """The score with all the subjects of a plan under their settings at once."""
+    def score_together(self, plan: Mapping[PrunableLayer, float]) -> float:
+        """The score with all the prunable layers of a plan under their settings at once."""
         total = torch.zeros((), dtype=torch.float64, device=self.net.context.device)
-        for subject, setting in plan.items():
-            subject.prune(setting)
+        for prunable_layer, setting in plan.items():
+            prunable_layer.prune(setting)
         self._rewind()
         for _ in range(self.batches):
             total += self._finish(self._read(), 0)
-        for subject in plan:
-            subject.restore()
+        for prunable_layer in plan:
+            prunable_layer.restore()
         return float(total) / self.batches
 
     def _rewind(self) -> None:
@@ -212,25 +212,37 @@ class Bench:
 
 
 def measure(
-    bench: Bench, subjects: Sequence[Subject], advance: Callable[[int], None] = lambda done: None
+    bench: Bench,
+    prunable_layers: Sequence[PrunableLayer],
+    advance: Callable[[int], None] = lambda done: None,
 ) -> Study:
-    """Score the net with each subject pruned alone by each of SHARES."""
-    settings = [subject.settings_for(SHARES) for subject in subjects]
-    dense, scores = bench.score_alone(subjects, settings, advance)
+    """Score the net with each prunable layer pruned alone by each of SHARES."""
+    settings = [prunable_layer.settings_for(SHARES) for prunable_layer in prunable_layers]
+    dense, scores = bench.score_alone(prunable_layers, settings, advance)
     curves = []
-    for subject, some, found in zip(subjects, settings, scores, strict=True):
+    for prunable_layer, some, found in zip(prunable_layers, settings, scores, strict=True):
         points = [
-            Point(share, setting, *subject.effect(setting), score)
+            Point(share, setting, *prunable_layer.effect(setting), score)
             for share, setting, score in zip(SHARES, some, found, strict=True)
         ]
         # Where many weights are equal, several shares prune the same ones.
         distinct = {point.pruned: point for point in points}
         kept = list(distinct.values())
-        curves.append(Curve(subject.name, subject.field, subject.total, kept, subject.sharers))
+        curves.append(
+            Curve(
+                prunable_layer.name,
+                prunable_layer.field,
+                prunable_layer.total,
+                kept,
+                prunable_layer.sharers,
+            )
+        )
     return Study(bench.objective, bench.batches, dense, curves)
 
 
-def propose(bench: Bench, subjects: Sequence[Subject], study: Study, limit: float) -> Proposal:
+def propose(
+    bench: Bench, prunable_layers: Sequence[PrunableLayer], study: Study, limit: float
+) -> Proposal:
     """Settings for all layers that together lose at most `limit`, as large as a search finds them.
 
     Layers that lose nothing alone may lose much together, so the choices are scored.
@@ -241,7 +253,7 @@ def propose(bench: Bench, subjects: Sequence[Subject], study: Study, limit: floa
     while low < high:  # the choices grow milder, so halve
         middle = (low + high) // 2
         choice = choices[middle]
-        plan = {s: point.setting for s in subjects if (point := choice[s.name]) is not None}
+        plan = {s: point.setting for s in prunable_layers if (point := choice[s.name]) is not None}
         score = bench.score_together(plan)
         if study.holds(score, limit):
             best = Proposal(limit, choice, score)

@@ -1,6 +1,6 @@
 """When surgery happens in a training run, and what it did: the masked layers' part of an iteration.
 
-The mask rules are in `surgery`, the masks in the layers, the stages' settings in `stages`; this is
+The rules are in `mask_rules`, the masks in the layers, the stages' settings in `stages`; this is
 the schedule, and the lines of the log.
 """
 
@@ -17,7 +17,7 @@ from caffe_dns.errors import nearest
 from caffe_dns.layers.masked import MagnitudeMasks
 from caffe_dns.net.net import Net
 from caffe_dns.proto.caffe_pb2 import LayerSurgery, SurgeryMoments
-from caffe_dns.surgery.masked_layers import Count, Patient, find_patients
+from caffe_dns.surgery.masked_layers import Count, MaskedLayer, find_masked_layers
 from caffe_dns.surgery.renewal import Renewal
 from caffe_dns.surgery.stages import Stage, stage_at
 from caffe_dns.surgery.target import Target, make_groups
@@ -28,13 +28,13 @@ _FORK_NAMES = {"Convolution": "ConV", "InnerProduct": "IP"}
 
 @dataclass(frozen=True)
 class Schedule:
-    """When the masks of some patients are renewed in a stage: as draws of their own have it.
+    """When the masks of some masked layers are renewed in a stage: as draws of their own have it.
 
     The draws come from `stream`, `draws` of them an iteration, up to iteration `stop` of the stage,
     which begins at iteration `start` of the run.
     """
 
-    patients: Sequence[Patient]
+    masked_layers: Sequence[MaskedLayer]
     stream: str
     gamma: float
     power: float
@@ -66,7 +66,7 @@ class Surgeon:
     def __init__(self, net: Net, stages: Sequence[Stage], seed: int) -> None:
         self.stages = stages
         self.seed = seed
-        self.patients = find_patients(net)
+        self.masked_layers = find_masked_layers(net)
         self._parameters = sum(p.tensor.numel() for p in net.learnable_params if not p.is_mask)
         self._check_stages()
         self._stage: Stage | None = None
@@ -81,28 +81,28 @@ class Surgeon:
 
     def announce(self) -> None:
         """One line that says which layers surgery touches, how, and how to switch it off."""
-        if not self.patients:
+        if not self.masked_layers:
             return
         if len(self.stages) > 1:
             log.info(f"Surgery in {len(self.stages)} stages. To train without it: --no-surgery")
             return
         log.info(f"Surgery on {self._describe(self.stages[0])}. To train without it: --no-surgery")
 
-    def operate(self, iteration: int) -> None:
+    def update_masks(self, iteration: int) -> None:
         """Renew the masks that are due at this iteration, before its first forward pass."""
         stage = self._enter(iteration)
         due = [
-            patient
+            masked_layer
             for schedule in self._schedules
             if schedule.is_due(self.seed, iteration)
-            for patient in schedule.patients
+            for masked_layer in schedule.masked_layers
         ]
         if due:
             self._renewal.run(due)
         if self._target is not None and self._target.is_due(iteration - stage.start):
             self._target.renew(iteration - stage.start)
 
-    def operate_for_last_display(self, iteration: int) -> None:
+    def update_masks_for_last_display(self, iteration: int) -> None:
         """Renew masks of the official kind for the forward pass that only shows the last loss.
 
         The fork's layers draw at every pass in TRAIN, this one at the last iteration's number, so
@@ -110,21 +110,21 @@ class Surgeon:
         """
         self._enter(iteration)
         due = [
-            patient
+            masked_layer
             for schedule in self._schedules
             if schedule.at_every_pass and schedule.is_due(self.seed, iteration, more="/last")
-            for patient in schedule.patients
+            for masked_layer in schedule.masked_layers
         ]
         self._renewal.run(due)
 
     def display(self) -> list[Count]:
         """Log the fork's two sparsity lines, then a line for each masked layer; returns these."""
-        counts = [patient.count() for patient in self.patients]
+        counts = [masked_layer.count() for masked_layer in self.masked_layers]
         for kind, name in _FORK_NAMES.items():
             some = [
                 count
-                for count, patient in zip(counts, self.patients, strict=True)
-                if patient.layer.type == kind
+                for count, masked_layer in zip(counts, self.masked_layers, strict=True)
+                if masked_layer.layer.type == kind
             ]
             if some:
                 pruned = sum(count.pruned for count in some)
@@ -135,14 +135,14 @@ class Surgeon:
                 f"Surgery {count.layer}: kept {count.kept}, pruned {count.pruned}, sparsity "
                 f"{log.number(count.sparsity)}, spliced back {count.spliced_back}"
             )
-        for patient in self.patients:
-            patient.forget_spliced()
+        for masked_layer in self.masked_layers:
+            masked_layer.forget_spliced()
         return counts
 
     # Stages -------------------------------------------------------------------------------------
 
     def _check_stages(self) -> None:
-        names = [patient.name for patient in self.patients]
+        names = [masked_layer.name for masked_layer in self.masked_layers]
         for stage in self.stages:
             for entry in stage.surgery.layer:
                 if entry.name not in names:
@@ -151,7 +151,7 @@ class Surgeon:
                         f"there are: {', '.join(names) or 'none'}",
                         "layer",
                     )
-                layer = self.patients[names.index(entry.name)].layer
+                layer = self.masked_layers[names.index(entry.name)].layer
                 official = isinstance(layer, MagnitudeMasks)
                 if entry.HasField("threshold") if official else entry.HasField("c_rate"):
                     have, lack = ("c_rate", "threshold") if official else ("threshold", "c_rate")
@@ -160,7 +160,7 @@ class Surgeon:
                         "layer",
                     )
             # Whether the net can become so small at all, should nothing else be left.
-            make_groups(stage, self.patients, dict.fromkeys(names, 0), self._parameters)
+            make_groups(stage, self.masked_layers, dict.fromkeys(names, 0), self._parameters)
 
     def _enter(self, iteration: int) -> Stage:
         """The stage of this iteration, after whatever is done once when it begins or goes on."""
@@ -169,23 +169,33 @@ class Surgeon:
             return stage
         self._stage = stage
         begins = iteration == stage.start
-        if begins and len(self.stages) > 1 and self.patients:
+        if begins and len(self.stages) > 1 and self.masked_layers:
             log.info(f"Surgery {stage.title}, up to iteration {stage.end}: {self._describe(stage)}")
-        settings = {patient.name: stage.settings_of(patient.name) for patient in self.patients}
-        chosen = [patient for patient in self.patients if settings[patient.name] is not None]
-        for patient in self.patients:
-            patient.follow_definition(settings[patient.name] or LayerSurgery())
-            if patient in chosen and isinstance(patient.layer, MagnitudeMasks):
-                self._find_moments(patient.layer, begins)
-        self._kept = {patient.name: self._find_kept(patient, begins) for patient in self.patients}
-        groups = make_groups(stage, self.patients, self._kept, self._parameters)
-        followers = [patient for group in groups for patient in group.patients]
-        for patient in followers:
-            entry = self._restored.get(patient.name)
+        settings = {
+            masked_layer.name: stage.settings_of(masked_layer.name)
+            for masked_layer in self.masked_layers
+        }
+        chosen = [
+            masked_layer
+            for masked_layer in self.masked_layers
+            if settings[masked_layer.name] is not None
+        ]
+        for masked_layer in self.masked_layers:
+            masked_layer.follow_definition(settings[masked_layer.name] or LayerSurgery())
+            if masked_layer in chosen and isinstance(masked_layer.layer, MagnitudeMasks):
+                self._find_moments(masked_layer.layer, begins)
+        self._kept = {
+            masked_layer.name: self._find_kept(masked_layer, begins)
+            for masked_layer in self.masked_layers
+        }
+        groups = make_groups(stage, self.masked_layers, self._kept, self._parameters)
+        followers = [masked_layer for group in groups for masked_layer in group.masked_layers]
+        for masked_layer in followers:
+            entry = self._restored.get(masked_layer.name)
             known = not begins and entry is not None and entry.HasField("threshold")
-            patient.follow_sparsity(entry.threshold if entry is not None and known else None)
+            masked_layer.follow_sparsity(entry.threshold if entry is not None and known else None)
         self._target = Target(stage, groups) if groups else None
-        others = [patient for patient in chosen if patient not in followers]
+        others = [masked_layer for masked_layer in chosen if masked_layer not in followers]
         self._schedules = _schedules(stage, others)
         self._renewal = Renewal(others)
         return stage
@@ -203,27 +213,27 @@ class Surgeon:
                 "measured them from the weights as they are now"
             )
 
-    def _find_kept(self, patient: Patient, begins: bool) -> int:
+    def _find_kept(self, masked_layer: MaskedLayer, begins: bool) -> int:
         """How many parameters a layer kept when the stage began."""
-        entry = self._restored.get(patient.name)
+        entry = self._restored.get(masked_layer.name)
         if not begins and entry is not None and entry.HasField("kept"):
             return entry.kept
-        return patient.kept()
+        return masked_layer.kept()
 
     def _describe(self, stage: Stage) -> str:
         """The stage's layers and how they are pruned, for the log."""
         listed = []
         together = []
-        for patient in self.patients:
-            settings = stage.settings_of(patient.name)
+        for masked_layer in self.masked_layers:
+            settings = stage.settings_of(masked_layer.name)
             if settings is None:
                 continue
             if settings.HasField("sparsity"):
-                listed.append(f"{patient.name} (to sparsity {log.number(settings.sparsity)})")
+                listed.append(f"{masked_layer.name} (to sparsity {log.number(settings.sparsity)})")
             elif stage.shares_target(settings):
-                together.append(patient.name)
+                together.append(masked_layer.name)
             else:
-                listed.append(_describe_threshold(patient, settings))
+                listed.append(_describe_threshold(masked_layer, settings))
         if together:
             listed.append(f"{', '.join(together)} ({_describe_target(stage)})")
         return ", ".join(listed) or "no layer"
@@ -235,15 +245,15 @@ class Surgeon:
         if self._stage is None:
             return list(self._restored.values())
         entries = []
-        for patient in self.patients:
-            entry = SurgeryMoments(layer=patient.name)
-            layer = patient.layer
+        for masked_layer in self.masked_layers:
+            entry = SurgeryMoments(layer=masked_layer.name)
+            layer = masked_layer.layer
             if isinstance(layer, MagnitudeMasks) and layer.moments[0] >= 0:
                 entry.mu, entry.sigma = layer.moments.tolist()
             if self._target is not None:
-                entry.kept = self._kept[patient.name]
-            if patient.followed is not None:
-                entry.threshold = patient.followed
+                entry.kept = self._kept[masked_layer.name]
+            if masked_layer.followed is not None:
+                entry.threshold = masked_layer.followed
             if len(entry.ListFields()) > 1:
                 entries.append(entry)
         return entries
@@ -254,20 +264,20 @@ class Surgeon:
         self._stage = None
 
 
-def _schedules(stage: Stage, patients: Sequence[Patient]) -> list[Schedule]:
+def _schedules(stage: Stage, masked_layers: Sequence[MaskedLayer]) -> list[Schedule]:
     """How a stage has it for the layers that follow a threshold."""
     param = stage.param
     schedules = []
     together = []
-    for patient in patients:
-        layer = patient.layer
+    for masked_layer in masked_layers:
+        layer = masked_layer.layer
         if not isinstance(layer, MagnitudeMasks):
-            together.append(patient)
+            together.append(masked_layer)
             continue
         settings = layer.mask_settings()
         schedules.append(
             Schedule(
-                [patient],
+                [masked_layer],
                 layer.name,
                 settings.gamma,
                 settings.power,
@@ -285,8 +295,8 @@ def _schedules(stage: Stage, patients: Sequence[Patient]) -> list[Schedule]:
     return schedules
 
 
-def _describe_threshold(patient: Patient, settings: LayerSurgery) -> str:
-    layer = patient.layer
+def _describe_threshold(masked_layer: MaskedLayer, settings: LayerSurgery) -> str:
+    layer = masked_layer.layer
     if isinstance(layer, MagnitudeMasks):
         own = layer.mask_settings()
         c_rate = settings.c_rate if settings.HasField("c_rate") else own.c_rate

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from caffe_dns import mask_rules
-from caffe_dns.surgery.masked_layers import Patient, Replayed
+from caffe_dns.surgery.masked_layers import MaskedLayer, Replayed
 from caffe_dns.surgery.stages import Stage
 
 
@@ -23,7 +23,7 @@ from caffe_dns.surgery.stages import Stage
 class Group:
     """Layers that keep `start` parameters together when a stage begins, and `end` in the end."""
 
-    patients: Sequence[Patient]
+    masked_layers: Sequence[MaskedLayer]
     start: int
     end: int
 
@@ -35,7 +35,7 @@ class Target:
         self.groups = groups
         self._first, self._last = stage.surgery.start_iter, stage.end_iter
         self._interval, self._steepness = stage.surgery.interval, stage.surgery.steepness
-        device = groups[0].patients[0].device
+        device = groups[0].masked_layers[0].device
         self._wanted = torch.zeros(len(groups), dtype=torch.int64, device=device)
         self._renew = Replayed(self._renew_groups, device)
 
@@ -60,39 +60,39 @@ class Target:
 
     def _renew_groups(self) -> None:
         for group, wanted in zip(self.groups, self._wanted.split(1), strict=True):
-            _keep_strongest(group.patients, wanted)
+            _keep_strongest(group.masked_layers, wanted)
 
 
 def make_groups(
-    stage: Stage, patients: Sequence[Patient], kept: Mapping[str, int], parameters: int
+    stage: Stage, masked_layers: Sequence[MaskedLayer], kept: Mapping[str, int], parameters: int
 ) -> list[Group]:
     """What a stage's sparsities mean in numbers of parameters.
 
-    `patients` are all masked layers of the net, `kept` says how many parameters each keeps when the
-    stage begins, and `parameters` is how many the net has. Raises CaffeError when the net cannot
+    `masked_layers` are all of the net, `kept` says how many parameters each keeps when the stage
+    begins, and `parameters` is how many the net has. Raises CaffeError when the net cannot
     become as small as that.
     """
     groups, together, others = [], [], []
-    for patient in patients:
-        settings = stage.settings_of(patient.name)
+    for masked_layer in masked_layers:
+        settings = stage.settings_of(masked_layer.name)
         if settings is not None and settings.HasField("sparsity"):
-            end = int((1 - settings.sparsity) * patient.size + _ROUNDING)
-            groups.append(Group([patient], kept[patient.name], end))
+            end = int((1 - settings.sparsity) * masked_layer.size + _ROUNDING)
+            groups.append(Group([masked_layer], kept[masked_layer.name], end))
         elif settings is not None and stage.shares_target(settings):
-            together.append(patient)
+            together.append(masked_layer)
         else:
-            others.append(patient)
+            others.append(masked_layer)
     if together:
-        size = sum(patient.size for patient in together)
+        size = sum(masked_layer.size for masked_layer in together)
         if stage.surgery.HasField("compression"):
-            masked = sum(patient.size for patient in patients)
+            masked = sum(masked_layer.size for masked_layer in masked_layers)
             elsewhere = sum(group.end for group in groups)
-            elsewhere += sum(kept[patient.name] for patient in others)
+            elsewhere += sum(kept[masked_layer.name] for masked_layer in others)
             elsewhere += parameters - masked
             end = _left_for(stage, parameters, elsewhere, len(together))
         else:
             end = int((1 - stage.surgery.sparsity) * size + _ROUNDING)
-        start = sum(kept[patient.name] for patient in together)
+        start = sum(kept[masked_layer.name] for masked_layer in together)
         groups.append(Group(together, start, end))
     return groups
 
@@ -113,18 +113,20 @@ def _left_for(stage: Stage, parameters: int, elsewhere: int, layers: int) -> int
     return left
 
 
-def _keep_strongest(patients: Sequence[Patient], wanted: Tensor) -> None:
+def _keep_strongest(masked_layers: Sequence[MaskedLayer], wanted: Tensor) -> None:
     """Renew the masks of some layers so that they keep `wanted` (int64, one element) together."""
-    strengths = [patient.strengths() for patient in patients]
+    strengths = [masked_layer.strengths() for masked_layer in masked_layers]
     ranked = [
         torch.cat([strength.reshape(-1) for strength in own]).sort(descending=True).values
         for own in strengths
     ]
     relative = [mask_rules.relative_strength(values) for values in ranked]
     limit = _next_after(torch.cat(relative).sort(descending=True).values, wanted)
-    for patient, own, values, shares in zip(patients, strengths, ranked, relative, strict=True):
+    for masked_layer, own, values, shares in zip(
+        masked_layers, strengths, ranked, relative, strict=True
+    ):
         kept = (shares > limit).sum().view(1)
-        patient.prune_below(_next_after(values, kept).view(()), own)
+        masked_layer.prune_below(_next_after(values, kept).view(()), own)
 
 
 def _next_after(descending: Tensor, kept: Tensor) -> Tensor:

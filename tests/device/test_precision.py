@@ -93,7 +93,7 @@ def test_masks_come_from_float32(tmp_path: Path, kind: str) -> None:
             least = 1 if kind == "InnerProduct" else 0.8
             blobs[0].data.uniform_(least, 1.001, generator=torch.Generator().manual_seed(4))
         assert solver.surgeon is not None
-        solver.surgeon.operate(0)
+        solver.surgeon.update_masks(0)
         solver.close()
         solvers.append(solver)
     first, second = (solver.net.params for solver in solvers)

@@ -8,7 +8,7 @@ import torch
 
 from caffe_dns import load_net
 from caffe_dns.export.deploy import deploy
-from caffe_dns.export.model import PlainModel
+from caffe_dns.export.model import UnmaskedModel
 from caffe_dns.net.net import Net
 from caffe_dns.proto.upgrade import read_net
 from caffe_dns.weights.transfer import save_weights
@@ -68,7 +68,9 @@ def randomize(net: Net, seed: int = 1) -> None:
                     blob.abs_().add_(0.5)
 
 
-def small_model(text: str, folder: Path, seed: int = 1, batch: int = 1) -> tuple[PlainModel, Net]:
+def small_model(
+    text: str, folder: Path, seed: int = 1, batch: int = 1
+) -> tuple[UnmaskedModel, Net]:
     """A net of this definition with random weights, saved and loaded as a plain model."""
     definition, weights = folder / "net.prototxt", folder / "net.caffemodel"
     definition.write_text(text)
@@ -76,7 +78,7 @@ def small_model(text: str, folder: Path, seed: int = 1, batch: int = 1) -> tuple
     randomize(net, seed)
     save_weights(net, weights)
     described = deploy(read_net(definition).message, batch=batch)
-    return PlainModel.load(described, str(weights)), net
+    return UnmaskedModel.load(described, str(weights)), net
 
 
 def random_inputs(net: Net, seed: int = 2, batch: int | None = None) -> dict[str, torch.Tensor]:

@@ -11,21 +11,21 @@ import pytest
 from caffe_dns.errors import CaffeError
 from caffe_dns.export import compact, sections
 from caffe_dns.export.deploy import Deployment, deploy
-from caffe_dns.export.model import PlainModel
+from caffe_dns.export.model import UnmaskedModel
 from caffe_dns.proto.caffe_pb2 import NetParameter
 from caffe_dns.proto.upgrade import read_net
 from tests.export.build import CONVOLUTIONAL, small_model
 from tests.oracle import OFFICIAL
 
 
-def of_arrays(*arrays: np.ndarray) -> PlainModel:
+def of_arrays(*arrays: np.ndarray) -> UnmaskedModel:
     """A model of one layer; a compact file takes any arrays."""
     definition = NetParameter(name="n")
     definition.layer.add(name="layer", type="Convolution")
-    return PlainModel(Deployment(definition, ["a remark"]), [list(arrays)])
+    return UnmaskedModel(Deployment(definition, ["a remark"]), [list(arrays)])
 
 
-def assert_reversible(model: PlainModel) -> bytes:
+def assert_reversible(model: UnmaskedModel) -> bytes:
     raw = compact.to_bytes(model)
     again = compact.from_bytes(raw)
     assert again.definition == model.definition
@@ -70,7 +70,7 @@ def test_whole_net(tmp_path: Path) -> None:
 @pytest.mark.skipif(not OFFICIAL.exists(), reason="the official models are not here")
 def test_official_lenet() -> None:
     param = read_net(OFFICIAL / "lenet5.prototxt").message
-    model = PlainModel.load(deploy(param), str(OFFICIAL / "caffe_lenet5_sparse.caffemodel"))
+    model = UnmaskedModel.load(deploy(param), str(OFFICIAL / "caffe_lenet5_sparse.caffemodel"))
     assert model.kept == 3993
     assert model.total == 431080
     assert len(assert_reversible(model)) < 20_000

@@ -13,7 +13,7 @@ from caffe_dns import load_net
 from caffe_dns.errors import CaffeError
 from caffe_dns.export.deploy import deploy
 from caffe_dns.export.formats import to_caffemodel
-from caffe_dns.export.model import PlainModel
+from caffe_dns.export.model import UnmaskedModel
 from caffe_dns.proto.caffe_pb2 import NetParameter
 from caffe_dns.proto.upgrade import read_net
 from caffe_dns.weights.transfer import save_weights
@@ -54,7 +54,7 @@ def test_masks_are_applied_and_gone(text: str, ending: str, tmp_path: Path) -> N
             mask = step.layer.blobs[index]
             mask.copy_((torch.rand(mask.shape, generator=generator) > 0.6).float())
     save_weights(net, weights, hdf5=ending.endswith("h5"))
-    model = PlainModel.load(deploy(read_net(definition).message), str(weights))
+    model = UnmaskedModel.load(deploy(read_net(definition).message), str(weights))
     assert [layer.type for layer in model.definition.param.layer] == [
         "Input",
         "Convolution",
@@ -87,7 +87,7 @@ def test_layers_without_weights_are_not_made_up(tmp_path: Path) -> None:
     other = tmp_path / "other.prototxt"
     other.write_text(PLAIN.replace('name: "ip"', 'name: "new"'))
     with pytest.raises(CaffeError, match=r"layer 'new': .*net.caffemodel has no weights"):
-        PlainModel.load(deploy(read_net(other).message), str(tmp_path / "net.caffemodel"))
+        UnmaskedModel.load(deploy(read_net(other).message), str(tmp_path / "net.caffemodel"))
 
 
 def test_blobs_read_twice_and_shared(tmp_path: Path) -> None:
@@ -108,7 +108,7 @@ needs_importer = pytest.mark.skipif(
 )
 
 
-def read_with_opencv(model: PlainModel, folder: Path) -> cv2.dnn.Net:
+def read_with_opencv(model: UnmaskedModel, folder: Path) -> cv2.dnn.Net:
     definition, weights = folder / "plain.prototxt", folder / "plain.caffemodel"
     definition.write_text(model.definition.to_text())
     weights.write_bytes(to_caffemodel(model))
@@ -135,7 +135,7 @@ def test_opencv_computes_the_same(tmp_path: Path) -> None:
 def test_opencv_reads_the_pruned_lenet(tmp_path: Path) -> None:
     param = read_net(OFFICIAL / "lenet5.prototxt").message
     weights = str(OFFICIAL / "caffe_lenet5_sparse.caffemodel")
-    model = PlainModel.load(deploy(param), weights)
+    model = UnmaskedModel.load(deploy(param), weights)
     net = model.to_net()
     inputs = random_inputs(net)
     reader = read_with_opencv(model, tmp_path)

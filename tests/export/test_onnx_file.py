@@ -11,7 +11,7 @@ import torch
 from caffe_dns import load_net
 from caffe_dns.errors import CaffeError
 from caffe_dns.export.deploy import deploy
-from caffe_dns.export.model import PlainModel
+from caffe_dns.export.model import UnmaskedModel
 from caffe_dns.export.onnx_file import to_onnx
 from caffe_dns.export.onnx_graph import converters
 from caffe_dns.layers import layer_types
@@ -58,7 +58,7 @@ def test_lenet(tmp_path: Path) -> None:
     run = GOLDEN / "runs" / "sgd_inv"
     parsed = read_net(run / "train_val.prototxt")
     described = deploy(parsed.message, shapes=[(1, 28, 28)])
-    model = PlainModel.load(described, str(run / "snap_iter_20.caffemodel"))
+    model = UnmaskedModel.load(described, str(run / "snap_iter_20.caffemodel"))
     net = model.to_net()
     assert_same(to_onnx(model), net, random_inputs(net, batch=3))
 
@@ -172,7 +172,7 @@ def test_layer(name: str, tmp_path: Path) -> None:
 def test_prelu_with_one_slope() -> None:
     text = body(one("PReLU", "prelu_param { channel_shared: true }"))
     described = deploy(parse_text(text, NetParameter).message)
-    model = PlainModel(described, [[], [np.array(0.3, np.float32)]])
+    model = UnmaskedModel(described, [[], [np.array(0.3, np.float32)]])
     net = model.to_net()
     assert_same(to_onnx(model), net, random_inputs(net))
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from caffe_dns import kernels
-from caffe_dns.surgery.masked_layers import Count, find_patients
+from caffe_dns.surgery.masked_layers import Count, find_masked_layers
 from caffe_dns.surgery.renewal import Renewal
 from tests.surgery.test_surgeon import DATA, conv, ip, masks, operated, surgeon_of
 from tests.test_mask_rules import deviation_mask, hysteresis_mask
@@ -207,7 +207,7 @@ def train(with_kernel: bool) -> tuple[list[int], list[list[Count]], list[Tensor]
         assert (surgeon._renewal._kernel is not None) == with_kernel
         counts.append(surgeon.display())
         found += masks(net)
-    surgeon.operate_for_last_display(89)
+    surgeon.update_masks_for_last_display(89)
     return renewed, counts, found + masks(net)
 
 
@@ -226,4 +226,4 @@ def test_other_types_go_one_after_the_other(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(kernels, "wanted", lambda device: True)
     net, _ = surgeon_of(BOTH)
     net.double()
-    assert Renewal(find_patients(net))._kernel is None
+    assert Renewal(find_masked_layers(net))._kernel is None

@@ -1,4 +1,4 @@
-"""Gradients of weights computed aside against autograd's own, in float64 and without a GPU."""
+"""Deferred weight gradients against autograd's own, in float64 and without a GPU."""
 
 from __future__ import annotations
 
@@ -34,17 +34,17 @@ class OnTheSpot(SecondStream):
         return nullcontext()
 
 
-def gradients(text: str, aside: OnTheSpot | None, passes: int = 1) -> dict[str, Tensor]:
+def gradients(text: str, deferred: OnTheSpot | None, passes: int = 1) -> dict[str, Tensor]:
     context = Context(seed=3)
     net = make_net(input_layer(data=(2, 4, 6, 5)) + text + LOSS, context=context).double()
-    context.aside = aside
+    context.deferred_gradients = deferred
     for param in net.learnable_params:
         if param.is_mask:
             param.tensor.view(-1)[::3] = 0
     for _ in range(passes):
         net.loss(net({"data": draw(2, 4, 6, 5)})).backward()
-        if aside is not None:
-            aside.join()
+        if deferred is not None:
+            deferred.join()
     return {
         f"{param.layer.name}/{param.index}": param.tensor.grad
         for param in net.learnable_params
@@ -53,7 +53,7 @@ def gradients(text: str, aside: OnTheSpot | None, passes: int = 1) -> dict[str, 
 
 
 @pytest.mark.parametrize(
-    ("text", "asides"),
+    ("text", "deferrals"),
     [
         (layer("conv", "Convolution", "data", "z", f"convolution_param {{ {CONV} pad: 1 }}"), 2),
         (
@@ -117,11 +117,11 @@ def gradients(text: str, aside: OnTheSpot | None, passes: int = 1) -> dict[str, 
     ],
 )
 @pytest.mark.parametrize("passes", [1, 2])
-def test_the_same_gradients(text: str, asides: int, passes: int) -> None:
-    aside = OnTheSpot()
-    found = gradients(text, aside, passes)
+def test_the_same_gradients(text: str, deferrals: int, passes: int) -> None:
+    deferred = OnTheSpot()
+    found = gradients(text, deferred, passes)
     wanted = gradients(text, None, passes)
-    assert aside.joined == asides
+    assert deferred.joined == deferrals
     assert found.keys() == wanted.keys()
     for name, gradient in wanted.items():
         torch.testing.assert_close(found[name], gradient, msg=name)
@@ -130,6 +130,6 @@ def test_the_same_gradients(text: str, asides: int, passes: int) -> None:
 def test_large_layers_go_the_usual_way(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("caffe_dns.layers.weight_gradients.LARGE", 2 * 4 * 3 * 4 * 4 * 9)
     text = layer("conv", "Convolution", "data", "z", f"convolution_param {{ {CONV} }}")
-    aside = OnTheSpot()
-    assert gradients(text, aside).keys() == {"conv/0", "conv/1"}
-    assert aside.joined == 0
+    deferred = OnTheSpot()
+    assert gradients(text, deferred).keys() == {"conv/0", "conv/1"}
+    assert deferred.joined == 0

@@ -56,7 +56,7 @@ def compare(middle: str, monkeypatch: pytest.MonkeyPatch, phase: Phase = TRAIN) 
     assert together.keys() == apart.keys()
     for name, wanted in apart.items():
         torch.testing.assert_close(together[name], wanted, rtol=1e-4, atol=1e-5, msg=name)
-    return [[step.layer.name for step in chain.steps] for chain in net._rows[True].values()]
+    return [[step.layer.name for step in chain.steps] for chain in net.fusion.layers[True].values()]
 
 
 BN = layer("bn", "BatchNorm", "a", "a")
@@ -123,7 +123,9 @@ def test_a_sum_and_its_relu(
         monkeypatch.setattr(fusion, "DEVICES", devices)
         net = make_net(text)
         found.append(results(net))
-    names = [[step.layer.name for step in row.steps] for row in net._rows[True].values()]
+    names = [
+        [step.layer.name for step in group.steps] for group in net.fusion.layers[True].values()
+    ]
     assert names == rows
     apart, together = found
     assert together.keys() == apart.keys()
@@ -153,7 +155,9 @@ def test_a_pooling_belongs_to_it_where_nobody_looks(
     monkeypatch.setattr(fusion, "DEVICES", ("cpu",))
     net = make_net(text)
     together = results(net, inner=False)
-    found = [[step.layer.name for step in chain.steps] for chain in net._rows[False].values()]
+    found = [
+        [step.layer.name for step in chain.steps] for chain in net.fusion.layers[False].values()
+    ]
     assert found == chains
     # Whatever a layer above has read is given up.
     assert together.keys() == apart.keys() - {"data", "a", "p", "b"}
@@ -182,7 +186,7 @@ def test_masks_are_the_same_all_at_once(large: int, monkeypatch: pytest.MonkeyPa
     for devices in ((), ("cpu",)):
         monkeypatch.setattr(fusion, "DEVICES", devices)
         net = make_net(MASKED)
-        assert (net._masked is not None) == bool(devices)
+        assert (net.fusion.masks is not None) == bool(devices)
         for param in net.learnable_params:
             if param.is_mask:
                 param.tensor.view(-1)[::2] = 0

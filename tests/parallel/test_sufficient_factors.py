@@ -55,17 +55,17 @@ def net_of(text: str) -> Net:
     return net
 
 
-def gradients(net: Net, aside: factors.Factors | None) -> dict[str, Tensor]:
+def gradients(net: Net, deferred: factors.SufficientFactors | None) -> dict[str, Tensor]:
     """Those of two passes."""
     generator = torch.Generator().manual_seed(1)
     data = torch.randn(SHAPE, generator=generator, dtype=torch.float64)
-    net.context.aside = aside
+    net.context.deferred_gradients = deferred
     for param in net.learnable_params:
         param.tensor.grad = None
     for _ in range(2):
         net.loss(net.compute({"data": data})).backward()
-        if aside is not None:
-            aside.join()
+        if deferred is not None:
+            deferred.join()
     found = {f"{p.layer.name}/{p.index}": p.tensor.grad for p in net.learnable_params}
     return {name: gradient for name, gradient in found.items() if gradient is not None}
 
@@ -130,7 +130,7 @@ def test_ranks_that_compute_differently_average(monkeypatch: pytest.MonkeyPatch)
 def test_a_batch_of_another_size_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(factors, "LARGE", 8000)
     net = net_of(inner_product("data"))
-    net.context.aside = share_gradients(net, Twins())[1]
+    net.context.deferred_gradients = share_gradients(net, Twins())[1]
     loss = net.loss(net.forward({"data": torch.ones(3, *SHAPE[1:])}))
     with pytest.raises(CaffeError, match="3 rows to multiply, not 2"):
         loss.backward()

@@ -17,7 +17,7 @@ from caffe_dns.proto.caffe_pb2 import NetParameter
 from caffe_dns.proto.text import parse_text
 from caffe_dns.proto.upgrade import read_net
 from caffe_dns.reports.sensitivity import to_csv, to_definition, to_text_table
-from caffe_dns.surgery.prunable_layers import Subject, find_subjects
+from caffe_dns.surgery.prunable_layers import PrunableLayer, find_prunable_layers
 from caffe_dns.surgery.sensitivity import (
     SHARES,
     Bench,
@@ -49,8 +49,8 @@ def load(folder: Path = HOLMES, definition: Path | None = None) -> Net:
     return load_net(definition or folder / "train_val.prototxt", "TEST", weights)
 
 
-def bench_of(net: Net, batches: int = BATCHES) -> tuple[Bench, list[Subject]]:
-    return Bench(net, find_objective(net), batches), find_subjects(net, [])
+def bench_of(net: Net, batches: int = BATCHES) -> tuple[Bench, list[PrunableLayer]]:
+    return Bench(net, find_objective(net), batches), find_prunable_layers(net, [])
 
 
 def edited(tmp_path: Path, edit: Callable[[str], str]) -> Path:
@@ -74,8 +74,8 @@ def by_hand(blob: str, thresholds: dict[str, float]) -> float:
 
 def test_every_score_is_that_of_a_net_pruned_by_hand() -> None:
     net = load()
-    bench, subjects = bench_of(net)
-    study = measure(bench, subjects)
+    bench, prunable_layers = bench_of(net)
+    study = measure(bench, prunable_layers)
     assert study.dense == pytest.approx(by_hand("accuracy", {}), abs=1e-7)
     assert [curve.layer for curve in study.curves] == ["conv1", "conv2", "ip1", "ip2"]
     for curve in study.curves:
@@ -84,10 +84,12 @@ def test_every_score_is_that_of_a_net_pruned_by_hand() -> None:
             wanted = by_hand("accuracy", {curve.layer: point.setting})
             assert point.score == pytest.approx(wanted, abs=1e-7)
     plan = {
-        subject: curve.points[5].setting
-        for subject, curve in zip(subjects, study.curves, strict=True)
+        prunable_layer: curve.points[5].setting
+        for prunable_layer, curve in zip(prunable_layers, study.curves, strict=True)
     }
-    wanted = by_hand("accuracy", {subject.name: setting for subject, setting in plan.items()})
+    wanted = by_hand(
+        "accuracy", {prunable_layer.name: setting for prunable_layer, setting in plan.items()}
+    )
     assert bench.score_together(plan) == pytest.approx(wanted, abs=1e-7)
     assert bench.score_together({}) == pytest.approx(study.dense, abs=1e-7)
     net.close()
@@ -95,14 +97,16 @@ def test_every_score_is_that_of_a_net_pruned_by_hand() -> None:
 
 def test_nothing_is_computed_or_read_twice() -> None:
     net = load()
-    bench, subjects = bench_of(net)
+    bench, prunable_layers = bench_of(net)
     calls = dict.fromkeys(("mnist", "conv1", "pool1", "conv2", "ip2", "loss"), 0)
     for step in net.steps:
         if step.layer.name in calls:
             step.layer.register_forward_hook(
                 lambda layer, *_: calls.update({layer.name: calls[layer.name] + 1})
             )
-    bench.score_alone(subjects, [[0.1, 0.2], [0.3], [0.4, 0.5, 0.6], [0.7]], lambda done: None)
+    bench.score_alone(
+        prunable_layers, [[0.1, 0.2], [0.3], [0.4, 0.5, 0.6], [0.7]], lambda done: None
+    )
     net.close()
     assert calls == {
         "mnist": BATCHES,
@@ -116,11 +120,11 @@ def test_nothing_is_computed_or_read_twice() -> None:
 
 def test_proposal_holds_its_limit() -> None:
     net = load()
-    bench, subjects = bench_of(net)
-    study = measure(bench, subjects)
+    bench, prunable_layers = bench_of(net)
+    study = measure(bench, prunable_layers)
     kept = []
     for limit in (0.02, 0.3):
-        proposal = propose(bench, subjects, study, limit)
+        proposal = propose(bench, prunable_layers, study, limit)
         thresholds = {name: point.setting for name, point in proposal.points.items() if point}
         assert proposal.score == pytest.approx(by_hand("accuracy", thresholds), abs=1e-7)
         assert study.dense - proposal.score <= limit + 1e-6
@@ -132,11 +136,13 @@ def test_proposal_holds_its_limit() -> None:
 def test_layers_without_a_gain_are_spared() -> None:
     """Whatever is pruned costs more than allowed, also of the layer that stands most."""
     net = load()
-    bench, subjects = bench_of(net)
+    bench, prunable_layers = bench_of(net)
     points = [Point(0.5, 3.0, 50, 0.9, 0.1)]
-    study = Study(bench.objective, BATCHES, 1.0, [Curve(s.name, "", 100, points) for s in subjects])
-    proposal = propose(bench, subjects, study, 0.01)
-    assert proposal.points == {subject.name: None for subject in subjects}
+    study = Study(
+        bench.objective, BATCHES, 1.0, [Curve(s.name, "", 100, points) for s in prunable_layers]
+    )
+    proposal = propose(bench, prunable_layers, study, 0.01)
+    assert proposal.points == {prunable_layer.name: None for prunable_layer in prunable_layers}
     assert proposal.score == 1.0
     net.close()
 
@@ -149,9 +155,9 @@ def test_without_accuracy_the_loss_counts(tmp_path: Path) -> None:
         return "".join(line for line in text.splitlines(True) if "Accuracy" not in line)
 
     net = load(definition=edited(tmp_path, edit))
-    bench, subjects = bench_of(net)
+    bench, prunable_layers = bench_of(net)
     assert bench.objective == Objective("loss", True, {"loss": 1.0})
-    _, [[score]] = bench.score_alone(subjects[3:], [[1.0]], lambda done: None)
+    _, [[score]] = bench.score_alone(prunable_layers[3:], [[1.0]], lambda done: None)
     assert score == pytest.approx(by_hand("loss", {"ip2": 1.0}), rel=1e-6)
     assert bench.objective.fall(2.2, 2.0) == pytest.approx(0.1)
     net.close()

@@ -63,7 +63,7 @@ def operated(net: Net, surgeon: Surgeon, iterations: range) -> list[int]:
                 generator = torch.Generator().manual_seed(iteration)
                 param.tensor.data.normal_(generator=generator)
         before = masks(net)
-        surgeon.operate(iteration)
+        surgeon.update_masks(iteration)
         if not all(torch.equal(a, b) for a, b in zip(before, masks(net), strict=True)):
             found.append(iteration)
     return found
@@ -74,11 +74,11 @@ def operated(net: Net, surgeon: Surgeon, iterations: range) -> list[int]:
 
 def test_patients_are_the_layers_with_masks() -> None:
     _, surgeon = surgeon_of(HOLMES)
-    assert [patient.layer.name for patient in surgeon.patients] == ["conv", "a"]
+    assert [masked_layer.layer.name for masked_layer in surgeon.masked_layers] == ["conv", "a"]
     _, surgeon = surgeon_of(HOLMES, surgery=False)
-    assert surgeon.patients == []
+    assert surgeon.masked_layers == []
     _, surgeon = surgeon_of(GUO, surgery=False)
-    assert [patient.layer.name for patient in surgeon.patients] == ["conv", "a"]
+    assert [masked_layer.layer.name for masked_layer in surgeon.masked_layers] == ["conv", "a"]
 
 
 def test_a_shared_mask_has_one_patient() -> None:
@@ -87,7 +87,7 @@ def test_a_shared_mask_has_one_patient() -> None:
     )
     twin = twin.replace("name: 'a' ", "name: 'a' param { name: 'w' } ", 1)
     _, surgeon = surgeon_of(twin)
-    assert [patient.layer.name for patient in surgeon.patients] == ["conv", "a"]
+    assert [masked_layer.layer.name for masked_layer in surgeon.masked_layers] == ["conv", "a"]
 
 
 def test_announcing() -> None:
@@ -126,7 +126,7 @@ def test_layers_of_one_net_are_operated_together() -> None:
             if not param.is_mask:
                 param.tensor.data.normal_()
         before = masks(net)
-        surgeon.operate(iteration)
+        surgeon.update_masks(iteration)
         changed = {not torch.equal(a, b) for a, b in zip(before, masks(net), strict=True)}
         assert len(changed) == 1
 
@@ -182,7 +182,7 @@ def test_layers_of_the_official_kind_draw_for_themselves() -> None:
             if not param.is_mask:
                 param.tensor.data.normal_()
         before = [net.params[name][2].clone() for name in "ab"]
-        surgeon.operate(iteration)
+        surgeon.update_masks(iteration)
         changed = [
             not torch.equal(net.params[name][2], old)
             for name, old in zip("ab", before, strict=True)
@@ -205,7 +205,7 @@ def test_several_batches_give_the_official_kind_several_draws() -> None:
 
 def test_masks_by_deviation() -> None:
     net, surgeon = surgeon_of(HOLMES)
-    surgeon.operate(0)
+    surgeon.update_masks(0)
     for name, threshold in (("conv", np.float32(0.6)), ("a", 0.5)):
         weight, _, mask = (blob.detach().numpy() for blob in net.params[name])
         assert np.array_equal(mask, deviation_mask(weight.astype(np.float64), float(threshold)))
@@ -214,7 +214,7 @@ def test_masks_by_deviation() -> None:
 def test_masks_by_magnitude_with_moments_of_iteration_0() -> None:
     net, surgeon = surgeon_of(GUO.replace("c_rate: 0.5", "c_rate: 0.5 power: 0"))
     first = [blob.detach().double().numpy().copy() for blob in net.params["a"][:2]]
-    surgeon.operate(0)
+    surgeon.update_masks(0)
     mu, sigma = magnitude_moments(first)
     found = net.layer("a")
     assert isinstance(found, MagnitudeMasks)
@@ -222,7 +222,7 @@ def test_masks_by_magnitude_with_moments_of_iteration_0() -> None:
     wanted = hysteresis_mask(first[0], np.ones_like(first[0]), mu, sigma, 0.5)
     assert np.array_equal(found.blobs[2], wanted)
     found.blobs[0].data.mul_(1.7)
-    surgeon.operate(1)
+    surgeon.update_masks(1)
     wanted = hysteresis_mask(first[0] * 1.7, wanted, mu, sigma, 0.5)
     assert np.array_equal(found.blobs[2], wanted)
     assert found.moments.tolist() == pytest.approx([mu, sigma], rel=1e-5)
@@ -230,11 +230,11 @@ def test_masks_by_magnitude_with_moments_of_iteration_0() -> None:
 
 def test_counts_and_lines() -> None:
     net, surgeon = surgeon_of(HOLMES, "surgery_iter_power: 0")
-    surgeon.operate(0)
+    surgeon.update_masks(0)
     before = masks(net)
     for name in ("conv", "a"):
         net.params[name][0].data.normal_(generator=torch.Generator().manual_seed(3))
-    surgeon.operate(1)
+    surgeon.update_masks(1)
     after = masks(net)
     with recorded_log() as messages:
         counts = surgeon.display()
@@ -260,7 +260,7 @@ def test_counts_and_lines() -> None:
 
 def test_biases_count_where_they_have_masks() -> None:
     net, surgeon = surgeon_of(GUO)
-    surgeon.operate(0)
+    surgeon.update_masks(0)
     count = surgeon.display()[1]
     weight, bias = net.params["a"][2:]
     assert count.kept == int(weight.sum() + bias.sum())
@@ -273,14 +273,14 @@ def test_biases_count_where_they_have_masks() -> None:
 def test_moments_are_kept_and_taken_over() -> None:
     net, surgeon = surgeon_of(GUO)
     assert surgeon.moments() == []
-    surgeon.operate(0)
+    surgeon.update_masks(0)
     stored = surgeon.moments()
     assert [entry.layer for entry in stored] == ["conv", "a"]
     other_net, other = surgeon_of(GUO, seed=2)
     with recorded_log() as messages:
         other.restore(stored)
         assert other.moments() == stored
-        other.operate(20)
+        other.update_masks(20)
     assert messages == []
     for name in ("conv", "a"):
         mine, theirs = other_net.layer(name), net.layer(name)
@@ -293,7 +293,7 @@ def test_missing_moments_are_measured() -> None:
     net, surgeon = surgeon_of(GUO)
     with recorded_log() as messages:
         surgeon.restore([SurgeryMoments(layer="conv", mu=0.25, sigma=0.5)])
-        surgeon.operate(20)
+        surgeon.update_masks(20)
     assert messages == [
         "The solver state has no surgery moments for layer a; measured them from the weights as "
         "they are now"
@@ -371,4 +371,4 @@ def test_a_mask_seen_in_another_shape_has_one_patient() -> None:
     text = text.replace("name: 'a' ", "name: 'a' param { name: 'w' } ", 1)
     text = text.replace("name: 'b' ", "name: 'b' param { name: 'w' share_mode: PERMISSIVE } ", 1)
     _, surgeon = surgeon_of(text)
-    assert [patient.layer.name for patient in surgeon.patients] == ["a"]
+    assert [masked_layer.layer.name for masked_layer in surgeon.masked_layers] == ["a"]

@@ -82,7 +82,7 @@ def test_the_strongest_parameters_of_all_layers_are_kept(kind: str) -> None:
         wanted = round(last + (total - last) * (1 - min(iteration / 60, 1)) ** 3)
         expected = strongest(net, ["conv", "a"], kind, wanted)
         before = {name: mask_of(net, name, kind) for name in expected}
-        surgeon.operate(iteration)
+        surgeon.update_masks(iteration)
         for name, masks in expected.items():
             found = mask_of(net, name, kind)
             np.testing.assert_array_equal(found, masks if due else before[name])
@@ -93,7 +93,7 @@ def test_each_layer_reaches_its_own_sparsity(kind: str) -> None:
     net, surgeon = surgeon_of(kind, "layer { name: 'a' sparsity: 0.97 }")
     for iteration in range(61):
         disturb(net, iteration)
-        surgeon.operate(iteration)
+        surgeon.update_masks(iteration)
     assert mask_of(net, "conv", kind).all()
     assert mask_of(net, "a", kind).sum() == int(0.03 * SIZES[kind]["a"] + 1e-6)
 
@@ -104,7 +104,7 @@ def test_compression_counts_all_parameters(kind: str) -> None:
     net, surgeon = surgeon_of(kind, f"compression: 4 {layers}")
     for iteration in range(61):
         disturb(net, iteration)
-        surgeon.operate(iteration)
+        surgeon.update_masks(iteration)
     parameters = sum(p.tensor.numel() for p in net.learnable_params if not p.is_mask)
     kept = parameters - sum(int((p.tensor == 0).sum()) for p in net.learnable_params if p.is_mask)
     assert kept == parameters // 4
@@ -117,7 +117,7 @@ def test_the_threshold_in_force_is_the_layers_own(kind: str) -> None:
     net, surgeon = surgeon_of(kind, "sparsity: 0.7 steepness: 1")
     for iteration in range(61):
         disturb(net, iteration // 20)
-        surgeon.operate(iteration)
+        surgeon.update_masks(iteration)
     for count in surgeon.display():
         values = distances(net, count.layer, kind)
         if kind == "official":
@@ -139,9 +139,9 @@ def test_what_is_pruned_already_is_where_the_schedule_starts() -> None:
             mask.zero_().view(-1)[::2] = 1
     start = sum(mask_of(net, name, "official").sum() for name in ("conv", "a"))
     disturb(net, 1)
-    surgeon.operate(0)
+    surgeon.update_masks(0)
     assert sum(mask_of(net, name, "official").sum() for name in ("conv", "a")) == start
-    surgeon.operate(40)
+    surgeon.update_masks(40)
     kept = sum(mask_of(net, name, "official").sum() for name in ("conv", "a"))
     assert kept == round(40 + (start - 40) / 3)
 
@@ -151,7 +151,7 @@ def test_equal_parameters_are_never_more_than_wanted() -> None:
     for param in net.learnable_params:
         if not param.is_mask:
             param.tensor.data.fill_(0)
-    surgeon.operate(60)
+    surgeon.update_masks(60)
     assert sum(mask_of(net, name, "official").sum() for name in ("conv", "a")) <= 203
 
 
@@ -272,6 +272,6 @@ def test_a_state_without_counts_starts_from_what_is_kept(tmp_path: Path) -> None
     net, surgeon = surgeon_of("official", "sparsity: 0.9 steepness: 1")
     surgeon.restore([SurgeryMoments(layer=name, mu=1, sigma=1) for name in ("conv", "a")])
     disturb(net, 1)
-    surgeon.operate(40)
+    surgeon.update_masks(40)
     kept = sum(mask_of(net, name, "official").sum() for name in ("conv", "a"))
     assert kept == round(40 + (406 - 40) / 3)

@@ -37,7 +37,7 @@ from caffe_dns.proto.upgrade import read_net, read_solver
 from tools.benchmarks.contestants import MODELS, Task, ours, theirs
 from tools.benchmarks.nets_gpu import device_name
 from tools.benchmarks.plain_nets import NETS
-from tools.benchmarks.seats import Seat
+from tools.benchmarks.processes import ContestantProcess
 
 #: Displays in a run of `dns train`, and how many of them do not count.
 DISPLAYS, WARM_UP = 8, 3
@@ -120,8 +120,8 @@ def report(
         print(f"  {title:32}{rate:9.1f}{batch * rate:10.0f}{cells}", flush=True)
 
 
-def turn(seat: Seat, way: str, seconds: float) -> float:
-    return 1000 / seat.turn(way, seconds)
+def turn(process: ContestantProcess, way: str, seconds: float) -> float:
+    return 1000 / process.turn(way, seconds)
 
 
 def report_lenet(folder: Path, options: argparse.Namespace) -> None:
@@ -134,11 +134,11 @@ def report_lenet(folder: Path, options: argparse.Namespace) -> None:
         for solver in LENET_SOLVERS
     }
     dense = write(solver="solver", iterations=options.lenet_iterations)
-    seat = Seat(theirs)
+    process = ContestantProcess(theirs)
     for precision in options.precisions:
-        ways = seat.enter(Task("lenet", precision, batch, options.device), LENET_SECONDS)
+        ways = process.enter(Task("lenet", precision, batch, options.device), LENET_SECONDS)
         runners: dict[str, Runner] = {
-            f"PyTorch, {way}": partial(turn, seat, way, LENET_SECONDS) for way in ways
+            f"PyTorch, {way}": partial(turn, process, way, LENET_SECONDS) for way in ways
         }
         references = list(runners)
         for title, definition in pruning.items():
@@ -148,7 +148,7 @@ def report_lenet(folder: Path, options: argparse.Namespace) -> None:
         )
         heading = f"LeNet, batch {batch}, {precision}"
         report(heading, batch, runners, references, options.rounds)
-    seat.close()
+    process.close()
 
 
 def report_alexnet(folder: Path, options: argparse.Namespace) -> None:
@@ -158,16 +158,16 @@ def report_alexnet(folder: Path, options: argparse.Namespace) -> None:
     definition = write_definition(
         folder, name, "solver", database, batch, options.alexnet_iterations
     )
-    seat = Seat(partial(ours, surgery=True))
+    process = ContestantProcess(partial(ours, surgery=True))
     for precision in options.precisions:
-        (way,) = seat.enter(Task(name, precision, batch, options.device), ALEXNET_SECONDS)
+        (way,) = process.enter(Task(name, precision, batch, options.device), ALEXNET_SECONDS)
         runners: dict[str, Runner] = {
-            "constant data": partial(turn, seat, way, ALEXNET_SECONDS),
+            "constant data": partial(turn, process, way, ALEXNET_SECONDS),
             "dns train, LMDB": partial(dns_train, definition, precision, options.device),
         }
         heading = f"AlexNet-BN, batch {batch}, {precision}"
         report(heading, batch, runners, ["constant data"], options.rounds)
-    seat.close()
+    process.close()
 
 
 PARTS = {"lenet": report_lenet, "alexnet": report_alexnet}

@@ -29,7 +29,7 @@ import torch
 from caffe_dns.device.precision import PRECISIONS
 from tools.benchmarks.contestants import Task, ours, theirs
 from tools.benchmarks.plain_nets import NETS
-from tools.benchmarks.seats import Figure, Make, Seat
+from tools.benchmarks.processes import ContestantProcess, Figure, Make
 
 PLAIN = "PyTorch"
 #: The rows of a table, and who may stand for each: the fastest does.
@@ -47,47 +47,47 @@ COMPILED: dict[str, dict[str, Make]] = {
 class Entry:
     """Who stands for a row, and the way it trains."""
 
-    seat: Seat
+    process: ContestantProcess
     way: str
     title: str
     figure: Figure
 
 
-def take_seats(device: str, *, compiled: bool) -> dict[str, dict[str, Seat]]:
+def start_processes(device: str, *, compiled: bool) -> dict[str, dict[str, ContestantProcess]]:
     """A process for each candidate of each row."""
     makes = {**ROWS, **(COMPILED if compiled else {})}
     if device == "cpu":  # without cuDNN
         makes[PLAIN] = {"": theirs}
     return {
-        title: {settings: Seat(make) for settings, make in candidates.items()}
+        title: {settings: ContestantProcess(make) for settings, make in candidates.items()}
         for title, candidates in makes.items()
     }
 
 
-def fastest(candidates: dict[str, Seat], task: Task, seconds: float) -> Entry:
+def fastest(candidates: dict[str, ContestantProcess], task: Task, seconds: float) -> Entry:
     """Try the candidates; all but the fastest leave. Raises RuntimeError where all fail."""
     best: Entry | None = None
     failures: list[RuntimeError] = []
-    for settings, seat in candidates.items():
+    for settings, process in candidates.items():
         try:
-            figures = seat.enter(task, seconds)
+            figures = process.enter(task, seconds)
         except RuntimeError as error:
             failures.append(error)
             continue
         way = min(figures, key=lambda way: figures[way].milliseconds)
         title = ", ".join(filter(None, (way, settings)))
-        entry = Entry(seat, way, title, figures[way])
+        entry = Entry(process, way, title, figures[way])
         if best is None or entry.figure.milliseconds < best.figure.milliseconds:
             best, entry = entry, best
         if entry is not None:
-            entry.seat.leave()
+            entry.process.leave()
     if best is None:
         raise failures[-1]
     return best
 
 
 def compete(
-    rows: dict[str, dict[str, Seat]], task: Task, rounds: int, seconds: float
+    rows: dict[str, dict[str, ContestantProcess]], task: Task, rounds: int, seconds: float
 ) -> dict[str, str]:
     """Let all rows train the task in turn; returns their lines for the table."""
     entries: dict[str, Entry] = {}
@@ -98,12 +98,12 @@ def compete(
         except RuntimeError as error:
             failures[title] = f"failed: {error}"
     runs = [
-        {title: entry.seat.turn(entry.way, seconds) for title, entry in entries.items()}
+        {title: entry.process.turn(entry.way, seconds) for title, entry in entries.items()}
         for _ in range(rounds)
     ]
     for candidates in rows.values():
-        for seat in candidates.values():
-            seat.leave()
+        for process in candidates.values():
+            process.leave()
     lines = {title: line(title, entries, runs, task.batch) for title in entries}
     return {title: lines.get(title) or failures[title] for title in rows}
 
@@ -147,7 +147,7 @@ def parse_options() -> argparse.Namespace:
 
 def main() -> None:
     options = parse_options()
-    rows = take_seats(options.device, compiled=options.compile)
+    rows = start_processes(options.device, compiled=options.compile)
     print(f"{device_name(options.device)}, torch {torch.__version__}")
     print(f"Medians of {options.rounds} rounds; speed and memory are ratios to {PLAIN}\n")
     for name in options.nets:
@@ -160,8 +160,8 @@ def main() -> None:
             for title, text in lines.items():
                 print(f"  {title:30}{text}", flush=True)
     for candidates in rows.values():
-        for seat in candidates.values():
-            seat.close()
+        for process in candidates.values():
+            process.close()
 
 
 if __name__ == "__main__":

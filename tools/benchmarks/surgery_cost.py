@@ -32,7 +32,7 @@ from caffe_dns.solver.solver import Solver
 from tools.benchmarks.contestants import MODELS, hold_data, net_definition, training
 from tools.benchmarks.nets_gpu import device_name
 from tools.benchmarks.plain_nets import NETS
-from tools.benchmarks.seats import milliseconds
+from tools.benchmarks.processes import milliseconds
 
 #: Title -> the net's name, and its solver in models/.
 SUBJECTS = {

@@ -31,7 +31,7 @@ class Figure:
     memory: int
 
 
-class Seat:
+class ContestantProcess:
     """A process in which a contestant trains when it is its turn."""
 
     def __init__(self, make: Make) -> None:
