@@ -44,8 +44,8 @@ def run_iteration(
 ) -> Outcome:
     """Forward and backward on each batch (iter_size of them), then one update.
 
-    With `average`, the update is that of all ranks; `deferred` computes what gradients it takes; with
-    `debug`, the values of all blobs and gradients are logged.
+    With `average`, the update is that of all ranks; `deferred` computes what gradients it takes;
+    with `debug`, the values of all blobs and gradients are logged.
     """
     net.context.deferred_gradients = deferred
     try:

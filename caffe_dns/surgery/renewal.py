@@ -1,7 +1,7 @@
 """The renewal of the masks of several layers at once, by the thresholds in force.
 
-Which layers are due when is the surgeon's business, and the rules are in `mask_rules` and, for a GPU,
-in `kernels.surgery`.
+Which layers are due when is the surgeon's business, and the rules are in `mask_rules` and, for a
+GPU, in `kernels.surgery`.
 """
 
 from __future__ import annotations

@@ -6,13 +6,14 @@ them. Reading files is not done here.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from caffe_dns import log
+from caffe_dns.errors import CaffeError
 from caffe_dns.layers.base import Layer, Shape, shape_text
 from caffe_dns.layers.masked import MagnitudeMasks, WeightedLayer
 
@@ -20,6 +21,36 @@ from caffe_dns.layers.masked import MagnitudeMasks, WeightedLayer
 Stored = np.ndarray | None
 
 LEGACY_AXES = 4
+
+
+@dataclass(frozen=True)
+class StoredLayer:
+    """What a model file has for one layer. `read` gives arrays by the index of the blob."""
+
+    name: str
+    read: Callable[[], Mapping[int, np.ndarray]]
+    #: Whether the file leaves out blobs that another layer owns, as HDF5 does.
+    leaves_out_shared: bool = False
+    #: Whether every blob has four axes, the missing ones in front, as in files of old Caffe.
+    legacy: bool = False
+
+    def slots(self, layer: Layer) -> list[Stored]:
+        """The arrays in the file's order, None for those left out.
+
+        Raises CaffeError when the file has more than the layer.
+        """
+        arrays = self.read()
+        if not self.leaves_out_shared:
+            return [arrays[index] for index in range(len(arrays))]
+        count = len(layer.blobs)
+        if isinstance(layer, WeightedLayer):
+            # How many blobs the layer had that was stored; masks come after weight and bias.
+            count = max([2 if layer.bias_term else 1, *(index + 1 for index in arrays)])
+        if any(index >= count for index in arrays):
+            raise layer.error(
+                f"Incompatible number of blobs: the model has {max(arrays) + 1}, the layer {count}"
+            )
+        return [arrays.get(index) for index in range(count)]
 
 
 @dataclass
@@ -75,7 +106,24 @@ def _alike(values: Stored, mask: Stored) -> bool:
     return values is None or mask is None or values.shape == mask.shape
 
 
-def fit(layer: Layer, arrays: Sequence[Stored]) -> list[Stored]:
+def copy_layer(layer: Layer, stored: StoredLayer, owned: Collection[int]) -> None:
+    """Copy what a file has for a layer into its blobs, of which it owns those of index `owned`.
+
+    Raises CaffeError, with the layer, for blobs that do not fit and for blobs of its own that the
+    file lacks.
+    """
+    try:
+        arrays = _fit(layer, stored.slots(layer))
+        for index, array in enumerate(arrays):
+            # What the file leaves out is shared with another layer, which brings it.
+            if array is None and index in owned and index not in layer.mask_indices:
+                raise layer.error(f"Incompatible number of blobs: the model has no blob {index}")
+        _assign(layer, arrays, legacy=stored.legacy)
+    except CaffeError as error:
+        raise error.locate(layer=layer.name) from None
+
+
+def _fit(layer: Layer, arrays: Sequence[Stored]) -> list[Stored]:
     """The stored arrays in the order of the layer's blobs. Raises CaffeError on a wrong count."""
     if isinstance(layer, WeightedLayer):
         blobs = WeightedBlobs.from_list(arrays, layer.bias_term)
@@ -88,7 +136,7 @@ def fit(layer: Layer, arrays: Sequence[Stored]) -> list[Stored]:
     )
 
 
-def assign(layer: Layer, arrays: Sequence[Stored], *, legacy: bool = False) -> None:
+def _assign(layer: Layer, arrays: Sequence[Stored], *, legacy: bool = False) -> None:
     """Copy fitted arrays into the layer's blobs. Raises CaffeError for a shape that differs.
 
     `legacy` arrays come from files that give every blob four axes, the missing ones in front.

@@ -9,33 +9,24 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator, Mapping
+from functools import partial
 
 import h5py
 import numpy as np
 from torch import Tensor
 
-from caffe_dns import log
 from caffe_dns.errors import CaffeError, first_line
-from caffe_dns.layers.base import Layer
-from caffe_dns.layers.masked import WeightedLayer
 from caffe_dns.net.net import Net
 from caffe_dns.net.params import Param
-from caffe_dns.weights.fitting import Stored, assign, fit
+from caffe_dns.weights.fitting import StoredLayer
 
 
-def copy_from_hdf5(net: Net, file: str) -> None:
-    """Copy the blobs of every layer of `file` into the net's layer of the same name.
-
-    Raises CaffeError for a file that is not a model, and for blobs that do not fit.
-    """
+def read_hdf5(file: str) -> Iterator[StoredLayer]:
+    """The layers of a model, one by one. Raises CaffeError for a file that is not one."""
     try:
         with h5py.File(file, "r") as root:
-            for name, stored in _layers(root.get("data")):
-                layer = net.layer(name)
-                if layer is None:
-                    log.info(f"Ignoring source layer {name}")
-                else:
-                    _copy_layer(net, layer, stored)
+            for name, arrays in _layers(root.get("data")):
+                yield StoredLayer(name, partial(dict, arrays), leaves_out_shared=True)
     except (OSError, ValueError) as error:
         raise CaffeError(f"is not a model in HDF5: {first_line(error)}") from None
 
@@ -56,25 +47,6 @@ def _group_names(data: h5py.Group) -> list[str]:
     names: list[str] = []
     data.visititems(lambda name, item: names.append(name) if isinstance(item, h5py.Group) else None)
     return names
-
-
-def _copy_layer(net: Net, layer: Layer, stored: dict[int, np.ndarray]) -> None:
-    count = len(layer.blobs)
-    if isinstance(layer, WeightedLayer):
-        # How many blobs the layer had that was stored; masks come after weight and bias.
-        count = max([2 if layer.bias_term else 1, *(index + 1 for index in stored)])
-    slots: list[Stored] = [stored.get(index) for index in range(count)]
-    if len(stored) > sum(slot is not None for slot in slots):
-        raise layer.error(
-            f"Incompatible number of blobs: the model has {max(stored) + 1}, the layer {count}"
-        )
-    fitted = fit(layer, slots)
-    for index, array in enumerate(fitted):
-        # What the file leaves out is shared with another layer, which brings it.
-        own = index not in layer.mask_indices and net.table.is_owner(layer, index)
-        if array is None and own:
-            raise layer.error(f"Incompatible number of blobs: the model has no blob {index}")
-    assign(layer, fitted)
 
 
 def to_hdf5(net: Net, diffs: Mapping[Param, Tensor] | None) -> bytes:

@@ -1,12 +1,14 @@
 """Trained weights between files and a net: .caffemodel (protobuf) and .caffemodel.h5 (HDF5).
 
-Layers are matched by name (`Net::CopyTrainedLayersFrom`, `Net::ToProto` in net.cpp). How the blobs
-of models with and without masks are fitted is in `stored_blobs`, HDF5 in `hdf5_weights`.
+Layers are matched by name (`Net::CopyTrainedLayersFrom`, `Net::ToProto` in net.cpp). A file is read
+layer by layer, whatever its kind; how what it has for a layer is fitted to the layer's blobs is in
+`fitting`, HDF5 in `hdf5`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,10 +21,10 @@ from caffe_dns.layers.base import Layer
 from caffe_dns.net.net import Net
 from caffe_dns.net.params import Param
 from caffe_dns.proto.blobs import array_to_blob, blob_to_array
-from caffe_dns.proto.caffe_pb2 import BlobProto, NetParameter
+from caffe_dns.proto.caffe_pb2 import LayerParameter, NetParameter
 from caffe_dns.proto.text import write_binary
 from caffe_dns.proto.upgrade import read_weights
-from caffe_dns.weights.fitting import assign, fit, mismatch
+from caffe_dns.weights.fitting import StoredLayer, copy_layer, mismatch
 
 HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
@@ -45,16 +47,43 @@ def load_weights(net: Net, files: str) -> None:
 
 
 def copy_trained_layers(net: Net, file: str) -> None:
-    """Copy the blobs of every layer of `file` into the net's first layer of the same name."""
-    try:
-        if is_hdf5(file):
-            from caffe_dns.weights.hdf5 import copy_from_hdf5  # here, because h5py takes long
+    """Copy the blobs of every layer of `file` into the net's first layer of the same name.
 
-            copy_from_hdf5(net, file)
-        else:
-            _copy_from_proto(net, read_weights(file))
+    Raises CaffeError for a file that cannot be read and for blobs that do not fit.
+    """
+    try:
+        for stored in read_layers(file):
+            layer = net.layer(stored.name)
+            if layer is None:
+                log.info(f"Ignoring source layer {stored.name}")
+            else:
+                _copy(net, layer, stored)
     except CaffeError as error:
         raise _explain(file, error) from None
+
+
+def read_layers(file: str) -> Iterator[StoredLayer]:
+    """What a model file of either kind has, layer by layer, in its order."""
+    if is_hdf5(file):
+        from caffe_dns.weights.hdf5 import read_hdf5  # here, because h5py takes long
+
+        yield from read_hdf5(file)
+    else:
+        yield from (_from_proto(layer) for layer in read_weights(file).layer)
+
+
+def _from_proto(layer: LayerParameter) -> StoredLayer:
+    legacy = any(not blob.HasField("shape") for blob in layer.blobs)
+    return StoredLayer(layer.name, partial(_arrays_of, layer), legacy=legacy)
+
+
+def _arrays_of(layer: LayerParameter) -> dict[int, np.ndarray]:
+    return {index: blob_to_array(blob) for index, blob in enumerate(layer.blobs)}
+
+
+def _copy(net: Net, layer: Layer, stored: StoredLayer) -> None:
+    owned = [index for index in range(len(layer.blobs)) if net.table.is_owner(layer, index)]
+    copy_layer(layer, stored, owned)
 
 
 def _explain(file: str, error: CaffeError) -> CaffeError:
@@ -112,7 +141,7 @@ def load_definition_blobs(net: Net) -> None:
     """Take over blobs that stand in the definition itself (`Layer::Layer`)."""
     for step in net.steps:
         if step.layer.param.blobs:
-            _copy_layer(step.layer, list(step.layer.param.blobs))
+            _copy(net, step.layer, _from_proto(step.layer.param))
 
 
 def share_weights(net: Net, owner: Net) -> None:
@@ -135,23 +164,6 @@ def share_weights(net: Net, owner: Net) -> None:
             if source.shape != blob.shape:
                 raise target.error(mismatch(index, tuple(source.shape), tuple(blob.shape)))
             target.share_blob(index, step.layer, index)
-
-
-def _copy_from_proto(net: Net, param: NetParameter) -> None:
-    for source in param.layer:
-        layer = net.layer(source.name)
-        if layer is None:
-            log.info(f"Ignoring source layer {source.name}")
-        else:
-            _copy_layer(layer, list(source.blobs))
-
-
-def _copy_layer(layer: Layer, blobs: list[BlobProto]) -> None:
-    try:
-        arrays = fit(layer, [blob_to_array(blob) for blob in blobs])
-    except CaffeError as error:
-        raise error.locate(layer=layer.name) from None
-    assign(layer, arrays, legacy=any(not blob.HasField("shape") for blob in blobs))
 
 
 def _to_array(tensor: Tensor) -> np.ndarray:
