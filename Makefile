@@ -29,9 +29,10 @@ lint: $(READY)
 	$(BIN)/mypy
 
 # Compile proto/caffe.proto again after a change.
-proto: $(READY)
-	$(BIN)/pip install --quiet --disable-pip-version-check grpcio-tools==1.62.3
-	$(BIN)/python tools/compile_proto
+proto:
+	$(PYTHON) -m venv $(VENV)/proto
+	$(VENV)/proto/bin/pip install --quiet --disable-pip-version-check grpcio-tools==1.62.3 setuptools
+	$(VENV)/proto/bin/python tools/compile_proto
 
 clean:
 	rm -rf $(VENV)

@@ -15,7 +15,7 @@ from caffe_dns.errors import CaffeError
 if TYPE_CHECKING:
     import torch
 
-    from caffe_dns.net.net import Net
+    from caffe_dns.net import Net
 
 __version__ = "0.1.0"
 __all__ = ["CaffeError", "load_net"]
@@ -46,11 +46,11 @@ def load_net(
 
     from caffe_dns import log
     from caffe_dns.layers.base import Context
+    from caffe_dns.net import Net
     from caffe_dns.net.definition import with_state
-    from caffe_dns.net.net import Net
     from caffe_dns.proto.caffe_pb2 import Phase
     from caffe_dns.proto.upgrade import read_net
-    from caffe_dns.weights.transfer import load_definition_blobs, load_weights
+    from caffe_dns.weights import load_definition_blobs, load_weights
 
     if phase not in {name for name, _ in Phase.items()}:
         raise CaffeError(f"unknown phase '{phase}'; known: TRAIN, TEST")

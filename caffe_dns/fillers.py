@@ -8,10 +8,15 @@ from collections.abc import Callable
 import torch
 from torch import Generator, Tensor
 
-from caffe_dns.errors import CaffeError, nearest
+from caffe_dns.errors import CaffeError
 from caffe_dns.proto.caffe_pb2 import FillerParameter
+from caffe_dns.registry import Registry
 
 Shape = tuple[int, ...]
+Filler = Callable[[Shape, FillerParameter, Generator], Tensor]
+
+#: By type, what gives a float32 CPU tensor of a shape with draws from a generator.
+filler_types: Registry[Filler] = Registry("filler type")
 
 
 def fill(shape: Shape, filler: FillerParameter, generator: Generator) -> Tensor:
@@ -20,28 +25,25 @@ def fill(shape: Shape, filler: FillerParameter, generator: Generator) -> Tensor:
     Raises CaffeError for an unknown type, for `sparse` where the type does not take it, and for
     shapes a type cannot fill.
     """
-    function = _FILLERS.get(filler.type)
-    if function is None:
-        known = sorted(_FILLERS)
-        raise CaffeError(
-            f"unknown filler type '{filler.type}'{nearest(filler.type, known)}; "
-            f"known: {', '.join(known)}"
-        )
+    function = filler_types[filler.type]
     if filler.sparse != -1 and filler.type != "gaussian":
         raise CaffeError(f"filler type '{filler.type}' does not take 'sparse'; 'gaussian' does")
     return function(shape, filler, generator)
 
 
+@filler_types.register("constant")
 def _constant(shape: Shape, filler: FillerParameter, generator: Generator) -> Tensor:
     return torch.full(shape, filler.value, dtype=torch.float32)
 
 
+@filler_types.register("uniform")
 def _uniform(shape: Shape, filler: FillerParameter, generator: Generator) -> Tensor:
     if filler.min > filler.max:
         raise CaffeError(f"filler type 'uniform' with min {filler.min:g} above max {filler.max:g}")
     return torch.empty(shape).uniform_(filler.min, filler.max, generator=generator)
 
 
+@filler_types.register("gaussian")
 def _gaussian(shape: Shape, filler: FillerParameter, generator: Generator) -> Tensor:
     if filler.std < 0:
         raise CaffeError(f"filler type 'gaussian' with a negative std ({filler.std})")
@@ -60,22 +62,26 @@ def _gaussian(shape: Shape, filler: FillerParameter, generator: Generator) -> Te
     return values
 
 
+@filler_types.register("xavier")
 def _xavier(shape: Shape, filler: FillerParameter, generator: Generator) -> Tensor:
     limit = math.sqrt(3.0 / _fan(shape, filler))
     return torch.empty(shape).uniform_(-limit, limit, generator=generator)
 
 
+@filler_types.register("msra")
 def _msra(shape: Shape, filler: FillerParameter, generator: Generator) -> Tensor:
     std = math.sqrt(2.0 / _fan(shape, filler))
     return torch.empty(shape).normal_(0.0, std, generator=generator)
 
 
+@filler_types.register("positive_unitball")
 def _positive_unitball(shape: Shape, filler: FillerParameter, generator: Generator) -> Tensor:
     values = torch.empty(shape).uniform_(generator=generator)
     rows = values.view(shape[0], -1) if shape else values.view(1, 1)
     return (rows / rows.sum(dim=1, keepdim=True)).view(shape)
 
 
+@filler_types.register("bilinear")
 def _bilinear(shape: Shape, filler: FillerParameter, generator: Generator) -> Tensor:
     if len(shape) != 4 or shape[2] != shape[3]:
         raise CaffeError(f"filler type 'bilinear' needs 4 axes and a square kernel, not {shape}")
@@ -98,14 +104,3 @@ def _fan(shape: Shape, filler: FillerParameter) -> float:
     if filler.variance_norm == FillerParameter.AVERAGE:
         return (fan_in + fan_out) / 2.0
     return fan_in
-
-
-_FILLERS: dict[str, Callable[[Shape, FillerParameter, Generator], Tensor]] = {
-    "constant": _constant,
-    "uniform": _uniform,
-    "gaussian": _gaussian,
-    "positive_unitball": _positive_unitball,
-    "xavier": _xavier,
-    "msra": _msra,
-    "bilinear": _bilinear,
-}

@@ -4,38 +4,69 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
-from caffe_dns.errors import CaffeError, nearest
+from caffe_dns.errors import CaffeError
 from caffe_dns.proto.caffe_pb2 import SolverParameter
+from caffe_dns.registry import Registry
 
-#: Policies that look at these settings; a missing one reads as 0, as in Caffe.
-_USE_GAMMA = ("step", "exp", "inv", "multistep", "sigmoid")
-_USE_STEPSIZE = ("step", "sigmoid")
+Rate = Callable[[SolverParameter, int, int], float]
+
+
+@dataclass(frozen=True)
+class RatePolicy:
+    """A rate as a function of (solver, iteration, current step), and what its settings must be.
+
+    Settings that are missing read as 0, as in Caffe.
+    """
+
+    rate: Rate
+    not_negative: tuple[str, ...] = ()
+    positive: tuple[str, ...] = ()
+
+    def check(self, param: SolverParameter) -> None:
+        """Raise CaffeError for a setting that the policy cannot work with."""
+        for field in self.not_negative:
+            if (value := getattr(param, field)) < 0:
+                raise CaffeError(
+                    f"lr_policy '{param.lr_policy}' needs a value of at least 0, not {value:g}",
+                    field=field,
+                )
+        for field in self.positive:
+            if (value := getattr(param, field)) <= 0:
+                raise CaffeError(
+                    f"lr_policy '{param.lr_policy}' needs a positive value, not {value:g}",
+                    field=field,
+                )
+
+
+rate_policies: Registry[RatePolicy] = Registry("learning rate policy")
+
+
+def rate_policy(
+    name: str, *, not_negative: tuple[str, ...] = (), positive: tuple[str, ...] = ()
+) -> Callable[[Rate], Rate]:
+    """Decorator: enter a function as the policy `name`, with the fields that it looks at."""
+
+    def enter(rate: Rate) -> Rate:
+        rate_policies.add(name, RatePolicy(rate, not_negative, positive))
+        return rate
+
+    return enter
 
 
 def check_policy(param: SolverParameter) -> None:
     """Raise CaffeError for an unknown policy and for settings that it cannot work with."""
-    policy = param.lr_policy
-    if policy not in _POLICIES:
-        known = ", ".join(_POLICIES)
-        raise CaffeError(
-            f"unknown learning rate policy '{policy}'{nearest(policy, list(_POLICIES))}; "
-            f"known: {known}",
-            field="lr_policy",
-        )
-    if policy in _USE_GAMMA and param.gamma < 0:
-        raise CaffeError(
-            f"lr_policy '{policy}' needs a value of at least 0, not {param.gamma:g}", field="gamma"
-        )
-    if policy in _USE_STEPSIZE and param.stepsize <= 0:
-        raise CaffeError(
-            f"lr_policy '{policy}' needs a positive value, not {param.stepsize}", field="stepsize"
-        )
+    try:
+        policy = rate_policies[param.lr_policy]
+    except CaffeError as error:
+        raise error.locate(field="lr_policy") from None
+    policy.check(param)
 
 
 def learning_rate(param: SolverParameter, iteration: int, current_step: int) -> float:
     """The rate at `iteration`; `current_step` is the number of multistep values passed."""
-    return _POLICIES[param.lr_policy](param, iteration, current_step)
+    return rate_policies[param.lr_policy].rate(param, iteration, current_step)
 
 
 def next_step(param: SolverParameter, iteration: int, current_step: int) -> int:
@@ -54,31 +85,38 @@ def next_step(param: SolverParameter, iteration: int, current_step: int) -> int:
     return current_step
 
 
+@rate_policy("fixed")
 def _fixed(param: SolverParameter, iteration: int, current_step: int) -> float:
     return param.base_lr
 
 
+@rate_policy("step", not_negative=("gamma",), positive=("stepsize",))
 def _step(param: SolverParameter, iteration: int, current_step: int) -> float:
     return param.base_lr * param.gamma**current_step
 
 
+@rate_policy("exp", not_negative=("gamma",))
 def _exp(param: SolverParameter, iteration: int, current_step: int) -> float:
     return param.base_lr * param.gamma**iteration
 
 
+@rate_policy("inv", not_negative=("gamma",))
 def _inv(param: SolverParameter, iteration: int, current_step: int) -> float:
     return float(param.base_lr * (1 + param.gamma * iteration) ** -param.power)
 
 
+@rate_policy("multistep", not_negative=("gamma",))
 def _multistep(param: SolverParameter, iteration: int, current_step: int) -> float:
     return param.base_lr * param.gamma**current_step
 
 
+@rate_policy("poly")
 def _poly(param: SolverParameter, iteration: int, current_step: int) -> float:
     remaining = max(1.0 - iteration / param.max_iter, 0.0) if param.max_iter else 0.0
     return float(param.base_lr * remaining**param.power)
 
 
+@rate_policy("sigmoid", not_negative=("gamma",), positive=("stepsize",))
 def _sigmoid(param: SolverParameter, iteration: int, current_step: int) -> float:
     # Written so that a large exponent cannot overflow.
     exponent = param.gamma * (iteration - param.stepsize)
@@ -86,14 +124,3 @@ def _sigmoid(param: SolverParameter, iteration: int, current_step: int) -> float
         grown = math.exp(exponent)
         return param.base_lr * grown / (1.0 + grown)
     return param.base_lr / (1.0 + math.exp(-exponent))
-
-
-_POLICIES: dict[str, Callable[[SolverParameter, int, int], float]] = {
-    "fixed": _fixed,
-    "step": _step,
-    "exp": _exp,
-    "inv": _inv,
-    "multistep": _multistep,
-    "poly": _poly,
-    "sigmoid": _sigmoid,
-}

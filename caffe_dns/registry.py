@@ -1,38 +1,52 @@
-"""Name -> class tables: layers by type, solvers by type.
+"""Tables of what files name: layer types, fillers, rate policies, solver types, export formats.
 
-A name that is registered twice is a programming error; an unknown one lists the known names.
+What is to be found is registered by a decorator where it is defined. A name that is registered
+twice is a programming error; an unknown one is looked for in installed plugins, and the error then
+lists the known names.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 from caffe_dns.errors import CaffeError, nearest
+from caffe_dns.plugins import load_installed
 
 T = TypeVar("T")
+Entry = TypeVar("Entry", bound=Callable[..., Any])
 
 
 class Registry(Generic[T]):
-    """Classes by the name that files give them. `kind` is the noun for messages."""
+    """Classes or functions by the name that files give them. `kind` is the noun for messages.
 
-    def __init__(self, kind: str) -> None:
+    They are listed by name, or else in the order in which they were entered.
+    """
+
+    def __init__(self, kind: str, *, by_name: bool = True) -> None:
         self.kind = kind
-        self._entries: dict[str, type[T]] = {}
+        self._by_name = by_name
+        self._entries: dict[str, T] = {}
 
-    def register(self, *names: str) -> Callable[[type[T]], type[T]]:
-        """Class decorator: enter the class under each of `names`."""
+    def register(self, *names: str) -> Callable[[Entry], Entry]:
+        """Decorator: enter a class or function under each of `names`."""
 
-        def enter(cls: type[T]) -> type[T]:
+        def enter(entry: Entry) -> Entry:
             for name in names:
-                if name in self._entries:
-                    raise ValueError(f"{self.kind} '{name}' is registered twice")
-                self._entries[name] = cls
-            return cls
+                self.add(name, cast(T, entry))
+            return entry
 
         return enter
 
-    def __getitem__(self, name: str) -> type[T]:
+    def add(self, name: str, entry: T) -> None:
+        """Enter something under a name that is not taken yet."""
+        if name in self._entries:
+            raise ValueError(f"{self.kind} '{name}' is registered twice")
+        self._entries[name] = entry
+
+    def __getitem__(self, name: str) -> T:
+        if name not in self._entries:
+            load_installed()
         try:
             return self._entries[name]
         except KeyError:
@@ -41,7 +55,7 @@ class Registry(Generic[T]):
             ) from None
 
     def __iter__(self) -> Iterator[str]:
-        return iter(sorted(self._entries))
+        return iter(sorted(self._entries) if self._by_name else list(self._entries))
 
     def __contains__(self, name: object) -> bool:
         return name in self._entries

@@ -12,8 +12,8 @@ from torch import Tensor
 from caffe_dns import log
 from caffe_dns.errors import CaffeError
 from caffe_dns.layers.base import Context
+from caffe_dns.net import Net
 from caffe_dns.net.definition import with_state
-from caffe_dns.net.net import Net
 from caffe_dns.proto.caffe_pb2 import TRAIN, NetParameter, Phase
 from caffe_dns.proto.text import parse_text
 

@@ -10,8 +10,8 @@ import torch
 
 import caffe_dns
 from caffe_dns import CaffeError, load_net
-from caffe_dns.net.net import Net
-from caffe_dns.weights.transfer import save_weights
+from caffe_dns.net import Net
+from caffe_dns.weights import save_weights
 from tests.nets import input_layer, ip, layer, recorded_log
 from tests.oracle import GOLDEN
 

@@ -15,21 +15,30 @@ FILES = sorted(
     for path in PACKAGE.rglob("*.py")
     if path.name != "caffe_pb2.py"  # generated
 )
-#: From the bottom to the top: nothing imports what stands after it.
+#: All rooms, from the bottom to the top: nothing imports what stands after it.
 ORDER = [
-    {"errors", "rng", "memory"},
-    {"registry", "log", "files", "averaging"},
-    {"heartbeat"},
+    {"errors", "log", "rng"},
+    {"files", "user_code"},
+    {"plugins"},
+    {"registry"},
     {"proto"},
-    {"fillers", "surgery", "data", "kernels"},
+    {"blob", "fillers", "lr_policy", "mask_rules"},
+    {"device"},
+    {"kernels"},
+    {"data"},
     {"layers"},
-    {"netspec", "params", "wiring", "fusion"},
     {"net"},
-    {"weights", "debug_info", "distributed"},
-    {"factors"},
-    {"solver", "report", "export"},
+    {"weights"},
+    {""},
+    {"parallel"},
+    {"surgery"},
+    {"solver"},
+    {"export"},
+    {"reports"},
+    {"profile"},
     {"pycaffe"},
     {"cli"},
+    {"__main__"},
 ]
 
 
@@ -74,6 +83,20 @@ def test_there_are_no_cycles() -> None:
         TopologicalSorter(GRAPH).prepare()
     except CycleError as error:
         pytest.fail(f"imports in a circle: {' -> '.join(error.args[1])}")
+
+
+def test_the_order_names_every_room() -> None:
+    assert set().union(*ORDER) == set(GRAPH)
+
+
+def test_few_modules_lie_outside_of_rooms() -> None:
+    assert len([path for path in FILES if path.parent == PACKAGE]) <= 14
+
+
+@pytest.mark.parametrize("room", sorted({path.parent for path in FILES} - {PACKAGE}))
+def test_every_room_says_what_belongs_there(room: Path) -> None:
+    said = ast.get_docstring(ast.parse((room / "__init__.py").read_text())) or ""
+    assert said.count(".") >= 2 and len(said) > 100
 
 
 @pytest.mark.parametrize("level", range(len(ORDER)))

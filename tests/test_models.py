@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from caffe_dns import load_net
-from caffe_dns.net.net import Net
+from caffe_dns.net import Net
 from caffe_dns.proto.blobs import blob_to_array
 from caffe_dns.proto.caffe_pb2 import (
     TEST,
@@ -26,7 +26,7 @@ from caffe_dns.proto.caffe_pb2 import (
 )
 from caffe_dns.proto.upgrade import read_net, read_solver, read_weights
 from caffe_dns.solver.solver import Solver
-from caffe_dns.weights.transfer import save_weights
+from caffe_dns.weights import save_weights
 
 ROOT = Path(__file__).parents[1]
 MODELS = ROOT / "models"

@@ -19,6 +19,7 @@ from caffe_dns.layers.base import Context
 @flags.stage
 @definitions.all_losses
 @flags.python_layers
+@flags.imports
 def command(
     model: str,
     output: str,

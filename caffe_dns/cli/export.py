@@ -7,7 +7,7 @@ import click
 from caffe_dns.cli import definitions, flags
 from caffe_dns.errors import CaffeError
 from caffe_dns.export import compact
-from caffe_dns.export.formats import FORMATS, find_format, size_table
+from caffe_dns.export.formats import export_formats, find_format, size_table
 from caffe_dns.export.model import UnmaskedModel
 from caffe_dns.files import write_atomically
 from caffe_dns.layers.base import Context
@@ -22,7 +22,7 @@ from caffe_dns.layers.base import Context
     "format_name",
     default="",
     metavar="FORMAT",
-    help=f"{', '.join(FORMATS)}. Default: by the ending of the output.",
+    help=f"{', '.join(export_formats)}. Default: by the ending of the output.",
 )
 @click.option(
     "--definition", default="", metavar="FILE", help="Also write the matching deploy.prototxt."
@@ -33,6 +33,7 @@ from caffe_dns.layers.base import Context
 @flags.stage
 @definitions.all_losses
 @flags.python_layers
+@flags.imports
 def command(
     model: str,
     weights: str,
@@ -78,7 +79,7 @@ def command(
         except CaffeError as error:
             raise error.locate(file=model) from None
     small = compact.to_bytes(plain)
-    raw = small if chosen == "compact" else FORMATS[chosen][1](plain)
+    raw = small if chosen == "compact" else export_formats[chosen].to_bytes(plain)
     write_atomically(output, raw)
     if definition:
         write_atomically(definition, plain.definition.to_text().encode())

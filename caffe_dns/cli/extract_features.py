@@ -18,7 +18,7 @@ from caffe_dns.data.db import create_database
 from caffe_dns.device.selection import CPU, scoring_device
 from caffe_dns.errors import CaffeError
 from caffe_dns.export.features import check_blobs, feature_datums
-from caffe_dns.net.net import Net
+from caffe_dns.net import Net
 
 #: Records in one transaction, and between two lines of the log.
 _COMMIT_EVERY = 1000
@@ -35,6 +35,7 @@ _COMMIT_EVERY = 1000
 @click.argument("device_id", type=int, default=0)
 @flags.no_surgery
 @flags.python_layers
+@flags.imports
 def command(
     pretrained_net_param: str,
     feature_extraction_proto_file: str,

@@ -7,6 +7,8 @@ from typing import Any, TypeVar
 
 import click
 
+from caffe_dns.plugins import import_plugin
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 gpu = click.option(
@@ -51,6 +53,22 @@ python_layers = click.option(
     "--allow-python-layers",
     is_flag=True,
     help="Let Python layers of the definition run their code.",
+)
+
+
+def _import(ctx: click.Context, option: click.Parameter, modules: tuple[str, ...]) -> None:
+    for module in modules:
+        import_plugin(module)
+
+
+imports = click.option(
+    "--import",
+    multiple=True,
+    metavar="MODULE",
+    expose_value=False,
+    is_eager=True,
+    callback=_import,
+    help="Import a Python module that adds layer types or the like; may be given several times.",
 )
 
 

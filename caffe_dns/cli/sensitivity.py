@@ -9,7 +9,7 @@ from caffe_dns.cli import flags
 from caffe_dns.cli.progress import Progress
 from caffe_dns.device.selection import scoring_device
 from caffe_dns.errors import CaffeError
-from caffe_dns.net.net import Net
+from caffe_dns.net import Net
 from caffe_dns.proto.upgrade import read_net
 from caffe_dns.reports.sensitivity import check_prefix, save, to_text_table
 from caffe_dns.surgery.prunable_layers import find_prunable_layers
@@ -24,6 +24,7 @@ from caffe_dns.surgery.sensitivity import Bench, Proposal, Study, find_objective
 @flags.level
 @flags.stage
 @flags.python_layers
+@flags.imports
 @click.option(
     "--layers", default="", metavar="NAMES", help="Only these layers, several with commas."
 )

@@ -9,12 +9,12 @@ from caffe_dns.cli import definitions, flags
 from caffe_dns.errors import CaffeError
 from caffe_dns.export.inputs import replace_data
 from caffe_dns.layers.base import Context
+from caffe_dns.net import Net
 from caffe_dns.net.definition import filter_layers, with_state
-from caffe_dns.net.net import Net
 from caffe_dns.proto.caffe_pb2 import Phase
 from caffe_dns.proto.upgrade import read_net
 from caffe_dns.reports.summary import summarize, to_table
-from caffe_dns.weights.transfer import load_definition_blobs, load_weights
+from caffe_dns.weights import load_definition_blobs, load_weights
 
 
 @click.command()
@@ -25,6 +25,7 @@ from caffe_dns.weights.transfer import load_definition_blobs, load_weights
 @flags.level
 @flags.stage
 @flags.python_layers
+@flags.imports
 def command(
     model: str,
     weights: str,

@@ -13,8 +13,8 @@ from caffe_dns.cli.progress import Progress
 from caffe_dns.device.precision import use_precision
 from caffe_dns.device.selection import scoring_device
 from caffe_dns.errors import CaffeError
+from caffe_dns.net import Net
 from caffe_dns.net.debug_info import DebugInfo
-from caffe_dns.net.net import Net
 from caffe_dns.reports.kept import log_kept
 
 
@@ -28,6 +28,7 @@ from caffe_dns.reports.kept import log_kept
 @flags.stage
 @flags.no_surgery
 @flags.python_layers
+@flags.imports
 @flags.unused("solver", "snapshot", "phase", "sigint_effect", "sighup_effect")
 def command(
     model: str,

@@ -13,7 +13,7 @@ from caffe_dns.cli.progress import Progress
 from caffe_dns.device.precision import use_precision
 from caffe_dns.device.selection import CPU, keep_freed_memory, scoring_device
 from caffe_dns.errors import CaffeError
-from caffe_dns.net.net import Net
+from caffe_dns.net import Net
 from caffe_dns.profile.layer_memory import measure_memory
 from caffe_dns.profile.report import LayerCost, NetCost, to_lines, to_table
 from caffe_dns.profile.timing import LayerTimer, PassTimer
@@ -29,6 +29,7 @@ from caffe_dns.profile.timing import LayerTimer, PassTimer
 @flags.stage
 @flags.no_surgery
 @flags.python_layers
+@flags.imports
 @flags.unused("solver", "weights", "snapshot", "sigint_effect", "sighup_effect")
 def command(
     model: str,

@@ -40,6 +40,7 @@ _EFFECTS = "snapshot, stop or none"
 )
 @flags.no_surgery
 @flags.python_layers
+@flags.imports
 @click.option(
     "--tensorboard",
     default="",

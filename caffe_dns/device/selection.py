@@ -4,18 +4,28 @@ from __future__ import annotations
 
 import ctypes
 from contextlib import suppress
+from typing import Protocol
 
 import torch
 
 from caffe_dns import log
 from caffe_dns.errors import CaffeError
-from caffe_dns.parallel.ranks import World
 from caffe_dns.proto.caffe_pb2 import SolverParameter
 
 CPU = torch.device("cpu")
 #: Parameters of glibc's mallopt; 32 MiB is the most that it takes for the second.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _MOST_ON_THE_HEAP = 32 << 20
+
+
+class LocalRank(Protocol):
+    """A process among those of one host that train together."""
+
+    @property
+    def local_rank(self) -> int: ...
+
+    @property
+    def local_size(self) -> int: ...
 
 
 def parse_gpus(flag: str) -> list[int]:
@@ -44,7 +54,9 @@ def parse_gpus(flag: str) -> list[int]:
     return gpus
 
 
-def training_device(flag: str, param: SolverParameter, world: World | None = None) -> torch.device:
+def training_device(
+    flag: str, param: SolverParameter, world: LocalRank | None = None
+) -> torch.device:
     """The device to train on; logs it as Caffe does.
 
     `solver_mode: GPU` without a GPU gets a warning and the CPU; an explicit `-gpu` gets an error.
@@ -70,14 +82,14 @@ def training_device(flag: str, param: SolverParameter, world: World | None = Non
     return use_gpu(gpus[0] if world is None else _gpu_of(world, gpus))
 
 
-def _gpus_of(world: World, param: SolverParameter) -> list[int]:
+def _gpus_of(world: LocalRank, param: SolverParameter) -> list[int]:
     """The GPUs for the processes on this host when no flag names any."""
     if param.HasField("solver_mode") and param.solver_mode == SolverParameter.CPU:
         return []
     return list(range(min(torch.cuda.device_count(), world.local_size)))
 
 
-def _gpu_of(world: World, gpus: list[int]) -> int:
+def _gpu_of(world: LocalRank, gpus: list[int]) -> int:
     """The GPU of this process among those for all on this host."""
     if len(gpus) < world.local_size:
         raise CaffeError(

@@ -1,1 +1,21 @@
-"""Taking a net away: as a plain .caffemodel, as ONNX, as safetensors, or as a compact file."""
+"""Taking a net away: what leaves the house, and in which form.
+
+Here belong definitions for use instead of training, models without masks, the formats they are
+written in, and features in databases; not what Caffe itself writes while it trains (`weights`,
+`solver`). Read `deploy` and `model` first, then `formats`: a format is one module beside it, which
+registers itself with `export_format`.
+"""
+
+from importlib import import_module
+from pkgutil import iter_modules
+
+from caffe_dns.export.formats import ExportFormat, export_format, export_formats, find_format
+from caffe_dns.export.model import UnmaskedModel
+
+# First those that help lists first; then whatever else lies here.
+for _name in ("caffemodel", "onnx_file", "safetensors_file", "compact"):
+    import_module(f"{__name__}.{_name}")
+for _module in iter_modules(__path__):
+    import_module(f"{__name__}.{_module.name}")
+
+__all__ = ["ExportFormat", "UnmaskedModel", "export_format", "export_formats", "find_format"]

@@ -26,6 +26,7 @@ import numpy as np
 
 from caffe_dns.errors import CaffeError
 from caffe_dns.export.deploy import Deployment
+from caffe_dns.export.formats import export_format
 from caffe_dns.export.model import UnmaskedModel
 from caffe_dns.export.sections import pack, unpack
 from caffe_dns.files import write_atomically
@@ -68,6 +69,7 @@ def read(path: str | Path) -> UnmaskedModel:
         raise error.locate(file=file) from None
 
 
+@export_format("compact", ENDING)
 def to_bytes(model: UnmaskedModel) -> bytes:
     """The model as the bytes of a compact file."""
     distances: list[np.ndarray] = []

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from caffe_dns.errors import CaffeError
 from caffe_dns.layers.base import Shape
-from caffe_dns.net.net import Net
+from caffe_dns.net import Net
 from caffe_dns.proto.caffe_pb2 import Datum
 
 _DATUM_AXES = 3

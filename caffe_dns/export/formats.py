@@ -1,45 +1,45 @@
-"""The formats of `dns export`: which there are, and how a model is written in each."""
+"""The formats of `dns export`: the table that the modules beside this one enter theirs in."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
-from caffe_dns.errors import CaffeError, nearest
-from caffe_dns.export import compact
+from caffe_dns.errors import CaffeError
 from caffe_dns.export.model import BYTES_PER_VALUE, UnmaskedModel
-from caffe_dns.export.onnx_file import to_onnx
-from caffe_dns.export.torch_names import to_safetensors
-from caffe_dns.proto.text import MAX_BYTES
+from caffe_dns.registry import Registry
+
+Writer = Callable[[UnmaskedModel], bytes]
 
 
-def to_caffemodel(model: UnmaskedModel) -> bytes:
-    """The bytes of a .caffemodel for stock Caffe."""
-    proto = model.to_proto()
-    if proto.ByteSize() > MAX_BYTES:
-        raise CaffeError("more than 2 GiB, which protobuf cannot read")
-    return proto.SerializeToString()
+@dataclass(frozen=True)
+class ExportFormat:
+    """How a model is written: the file's ending, and what gives its bytes."""
+
+    ending: str
+    to_bytes: Callable[[UnmaskedModel], bytes]
 
 
-#: Format -> file ending, and the function that gives the file's bytes.
-FORMATS: dict[str, tuple[str, Callable[[UnmaskedModel], bytes]]] = {
-    "caffemodel": (".caffemodel", to_caffemodel),
-    "onnx": (".onnx", to_onnx),
-    "safetensors": (".safetensors", to_safetensors),
-    "compact": (compact.ENDING, compact.to_bytes),
-}
+export_formats: Registry[ExportFormat] = Registry("format", by_name=False)
+
+
+def export_format(name: str, ending: str) -> Callable[[Writer], Writer]:
+    """Decorator: enter a function from a model to a file's bytes as the format `name`."""
+
+    def enter(to_bytes: Writer) -> Writer:
+        export_formats.add(name, ExportFormat(ending, to_bytes))
+        return to_bytes
+
+    return enter
 
 
 def find_format(output: str, name: str = "") -> str:
     """The format of this name, or else the one of the file's ending; raises CaffeError if none."""
     if name:
-        if name not in FORMATS:
-            known = ", ".join(FORMATS)
-            raise CaffeError(
-                f"unknown format '{name}'{nearest(name, list(FORMATS))}; known: {known}"
-            )
+        export_formats[name]
         return name
-    endings = {ending: known for known, (ending, _) in FORMATS.items()}
+    endings = {export_formats[known].ending: known for known in export_formats}
     ending = Path(output).suffix
     if ending not in endings:
         raise CaffeError(

@@ -15,11 +15,11 @@ from torch import Tensor
 from caffe_dns import log
 from caffe_dns.export.deploy import Deployment
 from caffe_dns.layers.base import Context, Layer
+from caffe_dns.net import Net
 from caffe_dns.net.definition import with_state
-from caffe_dns.net.net import Net
 from caffe_dns.proto.blobs import array_to_blob
 from caffe_dns.proto.caffe_pb2 import TEST, NetParameter
-from caffe_dns.weights.transfer import load_weights
+from caffe_dns.weights import load_weights
 
 BYTES_PER_VALUE = 4
 

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING
 from caffe_dns import __version__
 from caffe_dns.errors import CaffeError
 from caffe_dns.export import onnx_layers, onnx_shapes  # noqa: F401 (they register converters)
+from caffe_dns.export.formats import export_format
 from caffe_dns.export.model import UnmaskedModel
 from caffe_dns.export.onnx_graph import Bottoms, Graph, converters
 from caffe_dns.layers.base import Shape
-from caffe_dns.net.net import Net
+from caffe_dns.net import Net
 from caffe_dns.proto.text import MAX_BYTES
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 _OPSET, _IR_VERSION = 15, 8
 
 
+@export_format("onnx", ".onnx")
 def to_onnx(model: UnmaskedModel) -> bytes:
     """The bytes of an .onnx file. Raises CaffeError for layers that ONNX has nothing for."""
     try:

@@ -1,4 +1,4 @@
-"""Weights under PyTorch's names, and as a .safetensors file.
+"""Weights under PyTorch's names.
 
 A layer `conv1` gives `conv1.weight` and `conv1.bias`, laid out as the PyTorch module of that kind
 has them. Blobs that have no such name in PyTorch are called `LAYER.blob0`, `LAYER.blob1`, ….
@@ -29,17 +29,6 @@ def named_arrays(model: UnmaskedModel) -> Arrays:
                 raise CaffeError("is the name of two layers with weights", layer=layer.name)
             named[f"{layer.name}.{name}"] = np.ascontiguousarray(array)
     return named
-
-
-def to_safetensors(model: UnmaskedModel) -> bytes:
-    """The bytes of a .safetensors file, with the definition among its metadata."""
-    try:
-        from safetensors.numpy import save
-    except ImportError:
-        raise CaffeError(
-            "this needs the package safetensors: pip install 'caffe-dns[safetensors]'"
-        ) from None
-    return save(named_arrays(model), {"format": "pt", "prototxt": model.definition.to_text()})
 
 
 def _weight_and_bias(layer: LayerParameter, arrays: list[np.ndarray]) -> Arrays:

@@ -10,16 +10,17 @@ This module knows nothing of nets, files or solvers.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from caffe_dns import rng
-from caffe_dns.errors import CaffeError
+from caffe_dns.errors import CaffeError, nearest
 from caffe_dns.fillers import fill
 from caffe_dns.layers.weight_gradients import DeferredWeightGradients
 from caffe_dns.proto.caffe_pb2 import TRAIN, FillerParameter, LayerParameter
@@ -28,7 +29,7 @@ from caffe_dns.registry import Registry
 Shape = tuple[int, ...]
 
 #: Layer classes by the type that a definition names.
-layer_types: Registry[Layer] = Registry("layer type")
+layer_types: Registry[type[Layer]] = Registry("layer type")
 
 
 @dataclass
@@ -103,6 +104,7 @@ class Layer(nn.Module):
         self.context = context
         self._blob_names: list[str] = []
         self._views: dict[int, Shape] = {}
+        self._has_extension = False
         #: Indices into `blobs` of the masks, which no solver updates.
         self.mask_indices: tuple[int, ...] = ()
         #: How many `param {}` may stand in the definition beyond the number of blobs.
@@ -127,6 +129,8 @@ class Layer(nn.Module):
         self._check_counts(len(bottom_shapes))
         try:
             self.build(bottom_shapes)
+            if self.param.HasField("extension_param") and not self._has_extension:
+                raise self.error(f"type {self.type} takes none", "extension_param")
             return self.reshape(bottom_shapes)
         except CaffeError as error:
             raise error.locate(layer=self.name) from None
@@ -216,6 +220,36 @@ class Layer(nn.Module):
         return fill(shape, filler, generator).to(self.context.device)
 
     # Help for subclasses ------------------------------------------------------------------------
+
+    def settings(self, **defaults: Any) -> dict[str, Any]:
+        """The layer's `extension_param { settings }`, a JSON object, over these defaults.
+
+        For types that plugins bring. Raises CaffeError for names that `defaults` does not have and
+        for values of another type than theirs.
+        """
+        self._has_extension = True
+        text = self.param.extension_param.settings
+        try:
+            given = json.loads(text) if text else {}
+        except ValueError as error:
+            raise self._settings_error(f"is not JSON: {error}") from None
+        if not isinstance(given, dict):
+            raise self._settings_error(f"a JSON object would be right, not {text}")
+        for name, value in given.items():
+            if name not in defaults:
+                known = ", ".join(defaults)
+                raise self._settings_error(
+                    f"'{name}' is unknown{nearest(name, list(defaults))}; known: {known}"
+                )
+            kind = type(defaults[name])
+            if isinstance(value, bool) != (kind is bool) or not isinstance(
+                value, (int, float) if kind is float else kind
+            ):
+                raise self._settings_error(f"'{name}' takes a {kind.__name__}, not {value!r}")
+        return {**defaults, **given}
+
+    def _settings_error(self, message: str) -> CaffeError:
+        return self.error(message, "extension_param.settings")
 
     def generator(self) -> torch.Generator:
         """The generator for draws in this forward pass, different on each rank."""

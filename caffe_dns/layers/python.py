@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from caffe_dns.blob import Blob, BlobVec, ParamBlob, SyncedMemory
 from caffe_dns.layers.base import Layer, Shape, layer_types
-from caffe_dns.layers.user_code import explain, load_class, source_files
 from caffe_dns.proto.caffe_pb2 import LayerParameter
+from caffe_dns.user_code import explain, load_class, source_files
 
 
 class UserLayer:

@@ -1,0 +1,18 @@
+"""Several processes that train one net: who they are, and what they exchange.
+
+Here belongs what goes between ranks; how the processes are started is in `cli.launch`. In order:
+`ranks`, `averaging` and `sufficient_factors` (gradients), `heartbeat` (who is still alive).
+"""
+
+from caffe_dns.parallel.averaging import GradientAverage
+from caffe_dns.parallel.ranks import JoinedRanks, Ranks, World, find_world
+from caffe_dns.parallel.sufficient_factors import share_gradients
+
+__all__ = [
+    "GradientAverage",
+    "JoinedRanks",
+    "Ranks",
+    "World",
+    "find_world",
+    "share_gradients",
+]

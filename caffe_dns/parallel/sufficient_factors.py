@@ -20,7 +20,7 @@ from caffe_dns.errors import CaffeError
 from caffe_dns.layers.base import count
 from caffe_dns.layers.inner_product import BaseInnerProduct
 from caffe_dns.layers.weight_gradients import DeferredWeightGradients, Product
-from caffe_dns.net.net import Net
+from caffe_dns.net import Net
 from caffe_dns.net.params import Param
 from caffe_dns.parallel.averaging import GradientAverage
 from caffe_dns.parallel.ranks import Ranks

@@ -1,0 +1,10 @@
+"""What a net costs: the time and the memory of its layers, for `dns time`.
+
+Here belongs measuring, on the net's own device, and the table of it; what a net is made of, and
+without a run, is in `reports.summary`. In order: `timing`, `layer_memory`, `report`.
+"""
+
+from caffe_dns.profile.layer_memory import measure_memory
+from caffe_dns.profile.timing import LayerTimer, PassTimer
+
+__all__ = ["LayerTimer", "PassTimer", "measure_memory"]

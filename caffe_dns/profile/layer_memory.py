@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
-from caffe_dns.net.net import Net
+from caffe_dns.net import Net
 from caffe_dns.net.wiring import Step
 from caffe_dns.profile.timing import backward_layer, forward_layer, zero_inputs
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from caffe_dns.net.net import Net
+from caffe_dns.net import Net
 from caffe_dns.profile.layer_memory import LayerMemory
 from caffe_dns.proto.caffe_pb2 import TRAIN
 from caffe_dns.reports.summary import batch_size, shortened

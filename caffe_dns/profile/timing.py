@@ -14,11 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from caffe_dns.net.net import Net
+from caffe_dns.net import Net
 from caffe_dns.net.wiring import Step
 from caffe_dns.proto.caffe_pb2 import TRAIN, SolverParameter
 from caffe_dns.solver.iteration import CapturedIteration, run_iteration
-from caffe_dns.solver.updates import UpdateRule
+from caffe_dns.solver.update_rules import UpdateRule
 
 
 class _Clock(ABC):

@@ -19,7 +19,7 @@ from caffe_dns.blob import Blob, ParamBlob
 from caffe_dns.errors import CaffeError
 from caffe_dns.layers.base import Shape
 from caffe_dns.layers.dummy_data import DummyData
-from caffe_dns.net.net import Net
+from caffe_dns.net import Net
 from caffe_dns.net.wiring import Step
 
 

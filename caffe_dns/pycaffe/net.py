@@ -21,13 +21,13 @@ from caffe_dns.errors import CaffeError, nearest
 from caffe_dns.layers.base import Layer
 from caffe_dns.layers.memory_data import MemoryData
 from caffe_dns.layers.python import Python, UserLayer
-from caffe_dns.net.net import Net as CoreNet
+from caffe_dns.net import Net as CoreNet
 from caffe_dns.net.wiring import Step
 from caffe_dns.proto.caffe_pb2 import Phase
 from caffe_dns.pycaffe import batches
 from caffe_dns.pycaffe.execution import Execution
 from caffe_dns.pycaffe.mode import mode
-from caffe_dns.weights.transfer import load_weights, save_weights, share_weights
+from caffe_dns.weights import load_weights, save_weights, share_weights
 
 Arrays = dict[str, np.ndarray]
 

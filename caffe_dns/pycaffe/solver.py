@@ -21,7 +21,7 @@ from caffe_dns.pycaffe.mode import mode
 from caffe_dns.pycaffe.net import Net
 from caffe_dns.solver.iteration import Outcome, run_iteration
 from caffe_dns.solver.solver import Solver as CoreSolver
-from caffe_dns.solver.updates import Tensors
+from caffe_dns.solver.update_rules.base import Tensors
 from caffe_dns.surgery.stages import stage_at
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from caffe_dns import log
 from caffe_dns.layers.masked import WeightedLayer
-from caffe_dns.net.net import Net
+from caffe_dns.net import Net
 
 
 @dataclass(frozen=True)

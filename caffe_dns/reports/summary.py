@@ -14,7 +14,7 @@ from caffe_dns.layers.base import Layer, Shape, count
 from caffe_dns.layers.convolution import BaseConvolution, Deconvolution
 from caffe_dns.layers.inner_product import BaseInnerProduct
 from caffe_dns.layers.masked import WeightedLayer
-from caffe_dns.net.net import Net
+from caffe_dns.net import Net
 from caffe_dns.net.wiring import Step
 
 

@@ -17,10 +17,10 @@ from torch import Tensor
 from caffe_dns import log
 from caffe_dns.errors import first_line
 from caffe_dns.layers.weight_gradients import DeferredWeightGradients, SecondStream
+from caffe_dns.net import Net
 from caffe_dns.net.debug_info import DebugInfo
-from caffe_dns.net.net import Net
 from caffe_dns.parallel.averaging import GradientAverage
-from caffe_dns.solver.updates import UpdateRule
+from caffe_dns.solver.update_rules import UpdateRule
 
 Batch = Mapping[str, Tensor]
 

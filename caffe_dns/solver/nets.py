@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from caffe_dns import log
 from caffe_dns.errors import CaffeError
 from caffe_dns.layers.base import Context
-from caffe_dns.net.net import Net
+from caffe_dns.net import Net
 from caffe_dns.proto.caffe_pb2 import TEST, TRAIN, NetParameter, NetState, SolverParameter
 from caffe_dns.proto.positions import Positions
 from caffe_dns.proto.upgrade import read_net, upgrade_net
-from caffe_dns.weights.transfer import copy_trained_layers, load_definition_blobs, weight_files
+from caffe_dns.weights import copy_trained_layers, load_definition_blobs, weight_files
 
 _TRAIN_FIELDS = ("net", "net_param", "train_net", "train_net_param")
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from caffe_dns import log
 from caffe_dns.errors import CaffeError
 from caffe_dns.files import write_atomically
-from caffe_dns.net.net import Net
+from caffe_dns.net import Net
 from caffe_dns.proto.caffe_pb2 import SolverParameter
 from caffe_dns.surgery.masked_layers import Count
 

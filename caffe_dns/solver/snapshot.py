@@ -20,12 +20,12 @@ from caffe_dns.errors import CaffeError, first_line
 from caffe_dns.files import write_atomically
 from caffe_dns.layers.batch_data import BatchDataLayer
 from caffe_dns.layers.masked import DeviationMasks, WeightedLayer
-from caffe_dns.net.net import Net
+from caffe_dns.net import Net
 from caffe_dns.net.params import Param
 from caffe_dns.proto.blobs import array_to_blob, blob_to_array
 from caffe_dns.proto.caffe_pb2 import DataPosition, NetParameter, SolverState
 from caffe_dns.proto.text import read_binary, write_binary
-from caffe_dns.solver.updates import UpdateRule
+from caffe_dns.solver.update_rules import UpdateRule
 from caffe_dns.weights.transfer import is_hdf5
 
 #: The HDF5 attribute that holds the fields beyond Caffe's, as a serialised SolverState.

@@ -19,8 +19,8 @@ from caffe_dns import log
 from caffe_dns.errors import CaffeError
 from caffe_dns.layers.base import Context
 from caffe_dns.lr_policy import check_policy
+from caffe_dns.net import Net
 from caffe_dns.net.debug_info import DebugInfo
-from caffe_dns.net.net import Net
 from caffe_dns.net.params import Param
 from caffe_dns.parallel.ranks import Ranks
 from caffe_dns.parallel.sufficient_factors import share_gradients
@@ -41,7 +41,8 @@ from caffe_dns.solver.snapshot import (
     seek_data,
     write_state,
 )
-from caffe_dns.solver.updates import Adam, solver_types
+from caffe_dns.solver.update_rules import solver_types
+from caffe_dns.solver.update_rules.adaptive import Adam
 from caffe_dns.surgery.stages import plan, stage_at
 from caffe_dns.surgery.surgeon import Surgeon
 from caffe_dns.weights.transfer import copy_trained_layers, is_hdf5, save_weights, share_weights

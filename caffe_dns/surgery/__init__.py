@@ -1,0 +1,22 @@
+"""Dynamic network surgery: when masks are renewed, by which thresholds, and what that did.
+
+The rules themselves are in `mask_rules`, the masks in the layers (`layers.masked`); here belongs
+what decides about them during training, and the study of what a net would stand (`sensitivity`).
+In order: `stages`, `surgeon`, `masked_layers`, `renewal`, `target`; then `prunable_layers`.
+"""
+
+from caffe_dns.surgery.masked_layers import Count, MaskedLayer, find_masked_layers
+from caffe_dns.surgery.prunable_layers import PrunableLayer, find_prunable_layers
+from caffe_dns.surgery.stages import Stage, plan
+from caffe_dns.surgery.surgeon import Surgeon
+
+__all__ = [
+    "Count",
+    "MaskedLayer",
+    "PrunableLayer",
+    "Stage",
+    "Surgeon",
+    "find_masked_layers",
+    "find_prunable_layers",
+    "plan",
+]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from caffe_dns import mask_rules
 from caffe_dns.layers.masked import DeviationMasks, MagnitudeMasks
-from caffe_dns.net.net import Net
+from caffe_dns.net import Net
 from caffe_dns.proto.caffe_pb2 import LayerSurgery
 
 LayerWithMasks = DeviationMasks | MagnitudeMasks

@@ -19,7 +19,7 @@ from caffe_dns import mask_rules
 from caffe_dns.errors import CaffeError, nearest
 from caffe_dns.layers.base import Layer
 from caffe_dns.layers.masked import DeviationMasks, MagnitudeMasks, WeightedLayer
-from caffe_dns.net.net import Net
+from caffe_dns.net import Net
 
 #: Decimals of a setting: few enough to be read, enough for layers of millions of weights.
 _DECIMALS = 4

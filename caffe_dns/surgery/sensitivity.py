@@ -18,7 +18,7 @@ from torch import Tensor
 from caffe_dns.errors import CaffeError
 from caffe_dns.layers.batch_data import BatchDataLayer
 from caffe_dns.layers.score import Accuracy
-from caffe_dns.net.net import Net
+from caffe_dns.net import Net
 from caffe_dns.net.wiring import Step
 from caffe_dns.surgery.prunable_layers import PrunableLayer
 

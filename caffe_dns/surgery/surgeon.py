@@ -15,7 +15,7 @@ import torch
 from caffe_dns import log, mask_rules
 from caffe_dns.errors import nearest
 from caffe_dns.layers.masked import MagnitudeMasks
-from caffe_dns.net.net import Net
+from caffe_dns.net import Net
 from caffe_dns.proto.caffe_pb2 import LayerSurgery, SurgeryMoments
 from caffe_dns.surgery.masked_layers import Count, MaskedLayer, find_masked_layers
 from caffe_dns.surgery.renewal import Renewal

@@ -1,0 +1,26 @@
+"""Trained weights between files and nets.
+
+Here belongs what a .caffemodel or .caffemodel.h5 holds and how it fits a net, masks or not;
+solver states are in `solver.snapshot`, formats of others in `export`. In order: `transfer` (files
+and nets), `hdf5`, `fitting` (what is stored for a layer, and the layer's blobs).
+"""
+
+from caffe_dns.weights.transfer import (
+    copy_trained_layers,
+    load_definition_blobs,
+    load_weights,
+    net_to_proto,
+    save_weights,
+    share_weights,
+    weight_files,
+)
+
+__all__ = [
+    "copy_trained_layers",
+    "load_definition_blobs",
+    "load_weights",
+    "net_to_proto",
+    "save_weights",
+    "share_weights",
+    "weight_files",
+]

@@ -16,7 +16,7 @@ import numpy as np
 from torch import Tensor
 
 from caffe_dns.errors import CaffeError, first_line
-from caffe_dns.net.net import Net
+from caffe_dns.net import Net
 from caffe_dns.net.params import Param
 from caffe_dns.weights.fitting import StoredLayer
 

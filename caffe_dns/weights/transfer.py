@@ -18,7 +18,7 @@ from caffe_dns import log
 from caffe_dns.errors import CaffeError
 from caffe_dns.files import write_atomically
 from caffe_dns.layers.base import Layer
-from caffe_dns.net.net import Net
+from caffe_dns.net import Net
 from caffe_dns.net.params import Param
 from caffe_dns.proto.blobs import array_to_blob, blob_to_array
 from caffe_dns.proto.caffe_pb2 import LayerParameter, NetParameter

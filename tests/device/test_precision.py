@@ -11,7 +11,7 @@ from torch import Tensor
 from caffe_dns.device.precision import use_precision
 from caffe_dns.errors import CaffeError
 from caffe_dns.layers.base import Context
-from caffe_dns.net.net import Net
+from caffe_dns.net import Net
 from tests.cli.harness import complaint, run_well
 from tests.nets import input_layer, layer, make_net, recorded_log
 from tests.solver.harness import make_solver, small_net

@@ -9,9 +9,9 @@ import torch
 from caffe_dns import load_net
 from caffe_dns.export.deploy import deploy
 from caffe_dns.export.model import UnmaskedModel
-from caffe_dns.net.net import Net
+from caffe_dns.net import Net
 from caffe_dns.proto.upgrade import read_net
-from caffe_dns.weights.transfer import save_weights
+from caffe_dns.weights import save_weights
 
 #: Layers in which PyTorch, ONNX and OpenCV do not all do by themselves what Caffe does.
 CONVOLUTIONAL = """

@@ -11,12 +11,12 @@ import torch
 
 from caffe_dns import load_net
 from caffe_dns.errors import CaffeError
+from caffe_dns.export.caffemodel import to_caffemodel
 from caffe_dns.export.deploy import deploy
-from caffe_dns.export.formats import to_caffemodel
 from caffe_dns.export.model import UnmaskedModel
 from caffe_dns.proto.caffe_pb2 import NetParameter
 from caffe_dns.proto.upgrade import read_net
-from caffe_dns.weights.transfer import save_weights
+from caffe_dns.weights import save_weights
 from tests.export.build import CONVOLUTIONAL, random_inputs, randomize, small_model
 from tests.oracle import OFFICIAL
 

@@ -15,7 +15,7 @@ from caffe_dns.export.model import UnmaskedModel
 from caffe_dns.export.onnx_file import to_onnx
 from caffe_dns.export.onnx_graph import converters
 from caffe_dns.layers import layer_types
-from caffe_dns.net.net import Net
+from caffe_dns.net import Net
 from caffe_dns.proto.caffe_pb2 import NetParameter
 from caffe_dns.proto.text import parse_text
 from caffe_dns.proto.upgrade import read_net

@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from caffe_dns.errors import CaffeError
-from caffe_dns.export.torch_names import named_arrays, to_safetensors
+from caffe_dns.export.safetensors_file import to_safetensors
+from caffe_dns.export.torch_names import named_arrays
 from caffe_dns.proto.caffe_pb2 import NetParameter
 from caffe_dns.proto.text import parse_text
 from tests.export.build import random_inputs, small_model

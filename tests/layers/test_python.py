@@ -14,11 +14,11 @@ from caffe_dns import load_net
 from caffe_dns.errors import CaffeError
 from caffe_dns.layers.base import Context, Layer, Shape
 from caffe_dns.layers.python import Python
-from caffe_dns.net.net import Net
+from caffe_dns.net import Net
 from caffe_dns.proto.caffe_pb2 import SolverParameter
 from caffe_dns.proto.text import read_text
 from caffe_dns.solver.solver import Solver
-from caffe_dns.weights.transfer import load_weights, save_weights
+from caffe_dns.weights import load_weights, save_weights
 from tests.cli.harness import complaint, run_well
 from tests.layers.harness import check_gradients, draw, make_layer, run
 from tests.user_code import LAYERS, fresh_imports

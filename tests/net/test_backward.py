@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from caffe_dns.net.net import Net
+from caffe_dns.net import Net
 from tests.nets import (
     DATA,
     backward_flags,

@@ -7,8 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from caffe_dns.net import fusion
-from caffe_dns.net.net import Net
+from caffe_dns.net import Net, fusion
 from caffe_dns.proto.caffe_pb2 import TEST, TRAIN, Phase
 from tests.nets import input_layer, layer, make_net
 

@@ -10,8 +10,8 @@ import torch
 
 from caffe_dns.errors import CaffeError
 from caffe_dns.layers.base import Layer, layer_types
+from caffe_dns.net import Net
 from caffe_dns.net.definition import with_state
-from caffe_dns.net.net import Net
 from caffe_dns.proto.caffe_pb2 import TEST, TRAIN, NetParameter
 from caffe_dns.proto.text import parse_text
 from tests.nets import DATA, build_log, feed, input_layer, ip, layer, make_net, refused

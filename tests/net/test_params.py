@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from caffe_dns.layers.base import Context
-from caffe_dns.net.net import Net
+from caffe_dns.net import Net
 from tests.nets import input_layer, layer, make_net, recorded_log, refused
 
 DATA = input_layer(a=(3, 4, 5, 2), b=(3, 4, 5, 2), c=(3, 40))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from caffe_dns.errors import CaffeError
-from caffe_dns.net.net import Net
+from caffe_dns.net import Net
 from caffe_dns.net.params import Param
 from caffe_dns.parallel import sufficient_factors as factors
 from caffe_dns.parallel.averaging import GradientAverage

@@ -8,8 +8,7 @@ import pytest
 import torch
 
 from caffe_dns import load_net
-from caffe_dns.net import fusion
-from caffe_dns.net.net import Net
+from caffe_dns.net import Net, fusion
 from caffe_dns.profile.layer_memory import LayerMemory, measure_memory
 from tests.oracle import GOLDEN
 

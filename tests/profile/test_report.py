@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from caffe_dns import load_net
-from caffe_dns.net.net import Net
+from caffe_dns.net import Net
 from caffe_dns.profile.layer_memory import LayerMemory
 from caffe_dns.profile.report import LayerCost, NetCost, bytes_text, to_lines, to_table
 

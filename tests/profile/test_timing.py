@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from caffe_dns import load_net
-from caffe_dns.net.net import Net
+from caffe_dns.net import Net
 from caffe_dns.profile.timing import LayerTimer, PassTimer
 from tests.oracle import GOLDEN
 

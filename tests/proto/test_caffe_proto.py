@@ -26,7 +26,7 @@ ADDED_FIELDS = {
         "surgery_stage",
     },
     "SolverState": {"data_position", "surgery_moments", "learned_net_sha256", "random_seed"},
-    "LayerParameter": {"cconvolution_param", "cinner_product_param"},
+    "LayerParameter": {"cconvolution_param", "cinner_product_param", "extension_param"},
     "ConvolutionParameter": {"sparsity_term", "weight_mask_filler", "threshold"},
     "InnerProductParameter": {"sparsity_term", "weight_mask_filler", "threshold"},
 }
@@ -34,6 +34,7 @@ ADDED_MESSAGES = {
     "CConvolutionParameter",
     "CInnerProductParameter",
     "DataPosition",
+    "ExtensionParameter",
     "SurgeryMoments",
     "SurgeryStage",
     "LayerSurgery",

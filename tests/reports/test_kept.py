@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from caffe_dns.net.net import Net
+from caffe_dns.net import Net
 from caffe_dns.reports.kept import LayerCount, count_kept, log_kept
 from tests.nets import input_layer, layer, make_net, recorded_log
 

@@ -9,11 +9,11 @@ import pytest
 from caffe_dns import log
 from caffe_dns.errors import CaffeError
 from caffe_dns.layers.base import Context
-from caffe_dns.net.net import Net
+from caffe_dns.net import Net
 from caffe_dns.proto.caffe_pb2 import SolverParameter
 from caffe_dns.proto.text import parse_text
 from caffe_dns.solver.nets import build_test_nets, build_train_net
-from caffe_dns.weights.transfer import save_weights
+from caffe_dns.weights import save_weights
 from tests.nets import input_layer, ip, layer, recorded_log
 
 TEXT = input_layer(data=(2, 3)) + ip("a", "data")

@@ -10,7 +10,7 @@ import torch
 
 from caffe_dns import load_net
 from caffe_dns.errors import CaffeError
-from caffe_dns.net.net import Net
+from caffe_dns.net import Net
 from caffe_dns.surgery.prunable_layers import (
     PrunableByMagnitude,
     PrunableLayer,

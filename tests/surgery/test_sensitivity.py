@@ -12,7 +12,7 @@ import torch
 from caffe_dns import load_net
 from caffe_dns.errors import CaffeError
 from caffe_dns.layers.masked import DeviationMasks
-from caffe_dns.net.net import Net
+from caffe_dns.net import Net
 from caffe_dns.proto.caffe_pb2 import NetParameter
 from caffe_dns.proto.text import parse_text
 from caffe_dns.proto.upgrade import read_net

@@ -11,7 +11,7 @@ import torch
 
 from caffe_dns.layers.base import Context
 from caffe_dns.layers.masked import MagnitudeMasks
-from caffe_dns.net.net import Net
+from caffe_dns.net import Net
 from caffe_dns.proto.caffe_pb2 import SolverParameter, SurgeryMoments
 from caffe_dns.proto.text import parse_text
 from caffe_dns.surgery.stages import plan

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from caffe_dns.errors import CaffeError
-from caffe_dns.net.net import Net
+from caffe_dns.net import Net
 from caffe_dns.proto.caffe_pb2 import SolverParameter, SurgeryMoments
 from caffe_dns.proto.text import parse_text
 from caffe_dns.solver.solver import Solver

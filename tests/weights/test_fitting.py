@@ -9,8 +9,8 @@ import pytest
 
 from caffe_dns.layers.base import Context
 from caffe_dns.layers.masked import WeightedLayer
-from caffe_dns.net.net import Net
-from caffe_dns.weights.transfer import load_weights, save_weights
+from caffe_dns.net import Net
+from caffe_dns.weights import load_weights, save_weights
 from tests.nets import input_layer, ip, layer, make_net, recorded_log
 from tests.weights.test_transfer import DATA, ENDINGS, complaint, plain, randomize, write
 

@@ -12,10 +12,10 @@ import torch
 from caffe_dns import load_net
 from caffe_dns.errors import CaffeError
 from caffe_dns.layers.base import Context
-from caffe_dns.net.net import Net
+from caffe_dns.net import Net
 from caffe_dns.proto.blobs import array_to_blob
 from caffe_dns.proto.caffe_pb2 import BlobProto, NetParameter
-from caffe_dns.weights.transfer import (
+from caffe_dns.weights import (
     copy_trained_layers,
     load_definition_blobs,
     load_weights,

@@ -18,7 +18,7 @@ from caffe_dns import log
 from caffe_dns.device.precision import use_precision
 from caffe_dns.device.selection import use_gpu
 from caffe_dns.layers import Context
-from caffe_dns.net.net import Net
+from caffe_dns.net import Net
 from caffe_dns.proto.caffe_pb2 import TRAIN, NetParameter, SolverParameter
 from caffe_dns.proto.upgrade import read_net, read_solver
 from caffe_dns.solver.iteration import CapturedIteration

@@ -9,11 +9,12 @@ import pytest
 import torch
 
 from caffe_dns.errors import CaffeError
-from caffe_dns.net.net import Net
+from caffe_dns.net import Net
 from caffe_dns.proto.caffe_pb2 import SolverParameter
 from caffe_dns.proto.text import parse_text
 from caffe_dns.solver.snapshot import gather_histories, restore_histories
-from caffe_dns.solver.updates import Adam, UpdateRule, solver_types
+from caffe_dns.solver.update_rules import UpdateRule, solver_types
+from caffe_dns.solver.update_rules.adaptive import Adam
 from tests.nets import input_layer, ip, layer, make_net, recorded_log
 
 STEPS = 6

@@ -1,4 +1,4 @@
-"""Code of users that a definition names: finding a class, and saying what went wrong inside it.
+"""Code of users: finding a module or a class, and saying what went wrong inside it.
 
 Whether that code may run at all is decided by who calls this.
 """
@@ -28,9 +28,8 @@ def load_class(module_name: str, class_name: str, base: type) -> type:
     program has imported another caffe before. Raises CaffeError when there is no such module or
     class, or when it does not derive from `base`, and UserCodeError when the module itself fails.
     """
-    _add_current_folder()
     _stand_in_for_caffe()
-    module = _import(module_name)
+    module = import_module(module_name)
     found = getattr(module, class_name, None)
     if not isinstance(found, type):
         classes = [name for name, value in vars(module).items() if isinstance(value, type)]
@@ -43,6 +42,24 @@ def load_class(module_name: str, class_name: str, base: type) -> type:
             f"{module_name}.{class_name} does not derive from caffe.Layer{_other_caffe()}"
         )
     return found
+
+
+def import_module(name: str) -> ModuleType:
+    """A module on PYTHONPATH or in the current folder.
+
+    Raises CaffeError when there is none, and UserCodeError when it fails.
+    """
+    _add_current_folder()
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is not None and f"{name}.".startswith(f"{error.name}."):
+            raise CaffeError(
+                f"there is no Python module '{name}' in the current folder or on PYTHONPATH"
+            ) from None
+        raise _explain_import(name, error) from error
+    except Exception as error:
+        raise _explain_import(name, error) from error
 
 
 def explain(error: Exception, what: str, files: Collection[str]) -> UserCodeError:
@@ -79,19 +96,6 @@ def _add_current_folder() -> None:
 def _stand_in_for_caffe() -> None:
     # By name, as the pycaffe interface is built on top of nets and layers.
     importlib.import_module("caffe_dns.pycaffe.alias").install_as_caffe()
-
-
-def _import(name: str) -> ModuleType:
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name is not None and f"{name}.".startswith(f"{error.name}."):
-            raise CaffeError(
-                f"there is no Python module '{name}' in the current folder or on PYTHONPATH"
-            ) from None
-        raise _explain_import(name, error) from error
-    except Exception as error:
-        raise _explain_import(name, error) from error
 
 
 def _explain_import(name: str, error: Exception) -> UserCodeError:

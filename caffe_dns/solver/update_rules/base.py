@@ -1,0 +1,174 @@
+"""What every update rule is: from summed gradients to an update, as functions of lists of tensors.
+
+A rule gives one method, `update`. In an iteration, `apply` clips the summed gradients, divides them
+by iter_size, adds the decay and lets the rule compute the update (`SGDSolver::ApplyUpdate`).
+Everything runs in `torch._foreach_*` calls over all parameters at once, or in a kernel of our own
+on a GPU; the rate is a 0-dim tensor, so that a captured step can be replayed with another rate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from caffe_dns import log
+from caffe_dns.errors import CaffeError
+from caffe_dns.net.params import Param
+from caffe_dns.proto.caffe_pb2 import SolverParameter
+from caffe_dns.registry import Registry
+
+Tensors = list[Tensor]
+
+solver_types: Registry[type[UpdateRule]] = Registry("solver type")
+
+
+class UpdateRule:
+    """State and arithmetic of one solver type over the parameters that it moves.
+
+    `histories` holds one list of tensors per moment, in the order of a solver state. Masks take no
+    part; parameters with lr_mult 0 do, as their history grows in Caffe, too.
+    """
+
+    #: How many histories the rule keeps for each parameter.
+    num_histories = 1
+    #: Whether the histories of parameters that do not learn change all the same, through the decay.
+    tracks_frozen = True
+    #: Whether a kernel may do it all at once; else every step goes through `update`.
+    may_use_kernel = True
+
+    def __init__(self, param: SolverParameter, params: Sequence[Param]) -> None:
+        self.param = param
+        self._check(param)
+        self.params = [
+            p
+            for p in params
+            if not p.is_mask
+            # Under force_backward, gradients of what does not learn count in clip_gradients.
+            and (self.tracks_frozen or p.lr_mult != 0 or p.tensor.requires_grad)
+        ]
+        self.tensors: Tensors = [p.tensor.detach() for p in self.params]
+        self.histories: list[Tensors] = [
+            [torch.zeros_like(tensor) for tensor in self.tensors] for _ in range(self.num_histories)
+        ]
+        decay = param.weight_decay
+        self._decays = [_float32(decay * p.decay_mult) for p in self.params]
+        self._lr_mults = [p.lr_mult for p in self.params]
+        device = self.tensors[0].device if self.tensors else torch.device("cpu")
+        #: The learning rate of the next update, on the parameters' device.
+        self.rate = torch.zeros((), device=device)
+        #: The gradients' norm in the last update, when clip_gradients asks for it.
+        self.norm: Tensor | None = None
+        self._groups = _group(list(zip(self._lr_mults, self._decays, strict=True)))
+
+    def _check(self, param: SolverParameter) -> None:
+        if param.regularization_type not in ("L1", "L2"):
+            raise CaffeError(
+                f"unknown regularization type '{param.regularization_type}'; known: L1, L2",
+                field="regularization_type",
+            )
+
+    @torch.no_grad()
+    def apply(self) -> None:
+        """One update from the gradients that backward left; frees them."""
+        gradients = self._take_gradients()
+        self._clip(gradients)
+        if self.param.iter_size > 1:
+            torch._foreach_mul_(gradients, _float32(1.0 / self.param.iter_size))
+        self._step(gradients)
+
+    def _step(self, gradients: Tensors) -> None:
+        """Decay, rule and update, from the gradients of the iteration."""
+        for indices, lr_mult, decay in self._groups:
+            tensors, grads = pick(self.tensors, indices), pick(gradients, indices)
+            self._regularize(tensors, grads, decay)
+            histories = [pick(history, indices) for history in self.histories]
+            rate = self.rate if lr_mult == 1 else self.rate * lr_mult
+            torch._foreach_sub_(tensors, self.update(grads, histories, rate))
+
+    def track(self, param: Param) -> None:
+        """Take in a parameter that does not learn, for a solver state has a history for it.
+
+        With momentum, what is left of the history still moves it, as in Caffe.
+        """
+        tensor = param.tensor.detach()
+        self.params.append(param)
+        self.tensors.append(tensor)
+        for history in self.histories:
+            history.append(torch.zeros_like(tensor))
+        self._decays.append(_float32(self.param.weight_decay * param.decay_mult))
+        self._lr_mults.append(param.lr_mult)
+        self._groups = _group(list(zip(self._lr_mults, self._decays, strict=True)))
+
+    def history(self, param: Param, moment: int) -> Tensor | None:
+        """The history of one parameter, or None for one that the rule does not move."""
+        for index, candidate in enumerate(self.params):
+            if candidate is param:
+                return self.histories[moment][index]
+        return None
+
+    def update(self, gradients: Tensors, histories: list[Tensors], rate: Tensor) -> Tensors:
+        """What to subtract from the parameters; changes `histories` in place.
+
+        `gradients` may be overwritten. `rate` already contains lr_mult.
+        """
+        raise NotImplementedError
+
+    def drop_gradients(self) -> None:
+        """Forget the gradients of a backward pass that did not come to its end."""
+        for param in self.params:
+            param.tensor.grad = None
+
+    def finish_capture(self) -> None:
+        """To be called after an update was captured as a CUDA graph, before the first replay."""
+
+    def _take_gradients(self) -> Tensors:
+        gradients = []
+        for param, tensor in zip(self.params, self.tensors, strict=True):
+            owner = param.tensor
+            gradient = owner.grad
+            owner.grad = None
+            gradients.append(torch.zeros_like(tensor) if gradient is None else gradient)
+        return gradients
+
+    def _clip(self, gradients: Tensors) -> None:
+        """Scale all gradients down when their common norm is above clip_gradients."""
+        limit = self.param.clip_gradients
+        if limit < 0 or not gradients:
+            return
+        self.norm = torch.stack(torch._foreach_norm(gradients)).norm()
+        torch._foreach_mul_(gradients, torch.where(self.norm > limit, limit / self.norm, 1.0))
+
+    def log_clipping(self) -> None:
+        """Say so if the last update scaled its gradients down; waits for the device."""
+        limit = self.param.clip_gradients
+        if self.norm is not None and (norm := float(self.norm)) > limit:
+            log.info(
+                f"Gradient clipping: scaling down gradients (L2 norm {log.number(norm)} > "
+                f"{log.number(limit)}) by scale factor {log.number(limit / norm)}"
+            )
+
+    def _regularize(self, tensors: Tensors, gradients: Tensors, decay: float) -> None:
+        if decay == 0:
+            return
+        if self.param.regularization_type == "L1":
+            tensors = list(torch._foreach_sign(tensors))
+        torch._foreach_add_(gradients, tensors, alpha=decay)
+
+
+def _float32(value: float) -> float:
+    """`value` rounded to single precision, as Caffe's float arithmetic has it."""
+    return float(torch.tensor(value, dtype=torch.float32))
+
+
+def _group(keys: Sequence[tuple[float, float]]) -> list[tuple[list[int], float, float]]:
+    """Parameter indices with the same (lr_mult, decay), which one call can update together."""
+    groups: dict[tuple[float, float], list[int]] = {}
+    for index, pair in enumerate(keys):
+        groups.setdefault(pair, []).append(index)
+    return [(indices, lr_mult, decay) for (lr_mult, decay), indices in groups.items()]
+
+
+def pick(tensors: Tensors, indices: list[int]) -> Tensors:
+    return [tensors[index] for index in indices]

@@ -1,0 +1,105 @@
+"""Gradient descent with momentum, and Nesterov's kind of it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from caffe_dns import kernels
+from caffe_dns.device.memory_format import laid_out_as
+from caffe_dns.net.params import Param
+from caffe_dns.solver.update_rules.base import Tensors, UpdateRule, pick, solver_types
+
+if TYPE_CHECKING:
+    from caffe_dns.kernels.sgd import SGDKernel
+
+
+@solver_types.register("SGD")
+class SGD(UpdateRule):
+    """h = momentum * h + rate * g; the rate is inside the history (`sgd_solver.cpp`)."""
+
+    tracks_frozen = False
+    nesterov = False
+    _kernel: SGDKernel | None = None
+
+    def _step(self, gradients: Tensors) -> None:
+        if self.tensors and self.may_use_kernel and kernels.wanted(self.rate.device):
+            self._step_by_kernel(gradients)
+        elif self._can_fuse():
+            self._step_fused(gradients)
+        else:
+            super()._step(gradients)
+
+    def _step_by_kernel(self, gradients: Tensors) -> None:
+        if self._kernel is None:
+            from caffe_dns.kernels.sgd import SGDKernel
+
+            self._kernel = SGDKernel(
+                self.tensors,
+                self.histories[0],
+                self._lr_mults,
+                self._decays,
+                momentum=self.param.momentum,
+                l1=self.param.regularization_type == "L1",
+                nesterov=self.nesterov,
+            )
+        self._kernel.run(gradients, self.rate)
+
+    def _can_fuse(self) -> bool:
+        """Whether PyTorch's own update on a CPU, in one pass over memory, does the same."""
+        single = all(t.device.type == "cpu" and t.dtype == torch.float32 for t in self.tensors)
+        plain = not self.nesterov and self.param.regularization_type == "L2"
+        return single and plain and self.may_use_kernel and self.param.momentum > 0
+
+    def _step_fused(self, gradients: Tensors) -> None:
+        gradients = [laid_out_as(*pair) for pair in zip(self.tensors, gradients, strict=True)]
+        for indices, lr_mult, decay in self._groups:
+            torch._fused_sgd_(
+                pick(self.tensors, indices),
+                pick(gradients, indices),
+                pick(self.histories[0], indices),
+                weight_decay=decay,
+                momentum=self.param.momentum,
+                # The rate is inside the history: the gradient's factor there is 1 - dampening.
+                lr=1.0,
+                dampening=1 - float(self.rate) * lr_mult,
+                nesterov=False,
+                maximize=False,
+                is_first_step=False,
+            )
+
+    def track(self, param: Param) -> None:
+        super().track(param)
+        self._kernel = None
+
+    def drop_gradients(self) -> None:
+        super().drop_gradients()
+        self._kernel = None
+
+    def finish_capture(self) -> None:
+        if self._kernel is not None:
+            self._kernel.write_table()
+
+    def update(self, gradients: Tensors, histories: list[Tensors], rate: Tensor) -> Tensors:
+        (history,) = histories
+        torch._foreach_mul_(history, self.param.momentum)
+        torch._foreach_mul_(gradients, rate)
+        torch._foreach_add_(history, gradients)
+        return history
+
+
+@solver_types.register("Nesterov")
+class Nesterov(SGD):
+    """Looks ahead by one momentum step (`nesterov_solver.cpp`)."""
+
+    nesterov = True
+
+    def update(self, gradients: Tensors, histories: list[Tensors], rate: Tensor) -> Tensors:
+        momentum = self.param.momentum
+        before = torch._foreach_mul(histories[0], momentum)
+        after = super().update(gradients, histories, rate)
+        ahead = torch._foreach_mul(after, 1 + momentum)
+        torch._foreach_sub_(ahead, before)
+        return list(ahead)
