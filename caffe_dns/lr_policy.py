@@ -40,7 +40,7 @@ class RatePolicy:
                 )
 
 
-rate_policies: Registry[RatePolicy] = Registry("learning rate policy")
+rate_policies: Registry[RatePolicy] = Registry("learning rate policy", by_name=False)
 
 
 def rate_policy(

@@ -18,7 +18,7 @@ FILES = {
     for match in re.finditer(r"^```\w*\n# (\S+)\n(?:.*\n)*?```", PAGE, re.MULTILINE)
 }
 SOLVER = """
-net: "net.prototxt" type: "Sign" base_lr: 0.25 lr_policy: "halved" stepsize: 1 max_iter: 2 display: 1
+net: "net.prototxt" type: "Sign" base_lr: 0.25 lr_policy: "halved" stepsize: 1 max_iter: 2
 snapshot_prefix: "extra"
 """
 NET = """
