@@ -12,10 +12,9 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from caffe_dns.data.decoding import Buffer, Image, decode
 from caffe_dns.errors import CaffeError
 
-Buffer: TypeAlias = "bytes | memoryview"
-Image: TypeAlias = "np.ndarray[Any, np.dtype[Any]]"
 IntArray: TypeAlias = "np.ndarray[Any, np.dtype[np.int64]]"
 
 _CHANNELS, _HEIGHT, _WIDTH, _DATA, _LABEL, _FLOAT_DATA, _ENCODED = range(1, 8)
@@ -132,8 +131,7 @@ def decode_image(data: Buffer, *, color: bool = False, gray: bool = False) -> Im
     flag = cv2.IMREAD_GRAYSCALE if gray else cv2.IMREAD_UNCHANGED
     if color:
         flag = cv2.IMREAD_COLOR
-    # OpenCV raises for no bytes at all, and returns None for bytes that are no image.
-    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flag) if len(data) else None
+    pixels = decode(data, flag, "an encoded record")
     if pixels is None:
         raise CaffeError("an encoded image cannot be decoded")
     return channels_first(pixels)

@@ -6,9 +6,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from caffe_dns.data.datum import Image, channels_first
+from caffe_dns.data.decoding import decode
 from caffe_dns.data.sources import ImageSource, Order
 from caffe_dns.errors import CaffeError
 
@@ -37,7 +36,7 @@ def decode_file(data: bytes, path: str, *, color: bool = True) -> Image:
     import cv2
 
     flag = cv2.IMREAD_COLOR if color else cv2.IMREAD_GRAYSCALE
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), flag) if data else None
+    image = decode(data, flag, path)
     if image is None:
         raise CaffeError("is not an image that can be decoded", file=path)
     return image

@@ -20,6 +20,7 @@ from caffe_dns.layers.base import Context, Layer, Shape
 from caffe_dns.net.building import build
 from caffe_dns.net.definition import filter_layers, insert_splits
 from caffe_dns.net.fusion import plan_fusion
+from caffe_dns.net.names import check_names
 from caffe_dns.net.params import Param
 from caffe_dns.net.wiring import Step
 from caffe_dns.proto.caffe_pb2 import NetParameter, Phase
@@ -66,6 +67,8 @@ class Net(nn.Module):
             log.info(f"Initializing net from parameters: \n{to_text(filtered)}")
             self.param = insert_splits(filtered)
             self._graph = build(self.param, self.context)
+            lines = [positions.layer_line(index) if positions else None for index in kept]
+            check_names(self._graph.steps, filtered, lines)
         except CaffeError as error:
             line = None
             # An error about another file, a database say, has no place in this one.

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from caffe_dns.errors import CaffeError
 from caffe_dns.proto.caffe_pb2 import BlobProto
+from caffe_dns.proto.text import MAX_BYTES
 
 _FLOATS = np.dtype("<f4")
 _DOUBLES = np.dtype("<f8")
@@ -70,8 +71,14 @@ def array_to_blob(
 ) -> BlobProto:
     """A blob with the shape and the values of `array`, as float32 (`Blob::ToProto`).
 
-    `diff` has as many values.
+    `diff` has as many values. Raises CaffeError for more than a message can hold.
     """
+    size = _FLOATS.itemsize * array.size * (1 if diff is None else 2)
+    if size > MAX_BYTES:
+        raise CaffeError(
+            f"a blob of {size} bytes is more than the 2 GiB that protobuf can read; "
+            "HDF5 has no such limit"
+        )
     blob = BlobProto()
     blob.shape.dim.extend(array.shape)
     blob.MergeFromString(_packed(BlobProto.DATA_FIELD_NUMBER, array))

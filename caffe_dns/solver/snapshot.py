@@ -11,6 +11,7 @@ import hashlib
 import io
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -27,6 +28,9 @@ from caffe_dns.proto.caffe_pb2 import DataPosition, NetParameter, SolverState
 from caffe_dns.proto.text import read_binary, write_binary
 from caffe_dns.solver.update_rules import UpdateRule
 from caffe_dns.weights.transfer import is_hdf5
+
+if TYPE_CHECKING:
+    import h5py
 
 #: The HDF5 attribute that holds the fields beyond Caffe's, as a serialised SolverState.
 _EXTENSION = "caffe_dns"
@@ -208,9 +212,9 @@ def _to_hdf5(state: SolverState, histories: list[np.ndarray]) -> bytes:
 
     stream = io.BytesIO()
     with h5py.File(stream, "w") as root:
-        # Caffe writes integers as one-element datasets and strings with a fixed length.
+        # Caffe writes integers as one-element datasets.
         root["iter"] = np.array([state.iter], dtype=np.int32)
-        root["learned_net"] = np.bytes_(state.learned_net.encode())
+        _write_string(root, "learned_net", state.learned_net.encode())
         root["current_step"] = np.array([state.current_step], dtype=np.int32)
         group = root.create_group("history")
         for index, array in enumerate(histories):
@@ -221,6 +225,21 @@ def _to_hdf5(state: SolverState, histories: list[np.ndarray]) -> bytes:
             extension.ClearField(field)
         root.attrs[_EXTENSION] = np.void(extension.SerializeToString())
     return stream.getvalue()
+
+
+def _write_string(root: h5py.File, name: str, value: bytes) -> None:
+    """A dataset like those of `hdf5_save_string` (util/hdf5.cpp): with a NUL at the end.
+
+    Caffe reads as many bytes as the dataset has, and takes what stands before the first NUL. h5py's
+    own strings have none.
+    """
+    import h5py
+
+    kind = h5py.h5t.C_S1.copy()
+    kind.set_size(len(value) + 1)
+    space = h5py.h5s.create(h5py.h5s.SCALAR)
+    dataset = h5py.h5d.create(root.id, name.encode(), kind, space)
+    dataset.write(space, space, np.array(value, f"S{len(value) + 1}"), kind)
 
 
 def _from_hdf5(file: str) -> tuple[SolverState, list[np.ndarray]]:

@@ -18,7 +18,6 @@ from torch import Tensor
 from caffe_dns import log
 from caffe_dns.errors import CaffeError
 from caffe_dns.layers.base import Context
-from caffe_dns.lr_policy import check_policy
 from caffe_dns.net import Net
 from caffe_dns.net.debug_info import DebugInfo
 from caffe_dns.net.params import Param
@@ -26,6 +25,7 @@ from caffe_dns.parallel.ranks import Ranks
 from caffe_dns.parallel.sufficient_factors import share_gradients
 from caffe_dns.proto.caffe_pb2 import DataPosition, SolverParameter, SolverState
 from caffe_dns.proto.text import to_text
+from caffe_dns.solver.checks import check_definition, check_sizes
 from caffe_dns.solver.iteration import CapturedIteration, Outcome, run_iteration
 from caffe_dns.solver.nets import build_test_nets, build_train_net
 from caffe_dns.solver.observers import Display, Observer, check_loss, check_weights, log_scores
@@ -71,9 +71,9 @@ class Solver:
         self._check()
         self.stages = plan(param)
         param.max_iter = self.stages[-1].end
-        given = param.HasField("random_seed") and param.random_seed >= 0
-        self.seed = self.ranks.from_root(param.random_seed if given else secrets.randbits(31))
-        self._seed_given = given
+        self._seed_given = param.HasField("random_seed") and param.random_seed >= 0
+        seed = param.random_seed if self._seed_given else secrets.randbits(31)
+        self.seed = self.ranks.from_root(seed)
         self._contexts = [
             Context(
                 device=device or torch.device("cpu"),
@@ -93,8 +93,8 @@ class Solver:
         self.rule = solver_types[param.type](param, self.net.learnable_params)
         #: What makes gradients those of all ranks.
         self._sharing = share_gradients(self.net, self.ranks)
-        on_gpu = self.net.context.device.type == "cuda"
-        self._captured = CapturedIteration(self.net, self.rule, *self._sharing) if on_gpu else None
+        self._captured = self._capture()
+        check_sizes(param, self.net, self.rule.num_histories)
         self.surgeon = Surgeon(self.net, self.stages, self.seed) if surgery else None
         log.info("Solver scaffolding done.")
         if self.surgeon is not None:
@@ -116,23 +116,15 @@ class Solver:
         self._positions_before_tests: list[DataPosition] = []
         self._last_display = (0, time.perf_counter())
 
+    def _capture(self) -> CapturedIteration | None:
+        if self.net.context.device.type != "cuda":
+            return None
+        return CapturedIteration(self.net, self.rule, *self._sharing)
+
     def _check(self) -> None:
-        param = self.param
-        check_policy(param)
-        try:
-            solver_types[param.type]
-        except CaffeError as error:
-            raise error.locate(field="type") from None
-        if param.max_iter < 0:
-            raise CaffeError(f"must not be negative, but is {param.max_iter}", field="max_iter")
-        for field in ("average_loss", "iter_size"):
-            if getattr(param, field) < 1:
-                raise CaffeError(f"must be at least 1, not {getattr(param, field)}", field=field)
-        if param.snapshot:
-            if not param.HasField("snapshot_prefix"):
-                raise CaffeError("snapshot is given, but snapshot_prefix is not", field="snapshot")
-            if self.ranks.is_root:
-                check_writable(self._snapshot_name(0, ".tempfile"))
+        check_definition(self.param)
+        if self.param.snapshot and self.ranks.is_root:
+            check_writable(self._snapshot_name(0, ".tempfile"))
 
     # Training -----------------------------------------------------------------------------------
 

@@ -133,7 +133,10 @@ def net_to_proto(net: Net, diffs: Mapping[Param, Tensor] | None = None) -> NetPa
             diff = None
             if diffs is not None:
                 diff = _to_array(diffs[net.table.owner(step.layer, index)])
-            layer.blobs.append(array_to_blob(_to_array(tensor), diff))
+            try:
+                layer.blobs.append(array_to_blob(_to_array(tensor), diff))
+            except CaffeError as error:
+                raise error.locate(layer=layer.name) from None
     return param
 
 

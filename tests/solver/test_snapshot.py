@@ -79,6 +79,13 @@ def test_a_caffe_reads_our_states(tmp_path: Path) -> None:
         for name in ("iter", "current_step", "learned_net"):
             assert root[name].shape == golden[name].shape
             assert root[name].dtype.kind == golden[name].dtype.kind
+        # Caffe reads the bytes of the dataset as a C string: the last has to be a NUL.
+        kinds = [file["learned_net"].id.get_type() for file in (root, golden)]
+        assert kinds[0].get_strpad() == kinds[1].get_strpad() == h5py.h5t.STR_NULLTERM
+        assert kinds[0].get_cset() == kinds[1].get_cset()
+        assert [kind.get_size() for kind in kinds] == [
+            len(file["learned_net"][()]) + 1 for file in (root, golden)
+        ]
         assert sorted(root["history"]) == [str(index) for index in range(6)]
         golden.close()
 

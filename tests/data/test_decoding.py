@@ -1,0 +1,50 @@
+"""JPEGs that are cut short, as `cv2.imread` reads them, which Caffe calls for files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from caffe_dns.data.datum import decode_image
+from caffe_dns.data.image_files import read_image
+from caffe_dns.errors import CaffeError
+from tests.nets import recorded_log
+
+#: How a JPEG is stored: in one scan, in several, with marks in between.
+KINDS = [[], [cv2.IMWRITE_JPEG_PROGRESSIVE, 1], [cv2.IMWRITE_JPEG_RST_INTERVAL, 2]]
+
+
+def jpeg(settings: list[int]) -> bytes:
+    pixels = np.random.default_rng(3).integers(0, 256, (60, 80, 3), np.uint8)
+    return cv2.imencode(".jpg", cv2.GaussianBlur(pixels, (9, 9), 3), settings)[1].tobytes()
+
+
+@pytest.mark.parametrize("settings", KINDS)
+def test_reads_what_is_there_of_a_jpeg(tmp_path: Path, settings: list[int]) -> None:
+    data = jpeg(settings)
+    file = tmp_path / "cut.jpg"
+    cuts = range(2, len(data), 37)
+    read = 0
+    for cut in cuts:
+        file.write_bytes(data[:cut])
+        expected = cv2.imread(str(file))
+        with recorded_log() as messages:
+            if expected is None:
+                with pytest.raises(CaffeError, match="not an image that can be decoded"):
+                    read_image(str(file))
+                continue
+            assert np.array_equal(read_image(str(file)), expected)
+        assert np.array_equal(decode_image(data[:cut]), expected.transpose(2, 0, 1))
+        assert messages == [f"{file} is a JPEG that is cut short; what is missing is gray"]
+        read += 1
+    assert len(cuts) / 2 < read < len(cuts)
+
+
+def test_says_nothing_of_whole_images(tmp_path: Path) -> None:
+    (tmp_path / "whole.jpg").write_bytes(jpeg([]))
+    with recorded_log() as messages:
+        read_image(f"{tmp_path}/whole.jpg")
+    assert not messages
