@@ -39,6 +39,7 @@ _LEARNING = {
     "Scale",
     "Bias",
     "BatchNorm",
+    "Normalize",
     "PReLU",
     "Parameter",
     "RNN",

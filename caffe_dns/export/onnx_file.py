@@ -11,7 +11,11 @@ from typing import TYPE_CHECKING
 
 from caffe_dns import __version__
 from caffe_dns.errors import CaffeError
-from caffe_dns.export import onnx_layers, onnx_shapes  # noqa: F401 (they register converters)
+from caffe_dns.export import (  # noqa: F401 (they register converters)
+    onnx_detection,
+    onnx_layers,
+    onnx_shapes,
+)
 from caffe_dns.export.formats import export_format
 from caffe_dns.export.model import UnmaskedModel
 from caffe_dns.export.onnx_graph import Bottoms, Graph, converters

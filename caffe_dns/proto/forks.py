@@ -13,7 +13,7 @@ from caffe_dns.proto.caffe_pb2 import NetParameter
 _FORKS = {
     "SSD": {
         "LayerParameter": "annotated_data_param detection_evaluate_param detection_output_param "
-        "multibox_loss_param norm_param permute_param prior_box_param video_data_param",
+        "multibox_loss_param video_data_param",
         "TransformationParameter": "crop_h crop_w resize_param noise_param distort_param "
         "expand_param emit_constraint",
         "SolverParameter": "eval_type ap_version show_per_class_result plateau_winsize",

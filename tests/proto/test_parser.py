@@ -88,8 +88,8 @@ PARAM = "layer.convolution_param"
             "(column 23) (did you mean 'kernel_size'?)",
         ),
         (
-            layer("prior_box_param { min_size: 30 }"),
-            "3: layer.prior_box_param: unknown field 'prior_box_param' in LayerParameter "
+            layer("video_data_param { skip_frames: 3 }"),
+            "3: layer.video_data_param: unknown field 'video_data_param' in LayerParameter "
             "(column 3): this is a field of SSD, which dns does not have",
         ),
         (
