@@ -12,7 +12,7 @@ from caffe_dns.proto.caffe_pb2 import NetParameter
 #: Fork -> message -> the fields that its caffe.proto adds and that definitions use.
 _FORKS = {
     "SSD": {
-        "LayerParameter": "annotated_data_param detection_evaluate_param detection_output_param "
+        "LayerParameter": "annotated_data_param detection_evaluate_param "
         "multibox_loss_param video_data_param",
         "TransformationParameter": "crop_h crop_w resize_param noise_param distort_param "
         "expand_param emit_constraint",

@@ -1,0 +1,55 @@
+"""The files around a data set of boxes: what labels are called, what images are called."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from caffe_dns.errors import CaffeError
+from caffe_dns.proto.caffe_pb2 import LabelMap
+from caffe_dns.proto.text import read_text
+
+
+def read_label_map(path: str) -> LabelMap:
+    """The LabelMap in a prototxt.
+
+    Raises CaffeError when it cannot be read, is empty, or gives a name or a label twice.
+    """
+    labels = read_text(path, LabelMap).message
+    if not labels.item:
+        raise CaffeError("names no labels", file=path)
+    for field in ("name", "label"):
+        given = [getattr(item, field) for item in labels.item]
+        twice = [value for value in given if given.count(value) > 1]
+        if twice:
+            raise CaffeError(f"has the {field} '{twice[0]}' twice", file=path)
+    return labels
+
+
+@dataclass(frozen=True)
+class NamedImage:
+    """A line of a list of images: a name, and the image's height and width in pixels."""
+
+    name: str
+    size: tuple[int, int]
+
+
+def read_names_and_sizes(path: str) -> list[NamedImage]:
+    """The lines `NAME HEIGHT WIDTH` of a file. Raises CaffeError with the line that is no such."""
+    try:
+        lines = Path(path).read_text("utf-8", "surrogateescape").splitlines()
+    except OSError as error:
+        raise CaffeError(f"cannot be read: {error.strerror}", file=path) from None
+    images = []
+    for number, line in enumerate(lines, 1):
+        words = line.split()
+        if not words:
+            continue
+        if len(words) != 3 or not all(word.isdigit() and int(word) for word in words[1:]):
+            raise CaffeError(
+                f"'{line}' is not a name, a height and a width in pixels", file=path, line=number
+            )
+        images.append(NamedImage(words[0], (int(words[1]), int(words[2]))))
+    if not images:
+        raise CaffeError("lists no images", file=path)
+    return images

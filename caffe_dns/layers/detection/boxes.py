@@ -1,0 +1,92 @@
+"""Boxes as tensors, on any device: codes, overlaps, non-maximum suppression.
+
+The arithmetic of SSD's layers (`bbox_util.cpp`). Boxes are rows of (xmin, ymin, xmax, ymax) in
+shares of the image. On the host, and in pixels, boxes are in `caffe_dns.data.boxes`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from caffe_dns.proto.caffe_pb2 import PriorBoxParameter
+
+
+@dataclass(frozen=True)
+class BoxCode:
+    """How a box is told by its differences from a prior box.
+
+    `kind` is the code_type; the differences are divided by the prior's variances, but for
+    `variance_in_target`. All tensors are [..., 4] and broadcast.
+    """
+
+    kind: int
+    variance_in_target: bool
+
+    def encode(self, boxes: Tensor, priors: Tensor, variances: Tensor) -> Tensor:
+        """The differences (`EncodeBBox`)."""
+        if self.kind == PriorBoxParameter.CENTER_SIZE:
+            sides = _sides(priors)
+            shifts = (_centres(boxes) - _centres(priors)) / sides
+            code = torch.cat([shifts, (_sides(boxes) / sides).log()], -1)
+        else:
+            code = boxes - priors
+            if self.kind == PriorBoxParameter.CORNER_SIZE:
+                sides = _sides(priors)
+                code = code / torch.cat([sides, sides], -1)
+        return code if self.variance_in_target else code / variances
+
+    def decode(self, code: Tensor, priors: Tensor, variances: Tensor) -> Tensor:
+        """The boxes (`DecodeBBox`)."""
+        if not self.variance_in_target:
+            code = code * variances
+        if self.kind == PriorBoxParameter.CORNER:
+            return priors + code
+        sides = _sides(priors)
+        if self.kind == PriorBoxParameter.CORNER_SIZE:
+            return priors + code * torch.cat([sides, sides], -1)
+        centres = _centres(priors) + code[..., :2] * sides
+        halves = code[..., 2:].exp() * sides / 2
+        return torch.cat([centres - halves, centres + halves], -1)
+
+
+def _sides(boxes: Tensor) -> Tensor:
+    return boxes[..., 2:] - boxes[..., :2]
+
+
+def _centres(boxes: Tensor) -> Tensor:
+    return (boxes[..., :2] + boxes[..., 2:]) / 2
+
+
+def areas(boxes: Tensor) -> Tensor:
+    """The area of each box; 0 for boxes that end before they begin."""
+    return _sides(boxes).clamp(min=0).prod(-1)
+
+
+def overlaps(first: Tensor, second: Tensor) -> Tensor:
+    """What two boxes have in common, as a share of what they cover (`JaccardOverlap`)."""
+    low = torch.maximum(first[..., :2], second[..., :2])
+    high = torch.minimum(first[..., 2:], second[..., 2:])
+    common = (high - low).clamp(min=0).prod(-1)
+    union = areas(first) + areas(second) - common
+    return torch.where(common > 0, common / union, 0)
+
+
+def suppress(boxes: Tensor, valid: Tensor, threshold: float, eta: float = 1.0) -> Tensor:
+    """Which boxes stay of several lists, best first: those that no better one covers.
+
+    `boxes` is [lists, K, 4], `valid` [lists, K] says which take part. A box stays if its overlap
+    with each one before it that stayed is at most the threshold; in each list, the threshold is
+    multiplied by `eta` after each box that stays, as long as it is above 0.5 (`ApplyNMSFast`).
+    """
+    stays = torch.zeros_like(valid)
+    thresholds = torch.full_like(boxes[:, :1, 0], threshold)
+    for index in range(valid.shape[1]):
+        covered = overlaps(boxes[:, index : index + 1], boxes[:, :index]) > thresholds
+        stays[:, index] = valid[:, index] & ~(covered & stays[:, :index]).any(1)
+        if eta < 1:
+            lower = stays[:, index : index + 1] & (thresholds > 0.5)
+            thresholds = torch.where(lower, thresholds * eta, thresholds)
+    return stays
