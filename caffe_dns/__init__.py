@@ -24,8 +24,8 @@ __all__ = ["CaffeError", "load_net"]
 def load_net(
     definition: str | Path,
     phase: str = "TEST",
-    weights: str | Path | None = None,
-    surgery: bool = True,
+    weights: str | Path | Sequence[str | Path] | None = None,
+    surgery: bool | None = True,
     *,
     device: torch.device | str = "cpu",
     seed: int = 0,
@@ -38,8 +38,9 @@ def load_net(
     """Build the net of a prototxt file and load its weights.
 
     `phase` is TRAIN or TEST. `weights` names a .caffemodel or .caffemodel.h5 file, or several
-    separated by commas. Without `surgery`, layers of the standard types own no masks. Fillers and
-    layers draw from `seed`. `activations` is torch.bfloat16 to compute most layers in that. `quiet`
+    in their order. Without `surgery`, layers of the standard types own no masks; None leaves that
+    to the definition, which asks for masks by any field about them. Fillers and layers draw from
+    `seed`. `activations` is torch.bfloat16 to compute most layers in that. `quiet`
     keeps Caffe's log lines away. Raises CaffeError for anything wrong with the files.
     """
     import torch
@@ -47,28 +48,28 @@ def load_net(
     from caffe_dns import log
     from caffe_dns.layers.base import Context
     from caffe_dns.net import Net
-    from caffe_dns.net.definition import with_state
+    from caffe_dns.net.definition import asks_for_surgery, with_state
     from caffe_dns.proto.caffe_pb2 import Phase
     from caffe_dns.proto.upgrade import read_net
-    from caffe_dns.weights import load_definition_blobs, load_weights
+    from caffe_dns.weights import copy_trained_layers, load_definition_blobs
 
     if phase not in {name for name, _ in Phase.items()}:
         raise CaffeError(f"unknown phase '{phase}'; known: TRAIN, TEST")
-    context = Context(
-        device=torch.device(device),
-        seed=seed,
-        surgery=surgery,
-        allow_python_layers=allow_python_layers,
-        activations=activations,
-    )
     was_quiet = log.set_quiet(quiet)
     try:
         parsed = read_net(str(definition))
         param = with_state(parsed.message, Phase.Value(phase), level, stages)
+        context = Context(
+            device=torch.device(device),
+            seed=seed,
+            surgery=asks_for_surgery(param) if surgery is None else surgery,
+            allow_python_layers=allow_python_layers,
+            activations=activations,
+        )
         net = Net(param, context, file=parsed.file, positions=parsed.positions)
         load_definition_blobs(net)
-        if weights is not None:
-            load_weights(net, str(weights))
+        for file in [weights] if isinstance(weights, str | Path) else weights or ():
+            copy_trained_layers(net, str(file))
     finally:
         log.set_quiet(was_quiet)
     return net

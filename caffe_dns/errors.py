@@ -10,8 +10,10 @@ from collections.abc import Sequence
 from difflib import get_close_matches
 
 
-class CaffeError(Exception):
+class CaffeError(RuntimeError):
     """Something is wrong with what the user gave.
+
+    A RuntimeError, as that is what pycaffe raises for what Caffe refuses.
 
     `file`, `line`, `layer` and `field` say where; whoever knows more than the code that raised
     adds it with `locate`.
@@ -58,6 +60,10 @@ class CaffeError(Exception):
         if self.field is not None:
             parts.append(self.field)
         return ": ".join([*parts, self.message])
+
+
+class UnknownName(CaffeError, ValueError):
+    """A name that is not one of those that there are; Python's own lists raise a ValueError."""
 
 
 def nearest(word: str, known: Sequence[str]) -> str:

@@ -10,15 +10,20 @@ import inspect
 import os
 import sys
 import traceback
-from collections.abc import Collection
-from contextlib import suppress
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
 from types import ModuleType
 
 from caffe_dns.errors import CaffeError, first_line, nearest
 
 
-class UserCodeError(CaffeError, RuntimeError):
-    """An exception inside a user's code, at the place in that code where it arose."""
+class UserCodeError(CaffeError):
+    """An exception inside a user's code, at the place in that code where it arose.
+
+    `original` is that exception itself.
+    """
+
+    original: Exception
 
 
 def load_class(module_name: str, class_name: str, base: type) -> type:
@@ -74,7 +79,18 @@ def explain(error: Exception, what: str, files: Collection[str]) -> UserCodeErro
         frames = traceback.extract_tb(error.__traceback__)
         frame = ([frame for frame in frames if frame.filename in files] or frames)[-1]
         place, line = frame.filename, frame.lineno
-    return UserCodeError(f"{what} raised {type(error).__name__}{text}", file=place, line=line)
+    told = UserCodeError(f"{what} raised {type(error).__name__}{text}", file=place, line=line)
+    told.original = error
+    return told
+
+
+@contextmanager
+def as_raised() -> Iterator[None]:
+    """Within it, exceptions of users' code come through as they are, for programs in Python."""
+    try:
+        yield
+    except UserCodeError as error:
+        raise error.original from None
 
 
 def source_files(cls: type) -> set[str]:

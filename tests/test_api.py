@@ -153,7 +153,7 @@ def test_weights(definition: Path, tmp_path: Path) -> None:
     save_weights(second, tmp_path / "b.caffemodel.h5", hdf5=True)
     net = load_net(definition, weights=tmp_path / "a.caffemodel")
     assert torch.equal(net.params["score"][0], first.params["score"][0])
-    net = load_net(definition, weights=f"{tmp_path}/a.caffemodel,{tmp_path}/b.caffemodel.h5")
+    net = load_net(definition, weights=[tmp_path / "a.caffemodel", tmp_path / "b.caffemodel.h5"])
     assert torch.equal(net.params["score"][0], second.params["score"][0])
     with pytest.raises(CaffeError, match="gone: cannot be read"):
         load_net(definition, weights=tmp_path / "gone")

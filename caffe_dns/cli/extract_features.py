@@ -19,6 +19,7 @@ from caffe_dns.device.selection import CPU, scoring_device
 from caffe_dns.errors import CaffeError
 from caffe_dns.export.features import check_blobs, feature_datums
 from caffe_dns.net import Net
+from caffe_dns.weights import weight_files
 
 #: Records in one transaction, and between two lines of the log.
 _COMMIT_EVERY = 1000
@@ -64,7 +65,7 @@ def command(
         net = load_net(
             feature_extraction_proto_file,
             "TEST",
-            pretrained_net_param,
+            weight_files(pretrained_net_param),
             not no_surgery,
             device=_device(mode, device_id),
             allow_python_layers=allow_python_layers,

@@ -14,6 +14,7 @@ from caffe_dns.proto.upgrade import read_net
 from caffe_dns.reports.sensitivity import check_prefix, save, to_text_table
 from caffe_dns.surgery.prunable_layers import find_prunable_layers
 from caffe_dns.surgery.sensitivity import Bench, Proposal, Study, find_objective, measure, propose
+from caffe_dns.weights import weight_files
 
 
 @click.command()
@@ -66,7 +67,7 @@ def command(
     net = load_net(
         model,
         "TEST",
-        weights,
+        weight_files(weights),
         device=scoring_device(gpu),
         level=level,
         stages=flags.stages(stage),

@@ -16,6 +16,7 @@ from caffe_dns.errors import CaffeError
 from caffe_dns.net import Net
 from caffe_dns.net.debug_info import DebugInfo
 from caffe_dns.reports.kept import log_kept
+from caffe_dns.weights import weight_files
 
 
 @click.command()
@@ -56,7 +57,7 @@ def command(
     net = load_net(
         model,
         "TEST",
-        weights,
+        weight_files(weights),
         not no_surgery,
         device=device,
         level=level,

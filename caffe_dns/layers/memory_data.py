@@ -31,9 +31,10 @@ class MemoryData(Layer):
         self._data: Tensor | None = None
         self._labels: Tensor | None = None
         self._next = 0
+        self._label_shape: Shape = self._shape[:1]
 
     def reshape(self, bottom_shapes: Sequence[Shape]) -> list[Shape]:
-        return [self._shape, self._shape[:1]]
+        return [self._shape, self._label_shape]
 
     def set_input(self, data: np.ndarray, labels: np.ndarray) -> None:
         """Take `data` [N, channels, height, width] and `labels` [N], N a multiple of batch_size.
@@ -59,7 +60,9 @@ class MemoryData(Layer):
             raise self.error("has no data yet; call set_input first")
         chosen = slice(self._next, self._next + self._shape[0])
         self._next = chosen.stop % len(self._data)
-        return self._data[chosen], self._labels[chosen]
+        # Set up with one axis, labels leave each forward pass with four.
+        self._label_shape = (self._shape[0], 1, 1, 1)
+        return self._data[chosen], self._labels[chosen].reshape(self._label_shape)
 
     def _on_device(self, values: np.ndarray) -> Tensor:
         copy = np.array(values, np.float32)

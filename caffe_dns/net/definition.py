@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from typing import Literal
 
 from caffe_dns import log
 from caffe_dns.errors import CaffeError
@@ -16,6 +17,13 @@ from caffe_dns.proto.caffe_pb2 import LayerParameter, NetParameter, NetState, Ne
 
 #: A top by position: (index of its layer, index among the layer's tops).
 TopIndex = tuple[int, int]
+
+_SURGERY_TYPES = ("CConvolution", "CInnerProduct")
+_SURGERY_FIELDS: tuple[Literal["sparsity_term", "threshold", "weight_mask_filler"], ...] = (
+    "sparsity_term",
+    "threshold",
+    "weight_mask_filler",
+)
 
 
 def with_state(
@@ -28,6 +36,19 @@ def with_state(
     result.state.level = level
     result.state.stage.extend(stages)
     return result
+
+
+def asks_for_surgery(param: NetParameter) -> bool:
+    """Whether any layer is of a type with masks or has a field that says something of masks."""
+    return any(
+        layer.type in _SURGERY_TYPES
+        or any(
+            settings.HasField(field)
+            for settings in (layer.convolution_param, layer.inner_product_param)
+            for field in _SURGERY_FIELDS
+        )
+        for layer in param.layer
+    )
 
 
 def filter_layers(param: NetParameter) -> tuple[NetParameter, list[int]]:

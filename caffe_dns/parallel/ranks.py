@@ -183,6 +183,8 @@ class JoinedRanks(Ranks):
             dist.init_process_group(
                 "gloo", store=store, rank=world.rank, world_size=world.size, timeout=_PATIENCE
             )
+        except CaffeError:
+            raise
         except (RuntimeError, ValueError) as error:
             raise CaffeError(
                 f"rank {world.rank} of {world.size} does not reach the others at "

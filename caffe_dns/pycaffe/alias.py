@@ -5,7 +5,17 @@ from __future__ import annotations
 import sys
 from importlib import import_module
 
-_SUBMODULES = ("classifier", "io", "net_spec", "proto")
+_SUBMODULES = (
+    "_caffe",
+    "classifier",
+    "coord_map",
+    "detector",
+    "draw",
+    "io",
+    "net_spec",
+    "proto",
+    "pycaffe",
+)
 
 
 def install_as_caffe() -> None:

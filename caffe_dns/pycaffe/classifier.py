@@ -34,16 +34,7 @@ class Classifier(Net):
         super().__init__(model_file, TEST, weights=pretrained_file)
         name = self.inputs[0]
         shape = self.blobs[name].shape
-        self.transformer = Transformer({name: shape})
-        self.transformer.set_transpose(name, (2, 0, 1))
-        if mean is not None:
-            self.transformer.set_mean(name, mean)
-        if input_scale is not None:
-            self.transformer.set_input_scale(name, input_scale)
-        if raw_scale is not None:
-            self.transformer.set_raw_scale(name, raw_scale)
-        if channel_swap is not None:
-            self.transformer.set_channel_swap(name, channel_swap)
+        self.transformer = Transformer.of(name, shape, mean, input_scale, raw_scale, channel_swap)
         self.crop_dims = shape[2:]
         self.image_dims = self.crop_dims if image_dims is None else tuple(image_dims)
 

@@ -7,8 +7,8 @@ can start and end anywhere and use what stands in the blobs then (`Net::ForwardF
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -20,7 +20,21 @@ from caffe_dns.errors import CaffeError
 from caffe_dns.layers.base import Shape
 from caffe_dns.layers.dummy_data import DummyData
 from caffe_dns.net import Net
+from caffe_dns.net.fusion import plan_fusion
 from caffe_dns.net.wiring import Step
+
+#: Told the number of the layer that is about to run, or has run.
+LayerCallback = Callable[[int], object]
+
+
+@dataclass
+class Callbacks:
+    """Who is told of each layer in every pass (`Net::Callback`)."""
+
+    before_forward: list[LayerCallback] = field(default_factory=list)
+    after_forward: list[LayerCallback] = field(default_factory=list)
+    before_backward: list[LayerCallback] = field(default_factory=list)
+    after_backward: list[LayerCallback] = field(default_factory=list)
 
 
 @dataclass
@@ -38,6 +52,7 @@ class Execution:
         self.net = net
         self.blobs = blobs
         self.layer_blobs = layer_blobs
+        self.callbacks = Callbacks()
         self._records: dict[int, _Record] = {}
         self._shapes: dict[int, list[Shape]] = {}
         for step in net.steps:
@@ -50,16 +65,33 @@ class Execution:
 
     # Passes -------------------------------------------------------------------------------------
 
-    def forward(self, start: int, end: int) -> None:
-        """Run layers number `start` to `end`, both included."""
+    def forward(self, start: int, end: int) -> Tensor:
+        """Run layers number `start` to `end`, both included; returns their loss (0-dim).
+
+        What a top contributes to it is its data times its diff, which is its weight in the loss
+        until a program writes there.
+        """
         self.bring_writes()
+        loss = torch.zeros((), device=self.net.context.device)
         for index in range(start, end + 1):
             step = self.net.steps[index]
+            _tell(self.callbacks.before_forward, index)
             if step.layer.type != "Input":
                 self._records[index] = record = self._run(index, step)
                 self._store(step, record.tops)
+                loss += self._loss_of(step)
+            _tell(self.callbacks.after_forward, index)
         if self.net.context.counts_passes:
             self.net.context.passes += 1
+        return loss
+
+    def _loss_of(self, step: Step) -> Tensor | float:
+        tops = [
+            self.blobs[name]
+            for name, weight in zip(step.tops, step.loss_weights, strict=True)
+            if weight
+        ]
+        return sum((top.data_tensor() * top.diff_tensor()).sum() for top in tops)
 
     def backward(self, start: int, end: int) -> None:
         """Run layers number `start` down to `end`, both included, from the tops' diffs.
@@ -70,9 +102,11 @@ class Execution:
         self.bring_writes()
         for index in range(start, end - 1, -1):
             step = self.net.steps[index]
+            _tell(self.callbacks.before_backward, index)
             if step.needs_backward and (step.bottoms or self.layer_blobs[index]):
                 record = self._records.get(index) or self._run(index, step)
                 self._propagate(index, step, record)
+            _tell(self.callbacks.after_backward, index)
 
     def reshape(self) -> None:
         """Carry the shapes of the inputs through the net (`Net::Reshape`)."""
@@ -178,18 +212,31 @@ class Execution:
 
     def follow(self) -> None:
         """From now on, feed passes that are run on the net itself, and keep what they make."""
+        # Every layer by itself, as what runs as one does not call its members.
+        self.net.fusion = plan_fusion([], self.net.context)
         self.net.register_forward_pre_hook(self._feed)
-        for step in self.net.steps:
-            step.layer.register_forward_hook(partial(self._keep, step))
+        for index, step in enumerate(self.net.steps):
+            step.layer.register_forward_pre_hook(partial(self._begin, index))
+            step.layer.register_forward_hook(partial(self._keep, index))
 
     def _feed(self, net: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
         self.bring_writes()
         self.forget()
         return ({name: self.blobs[name].data_tensor() for name in self.net.inputs},)
 
-    def _keep(self, step: Step, layer: nn.Module, bottoms: tuple[Tensor, ...], tops: Any) -> None:
+    def _begin(self, index: int, layer: nn.Module, bottoms: tuple[Tensor, ...]) -> None:
+        _tell(self.callbacks.before_forward, index)
+
+    def _keep(self, index: int, layer: nn.Module, bottoms: tuple[Tensor, ...], tops: Any) -> None:
+        step = self.net.steps[index]
         tops = [tops] if isinstance(tops, Tensor) else list(tops)
         self._store(step, tops)
         for name, top in zip(step.tops, tops, strict=True):
             if top.requires_grad and not top.is_leaf:
                 top.register_hook(self.blobs[name].take_diff)
+        _tell(self.callbacks.after_forward, index)
+
+
+def _tell(callbacks: Sequence[LayerCallback], index: int) -> None:
+    for callback in callbacks:
+        callback(index)

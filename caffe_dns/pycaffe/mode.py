@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import os
 import secrets
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain, count
 
 import torch
 
 from caffe_dns import log as logging
+from caffe_dns import rng
 from caffe_dns.device.selection import CPU, scoring_device
 from caffe_dns.errors import CaffeError
 from caffe_dns.layers import layer_types
@@ -19,13 +22,16 @@ from caffe_dns.layers import layer_types
 
 @dataclass
 class Mode:
-    """The settings. `seed` is None where every net is to draw one of its own."""
+    """The settings. `seeds` is None where every net is to draw a seed of its own.
+
+    `surgery` is None where each definition says by its fields whether its layers own masks.
+    """
 
     gpu: bool = False
     device_id: int = 0
-    seed: int | None = None
-    surgery: bool = True
-    python_layers: bool = False
+    seeds: Iterator[int] | None = None
+    surgery: bool | None = None
+    python_layers: bool = True
     quiet: bool = False
 
     def device(self) -> torch.device:
@@ -34,7 +40,7 @@ class Mode:
 
     def new_seed(self) -> int:
         """The seed for a new net."""
-        return secrets.randbits(31) if self.seed is None else self.seed
+        return secrets.randbits(31) if self.seeds is None else next(self.seeds)
 
 
 mode = Mode()
@@ -58,28 +64,61 @@ def set_device(device_id: int) -> None:
 
 
 def set_random_seed(seed: int) -> None:
-    """The seed of new nets, and of new solvers whose definition gives none."""
-    mode.seed = seed
+    """The seed of the next net, or of the next solver whose definition gives none.
+
+    Those after it have other seeds, the same ones whenever this one is set.
+    """
+    mode.seeds = _seeds_from(seed)
 
 
-def set_surgery(enabled: bool) -> None:
+def set_surgery(enabled: bool | None) -> None:
     """Whether layers of the standard types own masks in new nets, and new solvers prune them.
 
-    They do from the start, as with the command line; False makes new nets plain Caffe's.
+    With None, as from the start, they do where the definition has any field about masks.
     """
     mode.surgery = enabled
 
 
 def allow_python_layers(allowed: bool = True) -> None:
-    """Whether definitions of new nets may run code, by layers of the type Python. Off at first."""
+    """Whether definitions of new nets may run code, by layers of the type Python. On at first."""
     mode.python_layers = allowed
 
 
-def init_log(level: int = 0) -> None:
-    """Log from this severity on: 0 everything, from 1 on errors only.
+def solver_count() -> int:
+    """How many processes train together: one, in programs."""
+    return 1
+
+
+def set_solver_count(solvers: int) -> None:
+    """Raises CaffeError for more than one: several train with `dns train -gpu 0,1`."""
+    if solvers != 1:
+        raise CaffeError(
+            f"a program trains in one process, not in {solvers}; "
+            "`dns train -gpu 0,1` or torchrun starts several"
+        )
+
+
+def solver_rank() -> int:
+    """The number of this process among those that train together."""
+    return 0
+
+
+def set_solver_rank(rank: int) -> None:
+    """Raises CaffeError for any other rank than 0."""
+    set_solver_count(1 if rank == 0 else rank + 1)
+
+
+def set_multiprocess(multiprocess: bool) -> None:
+    """Whether solvers that train together are processes, not threads: there is one of them."""
+
+
+def init_log(level: int = 0, stderr: bool = True) -> None:
+    """Log from this severity on: 0 everything, from 1 on errors only; the log goes to stderr.
 
     It is called with GLOG_minloglevel from the environment when caffe is imported.
     """
+    if not stderr:
+        raise CaffeError("the log goes to stderr; there are no log files")
     mode.quiet = level > 0
     logging.set_quiet(mode.quiet)
 
@@ -99,6 +138,11 @@ def heed_environment() -> None:
     level = os.environ.get("GLOG_minloglevel", "")  # noqa: SIM112
     if level.isdigit():
         init_log(int(level))
+
+
+def _seeds_from(seed: int) -> Iterator[int]:
+    """This seed, and as many that follow from it as are asked for."""
+    return chain([seed], (rng.key(seed, "net", number) % 2**31 for number in count(1)))
 
 
 def _check_gpu(device_id: int) -> None:

@@ -7,37 +7,27 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
 from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
-from torch import Tensor
 
 from caffe_dns import load_net
-from caffe_dns.blob import Blob, ParamBlob
-from caffe_dns.errors import CaffeError, nearest
-from caffe_dns.layers.base import Layer
+from caffe_dns.blob import Blob
+from caffe_dns.errors import CaffeError, UnknownName, nearest
 from caffe_dns.layers.memory_data import MemoryData
-from caffe_dns.layers.python import Python, UserLayer
+from caffe_dns.layers.python import UserLayer
 from caffe_dns.net import Net as CoreNet
 from caffe_dns.net.wiring import Step
 from caffe_dns.proto.caffe_pb2 import Phase
 from caffe_dns.pycaffe import batches
-from caffe_dns.pycaffe.execution import Execution
+from caffe_dns.pycaffe.execution import Execution, LayerCallback
+from caffe_dns.pycaffe.layer import NetLayer, layer_of
 from caffe_dns.pycaffe.mode import mode
-from caffe_dns.weights import load_weights, save_weights, share_weights
+from caffe_dns.user_code import as_raised
+from caffe_dns.weights import copy_trained_layers, save_weights, share_weights
 
 Arrays = dict[str, np.ndarray]
-
-
-@dataclass(frozen=True)
-class NetLayer:
-    """A layer of a net, as programs see it. For a Python layer they see the user's object."""
-
-    type: str
-    blobs: Sequence[Blob]
 
 
 class Net:
@@ -47,7 +37,8 @@ class Net:
     give arrays that are the net's own memory: what is written into `blobs['data'].data` is the
     input of the next forward pass, what is written into `params['conv1'][0].data` the weight.
     Device, seed and surgery are those of the process (`mode`) when the net is made. Raises
-    CaffeError for whatever the files have wrong.
+    CaffeError, which is a RuntimeError, for whatever the files have wrong; what a Python layer
+    raises comes through as it is.
     """
 
     def __init__(
@@ -61,8 +52,8 @@ class Net:
         new_phase, trained = phase, weights
         if isinstance(phase, str | Path):
             new_phase, trained, level = level, phase, 0
-        self._wrap(
-            load_net(
+        with as_raised():
+            core = load_net(
                 network_file,
                 Phase.Name(new_phase),
                 trained,
@@ -74,7 +65,7 @@ class Net:
                 allow_python_layers=mode.python_layers,
                 quiet=mode.quiet,
             )
-        )
+        self._wrap(core)
 
     @classmethod
     def of(cls, core: CoreNet) -> Net:
@@ -94,7 +85,7 @@ class Net:
             (name, Blob(shape, device=device, diff_value=weights.get(name, 0.0)))
             for name, shape in core.blob_shapes.items()
         )
-        self.layers = [_layer(core, step) for step in core.steps]
+        self.layers = [layer_of(core, step) for step in core.steps]
         self.execution = Execution(core, self.blobs, [layer.blobs for layer in self.layers])
 
     # What there is ------------------------------------------------------------------------------
@@ -150,7 +141,7 @@ class Net:
         `inputs` are arrays for all inputs of the net, or for none of them. With `end`, the outputs
         are the tops of that layer. The arrays returned are the blobs' own memory.
         """
-        return self._forward(inputs, blobs, start, end)
+        return self._run(inputs, blobs, start, end)
 
     def backward(
         self,
@@ -165,13 +156,13 @@ class Net:
         stands in the blobs, a loss's weight at first. With `end`, the diffs returned are those of
         that layer's bottoms. Diffs of `params` add up until `clear_param_diffs`.
         """
-        return self._backward(outputs, diffs, start, end)
+        return self._run_back(outputs, diffs, start, end)
 
     def forward_all(self, blobs: Iterable[str] | None = None, **inputs: np.ndarray) -> Arrays:
         """`forward` over inputs of any number of records, batch by batch."""
         results: dict[str, list[np.ndarray]] = {}
         for batch in batches.split(inputs, self._batch_size):
-            batches.collect(results, self._forward(batch, blobs))
+            batches.collect(results, self._run(batch, blobs))
         return batches.join(results, batches.records(inputs))
 
     def forward_backward_all(
@@ -194,14 +185,15 @@ class Net:
         for batch, top_diffs in zip_longest(
             batches.split(inputs, self._batch_size), batches.split(outputs, self._batch_size)
         ):
-            batches.collect(results, self._forward(batch or {}, blobs))
-            batches.collect(gradients, self._backward(top_diffs or {}, diffs))
+            batches.collect(results, self._run(batch or {}, blobs))
+            batches.collect(gradients, self._run_back(top_diffs or {}, diffs))
         records = batches.records(arrays)
         return batches.join(results, records), batches.join(gradients, records)
 
     def reshape(self) -> None:
         """Carry the shapes that the inputs have been given through the net."""
-        self.execution.reshape()
+        with as_raised():
+            self.execution.reshape()
 
     def set_input_arrays(self, data: np.ndarray, labels: np.ndarray) -> None:
         """The records of the MemoryData layer that the net begins with.
@@ -218,13 +210,31 @@ class Net:
             )
         layer.set_input(data, labels)
 
+    _set_input_arrays = set_input_arrays
+
+    def before_forward(self, callback: LayerCallback) -> None:
+        """From now on, call `callback` with the number of each layer before it runs."""
+        self.execution.callbacks.before_forward.append(callback)
+
+    def after_forward(self, callback: LayerCallback) -> None:
+        """From now on, call `callback` with the number of each layer after it has run."""
+        self.execution.callbacks.after_forward.append(callback)
+
+    def before_backward(self, callback: LayerCallback) -> None:
+        """The same in backward passes, also at layers that pass no gradient on."""
+        self.execution.callbacks.before_backward.append(callback)
+
+    def after_backward(self, callback: LayerCallback) -> None:
+        """The same in backward passes, also at layers that pass no gradient on."""
+        self.execution.callbacks.after_backward.append(callback)
+
     # Weights ------------------------------------------------------------------------------------
 
-    def copy_from(self, files: str | Path) -> None:
-        """Copy trained layers by name, from a .caffemodel or .caffemodel.h5 file, or several."""
+    def copy_from(self, file: str | Path) -> None:
+        """Copy trained layers by name, from a .caffemodel or .caffemodel.h5 file."""
         self.execution.bring_writes()
         self.execution.forget()
-        load_weights(self.core, str(files))
+        copy_trained_layers(self.core, str(file))
 
     load_hdf5 = copy_from
 
@@ -247,9 +257,53 @@ class Net:
         """Set the diffs of all layers' blobs to zero."""
         self.execution.clear_param_diffs()
 
+    # By number, as in _caffe.cpp ----------------------------------------------------------------
+
+    @property
+    def _blobs(self) -> list[Blob]:
+        return list(self.blobs.values())
+
+    @property
+    def _blob_loss_weights(self) -> list[float]:
+        return list(self.blob_loss_weights.values())
+
+    @property
+    def _inputs(self) -> list[int]:
+        return self._numbers(self.inputs)
+
+    @property
+    def _outputs(self) -> list[int]:
+        return self._numbers(self.outputs)
+
+    def _bottom_ids(self, layer: int) -> list[int]:
+        return self._numbers(self._steps[layer].bottoms)
+
+    def _top_ids(self, layer: int) -> list[int]:
+        return self._numbers(self._steps[layer].tops)
+
+    def _forward(self, start: int, end: int) -> float:
+        """Run layers number `start` to `end`, both included; returns their loss."""
+        self._check_numbers(start, end)
+        with as_raised():
+            return float(self.execution.forward(start, end))
+
+    def _backward(self, start: int, end: int) -> None:
+        """Run layers number `start` down to `end`, both included."""
+        self._check_numbers(end, start)
+        with as_raised():
+            self.execution.backward(start, end)
+
+    def _numbers(self, blobs: Iterable[str]) -> list[int]:
+        return [self._blob_names.index(name) for name in blobs]
+
+    def _check_numbers(self, first: int, last: int) -> None:
+        for number in (first, last):
+            if not 0 <= number < len(self._steps):
+                raise CaffeError(f"there is no layer {number}; the net has {len(self._steps)}")
+
     # Help ---------------------------------------------------------------------------------------
 
-    def _forward(
+    def _run(
         self,
         inputs: Mapping[str, np.ndarray],
         blobs: Iterable[str] | None,
@@ -259,11 +313,12 @@ class Net:
         first = 0 if start is None else self._index(start)
         last = len(self._steps) - 1 if end is None else self._index(end)
         self._fill("input", inputs, self.inputs)
-        self.execution.forward(first, last)
+        with as_raised():
+            self.execution.forward(first, last)
         names = self.outputs if end is None else self._steps[last].tops
         return {name: self.blobs[name].data for name in {*names, *(blobs or ())}}
 
-    def _backward(
+    def _run_back(
         self,
         outputs: Mapping[str, np.ndarray],
         diffs: Iterable[str] | None,
@@ -273,7 +328,8 @@ class Net:
         first = len(self._steps) - 1 if start is None else self._index(start)
         last = 0 if end is None else self._index(end)
         self._fill("output", outputs, self.outputs)
-        self.execution.backward(first, last)
+        with as_raised():
+            self.execution.backward(first, last)
         names = self.inputs if end is None else self._steps[last].bottoms
         return {name: self.blobs[name].diff for name in {*names, *(diffs or ())}}
 
@@ -283,7 +339,7 @@ class Net:
 
     def _index(self, layer: str) -> int:
         if layer not in self._layer_names:
-            raise CaffeError(f"the net has no layer '{layer}'{nearest(layer, self._layer_names)}")
+            raise UnknownName(f"the net has no layer '{layer}'{nearest(layer, self._layer_names)}")
         return self._layer_names.index(layer)
 
     def _fill(self, kind: str, arrays: Mapping[str, np.ndarray], expected: Sequence[str]) -> None:
@@ -300,30 +356,12 @@ class Net:
             blob = self.blobs[name]
             target = blob.data if kind == "input" else blob.diff
             try:
+                # Values for one record are not those for all of them.
+                if np.shape(array)[:1] != blob.shape[:1]:
+                    raise ValueError
                 target[...] = array
             except ValueError:
                 raise CaffeError(
                     f"the {kind} '{name}' has the shape {blob.shape}, "
                     f"the array given for it {np.shape(array)}"
                 ) from None
-
-
-def _layer(core: CoreNet, step: Step) -> NetLayer | UserLayer:
-    layer = step.layer
-    if isinstance(layer, Python):
-        return layer.user
-    return NetLayer(
-        layer.type,
-        [
-            ParamBlob(partial(_blob, layer, index), partial(_owner, core, layer, index))
-            for index in range(len(layer.blobs))
-        ],
-    )
-
-
-def _blob(layer: Layer, index: int) -> Tensor:
-    return layer.blobs[index]
-
-
-def _owner(core: CoreNet, layer: Layer, index: int) -> Tensor:
-    return core.table.owner(layer, index).tensor

@@ -68,10 +68,10 @@ class NetSpec:
     def __init__(self) -> None:
         object.__setattr__(self, "tops", OrderedDict())
 
-    def __setattr__(self, name: str, top: Top | Function) -> None:
+    def __setattr__(self, name: str, top: Any) -> None:
         self.tops[name] = top
 
-    def __getattr__(self, name: str) -> Top | Function:
+    def __getattr__(self, name: str) -> Any:
         try:
             return self.tops[name]
         except KeyError:
@@ -80,7 +80,7 @@ class NetSpec:
     def __setitem__(self, name: str, top: Top | Function) -> None:
         self.tops[name] = top
 
-    def __getitem__(self, name: str) -> Top | Function:
+    def __getitem__(self, name: str) -> Any:
         return self.tops[name]
 
     def to_proto(self) -> NetParameter:
@@ -125,6 +125,11 @@ params = Parameters()
 def to_proto(*tops: Top | Function) -> NetParameter:
     """The definition of all layers that `tops` need, named by type and number."""
     return _definition(tops, {})
+
+
+def param_name_dict() -> dict[str, str]:
+    """The name of each message for a layer type, and its field in a layer, both without suffix."""
+    return {name: field.name.removesuffix(_SUFFIX) for name, field in _OWN_FIELDS.items()}
 
 
 def assign_proto(proto: Any, name: str, value: Any) -> None:

@@ -7,6 +7,8 @@ Caffe leaves there, the update in the diff of every parameter included. The loop
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
@@ -14,15 +16,26 @@ import torch
 from torch import Tensor
 
 from caffe_dns.errors import CaffeError
+from caffe_dns.net.definition import asks_for_surgery
 from caffe_dns.net.params import Param
 from caffe_dns.proto.caffe_pb2 import SolverParameter
 from caffe_dns.proto.upgrade import read_solver
-from caffe_dns.pycaffe.mode import mode
+from caffe_dns.pycaffe.mode import mode, set_random_seed
 from caffe_dns.pycaffe.net import Net
 from caffe_dns.solver.iteration import Outcome, run_iteration
+from caffe_dns.solver.nets import train_definition
 from caffe_dns.solver.solver import Solver as CoreSolver
 from caffe_dns.solver.update_rules.base import Tensors
 from caffe_dns.surgery.stages import stage_at
+from caffe_dns.user_code import as_raised
+
+
+@dataclass(frozen=True)
+class SolverCallback:
+    """Who is told when an iteration begins, and when its gradients are there."""
+
+    on_start: Callable[[], object]
+    on_gradients_ready: Callable[[], object]
 
 
 class _Trainer(CoreSolver):
@@ -32,13 +45,16 @@ class _Trainer(CoreSolver):
         super().__init__(
             param,
             device=mode.device(),
-            surgery=mode.surgery,
+            surgery=_asks_for_surgery(param) if mode.surgery is None else mode.surgery,
             allow_python_layers=mode.python_layers,
         )
+        self.callbacks: list[SolverCallback] = []
         self.train_net = Net.of(self.net)
         self.rule.may_use_kernel = False
         self._update = self.rule.update
         self.rule.update = self._update_and_keep  # type: ignore[method-assign]
+        self._apply = self.rule.apply
+        self.rule.apply = self._tell_and_apply  # type: ignore[method-assign]
 
     def apply_update(self) -> None:
         """One update from the diffs of the parameters."""
@@ -46,13 +62,15 @@ class _Trainer(CoreSolver):
         execution.attach_diffs()
         execution.forget()
         self._set_rate()
-        self.rule.apply()
+        self._apply()
         execution.attach_diffs()
 
     def _iterate(self, debug: bool) -> Outcome:
         self.net.context.passes = self.iteration
         execution = self.train_net.execution
         execution.clear_param_diffs()
+        for callback in self.callbacks:
+            callback.on_start()
         outcome = self._iterate_debugging() if debug else self._iterate_over_blobs()
         execution.forget()
         execution.attach_diffs()
@@ -64,10 +82,7 @@ class _Trainer(CoreSolver):
         last = len(self.net.steps) - 1
         losses = []
         for _ in range(self.param.iter_size):
-            execution.forward(0, last)
-            losses.append(
-                self.net.loss({name: blobs[name].data_tensor() for name in self.net.loss_weights})
-            )
+            losses.append(execution.forward(0, last))
             execution.backward(last, 0)
         self.rule.apply()
         outputs = {name: blobs[name].data_tensor().clone() for name in self.net.outputs}
@@ -77,6 +92,11 @@ class _Trainer(CoreSolver):
         inputs = {name: self.train_net.blobs[name].data_tensor() for name in self.net.inputs}
         batches = [{**inputs, **self.net.read_sources()} for _ in range(self.param.iter_size)]
         return run_iteration(self.net, self.rule, batches, debug=True)
+
+    def _tell_and_apply(self) -> None:
+        for callback in self.callbacks:
+            callback.on_gradients_ready()
+        self._apply()
 
     def _diffs(self) -> dict[Param, Tensor] | None:
         if not self.param.snapshot_diff:
@@ -94,6 +114,14 @@ class _Trainer(CoreSolver):
         return updates
 
 
+def _asks_for_surgery(param: SolverParameter) -> bool:
+    """Whether the solver's definition or its train net's has any field about masks."""
+    given = (field.name for field, _ in param.ListFields())
+    return any(name.startswith("surgery_") for name in given) or asks_for_surgery(
+        train_definition(param)
+    )
+
+
 class Solver:
     """A solver of the type that its class names, else of the type in the definition.
 
@@ -108,10 +136,12 @@ class Solver:
         param = read_solver(solver_file).message
         if self.type:
             param.type = self.type
-        if mode.seed is not None and param.random_seed < 0:
-            param.random_seed = mode.seed
+        if param.random_seed >= 0:
+            set_random_seed(param.random_seed)  # for the whole process, as in Caffe
+        param.random_seed = mode.new_seed()
         try:
-            self.core = _Trainer(param)
+            with as_raised():
+                self.core = _Trainer(param)
         except CaffeError as error:
             raise error.locate(file=str(solver_file)) from None
         self.net = self.core.train_net
@@ -136,14 +166,24 @@ class Solver:
     def step(self, iterations: int) -> None:
         """Train for a number of iterations, with the tests and snapshots that fall due."""
         self._bring_writes()
-        self.core.step(iterations)
+        with as_raised():
+            self.core.step(iterations)
+
+    def add_callback(
+        self, on_start: Callable[[], object], on_gradients_ready: Callable[[], object]
+    ) -> None:
+        """From now on, call `on_start` when an iteration begins, after the tests that are due, and
+        `on_gradients_ready` before each update of `step` and `solve`.
+        """
+        self.core.callbacks.append(SolverCallback(on_start, on_gradients_ready))
 
     def solve(self, resume_file: str | Path | None = None) -> None:
         """Train up to max_iter, from a solver state if one is given."""
         if resume_file is not None:
             self.restore(resume_file)
         self._bring_writes()
-        self.core.solve()
+        with as_raised():
+            self.core.solve()
 
     def apply_update(self) -> None:
         """One update of the weights from the diffs of `net.params`; `iter` stays as it is."""

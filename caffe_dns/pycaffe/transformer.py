@@ -24,6 +24,29 @@ class Transformer:
         self.mean: dict[str, np.ndarray] = {}
         self.input_scale: dict[str, float] = {}
 
+    @classmethod
+    def of(
+        cls,
+        in_: str,
+        shape: Sequence[int],
+        mean: np.ndarray | None = None,
+        input_scale: float | None = None,
+        raw_scale: float | None = None,
+        channel_swap: Sequence[int] | None = None,
+    ) -> Transformer:
+        """For one input of this shape, from images [H, W, K], with the settings that are given."""
+        made = cls({in_: shape})
+        made.set_transpose(in_, (2, 0, 1))
+        if mean is not None:
+            made.set_mean(in_, mean)
+        if input_scale is not None:
+            made.set_input_scale(in_, input_scale)
+        if raw_scale is not None:
+            made.set_raw_scale(in_, raw_scale)
+        if channel_swap is not None:
+            made.set_channel_swap(in_, channel_swap)
+        return made
+
     def preprocess(self, in_: str, data: np.ndarray) -> np.ndarray:
         """The image `data` [H, W, K] as [K, H, W] for the input `in_`; a new float32 array."""
         size = self._shape(in_)[2:]

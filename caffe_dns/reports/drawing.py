@@ -36,10 +36,17 @@ _COLORS = {
 }
 
 
-def to_dot(net: NetParameter, rankdir: str = "LR", *, display_lrm: bool = False) -> str:
+def to_dot(
+    net: NetParameter,
+    rankdir: str = "LR",
+    *,
+    display_lrm: bool = False,
+    label_edges: bool = True,
+) -> str:
     """All layers of `net` as DOT text, laid out from left to right or as `rankdir` says.
 
-    With `display_lrm`, layers with weights show their learning rate multipliers.
+    With `display_lrm`, layers with weights show their learning rate multipliers. With
+    `label_edges`, the way to a top says how many images or channels it has.
     """
     separator = " " if rankdir in ("TB", "BT") else "\n"
     nodes, edges = [], []
@@ -53,7 +60,7 @@ def to_dot(net: NetParameter, rankdir: str = "LR", *, display_lrm: bool = False)
         for blob in (*layer.bottom, *layer.top):
             blobs.setdefault(blob, f"blob{len(blobs)}")
         edges += [f"{blobs[blob]} -> {node}" for blob in layer.bottom]
-        through = _edge_label(layer)
+        through = _edge_label(layer) if label_edges else ""
         edges += [f"{node} -> {blobs[blob]} [label={_quote(through)}]" for blob in layer.top]
     nodes += [
         f'{node} [label={_quote(blob)}, shape=octagon, fillcolor="{_BLOB_COLOR}"]'
@@ -69,13 +76,16 @@ def save_graph(dot: str, path: str) -> None:
     Raises CaffeError when that takes a program that is not there, or an ending is unknown.
     """
     ending = Path(path).suffix[1:].lower()
-    data = dot.encode()
-    if ending not in _TEXT_FORMATS:
-        data = _render(data, ending, path)
-    write_atomically(path, data)
+    write_atomically(path, render(dot, ending, path))
 
 
-def _render(dot: bytes, ending: str, path: str) -> bytes:
+def render(dot: str, ending: str, path: str) -> bytes:
+    """The picture in the format that `ending` names, or the text itself; `path` is for errors.
+
+    Raises CaffeError when that takes a program that is not there, or an ending is unknown.
+    """
+    if ending in _TEXT_FORMATS:
+        return dot.encode()
     if not ending:
         raise CaffeError("has no ending that says what to make: .png, .svg, .pdf, .dot", file=path)
     program = shutil.which("dot")
@@ -85,7 +95,7 @@ def _render(dot: bytes, ending: str, path: str) -> bytes:
             "a name that ends in .dot gets the graph as text",
             file=path,
         )
-    done = subprocess.run([program, f"-T{ending}"], input=dot, capture_output=True)
+    done = subprocess.run([program, f"-T{ending}"], input=dot.encode(), capture_output=True)
     if done.returncode:
         raise CaffeError(f"dot: {_first_line(done.stderr)}", file=path)
     return done.stdout

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from caffe_dns import log
-from caffe_dns.errors import first_line
+from caffe_dns.errors import CaffeError, first_line
 from caffe_dns.layers.weight_gradients import DeferredWeightGradients, SecondStream
 from caffe_dns.net import Net
 from caffe_dns.net.debug_info import DebugInfo
@@ -161,6 +161,8 @@ class CapturedIteration:
             # The thread that reads ahead goes on making CUDA calls meanwhile.
             with torch.cuda.graph(graph, capture_error_mode="thread_local"):
                 self._outcome = self._run_layers(inputs)
+        except CaffeError:
+            raise
         except (RuntimeError, ValueError) as error:
             self._failed = True
             self.rule.drop_gradients()

@@ -54,6 +54,11 @@ def build_train_net(param: SolverParameter, context: Context) -> Net:
     return net
 
 
+def train_definition(param: SolverParameter) -> NetParameter:
+    """The definition of the training net, all of its layers."""
+    return _train_source(param).read().param
+
+
 def build_test_nets(param: SolverParameter, contexts: list[Context]) -> list[Net]:
     """One net for each test_iter, in Caffe's order."""
     sources = _test_sources(param)

@@ -21,13 +21,15 @@ def memory_layer(text: str = TEXT) -> MemoryData:
 def test_goes_round_in_batches() -> None:
     layer = memory_layer()
     data = np.random.default_rng(1).standard_normal((6, 3, 4, 5))
+    assert layer.reshape([])[1] == (2,)
     layer.set_input(data, np.arange(6))
     for start in (0, 2, 4, 0, 2):
         images, labels = run(layer)
         assert np.array_equal(images.numpy(), data[start : start + 2].astype(np.float32))
-        assert labels.tolist() == [start, start + 1]
+        # MemoryDataLayer::Forward_cpu reshapes them.
+        assert labels.tolist() == [[[[start]]], [[[start + 1]]]]
     layer.set_input(data[4:], np.array([[[[8.0]]], [[[9.0]]]]))
-    assert run(layer)[1].tolist() == [8, 9]
+    assert run(layer)[1].ravel().tolist() == [8, 9]
 
 
 def test_keeps_its_own_copy() -> None:

@@ -24,7 +24,22 @@ def noise() -> np.ndarray:
 def test_seeds() -> None:
     assert not np.array_equal(noise(), noise())
     caffe.set_random_seed(3)
-    assert np.array_equal(noise(), noise())
+    first, second = noise(), noise()
+    assert not np.array_equal(first, second)  # the generator goes on, as in Caffe
+    caffe.set_random_seed(3)
+    assert np.array_equal(first, noise()) and np.array_equal(second, noise())
+
+
+def test_one_process() -> None:
+    assert (caffe.solver_count(), caffe.solver_rank(), caffe.has_nccl()) == (1, 0, False)
+    caffe.set_solver_count(1)
+    caffe.set_solver_rank(0)
+    caffe.set_multiprocess(True)
+    for call in (lambda: caffe.set_solver_count(2), lambda: caffe.set_solver_rank(1)):
+        with pytest.raises(CaffeError, match=r"trains in one process, not in 2; `dns train -gpu"):
+            call()
+    with pytest.raises(CaffeError, match="programs train in one process"):
+        caffe.NCCL(None, b"uid")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
@@ -40,6 +55,8 @@ def test_log_levels(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixtur
     caffe.init_log()
     noise()
     caffe.log("told")
+    with pytest.raises(CaffeError, match="the log goes to stderr"):
+        caffe.init_log(0, False)
     printed = capfd.readouterr().err
     assert "Creating layer noise" in printed and "mode.py" in printed and "] told" in printed
     monkeypatch.setenv("GLOG_minloglevel", "2")

@@ -224,10 +224,12 @@ def test_records_in_memory() -> None:
           memory_data_param { batch_size: 2 channels: 3 height: 4 width: 5 } }""")
     data = np.random.default_rng(0).standard_normal((4, 3, 4, 5)).astype(np.float32)
     net.set_input_arrays(data, np.arange(4, dtype=np.float32))
+    assert net.blobs["label"].shape == (2,)
     for start in (0, 2, 0):
         net.forward()
         assert np.array_equal(net.blobs["data"].data, data[start : start + 2])
-        assert net.blobs["label"].data.tolist() == [start, start + 1]
+        # Four axes once the net has run, as memory_data_layer.cpp leaves them.
+        assert net.blobs["label"].data.tolist() == [[[[start]]], [[[start + 1]]]]
     with pytest.raises(CaffeError, match="whose first layer is a MemoryData layer"):
         build().set_input_arrays(data, np.arange(4))
 
@@ -267,9 +269,25 @@ def test_names() -> None:
 
 
 def test_masks_are_blobs() -> None:
-    assert len(build().params["ip1"]) == 3
+    def blobs(text: str = NET) -> int:
+        return len(build(text).params["ip1"])
+
+    fields = ("sparsity_term: true", "threshold: 1", "weight_mask_filler { type: 'constant' }")
+    assert blobs() == 2
+    for field in fields:  # in any layer of the net
+        assert blobs(NET.replace("num_output: 2", f"num_output: 2 {field}")) == 3
+    caffe.set_surgery(True)
+    assert blobs() == 3
     caffe.set_surgery(False)
-    assert len(build().params["ip1"]) == 2
+    assert blobs(NET.replace("num_output: 5", f"num_output: 5 {fields[1]}")) == 2
+    caffe.set_surgery(None)
+    assert blobs() == 2
+
+
+def test_the_first_blob_of_a_split_comes_before_the_next_layers() -> None:
+    assert list(build().blobs) == [
+        *("x", "y", "ip1", "ip2", "ip2_ip2_0_split_0", "ip2_ip2_0_split_1", "prob", "loss")
+    ]
 
 
 def test_levels_and_stages() -> None:
@@ -350,6 +368,7 @@ def test_python_layers() -> None:
         python_param { module: 'user' layer: 'Slopes' } }
       layer { name: 'times' type: 'Python' bottom: 'slopes' top: 'times'
         python_param { module: 'user' layer: 'Times' param_str: '10' } }"""
+    caffe.allow_python_layers(False)
     with pytest.raises(CaffeError, match="wants to run code"):
         build(text)
     caffe.allow_python_layers()
@@ -377,7 +396,11 @@ def test_wrong_arrays() -> None:
         net.backward(prob=np.zeros((4, 2)))
     with pytest.raises(CaffeError, match=r"'x' has the shape \(4, 3\), .* for it \(5, 3\)"):
         net.forward(x=np.zeros((5, 3)), y=np.zeros(4))
-    with pytest.raises(CaffeError, match=r"no layer 'ip3' \(did you mean 'ip"):
+    with pytest.raises(CaffeError, match=r"'x' has the shape \(4, 3\), .* for it \(1, 3\)"):
+        net.forward(x=np.zeros((1, 3)), y=np.zeros(4))  # not one record for all of them
+    with pytest.raises(CaffeError, match=r"'prob' has the shape \(4, 2\), .* for it \(2,\)"):
+        net.backward(prob=np.zeros(2), loss=np.zeros(()))
+    with pytest.raises(ValueError, match=r"no layer 'ip3' \(did you mean 'ip"):
         net.forward(end="ip3")
     with pytest.raises(CaffeError, match="no array is given"):
         net.forward_all()
@@ -385,8 +408,16 @@ def test_wrong_arrays() -> None:
         net.forward_backward_all(z=np.zeros(3))
 
 
+def test_a_comma_is_part_of_a_files_name() -> None:
+    net = filled()
+    net.save("a, b.caffemodel")
+    other = build(weights="a, b.caffemodel")
+    other.copy_from("a, b.caffemodel")
+    assert np.array_equal(other.params["ip1"][0].data, net.params["ip1"][0].data)
+
+
 def test_wrong_files() -> None:
-    with pytest.raises(CaffeError, match=r"nowhere\.prototxt"):
+    with pytest.raises(RuntimeError, match=r"nowhere\.prototxt"):
         caffe.Net("nowhere.prototxt", caffe.TEST)
     with pytest.raises(CaffeError, match=r"nowhere\.caffemodel"):
         build(weights="nowhere.caffemodel")

@@ -11,6 +11,7 @@ from caffe_dns.errors import CaffeError
 from caffe_dns.proto.caffe_pb2 import NetParameter
 from caffe_dns.proto.text import parse_text
 from caffe_dns.pycaffe import layers as L
+from caffe_dns.pycaffe import net_spec
 from caffe_dns.pycaffe import params as P
 
 
@@ -124,3 +125,8 @@ def test_wrong_use() -> None:
         net.to_proto()
     with pytest.raises(AttributeError, match="no message PoolParameter"):
         P.Pool.MAX  # noqa: B018
+
+
+def test_names_of_messages() -> None:
+    names = net_spec.param_name_dict()
+    assert names["InnerProduct"] == "inner_product" and names["HDF5Data"] == "hdf5_data"

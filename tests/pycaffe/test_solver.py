@@ -243,8 +243,11 @@ def test_the_seed_of_the_process_is_taken_where_the_definition_has_none() -> Non
 
     caffe.set_random_seed(5)
     first, second = weight(), weight()
+    assert not np.array_equal(first, second)
     caffe.set_random_seed(6)
-    assert np.array_equal(first, second) and not np.array_equal(first, weight())
+    assert not np.array_equal(first, weight())
+    caffe.set_random_seed(5)
+    assert np.array_equal(first, weight())
 
 
 def test_wrong_definitions() -> None:
@@ -254,3 +257,75 @@ def test_wrong_definitions() -> None:
         caffe.get_solver("solver.prototxt")
     with pytest.raises(CaffeError, match="nowhere"):
         caffe.SGDSolver("nowhere.prototxt")
+
+
+# Callbacks and surgery --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("more", ["", "debug_info: true display: 1"])
+def test_callbacks(more: str) -> None:
+    solver = build(f"{SETTINGS} iter_size: 2 test_iter: 1 test_interval: 2 {more}")
+    weight = solver.net.params["ip"][0]
+    kinds: list[tuple[str, int]] = []
+    arrays: list[np.ndarray] = []
+    solver.test_nets[0].after_forward(
+        lambda layer: kinds.append(("test", solver.iter)) if layer == 1 else None
+    )
+
+    def tell(kind: str, array: np.ndarray) -> None:
+        kinds.append((kind, solver.iter))
+        arrays.append(array.copy())
+
+    solver.add_callback(lambda: tell("start", weight.data), lambda: tell("ready", weight.diff))
+    by_hand = Regression(solver)
+    solver.step(2)
+    assert kinds == [("test", 0), ("start", 0), ("ready", 0), ("start", 1), ("ready", 1)]
+    for before, gradient in (arrays[:2], arrays[2:]):
+        assert_close(before, by_hand.values[0].astype(np.float32), "weight at the start")
+        # The sum over iter_size, before it is divided.
+        assert_close(gradient, 2 * by_hand.gradients()[0].astype(np.float32), "gradient")
+        by_hand.step(0.1)
+
+
+def test_a_callback_may_change_gradients() -> None:
+    solver = build(SETTINGS.replace("weight_decay: 0.1", ""))
+
+    def clear() -> None:
+        for blob in solver.net.params["ip"]:
+            blob.diff[...] = 0
+
+    before = solver.net.params["ip"][0].data.copy()
+    solver.add_callback(lambda: None, clear)
+    solver.step(2)
+    assert np.array_equal(solver.net.params["ip"][0].data, before)
+
+
+@pytest.mark.parametrize(
+    ("solver_field", "net_field", "blobs"),
+    [
+        ("", "", 2),
+        ("surgery_stop_iter: 10", "", 3),
+        ("surgery_stage { iterations: 4 sparsity: 0.5 }", "", 3),
+        ("", "threshold: 1", 3),
+    ],
+)
+def test_only_solvers_that_ask_for_it_prune(solver_field: str, net_field: str, blobs: int) -> None:
+    Path("net.prototxt").write_text(NET.replace("num_output: 2", f"num_output: 2 {net_field}"))
+    Path("solver.prototxt").write_text(SETTINGS + solver_field)
+    solver = caffe.SGDSolver("solver.prototxt")
+    assert len(solver.net.params["ip"]) == blobs
+    caffe.set_surgery(False)
+    if "surgery_stage" not in solver_field:
+        assert len(caffe.SGDSolver("solver.prototxt").net.params["ip"]) == 2
+
+
+def test_a_seed_in_the_definition_is_that_of_the_process() -> None:
+    # `Solver::Init` calls Caffe::set_random_seed.
+    build()
+    filled = NET.replace("num_output: 2", "num_output: 2 weight_filler { type: 'xavier' }")
+    Path("net.prototxt").write_text(filled)
+    weights = []
+    for _ in range(2):
+        caffe.SGDSolver("solver.prototxt")
+        weights.append(caffe.Net("net.prototxt", caffe.TRAIN).params["ip"][0].data)
+    assert np.array_equal(weights[0], weights[1])

@@ -1,0 +1,65 @@
+"""python -m caffe_dns.pycaffe: programs whose `import caffe` gives ours."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+PROGRAM = """
+import sys
+import caffe, helper
+import caffe.draw, caffe.coord_map, caffe.pycaffe, caffe._caffe, caffe.detector
+from caffe.proto import caffe_pb2
+assert __name__ == '__main__'
+net = caffe.Net('net.prototxt', caffe.TEST)
+print(caffe.__name__, sys.argv, helper.NAME, net.forward()['y'].tolist())
+sys.exit(int(sys.argv[1]))
+"""
+NET = """
+layer { name: 'in' type: 'DummyData' top: 'x' dummy_data_param { shape { dim: 2 }
+  data_filler { value: 3 } } }
+layer { name: 'times' type: 'Python' bottom: 'x' top: 'y'
+  python_param { module: 'helper' layer: 'Times' } }"""
+HELPER = """
+import caffe
+NAME = 'beside the program'
+class Times(caffe.Layer):
+    def reshape(self, bottom, top):
+        top[0].reshape(*bottom[0].shape)
+    def forward(self, bottom, top):
+        top[0].data[...] = 2 * bottom[0].data
+    def backward(self, top, propagate_down, bottom):
+        pass
+"""
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "GLOG_minloglevel": "2"}
+    command = [sys.executable, "-W", "error", "-m", "caffe_dns.pycaffe", *arguments]
+    return subprocess.run(command, env=environment, capture_output=True, text=True)
+
+
+def test_programs(tmp_path: Path) -> None:
+    Path("programs").mkdir()
+    Path("programs/program.py").write_text(PROGRAM)
+    Path("programs/helper.py").write_text(HELPER)
+    Path("net.prototxt").write_text(NET)
+    done = run("programs/program.py", "3", "--flag")
+    assert done.stderr == ""
+    assert done.stdout == (
+        "caffe_dns.pycaffe ['programs/program.py', '3', '--flag'] beside the program [6.0, 6.0]\n"
+    )
+    assert done.returncode == 3
+
+
+def test_no_program() -> None:
+    done = run("nowhere.py")
+    assert (
+        done.returncode == 1 and done.stderr == "caffe_dns.pycaffe: there is no file 'nowhere.py'\n"
+    )
+    done = run()
+    assert done.returncode == 1
+    assert done.stderr == "usage: python -m caffe_dns.pycaffe script.py [args]\n"
