@@ -32,6 +32,8 @@ _HEADS = {
 _LEARNING = {
     "Convolution",
     "CConvolution",
+    "DepthwiseConvolution",
+    "ConvolutionDepthwise",
     "Deconvolution",
     "InnerProduct",
     "CInnerProduct",

@@ -13,6 +13,7 @@ from caffe_dns import __version__
 from caffe_dns.errors import CaffeError
 from caffe_dns.export import (  # noqa: F401 (they register converters)
     onnx_detection,
+    onnx_forks,
     onnx_layers,
     onnx_shapes,
 )

@@ -1,6 +1,6 @@
 """A growing ONNX graph: nodes, constants, and which value each Caffe blob is at the moment.
 
-What the nodes of each layer type are stands in `onnx_layers` and `onnx_shapes`.
+What the nodes of each layer type are stands in `onnx_layers`, `onnx_shapes` and `onnx_forks`.
 """
 
 from __future__ import annotations

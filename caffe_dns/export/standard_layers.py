@@ -1,17 +1,22 @@
 """Layers as stock Caffe and other readers of its files know them.
 
-Layers of the surgery forks become those of the standard types; their masks have to be in the
-weights already.
+Layers of the surgery forks become those of the standard types, and so do layers of other forks for
+which there is one; masks have to be in the weights already.
 """
 
 from __future__ import annotations
 
 from google.protobuf.message import Message
 
-from caffe_dns.proto.caffe_pb2 import FillerParameter, LayerParameter
+from caffe_dns.proto.caffe_pb2 import FillerParameter, LayerParameter, PoolingParameter
 from caffe_dns.proto.fields import is_repeated
 
-_STANDARD_TYPES = {"CConvolution": "Convolution", "CInnerProduct": "InnerProduct"}
+_STANDARD_TYPES = {
+    "CConvolution": "Convolution",
+    "CInnerProduct": "InnerProduct",
+    "DepthwiseConvolution": "Convolution",
+    "ConvolutionDepthwise": "Convolution",
+}
 _SURGERY_FIELDS = {
     "cconvolution_param": (),
     "cinner_product_param": (),
@@ -35,6 +40,12 @@ def standard_layer(layer: LayerParameter) -> LayerParameter:
     plain = LayerParameter()
     plain.CopyFrom(layer)
     plain.type = _STANDARD_TYPES.get(layer.type, layer.type)
+    if layer.type == "ConvolutionDepthwise":
+        plain.convolution_param.group = layer.convolution_param.num_output
+    if layer.pooling_param.HasField("ceil_mode"):
+        plain.pooling_param.ClearField("ceil_mode")
+        if not layer.pooling_param.ceil_mode:
+            plain.pooling_param.round_mode = PoolingParameter.FLOOR
     for name, fields in _SURGERY_FIELDS.items():
         if plain.HasField(name):
             settings = getattr(plain, name)

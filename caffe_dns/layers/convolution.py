@@ -59,8 +59,7 @@ class BaseConvolution(WeightedLayer):
         self.dilation = spatial_setting(self, axes, "dilation", default=1)
         if axes == 0:  # torch knows no convolution without a spatial axis; forward adds one
             self.stride, self.pad, self.dilation = (1,), (0,), (1,)
-        self.group = settings.group
-        self.num_output = settings.num_output
+        self.num_output, self.group = self.outputs_and_groups(shape[self.channel_axis])
         self._check_channels(shape[self.channel_axis])
         self.channels = shape[self.channel_axis]
         self.add_weights(self.weight_shape(), (self.num_output,), settings)
@@ -70,6 +69,11 @@ class BaseConvolution(WeightedLayer):
             self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.strided = self._as_strided()
         self.convolved = self._as_convolved()
+
+    def outputs_and_groups(self, channels: int) -> tuple[int, int]:
+        """How many channels the top has, and in how many groups."""
+        settings = self.param.convolution_param
+        return settings.num_output, settings.group
 
     def weight_shape(self) -> Shape:
         return (self.num_output, self.channels // self.group, *self.kernel)

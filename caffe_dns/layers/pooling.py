@@ -199,8 +199,7 @@ class Pooling(Layer):
             raise self.error("only MAX has a second top", "pooling_param.pool")
         kernel = (0, 0) if settings.global_pooling else self._pair("kernel_size", "kernel", 1)
         stride, pad = self._pair("stride", "stride", 1), self._pair("pad", "pad", 0)
-        ceil = settings.round_mode == PoolingParameter.CEIL
-        self._window = Window(kernel, stride, pad, ceil)
+        self._window = Window(kernel, stride, pad, self._ceil())
         if settings.global_pooling:
             self._check_global()
         elif any(pad):
@@ -250,6 +249,17 @@ class Pooling(Layer):
     def pool_biased(self, bottom: Tensor, bias: Tensor | None, *, relu: bool) -> Tensor:
         """The maxima after a bias for each channel and, if asked for, a ReLU."""
         return max_of(bottom, self.window(_image(bottom)), bias, relu)
+
+    def _ceil(self) -> bool:
+        """How to round, by `round_mode` or by the forks' `ceil_mode`."""
+        settings = self.param.pooling_param
+        if not settings.HasField("ceil_mode"):
+            return settings.round_mode == PoolingParameter.CEIL
+        if settings.HasField("round_mode"):
+            raise self.error(
+                "give either round_mode or ceil_mode, not both", "pooling_param.ceil_mode"
+            )
+        return settings.ceil_mode
 
     def _pair(self, square: str, prefix: str, least: int) -> Pair:
         """A setting for (height, width): the field `square`, or `prefix`_h and `prefix`_w."""

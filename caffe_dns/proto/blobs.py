@@ -15,13 +15,10 @@ from numpy.typing import NDArray
 from caffe_dns.errors import CaffeError
 from caffe_dns.proto.caffe_pb2 import BlobProto
 from caffe_dns.proto.text import MAX_BYTES
+from caffe_dns.proto.wire import LENGTH, read_fields, tag, varint
 
 _FLOATS = np.dtype("<f4")
 _DOUBLES = np.dtype("<f8")
-
-#: Wire types: a length and so many bytes; so many bytes. What is neither is a varint.
-_LENGTH = 2
-_FIXED = {1: 8, 5: 4}
 
 
 def blob_to_array(blob: BlobProto) -> NDArray[np.float32]:
@@ -90,43 +87,13 @@ def array_to_blob(
 def _packed(number: int, array: NDArray[np.floating]) -> bytes:
     """A field of packed floats in the wire format."""
     raw = np.ascontiguousarray(array, dtype=_FLOATS).reshape(-1).view(np.uint8)
-    return b"".join((_varint(number << 3 | _LENGTH), _varint(raw.size), raw.data))
+    return b"".join((tag(number, LENGTH), varint(raw.size), raw.data))
 
 
 def packed_values(blob: BlobProto, number: int, dtype: np.dtype) -> NDArray[np.float32]:
     """The values of a packed field, from the wire format; empty where the blob has none."""
     message = memoryview(blob.SerializeToString())
-    at = 0
-    while at < len(message):
-        tag, at = _read_varint(message, at)
-        wire_type = tag & 7
-        if wire_type in _FIXED:
-            at += _FIXED[wire_type]
-            continue
-        length, at = _read_varint(message, at)
-        if wire_type == _LENGTH:
-            if tag >> 3 == number:
-                return np.frombuffer(message[at : at + length], dtype).astype(np.float32)
-            at += length
+    for field in read_fields(message):
+        if (field.number, field.wire_type) == (number, LENGTH):
+            return np.frombuffer(message[field.value : field.end], dtype).astype(np.float32)
     return np.empty(0, np.float32)
-
-
-def _read_varint(message: memoryview, at: int) -> tuple[int, int]:
-    """The varint at `at`, and where it ends."""
-    value = shift = 0
-    while True:
-        byte = message[at]
-        at += 1
-        value |= (byte & 127) << shift
-        shift += 7
-        if byte < 128:
-            return value, at
-
-
-def _varint(value: int) -> bytes:
-    encoded = bytearray()
-    while value > 127:
-        encoded.append(value & 127 | 128)
-        value >>= 7
-    encoded.append(value)
-    return bytes(encoded)

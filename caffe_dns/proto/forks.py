@@ -1,93 +1,97 @@
-"""What other Caffe forks do differently in their files.
+"""What other Caffe forks number differently in their files.
 
-Fields that dns does not have are known by name, to say so when a definition uses one; field numbers
-that mean something else in the fork with the official surgery layers are put right."""
+Forks add fields under numbers that other forks, and later BVLC itself, give to other fields. A
+layer has the settings of its own type only, so the type tells what a number means. In texts fields
+have names, which are the forks' own here.
+"""
 
 from __future__ import annotations
 
-from google.protobuf.message import Message
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 
-from caffe_dns.proto.caffe_pb2 import NetParameter
+from caffe_dns.proto.wire import LENGTH, Field, Malformed, read_fields, tag, varint
 
-#: Fork -> message -> the fields that its caffe.proto adds and that definitions use.
-_FORKS = {
-    "SSD": {
-        "LayerParameter": "annotated_data_param detection_evaluate_param "
-        "multibox_loss_param video_data_param",
-        "TransformationParameter": "crop_h crop_w resize_param noise_param distort_param "
-        "expand_param emit_constraint",
-        "SolverParameter": "eval_type ap_version show_per_class_result plateau_winsize",
-    },
-    "Faster R-CNN": {
-        "LayerParameter": "roi_pooling_param smooth_l1_loss_param",
-        "DropoutParameter": "scale_train",
-    },
-    "R-FCN": {
-        "LayerParameter": "box_annotator_ohem_param psroi_pooling_param",
-        "LossParameter": "pre_fixed_normalizer",
-    },
-    "DeepLab": {
-        "LayerParameter": "adaptive_bias_channel_param bias_channel_param dense_crf_param "
-        "domain_transform_param interp_param mat_read_param mat_write_param seg_accuracy_param "
-        "unique_label_param",
-        "TransformationParameter": "scale_factors crop_width crop_height",
-        "BatchNormParameter": "update_global_stats",
-        "ImageDataParameter": "ignore_label label_type",
-    },
-    "PSPNet": {"LayerParameter": "bn_param"},
-    "SegNet": {
-        "LayerParameter": "bn_param dense_image_data_param upsample_param",
-        "LossParameter": "weight_by_label_freqs class_weighting",
-        "DropoutParameter": "sample_weights_test",
-    },
-    "ENet": {
-        "LayerParameter": "bn_param dense_image_data_param upsample_param",
-        "ImageDataParameter": "label_divide_factor",
-    },
-    "CRF-RNN": {"LayerParameter": "multi_stage_meanfield_param"},
-    "NVCaffe": {
-        "LayerParameter": "forward_type backward_type forward_math backward_math debug "
-        "cudnn_math_override detectnet_groundtruth_param detectnet_augmentation_param",
-        "NetParameter": "default_forward_type default_backward_type default_forward_math "
-        "default_backward_math global_grad_scale reduce_buckets eltwise_mem_sharing",
-        "SolverParameter": "rampup_interval rampup_lr min_lr momentum_policy larc larc_policy "
-        "larc_eta weight_decay_policy solver_data_type store_blobs_in_old_format",
-        "BatchNormParameter": "scale_filler bias_filler scale_bias engine",
-        "ConvolutionParameter": "cudnn_convolution_algo_seeker conv_algos_override",
-        "DataParameter": "threads parser_threads cache shuffle",
-    },
-    "Intel Caffe": {
-        "LayerParameter": "engine multinode mn_activation_param quantization_param reorg_param "
-        "region_loss_param eval_detection_param spatial_dropout_param split_param",
-        "NetParameter": "engine compile_net_state bn_stats_batch_size multinode",
-        "SolverParameter": "engine warmup_iter warmup_start_lr local_lr_auto stagelr stageiter",
-        "BatchNormParameter": "engine use_weight_bias bias_term filler stats_batch_size relu",
-        "ConvolutionParameter": "relu negative_slope conv_algorithm",
-        "DataParameter": "shuffle",
-        "PoolingParameter": "avg_include_pad",
-    },
+#: Numbers of NetParameter.layer and of LayerParameter.type.
+_LAYER, _TYPE = 100, 2
+
+
+@dataclass(frozen=True)
+class Moved:
+    """A field of a fork: its number here, and those of fields inside that differ, by theirs."""
+
+    to: int
+    inside: Mapping[int, int] = field(default_factory=dict)
+
+
+#: Layer type -> the number of a field in a fork -> what it is here.
+_MOVED: dict[str, dict[int, Moved]] = {
+    # yiwenguo's surgery fork; BVLC has elu_param and bias_param there.
+    "CConvolution": {140: Moved(1140)},
+    "CInnerProduct": {141: Moved(1141)},
+    # Fast R-CNN and R-FCN, Intel Caffe, yjxiong's fork.
+    "ROIPooling": dict.fromkeys((8266711, 154, 150), Moved(2100)),
 }
 
 
-def foreign_field(message: str, field: str) -> str | None:
-    """The forks whose message of that name has that field, as text, or None."""
-    forks = [fork for fork, fields in _FORKS.items() if field in fields.get(message, "").split()]
-    return " and ".join(forks) or None
+def renumber_layers(net: bytes) -> bytes:
+    """A serialized NetParameter with the settings of its layers under the numbers of ours.
 
-
-def restore_surgery_fields(message: Message) -> None:
-    """Undo, in a net read from a binary file, that two forks use the same numbers for other things.
-
-    In yiwenguo's fork the fields 140 and 141 of a layer are cconvolution_param and
-    cinner_product_param; everywhere else they are elu_param and bias_param. The type tells which.
-    Parsing keeps what it does not know, so the misread message still has every byte.
+    What is no NetParameter comes back as it is.
     """
-    if not isinstance(message, NetParameter):
+    try:
+        return b"".join(_renumber_net(memoryview(net)))
+    except Malformed:
+        return net
+
+
+def _renumber_net(net: memoryview) -> Iterator[bytes | memoryview]:
+    done = 0
+    for layer in read_fields(net):
+        if (layer.number, layer.wire_type) != (_LAYER, LENGTH):
+            continue
+        content = net[layer.value : layer.end]
+        renumbered = _renumber_layer(content)
+        if renumbered is not None:
+            yield net[done : layer.start]
+            yield tag(_LAYER, LENGTH) + varint(len(renumbered))
+            yield renumbered
+            done = layer.end
+    yield net[done:]
+
+
+def _renumber_layer(layer: memoryview) -> bytes | None:
+    """The layer in our numbers; None where they are those of the file."""
+    fields = list(read_fields(layer))
+    types = [bytes(layer[f.value : f.end]) for f in fields if f.number == _TYPE]
+    moved = _MOVED.get(types[-1].decode(errors="replace")) if types else None
+    if moved is None or not any(f.number in moved for f in fields):
+        return None
+    return b"".join(
+        part for found in fields for part in _renumber_field(layer, found, moved.get(found.number))
+    )
+
+
+def _renumber_field(
+    layer: memoryview, found: Field, moved: Moved | None
+) -> Iterator[bytes | memoryview]:
+    """The bytes of a field of a layer, under its number here."""
+    if moved is None or found.wire_type != LENGTH:
+        yield layer[found.start : found.end]
         return
-    for layer in message.layer:
-        if layer.type == "CConvolution" and layer.HasField("elu_param"):
-            layer.cconvolution_param.MergeFromString(layer.elu_param.SerializeToString())
-            layer.ClearField("elu_param")
-        if layer.type == "CInnerProduct" and layer.HasField("bias_param"):
-            layer.cinner_product_param.MergeFromString(layer.bias_param.SerializeToString())
-            layer.ClearField("bias_param")
+    settings = layer[found.value : found.end]
+    content = settings
+    if moved.inside:
+        content = memoryview(b"".join(_renumber_settings(settings, moved.inside)))
+    yield tag(moved.to, LENGTH) + varint(len(content))
+    yield content
+
+
+def _renumber_settings(
+    settings: memoryview, numbers: Mapping[int, int]
+) -> Iterator[bytes | memoryview]:
+    for found in read_fields(settings):
+        yield tag(numbers.get(found.number, found.number), found.wire_type)
+        if found.wire_type == LENGTH:
+            yield varint(found.end - found.value)
+        yield settings[found.value : found.end]

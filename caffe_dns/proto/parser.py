@@ -15,7 +15,7 @@ from google.protobuf.message import Message
 from caffe_dns.errors import CaffeError, nearest
 from caffe_dns.proto import values
 from caffe_dns.proto.fields import is_repeated, required_names
-from caffe_dns.proto.forks import foreign_field
+from caffe_dns.proto.known_forks import forks_with_field
 from caffe_dns.proto.positions import Node, Positions
 from caffe_dns.proto.tokens import Lines, Token, tokenize
 
@@ -185,7 +185,7 @@ class Parser:
         return self._error(token, message, self._hint(name, descriptor))
 
     def _hint(self, name: str, descriptor: Descriptor) -> str:
-        fork = foreign_field(descriptor.name, name)
+        fork = forks_with_field(descriptor.name, name)
         if fork is not None:
             return f": this is a field of {fork}, which dns does not have"
         for outer, _ in reversed(self._open[:-1]):

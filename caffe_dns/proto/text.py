@@ -17,7 +17,7 @@ from google.protobuf.message import DecodeError, Message
 from caffe_dns.errors import CaffeError
 from caffe_dns.files import write_atomically
 from caffe_dns.proto.fields import is_repeated
-from caffe_dns.proto.forks import restore_surgery_fields
+from caffe_dns.proto.forks import renumber_layers
 from caffe_dns.proto.parser import Parser
 from caffe_dns.proto.positions import Positions
 from caffe_dns.proto.values import print_value
@@ -94,7 +94,7 @@ def read_binary(path: str | Path, message_type: type[M]) -> M:
     if not raw:
         raise CaffeError(f"is not a {kind}: the file is empty", file=file)
     try:
-        message.ParseFromString(raw)
+        message.ParseFromString(renumber_layers(raw) if kind == "NetParameter" else raw)
         known = {field.name for field, _ in message.ListFields()}
     except DecodeError:
         known = set()
@@ -103,7 +103,6 @@ def read_binary(path: str | Path, message_type: type[M]) -> M:
         if not _BINARY.search(raw):
             reason = "it looks like a text file"
         raise CaffeError(f"is not a {kind}: {reason}", file=file)
-    restore_surgery_fields(message)
     return message
 
 

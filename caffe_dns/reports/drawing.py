@@ -24,7 +24,13 @@ RANKDIRS = ("LR", "RL", "TB", "BT")
 
 #: Endings of files that hold the text itself.
 _TEXT_FORMATS = ("dot", "gv", "raw")
-_CONVOLUTIONS = ("Convolution", "Deconvolution", "CConvolution")
+_CONVOLUTIONS = (
+    "Convolution",
+    "Deconvolution",
+    "CConvolution",
+    "DepthwiseConvolution",
+    "ConvolutionDepthwise",
+)
 _INNER_PRODUCTS = ("InnerProduct", "CInnerProduct")
 _IN_PLACE_COLOR = "#90EE90"
 _BLOB_COLOR = "#E0E0E0"

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 _SETTINGS = {
     "Convolution": "convolution_param",
     "Deconvolution": "convolution_param",
+    "DepthwiseConvolution": "convolution_param",
+    "ConvolutionDepthwise": "convolution_param",
     "InnerProduct": "inner_product_param",
     "CConvolution": "cconvolution_param",
     "CInnerProduct": "cinner_product_param",

@@ -226,3 +226,12 @@ def test_wrong_blobs_are_named() -> None:
         make_layer(text, (2, 3, 5))
     with pytest.raises(CaffeError, match=r"pooling_param.pool: only MAX has a second top"):
         make_layer('type: "Pooling" top: "t" top: "m" pooling_param { pool: AVE }', (2, 3, 5, 6))
+
+
+@pytest.mark.parametrize(("ceil", "rows"), [("true", 4), ("false", 3)])
+def test_ceil_mode_of_forks(ceil: str, rows: int) -> None:
+    text = f"type: 'Pooling' pooling_param {{ kernel_size: 3 stride: 2 ceil_mode: {ceil} }}"
+    text = f"bottom: 'a' top: 'b' {text}"
+    assert make_layer(text, (1, 1, 8, 8)).reshape([(1, 1, 8, 8)]) == [(1, 1, rows, rows)]
+    with pytest.raises(CaffeError, match=r"pooling_param.ceil_mode: give either round_mode or"):
+        make_layer(text.replace("ceil_mode", "round_mode: CEIL ceil_mode"), (1, 1, 8, 8))

@@ -5,6 +5,7 @@ import hashlib
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
@@ -39,6 +40,33 @@ ADDED_MESSAGES = {
     "SurgeryStage",
     "LayerSurgery",
 }
+
+
+#: Numbers of what forks other than those with surgery add.
+FORK_NUMBERS = range(2100, 2500)
+
+
+@cache
+def fork_types() -> set[str]:
+    """The messages and enums that nothing but fields of forks is made of."""
+    found: set[str] = set()
+    new = [
+        field
+        for message in caffe_pb2.DESCRIPTOR.message_types_by_name.values()
+        for field in message.fields
+        if field.number in FORK_NUMBERS
+    ]
+    while new:
+        typed = [field.message_type or field.enum_type for field in new]
+        names = {t.full_name for t in typed if t is not None} - found - bvlc_types()
+        found |= names
+        messages = [f.message_type for f in new if f.message_type is not None]
+        new = [f for m in messages if m.full_name in names for f in m.fields]
+    return found
+
+
+def bvlc_types() -> set[str]:
+    return {f"caffe_dns.{row[0]}" for row in recorded_rows("caffe_fields.tsv")}
 
 
 def short(name: str) -> str:
@@ -80,16 +108,22 @@ def our_rows() -> set[tuple[str, ...]]:
     rows: set[tuple[str, ...]] = set()
     for entry in messages_and_enums():
         name = short(entry.full_name)
-        if name in ADDED_MESSAGES:
+        if name in ADDED_MESSAGES or entry.full_name in fork_types():
             continue
         if isinstance(entry, EnumDescriptor):
-            rows |= {(name, v.name, str(v.number), "enum", "-", "-", "-") for v in entry.values}
+            values = [value for value in entry.values if value.number not in FORK_NUMBERS]
+            rows |= {(name, v.name, str(v.number), "enum", "-", "-", "-") for v in values}
         else:
             added = ADDED_FIELDS.get(name, set())
-            rows |= {field_row(field) for field in entry.fields if field.name not in added}
+            rows |= {
+                field_row(field)
+                for field in entry.fields
+                if field.name not in added and field.number not in FORK_NUMBERS
+            }
     return rows
 
 
+@cache
 def recorded_rows(name: str) -> set[tuple[str, ...]]:
     with open(GOLDEN / "proto" / name, newline="") as file:
         _, *rows = csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE)

@@ -2,28 +2,39 @@ from pathlib import Path
 
 import pytest
 
-from caffe_dns.proto.caffe_pb2 import NetParameter
-from caffe_dns.proto.forks import _FORKS, foreign_field
+from caffe_dns.proto.caffe_pb2 import LayerParameter, NetParameter
+from caffe_dns.proto.forks import renumber_layers
 from caffe_dns.proto.text import read_binary, read_text
+from caffe_dns.proto.wire import LENGTH, tag, varint
 from tests.oracle import GOLDEN
 
 
-def test_fields_of_forks_are_named_with_all_that_have_them() -> None:
-    assert foreign_field("LayerParameter", "multibox_loss_param") == "SSD"
-    assert foreign_field("LayerParameter", "roi_pooling_param") == "Faster R-CNN"
-    assert foreign_field("LayerParameter", "upsample_param") == "SegNet and ENet"
-    assert foreign_field("BatchNormParameter", "engine") == "NVCaffe and Intel Caffe"
-    assert foreign_field("LayerParameter", "engine_param") is None
-    assert foreign_field("NetParameter", "multibox_loss_param") is None
+def settings(number: int, content: bytes) -> bytes:
+    """A message as field `number` of another."""
+    return tag(number, LENGTH) + varint(len(content)) + content
 
 
-def test_no_field_of_ours_is_called_foreign() -> None:
-    from caffe_dns.proto import caffe_pb2
+def fork_layer(type: str, number: int, content: bytes) -> LayerParameter:
+    """A layer that a fork wrote, with its settings as field `number`, read from a model."""
+    written = LayerParameter(name="layer", type=type, bottom=["data"], top=["top"])
+    written.blobs.add(data=[1, 2, 3]).shape.dim.append(3)
+    layer = written.SerializeToString() + settings(number, content)
+    plain = NetParameter(name="net")
+    plain.layer.add(name="before", type="ELU").elu_param.alpha = 0.5
+    raw = plain.SerializeToString() + settings(100, layer) + plain.SerializeToString()
+    net = NetParameter.FromString(renumber_layers(raw))
+    assert net.layer[0] == net.layer[2] == plain.layer[0]
+    found: LayerParameter = net.layer[1]
+    assert list(found.blobs[0].data) == [1, 2, 3]
+    return found
 
-    for messages in _FORKS.values():
-        for message, fields in messages.items():
-            ours = caffe_pb2.DESCRIPTOR.message_types_by_name[message].fields_by_name
-            assert not set(fields.split()) & set(ours)
+
+@pytest.mark.parametrize("number", [8266711, 154, 150])
+def test_roi_pooling(number: int) -> None:
+    expected = LayerParameter().roi_pooling_param
+    expected.pooled_h, expected.pooled_w, expected.spatial_scale = 7, 6, 0.0625
+    layer = fork_layer("ROIPooling", number, expected.SerializeToString())
+    assert layer.roi_pooling_param == expected
 
 
 @pytest.mark.parametrize("run", ["surgery_guo", "surgery_guo_iter_stop"])
@@ -50,3 +61,11 @@ def test_layers_of_other_types_keep_elu_and_bias_settings(tmp_path: Path) -> Non
     path = tmp_path / "net.caffemodel"
     path.write_bytes(net.SerializeToString())
     assert read_binary(path, NetParameter) == net
+
+
+def test_bytes_that_are_no_net_stay_as_they_are() -> None:
+    whole = NetParameter()
+    whole.layer.add(type="ROIPooling", name="layer").roi_pooling_param.pooled_h = 3
+    raw = whole.SerializeToString()
+    for bad in (raw[:-1], b"\xff" * 30, b"layer { }", b"\x0b\x0c"):
+        assert renumber_layers(bad) == bad

@@ -1,0 +1,183 @@
+"""Pooling of regions of interest: ROIPooling and PSROIPooling.
+
+A region is a row (image, x1, y1, x2, y2) in the units of the input; corners belong to it. It is cut
+into equal bins, which overlap where they share a pixel, and each bin gives one number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from caffe_dns.layers.base import Layer, Shape, count, layer_types
+from caffe_dns.layers.checks import check_indices
+
+#: How many pixels are looked at together, each bin's as many as the largest of the chunk has.
+CHUNK = 1 << 22
+
+
+@dataclass(frozen=True)
+class Bins:
+    """Whole pixels of one axis for each region and bin: from `starts` up to `ends`, R x bins."""
+
+    starts: Tensor
+    ends: Tensor
+
+    @classmethod
+    def clipped(cls, starts: Tensor, ends: Tensor, extent: int) -> Bins:
+        """Only pixels inside the bottom; a bin outside is empty."""
+        return cls(starts.long().clamp(0, extent), ends.long().clamp(0, extent))
+
+    @property
+    def sizes(self) -> Tensor:
+        return (self.ends - self.starts).clamp(min=0)
+
+    def pixels(self, regions: Tensor) -> tuple[Tensor, Tensor]:
+        """The pixels of these regions' bins, r x bins x most, and which of them are real."""
+        starts, sizes = self.starts[regions], self.sizes[regions]
+        steps = torch.arange(max(int(sizes.max()), 1), device=starts.device)
+        inside = steps < sizes[..., None]
+        return (starts[..., None] + steps) * inside, inside
+
+
+def rounded(values: Tensor) -> Tensor:
+    """The nearest whole numbers, halves away from zero, as C's `round`."""
+    whole = values.trunc()
+    return whole + (values - whole).abs().ge(0.5) * values.sign()
+
+
+class _BinMaximum(torch.autograd.Function):
+    """The maximum of each bin, R x C x rows x columns; 0 and no gradient where a bin is empty."""
+
+    @staticmethod
+    def forward(ctx: Any, bottom: Tensor, images: Tensor, rows: Bins, columns: Bins) -> Tensor:
+        num, channels, height, width = bottom.shape
+        planes = bottom.reshape(num, channels, height * width)
+        shape = (len(images), channels, rows.starts.shape[1], columns.starts.shape[1])
+        top = bottom.new_zeros(shape)
+        winners = torch.full(shape, -1, device=bottom.device)
+        for regions in _chunks(channels, rows, columns):
+            pixels, inside = _pixels(rows, columns, regions, width)
+            # Channels stay in front: regions of one image share their planes.
+            values = planes[images[regions][:, None, None, None], :, pixels].movedim(-1, 1)
+            values = values.masked_fill(~inside[:, None], -torch.inf)
+            most, place = values.max(-1)
+            filled = inside.any(-1)[:, None]
+            place = pixels[:, None].expand(-1, channels, -1, -1, -1).gather(-1, place[..., None])
+            top[regions] = most.where(filled, 0)
+            winners[regions] = place.squeeze(-1).where(filled, -1)
+        ctx.save_for_backward(images, winners)
+        ctx.bottom_shape = bottom.shape
+        return top
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
+        images, winners = ctx.saved_tensors
+        num, channels, height, width = ctx.bottom_shape
+        planes = images[:, None] * channels + torch.arange(channels, device=images.device)
+        places = planes[..., None, None] * (height * width) + winners.clamp(min=0)
+        total = gradient.new_zeros(num * channels * height * width)
+        total.index_add_(0, places.flatten(), gradient.where(winners >= 0, 0).flatten())
+        return total.view(ctx.bottom_shape), None, None, None
+
+
+def _chunks(channels: int, rows: Bins, columns: Bins) -> Iterator[Tensor]:
+    """The regions in portions of like size, none too large for the memory."""
+    most = rows.sizes.amax(1) * columns.sizes.amax(1)
+    bins = rows.starts.shape[1] * columns.starts.shape[1]
+    order = most.argsort()
+    portion: list[int] = []
+    for region, pixels in zip(order.tolist(), most[order].tolist(), strict=True):
+        if portion and (len(portion) + 1) * channels * bins * pixels > CHUNK:
+            yield torch.tensor(portion, device=most.device)
+            portion = []
+        portion.append(region)
+    if portion:
+        yield torch.tensor(portion, device=most.device)
+
+
+def _pixels(rows: Bins, columns: Bins, regions: Tensor, width: int) -> tuple[Tensor, Tensor]:
+    """Each bin's pixels as indices into a plane, and which are real: r x rows x columns x n."""
+    lines, in_rows = rows.pixels(regions)
+    places, in_columns = columns.pixels(regions)
+    pixels = lines[:, :, None, :, None] * width + places[:, None, :, None, :]
+    inside = in_rows[:, :, None, :, None] & in_columns[:, None, :, None, :]
+    return pixels.flatten(-2), inside.flatten(-2)
+
+
+class RegionPooling(Layer):
+    """What both have in common. Bottoms: N x C x H x W, and regions R x 5 (x 1 x 1)."""
+
+    bottoms = (2, 2)
+    no_force_backward = (1,)
+
+    def check_bottoms(self, bottom_shapes: Sequence[Shape]) -> None:
+        """Raise CaffeError unless the bottoms are an image blob and regions."""
+        image, regions = bottom_shapes
+        if len(image) != 4:
+            raise self.error(
+                "the first bottom needs 4 axes (num, channels, height, width), it has "
+                f"{len(image)}",
+                "bottom",
+            )
+        if not regions or count(regions[1:]) != 5:
+            raise self.error(
+                "the second bottom has rows of 5 numbers (image, x1, y1, x2, y2); its shape is "
+                f"{' x '.join(map(str, regions))}",
+                "bottom",
+            )
+
+    def split(self, regions: Tensor, images: int) -> tuple[Tensor, Tensor]:
+        """The image of each region, and its corners R x 4 in float32, as the forks compute them.
+
+        Raises CaffeError for a region of an image that is not there.
+        """
+        rows = regions.detach().reshape(-1, 5)
+        numbers = rows[:, 0].long()
+        check_indices(self, numbers.cpu(), images, "a region's image")
+        return numbers, rows[:, 1:].float()
+
+
+@layer_types.register("ROIPooling")
+class ROIPooling(RegionPooling):
+    """The maximum of each of pooled_h x pooled_w bins of each region (Fast R-CNN).
+
+    Top R x C x pooled_h x pooled_w; 0 where a bin has no pixel. Of equal maxima, the first gets the
+    gradient.
+    """
+
+    def build(self, bottom_shapes: Sequence[Shape]) -> None:
+        settings = self.param.roi_pooling_param
+        self.size = settings.pooled_h, settings.pooled_w
+        self.scale = settings.spatial_scale
+        for name in ("pooled_h", "pooled_w"):
+            if getattr(settings, name) < 1:
+                raise self.error("must be given and positive", f"roi_pooling_param.{name}")
+
+    def reshape(self, bottom_shapes: Sequence[Shape]) -> list[Shape]:
+        self.check_bottoms(bottom_shapes)
+        return [(bottom_shapes[1][0], bottom_shapes[0][1], *self.size)]
+
+    def forward(self, *bottoms: Tensor) -> Tensor:
+        bottom, regions = bottoms
+        images, corners = self.split(regions, bottom.shape[0])
+        corners = rounded(corners * self.scale)
+        # Corners are x before y.
+        bins = [
+            self._bins(corners[:, axis], corners[:, axis + 2], self.size[1 - axis], extent)
+            for axis, extent in ((1, bottom.shape[2]), (0, bottom.shape[3]))
+        ]
+        top: Tensor = _BinMaximum.apply(bottom, images, *bins)
+        return top
+
+    @staticmethod
+    def _bins(first: Tensor, last: Tensor, number: int, extent: int) -> Bins:
+        size = ((last - first + 1).clamp(min=1) / number)[:, None]
+        index = torch.arange(number, device=first.device, dtype=first.dtype)
+        starts = (index * size).floor() + first[:, None]
+        ends = ((index + 1) * size).ceil() + first[:, None]
+        return Bins.clipped(starts, ends, extent)

@@ -1,0 +1,125 @@
+"""Whose are the fields and layer types that dns does not have, so that messages can say it."""
+
+from __future__ import annotations
+
+#: Fork -> message -> the fields that its caffe.proto adds and that definitions use.
+FIELDS = {
+    "SSD": {
+        "LayerParameter": "annotated_data_param detection_evaluate_param "
+        "multibox_loss_param video_data_param",
+        "TransformationParameter": "crop_h crop_w resize_param noise_param distort_param "
+        "expand_param emit_constraint",
+        "SolverParameter": "eval_type ap_version show_per_class_result plateau_winsize",
+    },
+    "Faster R-CNN": {
+        "LayerParameter": "smooth_l1_loss_param",
+        "DropoutParameter": "scale_train",
+    },
+    "R-FCN": {
+        "LayerParameter": "box_annotator_ohem_param psroi_pooling_param",
+        "LossParameter": "pre_fixed_normalizer",
+    },
+    "DeepLab": {
+        "LayerParameter": "adaptive_bias_channel_param bias_channel_param dense_crf_param "
+        "domain_transform_param interp_param mat_read_param mat_write_param seg_accuracy_param "
+        "unique_label_param",
+        "TransformationParameter": "scale_factors crop_width crop_height",
+        "BatchNormParameter": "update_global_stats",
+        "ImageDataParameter": "ignore_label label_type",
+    },
+    "PSPNet": {"LayerParameter": "bn_param"},
+    "SegNet": {
+        "LayerParameter": "bn_param dense_image_data_param upsample_param",
+        "LossParameter": "weight_by_label_freqs class_weighting",
+        "DropoutParameter": "sample_weights_test",
+    },
+    "ENet": {
+        "LayerParameter": "bn_param dense_image_data_param upsample_param",
+        "ImageDataParameter": "label_divide_factor",
+    },
+    "CRF-RNN": {"LayerParameter": "multi_stage_meanfield_param"},
+    "NVCaffe": {
+        "LayerParameter": "forward_type backward_type forward_math backward_math debug "
+        "cudnn_math_override detectnet_groundtruth_param detectnet_augmentation_param",
+        "NetParameter": "default_forward_type default_backward_type default_forward_math "
+        "default_backward_math global_grad_scale reduce_buckets eltwise_mem_sharing",
+        "SolverParameter": "rampup_interval rampup_lr min_lr momentum_policy larc larc_policy "
+        "larc_eta weight_decay_policy solver_data_type store_blobs_in_old_format",
+        "BatchNormParameter": "scale_filler bias_filler scale_bias engine",
+        "ConvolutionParameter": "cudnn_convolution_algo_seeker conv_algos_override",
+        "DataParameter": "threads parser_threads cache shuffle",
+    },
+    "Intel Caffe": {
+        "LayerParameter": "engine multinode mn_activation_param quantization_param reorg_param "
+        "region_loss_param eval_detection_param spatial_dropout_param split_param",
+        "NetParameter": "engine compile_net_state bn_stats_batch_size multinode",
+        "SolverParameter": "engine warmup_iter warmup_start_lr local_lr_auto "
+        "local_gw_ratio stagelr stageiter",
+        "BatchNormParameter": "engine use_weight_bias bias_term filler stats_batch_size relu",
+        "ConvolutionParameter": "relu negative_slope conv_algorithm",
+        "DataParameter": "shuffle",
+        "PoolingParameter": "avg_include_pad",
+    },
+    "MS-CNN": {
+        "LayerParameter": "box_output_param detection_accuracy_param detection_loss_param "
+        "image_gt_data_param bbox_reg_param proposal_target_param",
+    },
+    "DeepDetect": {
+        "LayerParameter": "continuation_indicator_param ctc_loss_param labelsequence_accuracy_param"
+    },
+    "MobileNet-YOLO": {
+        "LayerParameter": "yolov3_param yolov3_detection_output_param "
+        "yolo_detection_output_param yolo_seg_param segmentation_evaluate_param",
+    },
+    "C3D": {
+        "ConvolutionParameter": "kernel_depth temporal_pad temporal_stride",
+        "PoolingParameter": "kernel_depth temporal_stride",
+        "ImageDataParameter": "new_length use_image show_data",
+    },
+    "SkimCaffe": {
+        "ParamSpec": "regularization_type",
+        "SolverParameter": "prune_threshold max_threshold_factor",
+        "ConvolutionParameter": "conv_mode",
+    },
+    "cvjena": {"LayerParameter": "insanity_param"},
+    "wenwei202's SSL": {
+        "SolverParameter": "breadth_decay kernel_shape_decay block_group_decay",
+        "ParamSpec": "breadth_decay_mult kernel_shape_decay_mult block_group_lasso",
+        "LayerParameter": "connectivity_mode",
+    },
+}
+
+#: Fork -> the layer types that it adds and that definitions use.
+LAYER_TYPES = {
+    "SSD": "AnnotatedData DetectionEvaluate MultiBoxLoss SmoothL1Loss VideoData",
+    "Faster R-CNN": "SmoothL1Loss",
+    "R-FCN": "BoxAnnotatorOHEM PSROIPooling SmoothL1LossOHEM SoftmaxWithLossOHEM",
+    "DeepLab": "DenseCRF DomainTransform ImageSegData Interp MatRead MatWrite SegAccuracy "
+    "UniqueLabel BiasChannel AdaptiveBiasChannel",
+    "PSPNet": "BN Interp SegAccuracy",
+    "SegNet": "BN DenseImageData Upsample",
+    "ENet": "BN DenseImageData Upsample",
+    "SENet": "Axpy",
+    "ShuffleNet": "ShuffleChannel",
+    "CRF-RNN": "MultiStageMeanfield",
+    "NVCaffe": "Axpy DetectNetTransformation",
+    "MS-CNN": "BBoxAccuracy BboxAccuracy BoxGroupOutput BoxOutput DecodeBBox DetectionAccuracy "
+    "DetectionLoss DetectionGroupLoss DetectionGroupAccuracy ImageGtData ProposalTarget",
+    "MobileNet-YOLO": "ReLU6 RegionLoss Reorg Upsample YoloDetectionOutput YoloSeg Yolov3 "
+    "Yolov3DetectionOutput",
+    "Intel Caffe": "ConvolutionReLU EvalDetection RegionLoss Reorg SpatialDropout",
+    "cvjena": "Insanity",
+    "DeepDetect": "ContinuationIndicator CtcLoss LabelsequenceAccuracy",
+}
+
+
+def forks_with_field(message: str, field: str) -> str | None:
+    """The forks whose message of that name has that field, as text, or None."""
+    forks = [fork for fork, fields in FIELDS.items() if field in fields.get(message, "").split()]
+    return " and ".join(forks) or None
+
+
+def forks_with_layer(type: str) -> str | None:
+    """The forks that have that layer type, as text, or None."""
+    forks = [fork for fork, types in LAYER_TYPES.items() if type in types.split()]
+    return " and ".join(forks) or None
