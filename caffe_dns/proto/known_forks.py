@@ -5,11 +5,10 @@ from __future__ import annotations
 #: Fork -> message -> the fields that its caffe.proto adds and that definitions use.
 FIELDS = {
     "SSD": {
-        "LayerParameter": "annotated_data_param detection_evaluate_param "
-        "multibox_loss_param video_data_param",
+        "LayerParameter": "annotated_data_param video_data_param",
         "TransformationParameter": "crop_h crop_w resize_param noise_param distort_param "
         "expand_param emit_constraint",
-        "SolverParameter": "eval_type ap_version show_per_class_result plateau_winsize",
+        "SolverParameter": "plateau_winsize",
     },
     "Faster R-CNN": {
         "LayerParameter": "smooth_l1_loss_param",
@@ -91,7 +90,7 @@ FIELDS = {
 
 #: Fork -> the layer types that it adds and that definitions use.
 LAYER_TYPES = {
-    "SSD": "AnnotatedData DetectionEvaluate MultiBoxLoss SmoothL1Loss VideoData",
+    "SSD": "AnnotatedData DetectionEvaluate SmoothL1Loss VideoData",
     "Faster R-CNN": "SmoothL1Loss",
     "R-FCN": "BoxAnnotatorOHEM PSROIPooling SmoothL1LossOHEM SoftmaxWithLossOHEM",
     "DeepLab": "DenseCRF DomainTransform ImageSegData Interp MatRead MatWrite SegAccuracy "
