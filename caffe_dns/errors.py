@@ -62,8 +62,8 @@ class CaffeError(RuntimeError):
         return ": ".join([*parts, self.message])
 
 
-class UnknownName(CaffeError, ValueError):
-    """A name that is not one of those that there are; Python's own lists raise a ValueError."""
+class BadValue(CaffeError, ValueError):
+    """An argument that a function does not take: a ValueError, too, as programs expect it."""
 
 
 def nearest(word: str, known: Sequence[str]) -> str:

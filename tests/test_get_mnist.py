@@ -16,8 +16,9 @@ import pytest
 
 from caffe_dns import log
 from caffe_dns.data.datum import parse_datum
-from caffe_dns.errors import CaffeError
+from caffe_dns.data.published import write_mnist
 from tests.data.test_db import contents
+from tests.data.test_published import golden_files
 from tests.oracle import GOLDEN
 
 SCRIPT = Path(__file__).parents[1] / "tools" / "get_mnist"
@@ -33,33 +34,6 @@ def tool(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     loader.exec_module(module)
     return module
-
-
-def idx(array: np.ndarray, magic: int) -> bytes:
-    return np.array([magic, *array.shape], ">u4").tobytes() + array.astype(np.uint8).tobytes()
-
-
-def golden_files(name: str) -> tuple[bytes, bytes]:
-    """The images and labels of a golden database, as idx files."""
-    datums = [parse_datum(value) for _, value in contents(GOLDEN / "data" / name)]
-    images = np.stack([datum.image()[0] for datum in datums])
-    return idx(images, 0x803), idx(np.array([datum.label for datum in datums]), 0x801)
-
-
-@pytest.mark.parametrize("name", ["mnist1k_train_lmdb", "mnist500_test_lmdb"])
-def test_writes_what_caffe_s_converter_writes(tool: ModuleType, name: str, tmp_path: Path) -> None:
-    tool.write_database(tmp_path / "db", *golden_files(name))
-    assert contents(tmp_path / "db") == contents(GOLDEN / "data" / name)
-
-
-def test_refuses_other_files(tool: ModuleType, tmp_path: Path) -> None:
-    images, labels = golden_files("mnist500_test_lmdb")
-    for pair in [(images[:-1], labels), (labels, labels), (images, b""), (images, labels[:-1])]:
-        with pytest.raises(CaffeError, match="not an idx file"):
-            tool.write_database(tmp_path / "db", *pair)
-    with pytest.raises(CaffeError, match="500 images, but 3 labels"):
-        tool.write_database(tmp_path / "db", images, idx(np.arange(3), 0x801))
-    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.fixture
@@ -156,6 +130,6 @@ def test_does_not_touch_another_database(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    tool.write_database(tmp_path / "mnist_train_lmdb", *golden_files("mnist500_test_lmdb"))
+    write_mnist(*golden_files("mnist500_test_lmdb"), str(tmp_path / "mnist_train_lmdb"))
     assert run(tool, monkeypatch, tmp_path) == 1
     assert "mnist_train_lmdb: has 500 records, not 1000; remove it" in capsys.readouterr().err

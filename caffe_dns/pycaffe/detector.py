@@ -54,9 +54,9 @@ class Detector(Net):
         """
         name = self.inputs[0]
         channels, height, width = self.blobs[name].shape[1:]
-        if context_pad and not 0 < 2 * context_pad < width:
+        if context_pad and not 0 < 2 * context_pad < min(height, width):
             raise CaffeError(
-                f"a context_pad of {context_pad} leaves no pixel of an input that is {width} wide"
+                f"a context_pad of {context_pad} leaves no pixel of an input of {height} by {width}"
             )
         self.context_pad = context_pad
         self.crop_dims = (height, width, channels)
@@ -117,7 +117,7 @@ class Detector(Net):
         return self._with_context(im, np.asarray(window, float)) if self.context_pad else inside
 
     def _with_context(self, im: np.ndarray, window: np.ndarray) -> np.ndarray:
-        size = self.blobs[self.inputs[0]].width  # of a square, as in R-CNN
+        size = np.array(self.crop_dims[:2])
         half = (window[2:] - window[:2] + 1) / 2
         center = window[:2] + half
         reach = half * size / (size - 2 * (self.context_pad or 0))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -29,6 +30,13 @@ def load_image(filename: str | Path, color: bool = True) -> np.ndarray:
         return np.repeat(image, 3, axis=2) if color else image
     image = image[:, :, 2::-1]  # OpenCV has blue first, and transparency last
     return np.ascontiguousarray(image) if color else (image @ _LUMINANCE)[:, :, np.newaxis]
+
+
+def to_npy(array: np.ndarray) -> bytes:
+    """What numpy.save writes."""
+    stream = io.BytesIO()
+    np.save(stream, array)
+    return stream.getvalue()
 
 
 def resize_image(im: np.ndarray, new_dims: Sequence[int], interp_order: int = 1) -> np.ndarray:

@@ -14,7 +14,7 @@ import numpy as np
 
 from caffe_dns import load_net
 from caffe_dns.blob import Blob
-from caffe_dns.errors import CaffeError, UnknownName, nearest
+from caffe_dns.errors import BadValue, CaffeError, nearest
 from caffe_dns.layers.memory_data import MemoryData
 from caffe_dns.layers.python import UserLayer
 from caffe_dns.net import Net as CoreNet
@@ -339,7 +339,7 @@ class Net:
 
     def _index(self, layer: str) -> int:
         if layer not in self._layer_names:
-            raise UnknownName(f"the net has no layer '{layer}'{nearest(layer, self._layer_names)}")
+            raise BadValue(f"the net has no layer '{layer}'{nearest(layer, self._layer_names)}")
         return self._layer_names.index(layer)
 
     def _fill(self, kind: str, arrays: Mapping[str, np.ndarray], expected: Sequence[str]) -> None:

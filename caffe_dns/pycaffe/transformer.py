@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from caffe_dns.errors import BadValue
 from caffe_dns.pycaffe.images import resize_image
 
 
@@ -13,7 +14,7 @@ class Transformer:
     """How to make inputs of images: `inputs` gives the shape [N, K, H, W] of each input blob.
 
     The steps, each only if set: resize, transpose, swap channels, raw scale, mean, input scale.
-    Setters raise ValueError for an input that is not there and for settings that do not fit.
+    Setters raise BadValue for an input that is not there and for settings that do not fit.
     """
 
     def __init__(self, inputs: Mapping[str, Sequence[int]]) -> None:
@@ -105,18 +106,18 @@ class Transformer:
         elif mean.ndim in (2, 3):
             mean = mean.reshape(-1, *mean.shape[-2:])
             if len(mean) not in (1, channels):
-                raise ValueError(f"the mean has {len(mean)} channels, the input {channels}")
+                raise BadValue(f"the mean has {len(mean)} channels, the input {channels}")
             if mean.shape[1:] != tuple(size):
                 mean = resize_image(mean.transpose(1, 2, 0), size).transpose(2, 0, 1)
         else:
-            raise ValueError(f"a mean has 1 to 3 axes, not {mean.ndim}")
+            raise BadValue(f"a mean has 1 to 3 axes, not {mean.ndim}")
         self.mean[in_] = mean
 
     def _shape(self, in_: str) -> tuple[int, ...]:
         if in_ not in self.inputs:
-            raise ValueError(f"'{in_}' is not one of the net inputs: {', '.join(self.inputs)}")
+            raise BadValue(f"'{in_}' is not one of the net inputs: {', '.join(self.inputs)}")
         return self.inputs[in_]
 
     def _check_length(self, what: str, values: Sequence[int] | np.ndarray, length: int) -> None:
         if len(values) != length:
-            raise ValueError(f"the {what} needs {length} entries, not {len(values)}")
+            raise BadValue(f"the {what} needs {length} entries, not {len(values)}")

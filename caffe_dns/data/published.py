@@ -1,0 +1,106 @@
+"""MNIST and CIFAR-10 as their authors publish them, made into databases.
+
+Restates `examples/mnist/convert_mnist_data.cpp` and `examples/cifar10/convert_cifar_data.cpp`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from caffe_dns import log
+from caffe_dns.data.database import Writer
+from caffe_dns.data.db import create_database
+from caffe_dns.errors import CaffeError
+from caffe_dns.proto.caffe_pb2 import Datum
+
+#: The first number in an idx file: unsigned bytes, along three axes or one.
+IMAGES_MAGIC, LABELS_MAGIC = 0x803, 0x801
+_RECORDS_PER_COMMIT = 1000
+
+#: Each record is a byte for the label and an image.
+_CIFAR_SHAPE = (3, 32, 32)
+_CIFAR_RECORDS = 10000
+_CIFAR_TRAIN_BATCHES = 5
+
+
+def read_file(path: str | Path) -> bytes:
+    """All of a file. Raises CaffeError when it cannot be read."""
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise CaffeError(f"cannot be read: {error.strerror}", file=str(path)) from None
+
+
+def read_idx(data: bytes, magic: int) -> np.ndarray:
+    """The bytes in an idx file, in their shape. Raises CaffeError if it is not such a file."""
+    axes = magic & 0xFF
+    header = np.frombuffer(data, ">u4", min(axes + 1, len(data) // 4))
+    values = np.frombuffer(data, np.uint8, offset=4 * len(header))
+    expected = np.prod(header[1:], dtype=np.float64)  # which does not overflow
+    if len(header) <= axes or header[0] != magic or values.size != expected:
+        kind = "images" if magic == IMAGES_MAGIC else "labels"
+        raise CaffeError(f"not an idx file of the expected kind ({kind}, not compressed)")
+    return values.reshape(header[1:])
+
+
+def write_mnist(images: bytes, labels: bytes, path: str, backend: str = "lmdb") -> int:
+    """Write two idx files as a database; returns the number of records, which are the keys in
+    eight digits.
+
+    The database appears whole or not at all. Raises CaffeError for other files.
+    """
+    pixels, digits = read_idx(images, IMAGES_MAGIC), read_idx(labels, LABELS_MAGIC)
+    if len(pixels) != len(digits):
+        raise CaffeError(f"{len(pixels)} images, but {len(digits)} labels", file=path)
+    with create_database(path, backend) as database:
+        log.info(f"A total of {len(pixels)} items.")
+        log.info(f"Rows: {pixels.shape[1]} Cols: {pixels.shape[2]}")
+        _write(database, pixels[:, np.newaxis], digits, first=0, digits_of_key=8)
+    log.info(f"Processed {len(pixels)} files.")
+    return len(pixels)
+
+
+def write_cifar(input_folder: str, output_folder: str, backend: str) -> None:
+    """Write the binary version of CIFAR-10 as `cifar10_train_BACKEND` and `cifar10_test_BACKEND`.
+
+    Keys are the record numbers in five digits. A database appears whole or not at all. Raises
+    CaffeError for files that are missing or of another size.
+    """
+    log.info("Writing Training data")
+    with create_database(f"{output_folder}/cifar10_train_{backend}", backend) as database:
+        for number in range(_CIFAR_TRAIN_BATCHES):
+            log.info(f"Training Batch {number + 1}")
+            images, labels = _read_cifar(f"{input_folder}/data_batch_{number + 1}.bin")
+            _write(database, images, labels, first=number * _CIFAR_RECORDS, digits_of_key=5)
+    log.info("Writing Testing data")
+    with create_database(f"{output_folder}/cifar10_test_{backend}", backend) as database:
+        images, labels = _read_cifar(f"{input_folder}/test_batch.bin")
+        _write(database, images, labels, first=0, digits_of_key=5)
+
+
+def _read_cifar(path: str) -> tuple[np.ndarray, np.ndarray]:
+    size = 1 + int(np.prod(_CIFAR_SHAPE))
+    data = read_file(path)
+    if len(data) != _CIFAR_RECORDS * size:
+        raise CaffeError(
+            f"has {len(data)} bytes; a batch of the binary version has {_CIFAR_RECORDS * size}",
+            file=path,
+        )
+    records = np.frombuffer(data, np.uint8).reshape(_CIFAR_RECORDS, size)
+    return records[:, 1:].reshape(-1, *_CIFAR_SHAPE), records[:, 0]
+
+
+def _write(
+    database: Writer, images: np.ndarray, labels: np.ndarray, first: int, digits_of_key: int
+) -> None:
+    """Write images [N, channels, height, width] and labels [N], the keys numbered from `first`."""
+    channels, height, width = images.shape[1:]
+    for number, (image, label) in enumerate(zip(images, labels, strict=True), first):
+        datum = Datum(
+            channels=channels, height=height, width=width, data=image.tobytes(), label=int(label)
+        )
+        database.put(f"{number:0{digits_of_key}}".encode(), datum.SerializeToString())
+        if (number + 1) % _RECORDS_PER_COMMIT == 0:
+            database.commit()

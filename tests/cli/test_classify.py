@@ -1,0 +1,103 @@
+"""`dns classify`: images in, scores out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+import caffe_dns.pycaffe as caffe
+from caffe_dns import load_net
+from caffe_dns.weights import save_weights
+from tests.cli.harness import complaint, run_well
+from tests.oracle import assert_close
+from tests.user_code import fresh_imports
+
+Capture = pytest.CaptureFixture[str]
+NET = """
+    layer { name: 'in' type: 'Input' top: 'data'
+      input_param { shape { dim: 2 dim: 3 dim: 4 dim: 5 } } }
+    layer { name: 'ip' type: 'InnerProduct' bottom: 'data' top: 'ip'
+      inner_product_param { num_output: 6 weight_filler { type: 'xavier' } } }"""
+FLAGS = ["--model_def", "net.prototxt", "--pretrained_model", "net.caffemodel"]
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A current folder with a net, its weights, images and a mean."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(caffe.mode.mode, "python_layers", True)
+    Path("net.prototxt").write_text(NET)
+    save_weights(load_net("net.prototxt"), "net.caffemodel")
+    Path("images").mkdir()
+    generator = np.random.default_rng(4)
+    for name in ("b.png", "a.png", "c.bmp"):
+        cv2.imwrite(f"images/{name}", generator.integers(256, size=(8, 9, 3)).astype(np.uint8))
+    np.save("mean.npy", np.array([1.0, 2.0, 3.0]))
+
+
+def scores(crop: np.ndarray, raw_scale: float = 255, swap: bool = True) -> np.ndarray:
+    """By hand: of a crop [4, 5, 3] in RGB from 0 to 1."""
+    weight, bias = (blob.detach().numpy() for blob in load_net("net.prototxt").params["ip"][:2])
+    blob = raw_scale * (crop[:, :, ::-1] if swap else crop).transpose(2, 0, 1)
+    return (weight @ (blob - np.array([[[1]], [[2]], [[3]]])).ravel() + bias).astype(np.float32)
+
+
+def test_a_folder(capfd: Capture) -> None:
+    flags = ["-images_dim", "8,9", "-mean_file=mean.npy", "--ext", "png", "-center_only"]
+    result = run_well(["classify", "images", "out.npy", *FLAGS, *flags], capfd)
+    lines = result.out.splitlines()
+    assert lines[:3] == ["CPU mode", "Loading folder: images", "Classifying 2 inputs."]
+    assert lines[3].startswith("Done in ") and lines[4] == "Saving results into out.npy"
+    images = [caffe.io.load_image(f"images/{name}.png") for name in "ab"]
+    expected = np.stack([scores(image[2:6, 2:7]) for image in images])
+    assert_close(np.load("out.npy"), expected, "centres")
+
+
+def test_an_array_with_other_settings(capfd: Capture) -> None:
+    images = np.random.default_rng(1).uniform(size=(3, 8, 9, 3))
+    np.save("in.npy", images)
+    flags = ["--images_dim=8,9", "--mean_file=mean.npy", "--raw_scale=2", "--channel_swap="]
+    run_well(["classify", "in.npy", "out", *FLAGS, *flags], capfd)
+    crops = caffe.io.oversample(list(images.astype(np.float32)), (4, 5))
+    expected = np.stack([scores(crop, 2, False) for crop in crops]).reshape(3, 10, 6).mean(1)
+    assert_close(np.load("out.npy"), expected.astype(np.float32), "ten crops")
+
+
+def test_an_image(capfd: Capture) -> None:
+    run_well(["classify", "images/c.bmp", "out.npy", *FLAGS, "--input_scale", "0"], capfd)
+    bias = load_net("net.prototxt", weights="net.caffemodel").params["ip"][1]
+    assert_close(np.load("out.npy"), bias.detach().numpy()[None], "nothing but the bias")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["images", "o.npy", *FLAGS, "--ext", "tif"], "images: has no files that end in .tif"),
+        (["nowhere.png", "o.npy", *FLAGS], "nowhere.png: cannot be read"),
+        (["net.prototxt", "o.npy", *FLAGS], "net.prototxt: is not an image"),
+        (["mean.npy", "o.npy", *FLAGS], r"mean.npy: has the shape (3,); [N, H, W, channels]"),
+        (["images", "o.npy", *FLAGS, "--mean_file", "net.prototxt"], "is not a .npy file"),
+        (["images", "o.npy", *FLAGS, "--images_dim", "8"], "takes 2 whole numbers with commas"),
+        (["images", "o.npy", *FLAGS, "--channel_swap", "x"], "takes whole numbers with commas"),
+        (["images", "o.npy", *FLAGS, "--channel_swap", "1"], "the order needs 3 entries"),
+        (["images", "o.npy"], "Missing option '--model_def'"),
+        (["images/a.png", "no/o.npy", *FLAGS], "there is no folder no"),
+    ],
+)
+def test_wrong_input(arguments: list[str], message: str, capfd: Capture) -> None:
+    assert message in complaint(["classify", *arguments], capfd)
+    assert not Path("o.npy").exists()
+
+
+def test_python_layers_need_the_flag(capfd: Capture) -> None:
+    Path("net.prototxt").write_text(
+        NET + "layer { name: 'p' type: 'Python' bottom: 'ip' top: 'p' python_param {"
+        " module: 'm' layer: 'L' } }"
+    )
+    arguments = ["classify", "images/a.png", "o.npy", *FLAGS]
+    assert "give --allow-python-layers" in complaint(arguments, capfd)
+    with fresh_imports():
+        assert "no Python module 'm'" in complaint([*arguments, "--allow-python-layers"], capfd)
