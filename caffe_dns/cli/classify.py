@@ -59,7 +59,8 @@ def command(
     with values from 0 to 1. In a folder, images are taken in the order of their names.
 
     \b
-    dns classify cat.jpg scores.npy --model_def deploy.prototxt --pretrained_model x.caffemodel
+    dns classify cat.jpg scores.npy --model_def deploy.prototxt \\
+      --pretrained_model x.caffemodel
     """
     permit(allow_python_layers)
     use_device(gpu)
