@@ -8,6 +8,7 @@ from caffe_dns import log
 from caffe_dns.cli import flags
 from caffe_dns.cli.launch import as_rank, launch
 from caffe_dns.cli.progress import Progress
+from caffe_dns.cli.snapshots import NEWEST, Snapshots
 from caffe_dns.cli.target import add_target, find_target, keeps_files, write_definition
 from caffe_dns.device.precision import use_precision
 from caffe_dns.device.selection import parse_gpus, training_device
@@ -15,6 +16,7 @@ from caffe_dns.errors import CaffeError
 from caffe_dns.parallel.ranks import JoinedRanks
 from caffe_dns.proto.caffe_pb2 import SolverParameter
 from caffe_dns.proto.upgrade import read_solver
+from caffe_dns.solver.divergence import ON_NAN
 from caffe_dns.solver.observers import Observer, SurgeryTable, TensorBoard, check_tensorboard
 from caffe_dns.solver.signals import SignalHandler, parse_action
 from caffe_dns.solver.solver import Solver
@@ -30,6 +32,21 @@ _EFFECTS = "snapshot, stop or none"
 @click.option(
     "--snapshot", default="", metavar="FILE", help="The solver state (.solverstate) to resume from."
 )
+@click.option(
+    "--resume",
+    is_flag=False,
+    flag_value=NEWEST,
+    metavar="[FILE]",
+    help="Go on from this solver state or, without FILE, from the newest whole snapshot of the "
+    "solver's prefix; from the beginning if there is none yet.",
+)
+@click.option(
+    "--keep",
+    type=int,
+    metavar="N",
+    help="Keep the last N snapshots of this run and remove older ones, but never the newest whole "
+    "one.",
+)
 @flags.gpu
 @flags.precision
 @flags.level
@@ -37,6 +54,13 @@ _EFFECTS = "snapshot, stop or none"
 @click.option("--sigint_effect", default="stop", show_default=True, help=f"On SIGINT: {_EFFECTS}.")
 @click.option(
     "--sighup_effect", default="snapshot", show_default=True, help=f"On SIGHUP: {_EFFECTS}."
+)
+@click.option(
+    "--on-nan",
+    type=click.Choice(ON_NAN),
+    default="stop",
+    show_default=True,
+    help="When training has diverged: stop, or warn and go on without snapshots.",
 )
 @flags.no_surgery
 @flags.python_layers
@@ -67,12 +91,15 @@ def command(
     solver: str,
     weights: str,
     snapshot: str,
+    resume: str | None,
+    keep: int | None,
     gpu: str,
     precision: str,
     level: int,
     stage: str,
     sigint_effect: str,
     sighup_effect: str,
+    on_nan: str,
     no_surgery: bool,
     allow_python_layers: bool,
     tensorboard: str,
@@ -91,6 +118,7 @@ def command(
     """
     if not solver:
         raise CaffeError("train needs a solver definition: --solver FILE")
+    snapshots = Snapshots(snapshot, resume, keep)
     if snapshot and weights:
         raise CaffeError("give -snapshot to resume training or -weights to finetune, but not both")
     if tensorboard:
@@ -100,7 +128,8 @@ def command(
     )
     if ranks is None and len(gpus := parse_gpus(gpu)) > 1:
         return launch(click.get_current_context().obj, gpus)
-    param = _read_solver(solver, weights, snapshot, level, stage)
+    state = snapshots.find_state(solver, ranks)
+    param = _read_solver(solver, weights, state, level, stage)
     target = find_target(target_sparsity, target_compression)
     if target is not None:
         add_target(param, target, surgery=not no_surgery)
@@ -116,17 +145,19 @@ def command(
             allow_python_layers=allow_python_layers,
             activations=activations,
             ranks=ranks,
+            on_nan=on_nan,
         )
     except CaffeError as error:
         raise error.locate(file=solver) from None
     try:
-        if snapshot:
-            log.info(f"Resuming from {snapshot}")
-            trainer.restore(snapshot)
+        if state:
+            log.info(f"Resuming from {state}")
+            trainer.restore(state)
         if trainer.ranks.is_root:
-            if target is not None and not snapshot:
+            if target is not None and not state:
                 write_definition(trainer)
             trainer.observers = _observers(param, tensorboard, trainer.iteration)
+            snapshots.rotate(trainer, resumed=bool(state))
         _solve(trainer, handler)
     finally:
         for observer in trainer.observers:

@@ -1,4 +1,4 @@
-"""Who looks on while a solver trains: a table of surgery, TensorBoard, and a guard against NaN.
+"""Who looks on while a solver trains: a table of surgery, and TensorBoard.
 
 An observer is told of each display and each test. None of them changes the training, and none
 makes the host wait for the device at any other iteration.
@@ -8,20 +8,16 @@ from __future__ import annotations
 
 import csv
 import io
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-import torch
 from torch import Tensor
 
 from caffe_dns import log
 from caffe_dns.errors import CaffeError
 from caffe_dns.files import write_atomically
-from caffe_dns.net import Net
-from caffe_dns.proto.caffe_pb2 import SolverParameter
 from caffe_dns.surgery.masked_layers import Count
 
 
@@ -186,47 +182,3 @@ def _summary_writer() -> Any:
     except ImportError:
         raise CaffeError("--tensorboard needs a package: pip install tensorboard") from None
     return SummaryWriter
-
-
-# Guard ------------------------------------------------------------------------------------------
-
-
-def check_loss(
-    param: SolverParameter, net: Net, iteration: int, loss: Tensor, outputs: Mapping[str, Tensor]
-) -> None:
-    """Raise CaffeError, which says what to try, unless the loss is a finite number.
-
-    `outputs` are looked through for the one to blame. Waits for the device.
-    """
-    value = float(loss)
-    if math.isfinite(value):
-        return
-    names = [name for name in net.loss_weights if name in outputs]
-    guilty = [name for name in names if not bool(outputs[name].isfinite().all())]
-    blamed = ", ".join(f"'{name}'" for name in guilty or net.loss_weights)
-    raise CaffeError(
-        f"Iteration {iteration}: the loss (output {blamed}) is {value}; {_advice(param, net)}"
-    )
-
-
-def check_weights(param: SolverParameter, net: Net, iteration: int) -> None:
-    """Raise CaffeError unless all learnable blobs are finite. Waits for the device once."""
-    blobs = net.learnable_params
-    if not blobs:
-        return
-    finite = torch.stack([blob.tensor.isfinite().all() for blob in blobs]).tolist()
-    if not all(finite):
-        layer = blobs[finite.index(False)].layer.name
-        raise CaffeError(
-            f"Iteration {iteration}: the blobs of layer '{layer}' are no longer finite, so no "
-            f"snapshot is written; {_advice(param, net)}"
-        )
-
-
-def _advice(param: SolverParameter, net: Net) -> str:
-    advice = f"training has diverged: try a base_lr below {log.number(param.base_lr)}"
-    if param.clip_gradients < 0:
-        advice += ", or clip_gradients"
-    if any(step.layer.mask_indices for step in net.steps):
-        advice += ", or lower thresholds"
-    return f"{advice}; if it is so from the start, look at data and weights"

@@ -25,10 +25,11 @@ from caffe_dns.parallel.ranks import Ranks
 from caffe_dns.parallel.sufficient_factors import share_gradients
 from caffe_dns.proto.caffe_pb2 import DataPosition, SolverParameter, SolverState
 from caffe_dns.proto.text import to_text
-from caffe_dns.solver.checks import check_definition, check_sizes
+from caffe_dns.solver.checks import check_definition, check_sizes, snapshot_name
+from caffe_dns.solver.divergence import Guard
 from caffe_dns.solver.iteration import CapturedIteration, Outcome, run_iteration
 from caffe_dns.solver.nets import build_test_nets, build_train_net
-from caffe_dns.solver.observers import Display, Observer, check_loss, check_weights, log_scores
+from caffe_dns.solver.observers import Display, Observer, log_scores
 from caffe_dns.solver.signals import BY_URGENCY, Action
 from caffe_dns.solver.snapshot import (
     check_writable,
@@ -64,11 +65,14 @@ class Solver:
         allow_python_layers: bool = False,
         activations: torch.dtype | None = None,
         ranks: Ranks | None = None,
+        on_nan: str = "stop",
     ) -> None:
         self.param = param
         self.ranks = ranks or Ranks()
         log.info(f"Initializing solver from parameters: \n{to_text(param)}")
-        self._check()
+        check_definition(param)
+        if param.snapshot and self.ranks.is_root:
+            check_writable(snapshot_name(param, 0, ".tempfile"))
         self.stages = plan(param)
         param.max_iter = self.stages[-1].end
         self._seed_given = param.HasField("random_seed") and param.random_seed >= 0
@@ -99,6 +103,11 @@ class Solver:
         log.info("Solver scaffolding done.")
         if self.surgeon is not None:
             self.surgeon.announce()
+        self._guard = Guard(param, self.net, on_nan)
+        self._begin()
+
+    def _begin(self) -> None:
+        """The state before the first iteration, with nobody looking on."""
         #: How many times the weights have been updated.
         self.iteration = 0
         self.current_step = 0
@@ -109,7 +118,11 @@ class Solver:
         self.on_iteration: Callable[[], None] = lambda: None
         #: Told of each display and each test.
         self.observers: list[Observer] = []
-        self._losses: deque[Tensor] = deque(maxlen=param.average_loss)
+        #: Told of each snapshot, by its iteration and its state's file.
+        self.on_snapshot: Callable[[int, str], None] = lambda iteration, state: None
+        self._losses: deque[Tensor] = deque(maxlen=self.param.average_loss)
+        #: What the last iteration was given, where it may have to be looked at again.
+        self._batch: dict[str, Tensor] = {}
         #: What the last update subtracted, where snapshots are to have it.
         self._updates: dict[Param, Tensor] = {}
         #: Where the data stood before the tests that are going on; a resumed run repeats them.
@@ -121,11 +134,6 @@ class Solver:
             return None
         return CapturedIteration(self.net, self.rule, *self._sharing)
 
-    def _check(self) -> None:
-        check_definition(self.param)
-        if self.param.snapshot and self.ranks.is_root:
-            check_writable(self._snapshot_name(0, ".tempfile"))
-
     # Training -----------------------------------------------------------------------------------
 
     def solve(self) -> None:
@@ -135,7 +143,7 @@ class Solver:
         log.info(f"Learning Rate Policy: {param.lr_policy}")
         self.stopped_early = False
         if param.snapshot_after_train and self.ranks.is_root:
-            check_writable(self._snapshot_name(self.iteration, ".tempfile"))
+            check_writable(snapshot_name(param, self.iteration, ".tempfile"))
         self.step(param.max_iter - self.iteration)
         if param.snapshot_after_train and not _due(self.iteration, param.snapshot):
             self.snapshot()
@@ -176,7 +184,7 @@ class Solver:
                 self.surgeon.update_masks(self.iteration)
             display = _due(self.iteration, param.display)
             rate, stepped = self._set_rate()
-            outcome = self._iterate(debug=display and param.debug_info)
+            outcome = self._iterate(display)
             if display and self.ranks.is_root:
                 self._display(outcome.outputs, rate)
             if stepped:
@@ -210,15 +218,19 @@ class Solver:
             self.rule.set_iteration(self.iteration)
         return rate, stepped
 
-    def _iterate(self, debug: bool) -> Outcome:
+    def _iterate(self, display: bool) -> Outcome:
         """iter_size times forward and backward, then one update."""
         self.net.context.passes = self.iteration
+        self._batch = {}
         batches = [self.net.read_sources() for _ in range(self.param.iter_size)]
         before = self._copy_parameters() if self.param.snapshot_diff else {}
+        debug = display and self.param.debug_info
         if self._captured is None or debug:
             outcome = run_iteration(self.net, self.rule, batches, *self._sharing, debug=debug)
         else:
             outcome = self._captured.run(batches)
+        if display or _due(self.iteration + 1, self.param.snapshot):
+            self._batch = batches[-1]
         self._updates = {param: old - param.tensor.detach() for param, old in before.items()}
         # A replayed iteration writes its loss over the last one's.
         keep = self.param.average_loss > 1 and self._captured is not None
@@ -245,7 +257,7 @@ class Solver:
         display = Display(self.iteration, loss, rate, outputs, counts)
         for observer in self.observers:
             observer.displayed(display)
-        check_loss(self.param, self.net, self.iteration, self._losses[-1], outputs)
+        self._guard.check(self.iteration, self._losses[-1], outputs, self._batch)
 
     def _smoothed_loss(self) -> float:
         """The mean of the last average_loss losses."""
@@ -305,16 +317,17 @@ class Solver:
         """
         if not self.ranks.is_root:
             return
-        for loss in list(self._losses)[-1:]:
-            check_loss(self.param, self.net, self.iteration, loss, {})
-        check_weights(self.param, self.net, self.iteration)
+        loss = self._losses[-1] if self._losses else None
+        if not self._guard.check(self.iteration, loss, {}, self._batch):
+            log.warning(f"Iteration {self.iteration}: no snapshot is written")
+            return
         hdf5 = self.param.snapshot_format == SolverParameter.HDF5
         ending = ".h5" if hdf5 else ""
         kind = "HDF5" if hdf5 else "binary proto"
-        model = self._snapshot_name(self.iteration, f".caffemodel{ending}")
+        model = snapshot_name(self.param, self.iteration, f".caffemodel{ending}")
         log.info(f"Snapshotting to {kind} file {model}")
         save_weights(self.net, model, hdf5=hdf5, diffs=self._diffs())
-        state_file = self._snapshot_name(self.iteration, f".solverstate{ending}")
+        state_file = snapshot_name(self.param, self.iteration, f".solverstate{ending}")
         log.info(f"Snapshotting solver state to {kind} file {state_file}")
         state = SolverState(
             iter=self.iteration,
@@ -327,6 +340,7 @@ class Solver:
         )
         histories = gather_histories(self.rule, self.net.learnable_params)
         write_state(state_file, state, histories, hdf5=hdf5)
+        self.on_snapshot(self.iteration, state_file)
 
     def _diffs(self) -> dict[Param, Tensor] | None:
         """The diffs that snapshots have beside the blobs: what the last update subtracted."""
@@ -382,9 +396,6 @@ class Solver:
             context.seed = seed
         if self.surgeon is not None:
             self.surgeon.seed = seed
-
-    def _snapshot_name(self, iteration: int, ending: str) -> str:
-        return f"{self.param.snapshot_prefix}_iter_{iteration}{ending}"
 
 
 def _due(iteration: int, interval: int) -> bool:

@@ -1,0 +1,59 @@
+"""`dns train --snapshot`, `--resume` and `--keep`: where to go on, and what stays on the disk."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from caffe_dns import log
+from caffe_dns.errors import CaffeError
+from caffe_dns.parallel.ranks import Ranks
+from caffe_dns.proto.upgrade import read_solver
+from caffe_dns.solver.snapshot_files import Rotation, newest_whole
+from caffe_dns.solver.solver import Solver
+
+#: What --resume means without a file.
+NEWEST = "newest"
+
+
+@dataclass
+class Snapshots:
+    """What the flags say. Raises CaffeError where they contradict each other."""
+
+    snapshot: str
+    resume: str | None
+    keep: int | None
+
+    def __post_init__(self) -> None:
+        if self.snapshot and self.resume:
+            raise CaffeError("-snapshot and --resume both say where to go on; give one of them")
+        self._rotation = None if self.keep is None else Rotation(self.keep)
+
+    def find_state(self, solver: str, ranks: Ranks | None) -> str:
+        """The solver state to go on from; empty to start from the beginning.
+
+        `solver` is the file of the definition. Raises CaffeError when there are snapshots, but no
+        whole one, or when ranks see different ones.
+        """
+        if self.resume != NEWEST:
+            return self.resume or self.snapshot
+        try:
+            newest = newest_whole(read_solver(solver).message)
+        except CaffeError as error:
+            raise error.locate(file=solver) from None
+        iteration = 0 if newest is None else newest.iteration
+        if ranks is not None and ranks.from_root(iteration) != iteration:
+            raise CaffeError(
+                f"the newest whole snapshot that rank {ranks.rank} sees is of iteration "
+                f"{iteration}, rank 0 sees another; all need the same files"
+            )
+        if newest is None:
+            log.info("No snapshot to resume from yet: starting from the beginning")
+            return ""
+        return str(newest.state)
+
+    def rotate(self, trainer: Solver, *, resumed: bool) -> None:
+        """Remove old snapshots while `trainer` runs, if the flags say so."""
+        if self._rotation is not None:
+            if resumed:
+                self._rotation.adopt(trainer.param.snapshot_prefix, trainer.iteration)
+            trainer.on_snapshot = self._rotation.add

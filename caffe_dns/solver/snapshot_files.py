@@ -1,0 +1,131 @@
+"""The snapshots that lie on the disk: which one to go on from, and which are old enough to go."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from caffe_dns import log
+from caffe_dns.errors import CaffeError, first_line
+from caffe_dns.proto.caffe_pb2 import SolverParameter
+from caffe_dns.solver.snapshot import checksum, find_model, read_state
+from caffe_dns.weights.transfer import read_layers
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A state and its model, by the names that they were written under."""
+
+    iteration: int
+    state: Path
+
+    @property
+    def model(self) -> Path:
+        """The model beside the state."""
+        name = self.state.name.replace(".solverstate", ".caffemodel")
+        return self.state.with_name(name)
+
+    def fault(self) -> str | None:
+        """What is wrong with the state or its model; None for a whole snapshot."""
+        try:
+            state, _ = read_state(str(self.state))
+            if state.iter != self.iteration:
+                return f"{self.state} is of iteration {state.iter}"
+            if not state.HasField("learned_net"):
+                return f"{self.state} names no model"
+            model = find_model(state.learned_net, str(self.state))
+            if state.learned_net_sha256:
+                if checksum(model) != state.learned_net_sha256:
+                    return f"{model} is not what it was when the state was written"
+            else:  # a state of Caffe's
+                read_layers(model)
+        except CaffeError as error:
+            return first_line(error)
+        return None
+
+
+def find_snapshots(prefix: str) -> list[Snapshot]:
+    """All snapshots with this prefix that have a state, the newest first."""
+    pattern = re.compile(re.escape(Path(prefix).name) + r"_iter_(\d+)\.solverstate(\.h5)?")
+    folder = Path(prefix).parent
+    if prefix.endswith("/"):
+        folder, pattern = Path(prefix), re.compile(r"_iter_(\d+)\.solverstate(\.h5)?")
+    found = []
+    with suppress(OSError):  # what cannot be listed has none
+        for path in folder.iterdir():
+            if match := pattern.fullmatch(path.name):
+                found.append(Snapshot(int(match[1]), path))
+    return sorted(found, key=lambda one: (one.iteration, one.state.name), reverse=True)
+
+
+def newest_whole(param: SolverParameter) -> Snapshot | None:
+    """The newest whole snapshot with the definition's prefix; None where there is no state at all.
+
+    Each one that is passed over is logged, with what is wrong. Raises CaffeError when there are
+    states, and none of them is whole, or when the definition has no prefix.
+    """
+    if not param.HasField("snapshot_prefix"):
+        raise CaffeError(
+            "--resume looks for the newest snapshot by snapshot_prefix, which is not given",
+            field="snapshot_prefix",
+        )
+    snapshots = find_snapshots(param.snapshot_prefix)
+    for snapshot in snapshots:
+        fault = snapshot.fault()
+        if fault is None:
+            return snapshot
+        log.warning(f"Passing over {snapshot.state}: {fault}")
+    if snapshots:
+        raise CaffeError(
+            f"none of the {len(snapshots)} snapshots {param.snapshot_prefix}_iter_* is whole; "
+            "take them away to start from the beginning"
+        )
+    return None
+
+
+@dataclass
+class Rotation:
+    """Keeps the newest `keep` snapshots of a run, and removes what it wrote before them.
+
+    The newest whole one always stays. Files that the run has not written, and is no continuation
+    of, are not touched. Raises CaffeError unless `keep` is at least 1.
+    """
+
+    keep: int
+    written: list[Snapshot] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if self.keep < 1:
+            raise CaffeError(f"--keep: at least one snapshot has to stay, not {self.keep}")
+
+    def adopt(self, prefix: str, iteration: int) -> None:
+        """Count the snapshots up to where a run goes on as the run's own."""
+        older = [one for one in find_snapshots(prefix) if one.iteration <= iteration]
+        self.written = list(reversed(older))
+
+    def add(self, iteration: int, state: str) -> None:
+        """A snapshot has been written; remove what is too old by now."""
+        new = Snapshot(iteration, Path(state))
+        self.written = [one for one in self.written if one.state != new.state] + [new]
+        for old in self._too_old():
+            self.written.remove(old)
+            # The state first: a model without a state is never taken for a snapshot.
+            for path in (old.state, old.model):
+                try:
+                    path.unlink(missing_ok=True)
+                except OSError as error:
+                    log.warning(f"{path} is too old and cannot be removed: {error.strerror}")
+
+    def _too_old(self) -> list[Snapshot]:
+        kept, older = self.written[-self.keep :], self.written[: -self.keep]
+        if older and not any(_whole(kept)):
+            spared = next((one for one in reversed(older) if one.fault() is None), None)
+            older = [one for one in older if one is not spared]
+        return older
+
+
+def _whole(snapshots: list[Snapshot]) -> Iterator[bool]:
+    return (one.fault() is None for one in reversed(snapshots))

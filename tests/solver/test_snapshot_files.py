@@ -1,0 +1,132 @@
+"""--resume finds the newest whole snapshot, --keep removes what is old enough."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from caffe_dns.errors import CaffeError
+from caffe_dns.solver.snapshot_files import Rotation, find_snapshots
+from tests.cli.harness import complaint, run_well
+from tests.oracle import GOLDEN
+from tests.solver.harness import make_solver
+from tests.solver.test_observers import write_solver
+
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture(autouse=True)
+def in_golden_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(GOLDEN)
+
+
+def solver_file(folder: Path, **settings: object) -> str:
+    return write_solver(
+        folder, "surgery_holmes", **{"max_iter": 6, "snapshot": 2, "test_interval": 100, **settings}
+    )
+
+
+def train(folder: Path, capture: Capture, *flags: str, **settings: object) -> list[str]:
+    solver = solver_file(folder, **settings)
+    return run_well(["train", "--solver", solver, *flags], capture).messages
+
+
+def whole_files(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.glob("snap_iter_*"))}
+
+
+@pytest.mark.parametrize("form", ["BINARYPROTO", "HDF5"])
+def test_the_newest_whole_one_is_resumed(form: str, tmp_path: Path, capfd: Capture) -> None:
+    train(tmp_path, capfd, snapshot_format=form)
+    uninterrupted = whole_files(tmp_path)
+    ending = ".h5" if form == "HDF5" else ""
+    state = tmp_path / f"snap_iter_6.solverstate{ending}"
+    model = tmp_path / f"snap_iter_4.caffemodel{ending}"
+    state.write_bytes(state.read_bytes()[:100])
+    model.write_bytes(model.read_bytes()[:-1] + b"?")
+    messages = train(tmp_path, capfd, "--resume", snapshot_format=form)
+    passed_over = [line for line in messages if line.startswith("Passing over")]
+    assert [f"iter_{n}.solverstate" in line for n, line in zip((6, 4), passed_over, strict=True)]
+    assert "is not what it was when the state was written" in passed_over[1]
+    assert f"Resuming from {tmp_path}/snap_iter_2.solverstate{ending}" in messages
+    if form == "BINARYPROTO":  # HDF5 has the time of writing in it
+        assert whole_files(tmp_path) == uninterrupted
+
+
+def test_a_state_by_name(tmp_path: Path, capfd: Capture) -> None:
+    train(tmp_path, capfd)
+    state = f"{tmp_path}/snap_iter_4.solverstate"
+    for flags in (["--resume", state], [f"-resume={state}"]):
+        assert f"Resuming from {state}" in train(tmp_path, capfd, *flags)
+
+
+def test_nothing_to_resume_from_is_a_beginning(tmp_path: Path, capfd: Capture) -> None:
+    messages = train(tmp_path, capfd, "--resume")
+    assert "No snapshot to resume from yet: starting from the beginning" in messages
+    # The same command again has nothing left to do.
+    assert f"Resuming from {tmp_path}/snap_iter_6.solverstate" in train(tmp_path, capfd, "--resume")
+
+
+def test_no_whole_one_is_an_error(tmp_path: Path, capfd: Capture) -> None:
+    train(tmp_path, capfd)
+    for path in tmp_path.glob("*.caffemodel"):
+        path.unlink()
+    line = complaint(["train", "--solver", solver_file(tmp_path), "--resume"], capfd)
+    assert f"none of the 3 snapshots {tmp_path}/snap_iter_* is whole" in line
+
+
+def test_resume_and_snapshot_exclude_each_other(tmp_path: Path, capfd: Capture) -> None:
+    solver = solver_file(tmp_path)
+    line = complaint(["train", "--solver", solver, "--snapshot", "a", "--resume", "b"], capfd)
+    assert "-snapshot and --resume both say where to go on" in line
+
+
+def test_keep_removes_what_is_old(tmp_path: Path, capfd: Capture) -> None:
+    stranger = tmp_path / "snap_iter_1.caffemodel"
+    stranger.write_bytes(b"by hand")
+    train(tmp_path, capfd, "--keep", "2", max_iter=8)
+    assert [one.iteration for one in find_snapshots(f"{tmp_path}/snap")] == [8, 6]
+    assert stranger.exists()
+    assert not (tmp_path / "snap_iter_2.caffemodel").exists()
+
+
+def test_keep_after_a_resume_counts_the_earlier_ones(tmp_path: Path, capfd: Capture) -> None:
+    train(tmp_path, capfd)
+    train(tmp_path, capfd, "--resume", "--keep=2", max_iter=10)
+    assert [one.iteration for one in find_snapshots(f"{tmp_path}/snap")] == [10, 8]
+
+
+def test_snapshots_of_another_run_are_left(tmp_path: Path, capfd: Capture) -> None:
+    train(tmp_path, capfd, max_iter=10)
+    train(tmp_path, capfd, "--keep=1", max_iter=6)
+    assert [one.iteration for one in find_snapshots(f"{tmp_path}/snap")] == [10, 8, 6]
+
+
+def test_the_newest_whole_one_stays(tmp_path: Path) -> None:
+    solver = make_solver(tmp_path, "snapshot: 1")
+    rotation = Rotation(keep=1)
+
+    def damage_and_add(iteration: int, state: str) -> None:
+        if iteration >= 3:
+            Path(state).write_bytes(b"")
+        rotation.add(iteration, state)
+
+    solver.on_snapshot = damage_and_add
+    solver.step(4)
+    solver.close()
+    assert [one.iteration for one in find_snapshots(f"{tmp_path}/snap")] == [4, 2]
+
+
+def test_at_least_one_is_kept() -> None:
+    with pytest.raises(CaffeError, match="at least one snapshot has to stay, not 0"):
+        Rotation(0)
+
+
+@pytest.mark.parametrize("prefix", ["snap", "a.b[1]", "with space", ""])
+def test_names_of_any_prefix(prefix: str, tmp_path: Path) -> None:
+    for name in (f"{prefix}_iter_3.solverstate", f"{prefix}_iter_12.solverstate.h5", "x_iter_4.b"):
+        (tmp_path / name).touch()
+    found = find_snapshots(f"{tmp_path}/{prefix}")
+    assert [one.iteration for one in found] == [12, 3]
+    assert found[0].model == tmp_path / f"{prefix}_iter_12.caffemodel.h5"
