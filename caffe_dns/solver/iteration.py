@@ -19,6 +19,7 @@ from caffe_dns.errors import CaffeError, first_line
 from caffe_dns.layers.weight_gradients import DeferredWeightGradients, SecondStream
 from caffe_dns.net import Net
 from caffe_dns.net.debug_info import DebugInfo
+from caffe_dns.net.params import Param
 from caffe_dns.parallel.averaging import GradientAverage
 from caffe_dns.solver.update_rules import UpdateRule
 
@@ -31,6 +32,40 @@ class Outcome:
     def __init__(self, outputs: dict[str, Tensor], loss: Tensor) -> None:
         self.outputs = outputs
         self.loss = loss
+
+
+class LastUpdate:
+    """What the last update subtracted from each parameter that learns, where that is `wanted`."""
+
+    def __init__(self, net: Net, *, wanted: bool) -> None:
+        self._net = net
+        self._wanted = wanted
+        self._before: dict[Param, Tensor] = {}
+        self._subtracted: dict[Param, Tensor] = {}
+
+    def forget(self) -> None:
+        """Nothing has been updated yet."""
+        self._subtracted.clear()
+
+    def begin(self) -> None:
+        """The parameters are about to be updated."""
+        if self._wanted:
+            learning = [param for param in self._net.learnable_params if param.lr_mult != 0]
+            self._before = {param: param.tensor.detach().clone() for param in learning}
+
+    def end(self) -> None:
+        """The parameters have been updated."""
+        before, self._before = self._before, {}
+        self._subtracted = {param: old - param.tensor.detach() for param, old in before.items()}
+
+    def diffs(self) -> dict[Param, Tensor] | None:
+        """The diffs that snapshots have beside the blobs; zeros where nothing was updated."""
+        if not self._wanted:
+            return None
+        return {
+            param: self._subtracted.get(param, torch.zeros_like(param.tensor.detach()))
+            for param in self._net.learnable_params
+        }
 
 
 def run_iteration(
@@ -83,6 +118,15 @@ def _run_passes(
         total = loss.detach() if total is None else total + loss.detach()
     assert total is not None
     return Outcome(outputs, total if len(batches) == 1 else total / len(batches))
+
+
+def capture(
+    net: Net,
+    rule: UpdateRule,
+    sharing: tuple[GradientAverage | None, DeferredWeightGradients | None],
+) -> CapturedIteration | None:
+    """What replays iterations of a net on a GPU; None on other devices."""
+    return CapturedIteration(net, rule, *sharing) if net.context.device.type == "cuda" else None
 
 
 class CapturedIteration:

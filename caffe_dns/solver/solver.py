@@ -20,14 +20,13 @@ from caffe_dns.errors import CaffeError
 from caffe_dns.layers.base import Context
 from caffe_dns.net import Net
 from caffe_dns.net.debug_info import DebugInfo
-from caffe_dns.net.params import Param
 from caffe_dns.parallel.ranks import Ranks
 from caffe_dns.parallel.sufficient_factors import share_gradients
 from caffe_dns.proto.caffe_pb2 import DataPosition, SolverParameter, SolverState
 from caffe_dns.proto.text import to_text
 from caffe_dns.solver.checks import check_definition, check_sizes, snapshot_name
 from caffe_dns.solver.divergence import Guard
-from caffe_dns.solver.iteration import CapturedIteration, Outcome, run_iteration
+from caffe_dns.solver.iteration import LastUpdate, Outcome, capture, run_iteration
 from caffe_dns.solver.nets import build_test_nets, build_train_net
 from caffe_dns.solver.observers import Display, Observer, log_scores
 from caffe_dns.solver.signals import BY_URGENCY, Action
@@ -97,7 +96,7 @@ class Solver:
         self.rule = solver_types[param.type](param, self.net.learnable_params)
         #: What makes gradients those of all ranks.
         self._sharing = share_gradients(self.net, self.ranks)
-        self._captured = self._capture()
+        self._captured = capture(self.net, self.rule, self._sharing)
         check_sizes(param, self.net, self.rule.num_histories)
         self.surgeon = Surgeon(self.net, self.stages, self.seed) if surgery else None
         log.info("Solver scaffolding done.")
@@ -123,16 +122,10 @@ class Solver:
         self._losses: deque[Tensor] = deque(maxlen=self.param.average_loss)
         #: What the last iteration was given, where it may have to be looked at again.
         self._batch: dict[str, Tensor] = {}
-        #: What the last update subtracted, where snapshots are to have it.
-        self._updates: dict[Param, Tensor] = {}
+        self._last_update = LastUpdate(self.net, wanted=self.param.snapshot_diff)
         #: Where the data stood before the tests that are going on; a resumed run repeats them.
         self._positions_before_tests: list[DataPosition] = []
         self._last_display = (0, time.perf_counter())
-
-    def _capture(self) -> CapturedIteration | None:
-        if self.net.context.device.type != "cuda":
-            return None
-        return CapturedIteration(self.net, self.rule, *self._sharing)
 
     # Training -----------------------------------------------------------------------------------
 
@@ -170,7 +163,7 @@ class Solver:
         self._losses.clear()
         self._last_display = (self.iteration, time.perf_counter())
         while self.iteration < stop:
-            self._updates.clear()
+            self._last_update.forget()
             self._positions_before_tests.clear()
             if _due(self.iteration, param.test_interval) and (
                 self.iteration > 0 or param.test_initialization
@@ -223,7 +216,7 @@ class Solver:
         self.net.context.passes = self.iteration
         self._batch = {}
         batches = [self.net.read_sources() for _ in range(self.param.iter_size)]
-        before = self._copy_parameters() if self.param.snapshot_diff else {}
+        self._last_update.begin()
         debug = display and self.param.debug_info
         if self._captured is None or debug:
             outcome = run_iteration(self.net, self.rule, batches, *self._sharing, debug=debug)
@@ -231,15 +224,11 @@ class Solver:
             outcome = self._captured.run(batches)
         if display or _due(self.iteration + 1, self.param.snapshot):
             self._batch = batches[-1]
-        self._updates = {param: old - param.tensor.detach() for param, old in before.items()}
+        self._last_update.end()
         # A replayed iteration writes its loss over the last one's.
         keep = self.param.average_loss > 1 and self._captured is not None
         self._losses.append(outcome.loss.clone() if keep else outcome.loss)
         return outcome
-
-    def _copy_parameters(self) -> dict[Param, Tensor]:
-        learning = [param for param in self.net.learnable_params if param.lr_mult != 0]
-        return {param: param.tensor.detach().clone() for param in learning}
 
     def _display(self, outputs: Mapping[str, Tensor], rate: float) -> None:
         now = time.perf_counter()
@@ -326,7 +315,7 @@ class Solver:
         kind = "HDF5" if hdf5 else "binary proto"
         model = snapshot_name(self.param, self.iteration, f".caffemodel{ending}")
         log.info(f"Snapshotting to {kind} file {model}")
-        save_weights(self.net, model, hdf5=hdf5, diffs=self._diffs())
+        save_weights(self.net, model, hdf5=hdf5, diffs=self._last_update.diffs())
         state_file = snapshot_name(self.param, self.iteration, f".solverstate{ending}")
         log.info(f"Snapshotting solver state to {kind} file {state_file}")
         state = SolverState(
@@ -341,15 +330,6 @@ class Solver:
         histories = gather_histories(self.rule, self.net.learnable_params)
         write_state(state_file, state, histories, hdf5=hdf5)
         self.on_snapshot(self.iteration, state_file)
-
-    def _diffs(self) -> dict[Param, Tensor] | None:
-        """The diffs that snapshots have beside the blobs: what the last update subtracted."""
-        if not self.param.snapshot_diff:
-            return None
-        return {
-            param: self._updates.get(param, torch.zeros_like(param.tensor.detach()))
-            for param in self.net.learnable_params
-        }
 
     def restore(self, file: str) -> None:
         """Go on from a solver state of ours, of Caffe or of a fork.
