@@ -8,12 +8,13 @@ from __future__ import annotations
 from typing import cast
 
 from caffe_dns.export.onnx_graph import FLOAT, INT64, Bottoms, converts
+from caffe_dns.layers.neuron import Dropout
 from caffe_dns.layers.score import ArgMax
 
 
 @converts("Dropout")
 def dropout(at: Bottoms) -> list[str]:
-    return at.values
+    return [at.affine(at.values[0], cast(Dropout, at.layer).test_scale, 0.0)]
 
 
 @converts("Split")

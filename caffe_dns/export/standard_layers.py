@@ -42,6 +42,11 @@ def standard_layer(layer: LayerParameter) -> LayerParameter:
     plain.type = _STANDARD_TYPES.get(layer.type, layer.type)
     if layer.type == "ConvolutionDepthwise":
         plain.convolution_param.group = layer.convolution_param.num_output
+    if layer.type == "Dropout" and not layer.dropout_param.scale_train:
+        # A test pass multiplies, which stock Caffe's Dropout does not.
+        plain.type = "Power"
+        plain.ClearField("dropout_param")
+        plain.power_param.scale = 1 - layer.dropout_param.dropout_ratio
     if layer.pooling_param.HasField("ceil_mode"):
         plain.pooling_param.ClearField("ceil_mode")
         if not layer.pooling_param.ceil_mode:

@@ -80,13 +80,14 @@ class NormalizedLoss(LossLayer):
             return total / (labels != self.ignore_label).sum().clamp(min=1)
         return total / self.divisor(labels, outer)
 
-    def divisor(self, labels: Tensor, outer: int) -> int:
+    def divisor(self, labels: Tensor, outer: int) -> float:
         """What to divide by where no label is ignored."""
-        divisors = {
+        divisors: dict[int, float] = {
             LossParameter.FULL: labels.numel(),
             LossParameter.VALID: labels.numel(),
             LossParameter.BATCH_SIZE: outer,
             LossParameter.NONE: 1,
+            LossParameter.PRE_FIXED: self.param.loss_param.pre_fixed_normalizer,
         }
         return max(1, divisors[self.normalization])
 
@@ -121,14 +122,18 @@ class SoftmaxBasedLoss(NormalizedLoss):
         return [(), tuple(shape)][: self.num_tops]
 
     def forward(self, *bottoms: Tensor) -> Tensor | Sequence[Tensor]:
-        scores = bottoms[0]
+        loss = self.row_loss(*self.rows(*bottoms[:2]), *bottoms[2:])
+        scores = bottoms[0].detach()
+        if self.num_tops == 1:
+            return loss
+        return loss, torch.softmax(scores, self.class_axis(scores.dim()))
+
+    def rows(self, scores: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """The bottoms as B x C x ... and B x ...: classes where PyTorch's losses want them."""
         axis = self.class_axis(scores.dim())
-        # Classes on axis 1, where PyTorch's losses want them, and one axis before it.
         rows = scores.flatten(0, axis - 1) if axis > 1 else scores
         rows = rows.unsqueeze(0) if axis == 0 else rows
-        labels = bottoms[1].reshape(rows.shape[0], *rows.shape[2:])
-        loss = self.row_loss(rows, labels, *bottoms[2:])
-        return loss if self.num_tops == 1 else (loss, torch.softmax(scores.detach(), axis))
+        return rows, labels.reshape(rows.shape[0], *rows.shape[2:])
 
     def row_loss(self, rows: Tensor, labels: Tensor, *extra: Tensor) -> Tensor:
         """The normalized loss; `rows` is B x C x ..., `labels` is B x ... and not yet whole."""
@@ -170,10 +175,15 @@ class SoftmaxWithLoss(SoftmaxBasedLoss):
         )
 
     def total_loss(self, log_probabilities: Tensor, labels: Tensor, *extra: Tensor) -> Tensor:
+        return self.losses(log_probabilities, labels).sum()
+
+    def losses(self, log_probabilities: Tensor, labels: Tensor) -> Tensor:
+        """What each label costs, 0 where it is ignored; in the labels' shape."""
         # PyTorch's own default, -100, is a label like any other here.
         ignored = self.ignore_label if self.ignore_label is not None else -(2**62)
         losses = F.nll_loss(log_probabilities, labels, ignore_index=ignored, reduction="none")
-        return _Clamp.apply(losses, None, MOST_SOFTMAX_LOSS).sum()
+        clamped: Tensor = _Clamp.apply(losses, None, MOST_SOFTMAX_LOSS)
+        return clamped
 
 
 @layer_types.register("InfogainLoss")

@@ -201,25 +201,31 @@ class Threshold(SameShape):
 class Dropout(SameShape):
     """While training, 0 with probability dropout_ratio, else x / (1 - dropout_ratio).
 
-    In a test pass the top is the bottom (`dropout_layer.cpp`).
+    In a test pass the top is the bottom (`dropout_layer.cpp`). With the `scale_train: false` of
+    Faster R-CNN's fork it is x while training, and x * (1 - dropout_ratio) in a test pass.
     """
 
     keeps_type = True
 
     def build(self, bottom_shapes: Sequence[Shape]) -> None:
-        ratio = self.param.dropout_param.dropout_ratio
+        settings = self.param.dropout_param
+        ratio = settings.dropout_ratio
         if not 0 <= ratio < 1:
             raise self.error(
                 f"is {ratio:g}; at least 0 and below 1 would be right",
                 "dropout_param.dropout_ratio",
             )
         self.keep_ratio = 1.0 - ratio
+        #: What test passes multiply by.
+        self.test_scale = 1.0 if settings.scale_train else self.keep_ratio
 
     def forward(self, *bottoms: Tensor) -> Tensor:
-        if not self.training or self.keep_ratio == 1:
+        if not self.training:
+            return _affine(bottoms[0], self.test_scale, 0)
+        if self.keep_ratio == 1:
             return bottoms[0]
         kept = torch.empty_like(bottoms[0]).bernoulli_(self.keep_ratio, generator=self.generator())
-        return bottoms[0] * kept.div_(self.keep_ratio)
+        return bottoms[0] * kept.div_(self.keep_ratio / self.test_scale)
 
 
 def _affine(values: Tensor, scale: float, shift: float) -> Tensor:

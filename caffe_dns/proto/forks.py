@@ -31,6 +31,11 @@ _MOVED: dict[str, dict[int, Moved]] = {
     "CInnerProduct": {141: Moved(1141)},
     # Fast R-CNN and R-FCN, Intel Caffe, yjxiong's fork.
     "ROIPooling": dict.fromkeys((8266711, 154, 150), Moved(2100)),
+    # Faster R-CNN and R-FCN, Intel Caffe.
+    "SmoothL1Loss": dict.fromkeys((8266712, 148), Moved(2101)),
+    # R-FCN, Intel Caffe.
+    "BoxAnnotatorOHEM": dict.fromkeys((10000, 152), Moved(2102)),
+    "PSROIPooling": dict.fromkeys((10001, 153), Moved(2103)),
 }
 
 

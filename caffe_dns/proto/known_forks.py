@@ -10,14 +10,6 @@ FIELDS = {
         "expand_param emit_constraint",
         "SolverParameter": "plateau_winsize",
     },
-    "Faster R-CNN": {
-        "LayerParameter": "smooth_l1_loss_param",
-        "DropoutParameter": "scale_train",
-    },
-    "R-FCN": {
-        "LayerParameter": "box_annotator_ohem_param psroi_pooling_param",
-        "LossParameter": "pre_fixed_normalizer",
-    },
     "DeepLab": {
         "LayerParameter": "adaptive_bias_channel_param bias_channel_param dense_crf_param "
         "domain_transform_param interp_param mat_read_param mat_write_param seg_accuracy_param "
@@ -90,9 +82,7 @@ FIELDS = {
 
 #: Fork -> the layer types that it adds and that definitions use.
 LAYER_TYPES = {
-    "SSD": "AnnotatedData DetectionEvaluate SmoothL1Loss VideoData",
-    "Faster R-CNN": "SmoothL1Loss",
-    "R-FCN": "BoxAnnotatorOHEM PSROIPooling SmoothL1LossOHEM SoftmaxWithLossOHEM",
+    "SSD": "AnnotatedData DetectionEvaluate VideoData",
     "DeepLab": "DenseCRF DomainTransform ImageSegData Interp MatRead MatWrite SegAccuracy "
     "UniqueLabel BiasChannel AdaptiveBiasChannel",
     "PSPNet": "BN Interp SegAccuracy",

@@ -62,6 +62,27 @@ def test_official_layers_become_standard_ones(tmp_path: Path) -> None:
     assert shown(deploy(given, shapes=[(1, 28, 28)]).param) == shown(expected)
 
 
+def test_layers_of_forks_become_standard_ones() -> None:
+    """The same numbers in stock Caffe, where it has a layer for them."""
+    text = DATA + (
+        'layer { name: "a" type: "ConvolutionDepthwise" bottom: "data" top: "a"'
+        " convolution_param { num_output: 3 kernel_size: 3 } }"
+        'layer { name: "b" type: "DepthwiseConvolution" bottom: "a" top: "b"'
+        " convolution_param { num_output: 3 group: 3 kernel_size: 1 } }"
+        'layer { name: "c" type: "Pooling" bottom: "b" top: "c"'
+        " pooling_param { kernel_size: 2 stride: 2 ceil_mode: false } }"
+        'layer { name: "d" type: "Dropout" bottom: "c" top: "d"'
+        " dropout_param { dropout_ratio: 0.25 scale_train: false } }"
+    )
+    a, b, c, d = make(text).param.layer[1:]
+    assert {a.type, b.type} == {"Convolution"}
+    assert a.convolution_param.group == b.convolution_param.group == 3
+    assert c.pooling_param.round_mode == c.pooling_param.FLOOR
+    assert not c.pooling_param.HasField("ceil_mode")
+    assert (d.type, d.power_param.scale) == ("Power", 0.75)
+    assert not d.HasField("dropout_param")
+
+
 def test_shapes_come_from_the_data(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(GOLDEN)
     parsed = read_net(GOLDEN / "runs" / "sgd_inv" / "train_val.prototxt")

@@ -20,6 +20,7 @@ CONVOLUTION = "num_output: 3 kernel_size: 3 pad: 1"
 LAYERS = {
     "depthwise": one("DepthwiseConvolution", f"convolution_param {{ {CONVOLUTION} group: 3 }}"),
     "dw": one("ConvolutionDepthwise", f"convolution_param {{ {CONVOLUTION} stride: 2 }}"),
+    "dropout": one("Dropout", "dropout_param { dropout_ratio: 0.3 scale_train: false }"),
     "ceil_mode": one("Pooling", "pooling_param { kernel_size: 2 stride: 2 ceil_mode: false }"),
 }
 

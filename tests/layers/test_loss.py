@@ -31,7 +31,7 @@ CASES = [
     "softmaxloss_none",
     "softmaxloss_spatial",
 ]
-MODES = ["VALID", "FULL", "BATCH_SIZE", "NONE"]
+MODES = ["VALID", "FULL", "BATCH_SIZE", "NONE", "PRE_FIXED pre_fixed_normalizer: 2.5"]
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -49,7 +49,16 @@ def draw_labels(classes: int, *shape: int) -> Tensor:
 
 
 def divisor(mode: str, outer: int, places: int, valid: int) -> float:
-    return max(1.0, {"VALID": valid, "FULL": places, "BATCH_SIZE": outer, "NONE": 1}[mode])
+    return max(
+        1.0,
+        {
+            "VALID": valid,
+            "FULL": places,
+            "BATCH_SIZE": outer,
+            "NONE": 1,
+            "PRE_FIXED pre_fixed_normalizer: 2.5": 2.5,
+        }[mode],
+    )
 
 
 def slow_loss(

@@ -184,6 +184,17 @@ def test_dropout_scales_what_it_keeps() -> None:
     np.testing.assert_allclose(bottom.grad, kept / 0.7, rtol=1e-6)
 
 
+def test_dropout_of_faster_rcnn_scales_in_tests_instead() -> None:
+    text = DROPOUT.replace("0.3", "0.3 scale_train: false")
+    bottom = draw(40, 250)
+    top = run(make_layer(text, (40, 250)), bottom)[0]
+    kept = top != 0
+    np.testing.assert_allclose(top[kept], bottom[kept], rtol=1e-6)
+    assert abs(kept.double().mean().item() - 0.7) < 5 * (0.3 * 0.7 / 1e4) ** 0.5
+    test = make_layer(text.replace("TRAIN", "TEST"), (40, 250))
+    np.testing.assert_allclose(run(test, bottom)[0], bottom * 0.7, rtol=1e-6)
+
+
 def test_dropout_draws_anew_at_each_pass_and_rank() -> None:
     bottom = torch.ones(10, 50)
 

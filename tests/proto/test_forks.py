@@ -37,6 +37,31 @@ def test_roi_pooling(number: int) -> None:
     assert layer.roi_pooling_param == expected
 
 
+@pytest.mark.parametrize("number", [8266712, 148])
+def test_smooth_l1_loss(number: int) -> None:
+    expected = LayerParameter().smooth_l1_loss_param
+    expected.sigma = 3
+    layer = fork_layer("SmoothL1Loss", number, expected.SerializeToString())
+    assert layer.smooth_l1_loss_param == expected
+    assert not layer.HasField("clip_param")
+
+
+@pytest.mark.parametrize("number", [10000, 152])
+def test_box_annotator(number: int) -> None:
+    expected = LayerParameter().box_annotator_ohem_param
+    expected.roi_per_img = 128
+    layer = fork_layer("BoxAnnotatorOHEM", number, expected.SerializeToString())
+    assert layer.box_annotator_ohem_param == expected
+
+
+@pytest.mark.parametrize("number", [10001, 153])
+def test_psroi_pooling(number: int) -> None:
+    expected = LayerParameter().psroi_pooling_param
+    expected.spatial_scale, expected.output_dim, expected.group_size = 0.0625, 21, 7
+    layer = fork_layer("PSROIPooling", number, expected.SerializeToString())
+    assert layer.psroi_pooling_param == expected
+
+
 @pytest.mark.parametrize("run", ["surgery_guo", "surgery_guo_iter_stop"])
 @pytest.mark.parametrize("model", ["init", "snap_iter_40"])
 def test_settings_of_the_official_surgery_layers_come_back(run: str, model: str) -> None:

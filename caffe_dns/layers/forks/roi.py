@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from caffe_dns.layers.base import Layer, Shape, count, layer_types
@@ -181,3 +182,68 @@ class ROIPooling(RegionPooling):
         starts = (index * size).floor() + first[:, None]
         ends = ((index + 1) * size).ceil() + first[:, None]
         return Bins.clipped(starts, ends, extent)
+
+
+@layer_types.register("PSROIPooling")
+class PSROIPooling(RegionPooling):
+    """The mean of each of group_size x group_size bins, each over channels of its own (R-FCN).
+
+    Bottom N x (output_dim * group_size^2) x H x W, whose channels are in the order of output, row
+    and column of the bin. Top R x output_dim x group_size x group_size; 0 where a bin has no pixel.
+    """
+
+    def build(self, bottom_shapes: Sequence[Shape]) -> None:
+        settings = self.param.psroi_pooling_param
+        self.outputs, self.group = settings.output_dim, settings.group_size
+        self.scale = settings.spatial_scale
+        for name in ("output_dim", "group_size"):
+            if getattr(settings, name) < 1:
+                raise self.error("must be given and positive", f"psroi_pooling_param.{name}")
+
+    def reshape(self, bottom_shapes: Sequence[Shape]) -> list[Shape]:
+        self.check_bottoms(bottom_shapes)
+        channels = bottom_shapes[0][1]
+        if channels != self.outputs * self.group**2:
+            raise self.error(
+                f"the bottom has {channels} channels; output_dim * group_size^2 is "
+                f"{self.outputs * self.group**2}",
+                "psroi_pooling_param.output_dim",
+            )
+        return [(bottom_shapes[1][0], self.outputs, self.group, self.group)]
+
+    def forward(self, *bottoms: Tensor) -> Tensor:
+        bottom, regions = bottoms
+        images, corners = self.split(regions, bottom.shape[0])
+        corners = rounded(corners)
+        rows, columns = (
+            self._bins(corners[:, axis], corners[:, axis + 2], extent)
+            for axis, extent in ((1, bottom.shape[2]), (0, bottom.shape[3]))
+        )
+        # Sums over rectangles are differences of sums from the corner on; in float64, as a
+        # difference of large sums.
+        sums = F.pad(bottom.double().cumsum(2).cumsum(3), (1, 0, 1, 0))
+        sums = sums.reshape(len(sums), self.outputs, self.group, self.group, *sums.shape[2:])
+        index = torch.arange(self.group, device=bottom.device)
+        outputs = torch.arange(self.outputs, device=bottom.device)[:, None, None]
+
+        def upto(lines: Tensor, places: Tensor) -> Tensor:
+            # All indices as R x outputs x rows x columns.
+            lines, places = lines[:, None, :, None], places[:, None, None, :]
+            numbers = images[:, None, None, None]
+            return sums[numbers, outputs, index[:, None], index, lines, places]
+
+        totals = (
+            upto(rows.ends, columns.ends)
+            - upto(rows.starts, columns.ends)
+            - upto(rows.ends, columns.starts)
+            + upto(rows.starts, columns.starts)
+        )
+        areas = rows.sizes[:, None, :, None] * columns.sizes[:, None, None, :]
+        return torch.where(areas > 0, totals / areas.clamp(min=1), 0).to(bottom.dtype)
+
+    def _bins(self, first: Tensor, last: Tensor, extent: int) -> Bins:
+        start = (first * self.scale)[:, None]
+        size = ((last + 1)[:, None] * self.scale - start).clamp(min=0.1) / self.group
+        index = torch.arange(self.group, device=first.device, dtype=first.dtype)
+        starts, ends = index * size + start, (index + 1) * size + start
+        return Bins.clipped(starts.floor(), ends.ceil(), extent)

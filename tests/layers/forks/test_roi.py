@@ -125,3 +125,56 @@ def test_what_regions_must_look_like() -> None:
     assert "needs 4 axes" in refused(kind, (1, 3), (2, 5))
     nothing = "type: 'ROIPooling' roi_pooling_param { pooled_w: 2 }"
     assert "roi_pooling_param.pooled_h: must be given" in refused(nothing, (1, 3, 4, 4), (2, 5))
+
+
+def psroi_layer(group: int, outputs: int, scale: float, *shapes: tuple[int, ...]) -> Layer:
+    settings = f"spatial_scale: {scale} output_dim: {outputs} group_size: {group}"
+    return make_layer(f"type: 'PSROIPooling' psroi_pooling_param {{ {settings} }}", *shapes)
+
+
+def slow_psroi_pool(
+    bottom: np.ndarray, regions: list[list[float]], group: int, outputs: int, scale: float
+) -> np.ndarray:
+    """The mean of each bin's pixels, one bin after the other."""
+    top = np.zeros((len(regions), outputs, group, group))
+    extents = bottom.shape[2:]
+    for r, d, i, j in np.ndindex(*top.shape):
+        image, x1, y1, x2, y2 = regions[r]
+        slices = []
+        for first, last, k, extent in ((y1, y2, i, extents[0]), (x1, x2, j, extents[1])):
+            start, end = rounded(first) * scale, (rounded(last) + 1) * scale
+            size = max(end - start, 0.1) / group
+            low = min(max(math.floor(k * size + start), 0), extent)
+            slices.append(slice(low, min(max(math.ceil((k + 1) * size + start), 0), extent)))
+        pixels = bottom[int(image), (d * group + i) * group + j, slices[0], slices[1]]
+        top[r, d, i, j] = pixels.mean() if pixels.size else 0
+    return top
+
+
+@pytest.mark.parametrize(("group", "outputs"), [(1, 4), (2, 3), (3, 1)])
+def test_psroi_pooling(group: int, outputs: int) -> None:
+    bottom = draw(2, outputs * group**2, 10, 8)
+    regions = torch.tensor(REGIONS).double()
+    layer = psroi_layer(group, outputs, 1 / 16, bottom.shape, regions.shape)
+    (top,) = run(layer, bottom, regions)
+    expected = slow_psroi_pool(bottom.numpy(), REGIONS, group, outputs, 1 / 16)
+    np.testing.assert_allclose(top, expected, rtol=1e-12, atol=1e-12)
+    assert torch.autograd.gradcheck(lambda x: layer(x, regions), bottom.requires_grad_())
+
+
+def test_psroi_pooling_in_float32_far_from_zero() -> None:
+    bottom = (draw(1, 4, 60, 80) + 1000).float()
+    regions: list[list[float]] = [[0, 3, 5, 700, 700], [0, 600, 500, 640, 530]]
+    layer = psroi_layer(2, 1, 1 / 8, bottom.shape, (2, 5))
+    (top,) = run(layer, bottom, torch.tensor(regions).float())
+    expected = slow_psroi_pool(bottom.numpy().astype(np.float64), regions, 2, 1, 1 / 8)
+    np.testing.assert_allclose(top, expected, rtol=1e-7)
+
+
+def test_channels_of_psroi_pooling() -> None:
+    kind = "type: 'PSROIPooling' psroi_pooling_param {{ spatial_scale: 1 {} }}"
+    message = refused(kind.format("output_dim: 2 group_size: 3"), (1, 12, 4, 4), (2, 5))
+    assert message.endswith("the bottom has 12 channels; output_dim * group_size^2 is 18")
+    assert "group_size: must be" in refused(
+        kind.format("output_dim: 2 group_size: 0"), (1, 12, 4, 4), (2, 5)
+    )
