@@ -10,7 +10,12 @@ from caffe_dns import log
 from caffe_dns.cli import flags
 from caffe_dns.errors import CaffeError
 from caffe_dns.export.deploy import Deployment, deploy
+from caffe_dns.export.inputs import replace_data
+from caffe_dns.export.model import UnmaskedModel
+from caffe_dns.export.standard_layers import without_surgery
 from caffe_dns.layers.base import Context, Shape
+from caffe_dns.net.definition import filter_layers, with_state
+from caffe_dns.proto.caffe_pb2 import TEST, NetParameter
 from caffe_dns.proto.upgrade import read_net
 
 batch = click.option(
@@ -26,6 +31,12 @@ all_losses = click.option(
     "--all-losses",
     is_flag=True,
     help="Keep the outputs for losses of lower loss_weight, too (auxiliary classifiers).",
+)
+
+shrink = click.option(
+    "--shrink",
+    is_flag=True,
+    help="Take away channels that are constant or that nobody reads, exactly.",
 )
 
 
@@ -53,6 +64,25 @@ def read_deployment(
             all_losses=all_losses,
             context=context,
         )
+    except CaffeError as error:
+        raise error.locate(file=model) from None
+    finally:
+        log.set_quiet(was_quiet)
+
+
+def load_unmasked(
+    model: str, weights: str, shapes: Sequence[Shape], level: int, stage: str, context: Context
+) -> tuple[NetParameter, UnmaskedModel]:
+    """The definition in the file `model` for a test, and a model of it with inputs for its data."""
+    was_quiet = log.set_quiet(True)
+    try:
+        state = with_state(read_net(model).message, TEST, level, flags.stages(stage))
+        param = filter_layers(state)[0]
+        plain = replace_data(param, TEST, shapes, context)
+        layers = [without_surgery(layer) for layer in plain.layer]
+        del plain.layer[:]
+        plain.layer.extend(layers)
+        return param, UnmaskedModel.load(Deployment(plain), weights, context)
     except CaffeError as error:
         raise error.locate(file=model) from None
     finally:

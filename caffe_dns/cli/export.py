@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
 from caffe_dns.cli import definitions, flags
@@ -9,8 +11,13 @@ from caffe_dns.errors import CaffeError
 from caffe_dns.export import compact
 from caffe_dns.export.formats import export_formats, find_format, size_table
 from caffe_dns.export.model import UnmaskedModel
+from caffe_dns.export.shrink import shrink as shrink_model
 from caffe_dns.files import write_atomically
 from caffe_dns.layers.base import Context
+from caffe_dns.reports.comparison import comparison, measure
+
+#: Formats that hold weights, and not in which net.
+_WITHOUT_DEFINITION = ("caffemodel", "safetensors")
 
 
 @click.command()
@@ -27,6 +34,7 @@ from caffe_dns.layers.base import Context
 @click.option(
     "--definition", default="", metavar="FILE", help="Also write the matching deploy.prototxt."
 )
+@definitions.shrink
 @definitions.batch
 @definitions.shape
 @flags.level
@@ -40,6 +48,7 @@ def command(
     output: str,
     format_name: str,
     definition: str,
+    shrink: bool,
     batch: int,
     shape: tuple[str, ...],
     level: int,
@@ -55,7 +64,9 @@ def command(
     .safetensors  weights under PyTorch's names: conv1.weight, conv1.bias
     .dnsz         compact; given as --weights, it becomes any other
 
-    A table says how many bytes the model takes dense, pruned and compact.
+    A table says how many bytes the model takes dense, pruned and compact. With --shrink, units and
+    filters that no output depends on are left out, for the same outputs; the definition then
+    stands beside the model, as FILE with the ending .prototxt.
     """
     if not weights:
         raise CaffeError("export needs model weights: --weights FILE")
@@ -78,6 +89,10 @@ def command(
             plain = UnmaskedModel.load(described, weights, context)
         except CaffeError as error:
             raise error.locate(file=model) from None
+    if shrink:
+        plain = _shrink(plain)
+        if not definition and chosen in _WITHOUT_DEFINITION:
+            definition = _beside(output, model)
     small = compact.to_bytes(plain)
     raw = small if chosen == "compact" else export_formats[chosen].to_bytes(plain)
     write_atomically(output, raw)
@@ -86,3 +101,26 @@ def command(
     for line in size_table(plain, files, len(small)):
         click.echo(line)
     click.echo(f"Wrote {output}: {len(raw):,} bytes")
+    if shrink and definition:
+        click.echo(f"Wrote {definition}, which is its definition now")
+
+
+def _shrink(given: UnmaskedModel) -> UnmaskedModel:
+    """The model without idle channels; says what that saves."""
+    small = shrink_model(given)
+    lines = [*small.lost, *small.held, *comparison(measure(given), measure(small.model)), ""]
+    for line in lines:
+        click.echo(line)
+    return small.model
+
+
+def _beside(output: str, model: str) -> str:
+    """Where the definition of a shrunk model goes. Raises CaffeError if it were the given one's."""
+    definition = Path(output).with_suffix(".prototxt")
+    if model and definition.exists() and definition.samefile(model):
+        raise CaffeError(
+            "the definition of the shrunk model would take its place; give --output or "
+            "--definition another name",
+            file=model,
+        )
+    return str(definition)

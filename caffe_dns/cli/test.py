@@ -8,13 +8,17 @@ import click
 import torch
 
 from caffe_dns import load_net, log
-from caffe_dns.cli import flags
+from caffe_dns.cli import definitions, flags
 from caffe_dns.cli.progress import Progress
 from caffe_dns.device.precision import use_precision
 from caffe_dns.device.selection import scoring_device
 from caffe_dns.errors import CaffeError
+from caffe_dns.export.shrink import shrink as shrink_model
+from caffe_dns.export.shrink import with_data
+from caffe_dns.layers.base import Context
 from caffe_dns.net import Net
 from caffe_dns.net.debug_info import DebugInfo
+from caffe_dns.reports.comparison import comparison, measure
 from caffe_dns.reports.kept import log_kept
 from caffe_dns.weights import weight_files
 
@@ -28,6 +32,7 @@ from caffe_dns.weights import weight_files
 @flags.level
 @flags.stage
 @flags.no_surgery
+@definitions.shrink
 @flags.python_layers
 @flags.imports
 @flags.unused("solver", "snapshot", "phase", "sigint_effect", "sighup_effect")
@@ -40,12 +45,14 @@ def command(
     level: int,
     stage: str,
     no_surgery: bool,
+    shrink: bool,
     allow_python_layers: bool,
     **unused: object,
 ) -> None:
     """Score a model: the mean of every output over a number of test batches.
 
-    For a pruned model, it also says what is left of each layer.
+    For a pruned model, it also says what is left of each layer. With --shrink, the shrunk net is
+    scored, and compared with the given one.
     """
     if not model:
         raise CaffeError("test needs a model definition to score: --model FILE")
@@ -54,23 +61,47 @@ def command(
     if iterations < 1:
         raise CaffeError(f"-iterations must be at least 1, not {iterations}")
     device = scoring_device(gpu)
-    net = load_net(
-        model,
-        "TEST",
-        weight_files(weights),
-        not no_surgery,
+    context = Context(
         device=device,
-        level=level,
-        stages=flags.stages(stage),
+        surgery=not no_surgery,
         allow_python_layers=allow_python_layers,
         activations=use_precision(precision, device),
-        quiet=False,
     )
+    if shrink:
+        net = _shrunk(model, weights, level, stage, context)
+    else:
+        net = _load(model, weights, level, stage, context)
     try:
         _score(net, iterations)
         log_kept(net)
     finally:
         net.close()
+
+
+def _load(model: str, weights: str, level: int, stage: str, context: Context) -> Net:
+    return load_net(
+        model,
+        "TEST",
+        weight_files(weights),
+        context.surgery,
+        device=context.device,
+        level=level,
+        stages=flags.stages(stage),
+        allow_python_layers=context.allow_python_layers,
+        activations=context.activations,
+        quiet=False,
+    )
+
+
+def _shrunk(model: str, weights: str, level: int, stage: str, context: Context) -> Net:
+    """The net without idle channels; the log says what that saves."""
+    param, given = definitions.load_unmasked(
+        model, weights, (), level, stage, Context(allow_python_layers=context.allow_python_layers)
+    )
+    small = shrink_model(given)
+    for line in (*small.lost, *small.held, *comparison(measure(given), measure(small.model))):
+        log.info(line)
+    return with_data(small.model, param).to_net(context)
 
 
 @torch.no_grad()

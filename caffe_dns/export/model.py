@@ -30,6 +30,8 @@ class UnmaskedModel:
 
     definition: Deployment
     blobs: list[list[np.ndarray]]
+    #: Whether a net of it may run the code that its definition names.
+    allow_python_layers: bool = False
 
     @classmethod
     def load(
@@ -50,13 +52,15 @@ class UnmaskedModel:
             if any(blob.numel() and bool(blob.isnan().all()) for blob in step.layer.blobs):
                 raise step.layer.error(f"{weights} has no weights for this layer")
         layers = _layers_of(net, definition.param)
-        return cls(definition, [[_to_array(blob) for blob in layer.blobs] for layer in layers])
+        blobs = [[_to_array(blob) for blob in layer.blobs] for layer in layers]
+        return cls(definition, blobs, net.context.allow_python_layers)
 
-    def to_net(self) -> Net:
+    def to_net(self, context: Context | None = None) -> Net:
         """A Net of it, in the TEST phase."""
         was_quiet = log.set_quiet(True)
         try:
-            net = _build(self.definition.param, None)
+            context = context or Context(allow_python_layers=self.allow_python_layers)
+            net = _build(self.definition.param, context)
         finally:
             log.set_quiet(was_quiet)
         with torch.no_grad():

@@ -17,6 +17,12 @@ _STANDARD_TYPES = {
     "DepthwiseConvolution": "Convolution",
     "ConvolutionDepthwise": "Convolution",
 }
+#: Types that may have masks behind weight and bias, and where they say whether there is a bias.
+_WITH_MASKS = {
+    "Convolution": "convolution_param",
+    "Deconvolution": "convolution_param",
+    "InnerProduct": "inner_product_param",
+}
 _SURGERY_FIELDS = {
     "cconvolution_param": (),
     "cinner_product_param": (),
@@ -37,6 +43,18 @@ _TRAINING_FIELDS = (
 
 def standard_layer(layer: LayerParameter) -> LayerParameter:
     """A copy of the standard type, without surgery, fillers, rates, phase rules and blobs."""
+    plain = without_surgery(layer)
+    for name in _TRAINING_FIELDS:
+        plain.ClearField(name)
+    for _, value in plain.ListFields():
+        if isinstance(value, Message):
+            _clear_fillers(value)
+    _keep_shared_names(plain)
+    return plain
+
+
+def without_surgery(layer: LayerParameter) -> LayerParameter:
+    """A copy of the standard type that has no masks, nor a `param {}` for them."""
     plain = LayerParameter()
     plain.CopyFrom(layer)
     plain.type = _STANDARD_TYPES.get(layer.type, layer.type)
@@ -58,12 +76,9 @@ def standard_layer(layer: LayerParameter) -> LayerParameter:
                 settings.ClearField(field)
             if not fields or not settings.ByteSize():
                 plain.ClearField(name)
-    for name in _TRAINING_FIELDS:
-        plain.ClearField(name)
-    for _, value in plain.ListFields():
-        if isinstance(value, Message):
-            _clear_fillers(value)
-    _keep_shared_names(plain)
+    if plain.type in _WITH_MASKS:
+        settings = getattr(plain, _WITH_MASKS[plain.type])
+        del plain.param[2 if settings.bias_term else 1 :]
     return plain
 
 

@@ -1,0 +1,93 @@
+"""Plain models with weights that leave units without inputs and without readers."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from caffe_dns.export.deploy import Deployment
+from caffe_dns.export.model import UnmaskedModel
+from caffe_dns.net import Net
+from caffe_dns.proto.caffe_pb2 import TEST, NetParameter
+from tests.nets import make_net, parse_net
+
+#: Relative to the largest entry of an output, in float64; weights and biases are float32.
+TOLERANCE = 1e-6
+
+
+def pruned_model(param: NetParameter | str, seed: int = 0, kept: float = 0.3) -> UnmaskedModel:
+    """A model of this definition: random weights, of which this share is not zero.
+
+    Of rows and of columns, a tenth have none at all. Some biases and factors of Scale are 0.
+    """
+    if isinstance(param, str):
+        param = parse_net(param)
+    generator = np.random.default_rng(seed)
+    net = make_net(str(param), TEST)
+    blobs = []
+    for layer in param.layer:
+        found = net.layer(layer.name)
+        assert found is not None
+        shapes = [
+            tuple(blob.shape)
+            for index, blob in enumerate(found.blobs)
+            if index not in found.mask_indices
+        ]
+        blobs.append([_values(layer.type, i, s, generator, kept) for i, s in enumerate(shapes)])
+    return UnmaskedModel(Deployment(param), blobs)
+
+
+def _values(
+    kind: str, index: int, shape: tuple[int, ...], generator: np.random.Generator, kept: float
+) -> np.ndarray:
+    values = generator.standard_normal(shape)
+    if kind == "BatchNorm" and index == 0:
+        values *= 0.1
+    elif kind == "BatchNorm":
+        values = np.abs(values) + 0.5
+    elif kind in ("Convolution", "InnerProduct", "Deconvolution") and index == 0:
+        # Of the size that keeps the entries of a deep net in bounds.
+        values *= (4 / (kept * np.prod(shape[1:]) + 1)) ** 0.5
+        values *= generator.random(shape) < kept
+        for axis in (0, 1):
+            across = np.moveaxis(values, axis, 0)
+            if len(across) > 1:
+                across[generator.random(len(across)) < 0.1] = 0
+    elif kind in ("Convolution", "InnerProduct", "Deconvolution"):
+        values *= 0.1 * (generator.random(shape) < 0.6)
+    elif values.ndim:
+        values = (0.3 * values + (index == 0)) * (generator.random(shape) < 0.9)
+    return values.astype(np.float32)
+
+
+def outputs(model: UnmaskedModel, seed: int = 0) -> dict[str, np.ndarray]:
+    """What the model computes in float64 of random inputs."""
+    net: Net = model.to_net().double()
+    generator = np.random.default_rng(seed)
+    inputs = {name: generator.standard_normal(net.blob_shapes[name]) for name in net.inputs}
+    with torch.no_grad():
+        blobs = net(inputs)
+    return {name: blobs[name].numpy() for name in net.outputs}
+
+
+def assert_same_outputs(one: UnmaskedModel, other: UnmaskedModel, seed: int = 0) -> None:
+    expected, actual = outputs(one, seed), outputs(other, seed)
+    assert expected.keys() == actual.keys()
+    others = outputs(one, seed + 1)
+    moved = [np.abs(values - others[name]).max() for name, values in expected.items()]
+    assert max(moved) > 1e-3, "no output depends on an input"
+    for name, values in expected.items():
+        assert np.isfinite(values).all()
+        assert actual[name].shape == values.shape
+        bound = TOLERANCE * np.abs(values).max()
+        assert np.abs(actual[name] - values).max() <= bound, name
+
+
+def channels(model: UnmaskedModel) -> dict[str, int]:
+    """How many outputs each layer with num_output has."""
+    return {
+        layer.name: settings.num_output
+        for layer in model.definition.param.layer
+        for settings in (layer.convolution_param, layer.inner_product_param)
+        if settings.num_output
+    }

@@ -1,0 +1,59 @@
+"""Shrunk models compute what the masked ones do, for all nets in models/ and random masks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from caffe_dns.export.deploy import deploy
+from caffe_dns.export.shrink import shrink
+from caffe_dns.proto.caffe_pb2 import NetParameter
+from caffe_dns.proto.upgrade import read_net
+from tests.export.shrink.build import assert_same_outputs, channels, pruned_model
+
+MODELS = sorted((Path(__file__).parents[3] / "models").glob("*/deploy.prototxt"))
+#: By what numbers of channels are divided for the quick tests.
+NARROWER = 4
+
+
+def scoring(file: Path) -> NetParameter:
+    """A net of models/ without its Softmax, which hides what leads to it."""
+    param = deploy(read_net(file).message).param
+    while param.layer[-1].type == "Softmax":
+        del param.layer[-1]
+    return param
+
+
+def narrowed(param: NetParameter) -> NetParameter:
+    """The same net with fewer channels; groups of one channel each stay that."""
+    narrow = NetParameter()
+    narrow.CopyFrom(param)
+    for layer in narrow.layer:
+        settings = layer.convolution_param
+        if settings.num_output:
+            if settings.group == settings.num_output:
+                settings.group //= NARROWER
+            settings.num_output //= NARROWER
+        if layer.inner_product_param.num_output > NARROWER:
+            layer.inner_product_param.num_output //= NARROWER
+    return narrow
+
+
+@pytest.mark.parametrize("file", MODELS, ids=lambda file: file.parent.name)
+def test_nets_of_models_narrowed(file: Path) -> None:
+    model = pruned_model(narrowed(scoring(file)))
+    shrunk = shrink(model)
+    assert shrunk.model.total < model.total
+    assert_same_outputs(model, shrunk.model)
+    # What is small already stays as it is.
+    assert channels(shrink(shrunk.model).model) == channels(shrunk.model)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("file", MODELS, ids=lambda file: file.parent.name)
+def test_nets_of_models(file: Path) -> None:
+    model = pruned_model(scoring(file))
+    shrunk = shrink(model)
+    assert shrunk.model.total < 0.8 * model.total
+    assert_same_outputs(model, shrunk.model)
