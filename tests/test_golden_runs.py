@@ -1,24 +1,24 @@
-"""Forty iterations of training against a real Caffe and both surgery forks, run by run."""
+"""Forty iterations of training against a real Caffe and both surgery forks, run by run.
+
+All of it is computed in `RoundedOnce`: these tests say that dns does what Caffe does, in its order,
+over forty iterations. How exactly production's kernels compute is for `test_golden_steps`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import h5py
 import numpy as np
 import pytest
-import torch
-import torch.nn.functional as F
-from torch import Tensor
-from torch.nn import grad
 
-from caffe_dns.layers import convolution
 from caffe_dns.proto.blobs import blob_to_array
 from caffe_dns.proto.caffe_pb2 import NetParameter, SolverParameter, SolverState
 from caffe_dns.proto.upgrade import read_solver
 from caffe_dns.solver.solver import Solver
+from tests.arithmetic import RoundedOnce
 from tests.oracle import GOLDEN, assert_same_norm
 
 RUNS = sorted(path.name for path in (GOLDEN / "runs").iterdir())
@@ -27,7 +27,15 @@ LOOSE = {"adadelta", "rmsprop", "adam"}
 #: In these runs two values in a pooling window come to lie one unit in the last place apart, and
 #: which of them is larger, so where the gradient goes, depends on how the convolution rounds its
 #: sum. They are held to the tolerance with the recorded Caffe's order of summation.
-NEAR_TIES = {"adadelta", "sgd_sigmoid"}
+NEAR_TIES = {"adadelta", "rmsprop", "sgd_sigmoid"}
+
+
+class Trained(NamedTuple):
+    """A finished run: its name, the folder of its snapshots, the outputs at iter_size-th passes."""
+
+    name: str
+    folder: Path
+    losses: np.ndarray
 
 
 @pytest.fixture(autouse=True)
@@ -36,42 +44,17 @@ def in_golden_folder(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def build(name: str, folder: Path, weights: bool = True) -> Solver:
-    """The solver of a run, writing its snapshots to `folder`."""
+    """The solver of a run, writing its snapshots to `folder`.
+
+    It scores no test net: `test_golden_logs` does, and compares the scores.
+    """
     param: SolverParameter = read_solver(f"runs/{name}/solver.prototxt").message
     param.snapshot_prefix = str(folder / "snap")
+    for field in ("test_iter", "test_interval"):
+        param.ClearField(field)
     if weights:
         param.weights.append(f"runs/{name}/init.caffemodel")
     return Solver(param, surgery=name.startswith("surgery_"))
-
-
-class SummedInOrder(torch.autograd.Function):
-    """A convolution that adds product after product, each rounded, as the recorded Caffe did."""
-
-    @staticmethod
-    def forward(ctx: Any, bottom: Tensor, weight: Tensor) -> Tensor:
-        ctx.save_for_backward(bottom, weight)
-        columns = F.unfold(bottom, weight.shape[2:])
-        rows = weight.reshape(weight.shape[0], -1)
-        total = torch.zeros(len(bottom), len(rows), columns.shape[2])
-        for k in range(rows.shape[1]):
-            total = total + columns[:, k, None, :] * rows[None, :, k, None]
-        height = bottom.shape[2] - weight.shape[2] + 1
-        return total.reshape(len(bottom), len(rows), height, -1).clone()
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
-        bottom, weight = ctx.saved_tensors
-        return (
-            grad.conv2d_input(bottom.shape, weight, gradients[0]),
-            grad.conv2d_weight(bottom, weight.shape, gradients[0]),
-        )
-
-
-def convolve_in_caffes_order(
-    bottom: Tensor, weight: Tensor, bias: None, stride: Any, pad: Any, dilation: Any, group: int
-) -> Tensor:
-    assert (stride, pad, dilation, group) == ((1, 1), (0, 0), (1, 1), 1)
-    return SummedInOrder.apply(bottom, weight)
 
 
 def arrays_of(model: Path) -> dict[str, np.ndarray]:
@@ -136,28 +119,18 @@ def snapshots(folder: Path, stem: str) -> Iterator[tuple[Path, Path]]:
             yield model, folder / f"{stem}.solverstate{ending}"
 
 
-@pytest.mark.parametrize("name", RUNS)
-def test_training(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    golden = GOLDEN / "runs" / name
-    if name in NEAR_TIES:
-        monkeypatch.setitem(convolution._CONVOLVE, 2, convolve_in_caffes_order)
-    solver = build(name, tmp_path)
-    losses = watch(solver)
-    solver.solve()
-    solver.close()
-    if (golden / "trace.npz").exists():
-        expected = np.load(golden / "trace.npz")["values"]
-        tolerance = 1e-4 if name in LOOSE else 1e-5
-        np.testing.assert_allclose(
-            np.array(losses)[solver.param.iter_size - 1 :: solver.param.iter_size][:40],
-            expected,
-            rtol=tolerance,
-            atol=0,
-        )
-    for iteration in (20, 40):
-        ((model, state),) = snapshots(golden, f"snap_iter_{iteration}")
-        compare_models(tmp_path / model.name, model)
-        compare_states(tmp_path / state.name, state, name)
+@pytest.fixture(scope="module", params=RUNS)
+def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """A run from its initial weights to iteration 40, with a snapshot on the way."""
+    name, folder = request.param, tmp_path_factory.mktemp(request.param)
+    with pytest.MonkeyPatch.context() as patch, RoundedOnce(caffes_order=name in NEAR_TIES):
+        patch.chdir(GOLDEN)
+        solver = build(name, folder)
+        losses = watch(solver)
+        solver.solve()
+        solver.close()
+    iter_size = solver.param.iter_size
+    return Trained(name, folder, np.array(losses)[iter_size - 1 :: iter_size][:40])
 
 
 def watch(solver: Solver) -> list[list[float]]:
@@ -174,32 +147,39 @@ def watch(solver: Solver) -> list[list[float]]:
     return seen
 
 
+def test_training(trained: Trained) -> None:
+    golden = GOLDEN / "runs" / trained.name
+    if (golden / "trace.npz").exists():
+        expected = np.load(golden / "trace.npz")["values"]
+        tolerance = 1e-4 if trained.name in LOOSE else 1e-5
+        np.testing.assert_allclose(trained.losses, expected, rtol=tolerance, atol=0)
+    for iteration in (20, 40):
+        ((model, state),) = snapshots(golden, f"snap_iter_{iteration}")
+        compare_models(trained.folder / model.name, model)
+        compare_states(trained.folder / state.name, state, trained.name)
+
+
+def test_resuming_from_our_own_snapshot(trained: Trained, tmp_path: Path) -> None:
+    golden = GOLDEN / "runs" / trained.name
+    ((model, state),) = snapshots(golden, "snap_iter_20")
+    solver = build(trained.name, tmp_path, weights=False)
+    with RoundedOnce(caffes_order=trained.name in NEAR_TIES):
+        solver.restore(str(trained.folder / state.name))
+        solver.solve()
+    solver.close()
+    final = model.name.replace("20", "40")
+    compare_models(tmp_path / final, golden / final)
+    assert (tmp_path / final).read_bytes() == (trained.folder / final).read_bytes()
+
+
 @pytest.mark.parametrize("name", [run for run in RUNS if not run.startswith("surgery_guo")])
 def test_resuming_from_caffe(name: str, tmp_path: Path) -> None:
     golden = GOLDEN / "runs" / name
     ((_, state),) = snapshots(golden, "snap_iter_20")
     ((resumed, _),) = snapshots(golden, "resumed_iter_40")
     solver = build(name, tmp_path, weights=False)
-    solver.restore(str(state.relative_to(GOLDEN)))
-    solver.solve()
+    with RoundedOnce():
+        solver.restore(str(state.relative_to(GOLDEN)))
+        solver.solve()
     solver.close()
     compare_models(tmp_path / resumed.name.replace("resumed", "snap"), resumed)
-
-
-@pytest.mark.parametrize("name", RUNS)
-def test_resuming_from_our_own_snapshot(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    golden = GOLDEN / "runs" / name
-    if name in NEAR_TIES:
-        monkeypatch.setitem(convolution._CONVOLVE, 2, convolve_in_caffes_order)
-    first = build(name, tmp_path)
-    first.step(20)
-    first.close()
-    ((model, state),) = snapshots(golden, "snap_iter_20")
-    solver = build(name, tmp_path, weights=False)
-    solver.restore(str(tmp_path / state.name))
-    solver.solve()
-    solver.close()
-    final = golden / model.name.replace("20", "40")
-    compare_models(tmp_path / final.name, final)
