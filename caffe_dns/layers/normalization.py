@@ -15,6 +15,7 @@ from torch import Tensor
 
 from caffe_dns import kernels
 from caffe_dns.layers.base import Layer, SameShape, Shape, layer_types
+from caffe_dns.layers.batch_statistics import NormalizedRows, adds_up_rows, statistics
 from caffe_dns.proto.caffe_pb2 import FillerParameter, LRNParameter
 
 
@@ -90,11 +91,18 @@ class BatchNorm(SameShape):
     ) -> Tensor:
         if self.use_global_stats:
             return F.batch_norm(bottom, *self._global_stats(), factor, shift, eps=self.eps)
-        top, mean, inverse_std = torch.native_batch_norm(
-            bottom, factor, shift, None, None, True, 0.0, self.eps
-        )
+        if adds_up_rows(bottom):
+            mean, variance, inverse_std = statistics(bottom, self.eps)
+            top: Tensor = NormalizedRows.apply(
+                bottom, factor, shift, mean, variance, inverse_std, self.eps
+            )
+        else:
+            top, mean, inverse_std = torch.native_batch_norm(
+                bottom, factor, shift, None, None, True, 0.0, self.eps
+            )
+            variance = inverse_std.detach().pow(-2).sub_(self.eps)
         # Also in TEST, when the definition says `use_global_stats: false`, as Caffe does.
-        self._update(mean, inverse_std, bottom.numel() // self.channels)
+        self._update(mean, variance, bottom.numel() // self.channels)
         return top
 
     def _normalize_in_kernel(
@@ -121,11 +129,10 @@ class BatchNorm(SameShape):
         return mean_sum * scale, variance_sum * scale
 
     @torch.no_grad()
-    def _update(self, mean: Tensor, inverse_std: Tensor, elements: int) -> None:
+    def _update(self, mean: Tensor, variance: Tensor, elements: int) -> None:
         """Take in a batch with `elements` numbers to each channel."""
         mean_sum, variance_sum, batches = self.blobs
         unbias = elements / (elements - 1) if elements > 1 else 1.0
-        variance = inverse_std.pow(-2).sub_(self.eps)
         torch._foreach_mul_([mean_sum, variance_sum, batches], self.fraction)
         mean_sum.add_(mean)
         variance_sum.add_(variance, alpha=unbias)
