@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import click
 
@@ -12,11 +12,14 @@ from caffe_dns.errors import CaffeError
 from caffe_dns.export.deploy import Deployment, deploy
 from caffe_dns.export.inputs import replace_data
 from caffe_dns.export.model import UnmaskedModel
+from caffe_dns.export.shrink import fold as fold_model
+from caffe_dns.export.shrink import shrink as shrink_model
 from caffe_dns.export.standard_layers import without_surgery
 from caffe_dns.layers.base import Context, Shape
 from caffe_dns.net.definition import filter_layers, with_state
 from caffe_dns.proto.caffe_pb2 import TEST, NetParameter
 from caffe_dns.proto.upgrade import read_net
+from caffe_dns.reports.comparison import comparison, measure
 
 batch = click.option(
     "--batch", default=1, show_default=True, help="How many items the inputs take at once."
@@ -37,6 +40,11 @@ shrink = click.option(
     "--shrink",
     is_flag=True,
     help="Take away channels that are constant or that nobody reads, exactly.",
+)
+fold = click.option(
+    "--fold",
+    is_flag=True,
+    help="Put BatchNorm, Scale and Bias layers into the weights before them.",
 )
 
 
@@ -87,6 +95,25 @@ def load_unmasked(
         raise error.locate(file=model) from None
     finally:
         log.set_quiet(was_quiet)
+
+
+def reduce_model(
+    given: UnmaskedModel, *, shrink: bool, fold: bool, say: Callable[[str], None]
+) -> UnmaskedModel:
+    """The model without what the flags say may go; `say` is told what that saves."""
+    model = given
+    if fold:
+        folded = fold_model(model)
+        model = folded.model
+        say(f"Folded into the weights before them: {', '.join(folded.layers) or 'no layer'}")
+    if shrink:
+        small = shrink_model(model)
+        model = small.model
+        for line in (*small.lost, *small.held):
+            say(line)
+    for line in comparison(measure(given), measure(model)):
+        say(line)
+    return model
 
 
 def parse_shapes(texts: Sequence[str]) -> list[Shape]:

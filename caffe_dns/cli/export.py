@@ -11,10 +11,8 @@ from caffe_dns.errors import CaffeError
 from caffe_dns.export import compact
 from caffe_dns.export.formats import export_formats, find_format, size_table
 from caffe_dns.export.model import UnmaskedModel
-from caffe_dns.export.shrink import shrink as shrink_model
 from caffe_dns.files import write_atomically
 from caffe_dns.layers.base import Context
-from caffe_dns.reports.comparison import comparison, measure
 
 #: Formats that hold weights, and not in which net.
 _WITHOUT_DEFINITION = ("caffemodel", "safetensors")
@@ -35,6 +33,7 @@ _WITHOUT_DEFINITION = ("caffemodel", "safetensors")
     "--definition", default="", metavar="FILE", help="Also write the matching deploy.prototxt."
 )
 @definitions.shrink
+@definitions.fold
 @definitions.batch
 @definitions.shape
 @flags.level
@@ -49,6 +48,7 @@ def command(
     format_name: str,
     definition: str,
     shrink: bool,
+    fold: bool,
     batch: int,
     shape: tuple[str, ...],
     level: int,
@@ -65,8 +65,9 @@ def command(
     .dnsz         compact; given as --weights, it becomes any other
 
     A table says how many bytes the model takes dense, pruned and compact. With --shrink, units and
-    filters that no output depends on are left out, for the same outputs; the definition then
-    stands beside the model, as FILE with the ending .prototxt.
+    filters that no output depends on are left out, for the same outputs; with --fold, layers that
+    the weights before them can stand for. The definition then stands beside the model, as FILE with
+    the ending .prototxt.
     """
     if not weights:
         raise CaffeError("export needs model weights: --weights FILE")
@@ -89,8 +90,9 @@ def command(
             plain = UnmaskedModel.load(described, weights, context)
         except CaffeError as error:
             raise error.locate(file=model) from None
-    if shrink:
-        plain = _shrink(plain)
+    if shrink or fold:
+        plain = definitions.reduce_model(plain, shrink=shrink, fold=fold, say=click.echo)
+        click.echo()
         if not definition and chosen in _WITHOUT_DEFINITION:
             definition = _beside(output, model)
     small = compact.to_bytes(plain)
@@ -101,25 +103,16 @@ def command(
     for line in size_table(plain, files, len(small)):
         click.echo(line)
     click.echo(f"Wrote {output}: {len(raw):,} bytes")
-    if shrink and definition:
+    if definition and (shrink or fold):
         click.echo(f"Wrote {definition}, which is its definition now")
 
 
-def _shrink(given: UnmaskedModel) -> UnmaskedModel:
-    """The model without idle channels; says what that saves."""
-    small = shrink_model(given)
-    lines = [*small.lost, *small.held, *comparison(measure(given), measure(small.model)), ""]
-    for line in lines:
-        click.echo(line)
-    return small.model
-
-
 def _beside(output: str, model: str) -> str:
-    """Where the definition of a shrunk model goes. Raises CaffeError if it were the given one's."""
+    """Where the definition of such a model goes. Raises CaffeError if it were the given one's."""
     definition = Path(output).with_suffix(".prototxt")
     if model and definition.exists() and definition.samefile(model):
         raise CaffeError(
-            "the definition of the shrunk model would take its place; give --output or "
+            "the definition of the new model would take its place; give --output or "
             "--definition another name",
             file=model,
         )

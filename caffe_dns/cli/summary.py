@@ -8,13 +8,11 @@ from caffe_dns import log
 from caffe_dns.cli import definitions, flags
 from caffe_dns.errors import CaffeError
 from caffe_dns.export.inputs import replace_data
-from caffe_dns.export.shrink import shrink as shrink_model
 from caffe_dns.layers.base import Context
 from caffe_dns.net import Net
 from caffe_dns.net.definition import filter_layers, with_state
 from caffe_dns.proto.caffe_pb2 import Phase
 from caffe_dns.proto.upgrade import read_net
-from caffe_dns.reports.comparison import comparison, measure
 from caffe_dns.reports.summary import summarize, to_table
 from caffe_dns.weights import load_definition_blobs, load_weights
 
@@ -25,6 +23,7 @@ from caffe_dns.weights import load_definition_blobs, load_weights
 @click.option("--phase", default="TEST", show_default=True, help="TRAIN or TEST.")
 @definitions.shape
 @definitions.shrink
+@definitions.fold
 @flags.level
 @flags.stage
 @flags.python_layers
@@ -35,6 +34,7 @@ def command(
     phase: str,
     shape: tuple[str, ...],
     shrink: bool,
+    fold: bool,
     level: int,
     stage: str,
     allow_python_layers: bool,
@@ -43,17 +43,22 @@ def command(
 
     With weights, also how many parameters are not zero, and how many multiply-accumulates (MACs)
     use one that is not. MACs are those of convolutions and inner products for one item. With
-    --shrink, the layers are those of the shrunk net, and a table compares it with the given one.
+    --shrink or --fold, the layers are those of the net made by these, and a table compares the two.
     """
     if not model:
         raise CaffeError("summary needs a model definition: --model FILE")
     if phase not in ("TRAIN", "TEST"):
         raise CaffeError(f"--phase must be TRAIN or TEST, not '{phase}'")
     context = Context(allow_python_layers=allow_python_layers)
-    if shrink:
+    if shrink or fold:
         if phase != "TEST" or not weights:
-            raise CaffeError("--shrink needs model weights, and the phase TEST")
-        _show_shrunk(model, weights, shape, level, stage, context)
+            raise CaffeError("--shrink and --fold need model weights, and the phase TEST")
+        shapes = definitions.parse_shapes(shape)
+        _, given = definitions.load_unmasked(model, weights, shapes, level, stage, context)
+        said: list[str] = []
+        reduced = definitions.reduce_model(given, shrink=shrink, fold=fold, say=said.append)
+        for line in (*to_table(summarize(reduced.to_net()), trained=True), "", *said):
+            click.echo(line)
         return
     was_quiet = log.set_quiet(True)
     try:
@@ -63,19 +68,6 @@ def command(
     finally:
         log.set_quiet(was_quiet)
     for line in to_table(summarize(net), trained=bool(weights)):
-        click.echo(line)
-
-
-def _show_shrunk(
-    model: str, weights: str, shape: tuple[str, ...], level: int, stage: str, context: Context
-) -> None:
-    shapes = definitions.parse_shapes(shape)
-    _, given = definitions.load_unmasked(model, weights, shapes, level, stage, context)
-    small = shrink_model(given)
-    lines = to_table(summarize(small.model.to_net()), trained=True)
-    lines += ["", *comparison(measure(given), measure(small.model))]
-    lines += ["", *small.held] if small.held else []
-    for line in lines:
         click.echo(line)
 
 

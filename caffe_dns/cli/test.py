@@ -13,12 +13,10 @@ from caffe_dns.cli.progress import Progress
 from caffe_dns.device.precision import use_precision
 from caffe_dns.device.selection import scoring_device
 from caffe_dns.errors import CaffeError
-from caffe_dns.export.shrink import shrink as shrink_model
 from caffe_dns.export.shrink import with_data
 from caffe_dns.layers.base import Context
 from caffe_dns.net import Net
 from caffe_dns.net.debug_info import DebugInfo
-from caffe_dns.reports.comparison import comparison, measure
 from caffe_dns.reports.kept import log_kept
 from caffe_dns.weights import weight_files
 
@@ -33,6 +31,7 @@ from caffe_dns.weights import weight_files
 @flags.stage
 @flags.no_surgery
 @definitions.shrink
+@definitions.fold
 @flags.python_layers
 @flags.imports
 @flags.unused("solver", "snapshot", "phase", "sigint_effect", "sighup_effect")
@@ -46,13 +45,14 @@ def command(
     stage: str,
     no_surgery: bool,
     shrink: bool,
+    fold: bool,
     allow_python_layers: bool,
     **unused: object,
 ) -> None:
     """Score a model: the mean of every output over a number of test batches.
 
-    For a pruned model, it also says what is left of each layer. With --shrink, the shrunk net is
-    scored, and compared with the given one.
+    For a pruned model, it also says what is left of each layer. With --shrink or --fold, the net
+    made by these is scored, and compared with the given one.
     """
     if not model:
         raise CaffeError("test needs a model definition to score: --model FILE")
@@ -67,8 +67,11 @@ def command(
         allow_python_layers=allow_python_layers,
         activations=use_precision(precision, device),
     )
-    if shrink:
-        net = _shrunk(model, weights, level, stage, context)
+    if shrink or fold:
+        plain = Context(allow_python_layers=allow_python_layers)
+        param, given = definitions.load_unmasked(model, weights, (), level, stage, plain)
+        reduced = definitions.reduce_model(given, shrink=shrink, fold=fold, say=log.info)
+        net = with_data(reduced, param).to_net(context)
     else:
         net = _load(model, weights, level, stage, context)
     try:
@@ -91,17 +94,6 @@ def _load(model: str, weights: str, level: int, stage: str, context: Context) ->
         activations=context.activations,
         quiet=False,
     )
-
-
-def _shrunk(model: str, weights: str, level: int, stage: str, context: Context) -> Net:
-    """The net without idle channels; the log says what that saves."""
-    param, given = definitions.load_unmasked(
-        model, weights, (), level, stage, Context(allow_python_layers=context.allow_python_layers)
-    )
-    small = shrink_model(given)
-    for line in (*small.lost, *small.held, *comparison(measure(given), measure(small.model))):
-        log.info(line)
-    return with_data(small.model, param).to_net(context)
 
 
 @torch.no_grad()

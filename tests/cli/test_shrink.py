@@ -21,6 +21,7 @@ layer { name: "data" type: "DummyData" top: "data" top: "label"
 layer { name: "conv" type: "CConvolution" bottom: "data" top: "conv"
   param { lr_mult: 1 } param { lr_mult: 2 } param { lr_mult: 0 } param { lr_mult: 0 }
   convolution_param { num_output: 6 kernel_size: 3 weight_filler { type: "xavier" } } }
+layer { name: "scale" type: "Scale" bottom: "conv" top: "conv" }
 layer { name: "relu" type: "ReLU" bottom: "conv" top: "conv" }
 layer { name: "ip" type: "InnerProduct" bottom: "conv" top: "ip"
   inner_product_param { num_output: 3 weight_filler { type: "xavier" } } }
@@ -39,6 +40,7 @@ def model(tmp_path: Path) -> list[str]:
     with torch.no_grad():
         net.params["conv"][1].uniform_(0.1, 0.5)
         net.params["conv"][2][[0, 3]] = 0
+        net.params["scale"][0].uniform_(0.5, 2)
         net.params["ip"][2].view(3, 6, -1)[:, 5] = 0
     save_weights(net, weights)
     return ["--model", str(definition), "--weights", str(weights)]
@@ -54,7 +56,7 @@ def test_export_writes_the_definition_beside_it(
         f"Wrote {tmp_path / 'small.prototxt'}, which is its definition now"
     )
     stored = next(line for line in result.out.splitlines() if "parameters stored" in line).split()
-    assert stored[2:4] == [f"{6 * 10 + 3 * (6 * 36 + 1)}", f"{3 * 10 + 3 * (3 * 36 + 1)}"]
+    assert stored[2:4] == [f"{6 * 11 + 3 * (6 * 36 + 1)}", f"{3 * 11 + 3 * (3 * 36 + 1)}"]
     small = load_net(tmp_path / "small.prototxt", weights=out, surgery=False)
     assert small.params["conv"][0].shape == (3, 1, 3, 3)
     given = load_net(model[1], weights=model[3])
@@ -82,11 +84,15 @@ def test_scores_are_those_of_the_given_net(model: list[str], capfd: Capture) -> 
         messages = run_well(["test", *model, "--iterations", "3", *flags], capfd).messages
         return [text.split() for text in messages if text.startswith(("accuracy =", "loss ="))]
 
-    given, shrunk = scores(), scores("--shrink")
-    assert given[0] == shrunk[0]
-    assert float(given[1][2]) == pytest.approx(float(shrunk[1][2]), rel=1e-5)
-    messages = run_well(["test", *model, "--iterations", "1", "--shrink"], capfd).messages
+    given = scores()
+    for flags in (["--shrink"], ["--fold"], ["--fold", "--shrink"]):
+        reduced = scores(*flags)
+        assert given[0] == reduced[0]
+        assert float(given[1][2]) == pytest.approx(float(reduced[1][2]), rel=1e-5)
+    flags = ["--iterations", "1", "--shrink", "--fold"]
+    messages = run_well(["test", *model, *flags], capfd).messages
     assert "conv: 3 of 6 outputs" in messages
+    assert "Folded into the weights before them: scale" in messages
     assert any(text.startswith("ms, batch of 64 ") for text in messages)
 
 

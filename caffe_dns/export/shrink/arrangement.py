@@ -9,6 +9,7 @@ import numpy as np
 from caffe_dns.export.shrink.channelwise import Channelwise
 from caffe_dns.export.shrink.graph import Channels, Node
 from caffe_dns.export.shrink.rules import channel_rules
+from caffe_dns.layers.detection.permute import Permute
 from caffe_dns.layers.shape import Concat, Flatten, Reshape, Slice
 
 
@@ -152,6 +153,15 @@ class Merged(Channelwise):
         """Something of the bottom's channels for each of the top's."""
         places = self._places(node, np.empty(len(node.top), of_bottom.dtype)).shape
         return np.broadcast_to(of_bottom[:, None], places).reshape(-1)
+
+
+@channel_rules.register("Permute")
+class PermuteRule(Channelwise):
+    """The channels go where their axis goes."""
+
+    def put_axes(self, node: Node) -> None:
+        assert isinstance(node.layer, Permute)
+        node.top.put(node.layer.order.index(node.bottom.axis))
 
 
 def _cut(values: np.ndarray, parts: list[Channels]) -> list[np.ndarray]:

@@ -171,12 +171,35 @@ class CropRule(Channelwise):
         return node.bottoms[:1]
 
 
-@channel_rules.register("Silence")
+@channel_rules.register("ROIPooling")
+class RegionRule(Channelwise):
+    """The second bottom says where the regions are; those without a pixel give 0."""
+
+    def suits(self, node: Node) -> bool:
+        return node.bottom.axis == 1
+
+    def tied(self, node: Node) -> list[Channels]:
+        return node.bottoms[:1]
+
+    def find_constants(self, node: Node) -> None:
+        node.top.constant = np.where(node.bottom.constant == 0, 0.0, np.nan)
+
+    def find_needs(self, node: Node) -> None:
+        super().find_needs(node)
+        node.bottoms[1].needed[:] = True
+
+    def agree(self, node: Node) -> None:
+        super().agree(node)
+        node.hold(node.bottoms[1], True)
+
+
+@channel_rules.register("PriorBox", "Silence")
 class Unread(Rule):
-    """A layer that reads nothing."""
+    """A layer that reads at most the extents behind the channels."""
 
     def find_needs(self, node: Node) -> None:
         """It needs none."""
 
     def agree(self, node: Node) -> None:
-        """It is as good with any."""
+        for top in node.tops:
+            node.hold(top, True)

@@ -23,8 +23,8 @@ class Channels:
     name: str
     shape: Shape
     axis: int | None = None
-    #: Whether a layer reads them; what nobody reads is an output of the net.
-    is_read: bool = False
+    #: The layers that read them, one for each time; what nobody reads is an output of the net.
+    readers: list[Node] = field(default_factory=list)
     #: The number that a channel holds everywhere and always, NaN where there is none; float64.
     constant: np.ndarray = field(init=False)
     #: Whether an output may depend on the channel.
@@ -104,6 +104,17 @@ class Graph:
         """All channels, in the order in which layers make them."""
         return [top for node in self.nodes for top in node.tops]
 
+    def part_sharers(self) -> None:
+        """Let layers that share a blob do so no longer if each has another one now."""
+        owners: dict[str, np.ndarray] = {}
+        for node in self.nodes:
+            for spec, array in zip(node.param.param, node.arrays, strict=False):
+                if spec.name:
+                    owner = owners.setdefault(spec.name, array)
+                    if not np.array_equal(owner.ravel(), array.ravel()):
+                        spec.ClearField("name")
+                        spec.ClearField("share_mode")
+
 
 def connect(model: UnmaskedModel) -> Graph:
     """A copy of the model's definition, with the channels between its layers."""
@@ -116,8 +127,6 @@ def connect(model: UnmaskedModel) -> Graph:
         layer = net.layer(layer_param.name)
         assert layer is not None
         bottoms = [blobs[name] for name in layer_param.bottom]
-        for bottom in bottoms:
-            bottom.is_read = True
         if bottoms:
             shapes = [tuple(s) for s in layer.reshape([bottom.shape for bottom in bottoms])]
         else:
@@ -126,4 +135,6 @@ def connect(model: UnmaskedModel) -> Graph:
         tops = [Channels(*pair) for pair in zip(layer_param.top, shapes, strict=False)]
         blobs.update((top.name, top) for top in tops)
         nodes.append(Node(layer, layer_param, list(arrays), bottoms, tops))
+        for bottom in bottoms:
+            bottom.readers.append(nodes[-1])
     return Graph(param, nodes)

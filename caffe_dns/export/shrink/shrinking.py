@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-import numpy as np
-
 from caffe_dns.export.deploy import Deployment
 from caffe_dns.export.inputs import data_layers
 from caffe_dns.export.model import UnmaskedModel
@@ -48,20 +46,25 @@ def shrink(model: UnmaskedModel) -> Shrunk:
     ]
     for node, rule in zip(graph.nodes, rules, strict=True):
         rule.rewrite(node)
-    _part_sharers(graph)
+    graph.part_sharers()
     definition = Deployment(graph.param, list(model.definition.remarks))
     blobs = [node.arrays for node in graph.nodes]
     return Shrunk(replace(model, definition=definition, blobs=blobs), lost, held)
 
 
 def with_data(model: UnmaskedModel, param: NetParameter) -> UnmaskedModel:
-    """The model with the data layers of `param` in the place of the inputs that stood for them."""
-    made = dict(zip((la.name for la in model.definition.param.layer), model.blobs, strict=True))
+    """The model with the data layers of `param` in the place of the inputs that stood for them.
+
+    `param` is the definition that the model was made of, its order kept.
+    """
     layers = {layer.name: layer for layer in model.definition.param.layer}
-    layers.update((layer.name, layer) for layer in data_layers(param))
-    result = NetParameter(name=param.name, layer=[layers[layer.name] for layer in param.layer])
-    blobs = [made.get(layer.name, []) for layer in param.layer]
-    return replace(model, definition=Deployment(result), blobs=blobs)
+    made = dict(zip(layers, model.blobs, strict=True))
+    sources = {layer.name: layer for layer in data_layers(param)}
+    layers |= sources
+    made |= {name: [] for name in sources}
+    names = [layer.name for layer in param.layer if layer.name in layers]
+    result = NetParameter(name=param.name, layer=[layers[name] for name in names])
+    return replace(model, definition=Deployment(result), blobs=[made[name] for name in names])
 
 
 def _find_idle(graph: Graph) -> list[Rule]:
@@ -71,7 +74,7 @@ def _find_idle(graph: Graph) -> list[Rule]:
         rules.append(rule_for(node))
         rules[-1].put_axes(node)
         rules[-1].find_constants(node)
-    outputs = [channels for channels in graph.channels if not channels.is_read]
+    outputs = [channels for channels in graph.channels if not channels.readers]
     for channels in outputs:
         channels.needed[:] = True
     for node, rule in zip(reversed(graph.nodes), reversed(rules), strict=True):
@@ -103,15 +106,3 @@ def _count_removed(graph: Graph) -> int:
 def _lost(node: Node) -> str:
     before, after = (sum(map(len, lengths)) for lengths in (node.tops, [t.kept for t in node.tops]))
     return f"{node.param.name}: {after} of {before} outputs"
-
-
-def _part_sharers(graph: Graph) -> None:
-    """Let layers share a blob no longer if each has another part of it now."""
-    owners: dict[str, np.ndarray] = {}
-    for node in graph.nodes:
-        for spec, array in zip(node.param.param, node.arrays, strict=False):
-            if spec.name:
-                owner = owners.setdefault(spec.name, array)
-                if not np.array_equal(owner.ravel(), array.ravel()):
-                    spec.ClearField("name")
-                    spec.ClearField("share_mode")

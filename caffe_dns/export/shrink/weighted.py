@@ -34,6 +34,16 @@ class Weighted(Rule):
     def pick(self, node: Node) -> np.ndarray:
         """The weight for the channels that stay."""
 
+    @abstractmethod
+    def by_row(self, node: Node, factors: np.ndarray) -> np.ndarray:
+        """The weight, each row times its factor."""
+
+    def scale_rows(self, node: Node, factors: np.ndarray, shifts: np.ndarray) -> None:
+        """Let each channel of the top be what it was, times its factor, plus its shift."""
+        bias = self.bias(node) * factors + shifts
+        node.arrays = [array.astype(np.float32) for array in (self.by_row(node, factors), bias)]
+        self.settings(node).bias_term = True
+
     def sums_constants(self, node: Node) -> bool:
         """Whether a constant channel adds the same number everywhere to those of the top."""
         return True
@@ -131,6 +141,10 @@ class InnerProductRule(Weighted):
         rows = rows.reshape(len(rows), -1)
         return rows.T if _inner_product(node).transpose else rows
 
+    def by_row(self, node: Node, factors: np.ndarray) -> np.ndarray:
+        weight = node.arrays[0]
+        return weight * (factors if _inner_product(node).transpose else factors[:, None])
+
     def _sums_channels(self, node: Node) -> bool:
         assert node.bottom.axis is not None
         return node.bottom.axis >= _inner_product(node).first_axis
@@ -198,6 +212,11 @@ class ConvolutionRule(Weighted):
         picked = [blocks[group][tops[group]][:, bottoms[group]] for group in left]
         self.settings(node).group = len(left)
         return self._joined(np.stack(picked))
+
+    def by_row(self, node: Node, factors: np.ndarray) -> np.ndarray:
+        blocks = self._blocks(node, node.arrays[0])
+        kernel = [1] * (blocks.ndim - 3)
+        return self._joined(blocks * factors.reshape(len(blocks), -1, 1, *kernel))
 
     def rewrite(self, node: Node) -> None:
         has_group = self.settings(node).HasField("group")

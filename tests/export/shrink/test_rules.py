@@ -403,3 +403,35 @@ def test_one_unit_stays_where_none_is_needed() -> None:
     )
     blobs["c"][0][:] = 0
     assert channels(shrunk(model).model) == {"a": 1, "b": 1, "c": 4, "out": 4}
+
+
+def test_permute_and_prior_boxes() -> None:
+    text = (
+        IMAGES
+        + conv("a", "data")
+        + layer("p", "Permute", "a", "p", "permute_param { order: 0 order: 2 order: 3 order: 1 }")
+        + layer("f", "Flatten", "p", "f")
+        + layer("box", "PriorBox", "a data", "box", "prior_box_param { min_size: 2 }")
+        + ip("b", "f")
+    )
+    model, blobs = full(text)
+    blobs["a"][0][1] = 0
+    blobs["b"][0].reshape(4, -1, 4)[:, :, 3] = 0
+    result = shrunk(model)
+    assert channels(result.model) == {"a": 2, "b": 4}
+    expected = blobs["b"][1] + blobs["b"][0][:, 1::4].sum(1) * blobs["a"][1][1]
+    np.testing.assert_allclose(result.model.blobs[5][1], expected, rtol=1e-6)
+
+
+def test_regions_pool_each_channel() -> None:
+    corners = "dummy_data_param { shape { dim: 3 dim: 5 } }"  # the first pixel of the first image
+    regions = IMAGES + layer("rois", "DummyData", "", "rois", corners)
+    pool = "roi_pooling_param { pooled_h: 2 pooled_w: 2 spatial_scale: 0.1 }"
+    text = regions + conv("a", "data") + layer("roi", "ROIPooling", "a rois", "roi", pool)
+    text += ip("b", "roi")
+    model, blobs = full(text)
+    blobs["a"][0][:2] = 0
+    blobs["a"][1][0] = 0
+    blobs["b"][0].reshape(4, 4, -1)[:, 3] = 0
+    # Of the two constants, one is 0, which a region without a pixel gives, too.
+    assert channels(shrunk(model).model) == {"a": 2, "b": 4}
