@@ -4,32 +4,18 @@ from __future__ import annotations
 
 import click
 
-from caffe_dns import log
 from caffe_dns.cli import flags
-from caffe_dns.cli.progress import Progress
-from caffe_dns.data.db import open_database
-from caffe_dns.data.image_mean import image_mean, mean_to_blob, mean_values
-from caffe_dns.proto.text import write_binary
+from caffe_dns.cli.lazy import runs
 
 
 @click.command()
 @click.argument("input_db")
 @click.argument("output_file", required=False)
 @flags.backend
-def command(input_db: str, output_file: str | None, backend: str) -> None:
+@runs("compute_image_mean")
+def command() -> None:
     """Compute the mean image of the database INPUT_DB, and write it to OUTPUT_FILE if given.
 
     \b
     dns compute_image_mean train_lmdb mean.binaryproto
     """
-    with (
-        open_database(input_db, backend) as database,
-        Progress("Summing", database.entries()) as progress,
-    ):
-        mean = image_mean(database, progress.advance)
-    if output_file:
-        log.info(f"Write to {output_file}")
-        write_binary(output_file, mean_to_blob(mean))
-    log.info(f"Number of channels: {mean.shape[0]}")
-    for channel, value in enumerate(mean_values(mean)):
-        log.info(f"mean_value channel [{channel}]: {log.number(value)}")

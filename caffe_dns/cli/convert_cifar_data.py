@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import click
 
-from caffe_dns.data.published import write_cifar
+from caffe_dns.cli.lazy import runs
 
 
 @click.command()
 @click.argument("input_folder")
 @click.argument("output_folder")
 @click.argument("db_type")
-def command(input_folder: str, output_folder: str, db_type: str) -> None:
+@runs("convert_cifar_data")
+def command() -> None:
     """Make cifar10_train_DB_TYPE and cifar10_test_DB_TYPE in OUTPUT_FOLDER of CIFAR-10.
 
     INPUT_FOLDER holds the files of the binary version: data_batch_1.bin to data_batch_5.bin and
     test_batch.bin. DB_TYPE is lmdb or leveldb.
     """
-    write_cifar(input_folder, output_folder, db_type)

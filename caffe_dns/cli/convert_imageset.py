@@ -2,21 +2,10 @@
 
 from __future__ import annotations
 
-import random
-
 import click
 
-from caffe_dns import log
 from caffe_dns.cli import flags
-from caffe_dns.cli.progress import Progress
-from caffe_dns.data.database import Writer
-from caffe_dns.data.db import create_database
-from caffe_dns.data.image_files import parse_listed, read_lines
-from caffe_dns.data.image_set import ImageSet
-from caffe_dns.errors import CaffeError
-
-#: Records in one transaction, and between two lines of the log.
-_COMMIT_EVERY = 1000
+from caffe_dns.cli.lazy import runs
 
 
 @click.command()
@@ -33,19 +22,8 @@ _COMMIT_EVERY = 1000
 @click.option(
     "--encode_type", default="", metavar="TYPE", help="Encode images as png, jpg and so on."
 )
-def command(
-    rootfolder: str,
-    listfile: str,
-    db_name: str,
-    gray: bool,
-    shuffle: bool,
-    backend: str,
-    resize_width: int,
-    resize_height: int,
-    check_size: bool,
-    encoded: bool,
-    encode_type: str,
-) -> None:
+@runs("convert_imageset")
+def command() -> None:
     """Make the database DB_NAME of the image files that LISTFILE lists.
 
     Each line of LISTFILE is a file name, which ROOTFOLDER is put before, and a label:
@@ -53,52 +31,3 @@ def command(
     \b
     dns convert_imageset --resize_height=256 --resize_width=256 images/ train.txt db
     """
-    images = [parse_listed(line) for line in read_lines(listfile)]
-    if not images:
-        raise CaffeError("lists no images", file=listfile)
-    if shuffle:
-        log.info("Shuffling data")
-        random.shuffle(images)
-    log.info(f"A total of {len(images)} images.")
-    if encode_type and not encoded:
-        log.info("encode_type specified, assuming encoded=true.")
-    image_set = ImageSet(
-        images,
-        root_folder=rootfolder,
-        height=max(0, resize_height),
-        width=max(0, resize_width),
-        color=not gray,
-        encoded=encoded,
-        encoding=encode_type,
-    )
-    with create_database(db_name, backend) as writer:
-        if not _write(image_set, writer, check_size):
-            raise CaffeError("none of the images listed can be read", file=listfile)
-
-
-def _write(image_set: ImageSet, writer: Writer, check_size: bool) -> int:
-    """Write the records of all images that can be read, and return how many these are."""
-    done = 0
-    size: int | None = None
-    with Progress("Converting", len(image_set.images)) as progress:
-        for position, record in enumerate(image_set.records(), 1):
-            progress.advance(position)
-            if record is None:
-                continue
-            if check_size and record.num_values != (size or record.num_values):
-                name = image_set.images[position - 1].name
-                raise CaffeError(
-                    f"Incorrect data field size {record.num_values}: "
-                    f"the images before have {size} values",
-                    file=image_set.root_folder + name,
-                )
-            size = record.num_values
-            writer.put(record.key, record.value)
-            done += 1
-            if done % _COMMIT_EVERY == 0:
-                writer.commit()
-                log.info(f"Processed {done} files.")
-        if done % _COMMIT_EVERY:
-            writer.commit()
-            log.info(f"Processed {done} files.")
-    return done

@@ -1,10 +1,8 @@
-"""Flags of the actions that read a definition without its data, and what they read."""
+"""What the actions read that take a definition without its data."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-
-import click
 
 from caffe_dns import log
 from caffe_dns.cli import flags
@@ -20,32 +18,6 @@ from caffe_dns.net.definition import filter_layers, with_state
 from caffe_dns.proto.caffe_pb2 import TEST, NetParameter
 from caffe_dns.proto.upgrade import read_net
 from caffe_dns.reports.comparison import comparison, measure
-
-batch = click.option(
-    "--batch", default=1, show_default=True, help="How many items the inputs take at once."
-)
-shape = click.option(
-    "--shape",
-    multiple=True,
-    metavar="C,H,W",
-    help="The shape of an item, where the data are not here; once for each data layer.",
-)
-all_losses = click.option(
-    "--all-losses",
-    is_flag=True,
-    help="Keep the outputs for losses of lower loss_weight, too (auxiliary classifiers).",
-)
-
-shrink = click.option(
-    "--shrink",
-    is_flag=True,
-    help="Take away channels that are constant or that nobody reads, exactly.",
-)
-fold = click.option(
-    "--fold",
-    is_flag=True,
-    help="Put BatchNorm, Scale and Bias layers into the weights before them.",
-)
 
 
 def read_deployment(

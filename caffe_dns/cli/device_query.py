@@ -3,15 +3,9 @@
 from __future__ import annotations
 
 import click
-import torch
 
-from caffe_dns import log
 from caffe_dns.cli import flags
-from caffe_dns.device.cuda_driver import Attribute, device_attributes
-from caffe_dns.device.selection import parse_gpus
-from caffe_dns.errors import CaffeError
-
-_LABEL_WIDTH = 31
+from caffe_dns.cli.lazy import runs
 
 
 @click.command()
@@ -20,44 +14,6 @@ _LABEL_WIDTH = 31
 )
 @flags.unused("solver", "model", "weights", "snapshot", "phase", "level", "stage", "iterations")
 @flags.unused("sigint_effect", "sighup_effect")
-def command(gpu: str, **unused: object) -> None:
+@runs("device_query")
+def command() -> None:
     """Show what the GPUs are and how much they have of what."""
-    if not torch.cuda.device_count():
-        raise CaffeError("there is no GPU that PyTorch can use")
-    gpus = parse_gpus(gpu)
-    log.info(f"Querying GPUs {gpu}")
-    for device in gpus:
-        _log_device(device)
-
-
-def _log_device(gpu: int) -> None:
-    properties = torch.cuda.get_device_properties(gpu)
-    has = device_attributes(gpu)
-    block = [has[a] for a in Attribute if a.name.startswith("MAX_BLOCK_DIM")]
-    grid = [has[a] for a in Attribute if a.name.startswith("MAX_GRID_DIM")]
-    lines = {
-        "Device id": gpu,
-        "Major revision number": properties.major,
-        "Minor revision number": properties.minor,
-        "Name": properties.name,
-        "Total global memory": properties.total_memory,
-        "Total shared memory per block": has[Attribute.MAX_SHARED_MEMORY_PER_BLOCK],
-        "Total registers per block": has[Attribute.MAX_REGISTERS_PER_BLOCK],
-        "Warp size": has[Attribute.WARP_SIZE],
-        "Maximum memory pitch": has[Attribute.MAX_PITCH],
-        "Maximum threads per block": has[Attribute.MAX_THREADS_PER_BLOCK],
-        "Maximum dimension of block": ", ".join(map(str, block)),
-        "Maximum dimension of grid": ", ".join(map(str, grid)),
-        "Clock rate": has[Attribute.CLOCK_RATE],
-        "Total constant memory": has[Attribute.TOTAL_CONSTANT_MEMORY],
-        "Texture alignment": has[Attribute.TEXTURE_ALIGNMENT],
-        "Concurrent copy and execution": _yes_or_no(has[Attribute.GPU_OVERLAP]),
-        "Number of multiprocessors": has[Attribute.MULTIPROCESSOR_COUNT],
-        "Kernel execution timeout": _yes_or_no(has[Attribute.KERNEL_EXEC_TIMEOUT]),
-    }
-    for label, value in lines.items():
-        log.info(f"{label + ':':{_LABEL_WIDTH}}{value}")
-
-
-def _yes_or_no(value: int) -> str:
-    return "Yes" if value else "No"

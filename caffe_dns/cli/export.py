@@ -2,20 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import click
 
-from caffe_dns.cli import definitions, flags
-from caffe_dns.errors import CaffeError
-from caffe_dns.export import compact
-from caffe_dns.export.formats import export_formats, find_format, size_table
-from caffe_dns.export.model import UnmaskedModel
-from caffe_dns.files import write_atomically
-from caffe_dns.layers.base import Context
-
-#: Formats that hold weights, and not in which net.
-_WITHOUT_DEFINITION = ("caffemodel", "safetensors")
+from caffe_dns.cli import flags
+from caffe_dns.cli.lazy import runs
 
 
 @click.command()
@@ -27,35 +17,23 @@ _WITHOUT_DEFINITION = ("caffemodel", "safetensors")
     "format_name",
     default="",
     metavar="FORMAT",
-    help=f"{', '.join(export_formats)}. Default: by the ending of the output.",
+    help="caffemodel, onnx, safetensors, compact or what a plugin brings. Default: by the ending "
+    "of the output.",
 )
 @click.option(
     "--definition", default="", metavar="FILE", help="Also write the matching deploy.prototxt."
 )
-@definitions.shrink
-@definitions.fold
-@definitions.batch
-@definitions.shape
+@flags.shrink
+@flags.fold
+@flags.batch
+@flags.shape
 @flags.level
 @flags.stage
-@definitions.all_losses
+@flags.all_losses
 @flags.python_layers
 @flags.imports
-def command(
-    model: str,
-    weights: str,
-    output: str,
-    format_name: str,
-    definition: str,
-    shrink: bool,
-    fold: bool,
-    batch: int,
-    shape: tuple[str, ...],
-    level: int,
-    stage: str,
-    all_losses: bool,
-    allow_python_layers: bool,
-) -> None:
+@runs("export")
+def command() -> None:
     """Take a trained or pruned model away, without masks and with layers of the standard types.
 
     \b
@@ -69,51 +47,3 @@ def command(
     the weights before them can stand for. The definition then stands beside the model, as FILE with
     the ending .prototxt.
     """
-    if not weights:
-        raise CaffeError("export needs model weights: --weights FILE")
-    if not output:
-        raise CaffeError("export needs a file to write: --output FILE")
-    chosen = find_format(output, format_name)
-    files = [file.strip() for file in weights.split(",")]
-    if len(files) == 1 and compact.is_compact(files[0]):
-        if model:
-            raise CaffeError("brings its definition with it; leave --model out", file=files[0])
-        plain = compact.read(files[0])
-    else:
-        if not model:
-            raise CaffeError("export needs the definition of the weights: --model FILE")
-        context = Context(allow_python_layers=allow_python_layers)
-        described = definitions.read_deployment(
-            model, batch, shape, level, stage, all_losses, context
-        )
-        try:
-            plain = UnmaskedModel.load(described, weights, context)
-        except CaffeError as error:
-            raise error.locate(file=model) from None
-    if shrink or fold:
-        plain = definitions.reduce_model(plain, shrink=shrink, fold=fold, say=click.echo)
-        click.echo()
-        if not definition and chosen in _WITHOUT_DEFINITION:
-            definition = _beside(output, model)
-    small = compact.to_bytes(plain)
-    raw = small if chosen == "compact" else export_formats[chosen].to_bytes(plain)
-    write_atomically(output, raw)
-    if definition:
-        write_atomically(definition, plain.definition.to_text().encode())
-    for line in size_table(plain, files, len(small)):
-        click.echo(line)
-    click.echo(f"Wrote {output}: {len(raw):,} bytes")
-    if definition and (shrink or fold):
-        click.echo(f"Wrote {definition}, which is its definition now")
-
-
-def _beside(output: str, model: str) -> str:
-    """Where the definition of such a model goes. Raises CaffeError if it were the given one's."""
-    definition = Path(output).with_suffix(".prototxt")
-    if model and definition.exists() and definition.samefile(model):
-        raise CaffeError(
-            "the definition of the new model would take its place; give --output or "
-            "--definition another name",
-            file=model,
-        )
-    return str(definition)

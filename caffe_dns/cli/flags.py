@@ -46,6 +46,31 @@ backend = click.option(
     metavar="KIND",
     help="The kind of database: lmdb or leveldb.",
 )
+batch = click.option(
+    "--batch", default=1, show_default=True, help="How many items the inputs take at once."
+)
+shape = click.option(
+    "--shape",
+    multiple=True,
+    metavar="C,H,W",
+    help="The shape of an item, where the data are not here; once for each data layer.",
+)
+all_losses = click.option(
+    "--all-losses",
+    is_flag=True,
+    help="Keep the outputs for losses of lower loss_weight, too (auxiliary classifiers).",
+)
+
+shrink = click.option(
+    "--shrink",
+    is_flag=True,
+    help="Take away channels that are constant or that nobody reads, exactly.",
+)
+fold = click.option(
+    "--fold",
+    is_flag=True,
+    help="Put BatchNorm, Scale and Bias layers into the weights before them.",
+)
 no_surgery = click.option(
     "--no-surgery", is_flag=True, help="Run as plain Caffe: no masks, nothing is pruned."
 )

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
-from importlib import import_module
 
 import click
 
 from caffe_dns import __version__, log
+from caffe_dns.cli.lazy import import_for_good
 from caffe_dns.errors import CaffeError, first_line, nearest
 
 #: Action -> one line of help. The module of the same name is imported only when its action runs.
@@ -124,25 +123,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _load(action: str) -> click.Command:
-    name = f"caffe_dns.cli.{action}"
-    if name not in sys.modules:
-        _import_for_good(name)
-    command: click.Command = sys.modules[name].command
+    command: click.Command = import_for_good(f"caffe_dns.cli.{action}").command
     return command
-
-
-def _import_for_good(name: str) -> None:
-    """Import a module with all that it needs, and never look for garbage in that.
-
-    PyTorch alone makes 150,000 objects; looking through them costs a short run a quarter of
-    its time.
-    """
-    gc.disable()
-    try:
-        import_module(name)
-        gc.freeze()
-    finally:
-        gc.enable()
 
 
 def _switches(command: click.Command) -> dict[str, tuple[str | None, str | None]]:

@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import click
 
-from caffe_dns.errors import CaffeError
-from caffe_dns.files import write_atomically
-from caffe_dns.reports.charts import check_matplotlib, form_of, render
-from caffe_dns.reports.curves import read_run, run_names
-from caffe_dns.reports.curves_chart import draw
+from caffe_dns.cli.lazy import runs
 
 
 @click.command()
@@ -16,17 +12,9 @@ from caffe_dns.reports.curves_chart import draw
 @click.option(
     "--output", default="", metavar="FILE", help="The picture: FILE.png, FILE.svg or FILE.html."
 )
-def command(logs: tuple[str, ...], output: str) -> None:
+@runs("plot")
+def command() -> None:
     """Draw the curves of training logs: losses, scores, and the sparsity of each layer.
 
     LOGs are what `dns train` or Caffe wrote on stderr. Several runs go into one picture.
     """
-    if not output:
-        raise CaffeError("plot needs a file to draw into: --output FILE.png")
-    form = form_of(output)
-    check_matplotlib()
-    paths = list(logs)
-    runs = [read_run(path, name) for path, name in zip(paths, run_names(paths), strict=True)]
-    title = ", ".join(run.name for run in runs)
-    write_atomically(output, render(draw(runs), form, title))
-    click.echo(f"Wrote {output}")

@@ -4,17 +4,8 @@ from __future__ import annotations
 
 import click
 
-from caffe_dns import load_net, log
 from caffe_dns.cli import flags
-from caffe_dns.cli.progress import Progress
-from caffe_dns.device.selection import scoring_device
-from caffe_dns.errors import CaffeError
-from caffe_dns.net import Net
-from caffe_dns.proto.upgrade import read_net
-from caffe_dns.reports.sensitivity import check_prefix, save, to_text_table
-from caffe_dns.surgery.prunable_layers import find_prunable_layers
-from caffe_dns.surgery.sensitivity import Bench, Proposal, Study, find_objective, measure, propose
-from caffe_dns.weights import weight_files
+from caffe_dns.cli.lazy import runs
 
 
 @click.command()
@@ -41,74 +32,11 @@ from caffe_dns.weights import weight_files
     metavar="PREFIX",
     help="Write PREFIX.csv, PREFIX.png, PREFIX.html and PREFIX.prototxt.",
 )
-def command(
-    model: str,
-    weights: str,
-    iterations: int,
-    gpu: str,
-    level: int,
-    stage: str,
-    allow_python_layers: bool,
-    layers: str,
-    loss_of_accuracy: float,
-    output: str,
-) -> None:
+@runs("sensitivity")
+def command() -> None:
     """Find out how far each layer of a trained model can be pruned.
 
     Without any training, each layer is pruned by itself, to sparsities from 10 to 99 percent, and
     the model is scored on the given number of test batches. Prints a table, and thresholds for all
     layers together; PREFIX.prototxt is the model definition with these thresholds.
     """
-    _check_flags(model, weights, iterations, loss_of_accuracy)
-    if output:
-        check_prefix(output)
-    definition = read_net(model).message
-    wanted = [name.strip() for name in layers.split(",") if name.strip()]
-    net = load_net(
-        model,
-        "TEST",
-        weight_files(weights),
-        device=scoring_device(gpu),
-        level=level,
-        stages=flags.stages(stage),
-        allow_python_layers=allow_python_layers,
-    )
-    was_quiet = log.set_quiet(True)  # the data layer's, about starting again
-    try:
-        study, proposal = _study(net, iterations, wanted, loss_of_accuracy)
-    except CaffeError as error:
-        raise error.locate(file=model) from None
-    finally:
-        log.set_quiet(was_quiet)
-        net.close()
-    click.echo(to_text_table(study, proposal), nl=False)
-    if output:
-        for name in save(output, study, proposal, definition):
-            click.echo(f"Wrote {name}")
-
-
-def _check_flags(model: str, weights: str, iterations: int, loss_of_accuracy: float) -> None:
-    if not model:
-        raise CaffeError("sensitivity needs a model definition to score: --model FILE")
-    if not weights:
-        raise CaffeError("sensitivity needs model weights to prune: --weights FILE")
-    if iterations < 1:
-        raise CaffeError(f"-iterations must be at least 1, not {iterations}")
-    if not 0 <= loss_of_accuracy < 1:
-        raise CaffeError(
-            f"--loss-of-accuracy must be at least 0 and below 1, not {loss_of_accuracy:g}"
-        )
-
-
-def _study(net: Net, batches: int, wanted: list[str], limit: float) -> tuple[Study, Proposal]:
-    bench = Bench(net, find_objective(net), batches)
-    prunable_layers = [
-        prunable_layer
-        for prunable_layer in find_prunable_layers(net, wanted)
-        if bench.depends_on(prunable_layer)
-    ]
-    if not prunable_layers:
-        raise CaffeError(f"none of these layers has any influence on '{bench.objective.name}'")
-    with Progress("Scoring", batches) as progress:
-        study = measure(bench, prunable_layers, progress.advance)
-    return study, propose(bench, prunable_layers, study, limit)

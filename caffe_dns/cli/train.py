@@ -4,22 +4,8 @@ from __future__ import annotations
 
 import click
 
-from caffe_dns import log
 from caffe_dns.cli import flags
-from caffe_dns.cli.launch import as_rank, launch
-from caffe_dns.cli.progress import Progress
-from caffe_dns.cli.snapshots import NEWEST, Snapshots
-from caffe_dns.cli.target import add_target, find_target, keeps_files, write_definition
-from caffe_dns.device.precision import use_precision
-from caffe_dns.device.selection import parse_gpus, training_device
-from caffe_dns.errors import CaffeError
-from caffe_dns.parallel.ranks import JoinedRanks
-from caffe_dns.proto.caffe_pb2 import SolverParameter
-from caffe_dns.proto.upgrade import read_solver
-from caffe_dns.solver.divergence import ON_NAN
-from caffe_dns.solver.observers import Observer, SurgeryTable, TensorBoard, check_tensorboard
-from caffe_dns.solver.signals import SignalHandler, parse_action
-from caffe_dns.solver.solver import Solver
+from caffe_dns.cli.lazy import runs
 
 _EFFECTS = "snapshot, stop or none"
 
@@ -35,7 +21,7 @@ _EFFECTS = "snapshot, stop or none"
 @click.option(
     "--resume",
     is_flag=False,
-    flag_value=NEWEST,
+    flag_value="newest",
     metavar="[FILE]",
     help="Go on from this solver state or, without FILE, from the newest whole snapshot of the "
     "solver's prefix; from the beginning if there is none yet.",
@@ -57,7 +43,7 @@ _EFFECTS = "snapshot, stop or none"
 )
 @click.option(
     "--on-nan",
-    type=click.Choice(ON_NAN),
+    type=click.Choice(["stop", "warn"]),
     default="stop",
     show_default=True,
     help="When training has diverged: stop, or warn and go on without snapshots.",
@@ -86,28 +72,8 @@ _EFFECTS = "snapshot, stop or none"
 @flags.unused("phase", "model")
 # Unused as well, but a number that must be one.
 @click.option("--iterations", default=50, hidden=True)
-@as_rank
-def command(
-    solver: str,
-    weights: str,
-    snapshot: str,
-    resume: str | None,
-    keep: int | None,
-    gpu: str,
-    precision: str,
-    level: int,
-    stage: str,
-    sigint_effect: str,
-    sighup_effect: str,
-    on_nan: str,
-    no_surgery: bool,
-    allow_python_layers: bool,
-    tensorboard: str,
-    target_sparsity: str,
-    target_compression: float | None,
-    ranks: JoinedRanks | None,
-    **unused: object,
-) -> int:
+@runs("train")
+def command() -> None:
     """Train, finetune or prune a model.
 
     Layers of the types Convolution and InnerProduct are pruned while they train, unless their
@@ -116,87 +82,3 @@ def command(
 
     On several GPUs, each trains on batches of the definition's size, and gradients are averaged.
     """
-    if not solver:
-        raise CaffeError("train needs a solver definition: --solver FILE")
-    snapshots = Snapshots(snapshot, resume, keep)
-    if snapshot and weights:
-        raise CaffeError("give -snapshot to resume training or -weights to finetune, but not both")
-    if tensorboard:
-        check_tensorboard(tensorboard)
-    handler = SignalHandler(
-        parse_action(sigint_effect, "sigint_effect"), parse_action(sighup_effect, "sighup_effect")
-    )
-    if ranks is None and len(gpus := parse_gpus(gpu)) > 1:
-        return launch(click.get_current_context().obj, gpus)
-    state = snapshots.find_state(solver, ranks)
-    param = _read_solver(solver, weights, state, level, stage)
-    target = find_target(target_sparsity, target_compression)
-    if target is not None:
-        add_target(param, target, surgery=not no_surgery)
-    device = training_device(gpu, param, ranks.world if ranks else None)
-    activations = use_precision(precision, device)
-    if ranks is not None:
-        ranks.use(device)
-    try:
-        trainer = Solver(
-            param,
-            device=device,
-            surgery=not no_surgery,
-            allow_python_layers=allow_python_layers,
-            activations=activations,
-            ranks=ranks,
-            on_nan=on_nan,
-        )
-    except CaffeError as error:
-        raise error.locate(file=solver) from None
-    try:
-        if state:
-            log.info(f"Resuming from {state}")
-            trainer.restore(state)
-        if trainer.ranks.is_root:
-            if target is not None and not state:
-                write_definition(trainer)
-            trainer.observers = _observers(param, tensorboard, trainer.iteration)
-            snapshots.rotate(trainer, resumed=bool(state))
-        _solve(trainer, handler)
-    finally:
-        for observer in trainer.observers:
-            observer.close()
-        trainer.close()
-    return 0
-
-
-def _solve(trainer: Solver, handler: SignalHandler) -> None:
-    """Train to the end, with a progress bar, heeding signals."""
-    log.info("Starting Optimization")
-    shown = trainer.ranks.is_root
-    with handler, Progress("Training", trainer.param.max_iter, shown=shown) as progress:
-        progress.advance(trainer.iteration)
-        trainer.poll = handler.poll
-        trainer.on_iteration = lambda: progress.advance(trainer.iteration)
-        trainer.solve()
-    log.info("Optimization Done.")
-
-
-def _observers(param: SolverParameter, tensorboard: str, start: int) -> list[Observer]:
-    """Who looks on: the table beside the snapshots, if there are any, and TensorBoard."""
-    observers: list[Observer] = []
-    if keeps_files(param):
-        observers.append(SurgeryTable(f"{param.snapshot_prefix}_surgery.csv"))
-    if tensorboard:
-        observers.append(TensorBoard(tensorboard, start))
-    return observers
-
-
-def _read_solver(
-    solver: str, weights: str, snapshot: str, level: int, stage: str
-) -> SolverParameter:
-    """The solver definition with what the flags say on top."""
-    param = read_solver(solver).message
-    param.train_state.level = level
-    param.train_state.stage.extend(flags.stages(stage))
-    if snapshot or weights:
-        param.ClearField("weights")
-    if weights:
-        param.weights.append(weights)
-    return param

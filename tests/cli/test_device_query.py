@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from caffe_dns.cli import device_query
+from caffe_dns.cli.actions import device_query
 from caffe_dns.device.cuda_driver import Attribute, device_attributes
 from tests.cli.harness import complaint, run_well
 

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from caffe_dns.cli import launch as launching
-from caffe_dns.cli import train
+from caffe_dns.cli.actions import train
 from caffe_dns.cli.launch import launch
 from caffe_dns.proto.caffe_pb2 import SolverState
 from tests.cli.harness import complaint, run_well

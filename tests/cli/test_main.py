@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 
-from caffe_dns.cli import parse_log
+from caffe_dns.cli.actions import parse_log
 from caffe_dns.cli.main import ACTIONS, main, normalize
 from tests.cli.harness import complaint, run, run_well
 from tests.oracle import GOLDEN

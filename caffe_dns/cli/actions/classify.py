@@ -1,0 +1,77 @@
+"""`dns classify` (python/classify.py)."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import click
+import numpy as np
+
+from caffe_dns.cli.images import (
+    load_array,
+    numbers,
+    permit,
+    read_mean,
+    use_device,
+)
+from caffe_dns.errors import CaffeError
+from caffe_dns.files import write_atomically
+from caffe_dns.pycaffe.classifier import Classifier
+from caffe_dns.pycaffe.images import load_image, to_npy
+
+
+def run(
+    input_file: str,
+    output_file: str,
+    model_def: str,
+    pretrained_model: str,
+    gpu: bool,
+    mean_file: str,
+    input_scale: float | None,
+    raw_scale: float,
+    channel_swap: str,
+    allow_python_layers: bool,
+    center_only: bool,
+    images_dim: str,
+    ext: str,
+) -> None:
+    """Do what `dns classify` is asked for, by the values of its flags."""
+    permit(allow_python_layers)
+    use_device(gpu)
+    classifier = Classifier(
+        model_def,
+        pretrained_model,
+        image_dims=numbers("images_dim", images_dim, 2),
+        mean=read_mean(mean_file),
+        input_scale=input_scale,
+        raw_scale=raw_scale,
+        channel_swap=numbers("channel_swap", channel_swap),
+    )
+    images = _read(Path(input_file).expanduser(), ext)
+    click.echo(f"Classifying {len(images)} inputs.")
+    start = time.perf_counter()
+    scores = classifier.predict(images, not center_only)
+    click.echo(f"Done in {time.perf_counter() - start:.2f} s.")
+    click.echo(f"Saving results into {output_file}")
+    # As numpy.save does, whatever the name.
+    name = output_file if output_file.endswith(".npy") else f"{output_file}.npy"
+    write_atomically(name, to_npy(scores))
+
+
+def _read(path: Path, ending: str) -> list[np.ndarray]:
+    if path.is_dir():
+        click.echo(f"Loading folder: {path}")
+        images = [load_image(file) for file in sorted(path.glob(f"*.{ending}"))]
+        if not images:
+            raise CaffeError(f"has no files that end in .{ending}", file=str(path))
+        return images
+    click.echo(f"Loading file: {path}")
+    if path.suffix != ".npy":
+        return [load_image(path)]
+    array = load_array(str(path))
+    if array.ndim != 4 or not array.size:
+        raise CaffeError(
+            f"has the shape {array.shape}; [N, H, W, channels] would be right", file=str(path)
+        )
+    return list(array.astype(np.float32))

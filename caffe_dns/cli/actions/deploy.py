@@ -1,0 +1,33 @@
+"""`dns deploy`."""
+
+from __future__ import annotations
+
+import click
+
+from caffe_dns.cli import definitions
+from caffe_dns.errors import CaffeError
+from caffe_dns.files import write_atomically
+from caffe_dns.layers.base import Context
+
+
+def run(
+    model: str,
+    output: str,
+    batch: int,
+    shape: tuple[str, ...],
+    level: int,
+    stage: str,
+    all_losses: bool,
+    allow_python_layers: bool,
+) -> None:
+    """Do what `dns deploy` is asked for, by the values of its flags."""
+    if not model:
+        raise CaffeError("deploy needs a definition to start from: --model FILE")
+    if not output:
+        raise CaffeError("deploy needs a file to write: --output FILE")
+    context = Context(allow_python_layers=allow_python_layers)
+    made = definitions.read_deployment(model, batch, shape, level, stage, all_losses, context)
+    write_atomically(output, made.to_text().encode())
+    for remark in made.remarks:
+        click.echo(remark)
+    click.echo(f"Wrote {output}: {len(made.param.layer)} layers")

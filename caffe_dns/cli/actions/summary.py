@@ -1,0 +1,71 @@
+"""`dns summary`."""
+
+from __future__ import annotations
+
+import click
+
+from caffe_dns import log
+from caffe_dns.cli import definitions, flags
+from caffe_dns.errors import CaffeError
+from caffe_dns.export.inputs import replace_data
+from caffe_dns.layers.base import Context
+from caffe_dns.net import Net
+from caffe_dns.net.definition import filter_layers, with_state
+from caffe_dns.proto.caffe_pb2 import Phase
+from caffe_dns.proto.upgrade import read_net
+from caffe_dns.reports.summary import summarize, to_table
+from caffe_dns.weights import load_definition_blobs, load_weights
+
+
+def run(
+    model: str,
+    weights: str,
+    phase: str,
+    shape: tuple[str, ...],
+    shrink: bool,
+    fold: bool,
+    level: int,
+    stage: str,
+    allow_python_layers: bool,
+) -> None:
+    """Do what `dns summary` is asked for, by the values of its flags."""
+    if not model:
+        raise CaffeError("summary needs a model definition: --model FILE")
+    if phase not in ("TRAIN", "TEST"):
+        raise CaffeError(f"--phase must be TRAIN or TEST, not '{phase}'")
+    context = Context(allow_python_layers=allow_python_layers)
+    if shrink or fold:
+        if phase != "TEST" or not weights:
+            raise CaffeError("--shrink and --fold need model weights, and the phase TEST")
+        shapes = definitions.parse_shapes(shape)
+        _, given = definitions.load_unmasked(model, weights, shapes, level, stage, context)
+        said: list[str] = []
+        reduced = definitions.reduce_model(given, shrink=shrink, fold=fold, say=said.append)
+        for line in (*to_table(summarize(reduced.to_net()), trained=True), "", *said):
+            click.echo(line)
+        return
+    was_quiet = log.set_quiet(True)
+    try:
+        net = _build(model, Phase.Value(phase), shape, level, stage, context)
+        if weights:
+            load_weights(net, weights)
+    finally:
+        log.set_quiet(was_quiet)
+    for line in to_table(summarize(net), trained=bool(weights)):
+        click.echo(line)
+
+
+def _build(
+    model: str, phase: Phase, shape: tuple[str, ...], level: int, stage: str, context: Context
+) -> Net:
+    """The net of this phase, with inputs in the place of its data layers."""
+    shapes = definitions.parse_shapes(shape)
+    parsed = read_net(model)
+    try:
+        state = with_state(parsed.message, phase, level, flags.stages(stage))
+        param = replace_data(filter_layers(state)[0], phase, shapes, context)
+        net = Net(param, context)
+        load_definition_blobs(net)
+    except CaffeError as error:
+        raise error.locate(file=model) from None
+    return net

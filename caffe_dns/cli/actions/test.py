@@ -1,0 +1,103 @@
+"""`dns test`."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+
+import torch
+
+from caffe_dns import load_net, log
+from caffe_dns.cli import definitions, flags
+from caffe_dns.cli.progress import Progress
+from caffe_dns.device.precision import use_precision
+from caffe_dns.device.selection import scoring_device
+from caffe_dns.errors import CaffeError
+from caffe_dns.export.shrink import with_data
+from caffe_dns.layers.base import Context
+from caffe_dns.net import Net
+from caffe_dns.net.debug_info import DebugInfo
+from caffe_dns.reports.kept import log_kept
+from caffe_dns.weights import weight_files
+
+
+def run(
+    model: str,
+    weights: str,
+    iterations: int,
+    gpu: str,
+    precision: str,
+    level: int,
+    stage: str,
+    no_surgery: bool,
+    shrink: bool,
+    fold: bool,
+    allow_python_layers: bool,
+    **unused: object,
+) -> None:
+    """Do what `dns test` is asked for, by the values of its flags."""
+    if not model:
+        raise CaffeError("test needs a model definition to score: --model FILE")
+    if not weights:
+        raise CaffeError("test needs model weights to score: --weights FILE")
+    if iterations < 1:
+        raise CaffeError(f"-iterations must be at least 1, not {iterations}")
+    device = scoring_device(gpu)
+    context = Context(
+        device=device,
+        surgery=not no_surgery,
+        allow_python_layers=allow_python_layers,
+        activations=use_precision(precision, device),
+    )
+    if shrink or fold:
+        plain = Context(allow_python_layers=allow_python_layers)
+        param, given = definitions.load_unmasked(model, weights, (), level, stage, plain)
+        reduced = definitions.reduce_model(given, shrink=shrink, fold=fold, say=log.info)
+        net = with_data(reduced, param).to_net(context)
+    else:
+        net = _load(model, weights, level, stage, context)
+    try:
+        _score(net, iterations)
+        log_kept(net)
+    finally:
+        net.close()
+
+
+def _load(model: str, weights: str, level: int, stage: str, context: Context) -> Net:
+    return load_net(
+        model,
+        "TEST",
+        weight_files(weights),
+        context.surgery,
+        device=context.device,
+        level=level,
+        stages=flags.stages(stage),
+        allow_python_layers=context.allow_python_layers,
+        activations=context.activations,
+        quiet=False,
+    )
+
+
+@torch.no_grad()
+def _score(net: Net, iterations: int) -> None:
+    log.info(f"Running for {iterations} iterations.")
+    scores: dict[str, torch.Tensor] = {}
+    loss = torch.zeros((), device=net.context.device)
+    debug = DebugInfo(net) if net.param.debug_info else nullcontext()
+    with debug, Progress("Testing", iterations) as progress:
+        for iteration in range(iterations):
+            blobs = net()
+            loss += net.loss(blobs)
+            for name in net.outputs:
+                values = blobs[name].reshape(-1)
+                scores[name] = scores[name] + values if name in scores else values.clone()
+                for value in values.tolist():
+                    log.info(f"Batch {iteration}, {name} = {log.number(value)}")
+            progress.advance(iteration + 1)
+    log.info(f"Loss: {log.number(float(loss) / iterations)}")
+    for name, score in scores.items():
+        weight = net.loss_weights.get(name, 0.0)
+        for mean in (score / iterations).tolist():
+            text = f"{name} = {log.number(mean)}"
+            if weight:
+                text += f" (* {log.number(weight)} = {log.number(weight * mean)} loss)"
+            log.info(text)
