@@ -41,6 +41,7 @@ _LEARNING = {
     "Scale",
     "Bias",
     "BatchNorm",
+    "BN",
     "Normalize",
     "PReLU",
     "Parameter",

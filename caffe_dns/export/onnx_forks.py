@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import cast
 
-from caffe_dns.export.onnx_graph import Bottoms, converts
+from caffe_dns.export.onnx_graph import INT64, Bottoms, converts
+from caffe_dns.layers.forks.batch_norm import BN
+from caffe_dns.layers.forks.channels import Reorg, ShuffleChannel
+from caffe_dns.layers.forks.neuron import SIX, ReLU6
+from caffe_dns.layers.forks.resize import Interp, Upsample
 from caffe_dns.layers.forks.roi import ROIPooling
 
 
@@ -15,3 +20,99 @@ def roi_pooling(at: Bottoms) -> list[str]:
         regions = at.reshape(regions, [-1, 5])
     settings = {"pooled_shape": layer.size, "spatial_scale": layer.scale}
     return [at.add("MaxRoiPool", at.values[0], regions, **settings)]
+
+
+@converts("BN")
+def batch_norm(at: Bottoms) -> list[str]:
+    layer, value = cast(BN, at.layer), at.values[0]
+    slope, bias, *running = layer.blobs
+    if layer.affine_only:
+        around = (-1, *[1] * (at.rank - 2))
+        value = at.add("Mul", value, at.constant("weight", slope.reshape(around)))
+        return [at.add("Add", value, at.constant("bias", bias.reshape(around)))]
+    if not running:
+        raise at.unsupported("a BN with the statistics of the batch (bn_mode: LEARN)")
+    names = ("weight", "bias", "running_mean", "running_var")
+    constants = [
+        at.constant(name, blob.flatten()) for name, blob in zip(names, layer.blobs, strict=True)
+    ]
+    return [at.add("BatchNormalization", value, *constants, epsilon=layer.eps)]
+
+
+@converts("Interp")
+def interp(at: Bottoms) -> list[str]:
+    layer, value = cast(Interp, at.layer), at.values[0]
+    first, last = layer.cut
+    if first or last:
+        height, width = at.shapes[0][2:]
+        places = [
+            at.integers("starts", [first, first]),
+            at.integers("ends", [height - last, width - last]),
+            at.integers("axes", [2, 3]),
+        ]
+        value = at.add("Slice", value, *places)
+    return [_resize(at, value, mode="linear", coordinate_transformation_mode="align_corners")]
+
+
+@converts("Upsample")
+def upsample(at: Bottoms) -> list[str]:
+    layer, value = cast(Upsample, at.layer), at.values[0]
+    if not layer.by_mask:
+        settings = {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+        return [_resize(at, value, mode="nearest", **settings)]
+    height, width = at.top_shapes[0][2:]
+    places = at.add("Cast", at.reshape(at.values[1], [0, 0, -1]), to=INT64)
+    nothing = at.add("ConstantOfShape", _shape_with(at, value, [height * width]))
+    planes = at.add("ScatterElements", nothing, places, at.reshape(value, [0, 0, -1]), axis=2)
+    return [at.reshape(planes, [0, 0, height, width])]
+
+
+def _resize(at: Bottoms, value: str, **settings: str) -> str:
+    """The value in the size of the top."""
+    size = _shape_with(at, value, at.top_shapes[0][2:])
+    return at.add("Resize", value, "", "", size, **settings)
+
+
+def _shape_with(at: Bottoms, value: str, extents: Sequence[int]) -> str:
+    """The value's first two extents, and these."""
+    first = at.integers("start", [0]), at.integers("end", [2])
+    planes = at.add("Slice", at.add("Shape", value), *first)
+    return at.add("Concat", planes, at.integers("extents", extents), axis=0)
+
+
+@converts("Axpy")
+def axpy(at: Bottoms) -> list[str]:
+    factors, first, second = at.values
+    missing = range(len(at.shapes[0]), len(at.shapes[1]))
+    if missing:
+        factors = at.add("Unsqueeze", factors, at.integers("axes", missing))
+    return [at.add("Add", at.add("Mul", factors, first), second)]
+
+
+@converts("ShuffleChannel")
+def shuffle_channel(at: Bottoms) -> list[str]:
+    layer, (_, channels, *places) = cast(ShuffleChannel, at.layer), at.shapes[0]
+    groups = at.reshape(at.values[0], [0, layer.group, channels // layer.group, *places])
+    axes = [0, 2, 1, *range(3, len(places) + 3)]
+    return [at.reshape(at.add("Transpose", groups, perm=axes), [0, channels, *places])]
+
+
+@converts("Reorg")
+def reorg(at: Bottoms) -> list[str]:
+    layer, (_, channels, height, width) = cast(Reorg, at.layer), at.shapes[0]
+    stride = layer.stride
+    fewer = channels // stride**2
+    if layer.reverse:
+        squares = at.reshape(at.values[0], [0, stride, stride, fewer, height, width])
+        axes = (0, 3, 4, 1, 5, 2)
+    else:
+        squares = at.reshape(at.values[0], [0, fewer, height, stride, width, stride])
+        axes = (0, 3, 5, 1, 2, 4)
+    return [at.reshape(at.add("Transpose", squares, perm=axes), [0, *at.top_shapes[0][1:]])]
+
+
+@converts("ReLU6")
+def relu6(at: Bottoms) -> list[str]:
+    slope = cast(ReLU6, at.layer).negative_slope
+    value = at.add("LeakyRelu", *at.values, alpha=slope) if slope else at.add("Relu", *at.values)
+    return [at.add("Min", value, at.number("six", SIX))]

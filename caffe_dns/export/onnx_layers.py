@@ -20,7 +20,7 @@ from caffe_dns.layers.arithmetic import Eltwise, Reduction, along
 from caffe_dns.layers.convolution import BaseConvolution, Deconvolution
 from caffe_dns.layers.inner_product import BaseInnerProduct
 from caffe_dns.layers.normalization import LRN, BatchNorm
-from caffe_dns.layers.pooling import Pooling, Window
+from caffe_dns.layers.pooling import Pair, Pooling, Window
 from caffe_dns.proto.caffe_pb2 import EltwiseParameter, PoolingParameter, ReductionParameter
 
 # Convolution and products -----------------------------------------------------------------------
@@ -83,11 +83,11 @@ def embed(at: Bottoms) -> list[str]:
 @converts("Pooling")
 def pooling(at: Bottoms) -> list[str]:
     layer = cast(Pooling, at.layer)
-    if layer.num_tops > 1:
-        raise at.unsupported("the second top of Pooling")
     height, width = at.shapes[0][2:]
     window = layer.window((height, width))
     value = at.values[0]
+    if layer.num_tops > 1:
+        return _maxima_and_places(at, value, window)
     if layer.method == PoolingParameter.MAX:
         lowest = float(torch.finfo(torch.float32).min)
         return [_pool(at, "MaxPool", value, window, lowest)]
@@ -100,6 +100,18 @@ def pooling(at: Bottoms) -> list[str]:
     divisor = at.add("Where", positive, mean, at.number("one", 1))
     weighted = at.add("Div", squares, divisor)
     return [at.add("Where", positive, weighted, at.number("nothing", 0))]
+
+
+def _maxima_and_places(at: Bottoms, value: str, window: Window) -> list[str]:
+    height, width = at.shapes[0][2:]
+    pads = _pads(window, (height, width))
+    if pads is None:
+        raise at.unsupported("the second top of a Pooling with windows outside of the image")
+    settings = {"kernel_shape": window.kernel, "strides": window.stride, "pads": pads}
+    maxima, places = at.add_many("MaxPool", 2, value, **settings)
+    # ONNX counts through all planes, Caffe in each by itself.
+    places = at.add("Mod", places, at.integers("area", [height * width]))
+    return [maxima, at.add("Cast", places, to=FLOAT)]
 
 
 def _average(at: Bottoms, value: str, window: Window) -> str:
@@ -116,11 +128,10 @@ def _average(at: Bottoms, value: str, window: Window) -> str:
 def _pool(at: Bottoms, operator: str, value: str, window: Window, padding: float) -> str:
     """Full windows over the padded image: what ONNX does about partial ones is not used."""
     height, width = at.shapes[0][2:]
-    left, right, top, bottom = window.margins((height, width))
-    # Negative margins are pixels that no window reaches.
-    pads = [top, left, max(bottom, 0), max(right, 0)]
-    if any(pad >= kernel for pad, kernel in zip(pads, window.kernel * 2, strict=True)):
-        amounts = [0, 0, *pads[:2], 0, 0, *pads[2:]]
+    pads = _pads(window, (height, width))
+    if pads is None:
+        left, right, top, bottom = (max(pad, 0) for pad in window.margins((height, width)))
+        amounts = [0, 0, top, left, 0, 0, bottom, right]
         filling = at.number("padding", padding)
         value = at.add("Pad", value, at.integers("pads", amounts), filling)
         pads = [0, 0, 0, 0]
@@ -128,6 +139,15 @@ def _pool(at: Bottoms, operator: str, value: str, window: Window, padding: float
     return at.add(
         operator, value, kernel_shape=window.kernel, strides=window.stride, pads=pads, **counted
     )
+
+
+def _pads(window: Window, image: Pair) -> list[int] | None:
+    """What ONNX's pooling pads, or None where that is more than it takes."""
+    left, right, top, bottom = window.margins(image)
+    # Negative margins are pixels that no window reaches.
+    pads = [top, left, max(bottom, 0), max(right, 0)]
+    fits = all(pad < kernel for pad, kernel in zip(pads, window.kernel * 2, strict=True))
+    return pads if fits else None
 
 
 # Normalisation ----------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from google.protobuf.message import Message
 
+from caffe_dns.layers.forks.batch_norm import is_segnet
 from caffe_dns.proto.caffe_pb2 import FillerParameter, LayerParameter, PoolingParameter
 from caffe_dns.proto.fields import is_repeated
 
@@ -44,6 +45,9 @@ _TRAINING_FIELDS = (
 def standard_layer(layer: LayerParameter) -> LayerParameter:
     """A copy of the standard type, without surgery, fillers, rates, phase rules and blobs."""
     plain = without_surgery(layer)
+    if is_segnet(layer.bn_param):
+        # Without its fillers it would be taken for PSPNet's.
+        plain.bn_param.bn_mode = layer.bn_param.bn_mode
     for name in _TRAINING_FIELDS:
         plain.ClearField(name)
     for _, value in plain.ListFields():

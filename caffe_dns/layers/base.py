@@ -95,8 +95,6 @@ class Layer(nn.Module):
     no_force_backward: ClassVar[tuple[int, ...]] = ()
     #: Whether the tops come from elsewhere than the net: a database, a program, a filler.
     is_source: ClassVar[bool] = False
-    #: Gradient steps never change these blobs, whatever `param {}` says.
-    lr_mult_forced_to_zero: ClassVar[bool] = False
 
     def __init__(self, param: LayerParameter, context: Context) -> None:
         super().__init__()
@@ -107,6 +105,8 @@ class Layer(nn.Module):
         self._has_extension = False
         #: Indices into `blobs` of the masks, which no solver updates.
         self.mask_indices: tuple[int, ...] = ()
+        #: Indices into `blobs` of those that gradient steps never change, whatever `param {}` says.
+        self.fixed_blobs: tuple[int, ...] = ()
         #: How many `param {}` may stand in the definition beyond the number of blobs.
         self.spare_param_specs = 0
         self.train(param.phase == TRAIN)

@@ -28,6 +28,23 @@ _FAR = 10.0
 _NEGLIGIBLE = 1e3
 
 
+def normalize_batch(
+    values: Tensor, factor: Tensor | None, shift: Tensor | None, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """factor * (values - mean) / sqrt(variance + eps) + shift, each channel by its own statistics.
+
+    The other two are these, mean and variance, which have no gradient.
+    """
+    if adds_up_rows(values):
+        mean, variance, inverse_std = statistics(values, eps)
+        top: Tensor = NormalizedRows.apply(values, factor, shift, mean, variance, inverse_std, eps)
+        return top, mean, variance
+    top, mean, inverse_std = torch.native_batch_norm(
+        values, factor, shift, None, None, True, 0.0, eps
+    )
+    return top, mean.detach(), inverse_std.detach().pow(-2).sub_(eps)
+
+
 def adds_up_rows(values: Tensor) -> bool:
     """Whether PyTorch would add up many rows: float32 on a CPU, axis 1 the innermost in memory."""
     return (

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from caffe_dns import kernels
 from caffe_dns.layers.base import Layer, SameShape, Shape, layer_types
-from caffe_dns.layers.batch_statistics import NormalizedRows, adds_up_rows, statistics
+from caffe_dns.layers.batch_statistics import normalize_batch
 from caffe_dns.proto.caffe_pb2 import FillerParameter, LRNParameter
 
 
@@ -29,8 +29,6 @@ class BatchNorm(SameShape):
 
     keeps_type = True
 
-    lr_mult_forced_to_zero = True
-
     def build(self, bottom_shapes: Sequence[Shape]) -> None:
         settings = self.param.batch_norm_param
         self.fraction, self.eps = settings.moving_average_fraction, settings.eps
@@ -41,6 +39,7 @@ class BatchNorm(SameShape):
         self.channels = _channels(bottom_shapes[0])
         for size in (self.channels, self.channels, 1):
             self.add_buffer((size,), FillerParameter())
+        self.fixed_blobs = (0, 1, 2)
 
     def reshape(self, bottom_shapes: Sequence[Shape]) -> list[Shape]:
         channels = _channels(bottom_shapes[0])
@@ -91,16 +90,7 @@ class BatchNorm(SameShape):
     ) -> Tensor:
         if self.use_global_stats:
             return F.batch_norm(bottom, *self._global_stats(), factor, shift, eps=self.eps)
-        if adds_up_rows(bottom):
-            mean, variance, inverse_std = statistics(bottom, self.eps)
-            top: Tensor = NormalizedRows.apply(
-                bottom, factor, shift, mean, variance, inverse_std, self.eps
-            )
-        else:
-            top, mean, inverse_std = torch.native_batch_norm(
-                bottom, factor, shift, None, None, True, 0.0, self.eps
-            )
-            variance = inverse_std.detach().pow(-2).sub_(self.eps)
+        top, mean, variance = normalize_batch(bottom, factor, shift, self.eps)
         # Also in TEST, when the definition says `use_global_stats: false`, as Caffe does.
         self._update(mean, variance, bottom.numel() // self.channels)
         return top

@@ -68,12 +68,12 @@ class ParamTable:
             (index >= len(specs) or specs[index].lr_mult != 0) and index not in layer.mask_indices
             for index in range(blobs)
         ]
-        if layer.lr_mult_forced_to_zero:
+        if layer.fixed_blobs:
             # Only now, and in the layer's own definition: Caffe's backward pass goes through layers
             # whose statistics have no `param {}`, and its models have these zeros.
             specs.extend(ParamSpec() for _ in range(len(specs), blobs))
-            for spec in specs:
-                spec.lr_mult = 0
+            for index in layer.fixed_blobs:
+                specs[index].lr_mult = 0
         for index in range(blobs):
             self._append_blob(layer, index, specs[index] if index < len(specs) else ParamSpec())
         return wanted

@@ -36,6 +36,20 @@ _MOVED: dict[str, dict[int, Moved]] = {
     # R-FCN, Intel Caffe.
     "BoxAnnotatorOHEM": dict.fromkeys((10000, 152), Moved(2102)),
     "PSROIPooling": dict.fromkeys((10001, 153), Moved(2103)),
+    # PSPNet, yjxiong's fork; SegNet and ENet.
+    "BN": {
+        **dict.fromkeys((152, 137), Moved(2104)),
+        45: Moved(2104, {1: 2100, 2: 2101, 3: 2102}),
+    },
+    # DeepLab and PSPNet.
+    "Interp": {143: Moved(2105)},
+    # SegNet, ENet, MobileNet-YOLO.
+    "Upsample": dict.fromkeys((137, 147, 150), Moved(2106)),
+    # farmingyard's ShuffleNet.
+    "ShuffleChannel": {164: Moved(2107)},
+    # MobileNet-YOLO, Intel Caffe.
+    "Reorg": dict.fromkeys((149, 159), Moved(2108)),
+    "ReLU6": {211: Moved(2109)},
 }
 
 

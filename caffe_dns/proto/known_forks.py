@@ -12,20 +12,19 @@ FIELDS = {
     },
     "DeepLab": {
         "LayerParameter": "adaptive_bias_channel_param bias_channel_param dense_crf_param "
-        "domain_transform_param interp_param mat_read_param mat_write_param seg_accuracy_param "
+        "domain_transform_param mat_read_param mat_write_param seg_accuracy_param "
         "unique_label_param",
         "TransformationParameter": "scale_factors crop_width crop_height",
         "BatchNormParameter": "update_global_stats",
         "ImageDataParameter": "ignore_label label_type",
     },
-    "PSPNet": {"LayerParameter": "bn_param"},
     "SegNet": {
-        "LayerParameter": "bn_param dense_image_data_param upsample_param",
+        "LayerParameter": "dense_image_data_param",
         "LossParameter": "weight_by_label_freqs class_weighting",
         "DropoutParameter": "sample_weights_test",
     },
     "ENet": {
-        "LayerParameter": "bn_param dense_image_data_param upsample_param",
+        "LayerParameter": "dense_image_data_param",
         "ImageDataParameter": "label_divide_factor",
     },
     "CRF-RNN": {"LayerParameter": "multi_stage_meanfield_param"},
@@ -41,7 +40,7 @@ FIELDS = {
         "DataParameter": "threads parser_threads cache shuffle",
     },
     "Intel Caffe": {
-        "LayerParameter": "engine multinode mn_activation_param quantization_param reorg_param "
+        "LayerParameter": "engine multinode mn_activation_param quantization_param "
         "region_loss_param eval_detection_param spatial_dropout_param split_param",
         "NetParameter": "engine compile_net_state bn_stats_batch_size multinode",
         "SolverParameter": "engine warmup_iter warmup_start_lr local_lr_auto "
@@ -83,20 +82,17 @@ FIELDS = {
 #: Fork -> the layer types that it adds and that definitions use.
 LAYER_TYPES = {
     "SSD": "AnnotatedData DetectionEvaluate VideoData",
-    "DeepLab": "DenseCRF DomainTransform ImageSegData Interp MatRead MatWrite SegAccuracy "
+    "DeepLab": "DenseCRF DomainTransform ImageSegData MatRead MatWrite SegAccuracy "
     "UniqueLabel BiasChannel AdaptiveBiasChannel",
-    "PSPNet": "BN Interp SegAccuracy",
-    "SegNet": "BN DenseImageData Upsample",
-    "ENet": "BN DenseImageData Upsample",
-    "SENet": "Axpy",
-    "ShuffleNet": "ShuffleChannel",
+    "PSPNet": "SegAccuracy",
+    "SegNet": "DenseImageData",
+    "ENet": "DenseImageData",
     "CRF-RNN": "MultiStageMeanfield",
-    "NVCaffe": "Axpy DetectNetTransformation",
+    "NVCaffe": "DetectNetTransformation",
     "MS-CNN": "BBoxAccuracy BboxAccuracy BoxGroupOutput BoxOutput DecodeBBox DetectionAccuracy "
     "DetectionLoss DetectionGroupLoss DetectionGroupAccuracy ImageGtData ProposalTarget",
-    "MobileNet-YOLO": "ReLU6 RegionLoss Reorg Upsample YoloDetectionOutput YoloSeg Yolov3 "
-    "Yolov3DetectionOutput",
-    "Intel Caffe": "ConvolutionReLU EvalDetection RegionLoss Reorg SpatialDropout",
+    "MobileNet-YOLO": "RegionLoss YoloDetectionOutput YoloSeg Yolov3 Yolov3DetectionOutput",
+    "Intel Caffe": "ConvolutionReLU EvalDetection RegionLoss SpatialDropout",
     "cvjena": "Insanity",
     "DeepDetect": "ContinuationIndicator CtcLoss LabelsequenceAccuracy",
 }

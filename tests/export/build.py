@@ -64,7 +64,7 @@ def randomize(net: Net, seed: int = 1) -> None:
             for index, blob in enumerate(step.layer.blobs):
                 if index not in step.layer.mask_indices:
                     blob.copy_(0.5 * torch.randn(blob.shape, generator=generator))
-                if step.layer.type == "BatchNorm":
+                if step.layer.type == "BatchNorm" or (step.layer.type == "BN" and index == 3):
                     blob.abs_().add_(0.5)
 
 

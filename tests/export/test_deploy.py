@@ -214,3 +214,17 @@ def test_wrong_input() -> None:
         make(DATA + SCORES, shapes=())
     with pytest.raises(CaffeError, match="nothing is left"):
         make(DATA + 'layer { name: "s" type: "Silence" bottom: "data" bottom: "label" }')
+
+
+def test_a_bn_stays_of_its_kind_without_its_fillers() -> None:
+    text = DATA + (
+        'layer { name: "a" type: "BN" bottom: "data" top: "a"'
+        " bn_param { scale_filler { value: 1 } shift_filler { value: 0.001 } } }"
+        'layer { name: "b" type: "BN" bottom: "a" top: "b"'
+        " bn_param { slope_filler { value: 1 } frozen: true } }"
+    )
+    a, b = make(text).param.layer[1:]
+    assert a.bn_param.HasField("bn_mode")
+    assert not a.bn_param.HasField("scale_filler")
+    assert b.bn_param.frozen
+    assert not b.bn_param.HasField("bn_mode")

@@ -213,11 +213,6 @@ def test_what_onnx_has_nothing_for(tmp_path: Path) -> None:
     model, _ = small_model(body(one("Im2col", "convolution_param { kernel_size: 2 }")), tmp_path)
     with pytest.raises(CaffeError, match="layer 'layer': a layer of type Im2col cannot be"):
         to_onnx(model)
-    second = 'layer { name: "p" type: "Pooling" bottom: "data" top: "a" top: "b"' + (
-        " pooling_param { pool: MAX kernel_size: 2 } }"
-    )
-    with pytest.raises(CaffeError, match="second top"):
-        to_onnx(small_model(body(second), tmp_path)[0])
 
 
 def test_converters_are_for_layers_that_exist() -> None:

@@ -12,6 +12,7 @@ from tests.export.build import random_inputs, small_model
 pytest.importorskip("onnx", reason="needs the package onnx")
 pytest.importorskip("onnxruntime", reason="needs the package onnxruntime")
 
+from caffe_dns.errors import CaffeError
 from caffe_dns.export.onnx_file import to_onnx
 from tests.export.test_onnx_file import assert_same, body, one
 from tests.nets import input_layer, layer
@@ -21,6 +22,28 @@ LAYERS = {
     "depthwise": one("DepthwiseConvolution", f"convolution_param {{ {CONVOLUTION} group: 3 }}"),
     "dw": one("ConvolutionDepthwise", f"convolution_param {{ {CONVOLUTION} stride: 2 }}"),
     "dropout": one("Dropout", "dropout_param { dropout_ratio: 0.3 scale_train: false }"),
+    "bn_pspnet": one("BN", "bn_param { eps: 0.01 }"),
+    "bn_frozen": one("BN", "bn_param { frozen: true }"),
+    "bn_segnet": one("BN", "bn_param { bn_mode: INFERENCE }"),
+    "interp": one("Interp", "interp_param { height: 12 width: 5 pad_beg: -1 }"),
+    "interp_zoom": one("Interp", "interp_param { zoom_factor: 3 }"),
+    "upsample": one("Upsample", "upsample_param { scale: 3 }"),
+    "upsample_mask": layer(
+        "pool", "Pooling", "data", "a b", "pooling_param { kernel_size: 2 stride: 2 }"
+    )
+    + layer("up", "Upsample", "a b", "up", "upsample_param { upsample_h: 7 upsample_w: 6 }"),
+    "pool_mask": layer(
+        "pool", "Pooling", "data", "a b", "pooling_param { kernel_size: 3 stride: 2 pad: 1 }"
+    ),
+    "axpy": layer(
+        "pool", "Pooling", "data", "a", "pooling_param { pool: AVE global_pooling: true }"
+    )
+    + layer("axpy", "Axpy", "a data data", "axpy"),
+    "axpy_flat": layer("ip", "InnerProduct", "data", "a", "inner_product_param { num_output: 3 }")
+    + layer("axpy", "Axpy", "a data data", "axpy"),
+    "shuffle": one("ShuffleChannel", "shuffle_channel_param { group: 3 }"),
+    "relu6": one("ReLU6"),
+    "relu6_slope": one("ReLU6", "relu6_param { negative_slope: 0.25 }"),
     "ceil_mode": one("Pooling", "pooling_param { kernel_size: 2 stride: 2 ceil_mode: false }"),
 }
 
@@ -40,3 +63,24 @@ def test_roi_pooling(shape: tuple[int, ...], tmp_path: Path) -> None:
     regions = [[0, 8, 16, 50, 60], [1, 0, 0, 55, 71], [1, 30, 30, 90, 99], [0, 9, 9, 9, 9]]
     inputs = {**random_inputs(net), "rois": torch.tensor(regions).float().view(shape)}
     assert_same(to_onnx(model), net, inputs)
+
+
+@pytest.mark.parametrize("reverse", ["true", "false"])
+def test_reorg(reverse: str, tmp_path: Path) -> None:
+    text = body(
+        one("Reorg", f"reorg_param {{ stride: 2 reverse: {reverse} }}"),
+        "dim: 2 dim: 8 dim: 4 dim: 6",
+    )
+    model, net = small_model(text, tmp_path, batch=2)
+    assert_same(to_onnx(model), net, random_inputs(net))
+    assert_same(to_onnx(model), net, random_inputs(net, batch=3))
+
+
+def test_what_has_no_form_in_onnx(tmp_path: Path) -> None:
+    model, _ = small_model(body(one("BN", "bn_param { scale_filler { value: 1 } }")), tmp_path)
+    with pytest.raises(CaffeError, match=r"a BN with the statistics of the batch"):
+        to_onnx(model)
+    far = "pooling_param { kernel_size: 2 stride: 4 }"
+    model, _ = small_model(body(layer("pool", "Pooling", "data", "a b", far)), tmp_path)
+    with pytest.raises(CaffeError, match=r"the second top of a Pooling with windows outside"):
+        to_onnx(model)

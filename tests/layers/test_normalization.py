@@ -111,7 +111,7 @@ def test_batch_norm_gradient() -> None:
 def test_batch_norm_blobs_never_learn() -> None:
     layer = batch_norm("", 3, 2, 4)
     assert isinstance(layer, BatchNorm)
-    assert layer.lr_mult_forced_to_zero
+    assert layer.fixed_blobs == (0, 1, 2)
     assert [tuple(blob.shape) for blob in layer.blobs] == [(2,), (2,), (1,)]
     assert not any(blob.requires_grad for blob in layer.blobs)
     with pytest.raises(

@@ -5,7 +5,7 @@ import pytest
 from caffe_dns.proto.caffe_pb2 import LayerParameter, NetParameter
 from caffe_dns.proto.forks import renumber_layers
 from caffe_dns.proto.text import read_binary, read_text
-from caffe_dns.proto.wire import LENGTH, tag, varint
+from caffe_dns.proto.wire import LENGTH, VARINT, tag, varint
 from tests.oracle import GOLDEN
 
 
@@ -60,6 +60,62 @@ def test_psroi_pooling(number: int) -> None:
     expected.spatial_scale, expected.output_dim, expected.group_size = 0.0625, 21, 7
     layer = fork_layer("PSROIPooling", number, expected.SerializeToString())
     assert layer.psroi_pooling_param == expected
+
+
+@pytest.mark.parametrize("number", [152, 137])
+def test_bn_of_pspnet(number: int) -> None:
+    expected = LayerParameter().bn_param
+    expected.slope_filler.value, expected.momentum, expected.frozen = 1, 0.95, True
+    layer = fork_layer("BN", number, expected.SerializeToString())
+    assert layer.bn_param == expected
+    assert not layer.HasField("embed_param")
+
+
+def test_bn_of_segnet() -> None:
+    expected = LayerParameter().bn_param
+    expected.scale_filler.value, expected.shift_filler.std = 1, 0.001
+    expected.bn_mode = expected.INFERENCE
+    content = (
+        settings(1, expected.scale_filler.SerializeToString())
+        + settings(2, expected.shift_filler.SerializeToString())
+        + tag(3, VARINT)
+        + varint(1)
+    )
+    assert fork_layer("BN", 45, content).bn_param == expected
+
+
+def test_interp() -> None:
+    expected = LayerParameter().interp_param
+    expected.height, expected.width, expected.pad_beg = 60, 61, -1
+    layer = fork_layer("Interp", 143, expected.SerializeToString())
+    assert layer.interp_param == expected
+    assert not layer.HasField("input_param")
+
+
+@pytest.mark.parametrize("number", [137, 147, 150])
+def test_upsample(number: int) -> None:
+    expected = LayerParameter().upsample_param
+    expected.scale, expected.upsample_h, expected.pad_out_w = 2, 45, True
+    layer = fork_layer("Upsample", number, expected.SerializeToString())
+    assert layer.upsample_param == expected
+    assert not layer.HasField("embed_param")
+    assert not layer.HasField("swish_param")
+
+
+@pytest.mark.parametrize(
+    ("type", "number", "field"),
+    [
+        ("ShuffleChannel", 164, "shuffle_channel_param"),
+        ("Reorg", 149, "reorg_param"),
+        ("Reorg", 159, "reorg_param"),
+        ("ReLU6", 211, "relu6_param"),
+    ],
+)
+def test_layers_of_small_nets(type: str, number: int, field: str) -> None:
+    # One number, 3, as the first field; a float in ReLU6's.
+    content = b"\x0d\x00\x00\x40\x40" if type == "ReLU6" else b"\x08\x03"
+    (value,) = (v for _, v in getattr(fork_layer(type, number, content), field).ListFields())
+    assert value == 3
 
 
 @pytest.mark.parametrize("run", ["surgery_guo", "surgery_guo_iter_stop"])

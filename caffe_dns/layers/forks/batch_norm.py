@@ -1,0 +1,96 @@
+"""BN: batch normalization with a slope and a bias of its own, as PSPNet and as SegNet have it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from caffe_dns.layers.base import Layer, Shape, layer_types
+from caffe_dns.layers.batch_statistics import normalize_batch
+from caffe_dns.proto.caffe_pb2 import BNParameter, FillerParameter
+
+#: What each fork's `bn_param` has.
+_PSPNET = ("slope_filler", "bias_filler", "momentum", "eps", "frozen", "engine")
+_SEGNET = ("scale_filler", "shift_filler", "bn_mode")
+#: What SegNet adds to variances.
+_SEGNET_EPS = 1e-9
+
+
+def is_segnet(settings: BNParameter) -> bool:
+    """Whether these are of SegNet's kind, not of PSPNet's."""
+    return any(settings.HasField(name) for name in _SEGNET)
+
+
+@layer_types.register("BN")
+class BN(Layer):
+    """slope * (x - mean) / sqrt(variance + eps) + bias for each channel, axis 1.
+
+    PSPNet's kind has the blobs slope, bias, running mean and running variance, 1 x C x 1 x 1 each.
+    In training it takes the batch's statistics and renews the running ones, unless it is `frozen`;
+    in tests the running ones count. SegNet's kind has slope and bias (`scale` and `shift`) alone:
+    LEARN takes the batch's statistics in tests, too; INFERENCE leaves them out. A second and a
+    third top are the batch's mean and variance, without gradients. Without fields it is PSPNet's.
+    """
+
+    tops = (1, 3)
+
+    def build(self, bottom_shapes: Sequence[Shape]) -> None:
+        settings = self.param.bn_param
+        segnet = is_segnet(settings)
+        for name in _PSPNET:
+            if segnet and settings.HasField(name):
+                raise self.error(
+                    f"is PSPNet's; of SegNet's kind are {', '.join(_SEGNET)}", f"bn_param.{name}"
+                )
+        if len(bottom_shapes[0]) < 2:
+            raise self.error("the bottom needs at least 2 axes", "bottom")
+        self.channels = bottom_shapes[0][1]
+        shape = (1, self.channels, 1, 1)
+        if segnet:
+            self.eps = _SEGNET_EPS
+            self.keeps_statistics = self.frozen = False
+            self.add_parameter(shape, settings.scale_filler)
+            self.add_parameter(shape, settings.shift_filler)
+        else:
+            self.eps, self.frozen = settings.eps, settings.frozen
+            self.keeps_statistics = True
+            self._add_running(shape, settings)
+        self.affine_only = settings.bn_mode == BNParameter.INFERENCE
+        if self.num_tops > 1 and (self.keeps_statistics or self.affine_only):
+            raise self.error("only SegNet's kind in LEARN mode has more than one top", "top")
+
+    def _add_running(self, shape: Shape, settings: BNParameter) -> None:
+        add = self.add_buffer if self.frozen else self.add_parameter
+        add(shape, settings.slope_filler)
+        add(shape, settings.bias_filler)
+        self.add_buffer(shape, FillerParameter())
+        self.add_buffer(shape, FillerParameter(value=1 if self.frozen else 0))
+        self.fixed_blobs = (0, 1, 2, 3) if self.frozen else (2, 3)
+
+    def reshape(self, bottom_shapes: Sequence[Shape]) -> list[Shape]:
+        shape = tuple(bottom_shapes[0])
+        if shape[1] != self.channels:
+            raise self.error(
+                f"is for {self.channels} channels, the bottom has {shape[1]}", "bottom"
+            )
+        return [shape, *[(1, self.channels, 1, 1)] * 2][: self.num_tops]
+
+    def forward(self, *bottoms: Tensor) -> Tensor | Sequence[Tensor]:
+        (bottom,) = bottoms
+        slope, bias, *running = [blob.flatten() for blob in self.blobs]
+        if self.affine_only:
+            around = (1, -1, *[1] * (bottom.dim() - 2))
+            return bottom * slope.view(around) + bias.view(around)
+        if running and (self.frozen or not self.training):
+            mean, variance = running
+            return F.batch_norm(bottom, mean, variance, slope, bias, eps=self.eps)
+        top, *statistics = normalize_batch(bottom, slope, bias, self.eps)
+        if running:
+            momentum = self.param.bn_param.momentum
+            for old, new in zip(running, statistics, strict=True):
+                old.mul_(momentum).add_(new, alpha=1 - momentum)
+        if self.num_tops == 1:
+            return top
+        return [top, *(values.view(1, -1, 1, 1) for values in statistics)][: self.num_tops]

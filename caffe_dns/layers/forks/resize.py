@@ -1,0 +1,140 @@
+"""Layers that make images larger or smaller: Interp and Upsample."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from caffe_dns.layers.base import Layer, Shape, layer_types
+from caffe_dns.layers.checks import check_indices
+
+Pair = tuple[int, int]
+
+
+def _check_axes(layer: Layer, shape: Shape) -> None:
+    if len(shape) != 4:
+        raise layer.error(
+            f"the bottom needs 4 axes (num, channels, height, width), it has {len(shape)}", "bottom"
+        )
+
+
+@layer_types.register("Interp")
+class Interp(Layer):
+    """Bilinear interpolation between pixels, the corners' in the corners (DeepLab, PSPNet).
+
+    The size is shrunk, zoomed, given, or shrunk and then zoomed, by the first of these that the
+    fields say; `pad_beg` and `pad_end` cut rows and columns off before.
+    """
+
+    def build(self, bottom_shapes: Sequence[Shape]) -> None:
+        settings = self.param.interp_param
+        for name in ("pad_beg", "pad_end"):
+            if getattr(settings, name) > 0:
+                raise self.error("may cut off (0 or less), not add", f"interp_param.{name}")
+        for name in ("zoom_factor", "shrink_factor"):
+            if getattr(settings, name) < 1:
+                raise self.error("must be at least 1", f"interp_param.{name}")
+        by_factor = settings.HasField("zoom_factor") or settings.HasField("shrink_factor")
+        if not by_factor and not (settings.HasField("height") and settings.HasField("width")):
+            raise self.error("give height and width, zoom_factor or shrink_factor", "interp_param")
+        self.cut = -settings.pad_beg, -settings.pad_end
+
+    def reshape(self, bottom_shapes: Sequence[Shape]) -> list[Shape]:
+        shape = bottom_shapes[0]
+        _check_axes(self, shape)
+        image = shape[2] - sum(self.cut), shape[3] - sum(self.cut)
+        size = self.output_size(image)
+        if min(*image, *size) < 1:
+            raise self.error(f"nothing is left of {shape[2]} x {shape[3]} pixels", "interp_param")
+        return [(*shape[:2], *size)]
+
+    def output_size(self, image: Pair) -> Pair:
+        """Height and width for those of an image."""
+        settings = self.param.interp_param
+        zooms, shrinks = settings.HasField("zoom_factor"), settings.HasField("shrink_factor")
+        given = settings.HasField("height") and settings.HasField("width")
+        if zooms == shrinks and given:
+            return settings.height, settings.width
+        height, width = image
+        if shrinks:
+            height, width = ((x - 1) // settings.shrink_factor + 1 for x in (height, width))
+        if zooms:
+            height, width = ((x - 1) * settings.zoom_factor + 1 for x in (height, width))
+        return height, width
+
+    def forward(self, *bottoms: Tensor) -> Tensor:
+        first, last = self.cut
+        _, _, height, width = bottoms[0].shape
+        image = bottoms[0][:, :, first : height - last, first : width - last]
+        size = self.output_size((image.shape[2], image.shape[3]))
+        return F.interpolate(image, size, mode="bilinear", align_corners=True)
+
+
+@layer_types.register("Upsample")
+class Upsample(Layer):
+    """Larger images, by repeating pixels or by putting them where a pooling took them from.
+
+    With one bottom, each pixel becomes `scale` x `scale` (MobileNet-YOLO). A second bottom is the
+    mask that is the second top of a Pooling: each value goes to its place in a plane that is 0
+    elsewhere, `upsample_h` x `upsample_w` large or, in the old form, `scale` times the bottom, less
+    a row or column with `pad_out_h` or `pad_out_w` (SegNet, ENet).
+    """
+
+    bottoms = (1, 2)
+    no_force_backward = (1,)
+
+    def build(self, bottom_shapes: Sequence[Shape]) -> None:
+        settings = self.param.upsample_param
+        self.by_mask = len(bottom_shapes) == 2
+        if not self.by_mask:
+            for field, _ in settings.ListFields():
+                if field.name != "scale":
+                    raise self.error(
+                        "needs a mask as a second bottom", f"upsample_param.{field.name}"
+                    )
+        pairs = [("upsample_h", "upsample_w"), ("scale_h", "scale_w")]
+        for pair in pairs:
+            if len([name for name in pair if settings.HasField(name)]) == 1:
+                raise self.error(f"give both {' and '.join(pair)}", f"upsample_param.{pair[0]}")
+        scale = settings.scale if self.by_mask or settings.HasField("scale") else 1
+        self.scale = scale, scale
+        if settings.HasField("scale_h"):
+            self.scale = settings.scale_h, settings.scale_w
+        if min(self.scale) < 1:
+            raise self.error("must be at least 1", "upsample_param.scale")
+        for name, scale in zip(("pad_out_h", "pad_out_w"), self.scale, strict=True):
+            if getattr(settings, name) and scale != 2:
+                raise self.error("is for a scale of 2 only", f"upsample_param.{name}")
+
+    def reshape(self, bottom_shapes: Sequence[Shape]) -> list[Shape]:
+        shape = bottom_shapes[0]
+        _check_axes(self, shape)
+        if self.by_mask and tuple(bottom_shapes[1]) != tuple(shape):
+            raise self.error(
+                f"the mask is {' x '.join(map(str, bottom_shapes[1]))}, the first bottom "
+                f"{' x '.join(map(str, shape))}; they need the same shape",
+                "bottom",
+            )
+        return [(*shape[:2], *self.output_size((shape[2], shape[3])))]
+
+    def output_size(self, image: Pair) -> Pair:
+        """Height and width for those of the bottom."""
+        settings = self.param.upsample_param
+        if settings.HasField("upsample_h"):
+            return settings.upsample_h, settings.upsample_w
+        return (
+            image[0] * self.scale[0] - settings.pad_out_h,
+            image[1] * self.scale[1] - settings.pad_out_w,
+        )
+
+    def forward(self, *bottoms: Tensor) -> Tensor:
+        bottom, *mask = bottoms
+        size = self.output_size((bottom.shape[2], bottom.shape[3]))
+        if not mask:
+            return F.interpolate(bottom, size, mode="nearest")
+        places = mask[0].detach().long().flatten(2)
+        check_indices(self, places, size[0] * size[1], "the mask's place")
+        planes = bottom.new_zeros(*bottom.shape[:2], size[0] * size[1])
+        return planes.scatter(2, places, bottom.flatten(2)).view(*bottom.shape[:2], *size)

@@ -1,0 +1,83 @@
+"""Axpy, ShuffleChannel and Reorg against loops in float64."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tests.layers.harness import check_gradients, draw, make_layer, refused, run
+
+
+@pytest.mark.parametrize("factors", [(2, 3), (2, 3, 1, 1)])
+@pytest.mark.parametrize("shape", [(2, 3, 4, 5), (2, 3, 4), (2, 3)])
+def test_axpy(shape: tuple[int, ...], factors: tuple[int, ...]) -> None:
+    made = make_layer("type: 'Axpy'", factors, shape, shape)
+    a, x, y = draw(*factors), draw(*shape, seed=1), draw(*shape, seed=2)
+    expected = np.einsum("nc,nc...->nc...", a.view(2, 3).numpy(), x.numpy()) + y.numpy()
+    np.testing.assert_allclose(run(made, a, x, y)[0], expected, rtol=1e-12)
+    check_gradients(made, a, x, y)
+
+
+def test_what_axpy_refuses() -> None:
+    shape = (2, 3, 4, 5)
+    assert "the same shape would be right" in refused("type: 'Axpy'", (2, 3), shape, (2, 3, 4, 4))
+    assert "one for each item and channel" in refused("type: 'Axpy'", (2, 3, 4, 5), shape, shape)
+
+
+@pytest.mark.parametrize("group", [1, 2, 3, 6])
+@pytest.mark.parametrize("shape", [(2, 6, 3, 4), (2, 6)])
+def test_shuffle_channel(shape: tuple[int, ...], group: int) -> None:
+    text = f"type: 'ShuffleChannel' shuffle_channel_param {{ group: {group} }}"
+    made = make_layer(text, shape)
+    x = draw(*shape)
+    # The channel at place j of group i goes to place i of the j-th portion.
+    expected = np.zeros(shape)
+    for i in range(group):
+        for j in range(6 // group):
+            expected[:, j * group + i] = x[:, i * (6 // group) + j]
+    np.testing.assert_array_equal(run(made, x)[0], expected)
+    check_gradients(made, x)
+
+
+def test_groups_that_do_not_fit() -> None:
+    text = "type: 'ShuffleChannel' shuffle_channel_param { group: 4 }"
+    assert "4 groups do not divide the channels of (2, 6)" in refused(text, (2, 6))
+
+
+def darknet_reorg(x: np.ndarray, stride: int, reverse: bool) -> np.ndarray:
+    """Every number by its index in memory; `reverse` writes where the other way reads."""
+    num, channels, height, width = x.shape
+    fewer = channels // stride**2
+    flat, top = x.reshape(-1), np.zeros(x.size)
+    for n, c, y, z in np.ndindex(*x.shape):
+        small = z + width * (y + height * (c + channels * n))
+        offset = c // fewer
+        row, column = y * stride + offset // stride, z * stride + offset % stride
+        place = row + height * stride * (c % fewer + fewer * n)
+        large = column + width * stride * place
+        if reverse:
+            top[large] = flat[small]
+        else:
+            top[small] = flat[large]
+    if reverse:
+        return top.reshape(num, fewer, height * stride, width * stride)
+    return top.reshape(num, channels * stride**2, height // stride, width // stride)
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize(
+    ("stride", "shape"), [(2, (2, 8, 4, 6)), (3, (1, 9, 3, 6)), (1, (1, 2, 3, 4))]
+)
+def test_reorg(stride: int, shape: tuple[int, ...], reverse: bool) -> None:
+    settings = f"stride: {stride} reverse: {str(reverse).lower()}"
+    made = make_layer(f"type: 'Reorg' reorg_param {{ {settings} }}", shape)
+    x = draw(*shape)
+    np.testing.assert_array_equal(run(made, x)[0], darknet_reorg(x.numpy(), stride, reverse))
+    check_gradients(made, x)
+
+
+def test_what_reorg_refuses() -> None:
+    text = "type: 'Reorg' reorg_param { stride: 2 }"
+    assert "stride^2 does not divide the 6 channels" in refused(text, (1, 6, 4, 4))
+    assert "does not divide 4 x 5 pixels" in refused(text, (1, 8, 4, 5))
+    assert "must be given" in refused("type: 'Reorg'", (1, 8, 4, 4))
