@@ -21,11 +21,19 @@ from caffe_dns.cli.lazy import runs
 @flags.fold
 @flags.python_layers
 @flags.imports
+@click.option(
+    "--ap_version",
+    default="Integral",
+    show_default=True,
+    metavar="KIND",
+    help="How a detector's precision is averaged: 11point, MaxIntegral or Integral.",
+)
 @flags.unused("solver", "snapshot", "phase", "sigint_effect", "sighup_effect")
 @runs("test")
 def command() -> None:
     """Score a model: the mean of every output over a number of test batches.
 
-    For a pruned model, it also says what is left of each layer. With --shrink or --fold, the net
-    made by these is scored, and compared with the given one.
+    Of a detector's boxes (DetectionEvaluate) it is the mean average precision. For a pruned model,
+    it also says what is left of each layer. With --shrink or --fold, the net made by these is
+    scored, and compared with the given one.
     """

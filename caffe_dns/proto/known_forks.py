@@ -81,7 +81,7 @@ FIELDS = {
 
 #: Fork -> the layer types that it adds and that definitions use.
 LAYER_TYPES = {
-    "SSD": "AnnotatedData DetectionEvaluate VideoData",
+    "SSD": "AnnotatedData VideoData",
     "DeepLab": "DenseCRF DomainTransform ImageSegData MatRead MatWrite SegAccuracy "
     "UniqueLabel BiasChannel AdaptiveBiasChannel",
     "PSPNet": "SegAccuracy",

@@ -14,6 +14,7 @@ from caffe_dns.lr_policy import check_policy
 from caffe_dns.net import Net
 from caffe_dns.proto.caffe_pb2 import SolverParameter
 from caffe_dns.proto.text import MAX_BYTES
+from caffe_dns.solver.scores import check_eval_type
 from caffe_dns.solver.update_rules import solver_types
 
 _BYTES_PER_VALUE = 4
@@ -24,6 +25,7 @@ _MOST_NAMED = 5
 def check_definition(param: SolverParameter) -> None:
     """Raise CaffeError, with the field, for settings that cannot be used."""
     check_policy(param)
+    check_eval_type(param)
     try:
         solver_types[param.type]
     except CaffeError as error:

@@ -29,6 +29,7 @@ from caffe_dns.solver.divergence import Guard
 from caffe_dns.solver.iteration import LastUpdate, Outcome, capture, run_iteration
 from caffe_dns.solver.nets import build_test_nets, build_train_net
 from caffe_dns.solver.observers import Display, Observer, log_scores
+from caffe_dns.solver.scores import new_scores
 from caffe_dns.solver.signals import BY_URGENCY, Action
 from caffe_dns.solver.snapshot import (
     check_writable,
@@ -263,12 +264,12 @@ class Solver:
 
     @torch.no_grad()
     def test(self, index: int) -> dict[str, Tensor]:
-        """The mean outputs of one test net over its test_iter batches; empty when interrupted."""
+        """The scores of one test net over its test_iter batches; empty when interrupted."""
         log.info(f"Iteration {self.iteration}, Testing net (#{index})")
         net = self.test_nets[index]
         share_weights(net, self.net)
         batches = self.param.test_iter[index]
-        scores: dict[str, Tensor] = {}
+        scores = new_scores(self.param)
         loss = torch.zeros((), device=net.context.device)
         with DebugInfo(net) if self.param.debug_info else nullcontext():
             for _ in range(batches):
@@ -279,16 +280,14 @@ class Solver:
                 blobs = net()
                 if self.param.test_compute_loss:
                     loss += net.loss(blobs)
-                for name in net.outputs:
-                    top = blobs[name]
-                    scores[name] = scores[name] + top if name in scores else top.clone()
+                scores.add({name: blobs[name] for name in net.outputs})
         if self.param.test_compute_loss:
             log.info(f"Test loss: {log.number(float(loss / batches))}")
-        means = {name: score / batches for name, score in scores.items()}
-        log_scores("Test", means, net.loss_weights)
+        result = scores.result()
+        log_scores("Test", result, net.loss_weights)
         for observer in self.observers:
-            observer.tested(self.iteration, index, means)
-        return means
+            observer.tested(self.iteration, index, result)
+        return result
 
     def _heed_signals(self) -> None:
         while (action := self.poll()) is not Action.NONE:

@@ -17,6 +17,7 @@ from caffe_dns.layers.base import Context
 from caffe_dns.net import Net
 from caffe_dns.net.debug_info import DebugInfo
 from caffe_dns.reports.kept import log_kept
+from caffe_dns.solver.scores import AveragePrecisions, MeanOutputs, check_ap_version
 from caffe_dns.weights import weight_files
 
 
@@ -32,6 +33,7 @@ def run(
     shrink: bool,
     fold: bool,
     allow_python_layers: bool,
+    ap_version: str,
     **unused: object,
 ) -> None:
     """Do what `dns test` is asked for, by the values of its flags."""
@@ -41,6 +43,7 @@ def run(
         raise CaffeError("test needs model weights to score: --weights FILE")
     if iterations < 1:
         raise CaffeError(f"-iterations must be at least 1, not {iterations}")
+    check_ap_version(ap_version, "-ap_version")
     device = scoring_device(gpu)
     context = Context(
         device=device,
@@ -56,7 +59,7 @@ def run(
     else:
         net = _load(model, weights, level, stage, context)
     try:
-        _score(net, iterations)
+        _score(net, iterations, ap_version)
         log_kept(net)
     finally:
         net.close()
@@ -78,25 +81,30 @@ def _load(model: str, weights: str, level: int, stage: str, context: Context) ->
 
 
 @torch.no_grad()
-def _score(net: Net, iterations: int) -> None:
+def _score(net: Net, iterations: int, ap_version: str) -> None:
     log.info(f"Running for {iterations} iterations.")
-    scores: dict[str, torch.Tensor] = {}
+    detectors = {
+        top for step in net.steps if step.layer.type == "DetectionEvaluate" for top in step.tops
+    }
+    scores, precisions = MeanOutputs(), AveragePrecisions(ap_version, per_class=False)
     loss = torch.zeros((), device=net.context.device)
     debug = DebugInfo(net) if net.param.debug_info else nullcontext()
     with debug, Progress("Testing", iterations) as progress:
         for iteration in range(iterations):
             blobs = net()
             loss += net.loss(blobs)
-            for name in net.outputs:
-                values = blobs[name].reshape(-1)
-                scores[name] = scores[name] + values if name in scores else values.clone()
-                for value in values.tolist():
+            precisions.add({name: blobs[name] for name in net.outputs if name in detectors})
+            outputs = {name: blobs[name] for name in net.outputs if name not in detectors}
+            scores.add(outputs)
+            for name, top in outputs.items():
+                for value in top.reshape(-1).tolist():
                     log.info(f"Batch {iteration}, {name} = {log.number(value)}")
             progress.advance(iteration + 1)
     log.info(f"Loss: {log.number(float(loss) / iterations)}")
-    for name, score in scores.items():
+    results = {**scores.result(), **precisions.result()}
+    for name in net.outputs:
         weight = net.loss_weights.get(name, 0.0)
-        for mean in (score / iterations).tolist():
+        for mean in results[name].reshape(-1).tolist():
             text = f"{name} = {log.number(mean)}"
             if weight:
                 text += f" (* {log.number(weight)} = {log.number(weight * mean)} loss)"
