@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from caffe_dns.device.determinism import always_the_same_bits
 from caffe_dns.proto.upgrade import read_solver
 from caffe_dns.solver.solver import Solver
 from tests.nets import recorded_log
@@ -83,6 +84,25 @@ def test_graphs_do_what_layers_do(gamma: float) -> None:
             }
         )
     compare_loosely(*found)
+
+
+def test_deterministic_runs_agree_bit_for_bit() -> None:
+    """Replayed and layer by layer, and with both, twice."""
+    found = []
+    for captured in (True, False, True):
+        param = read_solver("runs/surgery_holmes/solver.prototxt").message
+        param.weights.append("runs/surgery_holmes/init.caffemodel")
+        for field in ("test_iter", "test_interval", "snapshot"):
+            param.ClearField(field)
+        solver = Solver(param, device=torch.device("cuda"))
+        assert solver._captured is not None
+        solver._captured._failed = not captured
+        with always_the_same_bits(True):
+            solver.step(40)
+        solver.close()
+        found.append([p.tensor.detach().cpu() for p in solver.net.learnable_params])
+    for other in found[1:]:
+        assert all(map(torch.equal, found[0], other))
 
 
 def compare_loosely(actual: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> None:

@@ -48,6 +48,11 @@ _EFFECTS = "snapshot, stop or none"
     show_default=True,
     help="When training has diverged: stop, or warn and go on without snapshots.",
 )
+@click.option(
+    "--deterministic",
+    is_flag=True,
+    help="Give the same bits in every run on the same GPU, which takes longer.",
+)
 @flags.no_surgery
 @flags.python_layers
 @flags.imports

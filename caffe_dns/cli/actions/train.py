@@ -10,6 +10,7 @@ from caffe_dns.cli.launch import as_rank, launch
 from caffe_dns.cli.progress import Progress
 from caffe_dns.cli.snapshots import Snapshots
 from caffe_dns.cli.target import add_target, find_target, keeps_files, write_definition
+from caffe_dns.device.determinism import always_the_same_bits
 from caffe_dns.device.precision import use_precision
 from caffe_dns.device.selection import parse_gpus, training_device
 from caffe_dns.errors import CaffeError
@@ -35,6 +36,7 @@ def run(
     sigint_effect: str,
     sighup_effect: str,
     on_nan: str,
+    deterministic: bool,
     no_surgery: bool,
     allow_python_layers: bool,
     tensorboard: str,
@@ -86,7 +88,8 @@ def run(
                 write_definition(trainer)
             trainer.observers = _observers(param, tensorboard, trainer.iteration)
             snapshots.rotate(trainer, resumed=bool(state))
-        _solve(trainer, handler)
+        with always_the_same_bits(deterministic):
+            _solve(trainer, handler)
     finally:
         for observer in trainer.observers:
             observer.close()

@@ -1,0 +1,40 @@
+"""`--deterministic`: the same bits in every run on the same machine.
+
+On a CPU that is so anyway, with the same number of threads. On a GPU, cuDNN chooses algorithms by
+trying them, and some of those add in the order in which threads come.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from caffe_dns.errors import CaffeError, first_line
+
+
+@contextmanager
+def always_the_same_bits(wanted: bool) -> Iterator[None]:
+    """Inside, only algorithms that always give the same bits, if that is `wanted`.
+
+    Raises CaffeError when an operation has no such algorithm on this device.
+    """
+    if not wanted:
+        yield
+        return
+    # Read by cuBLAS when it makes its workspace, at the first product.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    tried, torch.backends.cudnn.benchmark = torch.backends.cudnn.benchmark, False
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    except RuntimeError as error:
+        if "deterministic" not in str(error):
+            raise
+        raise CaffeError(f"--deterministic: {first_line(error)}") from None
+    finally:
+        torch.use_deterministic_algorithms(before)
+        torch.backends.cudnn.benchmark = tried
