@@ -62,18 +62,48 @@ def check_policy(param: SolverParameter) -> None:
     except CaffeError as error:
         raise error.locate(field="lr_policy") from None
     policy.check(param)
+    for field in ("warmup_iter", "rampup_interval", "min_lr"):
+        if (value := getattr(param, field)) < 0:
+            raise CaffeError(f"must be at least 0, not {value:g}", field=field)
+    if param.lr_policy == "multifixed" and (
+        not param.stagelr or len(param.stagelr) != len(param.stageiter)
+    ):
+        raise CaffeError(
+            f"lr_policy 'multifixed' needs as many stagelr as stageiter, and at least one; there "
+            f"are {len(param.stagelr)} and {len(param.stageiter)}",
+            field="stagelr",
+        )
+    if param.warmup_iter and param.rampup_interval:
+        raise CaffeError("give either this or warmup_iter, not both", field="rampup_interval")
 
 
 def learning_rate(param: SolverParameter, iteration: int, current_step: int) -> float:
-    """The rate at `iteration`; `current_step` is the number of multistep values passed."""
-    return rate_policies[param.lr_policy].rate(param, iteration, current_step)
+    """The rate at `iteration`; `current_step` is the number of multistep values passed.
+
+    At the beginning it may rise to base_lr, in a line over warmup_iter (Intel Caffe) or in a
+    parabola over rampup_interval (NVCaffe). It does not fall below min_lr.
+    """
+    if iteration < param.warmup_iter:
+        return _between(param.warmup_start_lr, param.base_lr, iteration / param.warmup_iter)
+    if iteration < param.rampup_interval:
+        share = (iteration / param.rampup_interval) ** 2
+        rate = _between(param.rampup_lr, param.base_lr, share)
+    else:
+        rate = rate_policies[param.lr_policy].rate(param, iteration, current_step)
+    return max(rate, param.min_lr) if param.HasField("min_lr") else rate
+
+
+def _between(start: float, end: float, share: float) -> float:
+    return start + (end - start) * share
 
 
 def next_step(param: SolverParameter, iteration: int, current_step: int) -> int:
     """The number of steps passed at this iteration, which the solver state keeps.
 
-    That of the multistep policy moves by at most one an iteration.
+    That of the multistep policy moves by at most one an iteration, and not while the rate rises.
     """
+    if iteration < max(param.warmup_iter, param.rampup_interval):
+        return current_step
     if param.lr_policy == "step":
         return int(iteration // param.stepsize)
     if (
@@ -113,7 +143,7 @@ def _multistep(param: SolverParameter, iteration: int, current_step: int) -> flo
 @rate_policy("poly")
 def _poly(param: SolverParameter, iteration: int, current_step: int) -> float:
     remaining = max(1.0 - iteration / param.max_iter, 0.0) if param.max_iter else 0.0
-    return float(param.base_lr * remaining**param.power)
+    return float(_between(param.min_lr, param.base_lr, remaining**param.power))
 
 
 @rate_policy("sigmoid", not_negative=("gamma",), positive=("stepsize",))
@@ -124,3 +154,16 @@ def _sigmoid(param: SolverParameter, iteration: int, current_step: int) -> float
         grown = math.exp(exponent)
         return param.base_lr * grown / (1.0 + grown)
     return param.base_lr / (1.0 + math.exp(-exponent))
+
+
+@rate_policy("multifixed")
+def _multifixed(param: SolverParameter, iteration: int, current_step: int) -> float:
+    stages = zip(param.stagelr, param.stageiter, strict=True)
+    return next((rate for rate, last in stages if iteration <= last), param.stagelr[-1])
+
+
+@rate_policy("cosine")
+def _cosine(param: SolverParameter, iteration: int, current_step: int) -> float:
+    passed = min(iteration / param.max_iter, 1.0) if param.max_iter else 1.0
+    share = (1 + math.cos(math.pi * passed)) / 2
+    return _between(param.min_lr, param.base_lr, share)

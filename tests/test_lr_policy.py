@@ -41,6 +41,28 @@ def rates(text: str, iterations: int) -> list[float]:
         ("lr_policy: 'poly' max_iter: 1000 power: 2", lambda i: 0.5 * (1 - i / 1000) ** 2),
         ("lr_policy: 'poly' max_iter: 1000", lambda i: 0.5),
         (
+            "lr_policy: 'poly' max_iter: 1000 power: 2 min_lr: 0.125",
+            lambda i: 0.125 + 0.375 * (1 - i / 1000) ** 2,
+        ),
+        (
+            "lr_policy: 'cosine' max_iter: 1000 min_lr: 0.125",
+            lambda i: 0.125 + 0.375 * (1 + math.cos(math.pi * i / 1000)) / 2,
+        ),
+        (
+            "lr_policy: 'multifixed' stagelr: 1 stagelr: 0.5 stageiter: 99 stageiter: 250",
+            lambda i: 1 if i <= 99 else 0.5,
+        ),
+        ("lr_policy: 'exp' gamma: 0.99 min_lr: 0.25", lambda i: max(0.5 * 0.99**i, 0.25)),
+        (
+            "lr_policy: 'step' gamma: 0.5 stepsize: 100 warmup_iter: 200 warmup_start_lr: 0.25",
+            lambda i: 0.25 + 0.25 * i / 200 if i < 200 else 0.5 * 0.5 ** (i // 100),
+        ),
+        (
+            "lr_policy: 'fixed' rampup_interval: 200 rampup_lr: 0.25",
+            lambda i: 0.25 + 0.25 * (i / 200) ** 2 if i < 200 else 0.5,
+        ),
+        ("lr_policy: 'fixed' rampup_interval: 200", lambda i: 0.5 * min(i / 200, 1) ** 2),
+        (
             "lr_policy: 'sigmoid' gamma: 0.02 stepsize: 250",
             lambda i: 0.5 / (1 + math.exp(-0.02 * (i - 250))),
         ),
@@ -70,6 +92,11 @@ def test_multistep_moves_by_one_step_an_iteration() -> None:
     assert [next_step(param, 100, current) for current in range(4)] == [1, 2, 3, 3]
 
 
+def test_multistep_catches_up_after_the_warm_up() -> None:
+    text = "base_lr: 8 lr_policy: 'multistep' gamma: 0.5 stepvalue: 1 stepvalue: 2 warmup_iter: 4"
+    assert rates(text, 7) == [0, 2, 4, 6, 4, 2, 2]
+
+
 def test_the_step_policy_finds_its_step_by_itself() -> None:
     param = parse("lr_policy: 'step' stepsize: 10")
     assert [next_step(param, iteration, 77) for iteration in (0, 9, 10, 35)] == [0, 0, 1, 3]
@@ -94,6 +121,17 @@ def test_sigmoid_does_not_overflow(iteration: int, wanted: float) -> None:
         ("", "lr_policy: unknown learning rate policy ''"),
         ("lr_policy: 'step'", "stepsize: lr_policy 'step' needs a positive value, not 0"),
         ("lr_policy: 'sigmoid' stepsize: -1", "stepsize: lr_policy 'sigmoid' needs a positive"),
+        ("lr_policy: 'fixed' warmup_iter: -1", "warmup_iter: must be at least 0, not -1"),
+        ("lr_policy: 'fixed' min_lr: -0.5", "min_lr: must be at least 0, not -0.5"),
+        (
+            "lr_policy: 'fixed' warmup_iter: 5 rampup_interval: 5",
+            "rampup_interval: give either this or warmup_iter, not both",
+        ),
+        (
+            "lr_policy: 'multifixed' stagelr: 1",
+            "stagelr: lr_policy 'multifixed' needs as many stagelr as stageiter, and at least one; "
+            "there are 1 and 0",
+        ),
         ("lr_policy: 'exp' gamma: -0.5", "gamma: lr_policy 'exp' needs a value of at least 0, not"),
     ],
 )

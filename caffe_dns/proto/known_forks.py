@@ -30,25 +30,44 @@ FIELDS = {
     "CRF-RNN": {"LayerParameter": "multi_stage_meanfield_param"},
     "NVCaffe": {
         "LayerParameter": "forward_type backward_type forward_math backward_math debug "
-        "cudnn_math_override detectnet_groundtruth_param detectnet_augmentation_param",
+        "cudnn_math_override detectnet_groundtruth_param detectnet_augmentation_param trt_param",
         "NetParameter": "default_forward_type default_backward_type default_forward_math "
-        "default_backward_math global_grad_scale reduce_buckets eltwise_mem_sharing",
-        "SolverParameter": "rampup_interval rampup_lr min_lr momentum_policy larc larc_policy "
-        "larc_eta weight_decay_policy solver_data_type store_blobs_in_old_format",
+        "default_backward_math global_grad_scale global_grad_scale_adaptive "
+        "default_conv_algos_override default_cudnn_math_override reduce_buckets "
+        "eltwise_mem_sharing",
+        "SolverParameter": "momentum_policy max_momentum momentum_power larc_turbo "
+        "weight_decay_policy weight_decay_power max_weight_decay solver_data_type "
+        "store_blobs_in_old_format test_and_snapshot_last_epochs",
         "BatchNormParameter": "scale_filler bias_filler scale_bias engine",
         "ConvolutionParameter": "cudnn_convolution_algo_seeker conv_algos_override",
-        "DataParameter": "threads parser_threads cache shuffle",
+        "DataParameter": "threads parser_threads cache precache shuffle",
+        "DropoutParameter": "engine random_seed",
+        "LossParameter": "label_smoothing",
+        "PoolingParameter": "torch_pooling",
+        "TransformationParameter": "use_gpu_transform random_seed display num_labels "
+        "forward_packing img_rand_resize_lower img_rand_resize_upper rand_resize_ratio_lower "
+        "rand_resize_ratio_upper vertical_stretch_lower vertical_stretch_upper "
+        "horizontal_stretch_lower horizontal_stretch_upper interpolation_algo_down "
+        "interpolation_algo_up allow_upscale",
     },
     "Intel Caffe": {
-        "LayerParameter": "engine multinode mn_activation_param quantization_param "
-        "region_loss_param eval_detection_param spatial_dropout_param split_param",
+        "LayerParameter": "engine multinode mn_activation_param mn_grad_compress_param "
+        "quantization_param region_loss_param eval_detection_param spatial_dropout_param "
+        "split_param",
         "NetParameter": "engine compile_net_state bn_stats_batch_size multinode",
-        "SolverParameter": "engine warmup_iter warmup_start_lr local_lr_auto "
-        "local_gw_ratio stagelr stageiter",
+        "SolverParameter": "engine disabled_update local_lr_auto local_gw_ratio test_offset",
         "BatchNormParameter": "engine use_weight_bias bias_term filler stats_batch_size relu",
-        "ConvolutionParameter": "relu negative_slope conv_algorithm",
+        "ConcatParameter": "engine per_fla_fuse",
+        "ConvolutionParameter": "relu negative_slope conv_algorithm coeff fusion_type",
         "DataParameter": "shuffle",
-        "PoolingParameter": "avg_include_pad",
+        "EltwiseParameter": "engine",
+        "ImageDataParameter": "min_height min_width",
+        "InnerProductParameter": "engine relu negative_slope",
+        "LossParameter": "label_smoothing",
+        "PoolingParameter": "avg_include_pad axis pad_3d kernel_size_3d stride_3d",
+        "ReLUParameter": "fuse",
+        "ReshapeParameter": "pixelshuffler",
+        "TransformationParameter": "random_resize_param random_aspect_ratio_param flow bgr2rgb pad",
     },
     "MS-CNN": {
         "LayerParameter": "box_output_param detection_accuracy_param detection_loss_param "

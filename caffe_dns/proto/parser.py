@@ -12,9 +12,11 @@ from typing import Any
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 
+from caffe_dns import log
 from caffe_dns.errors import CaffeError, nearest
 from caffe_dns.proto import values
 from caffe_dns.proto.fields import is_repeated, required_names
+from caffe_dns.proto.idle_fields import idle_field, is_idle_engine
 from caffe_dns.proto.known_forks import forks_with_field
 from caffe_dns.proto.positions import Node, Positions
 from caffe_dns.proto.tokens import Lines, Token, tokenize
@@ -29,6 +31,8 @@ class Parser:
         self._lines = Lines(text)
         self._tokens = tokenize(text)
         self._at = 0
+        #: Fields about the precision of a fork that were warned of.
+        self._rounded: set[str] = set()
         #: Names of the fields around the current token.
         self._path: list[str] = []
         #: The messages around the current token, with the brace that opened each.
@@ -65,7 +69,18 @@ class Parser:
         self._path.append(name)
         field = message.DESCRIPTOR.fields_by_name.get(name)
         if field is None:
-            raise self._unknown_field(token, message.DESCRIPTOR)
+            self._foreign_field(token, message.DESCRIPTOR)
+        else:
+            self._own_field(token, message, field, node)
+        self._path.pop()
+        if not self._take(";"):
+            self._take(",")
+
+    def _own_field(
+        self, token: Token, message: Message, field: FieldDescriptor, node: Node
+    ) -> None:
+        """What follows the name of a field that the message has."""
+        name = token.text
         repeated = is_repeated(field)
         if not repeated and name in node.fields:
             first = self._lines.line(node.fields[name][0].offset)
@@ -80,9 +95,29 @@ class Parser:
             self._list(message, field, node)
         else:
             self._value(message, field, repeated, node.add(name, token.offset))
-        self._path.pop()
-        if not self._take(";"):
-            self._take(",")
+
+    def _foreign_field(self, token: Token, descriptor: Descriptor) -> None:
+        """Step over the value of a field of a fork if it changes nothing here."""
+        idle = idle_field(descriptor.name, token.text)
+        if idle is None:
+            raise self._unknown_field(token, descriptor)
+        self._take(":")
+        negative = "-" if self._take("-") else ""
+        value = self._next()
+        if value.kind not in ("name", "number", "string"):
+            raise self._unexpected(value, f"expected a value after '{token.text}'")
+        text = negative + (value.text[1:-1] if value.kind == "string" else value.text)
+        if not idle.takes(text):
+            known = " or ".join(map(str, (idle.values or ())[:1]))
+            raise self._error(
+                token,
+                f"'{token.text}' of {forks_with_field(descriptor.name, token.text)} is not "
+                f"supported but for {known}, with which it changes nothing",
+            )
+        if not idle.is_exact(text) and token.text not in self._rounded:
+            self._rounded.add(token.text)
+            line = self._lines.line(token.offset)
+            log.warning(f"{'.'.join(self._path)}: {text} (line {line}) is left to --precision")
 
     def _list(self, message: Message, field: FieldDescriptor, node: Node) -> None:
         """The rest of `field: [a, b, c]`."""
@@ -132,6 +167,8 @@ class Parser:
         if token.kind not in ("name", "number"):
             token = token._replace(kind="name")
         if field.enum_type is not None:
+            if is_idle_engine(field.enum_type.name, token.text):
+                return field.default_value
             return values.read_enum(field.enum_type, token, negative)
         if field.cpp_type == FieldDescriptor.CPPTYPE_BOOL:
             return values.read_bool(token, negative)

@@ -23,6 +23,13 @@ STAGE_SETTINGS = (
     "power",
     "stepsize",
     "stepvalue",
+    "warmup_iter",
+    "warmup_start_lr",
+    "rampup_interval",
+    "rampup_lr",
+    "min_lr",
+    "stagelr",
+    "stageiter",
     "surgery_stop_iter",
     "surgery_iter_gamma",
     "surgery_iter_power",
@@ -148,8 +155,9 @@ def _merged(param: SolverParameter, surgery: SurgeryStage, length: int) -> Solve
     merged = SolverParameter()
     merged.CopyFrom(param)
     merged.ClearField("surgery_stage")
-    if surgery.solver.stepvalue:
-        merged.ClearField("stepvalue")
+    for name in ("stepvalue", "stagelr", "stageiter"):
+        if getattr(surgery.solver, name):
+            merged.ClearField(name)
     merged.MergeFrom(surgery.solver)
     merged.max_iter = length
     return merged

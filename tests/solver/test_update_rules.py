@@ -164,6 +164,43 @@ def test_rule(kind: str, variant: str) -> None:
         np.testing.assert_allclose(history, expected, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("policy", ["scale", "clip"])
+def test_larc(policy: str) -> None:
+    """NVCaffe's rates, which know of an lr_mult only whether it is 0."""
+    settings = f"momentum: 0.75 weight_decay: 0.25 larc: true larc_policy: '{policy}' larc_eta: 0.5"
+    net, rule = make("SGD", settings)
+    specs = [(p.lr_mult, p.decay_mult) for p in net.learnable_params]
+    values = [p.tensor.detach().double().numpy().copy() for p in net.learnable_params]
+    values[4][:] = 0  # norms of 0 leave the solver's rate
+    net.learnable_params[4].tensor.data.zero_()
+    histories = [np.zeros_like(value) for value in values]
+    for step, rate in enumerate(RATES):
+        gradients = put_gradients(net, step)
+        for i, (lr_mult, decay_mult) in enumerate(specs):
+            if lr_mult == 0:
+                continue
+            w, g = np.linalg.norm(values[i]), np.linalg.norm(gradients[i])
+            own = 0.25 * 0.5 * w / g if w > 0 and g > 0 else 1
+            local = min(rate, own) if policy == "clip" else rate * own
+            gradient = gradients[i] + 0.25 * decay_mult * values[i]
+            histories[i] = 0.75 * histories[i] + local * gradient
+            values[i] -= histories[i]
+        rule.rate.fill_(rate)
+        rule.apply()
+    for param, expected in zip(net.learnable_params, values, strict=True):
+        np.testing.assert_allclose(param.tensor.detach(), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_larc_that_cannot_be() -> None:
+    for kind, settings, message in (
+        ("Nesterov", "", "larc: is for SGD, not for Nesterov"),
+        ("Adam", "", "larc: is for SGD, not for Adam"),
+        ("SGD", "larc_policy: 'both'", "larc_policy: unknown policy 'both'; known: scale, clip"),
+    ):
+        with pytest.raises(CaffeError, match=message):
+            make(kind, f"larc: true {settings}")
+
+
 def test_what_the_test_covers() -> None:
     net, _ = make("SGD")
     assert [p.lr_mult for p in net.learnable_params] == [0, 0, 0, 1, 2, 0, 0, 0, 0, 0.5, 1, 0]

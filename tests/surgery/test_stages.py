@@ -156,12 +156,14 @@ def test_where_the_sparsity_is_reached() -> None:
         (
             "surgery_stage { iterations: 5 solver { lr_policy: 'stop' } }",
             "surgery_stage 1: lr_policy: unknown learning rate policy 'stop' (did you mean "
-            "'step'?); known: fixed, step, exp, inv, multistep, poly, sigmoid",
+            "'step'?); known: fixed, step, exp, inv, multistep, poly, sigmoid, "
+            "multifixed, cosine",
         ),
         (
             "surgery_stage { iterations: 5 solver { momentum: 0.5 } }",
             "surgery_stage 1: momentum: cannot differ in a stage; what can: base_lr, lr_policy, "
-            "gamma, power, stepsize, stepvalue, surgery_stop_iter, surgery_iter_gamma, "
+            "gamma, power, stepsize, stepvalue, warmup_iter, warmup_start_lr, rampup_interval, "
+            "rampup_lr, min_lr, stagelr, stageiter, surgery_stop_iter, surgery_iter_gamma, "
             "surgery_iter_power",
         ),
     ],

@@ -68,6 +68,11 @@ class UpdateRule:
                 f"unknown regularization type '{param.regularization_type}'; known: L1, L2",
                 field="regularization_type",
             )
+        if param.larc:
+            self._check_larc(param)
+
+    def _check_larc(self, param: SolverParameter) -> None:
+        raise CaffeError(f"is for SGD, not for {param.type}", field="larc")
 
     @torch.no_grad()
     def apply(self) -> None:

@@ -9,11 +9,17 @@ from torch import Tensor
 
 from caffe_dns import kernels
 from caffe_dns.device.memory_format import laid_out_as
+from caffe_dns.errors import CaffeError
 from caffe_dns.net.params import Param
+from caffe_dns.proto.caffe_pb2 import SolverParameter
 from caffe_dns.solver.update_rules.base import Tensors, UpdateRule, pick, solver_types
 
 if TYPE_CHECKING:
     from caffe_dns.kernels.sgd import SGDKernel
+
+
+#: What a layer's own rate does to the solver's: it is its factor, or its limit.
+LARC_POLICIES = ("scale", "clip")
 
 
 @solver_types.register("SGD")
@@ -24,13 +30,45 @@ class SGD(UpdateRule):
     nesterov = False
     _kernel: SGDKernel | None = None
 
+    def _check_larc(self, param: SolverParameter) -> None:
+        if self.nesterov:
+            super()._check_larc(param)
+        if param.larc_policy not in LARC_POLICIES:
+            raise CaffeError(
+                f"unknown policy '{param.larc_policy}'; known: {', '.join(LARC_POLICIES)}",
+                field="larc_policy",
+            )
+
     def _step(self, gradients: Tensors) -> None:
-        if self.tensors and self.may_use_kernel and kernels.wanted(self.rate.device):
+        if self.param.larc:
+            self._step_by_layer(gradients)
+        elif self.tensors and self.may_use_kernel and kernels.wanted(self.rate.device):
             self._step_by_kernel(gradients)
         elif self._can_fuse():
             self._step_fused(gradients)
         else:
             super()._step(gradients)
+
+    def _step_by_layer(self, gradients: Tensors) -> None:
+        """An update at rates that follow the norms of weights and gradients (NVCaffe's LARC).
+
+        The norm is that of the gradient before the decay, and of an lr_mult it only counts whether
+        it is 0.
+        """
+        own = (1 - self.param.momentum) * self.param.larc_eta
+        norms = zip(torch._foreach_norm(self.tensors), torch._foreach_norm(gradients), strict=True)
+        rates = [torch.where((w > 0) & (g > 0), own * w / g, 1.0) for w, g in norms]
+        rates = [
+            torch.minimum(self.rate, rate) if self.param.larc_policy == "clip" else self.rate * rate
+            for rate in rates
+        ]
+        for index, rate in enumerate(rates):
+            if self._lr_mults[index] <= 0:
+                rate = rate * 0
+            tensors, gradient = [self.tensors[index]], [gradients[index]]
+            self._regularize(tensors, gradient, self._decays[index])
+            histories = [[history[index]] for history in self.histories]
+            torch._foreach_sub_(tensors, self.update(gradient, histories, rate))
 
     def _step_by_kernel(self, gradients: Tensors) -> None:
         if self._kernel is None:
