@@ -6,12 +6,21 @@ written here; they bring their own transactions.
 
 from __future__ import annotations
 
+import hashlib
 import os
+import platform
+import re
 import secrets
+import shutil
+import time
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
 from caffe_dns.errors import CaffeError
+
+#: When this process began, as far as files are concerned.
+_STARTED = time.time()
 
 
 def write_atomically(path: str | Path, data: bytes) -> None:
@@ -22,7 +31,7 @@ def write_atomically(path: str | Path, data: bytes) -> None:
     """
     path = Path(path)
     _check_target(path)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    temporary = temporary_beside(path)
     try:
         _write_new(temporary, data)
         os.replace(temporary, path)
@@ -32,6 +41,60 @@ def write_atomically(path: str | Path, data: bytes) -> None:
     finally:
         with suppress(OSError):
             temporary.unlink()
+
+
+def temporary_beside(path: Path) -> Path:
+    """A name in the same folder for what is to become `path`, which nobody else uses.
+
+    It says which process of which machine makes it; what dead ones have left for the same `path`
+    is removed.
+    """
+    remove_leftovers(path)
+    return path.with_name(f".{path.name}.{_machine()}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+
+
+def remove_leftovers(path: Path, *, any_ending: bool = False) -> None:
+    """Remove temporary files and folders that dead processes of this machine have left for `path`.
+
+    With `any_ending`, also those for files whose names begin like `path`.
+    """
+    ending = r".*" if any_ending else ""
+    pattern = re.compile(
+        rf"\.{re.escape(path.name)}{ending}\.{_machine()}\.(\d+)\.[0-9a-f]{{8}}\.tmp"
+    )
+    with suppress(OSError):  # a folder that cannot be listed keeps what it has
+        for entry in os.scandir(path.parent):
+            match = pattern.fullmatch(entry.name)
+            if match and not _is_at_work(int(match[1]), entry):
+                if entry.is_dir(follow_symlinks=False):
+                    shutil.rmtree(entry.path, ignore_errors=True)
+                else:
+                    with suppress(OSError):
+                        os.unlink(entry.path)
+
+
+@cache
+def _machine() -> str:
+    """A word for this machine, and for the container in which process numbers count."""
+    try:
+        container = os.readlink("/proc/self/ns/pid")
+    except OSError:
+        container = ""
+    return hashlib.sha256(f"{platform.node()} {container}".encode()).hexdigest()[:8]
+
+
+def _is_at_work(process: int, entry: os.DirEntry[str]) -> bool:
+    """Whether the process that made a temporary file still lives."""
+    if process == os.getpid():
+        # In containers, the first process of every life has the same number.
+        return entry.stat(follow_symlinks=False).st_mtime >= _STARTED
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True  # somebody else's
+    return True
 
 
 def _check_target(path: Path) -> None:

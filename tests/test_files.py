@@ -1,10 +1,13 @@
 import os
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from caffe_dns.errors import CaffeError
-from caffe_dns.files import write_atomically
+from caffe_dns.files import remove_leftovers, temporary_beside, write_atomically
 
 
 def test_a_file_is_written_and_replaced(tmp_path: Path) -> None:
@@ -49,3 +52,61 @@ def test_failure_keeps_the_old_file_and_leaves_nothing(
         write_atomically(path, b"new")
     assert path.read_bytes() == b"old"
     assert os.listdir(tmp_path) == ["model.bin"]
+
+
+def temporary(path: Path) -> str:
+    """The name of a temporary file for `path`, made by this process."""
+    return temporary_beside(path).name
+
+
+def test_what_dead_processes_left_goes(tmp_path: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", ""]) as dead:
+        dead.wait()
+    name = temporary(tmp_path / "snap_iter_1.caffemodel")
+    ours = f".{os.getpid()}."
+    left = name.replace(ours, f".{dead.pid}.")
+    others = [
+        name.replace(ours, f".{os.getppid()}."),  # alive
+        left.replace("caffemodel", "solverstate"),  # another file's
+        left.replace(".tmp", ".tmp2"),
+        re.sub(r"\.[0-9a-f]{8}\.(\d+)\.", r".00000000.\1.", left),  # another machine's
+        "." + left,
+    ]
+    for file in (left, *others):
+        (tmp_path / file).write_bytes(b"half")
+    write_atomically(tmp_path / "snap_iter_1.caffemodel", b"whole")
+    assert set(os.listdir(tmp_path)) == {*others, "snap_iter_1.caffemodel"}
+    remove_leftovers(tmp_path / "snap_iter_", any_ending=True)
+    assert others[1] not in os.listdir(tmp_path)
+    assert len(os.listdir(tmp_path)) == len(others)
+
+
+def test_folders_of_dead_processes_go_and_links_are_not_followed(tmp_path: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", ""]) as dead:
+        dead.wait()
+    precious = tmp_path / "precious"
+    precious.mkdir()
+    (precious / "file").write_bytes(b"")
+    path = tmp_path / "folder" / "db"
+    path.parent.mkdir()
+    for kind in ("folder", "link"):
+        left = path.with_name(temporary(path).replace(f".{os.getpid()}.", f".{dead.pid}."))
+        if kind == "folder":
+            left.mkdir()
+            (left / "data.mdb").write_bytes(b"half")
+        else:
+            left.symlink_to(precious, target_is_directory=True)
+        remove_leftovers(path)
+        assert not list(path.parent.iterdir())
+    assert (precious / "file").exists()
+
+
+def test_an_earlier_process_of_our_number_is_dead(tmp_path: Path) -> None:
+    path = tmp_path / "model"
+    left = tmp_path / temporary(path)
+    left.write_bytes(b"half")
+    remove_leftovers(path)
+    assert left.exists()
+    os.utime(left, (0, 0))
+    remove_leftovers(path)
+    assert not left.exists()

@@ -7,7 +7,6 @@ Nothing is compressed: records are images mostly.
 from __future__ import annotations
 
 import os
-import secrets
 import shutil
 from pathlib import Path
 from typing import BinaryIO
@@ -15,6 +14,7 @@ from typing import BinaryIO
 from caffe_dns.data.crc32c import masked_crc32c
 from caffe_dns.data.database import Writer, publish
 from caffe_dns.errors import CaffeError
+from caffe_dns.files import temporary_beside
 
 #: As Caffe's own LevelDB files have it.
 _BLOCK_SIZE = 65536
@@ -38,7 +38,7 @@ class LevelDBWriter(Writer):
 
     def __init__(self, path: str) -> None:
         self._path = Path(path)
-        self._temporary = self._path.with_name(f".{self._path.name}.{secrets.token_hex(4)}.tmp")
+        self._temporary = temporary_beside(self._path)
         self._pending: dict[bytes, bytes] = {}
         self._tables: list[_Table] = []
         self._sequence = 0

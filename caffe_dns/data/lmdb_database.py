@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 import shutil
 import threading
 from itertools import islice
@@ -14,6 +13,7 @@ import lmdb
 
 from caffe_dns.data.database import Cursor, Database, Writer, publish
 from caffe_dns.errors import CaffeError, first_line
+from caffe_dns.files import temporary_beside
 
 #: Size of a new map; doubled whenever it is full, as Caffe does.
 _FIRST_MAP_SIZE = 10 << 20
@@ -119,7 +119,7 @@ class LMDBWriter(Writer):
 
     def __init__(self, path: str) -> None:
         self._path = Path(path)
-        self._temporary = self._path.with_name(f".{self._path.name}.{secrets.token_hex(4)}.tmp")
+        self._temporary = temporary_beside(self._path)
         self._pending: list[tuple[bytes, bytes]] = []
         self._environment: lmdb.Environment | None = None
         try:

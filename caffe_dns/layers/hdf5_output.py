@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 import weakref
 from collections.abc import Sequence
 from contextlib import suppress
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from caffe_dns import log
 from caffe_dns.errors import CaffeError, first_line
+from caffe_dns.files import temporary_beside
 from caffe_dns.layers.base import Layer, Shape, layer_types
 
 _DATASETS = ("data", "label")
@@ -77,7 +77,7 @@ class _RowFile:
         import h5py  # here, because importing it takes long and most runs do not need it
 
         self._path = path
-        self._temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+        self._temporary = temporary_beside(path)
         self._file: Any = None
         try:
             self._file = h5py.File(self._temporary, "w")

@@ -79,8 +79,3 @@ def _bytes(tensors: Iterable[Tensor]) -> int:
 
 def _gigabytes(size: int) -> str:
     return f"{size / 2**30:.2f} GiB"
-
-
-def snapshot_name(param: SolverParameter, iteration: int, ending: str) -> str:
-    """`Solver::SnapshotFilename`: where a file of the snapshot of this iteration lies."""
-    return f"{param.snapshot_prefix}_iter_{iteration}{ending}"

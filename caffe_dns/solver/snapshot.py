@@ -18,13 +18,13 @@ import torch
 from torch import Tensor
 
 from caffe_dns.errors import CaffeError, first_line
-from caffe_dns.files import write_atomically
+from caffe_dns.files import remove_leftovers, temporary_beside, write_atomically
 from caffe_dns.layers.batch_data import BatchDataLayer
 from caffe_dns.layers.masked import DeviationMasks, WeightedLayer
 from caffe_dns.net import Net
 from caffe_dns.net.params import Param
 from caffe_dns.proto.blobs import array_to_blob, blob_to_array
-from caffe_dns.proto.caffe_pb2 import DataPosition, NetParameter, SolverState
+from caffe_dns.proto.caffe_pb2 import DataPosition, NetParameter, SolverParameter, SolverState
 from caffe_dns.proto.text import read_binary, write_binary
 from caffe_dns.solver.update_rules import UpdateRule
 from caffe_dns.weights.transfer import is_hdf5
@@ -81,17 +81,28 @@ def _is_model(file: str) -> bool:
         return False
 
 
-def check_writable(probe: str) -> None:
-    """Raise CaffeError where a file of this name could not be written. None is left behind."""
-    folder = Path(probe).parent
+def snapshot_name(param: SolverParameter, iteration: int, ending: str) -> str:
+    """`Solver::SnapshotFilename`: where a file of the snapshot of this iteration lies."""
+    return f"{param.snapshot_prefix}_iter_{iteration}{ending}"
+
+
+def check_writable(param: SolverParameter) -> None:
+    """Raise CaffeError where snapshots could not be written; none is left behind.
+
+    What dead processes have left half-written under the same prefix is removed.
+    """
+    longest = Path(snapshot_name(param, param.max_iter, ".solverstate.h5"))
+    folder = longest.parent
     if not folder.is_dir():
         raise CaffeError(
             f"the folder '{folder}' of the snapshots does not exist; create it first",
             field="snapshot_prefix",
         )
+    remove_leftovers(Path(f"{param.snapshot_prefix}_iter_"), any_ending=True)
+    probe = temporary_beside(longest)
     try:
-        Path(probe).touch()
-        Path(probe).unlink()
+        probe.touch()
+        probe.unlink()
     except OSError as error:
         raise CaffeError(
             f"cannot write to '{folder}': {error.strerror}", field="snapshot_prefix"

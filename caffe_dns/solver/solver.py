@@ -24,7 +24,7 @@ from caffe_dns.parallel.ranks import Ranks
 from caffe_dns.parallel.sufficient_factors import share_gradients
 from caffe_dns.proto.caffe_pb2 import DataPosition, SolverParameter, SolverState
 from caffe_dns.proto.text import to_text
-from caffe_dns.solver.checks import check_definition, check_sizes, snapshot_name
+from caffe_dns.solver.checks import check_definition, check_sizes
 from caffe_dns.solver.divergence import Guard
 from caffe_dns.solver.iteration import LastUpdate, Outcome, capture, run_iteration
 from caffe_dns.solver.nets import build_test_nets, build_train_net
@@ -40,6 +40,7 @@ from caffe_dns.solver.snapshot import (
     read_state,
     restore_histories,
     seek_data,
+    snapshot_name,
     write_state,
 )
 from caffe_dns.solver.update_rules import solver_types
@@ -71,10 +72,10 @@ class Solver:
         self.ranks = ranks or Ranks()
         log.info(f"Initializing solver from parameters: \n{to_text(param)}")
         check_definition(param)
-        if param.snapshot and self.ranks.is_root:
-            check_writable(snapshot_name(param, 0, ".tempfile"))
         self.stages = plan(param)
         param.max_iter = self.stages[-1].end
+        if param.snapshot and self.ranks.is_root:
+            check_writable(param)
         self._seed_given = param.HasField("random_seed") and param.random_seed >= 0
         seed = param.random_seed if self._seed_given else secrets.randbits(31)
         self.seed = self.ranks.from_root(seed)
@@ -137,7 +138,7 @@ class Solver:
         log.info(f"Learning Rate Policy: {param.lr_policy}")
         self.stopped_early = False
         if param.snapshot_after_train and self.ranks.is_root:
-            check_writable(snapshot_name(param, self.iteration, ".tempfile"))
+            check_writable(param)
         self.step(param.max_iter - self.iteration)
         if param.snapshot_after_train and not _due(self.iteration, param.snapshot):
             self.snapshot()

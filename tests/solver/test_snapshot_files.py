@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from caffe_dns.errors import CaffeError
+from caffe_dns.files import temporary_beside
 from caffe_dns.solver.snapshot_files import Rotation, find_snapshots
 from tests.cli.harness import complaint, run_well
 from tests.oracle import GOLDEN
@@ -130,3 +134,25 @@ def test_names_of_any_prefix(prefix: str, tmp_path: Path) -> None:
     found = find_snapshots(f"{tmp_path}/{prefix}")
     assert [one.iteration for one in found] == [12, 3]
     assert found[0].model == tmp_path / f"{prefix}_iter_12.caffemodel.h5"
+
+
+def test_a_name_that_is_too_long_is_found_at_the_start(tmp_path: Path, capfd: Capture) -> None:
+    solver = solver_file(tmp_path)
+    text = Path(solver).read_text().replace(f"{tmp_path}/snap", f"{tmp_path}/{'a' * 222}")
+    Path(solver).write_text(text)
+    line = complaint(["train", "--solver", solver], capfd)
+    assert "snapshot_prefix: cannot write to" in line
+    assert "File name too long" in line
+    assert [path.name for path in tmp_path.iterdir()] == ["solver.prototxt"]
+
+
+def test_what_a_killed_run_left_goes_when_the_next_one_starts(
+    tmp_path: Path, capfd: Capture
+) -> None:
+    with subprocess.Popen([sys.executable, "-c", ""]) as dead:
+        dead.wait()
+    ours = temporary_beside(tmp_path / "snap_iter_2.caffemodel")
+    left = ours.with_name(ours.name.replace(f".{os.getpid()}.", f".{dead.pid}."))
+    left.write_bytes(b"half")
+    train(tmp_path, capfd)
+    assert not left.exists()
