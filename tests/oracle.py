@@ -11,19 +11,6 @@ from torch import Tensor
 GOLDEN = Path(__file__).parent / "golden"
 #: Models that may not be copied into the project; tests that need them skip where it is missing.
 OFFICIAL = Path(__file__).parents[2] / "shared" / "official"
-#: Cases whose recorded gradients are all zero by the way they were recorded, not by Caffe's
-#: arithmetic: Caffe skipped backward for want of a loss (embed, filter, batch_reindex), or
-#: clearing the gradients between forward and backward also cleared what these layers keep there.
-#: Their gradients are checked against finite differences in the tests of their modules.
-RECORDED_WITHOUT_GRADIENT = {
-    "batch_reindex",
-    "embed",
-    "filter",
-    "hinge",
-    "hinge_l2",
-    "reshape",
-    "reshape_axes",
-}
 
 
 def assert_close(actual: Tensor | np.ndarray, expected: np.ndarray, what: str) -> None:
@@ -67,8 +54,6 @@ def run_layer_case(name: str, device: str = "cpu") -> None:
         elif kind == "param_after":
             assert_close(params[int(which)], value, f"{name}: {key}")
 
-    if name in RECORDED_WITHOUT_GRADIENT:
-        return
     objective = torch.zeros((), device=device)
     for key, value in arrays.items():
         if key.startswith("topdiff:"):
