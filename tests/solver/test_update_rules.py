@@ -201,6 +201,20 @@ def test_larc_that_cannot_be() -> None:
             make(kind, f"larc: true {settings}")
 
 
+@pytest.mark.parametrize("rate", [1e-3, 1e-7, 1e-10, 1e-14, 1e-20])
+def test_small_rates_are_exact(rate: float) -> None:
+    """Nets whose loss is a sum over pixels are trained with rates of 1e-10 to 1e-14."""
+    net, rule = make("SGD", "momentum: 0.9")
+    reference = Reference(net, rule.param)
+    for step in range(2):
+        rule.rate.fill_(rate)
+        reference.apply(put_gradients(net, step), float(np.float32(rate)))
+        rule.apply()
+    found = gather_histories(rule, net.learnable_params)
+    for history, expected in zip(found, reference.first, strict=True):
+        assert np.linalg.norm(history - expected) <= 5e-7 * np.linalg.norm(expected)
+
+
 def test_what_the_test_covers() -> None:
     net, _ = make("SGD")
     assert [p.lr_mult for p in net.learnable_params] == [0, 0, 0, 1, 2, 0, 0, 0, 0, 0.5, 1, 0]

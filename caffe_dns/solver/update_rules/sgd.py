@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 #: What a layer's own rate does to the solver's: it is its factor, or its limit.
 LARC_POLICIES = ("scale", "clip")
+#: The rate from which 1 - (1 - rate), in float64, is as exact as float32 for every lr_mult in use.
+LEAST_FUSED_RATE = 1e-8
 
 
 @solver_types.register("SGD")
@@ -89,7 +91,8 @@ class SGD(UpdateRule):
         """Whether PyTorch's own update on a CPU, in one pass over memory, does the same."""
         single = all(t.device.type == "cpu" and t.dtype == torch.float32 for t in self.tensors)
         plain = not self.nesterov and self.param.regularization_type == "L2"
-        return single and plain and self.may_use_kernel and self.param.momentum > 0
+        fits = self.param.momentum > 0 and float(self.rate) >= LEAST_FUSED_RATE
+        return single and plain and self.may_use_kernel and fits
 
     def _step_fused(self, gradients: Tensors) -> None:
         gradients = [laid_out_as(*pair) for pair in zip(self.tensors, gradients, strict=True)]
