@@ -30,9 +30,9 @@ _EXACT = """
 _foreach_add _foreach_add_ _foreach_div _foreach_div_ _foreach_mul _foreach_mul_ _foreach_sign
 _foreach_sqrt _foreach_sqrt_ _foreach_sub_ _local_scalar_dense _to_copy abs add add_ cat clamp
 clone constant_pad_nd copy_ count_nonzero detach div empty empty_like eq equal expand fill_ full
-gather ge ge_ gt gt_ lift_fresh lt_ max_pool2d_with_indices mul mul_ ne normal_ ones ones_like
-reciprocal relu scalar_tensor select slice slice_backward split split_with_sizes sqrt stack sub
-sub_ t threshold_backward unbind uniform_ view where zeros zeros_like
+gather ge ge_ gt gt_ le lift_fresh lt_ max max_pool2d_with_indices mul mul_ ne normal_ ones
+ones_like reciprocal relu scalar_tensor select slice slice_backward split split_with_sizes sqrt
+stack sub sub_ t threshold_backward unbind uniform_ view where zeros zeros_like
 """
 #: What adds, multiplies and adds, or takes functions from a processor's library.
 _ROUNDED = """
@@ -41,6 +41,8 @@ addmm avg_pool2d avg_pool2d_backward convolution convolution_backward linalg_vec
 max_pool2d_with_indices_backward mean mm mse_loss native_batch_norm native_batch_norm_backward
 nll_loss_backward nll_loss_forward pow sum tanh tanh_backward
 """
+#: Of these, the kernels for float32 compute with scalars as they are given.
+DOUBLE_SCALARS = {"_fused_sgd_"}
 EXACT, ROUNDED = set(_EXACT.split()), set(_ROUNDED.split())
 
 
@@ -83,8 +85,9 @@ class RoundedOnce(TorchDispatchMode):
 
 def rounded_once(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     """An operation in float64, its results rounded to float32; those in place go to their place."""
-    wide = [tree_map(_widened, argument) for argument in args]
-    result = func(*wide, **tree_map(_widened, dict(kwargs)))
+    widened = _widened_tensor if func.overloadpacket.__name__ in DOUBLE_SCALARS else _widened
+    wide = [tree_map(widened, argument) for argument in args]
+    result = func(*wide, **tree_map(widened, dict(kwargs)))
     schema = func._schema
     for declared, narrow, computed in zip(schema.arguments, args, wide, strict=False):
         if declared.alias_info is not None and declared.alias_info.is_write:
@@ -97,12 +100,14 @@ def _is_float32(value: Any) -> bool:
     return isinstance(value, Tensor) and value.dtype == torch.float32
 
 
+def _widened_tensor(value: Any) -> Any:
+    return value.double() if _is_float32(value) else value
+
+
 def _widened(value: Any) -> Any:
-    if isinstance(value, Tensor):
-        return value.double() if _is_float32(value) else value
     if isinstance(value, float):
         return float(np.float32(value))  # as the kernels for float32 take their scalars
-    return torch.float64 if value is torch.float32 else value
+    return torch.float64 if value is torch.float32 else _widened_tensor(value)
 
 
 def _narrowed(value: Any) -> Any:

@@ -43,13 +43,15 @@ def in_golden_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(GOLDEN)
 
 
-def build(name: str, folder: Path, weights: bool = True) -> Solver:
-    """The solver of a run, writing its snapshots to `folder`.
+def build(name: str, folder: Path, weights: bool = True, net: Path | None = None) -> Solver:
+    """The solver of a run, of another definition if given, writing its snapshots to `folder`.
 
     It scores no test net: `test_golden_logs` does, and compares the scores.
     """
     param: SolverParameter = read_solver(f"runs/{name}/solver.prototxt").message
     param.snapshot_prefix = str(folder / "snap")
+    if net is not None:
+        param.net = str(net)
     for field in ("test_iter", "test_interval"):
         param.ClearField(field)
     if weights:
