@@ -12,6 +12,7 @@ from caffe_dns.cli.lazy import runs
 @click.option(
     "--gpu", default="all", show_default=True, metavar="IDS", help="0, or several with commas."
 )
+@flags.output
 @flags.unused("solver", "model", "weights", "snapshot", "phase", "level", "stage", "iterations")
 @flags.unused("sigint_effect", "sighup_effect")
 @runs("device_query")

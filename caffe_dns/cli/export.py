@@ -11,7 +11,7 @@ from caffe_dns.cli.lazy import runs
 @click.command()
 @flags.model
 @flags.weights
-@click.option("--output", default="", metavar="FILE", help="The file to write.")
+@click.option("--output", "output_file", default="", metavar="FILE", help="The file to write.")
 @click.option(
     "--format",
     "format_name",
@@ -31,6 +31,7 @@ from caffe_dns.cli.lazy import runs
 @flags.stage
 @flags.all_losses
 @flags.python_layers
+@flags.output
 @flags.imports
 @runs("export")
 def command() -> None:

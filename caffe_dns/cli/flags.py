@@ -97,6 +97,18 @@ imports = click.option(
 )
 
 
+def output(function: F) -> F:
+    """The flags that say how a command tells what it finds; see `cli.output`."""
+    for option in (
+        click.option(
+            "--json", "as_json", is_flag=True, help="Print the result as JSON, and no log."
+        ),
+        click.option("--quiet", is_flag=True, help="Print the result alone, no log."),
+    ):
+        function = option(function)
+    return function
+
+
 def switch(name: str, help: str) -> Callable[[F], F]:
     """A boolean flag as gflags has them: --NAME and --noNAME, off unless given."""
     return click.option(f"--{name}/--no{name}", default=False, help=help)

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 import click
 
 from caffe_dns import __version__, log
+from caffe_dns.cli import shell
 from caffe_dns.cli.lazy import import_for_good
 from caffe_dns.errors import CaffeError, first_line, nearest
 
@@ -36,6 +37,7 @@ ACTIONS: dict[str, str] = {
     "deploy": "make a definition for use of a train_val.prototxt",
     "summary": "show the layers of a net and their sizes",
     "export": "save a model for others, or compact",
+    "completion": "print what a shell needs to complete all of these",
 }
 
 # Before torch is imported: it warns of lost connections with pages of C++ frames.
@@ -56,7 +58,9 @@ class Actions(click.Group):
         return list(ACTIONS)
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
-        return _load(name) if name in ACTIONS else None
+        if name not in ACTIONS:
+            return None
+        return shell.prepare(_load(name)) if ctx.resilient_parsing else _load(name)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
@@ -96,6 +100,7 @@ def normalize(arguments: Sequence[str]) -> list[str]:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one action and exit: 0 when all went well, 1 when the user's input was wrong."""
     code: object = 1
+    shell.register()
     try:
         given = normalize(sys.argv[1:] if arguments is None else arguments)
         if given and not given[0].startswith("-") and given[0] not in ACTIONS:

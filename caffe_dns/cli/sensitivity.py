@@ -16,6 +16,7 @@ from caffe_dns.cli.lazy import runs
 @flags.level
 @flags.stage
 @flags.python_layers
+@flags.output
 @flags.imports
 @click.option(
     "--layers", default="", metavar="NAMES", help="Only these layers, several with commas."
@@ -28,6 +29,7 @@ from caffe_dns.cli.lazy import runs
 )
 @click.option(
     "--output",
+    "prefix",
     default="",
     metavar="PREFIX",
     help="Write PREFIX.csv, PREFIX.png, PREFIX.html and PREFIX.prototxt.",

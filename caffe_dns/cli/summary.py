@@ -18,6 +18,7 @@ from caffe_dns.cli.lazy import runs
 @flags.level
 @flags.stage
 @flags.python_layers
+@flags.output
 @flags.imports
 @runs("summary")
 def command() -> None:

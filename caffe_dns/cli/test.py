@@ -20,6 +20,7 @@ from caffe_dns.cli.lazy import runs
 @flags.shrink
 @flags.fold
 @flags.python_layers
+@flags.output
 @flags.imports
 @click.option(
     "--ap_version",

@@ -18,6 +18,7 @@ from caffe_dns.cli.lazy import runs
 @flags.stage
 @flags.no_surgery
 @flags.python_layers
+@flags.output
 @flags.imports
 @flags.unused("solver", "weights", "snapshot", "sigint_effect", "sighup_effect")
 @runs("time")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from caffe_dns import log
 from caffe_dns.layers.masked import WeightedLayer
 from caffe_dns.net import Net
 
@@ -39,17 +39,16 @@ def count_kept(net: Net) -> list[LayerCount]:
     return counts
 
 
-def log_kept(net: Net) -> None:
+def kept_lines(counts: Sequence[LayerCount]) -> list[str]:
     """A line for each layer and one for the whole net, if anything was pruned."""
-    counts = count_kept(net)
     kept, total = sum(c.kept for c in counts), sum(c.total for c in counts)
     # A bias or two may be zero by chance; a hundredth of all parameters may not.
     if total - kept <= total / 100:
-        return
-    for entry in counts:
-        log.info(
-            f"Kept {entry.name}: {entry.kept} of {entry.total} parameters "
-            f"({100 * entry.kept / entry.total:.2f} %)"
-        )
+        return []
+    lines = [
+        f"Kept {entry.name}: {entry.kept} of {entry.total} parameters "
+        f"({100 * entry.kept / entry.total:.2f} %)"
+        for entry in counts
+    ]
     ratio = f"{total / kept:.1f} times smaller" if kept else "nothing is left"
-    log.info(f"Kept in all: {kept} of {total} parameters ({ratio})")
+    return [*lines, f"Kept in all: {kept} of {total} parameters ({ratio})"]

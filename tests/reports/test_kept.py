@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 
 from caffe_dns.net import Net
-from caffe_dns.reports.kept import LayerCount, count_kept, log_kept
-from tests.nets import input_layer, layer, make_net, recorded_log
+from caffe_dns.reports.kept import LayerCount, count_kept, kept_lines
+from tests.nets import input_layer, layer, make_net
 
 DATA = input_layer(data=(2, 1, 6, 5), flat=(2, 8))
 
@@ -57,18 +57,14 @@ def test_shared_parameters_count_once() -> None:
 
 def test_lines() -> None:
     net = filled(DATA + ip("a") + ip("b"))
-    with recorded_log() as messages:
-        log_kept(net)
-    assert messages == [
+    assert kept_lines(count_kept(net)) == [
         "Kept a: 30 of 54 parameters (55.56 %)",
         "Kept b: 30 of 54 parameters (55.56 %)",
         "Kept in all: 60 of 108 parameters (1.8 times smaller)",
     ]
     for blob in net.parameters():
         blob.data.zero_()
-    with recorded_log() as messages:
-        log_kept(net)
-    assert messages[-1] == "Kept in all: 0 of 108 parameters (nothing is left)"
+    assert kept_lines(count_kept(net))[-1] == "Kept in all: 0 of 108 parameters (nothing is left)"
 
 
 def test_nothing_is_said_of_a_dense_net() -> None:
@@ -76,7 +72,4 @@ def test_nothing_is_said_of_a_dense_net() -> None:
     for blob in net.parameters():
         blob.data.copy_(torch.ones_like(blob))
     net.params["a"][1].data[0] = 0
-    with recorded_log() as messages:
-        log_kept(net)
-        log_kept(make_net(DATA))
-    assert messages == []
+    assert kept_lines(count_kept(net)) == kept_lines(count_kept(make_net(DATA))) == []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from caffe_dns import log
+from caffe_dns.cli.output import Output, with_output
 from caffe_dns.device.cuda_driver import Attribute, device_attributes
 from caffe_dns.device.selection import parse_gpus
 from caffe_dns.errors import CaffeError
@@ -12,22 +13,27 @@ from caffe_dns.errors import CaffeError
 _LABEL_WIDTH = 31
 
 
-def run(gpu: str, **unused: object) -> None:
+@with_output
+def run(gpu: str, output: Output, **unused: object) -> None:
     """Do what `dns device_query` is asked for, by the values of its flags."""
     if not torch.cuda.device_count():
         raise CaffeError("there is no GPU that PyTorch can use")
     gpus = parse_gpus(gpu)
     log.info(f"Querying GPUs {gpu}")
-    for device in gpus:
-        _log_device(device)
+    found = [_properties(device) for device in gpus]
+    for device in found:
+        for label, value in device.items():
+            output.log(f"{label + ':':{_LABEL_WIDTH}}{value}")
+    output.result([{_key(label): value for label, value in one.items()} for one in found])
 
 
-def _log_device(gpu: int) -> None:
+def _properties(gpu: int) -> dict[str, object]:
+    """What Caffe tells of a GPU, under its labels."""
     properties = torch.cuda.get_device_properties(gpu)
     has = device_attributes(gpu)
     block = [has[a] for a in Attribute if a.name.startswith("MAX_BLOCK_DIM")]
     grid = [has[a] for a in Attribute if a.name.startswith("MAX_GRID_DIM")]
-    lines = {
+    return {
         "Device id": gpu,
         "Major revision number": properties.major,
         "Minor revision number": properties.minor,
@@ -47,8 +53,10 @@ def _log_device(gpu: int) -> None:
         "Number of multiprocessors": has[Attribute.MULTIPROCESSOR_COUNT],
         "Kernel execution timeout": _yes_or_no(has[Attribute.KERNEL_EXEC_TIMEOUT]),
     }
-    for label, value in lines.items():
-        log.info(f"{label + ':':{_LABEL_WIDTH}}{value}")
+
+
+def _key(label: str) -> str:
+    return label.lower().replace(" ", "_")
 
 
 def _yes_or_no(value: int) -> str:

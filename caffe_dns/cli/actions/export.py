@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import click
-
 from caffe_dns.cli import definitions
+from caffe_dns.cli.output import Output, with_output
 from caffe_dns.errors import CaffeError
 from caffe_dns.export import compact
 from caffe_dns.export.formats import export_formats, find_format, size_table
@@ -18,10 +17,11 @@ from caffe_dns.layers.base import Context
 _WITHOUT_DEFINITION = ("caffemodel", "safetensors")
 
 
+@with_output
 def run(
     model: str,
     weights: str,
-    output: str,
+    output_file: str,
     format_name: str,
     definition: str,
     shrink: bool,
@@ -32,13 +32,14 @@ def run(
     stage: str,
     all_losses: bool,
     allow_python_layers: bool,
+    output: Output,
 ) -> None:
     """Do what `dns export` is asked for, by the values of its flags."""
     if not weights:
         raise CaffeError("export needs model weights: --weights FILE")
-    if not output:
+    if not output_file:
         raise CaffeError("export needs a file to write: --output FILE")
-    chosen = find_format(output, format_name)
+    chosen = find_format(output_file, format_name)
     files = [file.strip() for file in weights.split(",")]
     if len(files) == 1 and compact.is_compact(files[0]):
         if model:
@@ -56,20 +57,31 @@ def run(
         except CaffeError as error:
             raise error.locate(file=model) from None
     if shrink or fold:
-        plain = definitions.reduce_model(plain, shrink=shrink, fold=fold, say=click.echo)
-        click.echo()
+        plain = definitions.reduce_model(plain, shrink=shrink, fold=fold, say=output.line)
+        output.line()
         if not definition and chosen in _WITHOUT_DEFINITION:
-            definition = _beside(output, model)
+            definition = _beside(output_file, model)
     small = compact.to_bytes(plain)
     raw = small if chosen == "compact" else export_formats[chosen].to_bytes(plain)
-    write_atomically(output, raw)
+    write_atomically(output_file, raw)
     if definition:
         write_atomically(definition, plain.definition.to_text().encode())
     for line in size_table(plain, files, len(small)):
-        click.echo(line)
-    click.echo(f"Wrote {output}: {len(raw):,} bytes")
+        output.line(line)
+    output.line(f"Wrote {output_file}: {len(raw):,} bytes")
     if definition and (shrink or fold):
-        click.echo(f"Wrote {definition}, which is its definition now")
+        output.line(f"Wrote {definition}, which is its definition now")
+    output.result(
+        {
+            "file": output_file,
+            "format": chosen,
+            "bytes": len(raw),
+            "definition": definition or None,
+            "weights": plain.total,
+            "weights_kept": plain.kept,
+            "compact_bytes": len(small),
+        }
+    )
 
 
 def _beside(output: str, model: str) -> str:

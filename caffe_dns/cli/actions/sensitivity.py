@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import click
-
 from caffe_dns import load_net, log
 from caffe_dns.cli import flags
+from caffe_dns.cli.output import Output, with_output
 from caffe_dns.cli.progress import Progress
 from caffe_dns.device.selection import scoring_device
 from caffe_dns.errors import CaffeError
@@ -17,6 +16,7 @@ from caffe_dns.surgery.sensitivity import Bench, Proposal, Study, find_objective
 from caffe_dns.weights import weight_files
 
 
+@with_output
 def run(
     model: str,
     weights: str,
@@ -27,12 +27,13 @@ def run(
     allow_python_layers: bool,
     layers: str,
     loss_of_accuracy: float,
-    output: str,
+    prefix: str,
+    output: Output,
 ) -> None:
     """Do what `dns sensitivity` is asked for, by the values of its flags."""
     _check_flags(model, weights, iterations, loss_of_accuracy)
-    if output:
-        check_prefix(output)
+    if prefix:
+        check_prefix(prefix)
     definition = read_net(model).message
     wanted = [name.strip() for name in layers.split(",") if name.strip()]
     net = load_net(
@@ -46,16 +47,18 @@ def run(
     )
     was_quiet = log.set_quiet(True)  # the data layer's, about starting again
     try:
-        study, proposal = _study(net, iterations, wanted, loss_of_accuracy)
+        study, proposal = _study(net, iterations, wanted, loss_of_accuracy, output)
     except CaffeError as error:
         raise error.locate(file=model) from None
     finally:
         log.set_quiet(was_quiet)
         net.close()
-    click.echo(to_text_table(study, proposal), nl=False)
-    if output:
-        for name in save(output, study, proposal, definition):
-            click.echo(f"Wrote {name}")
+    for line in to_text_table(study, proposal).splitlines():
+        output.line(line)
+    files = save(prefix, study, proposal, definition) if prefix else []
+    for name in files:
+        output.line(f"Wrote {name}")
+    output.result({"study": study, "proposal": proposal, "files": files})
 
 
 def _check_flags(model: str, weights: str, iterations: int, loss_of_accuracy: float) -> None:
@@ -71,7 +74,9 @@ def _check_flags(model: str, weights: str, iterations: int, loss_of_accuracy: fl
         )
 
 
-def _study(net: Net, batches: int, wanted: list[str], limit: float) -> tuple[Study, Proposal]:
+def _study(
+    net: Net, batches: int, wanted: list[str], limit: float, output: Output
+) -> tuple[Study, Proposal]:
     bench = Bench(net, find_objective(net), batches)
     prunable_layers = [
         prunable_layer
@@ -80,6 +85,6 @@ def _study(net: Net, batches: int, wanted: list[str], limit: float) -> tuple[Stu
     ]
     if not prunable_layers:
         raise CaffeError(f"none of these layers has any influence on '{bench.objective.name}'")
-    with Progress("Scoring", batches) as progress:
+    with Progress("Scoring", batches, shown=not output.silent) as progress:
         study = measure(bench, prunable_layers, progress.advance)
     return study, propose(bench, prunable_layers, study, limit)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import click
-
 from caffe_dns import log
 from caffe_dns.cli import definitions, flags
+from caffe_dns.cli.output import Output, with_output
 from caffe_dns.errors import CaffeError
 from caffe_dns.export.inputs import replace_data
 from caffe_dns.layers.base import Context
@@ -17,6 +16,7 @@ from caffe_dns.reports.summary import summarize, to_table
 from caffe_dns.weights import load_definition_blobs, load_weights
 
 
+@with_output
 def run(
     model: str,
     weights: str,
@@ -27,6 +27,7 @@ def run(
     level: int,
     stage: str,
     allow_python_layers: bool,
+    output: Output,
 ) -> None:
     """Do what `dns summary` is asked for, by the values of its flags."""
     if not model:
@@ -41,8 +42,9 @@ def run(
         _, given = definitions.load_unmasked(model, weights, shapes, level, stage, context)
         said: list[str] = []
         reduced = definitions.reduce_model(given, shrink=shrink, fold=fold, say=said.append)
-        for line in (*to_table(summarize(reduced.to_net()), trained=True), "", *said):
-            click.echo(line)
+        _tell(reduced.to_net(), True, output)
+        for line in ("", *said):
+            output.line(line)
         return
     was_quiet = log.set_quiet(True)
     try:
@@ -51,8 +53,18 @@ def run(
             load_weights(net, weights)
     finally:
         log.set_quiet(was_quiet)
-    for line in to_table(summarize(net), trained=bool(weights)):
-        click.echo(line)
+    _tell(net, bool(weights), output)
+
+
+def _tell(net: Net, trained: bool, output: Output) -> None:
+    layers = summarize(net)
+    for line in to_table(layers, trained=trained):
+        output.line(line)
+    sums = {
+        name: sum(getattr(layer, name) for layer in layers)
+        for name in ("parameters", "kept", "macs", "macs_kept")
+    }
+    output.result({"layers": layers, **sums})
 
 
 def _build(

@@ -8,6 +8,7 @@ import torch
 
 from caffe_dns import load_net, log
 from caffe_dns.cli import definitions, flags
+from caffe_dns.cli.output import Output, with_output
 from caffe_dns.cli.progress import Progress
 from caffe_dns.device.precision import use_precision
 from caffe_dns.device.selection import scoring_device
@@ -16,11 +17,12 @@ from caffe_dns.export.shrink import with_data
 from caffe_dns.layers.base import Context
 from caffe_dns.net import Net
 from caffe_dns.net.debug_info import DebugInfo
-from caffe_dns.reports.kept import log_kept
+from caffe_dns.reports.kept import count_kept, kept_lines
 from caffe_dns.solver.scores import AveragePrecisions, MeanOutputs, check_ap_version
 from caffe_dns.weights import weight_files
 
 
+@with_output
 def run(
     model: str,
     weights: str,
@@ -34,6 +36,7 @@ def run(
     fold: bool,
     allow_python_layers: bool,
     ap_version: str,
+    output: Output,
     **unused: object,
 ) -> None:
     """Do what `dns test` is asked for, by the values of its flags."""
@@ -54,18 +57,25 @@ def run(
     if shrink or fold:
         plain = Context(allow_python_layers=allow_python_layers)
         param, given = definitions.load_unmasked(model, weights, (), level, stage, plain)
-        reduced = definitions.reduce_model(given, shrink=shrink, fold=fold, say=log.info)
+        reduced = definitions.reduce_model(given, shrink=shrink, fold=fold, say=output.log)
         net = with_data(reduced, param).to_net(context)
     else:
-        net = _load(model, weights, level, stage, context)
+        net = _load(model, weights, level, stage, context, output)
     try:
-        _score(net, iterations, ap_version)
-        log_kept(net)
+        loss, scores = _score(net, iterations, ap_version, output)
+        kept = count_kept(net)
+        for line in kept_lines(kept):
+            output.log(line)
+        output.result(
+            {"iterations": iterations, "loss": loss, "outputs": scores, "layers_kept": kept}
+        )
     finally:
         net.close()
 
 
-def _load(model: str, weights: str, level: int, stage: str, context: Context) -> Net:
+def _load(
+    model: str, weights: str, level: int, stage: str, context: Context, output: Output
+) -> Net:
     return load_net(
         model,
         "TEST",
@@ -76,12 +86,15 @@ def _load(model: str, weights: str, level: int, stage: str, context: Context) ->
         stages=flags.stages(stage),
         allow_python_layers=context.allow_python_layers,
         activations=context.activations,
-        quiet=False,
+        quiet=output.silent,
     )
 
 
 @torch.no_grad()
-def _score(net: Net, iterations: int, ap_version: str) -> None:
+def _score(
+    net: Net, iterations: int, ap_version: str, output: Output
+) -> tuple[float, dict[str, float | list[float]]]:
+    """The mean loss and the mean outputs, which are told, too."""
     log.info(f"Running for {iterations} iterations.")
     detectors = {
         top for step in net.steps if step.layer.type == "DetectionEvaluate" for top in step.tops
@@ -89,7 +102,7 @@ def _score(net: Net, iterations: int, ap_version: str) -> None:
     scores, precisions = MeanOutputs(), AveragePrecisions(ap_version, per_class=False)
     loss = torch.zeros((), device=net.context.device)
     debug = DebugInfo(net) if net.param.debug_info else nullcontext()
-    with debug, Progress("Testing", iterations) as progress:
+    with debug, Progress("Testing", iterations, shown=not output.silent) as progress:
         for iteration in range(iterations):
             blobs = net()
             loss += net.loss(blobs)
@@ -100,12 +113,16 @@ def _score(net: Net, iterations: int, ap_version: str) -> None:
                 for value in top.reshape(-1).tolist():
                     log.info(f"Batch {iteration}, {name} = {log.number(value)}")
             progress.advance(iteration + 1)
-    log.info(f"Loss: {log.number(float(loss) / iterations)}")
+    output.log(f"Loss: {log.number(float(loss) / iterations)}")
     results = {**scores.result(), **precisions.result()}
+    means: dict[str, float | list[float]] = {}
     for name in net.outputs:
         weight = net.loss_weights.get(name, 0.0)
-        for mean in results[name].reshape(-1).tolist():
+        values = results[name].reshape(-1).tolist()
+        means[name] = values[0] if len(values) == 1 else values
+        for mean in values:
             text = f"{name} = {log.number(mean)}"
             if weight:
                 text += f" (* {log.number(weight)} = {log.number(weight * mean)} loss)"
-            log.info(text)
+            output.log(text)
+    return float(loss) / iterations, means

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from time import perf_counter
 
-import click
 import torch
 
 from caffe_dns import load_net, log
 from caffe_dns.cli import flags
+from caffe_dns.cli.output import Output, with_output
 from caffe_dns.cli.progress import Progress
 from caffe_dns.device.precision import use_precision
 from caffe_dns.device.selection import CPU, keep_freed_memory, scoring_device
@@ -17,8 +17,10 @@ from caffe_dns.net import Net
 from caffe_dns.profile.layer_memory import measure_memory
 from caffe_dns.profile.report import LayerCost, NetCost, to_lines, to_table
 from caffe_dns.profile.timing import LayerTimer, PassTimer
+from caffe_dns.reports.summary import batch_size
 
 
+@with_output
 def run(
     model: str,
     phase: str,
@@ -29,6 +31,7 @@ def run(
     stage: str,
     no_surgery: bool,
     allow_python_layers: bool,
+    output: Output,
     **unused: object,
 ) -> None:
     """Do what `dns time` is asked for, by the values of its flags."""
@@ -50,14 +53,14 @@ def run(
         stages=flags.stages(stage),
         allow_python_layers=allow_python_layers,
         activations=use_precision(precision, device),
-        quiet=False,
+        quiet=output.silent,
     )
     try:
         timer = LayerTimer(net)
         _warm_up(timer)
-        total = _run(timer, iterations)
+        total = _run(timer, iterations, output)
         _log_averages(timer, iterations, total)
-        _report(timer, iterations)
+        _report(timer, iterations, total, output)
     finally:
         net.close()
 
@@ -72,12 +75,12 @@ def _warm_up(timer: LayerTimer) -> None:
     timer.reset()
 
 
-def _run(timer: LayerTimer, iterations: int) -> float:
+def _run(timer: LayerTimer, iterations: int, output: Output) -> float:
     """Time the passes; returns the milliseconds that all of them took."""
     log.info("*** Benchmark begins ***")
     log.info(f"Testing for {iterations} iterations.")
     start = perf_counter()
-    with Progress("Timing", iterations) as progress:
+    with Progress("Timing", iterations, shown=not output.silent) as progress:
         for iteration in range(1, iterations + 1):
             milliseconds = log.number(timer.run())
             log.info(f"Iteration: {iteration} forward-backward time: {milliseconds} ms.")
@@ -99,12 +102,12 @@ def _log_averages(timer: LayerTimer, iterations: int, total: float) -> None:
     log.info("*** Benchmark ends ***")
 
 
-def _report(timer: LayerTimer, iterations: int) -> None:
+def _report(timer: LayerTimer, iterations: int, total: float, output: Output) -> None:
     """What Caffe does not tell, on stdout: its log stays as it is."""
     net = timer.net
     was_quiet = log.set_quiet(True)  # the data layers', about starting again
     try:
-        whole = _time_passes(net, iterations)
+        whole = _time_passes(net, iterations, output)
         memories = measure_memory(net)
     finally:
         log.set_quiet(was_quiet)
@@ -115,15 +118,27 @@ def _report(timer: LayerTimer, iterations: int) -> None:
         )
     ]
     for line in ["", *to_table(layers), "", *to_lines(net, layers, whole)]:
-        click.echo(line)
+        output.line(line)
+    output.result(
+        {
+            "iterations": iterations,
+            "batch_size": batch_size(net),
+            "layers": layers,
+            "forward_ms": sum(timer.forward_ms) / iterations,
+            "backward_ms": sum(timer.backward_ms) / iterations,
+            "forward_backward_ms": total / iterations,
+            "whole_pass_ms": whole.milliseconds,
+            "peak_bytes": whole.peak,
+        }
+    )
 
 
-def _time_passes(net: Net, iterations: int) -> NetCost:
+def _time_passes(net: Net, iterations: int, output: Output) -> NetCost:
     """The time of whole passes, and the most memory that they take."""
     device = net.context.device
     if device != CPU:
         torch.cuda.reset_peak_memory_stats(device)
-    with Progress("Timing whole passes", None):
+    with Progress("Timing whole passes", None, shown=not output.silent):
         milliseconds = PassTimer(net).run(iterations)
     if device == CPU:
         return NetCost(milliseconds, None)

@@ -1,0 +1,78 @@
+"""What a command finds out, told as people or as programs want it: `--quiet` and `--json`.
+
+Without either, results stand where they always do, in the log or on stdout. `--quiet` prints them
+alone, on stdout; `--json` prints one JSON object there instead.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, is_dataclass
+from functools import wraps
+from typing import Any
+
+import click
+
+from caffe_dns import log
+
+
+class Output:
+    """Where lines and results of a command go."""
+
+    def __init__(self, *, quiet: bool = False, as_json: bool = False) -> None:
+        self.as_json = as_json
+        #: Whether there is no log, and no progress bar.
+        self.silent = quiet or as_json
+
+    def log(self, line: str) -> None:
+        """A line of the result that belongs to the log, where there is one."""
+        if self.silent:
+            self.line(line)
+        else:
+            log.info(line)
+
+    def line(self, line: str = "") -> None:
+        """A line of the result on stdout."""
+        if not self.as_json:
+            click.echo(line)
+
+    def result(self, result: object) -> None:
+        """The whole result: what `--json` prints. Numbers that are not finite become null."""
+        if self.as_json:
+            click.echo(json.dumps(_plain(result), indent=2, allow_nan=False))
+
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        """Within it, nothing is logged if there is to be no log."""
+        before = log.set_quiet(True) if self.silent else None
+        try:
+            yield
+        finally:
+            if before is not None:
+                log.set_quiet(before)
+
+
+def with_output(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Let a function that takes `output` take the flags `quiet` and `as_json` instead."""
+
+    @wraps(function)
+    def run(*, quiet: bool, as_json: bool, **flags: Any) -> Any:
+        output = Output(quiet=quiet, as_json=as_json)
+        with output.at_work():
+            return function(output=output, **flags)
+
+    return run
+
+
+def _plain(value: object) -> object:
+    """The same of nothing but what JSON has."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return _plain(asdict(value))
+    if isinstance(value, dict):
+        return {str(key): _plain(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,121 @@
+"""Completion in shells: commands, flags with one dash or two, file names and known words.
+
+click asks the shell what has been typed and answers it; here its words are put into click's form
+and the answers back into the user's. `dns completion SHELL` prints what a shell has to be told.
+"""
+
+from __future__ import annotations
+
+from copy import copy
+from typing import ClassVar
+
+import click
+from click.shell_completion import (
+    BashComplete,
+    CompletionItem,
+    FishComplete,
+    ShellComplete,
+    ZshComplete,
+    add_completion_class,
+)
+
+#: What flags and arguments of these names in their help are; all others of arguments are files.
+_FOLDERS = ("DIR",)
+_FILES = ("FILE", "FILES", "[FILE]", "PROTOTXT", "NPY")
+_NOT_FILES = ("blob_names", "dataset_names")
+#: Words that a flag or an argument takes, where these are few.
+_WORDS = {
+    "precision": ("fp32", "tf32", "bf16"),
+    "backend": ("lmdb", "leveldb"),
+    "db_type": ("lmdb", "leveldb"),
+    "mode": ("CPU", "GPU"),
+    "phase": ("TRAIN", "TEST"),
+    "rankdir": ("LR", "RL", "TB", "BT"),
+    "format_name": ("caffemodel", "onnx", "safetensors", "compact"),
+    "sigint_effect": ("snapshot", "stop", "none"),
+    "sighup_effect": ("snapshot", "stop", "none"),
+}
+
+
+class _OneDash(ShellComplete):
+    """What gflags' spelling needs: `-solver` is `--solver`, with one dash in the answers, too."""
+
+    def get_completions(self, args: list[str], incomplete: str) -> list[CompletionItem]:
+        one_dash = incomplete.startswith("-") and not incomplete.startswith("--")
+        words = [_two_dashes(word) for word in args]
+        items = super().get_completions(words, _two_dashes(incomplete))
+        if one_dash and "=" not in incomplete:
+            for item in items:
+                item.value = item.value.removeprefix("-")
+        return items
+
+
+class DnsBash(_OneDash, BashComplete):
+    name: ClassVar[str] = "bash"
+
+    @staticmethod
+    def _check_version() -> None:
+        """bash has had what the script uses since 4.4, of 2016; asking it takes as long as all."""
+
+
+class DnsZsh(_OneDash, ZshComplete):
+    name: ClassVar[str] = "zsh"
+
+
+class DnsFish(_OneDash, FishComplete):
+    name: ClassVar[str] = "fish"
+
+
+SHELLS: dict[str, type[ShellComplete]] = {"bash": DnsBash, "zsh": DnsZsh, "fish": DnsFish}
+
+
+def prepare(command: click.Command) -> click.Command:
+    """A copy whose flags and arguments complete file names and words where they take some."""
+    prepared = copy(command)
+    prepared.params = [copy(param) for param in command.params]
+    for param in prepared.params:
+        if type(param.type) is not click.types.StringParamType:
+            continue
+        kind = _kind_of(param)
+        if param.name in _WORDS:
+            param.type = click.Choice(_WORDS[param.name])
+        elif kind:
+            param.type = _Files(kind)
+    return prepared
+
+
+def register() -> None:
+    """Let click use these for the shells that it knows."""
+    for cls in SHELLS.values():
+        add_completion_class(cls)
+
+
+def script(shell: str, group: click.Command) -> str:
+    """What this shell has to be told once."""
+    return SHELLS[shell](group, {}, "dns", "_DNS_COMPLETE").source()
+
+
+class _Files(click.types.StringParamType):
+    """A text that the shell completes as a file's name, or as a folder's."""
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        return [CompletionItem(incomplete, type=self.kind)]
+
+
+def _kind_of(param: click.Parameter) -> str | None:
+    if isinstance(param, click.Argument):
+        return None if param.name in _NOT_FILES else "file"
+    if param.metavar in _FOLDERS:
+        return "dir"
+    return "file" if param.metavar in _FILES else None
+
+
+def _two_dashes(word: str) -> str:
+    single = word.startswith("-") and not word.startswith("--") and word != "-"
+    # Numbers are values.
+    return f"-{word}" if single and not word[1:2].isdigit() else word
