@@ -158,10 +158,12 @@ def batch_norm(at: Bottoms) -> list[str]:
     layer = cast(BatchNorm, at.layer)
     if at.rank < 2 or not layer.use_global_stats:
         raise at.unsupported("a BatchNorm of one axis, or with the statistics of the batch,")
-    mean, variance = batch_statistics([blob.numpy() for blob in layer.blobs])
+    arrays = [blob.detach().numpy() for blob in layer.blobs]
+    mean, variance = batch_statistics(arrays)
+    weight, bias = arrays[3:] or (np.ones_like(mean), np.zeros_like(mean))
     constants = [
-        at.constant("weight", np.ones_like(mean)),
-        at.constant("bias", np.zeros_like(mean)),
+        at.constant("weight", weight),
+        at.constant("bias", bias),
         at.constant("running_mean", mean),
         at.constant("running_var", variance),
     ]

@@ -58,7 +58,7 @@ def _prelu(layer: LayerParameter, arrays: list[np.ndarray]) -> Arrays:
 
 def batch_statistics(arrays: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     """Mean and variance of each channel from BatchNorm's sums (`batch_norm_layer.cpp`)."""
-    mean_sum, variance_sum, batches = arrays
+    mean_sum, variance_sum, batches = arrays[:3]
     scale = np.float32(0 if batches[0] == 0 else 1 / batches[0])
     return mean_sum * scale, variance_sum * scale
 
@@ -66,7 +66,9 @@ def batch_statistics(arrays: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
 def _batch_norm(layer: LayerParameter, arrays: list[np.ndarray]) -> Arrays:
     mean, variance = batch_statistics(arrays)
     # PyTorch counts batches only to average over all of them, which Caffe's decayed sums do not.
+    own = dict(zip(("weight", "bias"), arrays[3:], strict=False))
     return {
+        **own,
         "running_mean": mean,
         "running_var": variance,
         "num_batches_tracked": np.zeros((), np.int64),

@@ -18,6 +18,9 @@ from caffe_dns.layers.base import Layer, SameShape, Shape, layer_types
 from caffe_dns.layers.batch_statistics import normalize_batch
 from caffe_dns.proto.caffe_pb2 import FillerParameter, LRNParameter
 
+#: Smaller eps are raised to it, as cuDNN asks.
+_LEAST_NVCAFFE_EPS = 1e-5
+
 
 @layer_types.register("BatchNorm")
 class BatchNorm(SameShape):
@@ -25,6 +28,9 @@ class BatchNorm(SameShape):
 
     Blobs: the decayed sums of batch means and of unbiased batch variances, C numbers each, and the
     decayed number of batches, one number. A bottom with one axis is a single channel.
+
+    With NVCaffe's `scale_bias` there are a scale and a bias as well, C numbers each, and the first
+    two are moving averages; the number of batches is 1.
     """
 
     keeps_type = True
@@ -37,9 +43,24 @@ class BatchNorm(SameShape):
         if self.eps < 0:
             raise self.error(f"is {self.eps:g}; at least 0 would be right", "batch_norm_param.eps")
         self.channels = _channels(bottom_shapes[0])
-        for size in (self.channels, self.channels, 1):
+        for size in (self.channels, self.channels):
             self.add_buffer((size,), FillerParameter())
+        fillers = settings.HasField("scale_filler") or settings.HasField("bias_filler")
+        self.scale_bias = settings.scale_bias or fillers
+        self.add_buffer((1,), FillerParameter(value=1 if self.scale_bias else 0))
         self.fixed_blobs = (0, 1, 2)
+        if self.scale_bias:
+            self._add_scale_and_bias()
+        if settings.HasField("filler") and settings.filler != FillerParameter(value=1):
+            raise self.error("{ value: 1 } would be right", "batch_norm_param.filler")
+
+    def _add_scale_and_bias(self) -> None:
+        settings = self.param.batch_norm_param
+        self.eps = max(self.eps, _LEAST_NVCAFFE_EPS)
+        for name, value in (("scale_filler", 1), ("bias_filler", 0)):
+            given = settings.HasField(name)
+            filler = getattr(settings, name) if given else FillerParameter(value=value)
+            self.add_parameter((self.channels,), filler)
 
     def reshape(self, bottom_shapes: Sequence[Shape]) -> list[Shape]:
         channels = _channels(bottom_shapes[0])
@@ -76,7 +97,9 @@ class BatchNorm(SameShape):
         away again, so in training its gradient is 0.
         """
         bottom = values if values.dim() > 1 else values.unsqueeze(1)
-        if not self.use_global_stats and kernels.suit(bottom):
+        if self.scale_bias:
+            factor, shift = self._with_own(factor, shift)
+        if not self.use_global_stats and kernels.suit(bottom) and not self.scale_bias:
             top = self._normalize_in_kernel(bottom, factor, shift, bias, relu)
         else:
             if bias is not None:
@@ -84,6 +107,16 @@ class BatchNorm(SameShape):
             top = self._normalize_in_torch(bottom, factor, shift)
             top = torch.relu(top) if relu else top
         return top.view_as(values)
+
+    def _with_own(
+        self, factor: Tensor | None, shift: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """The layer's own scale and bias, and after them a factor and a shift."""
+        own_scale, own_bias = self.blobs[3:]
+        if factor is None:
+            return own_scale, own_bias
+        bias = own_bias * factor
+        return own_scale * factor, bias if shift is None else bias + shift
 
     def _normalize_in_torch(
         self, bottom: Tensor, factor: Tensor | None, shift: Tensor | None
@@ -105,7 +138,7 @@ class BatchNorm(SameShape):
     ) -> Tensor:
         from caffe_dns.kernels.batch_norm import NormalizedBatch, Statistics
 
-        mean_sum, variance_sum, batches = self.blobs
+        mean_sum, variance_sum, batches = self.blobs[:3]
         statistics = Statistics(mean_sum, variance_sum, batches, self.fraction)
         if factor is not None and shift is None:
             shift = torch.zeros_like(factor)
@@ -114,15 +147,21 @@ class BatchNorm(SameShape):
 
     def _global_stats(self) -> tuple[Tensor, Tensor]:
         """Mean and variance of each channel; zeros before the first training batch."""
-        mean_sum, variance_sum, batches = self.blobs
+        mean_sum, variance_sum, batches = self.blobs[:3]
         scale = torch.where(batches == 0, 0, 1 / batches)
         return mean_sum * scale, variance_sum * scale
 
     @torch.no_grad()
     def _update(self, mean: Tensor, variance: Tensor, elements: int) -> None:
         """Take in a batch with `elements` numbers to each channel."""
-        mean_sum, variance_sum, batches = self.blobs
+        mean_sum, variance_sum, batches = self.blobs[:3]
         unbias = elements / (elements - 1) if elements > 1 else 1.0
+        if self.scale_bias:
+            # The first batch counts whole.
+            share = torch.where(variance_sum.any(), 1 - self.fraction, 1.0)
+            for average, new in ((mean_sum, mean), (variance_sum, variance * unbias)):
+                average.add_((new - average) * share)
+            return
         torch._foreach_mul_([mean_sum, variance_sum, batches], self.fraction)
         mean_sum.add_(mean)
         variance_sum.add_(variance, alpha=unbias)

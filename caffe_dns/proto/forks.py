@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from caffe_dns.proto.wire import LENGTH, Field, Malformed, read_fields, tag, varint
+from caffe_dns.proto.wire import LENGTH, VARINT, Field, Malformed, read_fields, tag, varint
 
 #: Numbers of NetParameter.layer and of LayerParameter.type.
 _LAYER, _TYPE = 100, 2
@@ -18,10 +18,13 @@ _LAYER, _TYPE = 100, 2
 
 @dataclass(frozen=True)
 class Moved:
-    """A field of a fork: its number here, and those of fields inside that differ, by theirs."""
+    """A field of a fork: its number here, and those of fields inside by number and wire type.
+
+    The wire type tells forks apart that give a number to different things.
+    """
 
     to: int
-    inside: Mapping[int, int] = field(default_factory=dict)
+    inside: Mapping[tuple[int, int], int] = field(default_factory=dict)
 
 
 #: Layer type -> the number of a field in a fork -> what it is here.
@@ -39,7 +42,20 @@ _MOVED: dict[str, dict[int, Moved]] = {
     # PSPNet, yjxiong's fork; SegNet and ENet.
     "BN": {
         **dict.fromkeys((152, 137), Moved(2104)),
-        45: Moved(2104, {1: 2100, 2: 2101, 3: 2102}),
+        45: Moved(2104, {(1, LENGTH): 2100, (2, LENGTH): 2101, (3, VARINT): 2102}),
+    },
+    # NVCaffe; the last two Intel Caffe.
+    "BatchNorm": {
+        139: Moved(
+            139,
+            {
+                (5, LENGTH): 2100,
+                (6, LENGTH): 2101,
+                (7, VARINT): 2102,
+                (7, LENGTH): 2103,
+                (8, LENGTH): 2101,
+            },
+        )
     },
     # DeepLab and PSPNet.
     "Interp": {143: Moved(2105)},
@@ -107,10 +123,11 @@ def _renumber_field(
 
 
 def _renumber_settings(
-    settings: memoryview, numbers: Mapping[int, int]
+    settings: memoryview, numbers: Mapping[tuple[int, int], int]
 ) -> Iterator[bytes | memoryview]:
     for found in read_fields(settings):
-        yield tag(numbers.get(found.number, found.number), found.wire_type)
+        number = numbers.get((found.number, found.wire_type), found.number)
+        yield tag(number, found.wire_type)
         if found.wire_type == LENGTH:
             yield varint(found.end - found.value)
         yield settings[found.value : found.end]

@@ -38,7 +38,7 @@ FIELDS = {
         "SolverParameter": "momentum_policy max_momentum momentum_power larc_turbo "
         "weight_decay_policy weight_decay_power max_weight_decay solver_data_type "
         "store_blobs_in_old_format test_and_snapshot_last_epochs",
-        "BatchNormParameter": "scale_filler bias_filler scale_bias engine",
+        "BatchNormParameter": "engine",
         "ConvolutionParameter": "cudnn_convolution_algo_seeker conv_algos_override",
         "DataParameter": "threads parser_threads cache precache shuffle",
         "DropoutParameter": "engine random_seed",
@@ -56,7 +56,7 @@ FIELDS = {
         "split_param",
         "NetParameter": "engine compile_net_state bn_stats_batch_size multinode",
         "SolverParameter": "engine disabled_update local_lr_auto local_gw_ratio test_offset",
-        "BatchNormParameter": "engine use_weight_bias bias_term filler stats_batch_size relu",
+        "BatchNormParameter": "engine use_weight_bias bias_term stats_batch_size relu",
         "ConcatParameter": "engine per_fla_fuse",
         "ConvolutionParameter": "relu negative_slope conv_algorithm coeff fusion_type",
         "DataParameter": "shuffle",

@@ -22,6 +22,7 @@ LAYERS = {
     "depthwise": one("DepthwiseConvolution", f"convolution_param {{ {CONVOLUTION} group: 3 }}"),
     "dw": one("ConvolutionDepthwise", f"convolution_param {{ {CONVOLUTION} stride: 2 }}"),
     "dropout": one("Dropout", "dropout_param { dropout_ratio: 0.3 scale_train: false }"),
+    "bn_nvcaffe": one("BatchNorm", "batch_norm_param { scale_bias: true eps: 0.01 }"),
     "bn_pspnet": one("BN", "bn_param { eps: 0.01 }"),
     "bn_frozen": one("BN", "bn_param { frozen: true }"),
     "bn_segnet": one("BN", "bn_param { bn_mode: INFERENCE }"),

@@ -103,6 +103,62 @@ def test_batch_norm_keeps_the_memory_format() -> None:
     torch.testing.assert_close(top, batch_norm("", 4, 3, 5, 6)(bottom))
 
 
+NVCAFFE = "scale_bias: true moving_average_fraction: 0.75 eps: 0"
+
+
+def own_batch_norm(train: bool) -> tuple[BatchNorm, np.ndarray, np.ndarray]:
+    layer = batch_norm(NVCAFFE, 4, 3, 5, train=train)
+    assert isinstance(layer, BatchNorm)
+    assert [blob.flatten().tolist() for blob in layer.blobs[2:]] == [[1], [1] * 3, [0] * 3]
+    scale, bias = draw(3), draw(3) + 1
+    with torch.no_grad():
+        layer.blobs[3].copy_(scale)
+        layer.blobs[4].copy_(bias)
+    return layer, scale.numpy()[:, None], bias.numpy()[:, None]
+
+
+def test_batch_norm_of_nvcaffe_in_training() -> None:
+    layer, scale, bias = own_batch_norm(train=True)
+    averages = None
+    for number in range(3):
+        bottom = draw(4, 3, 5) * (number + 1) + number
+        values = bottom.numpy()
+        mean = values.mean((0, 2))
+        variance = values.var((0, 2))
+        normal = (values - mean[:, None]) / np.sqrt(variance + 1e-5)[:, None]
+        np.testing.assert_allclose(layer(bottom).detach(), scale * normal + bias, rtol=1e-6)
+        new = np.stack([mean, variance * 20 / 19])
+        averages = new if averages is None else 0.75 * averages + 0.25 * new
+    assert averages is not None
+    np.testing.assert_allclose(layer.blobs[0], averages[0], rtol=1e-10)
+    np.testing.assert_allclose(layer.blobs[1], averages[1], rtol=1e-10)
+    assert layer.blobs[2] == 1
+    factor, shift = torch.tensor([2.0, 3, 4]).double(), torch.tensor([1.0, 0, 2]).double()
+    bottom = draw(4, 3, 5)
+    around = layer(bottom) * factor[:, None] + shift[:, None]
+    torch.testing.assert_close(layer.normalize(bottom, factor, shift), around)
+    assert torch.autograd.gradcheck(layer, bottom.requires_grad_())
+
+
+def test_batch_norm_of_nvcaffe_in_tests() -> None:
+    layer, scale, bias = own_batch_norm(train=False)
+    mean, variance = np.array([1.0, -2, 3]), np.array([0.5, 2, 1])
+    layer.blobs[0].copy_(torch.from_numpy(mean))
+    layer.blobs[1].copy_(torch.from_numpy(variance))
+    bottom = draw(4, 3, 5)
+    normal = (bottom.numpy() - mean[:, None]) / np.sqrt(variance + 1e-5)[:, None]
+    np.testing.assert_allclose(layer(bottom).detach(), scale * normal + bias, rtol=1e-6)
+
+
+def test_fillers_alone_make_a_batch_norm_of_nvcaffe() -> None:
+    layer = batch_norm("bias_filler { value: 3 }", 4, 3, 5)
+    assert [blob.flatten().tolist() for blob in layer.blobs[2:]] == [[1], [1] * 3, [3] * 3]
+    plain = batch_norm("filler { value: 1 }", 4, 3, 5)
+    assert len(plain.blobs) == 3
+    with pytest.raises(CaffeError, match=r"batch_norm_param.filler: { value: 1 } would be right"):
+        batch_norm("filler { value: 2 }", 4, 3, 5)
+
+
 def test_batch_norm_gradient() -> None:
     layer = batch_norm("", 3, 2, 4)
     assert torch.autograd.gradcheck(layer, draw(3, 2, 4).requires_grad_())

@@ -84,6 +84,31 @@ def test_bn_of_segnet() -> None:
     assert fork_layer("BN", 45, content).bn_param == expected
 
 
+def test_batch_norm_of_nvcaffe_and_of_intel() -> None:
+    expected = LayerParameter().batch_norm_param
+    expected.eps, expected.scale_bias = 0.25, True
+    expected.scale_filler.value, expected.bias_filler.value = 2, 3
+    fillers = [
+        settings(number, filler.SerializeToString())
+        for number, filler in ((5, expected.scale_filler), (6, expected.bias_filler))
+    ]
+    eps = expected.__class__(eps=0.25).SerializeToString()
+    content = b"".join([eps, *fillers, tag(7, VARINT), varint(1)])
+    assert fork_layer("BatchNorm", 139, content).batch_norm_param == expected
+
+    # Intel's use_weight_bias and bias_term are booleans where NVCaffe has fillers.
+    other = expected.__class__(eps=0.25)
+    other.filler.value, other.bias_filler.value = 1, 3
+    booleans = tag(5, VARINT) + varint(1) + tag(6, VARINT) + varint(1)
+    fillers = [
+        settings(number, filler.SerializeToString())
+        for number, filler in ((7, other.filler), (8, other.bias_filler))
+    ]
+    found = fork_layer("BatchNorm", 139, b"".join([eps, booleans, *fillers])).batch_norm_param
+    found.DiscardUnknownFields()
+    assert found == other
+
+
 def test_interp() -> None:
     expected = LayerParameter().interp_param
     expected.height, expected.width, expected.pad_beg = 60, 61, -1

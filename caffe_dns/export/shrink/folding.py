@@ -77,10 +77,11 @@ def _affine(node: Node) -> tuple[np.ndarray, np.ndarray] | None:
     if isinstance(node.layer, BatchNorm):
         if axis != 1 or not node.layer.use_global_stats:
             return None
-        mean, variance, (batches,) = arrays
+        mean, variance, (batches,), *own = arrays
         batches = 1 / batches if batches else 0.0
         factor = 1 / np.sqrt(variance * batches + node.layer.eps)
-        return factor, -mean * batches * factor
+        scale, bias = own or (1.0, 0.0)
+        return scale * factor, bias - mean * batches * scale * factor
     if node.param.type == "Scale":
         first, shape = node.param.scale_param.axis, arrays[0].shape
         factor, shift = arrays[0], arrays[1] if len(arrays) > 1 else np.zeros(channels)

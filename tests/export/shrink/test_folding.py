@@ -48,6 +48,16 @@ def test_chains_behind_weights(producer: str) -> None:
     assert_same_outputs(model, folded.model)
 
 
+def test_a_batch_norm_with_a_scale_and_a_bias_of_its_own() -> None:
+    settings = "convolution_param { num_output: 6 kernel_size: 3 }"
+    text = IMAGES + layer("a", "Convolution", "data", "a", settings)
+    text += layer("n", "BatchNorm", "a", "n", "batch_norm_param { scale_bias: true }")
+    model = pruned_model(text, kept=0.9)
+    folded = fold(model)
+    assert folded.layers == ["n"]
+    assert_same_outputs(model, folded.model)
+
+
 @pytest.mark.parametrize(
     ("behind", "names"),
     [
