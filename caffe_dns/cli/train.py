@@ -74,6 +74,10 @@ _EFFECTS = "snapshot, stop or none"
     metavar="TIMES",
     help="Prune until the model has so many times fewer parameters: 108.",
 )
+@click.option("--hold-masks", is_flag=True, help="Train with the masks as they are.")
+@click.option(
+    "--masks-from-zeros", is_flag=True, help="Begin with masks of the zeros in the weights given."
+)
 @flags.unused("phase", "model")
 # Unused as well, but a number that must be one.
 @click.option("--iterations", default=50, hidden=True)
@@ -83,7 +87,8 @@ def command() -> None:
 
     Layers of the types Convolution and InnerProduct are pruned while they train, unless their
     definition says `sparsity_term: false`, or --no-surgery is given. At every display, the state of
-    their masks goes into the table SNAPSHOT_PREFIX_surgery.csv.
+    their masks goes into the table SNAPSHOT_PREFIX_surgery.csv. At the end, a pruned net is left
+    without masks in SNAPSHOT_PREFIX_pruned.caffemodel and .prototxt.
 
     On several GPUs, each trains on batches of the definition's size, and gradients are averaged.
     """

@@ -6,6 +6,7 @@ pruning left nothing.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +20,7 @@ from caffe_dns.net import Net
 from caffe_dns.net.definition import with_state
 from caffe_dns.proto.blobs import array_to_blob
 from caffe_dns.proto.caffe_pb2 import TEST, NetParameter
-from caffe_dns.weights import load_weights
+from caffe_dns.weights import copy_trained_message, load_weights, net_to_proto
 
 BYTES_PER_VALUE = 4
 
@@ -41,18 +42,39 @@ class UnmaskedModel:
 
         Raises CaffeError for weights that do not fit, and where a layer is left without any.
         """
+        return cls._fill(definition, lambda net: load_weights(net, weights), weights, context)
+
+    @classmethod
+    def of_net(cls, definition: Deployment, net: Net) -> UnmaskedModel:
+        """The weights of a net in which the definition's layers are, masks applied."""
+        message = net_to_proto(net)
+        return cls._fill(
+            definition,
+            lambda plain: copy_trained_message(plain, message),
+            "the net",
+            Context(allow_python_layers=net.context.allow_python_layers),
+        )
+
+    @classmethod
+    def _fill(
+        cls,
+        definition: Deployment,
+        fill: Callable[[Net], None],
+        source: str,
+        context: Context | None,
+    ) -> UnmaskedModel:
         was_quiet = log.set_quiet(True)
         try:
             net = _build(definition.param, context)
-            _fill(net, float("nan"))
-            load_weights(net, weights)
+            _set_all(net, float("nan"))
+            fill(net)
         finally:
             log.set_quiet(was_quiet)
-        for step in net.steps:
-            if any(blob.numel() and bool(blob.isnan().all()) for blob in step.layer.blobs):
-                raise step.layer.error(f"{weights} has no weights for this layer")
         layers = _layers_of(net, definition.param)
         blobs = [[_to_array(blob) for blob in layer.blobs] for layer in layers]
+        for layer, arrays in zip(layers, blobs, strict=True):
+            if any(array.size and np.isnan(array).all() for array in arrays):
+                raise layer.error(f"{source} has no weights for this layer")
         return cls(definition, blobs, net.context.allow_python_layers)
 
     def to_net(self, context: Context | None = None) -> Net:
@@ -95,7 +117,7 @@ def _build(param: NetParameter, context: Context | None) -> Net:
     return Net(with_state(param, TEST), context)
 
 
-def _fill(net: Net, value: float) -> None:
+def _set_all(net: Net, value: float) -> None:
     with torch.no_grad():
         for step in net.steps:
             for blob in step.layer.blobs:

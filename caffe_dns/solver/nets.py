@@ -59,6 +59,15 @@ def train_definition(param: SolverParameter) -> NetParameter:
     return _train_source(param).read().param
 
 
+def test_definition(param: SolverParameter) -> Definition:
+    """The definition by which the net is first tested, or else trained; its state is the test's."""
+    sources = _test_sources(param)
+    definition = (sources[0] if sources else _train_source(param)).read()
+    wanted = param.test_state[0] if param.test_state else NetState()
+    definition.param.state.MergeFrom(wanted)
+    return definition
+
+
 def build_test_nets(param: SolverParameter, contexts: list[Context]) -> list[Net]:
     """One net for each test_iter, in Caffe's order."""
     sources = _test_sources(param)

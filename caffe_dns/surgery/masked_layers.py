@@ -118,6 +118,20 @@ class MaskedLayer:
         """How many parameters are kept. Waits for the device."""
         return int(sum(mask.count_nonzero() for mask in self.layer.mask_blobs()))
 
+    def zeros(self) -> int:
+        """How many parameters are zero, whatever their masks. Waits for the device."""
+        return sum(p.numel() - int(p.count_nonzero()) for p, _ in self._pairs())
+
+    @torch.no_grad()
+    def mask_zeros(self) -> None:
+        """Prune the parameters that are zero."""
+        for parameter, mask in self._pairs():
+            mask.mul_(parameter != 0)
+
+    def _pairs(self) -> list[tuple[Tensor, Tensor]]:
+        """Each mask behind the parameter that it belongs to."""
+        return list(zip(self.layer.blobs, self.layer.mask_blobs(), strict=False))
+
     def strengths(self) -> list[Tensor]:
         """For each mask, the threshold up to which each of its parameters is kept."""
         return [

@@ -83,6 +83,9 @@ class Surgeon:
         """One line that says which layers surgery touches, how, and how to switch it off."""
         if not self.masked_layers:
             return
+        if not any(stage.surgery.surgery for stage in self.stages):
+            log.info("Surgery on no layer: masks stay as they are. To train without: --no-surgery")
+            return
         if len(self.stages) > 1:
             log.info(f"Surgery in {len(self.stages)} stages. To train without it: --no-surgery")
             return

@@ -7,6 +7,7 @@ and nets), `hdf5`, `fitting` (what is stored for a layer, and the layer's blobs)
 
 from caffe_dns.weights.transfer import (
     copy_trained_layers,
+    copy_trained_message,
     load_definition_blobs,
     load_weights,
     net_to_proto,
@@ -17,6 +18,7 @@ from caffe_dns.weights.transfer import (
 
 __all__ = [
     "copy_trained_layers",
+    "copy_trained_message",
     "load_definition_blobs",
     "load_weights",
     "net_to_proto",

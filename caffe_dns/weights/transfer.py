@@ -7,7 +7,7 @@ layer by layer, whatever its kind; how what it has for a layer is fitted to the 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -52,14 +52,23 @@ def copy_trained_layers(net: Net, file: str) -> None:
     Raises CaffeError for a file that cannot be read and for blobs that do not fit.
     """
     try:
-        for stored in read_layers(file):
-            layer = net.layer(stored.name)
-            if layer is None:
-                log.info(f"Ignoring source layer {stored.name}")
-            else:
-                _copy(net, layer, stored)
+        _copy_layers(net, read_layers(file))
     except CaffeError as error:
         raise _explain(file, error) from None
+
+
+def copy_trained_message(net: Net, trained: NetParameter) -> None:
+    """The same with a message, such as `net_to_proto` gives."""
+    _copy_layers(net, (_from_proto(layer) for layer in trained.layer))
+
+
+def _copy_layers(net: Net, layers: Iterable[StoredLayer]) -> None:
+    for stored in layers:
+        layer = net.layer(stored.name)
+        if layer is None:
+            log.info(f"Ignoring source layer {stored.name}")
+        else:
+            _copy(net, layer, stored)
 
 
 def read_layers(file: str) -> Iterator[StoredLayer]:

@@ -8,8 +8,10 @@ from caffe_dns import log
 from caffe_dns.cli import flags
 from caffe_dns.cli.launch import as_rank, launch
 from caffe_dns.cli.progress import Progress
+from caffe_dns.cli.pruned import write_pruned
+from caffe_dns.cli.pruning import Pruning
 from caffe_dns.cli.snapshots import Snapshots
-from caffe_dns.cli.target import add_target, find_target, keeps_files, write_definition
+from caffe_dns.cli.target import find_target, keeps_files
 from caffe_dns.device.determinism import always_the_same_bits
 from caffe_dns.device.precision import use_precision
 from caffe_dns.device.selection import parse_gpus, training_device
@@ -42,6 +44,8 @@ def run(
     tensorboard: str,
     target_sparsity: str,
     target_compression: float | None,
+    hold_masks: bool,
+    masks_from_zeros: bool,
     ranks: JoinedRanks | None,
     **unused: object,
 ) -> int:
@@ -51,6 +55,8 @@ def run(
     snapshots = Snapshots(snapshot, resume, keep)
     if snapshot and weights:
         raise CaffeError("give -snapshot to resume training or -weights to finetune, but not both")
+    target = find_target(target_sparsity, target_compression)
+    pruning = Pruning(not no_surgery, target, hold_masks, masks_from_zeros)
     if tensorboard:
         check_tensorboard(tensorboard)
     handler = SignalHandler(
@@ -60,9 +66,7 @@ def run(
         return launch(click.get_current_context().obj, gpus)
     state = snapshots.find_state(solver, ranks)
     param = _read_solver(solver, weights, state, level, stage)
-    target = find_target(target_sparsity, target_compression)
-    if target is not None:
-        add_target(param, target, surgery=not no_surgery)
+    pruning.plan(param, resumed=bool(state))
     device = training_device(gpu, param, ranks.world if ranks else None)
     activations = use_precision(precision, device)
     if ranks is not None:
@@ -83,9 +87,9 @@ def run(
         if state:
             log.info(f"Resuming from {state}")
             trainer.restore(state)
+        else:
+            pruning.begin(trainer)
         if trainer.ranks.is_root:
-            if target is not None and not state:
-                write_definition(trainer)
             trainer.observers = _observers(param, tensorboard, trainer.iteration)
             snapshots.rotate(trainer, resumed=bool(state))
         with always_the_same_bits(deterministic):
@@ -106,6 +110,8 @@ def _solve(trainer: Solver, handler: SignalHandler) -> None:
         trainer.poll = handler.poll
         trainer.on_iteration = lambda: progress.advance(trainer.iteration)
         trainer.solve()
+    if shown and trainer.iteration == trainer.param.max_iter:
+        write_pruned(trainer)
     log.info("Optimization Done.")
 
 

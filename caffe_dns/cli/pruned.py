@@ -1,0 +1,84 @@
+"""What `dns train` leaves of a net that it pruned: a model without masks, and what it holds."""
+
+from __future__ import annotations
+
+from caffe_dns import log
+from caffe_dns.cli.target import keeps_files
+from caffe_dns.errors import CaffeError
+from caffe_dns.export.caffemodel import to_caffemodel
+from caffe_dns.export.deploy import deploy
+from caffe_dns.export.inputs import data_layers
+from caffe_dns.export.model import UnmaskedModel
+from caffe_dns.files import write_atomically
+from caffe_dns.layers.base import Context, Shape
+from caffe_dns.net.definition import filter_layers, with_state
+from caffe_dns.proto.caffe_pb2 import TEST, NetParameter
+from caffe_dns.reports.kept import count_kept
+from caffe_dns.solver.nets import test_definition
+from caffe_dns.solver.solver import Solver
+
+
+def write_pruned(trainer: Solver) -> None:
+    """Write the trained net as PREFIX_pruned.caffemodel and .prototxt, if surgery took anything.
+
+    Its layers are those of plain Caffe; the log says what it holds and what may be done with it. A
+    net that cannot be deployed gets a warning instead, as the snapshots are there all the same.
+    """
+    if not keeps_files(trainer.param) or not _is_pruned(trainer):
+        return
+    counts = count_kept(trainer.net)
+    kept, total = sum(c.kept for c in counts), sum(c.total for c in counts)
+    prefix = f"{trainer.param.snapshot_prefix}_pruned"
+    model, definition = f"{prefix}.caffemodel", f"{prefix}.prototxt"
+    try:
+        plain = _plain_model(trainer)
+        raw = to_caffemodel(plain)
+    except CaffeError as error:
+        log.warning(f"No {model} is written: {error}")
+        return
+    write_atomically(definition, plain.definition.to_text().encode())
+    write_atomically(model, raw)
+    log.info(
+        f"Pruned net: {model} has {kept} of {total} parameters that are not zero, and no masks; "
+        f"{definition} defines it for use, in layers of plain Caffe"
+    )
+    tested = trainer.param.net or next(iter(trainer.param.test_net), "")
+    if tested:
+        log.info(f"Pruned net: score it by dns test --model {tested} --weights {model}")
+    small = f"{trainer.param.snapshot_prefix}_small.caffemodel"
+    log.info(
+        "Pruned net: make it small by "
+        f"dns export --model {definition} --weights {model} --shrink --output {small}"
+    )
+
+
+def _is_pruned(trainer: Solver) -> bool:
+    if trainer.surgeon is None:
+        return False
+    return any(layer.kept() < layer.size for layer in trainer.surgeon.masked_layers)
+
+
+def _plain_model(trainer: Solver) -> UnmaskedModel:
+    was_quiet = log.set_quiet(True)
+    try:
+        return _find_model(trainer)
+    finally:
+        log.set_quiet(was_quiet)
+
+
+def _find_model(trainer: Solver) -> UnmaskedModel:
+    definition = test_definition(trainer.param).param
+    context = Context(allow_python_layers=trainer.net.context.allow_python_layers)
+    level, stages = definition.state.level, list(definition.state.stage)
+    # As when nets are built: the solver's own state counts, not the definition's twice.
+    definition.ClearField("state")
+    shapes = _item_shapes(trainer, filter_layers(with_state(definition, TEST, level, stages))[0])
+    described = deploy(definition, shapes=shapes, level=level, stages=stages, context=context)
+    return UnmaskedModel.of_net(described, trainer.net)
+
+
+def _item_shapes(trainer: Solver, tested: NetParameter) -> list[Shape]:
+    """The shapes of what data layers bring, from a net that has read them; none if that differs."""
+    net = (*trainer.test_nets, trainer.net)[0]
+    known = [net.blob_shapes[layer.top[0]][1:] for layer in data_layers(net.param) if layer.top]
+    return known if len(known) == len(data_layers(tested)) else []

@@ -1,0 +1,83 @@
+"""The flags of `dns train` that say how a net is pruned, and with which masks it begins."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from caffe_dns import log
+from caffe_dns.cli.target import add_target, write_definition
+from caffe_dns.errors import CaffeError
+from caffe_dns.proto.caffe_pb2 import SolverParameter, SurgeryStage
+from caffe_dns.solver.solver import Solver
+
+#: From which share of zeros on they are taken to have been pruned, and not to be zero by chance.
+_PRUNED = 0.01
+
+
+@dataclass(frozen=True)
+class Pruning:
+    """What the flags say. Raises CaffeError where they contradict each other."""
+
+    surgery: bool
+    target: SurgeryStage | None
+    hold_masks: bool
+    masks_from_zeros: bool
+
+    def __post_init__(self) -> None:
+        if not self.surgery and (self.hold_masks or self.masks_from_zeros):
+            flag = "--hold-masks" if self.hold_masks else "--masks-from-zeros"
+            raise CaffeError(f"{flag} and --no-surgery exclude each other: that has no masks")
+        if self.hold_masks and self.target is not None:
+            raise CaffeError("--hold-masks and a target for surgery exclude each other")
+
+    def plan(self, param: SolverParameter, *, resumed: bool) -> None:
+        """Put the flags into the solver definition. Raises CaffeError where they do not fit it."""
+        if self.masks_from_zeros and (resumed or not param.weights):
+            raise CaffeError("--masks-from-zeros needs the weights that have them: --weights FILE")
+        if self.target is not None:
+            add_target(param, self.target, surgery=self.surgery)
+        if self.hold_masks:
+            if not param.surgery_stage:
+                param.surgery_stage.add(iterations=param.max_iter)
+            for stage in param.surgery_stage:
+                stage.surgery = False
+                for field in ("layer", "sparsity", "compression"):
+                    stage.ClearField(field)
+
+    def begin(self, trainer: Solver) -> None:
+        """Before the first iteration of a run that is not resumed: masks, and what is said of them.
+
+        Raises CaffeError where masks are to be made, and no layer has any.
+        """
+        if trainer.surgeon is not None:
+            if self.masks_from_zeros:
+                _mask_zeros(trainer)
+            _tell_masks(trainer)
+        if self.target is not None and trainer.ranks.is_root:
+            write_definition(trainer)
+
+
+def _mask_zeros(trainer: Solver) -> None:
+    assert trainer.surgeon is not None
+    if not trainer.surgeon.masked_layers:
+        raise CaffeError(
+            "--masks-from-zeros: no layer of the net has masks; those of type Convolution and "
+            "InnerProduct do unless they say sparsity_term: false"
+        )
+    for layer in trainer.surgeon.masked_layers:
+        layer.mask_zeros()
+
+
+def _tell_masks(trainer: Solver) -> None:
+    assert trainer.surgeon is not None
+    layers = trainer.surgeon.masked_layers
+    total, kept = sum(layer.size for layer in layers), sum(layer.kept() for layer in layers)
+    if kept < total:
+        log.info(f"The masks keep {kept} of {total} parameters to begin with")
+    elif trainer.param.weights:
+        zeros = sum(layer.zeros() for layer in layers)
+        if zeros > _PRUNED * total:
+            log.info(
+                f"{zeros} of {total} parameters are zero, but no mask says so; to begin with masks "
+                "of them: --masks-from-zeros"
+            )
