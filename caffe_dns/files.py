@@ -17,6 +17,7 @@ from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
+from caffe_dns.encoding import on_disk
 from caffe_dns.errors import CaffeError
 
 #: When this process began, as far as files are concerned.
@@ -29,7 +30,7 @@ def write_atomically(path: str | Path, data: bytes) -> None:
     Whoever reads `path` meanwhile sees the old file or the new one, also after a power failure. On
     failure nothing is left behind. Raises CaffeError when the folder is missing or not writable.
     """
-    path = Path(path)
+    path = Path(on_disk(str(path)))
     _check_target(path)
     temporary = temporary_beside(path)
     try:

@@ -14,6 +14,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from caffe_dns.encoding import on_disk
+
 
 def _to_stderr(text: str) -> None:
     sys.stderr.write(text + "\n")
@@ -76,4 +78,5 @@ def _write(severity: str, message: str) -> None:
     stamp = time.strftime("%m%d %H:%M:%S", time.localtime(seconds))
     micros = nanoseconds // 1000
     message = message.removesuffix("\n")  # as glog, which ends each message with one line break
-    sink(f"{severity}{stamp}.{micros:06d} {threading.get_native_id():5d} {position}] {message}")
+    head = f"{severity}{stamp}.{micros:06d} {threading.get_native_id():5d} {position}] "
+    sink(head + on_disk(message))

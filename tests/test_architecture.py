@@ -17,7 +17,8 @@ FILES = sorted(
 )
 #: All rooms, from the bottom to the top: nothing imports what stands after it.
 ORDER = [
-    {"errors", "log", "rng"},
+    {"encoding", "rng"},
+    {"errors", "log"},
     {"files", "user_code"},
     {"plugins"},
     {"registry"},

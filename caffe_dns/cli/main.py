@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import sys
@@ -12,6 +13,7 @@ import click
 from caffe_dns import __version__, log
 from caffe_dns.cli import shell
 from caffe_dns.cli.lazy import import_for_good
+from caffe_dns.encoding import on_disk
 from caffe_dns.errors import CaffeError, first_line, nearest
 
 #: Action -> one line of help. The module of the same name is imported only when its action runs.
@@ -101,6 +103,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run one action and exit: 0 when all went well, 1 when the user's input was wrong."""
     code: object = 1
     shell.register()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="surrogateescape")  # names as they are, in whatever encoding
     try:
         given = normalize(sys.argv[1:] if arguments is None else arguments)
         if given and not given[0].startswith("-") and given[0] not in ACTIONS:
@@ -163,7 +168,7 @@ def _is_out_of_memory(error: BaseException) -> bool:
 
 def _complain(message: str) -> None:
     log.set_sink(None)
-    print(f"dns: {' '.join(message.splitlines())}", file=sys.stderr)
+    print(f"dns: {on_disk(' '.join(message.splitlines()))}", file=sys.stderr)
 
 
 def _unknown_action(name: str) -> None:

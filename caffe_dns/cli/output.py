@@ -17,6 +17,7 @@ from typing import Any
 import click
 
 from caffe_dns import log
+from caffe_dns.encoding import on_disk
 
 
 class Output:
@@ -37,7 +38,7 @@ class Output:
     def line(self, line: str = "") -> None:
         """A line of the result on stdout."""
         if not self.as_json:
-            click.echo(line)
+            click.echo(on_disk(line))
 
     def result(self, result: object) -> None:
         """The whole result: what `--json` prints. Numbers that are not finite become null."""

@@ -14,6 +14,7 @@ from caffe_dns.data.database import Database, Writer
 from caffe_dns.data.leveldb_database import LevelDB
 from caffe_dns.data.leveldb_writer import LevelDBWriter
 from caffe_dns.data.lmdb_database import LMDB, LMDBWriter
+from caffe_dns.encoding import on_disk
 from caffe_dns.errors import CaffeError, nearest
 
 _Entry = TypeVar("_Entry")
@@ -29,6 +30,7 @@ def open_database(path: str, backend: str = "lmdb", *, announce: bool = True) ->
     missing or is something else.
     """
     opener = _of(_READERS, backend)
+    path = on_disk(path)
     _check_folder(path, backend)
     database = opener(path)
     if announce:

@@ -9,6 +9,7 @@ from pathlib import Path
 from caffe_dns.data.datum import Image, channels_first
 from caffe_dns.data.decoding import decode
 from caffe_dns.data.sources import ImageSource, Order
+from caffe_dns.encoding import on_disk
 from caffe_dns.errors import CaffeError
 
 
@@ -21,6 +22,7 @@ def read_image(path: str, height: int = 0, width: int = 0, *, color: bool = True
     import cv2  # here, because importing it takes long and most runs do not need it
 
     # Not imread, which writes to stderr about files that are missing.
+    path = on_disk(path)
     try:
         data = Path(path).read_bytes()
     except OSError as error:
@@ -75,7 +77,7 @@ def parse_listed(line: str) -> ListedImage:
 def read_lines(path: str) -> list[str]:
     """The lines of a list file. File names in it need not be UTF-8. Raises CaffeError."""
     try:
-        text = Path(path).read_text("utf-8", "surrogateescape")
+        text = Path(on_disk(path)).read_text("utf-8", "surrogateescape")
     except OSError as error:
         raise CaffeError(f"cannot be read: {error.strerror}", file=path) from None
     return text.removesuffix("\n").split("\n") if text else []

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from caffe_dns.encoding import on_disk
 from caffe_dns.errors import CaffeError
 from caffe_dns.proto.caffe_pb2 import LabelMap
 from caffe_dns.proto.text import read_text
@@ -37,7 +38,7 @@ class NamedImage:
 def read_names_and_sizes(path: str) -> list[NamedImage]:
     """The lines `NAME HEIGHT WIDTH` of a file. Raises CaffeError with the line that is no such."""
     try:
-        lines = Path(path).read_text("utf-8", "surrogateescape").splitlines()
+        lines = Path(on_disk(path)).read_text("utf-8", "surrogateescape").splitlines()
     except OSError as error:
         raise CaffeError(f"cannot be read: {error.strerror}", file=path) from None
     images = []

@@ -28,7 +28,7 @@ class _SharedEnvironment:
     def __init__(self, path: str, key: tuple[int, int]) -> None:
         # Caffe's databases do not change while they are read, so no lock file is needed, and a
         # folder without write permission will do.
-        self.environment = lmdb.open(path, readonly=True, create=False, lock=False)
+        self.environment = lmdb.open(os.fsencode(path), readonly=True, create=False, lock=False)
         try:
             self._check_size(path)
         except CaffeError:
@@ -125,7 +125,7 @@ class LMDBWriter(Writer):
         try:
             self._temporary.mkdir()
             self._environment = lmdb.open(
-                str(self._temporary), map_size=_FIRST_MAP_SIZE, lock=False, sync=False
+                os.fsencode(self._temporary), map_size=_FIRST_MAP_SIZE, lock=False, sync=False
             )
         except (lmdb.Error, OSError) as error:
             self.abort()

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from caffe_dns import kernels, log, rng
 from caffe_dns.data.datum import Image, IntArray
+from caffe_dns.encoding import on_disk
 from caffe_dns.errors import CaffeError
 from caffe_dns.proto.blobs import blob_to_array
 from caffe_dns.proto.caffe_pb2 import TRAIN, BlobProto, TransformationParameter
@@ -229,7 +230,7 @@ def read_mean(path: str) -> Tensor:
     field = "transform_param.mean_file"
     blob = BlobProto()
     try:
-        blob.ParseFromString(Path(path).read_bytes())
+        blob.ParseFromString(Path(on_disk(path)).read_bytes())
         values = blob_to_array(blob)
     except OSError as error:
         raise CaffeError(f"{path} cannot be read: {error.strerror}", field=field) from None

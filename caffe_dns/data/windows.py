@@ -13,6 +13,7 @@ import numpy as np
 
 from caffe_dns import log
 from caffe_dns.data.image_files import read_lines
+from caffe_dns.encoding import on_disk
 from caffe_dns.errors import CaffeError
 
 
@@ -77,7 +78,7 @@ def _read_image(
     index = int(next(words))
     if index != len(windows.images):
         raise CaffeError(f"has image {index} where image {len(windows.images)} should stand")
-    path = root_folder + next(words)
+    path = on_disk(root_folder) + next(words)
     windows.images.append(path)
     windows.channels, height, width = [int(next(words)) for _ in range(3)]
     count = int(next(words))

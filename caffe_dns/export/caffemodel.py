@@ -6,6 +6,7 @@ from caffe_dns.errors import CaffeError
 from caffe_dns.export.formats import export_format
 from caffe_dns.export.model import UnmaskedModel
 from caffe_dns.proto.text import MAX_BYTES
+from caffe_dns.proto.wire_text import serialize
 
 
 @export_format("caffemodel", ".caffemodel")
@@ -14,4 +15,4 @@ def to_caffemodel(model: UnmaskedModel) -> bytes:
     proto = model.to_proto()
     if proto.ByteSize() > MAX_BYTES:
         raise CaffeError("more than 2 GiB, which protobuf cannot read")
-    return proto.SerializeToString()
+    return serialize(proto)

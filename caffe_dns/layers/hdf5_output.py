@@ -13,6 +13,7 @@ import numpy as np
 from torch import Tensor
 
 from caffe_dns import log
+from caffe_dns.encoding import on_disk
 from caffe_dns.errors import CaffeError, first_line
 from caffe_dns.files import temporary_beside
 from caffe_dns.layers.base import Layer, Shape, layer_types
@@ -33,7 +34,7 @@ class HDF5Output(Layer):
     tops = (0, 0)
 
     def build(self, bottom_shapes: Sequence[Shape]) -> None:
-        path = Path(self.param.hdf5_output_param.file_name)
+        path = Path(on_disk(self.param.hdf5_output_param.file_name))
         if not self.param.hdf5_output_param.file_name:
             raise self.error("must name a file", "hdf5_output_param.file_name")
         if not path.absolute().parent.is_dir():

@@ -13,6 +13,7 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 
 from caffe_dns import log
+from caffe_dns.encoding import on_disk
 from caffe_dns.errors import CaffeError, nearest
 from caffe_dns.proto import values
 from caffe_dns.proto.fields import is_repeated, required_names
@@ -213,8 +214,9 @@ class Parser:
     def _unexpected(self, token: Token, expected: str) -> CaffeError:
         if token.kind == "unclosed":
             return self._error(token, f"the string that starts with {token.text} is never closed")
-        found = token.text if token.kind == "end" else ascii(token.text)
-        return self._error(token, f"{expected}, found {found}")
+        found = token.text if token.kind == "end" else _quoted(token.text)
+        hint = "; no text has this byte, so delete it" if token.text in "\x00\x1a" else ""
+        return self._error(token, f"{expected}, found {found}", hint)
 
     def _unknown_field(self, token: Token, descriptor: Descriptor) -> CaffeError:
         name = token.text
@@ -241,3 +243,8 @@ class Parser:
                 line = self._lines.line(string.offset)
                 return f"; the string of line {line} goes over several lines: is a quote missing?"
         return ""
+
+
+def _quoted(text: str) -> str:
+    """A token for messages; of what is no ASCII, the bytes or the number of the character."""
+    return ascii(on_disk(text)).replace("\\udc", "\\x")

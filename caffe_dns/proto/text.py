@@ -6,6 +6,7 @@ be read ends in one CaffeError that names it.
 
 from __future__ import annotations
 
+import codecs
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from typing import Generic, TypeVar
 
 from google.protobuf.message import DecodeError, Message
 
+from caffe_dns import encoding
 from caffe_dns.errors import CaffeError
 from caffe_dns.files import write_atomically
 from caffe_dns.proto.fields import is_repeated
@@ -21,14 +23,21 @@ from caffe_dns.proto.forks import renumber_layers
 from caffe_dns.proto.parser import Parser
 from caffe_dns.proto.positions import Positions
 from caffe_dns.proto.values import print_value
+from caffe_dns.proto.wire_text import parse, serialize
 
 M = TypeVar("M", bound=Message)
 
 #: protobuf gives up on longer messages (`util/io.cpp`: kProtoReadBytesLimit).
 MAX_BYTES = 2**31 - 1
 
-#: Bytes that no text file holds.
+#: Bytes that no text file holds; binary models have them in their first lines.
 _BINARY = re.compile(rb"[\x00-\x08\x0e-\x1f]")
+_HEAD = 256
+#: What old editors and broken downloads leave at the end of a text: ^Z and NULs.
+_TAIL = b"\x1a\x00\r\n"
+_UTF_16_AND_32 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE)
+#: A letter of UTF-16 without its mark.
+_NULS = re.compile(rb"[ -~\r\n\t]\x00|\x00[ -~\r\n\t]")
 
 #: Of these fields a file of the type has at least one; a file of another kind mostly has none.
 _ESSENTIAL = {
@@ -51,15 +60,9 @@ def read_text(path: str | Path, message_type: type[M]) -> Parsed[M]:
     """Read a text file, such as a .prototxt. Raises CaffeError with file, line and field."""
     file = str(path)
     raw = _read_bytes(path)
-    if _BINARY.search(raw):
-        raise CaffeError("this looks like a binary model; give it with -weights", file=file)
-    try:
-        text = raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = raw.count(b"\n", 0, error.start) + 1
-        message = f"this is not UTF-8 text (byte {raw[error.start]:#04x})"
-        raise CaffeError(message, file=file, line=line) from None
-    return parse_text(text, message_type, file)
+    if kind := _kind_of(raw):
+        raise CaffeError(kind, file=file)
+    return parse_text(encoding.decode(raw.removeprefix(codecs.BOM_UTF8)), message_type, file)
 
 
 def parse_text(text: str, message_type: type[M], file: str | None = None) -> Parsed[M]:
@@ -70,6 +73,18 @@ def parse_text(text: str, message_type: type[M], file: str | None = None) -> Par
     except CaffeError as error:
         raise error.locate(file=file) from None
     return Parsed(message, file, positions)
+
+
+def _kind_of(raw: bytes) -> str | None:
+    """What is to be said of a file that is no text of a byte to a letter, or None."""
+    if raw.startswith(_UTF_16_AND_32) or len(_NULS.findall(raw[:_HEAD])) > _HEAD // 16:
+        return "this is text in UTF-16 or UTF-32; save it as UTF-8"
+    if raw.startswith(b"\x89HDF"):
+        return "this is an HDF5 file, not a definition; a model is given with -weights"
+    # What stands in a text by mistake, the parser says where.
+    if _BINARY.search(raw[:_HEAD].rstrip(_TAIL)):
+        return "this looks like a binary model; give it with -weights"
+    return None
 
 
 def to_text(message: Message) -> str:
@@ -94,7 +109,7 @@ def read_binary(path: str | Path, message_type: type[M]) -> M:
     if not raw:
         raise CaffeError(f"is not a {kind}: the file is empty", file=file)
     try:
-        message.ParseFromString(renumber_layers(raw) if kind == "NetParameter" else raw)
+        parse(message, renumber_layers(raw) if kind == "NetParameter" else raw)
         known = {field.name for field, _ in message.ListFields()}
     except DecodeError:
         known = set()
@@ -108,7 +123,7 @@ def read_binary(path: str | Path, message_type: type[M]) -> M:
 
 def write_binary(path: str | Path, message: Message) -> None:
     """Write the binary form into a file, whole or not at all. Raises CaffeError above 2 GiB."""
-    raw = message.SerializeToString()
+    raw = serialize(message)
     if len(raw) > MAX_BYTES:
         raise CaffeError(
             f"cannot be written: {len(raw)} bytes are more than the 2 GiB that protobuf can read",
@@ -118,7 +133,7 @@ def write_binary(path: str | Path, message: Message) -> None:
 
 
 def _read_bytes(path: str | Path) -> bytes:
-    path = Path(path)
+    path = Path(encoding.on_disk(str(path)))
     try:
         if path.is_file() and path.stat().st_size > MAX_BYTES:
             raise CaffeError("is larger than 2 GiB, which protobuf cannot read", file=str(path))

@@ -11,6 +11,7 @@ import os
 from pathlib import Path
 
 from caffe_dns import log
+from caffe_dns.encoding import in_message, on_disk
 from caffe_dns.errors import CaffeError
 from caffe_dns.proto.caffe_pb2 import LayerParameter, NetParameter, SolverParameter
 from caffe_dns.proto.positions import Positions
@@ -235,10 +236,10 @@ def complete_snapshot_prefix(param: SolverParameter, file: str) -> None:
 
     A missing prefix becomes the file's path without extension; in a folder, they get its stem.
     """
-    stem = os.path.splitext(file)[0]
+    stem = in_message(os.path.splitext(file)[0])
     if not param.HasField("snapshot_prefix"):
         param.snapshot_prefix = stem
         log.info(f"snapshot_prefix was not specified and is set to {stem}")
-    elif os.path.isdir(param.snapshot_prefix):
+    elif os.path.isdir(on_disk(param.snapshot_prefix)):
         param.snapshot_prefix = os.path.join(param.snapshot_prefix, os.path.basename(stem))
         log.info(f"snapshot_prefix was a directory and is replaced to {param.snapshot_prefix}")

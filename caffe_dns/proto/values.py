@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from google.protobuf.descriptor import EnumDescriptor, FieldDescriptor
 
+from caffe_dns.encoding import decode, encode
 from caffe_dns.proto.tokens import Token
 
 _RANGES = {
@@ -83,13 +84,8 @@ def read_enum(enum: EnumDescriptor, token: Token, negative: bool) -> int:
 
 def read_string(tokens: Sequence[Token], as_bytes: bool) -> str | bytes:
     """The text of adjacent string tokens, which belong together."""
-    raw = b"".join(_unescape(token.text[1:-1].encode()) for token in tokens)
-    if as_bytes:
-        return raw
-    try:
-        return raw.decode()
-    except UnicodeDecodeError:
-        raise ValueError("expected a string of UTF-8 text") from None
+    raw = b"".join(_unescape(encode(token.text[1:-1])) for token in tokens)
+    return raw if as_bytes else decode(raw)
 
 
 def _unescape(raw: bytes) -> bytes:
@@ -122,7 +118,7 @@ def print_value(field: FieldDescriptor, value: bool | int | float | str | bytes)
         return _print_float(value, field.cpp_type == FieldDescriptor.CPPTYPE_FLOAT)
     if isinstance(value, int):
         return str(value)
-    raw = value.encode() if isinstance(value, str) else value
+    raw = encode(value) if isinstance(value, str) else value
     return '"' + "".join(map(_print_byte, raw)) + '"'
 
 

@@ -11,6 +11,7 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
+from caffe_dns.encoding import encode
 from caffe_dns.errors import CaffeError
 from caffe_dns.files import write_atomically
 from caffe_dns.proto.caffe_pb2 import (
@@ -91,7 +92,7 @@ def render(dot: str, ending: str, path: str) -> bytes:
     Raises CaffeError when that takes a program that is not there, or an ending is unknown.
     """
     if ending in _TEXT_FORMATS:
-        return dot.encode()
+        return encode(dot)
     if not ending:
         raise CaffeError("has no ending that says what to make: .png, .svg, .pdf, .dot", file=path)
     program = shutil.which("dot")
@@ -101,7 +102,7 @@ def render(dot: str, ending: str, path: str) -> bytes:
             "a name that ends in .dot gets the graph as text",
             file=path,
         )
-    done = subprocess.run([program, f"-T{ending}"], input=dot.encode(), capture_output=True)
+    done = subprocess.run([program, f"-T{ending}"], input=encode(dot), capture_output=True)
     if done.returncode:
         raise CaffeError(f"dot: {_first_line(done.stderr)}", file=path)
     return done.stdout

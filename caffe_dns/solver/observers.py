@@ -16,6 +16,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from caffe_dns import log
+from caffe_dns.encoding import encode, on_disk
 from caffe_dns.errors import CaffeError
 from caffe_dns.files import write_atomically
 from caffe_dns.surgery.masked_layers import Count
@@ -69,7 +70,7 @@ class SurgeryTable:
     COLUMNS = ("iteration", "layer", "kept", "pruned", "sparsity", "spliced_back", "threshold")
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+        self.path = Path(on_disk(str(path)))
         self._started = False
 
     def displayed(self, display: Display) -> None:
@@ -91,7 +92,7 @@ class SurgeryTable:
             self._append(_csv_text(rows))
         else:
             earlier = self._read_before(display.iteration)
-            write_atomically(self.path, _csv_text([self.COLUMNS, *earlier, *rows]).encode())
+            write_atomically(self.path, encode(_csv_text([self.COLUMNS, *earlier, *rows])))
             self._started = True
 
     def tested(self, iteration: int, index: int, scores: Mapping[str, Tensor]) -> None:
@@ -103,7 +104,7 @@ class SurgeryTable:
     def _append(self, text: str) -> None:
         try:
             with self.path.open("ab") as file:
-                file.write(text.encode())
+                file.write(encode(text))
         except OSError as error:
             raise CaffeError(f"cannot be written: {error.strerror}", file=str(self.path)) from None
 
@@ -112,7 +113,7 @@ class SurgeryTable:
         if iteration == 0:
             return []
         try:
-            text = self.path.read_bytes().decode(errors="replace")
+            text = self.path.read_bytes().decode(errors="surrogateescape")
         except FileNotFoundError:
             return []
         except OSError as error:

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from caffe_dns.encoding import decode, encode, on_disk
 from caffe_dns.errors import CaffeError, first_line
 from caffe_dns.files import remove_leftovers, temporary_beside, write_atomically
 from caffe_dns.layers.batch_data import BatchDataLayer
@@ -91,14 +92,14 @@ def check_writable(param: SolverParameter) -> None:
 
     What dead processes have left half-written under the same prefix is removed.
     """
-    longest = Path(snapshot_name(param, param.max_iter, ".solverstate.h5"))
+    longest = Path(on_disk(snapshot_name(param, param.max_iter, ".solverstate.h5")))
     folder = longest.parent
     if not folder.is_dir():
         raise CaffeError(
             f"the folder '{folder}' of the snapshots does not exist; create it first",
             field="snapshot_prefix",
         )
-    remove_leftovers(Path(f"{param.snapshot_prefix}_iter_"), any_ending=True)
+    remove_leftovers(Path(on_disk(f"{param.snapshot_prefix}_iter_")), any_ending=True)
     probe = temporary_beside(longest)
     try:
         probe.touch()
@@ -111,6 +112,7 @@ def check_writable(param: SolverParameter) -> None:
 
 def find_model(learned_net: str, state_file: str) -> str:
     """The model as the state names it, or, when the folder was moved, beside the state."""
+    learned_net = on_disk(learned_net)
     beside = Path(state_file).parent / Path(learned_net).name
     if not Path(learned_net).exists() and beside.exists():
         return str(beside)
@@ -121,7 +123,7 @@ def checksum(file: str | Path) -> bytes:
     """SHA-256 of a file's contents. Raises CaffeError when it cannot be read."""
     digest = hashlib.sha256()
     try:
-        with open(file, "rb") as stream:
+        with open(on_disk(str(file)), "rb") as stream:
             while chunk := stream.read(1 << 20):
                 digest.update(chunk)
     except OSError as error:
@@ -225,7 +227,7 @@ def _to_hdf5(state: SolverState, histories: list[np.ndarray]) -> bytes:
     with h5py.File(stream, "w") as root:
         # Caffe writes integers as one-element datasets.
         root["iter"] = np.array([state.iter], dtype=np.int32)
-        _write_string(root, "learned_net", state.learned_net.encode())
+        _write_string(root, "learned_net", encode(state.learned_net))
         root["current_step"] = np.array([state.current_step], dtype=np.int32)
         group = root.create_group("history")
         for index, array in enumerate(histories):
@@ -265,7 +267,7 @@ def _from_hdf5(file: str) -> tuple[SolverState, list[np.ndarray]]:
             state.current_step = int(np.ravel(root["current_step"][()])[0])
             if "learned_net" in root:
                 name = root["learned_net"][()]
-                state.learned_net = name.decode() if isinstance(name, bytes) else str(name)
+                state.learned_net = decode(name) if isinstance(name, bytes) else str(name)
             group = root["history"]
             histories = [group[str(i)][()].astype(np.float32) for i in range(len(group))]
     except (OSError, KeyError, ValueError) as error:

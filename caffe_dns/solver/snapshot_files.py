@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from caffe_dns import log
+from caffe_dns.encoding import on_disk
 from caffe_dns.errors import CaffeError, first_line
 from caffe_dns.proto.caffe_pb2 import SolverParameter
 from caffe_dns.solver.snapshot import checksum, find_model, read_state
@@ -49,6 +50,7 @@ class Snapshot:
 
 def find_snapshots(prefix: str) -> list[Snapshot]:
     """All snapshots with this prefix that have a state, the newest first."""
+    prefix = on_disk(prefix)
     pattern = re.compile(re.escape(Path(prefix).name) + r"_iter_(\d+)\.solverstate(\.h5)?")
     folder = Path(prefix).parent
     if prefix.endswith("/"):

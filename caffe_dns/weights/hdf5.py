@@ -15,6 +15,7 @@ import h5py
 import numpy as np
 from torch import Tensor
 
+from caffe_dns.encoding import decode, encode
 from caffe_dns.errors import CaffeError, first_line
 from caffe_dns.net import Net
 from caffe_dns.net.params import Param
@@ -35,16 +36,17 @@ def _layers(data: h5py.Group | None) -> Iterator[tuple[str, dict[int, np.ndarray
     """Layer names with their datasets by blob index."""
     if not isinstance(data, h5py.Group):
         raise CaffeError("is not a model in HDF5: it has no group 'data'")
-    groups = [data[name] for name in _group_names(data)]
-    for group in groups:
-        datasets = {name: item for name, item in group.items() if isinstance(item, h5py.Dataset)}
+    for name in _group_names(data):
+        group = data[name]
+        datasets = {i: item for i, item in group.items() if isinstance(item, h5py.Dataset)}
         if datasets or not len(group):
-            name = group.name.removeprefix(f"{data.name}/")
-            yield name, {int(i): np.array(d[()], np.float32) for i, d in datasets.items()}
+            layer = decode(name) if isinstance(name, bytes) else name
+            yield layer, {int(i): np.array(d[()], np.float32) for i, d in datasets.items()}
 
 
-def _group_names(data: h5py.Group) -> list[str]:
-    names: list[str] = []
+def _group_names(data: h5py.Group) -> list[str | bytes]:
+    """The names of all groups in `data`, as bytes where they are not UTF-8."""
+    names: list[str | bytes] = []
     data.visititems(lambda name, item: names.append(name) if isinstance(item, h5py.Group) else None)
     return names
 
@@ -56,8 +58,8 @@ def to_hdf5(net: Net, diffs: Mapping[Param, Tensor] | None) -> bytes:
         data = root.create_group("data")
         diff = None if diffs is None else root.create_group("diff")
         for step in net.steps:
-            group = data.require_group(step.layer.name)
-            diff_group = None if diff is None else diff.require_group(step.layer.name)
+            group = _group(data, step.layer.name)
+            diff_group = None if diff is None else _group(diff, step.layer.name)
             for index, tensor in enumerate(step.layer.blobs):
                 if net.table.is_owner(step.layer, index):
                     group[str(index)] = tensor.detach().cpu().numpy()
@@ -65,3 +67,12 @@ def to_hdf5(net: Net, diffs: Mapping[Param, Tensor] | None) -> bytes:
                     values = diffs[net.table.owner(step.layer, index)].reshape(tensor.shape)
                     diff_group[str(index)] = values.cpu().numpy()
     return stream.getvalue()
+
+
+def _group(parent: h5py.Group, name: str) -> h5py.Group:
+    """The group of this name, made where it is not there."""
+    raw = encode(name)
+    if raw == name.encode():
+        return parent.require_group(name)
+    # h5py makes and finds groups whose names are not UTF-8, but cannot say that there is none.
+    return parent[raw] if raw in list(parent) else parent.create_group(raw)

@@ -15,6 +15,7 @@ import numpy as np
 from torch import Tensor
 
 from caffe_dns import log
+from caffe_dns.encoding import on_disk
 from caffe_dns.errors import CaffeError
 from caffe_dns.files import write_atomically
 from caffe_dns.layers.base import Layer
@@ -109,7 +110,7 @@ def _explain(file: str, error: CaffeError) -> CaffeError:
 def is_hdf5(file: str | Path) -> bool:
     """Whether a file begins like HDF5. Raises CaffeError when it cannot be opened."""
     try:
-        with open(file, "rb") as stream:
+        with open(on_disk(str(file)), "rb") as stream:
             return stream.read(len(HDF5_SIGNATURE)) == HDF5_SIGNATURE
     except OSError as error:
         raise CaffeError(f"cannot be read: {error.strerror}", file=str(file)) from None

@@ -161,9 +161,16 @@ PARAM = "layer.convolution_param"
         ("// note", "1: expected the name of a field, found '/' (column 1)"),
         ("input_dim: [1 2]", "1: input_dim: expected ',' or ']', found '2' (column 15)"),
         (r'name: "\q"', "1: name: expected a known escape instead of \\q, found '\"\\\\q\"'"),
-        (r'name: "\xff"', "1: name: expected a string of UTF-8 text, found '\"\\\\xff\"'"),
         (r'name: "\ud800"', "1: name: expected a character of Unicode instead of \\ud800"),
         ("\u00a0name: 'x'", "1: expected the name of a field, found '\\xa0' (column 1)"),
+        (
+            "name: 'x'\x1a",
+            "1: expected the name of a field, found '\\x1a' (column 10); no text has",
+        ),
+        (
+            "\n\0",
+            "2: expected the name of a field, found '\\x00' (column 1); no text has this byte",
+        ),
     ],
 )
 def test_errors_say_where_and_what_would_be_right(text: str, expected: str) -> None:

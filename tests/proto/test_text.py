@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from google.protobuf.message import Message
 
+from caffe_dns.encoding import encode
 from caffe_dns.errors import CaffeError
 from caffe_dns.proto import text
 from caffe_dns.proto.caffe_pb2 import (
@@ -128,10 +129,39 @@ def test_a_model_given_as_a_definition() -> None:
     )
 
 
-def test_text_that_is_not_utf8(tmp_path: Path) -> None:
-    path = tmp_path / "latin1.prototxt"
-    path.write_bytes("layer {}\n# caf\u00e9".encode("latin-1"))
-    assert error_of_reading(path) == f"{path}:2: this is not UTF-8 text (byte 0xe9)"
+@pytest.mark.parametrize("encoding", ["latin-1", "gbk", "utf-8"])
+def test_text_of_a_byte_to_a_letter_is_read(tmp_path: Path, encoding: str) -> None:
+    path = tmp_path / "net.prototxt"
+    raw = "name: 'é' # é\n".encode(encoding)
+    path.write_bytes(raw)
+    message = read_text(path, NetParameter).message
+    assert encode(message.name) == raw[7:].split(b"'")[0]
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-be"])
+def test_text_of_two_bytes_to_a_letter(tmp_path: Path, encoding: str) -> None:
+    path = tmp_path / "net.prototxt"
+    path.write_bytes("layer { name: 'x' type: 'ReLU' }\r\n".encode(encoding))
+    assert error_of_reading(path) == f"{path}: this is text in UTF-16 or UTF-32; save it as UTF-8"
+
+
+@pytest.mark.parametrize("end", ["\x1a", "\x1a\r\n", "\0\0\0"])
+def test_what_is_no_text_at_the_end(tmp_path: Path, end: str) -> None:
+    """Caffe's parser stops there, too: "Invalid control characters encountered in text"."""
+    path = tmp_path / "net.prototxt"
+    path.write_text(f"name: 'x'\n{end}")
+    byte = ascii(end[0])
+    assert error_of_reading(path) == (
+        f"{path}:2: expected the name of a field, found {byte} (column 1); "
+        "no text has this byte, so delete it"
+    )
+
+
+def test_a_model_in_hdf5_given_as_a_definition() -> None:
+    path = GOLDEN / "runs" / "sgd_hdf5_snapshot" / "snap_iter_20.caffemodel.h5"
+    assert error_of_reading(path) == (
+        f"{path}: this is an HDF5 file, not a definition; a model is given with -weights"
+    )
 
 
 def test_a_byte_order_mark_is_no_error(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from caffe_dns.cli import definitions
+from caffe_dns.encoding import encode
 from caffe_dns.errors import CaffeError
 from caffe_dns.files import write_atomically
 from caffe_dns.layers.base import Context
@@ -27,7 +28,7 @@ def run(
         raise CaffeError("deploy needs a file to write: --output FILE")
     context = Context(allow_python_layers=allow_python_layers)
     made = definitions.read_deployment(model, batch, shape, level, stage, all_losses, context)
-    write_atomically(output, made.to_text().encode())
+    write_atomically(output, encode(made.to_text()))
     for remark in made.remarks:
         click.echo(remark)
     click.echo(f"Wrote {output}: {len(made.param.layer)} layers")

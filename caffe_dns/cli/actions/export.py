@@ -6,6 +6,7 @@ from pathlib import Path
 
 from caffe_dns.cli import definitions
 from caffe_dns.cli.output import Output, with_output
+from caffe_dns.encoding import encode
 from caffe_dns.errors import CaffeError
 from caffe_dns.export import compact
 from caffe_dns.export.formats import export_formats, find_format, size_table
@@ -65,7 +66,7 @@ def run(
     raw = small if chosen == "compact" else export_formats[chosen].to_bytes(plain)
     write_atomically(output_file, raw)
     if definition:
-        write_atomically(definition, plain.definition.to_text().encode())
+        write_atomically(definition, encode(plain.definition.to_text()))
     for line in size_table(plain, files, len(small)):
         output.line(line)
     output.line(f"Wrote {output_file}: {len(raw):,} bytes")

@@ -15,6 +15,7 @@ from caffe_dns.cli.target import find_target, keeps_files
 from caffe_dns.device.determinism import always_the_same_bits
 from caffe_dns.device.precision import use_precision
 from caffe_dns.device.selection import parse_gpus, training_device
+from caffe_dns.encoding import in_message
 from caffe_dns.errors import CaffeError
 from caffe_dns.parallel.ranks import JoinedRanks
 from caffe_dns.proto.caffe_pb2 import SolverParameter
@@ -135,5 +136,5 @@ def _read_solver(
     if snapshot or weights:
         param.ClearField("weights")
     if weights:
-        param.weights.append(weights)
+        param.weights.append(in_message(weights))
     return param

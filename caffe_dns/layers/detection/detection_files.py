@@ -14,6 +14,7 @@ import numpy as np
 from caffe_dns import log
 from caffe_dns.data.boxes import to_pixels
 from caffe_dns.data.label_map import NamedImage, read_label_map, read_names_and_sizes
+from caffe_dns.encoding import on_disk
 from caffe_dns.errors import CaffeError
 from caffe_dns.files import write_atomically
 from caffe_dns.layers.base import Layer
@@ -113,7 +114,7 @@ class DetectionFiles:
         return found
 
     def _finish(self) -> None:
-        folder = Path(self._param.output_directory)
+        folder = Path(on_disk(self._param.output_directory))
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
