@@ -65,12 +65,13 @@ class _Trainer(CoreSolver):
         self._apply()
         execution.attach_diffs()
 
-    def _iterate(self, debug: bool) -> Outcome:
+    def _iterate(self, display: bool) -> Outcome:
         self.net.context.passes = self.iteration
         execution = self.train_net.execution
         execution.clear_param_diffs()
         for callback in self.callbacks:
             callback.on_start()
+        debug = display and self.param.debug_info
         outcome = self._iterate_debugging() if debug else self._iterate_over_blobs()
         execution.forget()
         execution.attach_diffs()
