@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from contextlib import closing
+from typing import Any
 
 from caffe_dns import log
 from caffe_dns.data.batches import ImageBatches, Share
+from caffe_dns.data.database import Database
 from caffe_dns.data.db import open_database
+from caffe_dns.data.shuffled import ShuffledSource
 from caffe_dns.data.sources import DatabaseSource
 from caffe_dns.errors import CaffeError
 from caffe_dns.layers.base import Context, count, layer_types
@@ -22,6 +25,7 @@ class Data(ImageBatchLayer):
     """Images and labels from a database, in the order of the keys, over and over.
 
     Fewer than `rand_skip` records are left out at the beginning, by a draw that all ranks share.
+    With `shuffle` each round has an order of its own, drawn from the seed.
     """
 
     def __init__(self, param: LayerParameter, context: Context) -> None:
@@ -40,7 +44,7 @@ class Data(ImageBatchLayer):
             raise error.locate(layer=self.name) from None
 
     def reader(self, share: Share, *, pin: bool) -> ImageBatches:
-        source = self._open(announce=False)
+        source = self._open_shuffled() if self.param.data_param.shuffle else self._open()
         size = self.batch_size * self.batches_at_once
         return ImageBatches(source, self.transform, self.draws(), share, size, for_gpu=pin)
 
@@ -52,6 +56,8 @@ class Data(ImageBatchLayer):
         return max(1, min(MOST_AT_ONCE, BYTES_AT_ONCE // count(self._shape)))
 
     def _look_at_first_record(self) -> None:
+        if self.param.data_param.shuffle and self.param.data_param.backend != DataParameter.LMDB:
+            raise self.error("needs an LMDB (backend: LMDB)", "data_param.shuffle")
         with closing(self._open(announce=True)) as source:
             record = source.fetch(0)
             self.first_shape = source.decode(record)[0].shape
@@ -59,12 +65,23 @@ class Data(ImageBatchLayer):
             if forced and not source.is_encoded(record):
                 log.error("force_color and force_gray only for encoded datum")
 
-    def _open(self, *, announce: bool) -> DatabaseSource:
+    def _open(self, *, announce: bool = False) -> DatabaseSource:
+        return DatabaseSource(self._database(announce=announce), **self._settings())
+
+    def _open_shuffled(self) -> DatabaseSource:
+        stream = f"shuffle/{self.name}"
+        database = self._database(announce=False)
+        return ShuffledSource(database, self.context.seed, stream, **self._settings())
+
+    def _database(self, *, announce: bool) -> Database:
         settings = self.param.data_param
         backend = DataParameter.DB.Name(settings.backend).lower()
-        return DatabaseSource(
-            open_database(settings.source, backend, announce=announce),
-            skip=self.draw_skip(settings.rand_skip),
-            color=self.param.transform_param.force_color or settings.force_encoded_color,
-            gray=self.param.transform_param.force_gray,
-        )
+        return open_database(settings.source, backend, announce=announce)
+
+    def _settings(self) -> dict[str, Any]:
+        settings, transform = self.param.data_param, self.param.transform_param
+        return {
+            "skip": self.draw_skip(settings.rand_skip),
+            "color": transform.force_color or settings.force_encoded_color,
+            "gray": transform.force_gray,
+        }

@@ -194,3 +194,34 @@ def test_gray_from_encoded_records() -> None:
         first = parse_datum(next(database.records())[1]).image(gray=True)
         with data_layer(text) as layer:
             assert np.array_equal(read(layer, 1)[0][0][0], first)
+
+
+def test_shuffled_rounds(numbered: str) -> None:
+    text = f"{numbered} batch_size: {NUMBERS} shuffle: true }}"
+    with data_layer(text) as layer:
+        rounds = labels(layer, 3)
+        pixels = [int(pixel) for pixel in read(layer, 1)[0][0].flatten()]
+    assert all(sorted(found) == list(range(NUMBERS)) for found in [*rounds, pixels])
+    assert len({tuple(found) for found in [*rounds, pixels, list(range(NUMBERS))]}) == 5
+    with data_layer(text) as layer:
+        assert labels(layer, 3) == rounds
+    with data_layer(text) as layer:
+        # A resumed run goes on in the middle of a round.
+        layer.seek(NUMBERS + 5)
+        assert labels(layer, 1)[0] == [*rounds[1][5:], *rounds[2][:5]]
+
+
+def test_ranks_share_a_shuffled_round(numbered: str) -> None:
+    whole = f"{numbered} batch_size: 20 shuffle: true }} phase: TRAIN"
+    with data_layer(whole) as layer:
+        (expected,) = labels(layer, 1)
+    half = whole.replace("batch_size: 20", "batch_size: 10")
+    for rank in (0, 1):
+        with data_layer(half, context=Context(rank=rank, world_size=2)) as layer:
+            assert labels(layer, 1)[0] == expected[rank::2]
+
+
+def test_only_an_lmdb_is_shuffled(tmp_path: Path) -> None:
+    text = f"type: 'Data' data_param {{ source: '{GOLDEN}/tools/resized_leveldb' "
+    message = refused(f"{text} batch_size: 1 backend: LEVELDB shuffle: true }}")
+    assert message.endswith("data_param.shuffle: needs an LMDB (backend: LMDB)")
