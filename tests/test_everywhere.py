@@ -1,0 +1,65 @@
+"""tools/test_everywhere: what it counts, and that each setting is really in force."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+TOOL = Path(__file__).parents[1] / "tools" / "test_everywhere"
+CHECKS = {
+    "OMP_NUM_THREADS=4": "os.environ['OMP_NUM_THREADS'] == '4'",
+    "background shell": "signal.getsignal(signal.SIGINT) is signal.SIG_IGN",
+    "folder with a space": "'/a folder/' in tests.__file__",
+    "another user": "os.getuid() != 0 and os.getgid() != 0",
+    "no network": "[name for _, name in socket.if_nameindex()] == ['lo']",
+}
+#: What a setting needs to be allowed, as a command and as whom to run it.
+NEEDS: dict[str, tuple[list[str], dict[str, str]]] = {
+    "another user": ([sys.executable, "-c", "pass"], {"user": "nobody"}),
+    "no network": (["unshare", "--net", "ip", "link", "set", "lo", "up"], {}),
+}
+
+
+def run_under(setting: str, body: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """The tool with one setting and one file of tests, in a folder that all can read."""
+    file = folder / "test_setting.py"
+    file.write_text(f"import os, signal, socket\nimport pytest\nimport tests\n\n{body}")
+    command = [sys.executable, str(TOOL), "--only", setting, str(file), "-p", "no:timeout"]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+def allowed(setting: str) -> bool:
+    command, more = NEEDS[setting]
+    try:
+        return subprocess.run(command, capture_output=True, **more).returncode == 0  # type: ignore[call-overload]
+    except OSError:
+        return False
+
+
+@pytest.mark.parametrize("setting", CHECKS)
+def test_setting(setting: str) -> None:
+    if setting in NEEDS and not allowed(setting):
+        pytest.skip("this user may not, or the other has no access to this Python")
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)
+        body = f"def test_it() -> None:\n    assert {CHECKS[setting]}\n"
+        done = run_under(setting, body, Path(folder))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"| {setting} | 1 | 0 | 0 |" in done.stdout
+
+
+def test_what_fails_is_named(tmp_path: Path) -> None:
+    body = (
+        "def test_good() -> None: pass\n"
+        "def test_bad() -> None: assert os.getcwd() == ''\n"
+        "@pytest.mark.skip\ndef test_left_out() -> None: pass\n"
+    )
+    done = run_under("plain", body, tmp_path)
+    assert done.returncode == 1
+    assert "| plain | 1 | 1 | 1 |" in done.stdout
+    assert "test_setting::test_bad" in done.stdout
