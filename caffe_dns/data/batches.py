@@ -5,7 +5,7 @@ What becomes of it there is up to the batch.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from caffe_dns.data.datum import Image, IntArray
-from caffe_dns.data.image_batch import CroppedBatch, FinishedBatch, ImageBatch
+from caffe_dns.data.image_batch import BatchMemory, CroppedBatch, FinishedBatch, ImageBatch
 from caffe_dns.data.raw_records import RawRecords
 from caffe_dns.data.sources import ImageSource
 from caffe_dns.data.transform import RecordDraws, Transform, shape_text
@@ -80,6 +80,7 @@ class ImageBatches:
         self._batch_size = batch_size
         self._for_gpu = for_gpu
         self._pin = for_gpu and torch.cuda.is_available()
+        self._memory = BatchMemory()
         self._workers = Workers(reading_threads(for_gpu=for_gpu))
         self._next: _Begun | None = None
 
@@ -129,14 +130,16 @@ class ImageBatches:
             self._transform,
             torch.uint8,
             pin=self._pin,
+            memory=self._memory,
         )
         cuts = self._transform.cuts(
             records.shape, np.zeros((size, 3), np.int64) if draws is None else draws
         )
-        batch.labels.numpy()[:] = records.labels
+        place_each = self._placing(batch, records.values, records.first, draws)
 
         def place(some: range) -> None:
-            batch.put_raw(records, cuts, slice(some.start, some.stop))
+            if not batch.put_raw(records, cuts, slice(some.start, some.stop)):
+                place_each(some)
 
         worth_it = -(-_SHARED_WORK // batch.pixels[0].nbytes)
         return _Begun(batch, self._workers.start(place, range(size), worth_it))
@@ -145,21 +148,31 @@ class ImageBatches:
         """A batch of images that are decoded and cropped one by one."""
         first, first_label = self._source.decode(items[0])
         batch = self._new_batch(first)
-        labels = batch.labels.numpy()
-        numbers = [[0, 0, 0]] * len(items) if draws is None else draws.tolist()
-
-        def place(some: range) -> None:
-            for index in some:
-                image, labels[index] = self._source.decode(items[index])
-                self._check(image, first)
-                batch.put(index, image, self._transform.cut(image.shape, numbers[index]))
-
-        batch.put(0, first, self._transform.cut(first.shape, numbers[0]))
-        labels[0] = first_label
+        place = self._placing(batch, items, first, draws)
+        numbers = [0, 0, 0] if draws is None else draws[0].tolist()
+        batch.put(0, first, self._transform.cut(first.shape, numbers))
+        batch.labels[0] = first_label
         if self._source.is_encoded(items[0]) or first.nbytes * len(items) > _SHARED_WORK:
             return _Begun(batch, self._workers.start(place, range(1, len(items))))
         place(range(1, len(items)))
         return _Begun(batch)
+
+    def _placing(
+        self, batch: ImageBatch, items: Sequence[Any], first: Image, draws: IntArray | None
+    ) -> Callable[[range], None]:
+        """What decodes some of the items, like `first`, and puts each into its place."""
+        labels = batch.labels.numpy()
+        numbers = [[0, 0, 0]] * len(items) if draws is None else draws.tolist()
+
+        def place(some: range) -> None:
+            for index, item in zip(
+                some, self._source.load(items[some.start : some.stop]), strict=True
+            ):
+                image, labels[index] = self._source.decode(item)
+                self._check(image, first)
+                batch.put(index, image, self._transform.cut(image.shape, numbers[index]))
+
+        return place
 
     def close(self) -> None:
         """Stop the decoding threads and close the source."""
@@ -170,9 +183,9 @@ class ImageBatches:
         """An empty batch for images like this one."""
         size, shape = self._batch_size, self._transform.output_shape(first.shape)
         if not self._for_gpu:
-            return FinishedBatch(size, shape, self._transform)
+            return FinishedBatch(size, shape, self._transform, self._memory)
         dtype = torch.uint8 if first.dtype == np.uint8 else torch.float32
-        return CroppedBatch(size, shape, self._transform, dtype, pin=self._pin)
+        return CroppedBatch(size, shape, self._transform, dtype, pin=self._pin, memory=self._memory)
 
     def _check(self, image: Image, first: Image) -> None:
         """Raise CaffeError unless `image` can stand in a batch with `first`."""

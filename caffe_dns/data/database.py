@@ -12,6 +12,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
 
+from caffe_dns.data.stored import Value
+
 _Self = TypeVar("_Self", bound="_Closing")
 
 
@@ -45,6 +47,10 @@ class Cursor(ABC):
     def next(self) -> bool:
         """Go to the next record; False at the end, and the cursor is then nowhere."""
 
+    def skip(self, count: int) -> int:
+        """Go `count` records on; how many it went, fewer at the end, where it is then nowhere."""
+        return next((done for done in range(count) if not self.next()), count)
+
     @abstractmethod
     def key(self) -> bytes:
         """The key here."""
@@ -53,9 +59,12 @@ class Cursor(ABC):
     def value(self) -> bytes | memoryview:
         """The value here. A view is good until the database is closed."""
 
-    def take(self, count: int) -> list[bytes | memoryview]:
-        """The values from here on, `count` of them or up to the end; the cursor is at the last."""
-        values = [self.value()]
+    def take(self, count: int) -> list[Value]:
+        """The values from here on, `count` of them or up to the end; the cursor is at the last.
+
+        Large ones may not have been read yet.
+        """
+        values: list[Value] = [self.value()]
         while len(values) < count and self.next():
             values.append(self.value())
         return values

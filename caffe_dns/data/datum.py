@@ -22,7 +22,7 @@ _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 #: What a label begins with, and a whole field that says nothing, as Caffe's tools write it.
 LABEL_TAG, NOT_ENCODED = bytes([_LABEL << 3]), bytes([_ENCODED << 3, 0])
 #: Records up to this size are worth a copy when that saves parsing them one by one.
-_SMALL = 16384
+SMALL = 16384
 _FLOAT_ENTRY = np.dtype([("tag", "u1"), ("value", "<f4")])
 
 
@@ -105,7 +105,7 @@ def parse_alike(values: Sequence[Buffer]) -> tuple[Image, Image] | None:
     are not of that kind and have to be parsed one by one, which takes ten times as long.
     """
     size = len(values[0])
-    if size > _SMALL or set(map(len, values)) != {size}:
+    if size > SMALL or set(map(len, values)) != {size}:
         return None
     first = parse_datum(values[0])
     label_tag = first.data_start + len(first.data)

@@ -13,7 +13,8 @@ from caffe_dns import log
 from caffe_dns.data.database import Database, Writer
 from caffe_dns.data.leveldb_database import LevelDB
 from caffe_dns.data.leveldb_writer import LevelDBWriter
-from caffe_dns.data.lmdb_database import LMDB, LMDBWriter
+from caffe_dns.data.lmdb_database import LMDB
+from caffe_dns.data.lmdb_writer import LMDBWriter
 from caffe_dns.encoding import on_disk
 from caffe_dns.errors import CaffeError, nearest
 

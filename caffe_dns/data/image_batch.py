@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections import deque
 
 import numpy as np
 import torch
@@ -16,6 +17,40 @@ from torch import Tensor
 from caffe_dns.data.datum import Image, IntArray
 from caffe_dns.data.raw_records import RawRecords
 from caffe_dns.data.transform import Cut, ImageShape, Transform, crop
+
+#: How many batches' memory is kept for those to come.
+_MOST_FREE = 8
+
+
+class BatchMemory:
+    """Memory for one batch after the other, given out again when no tensor uses it any more.
+
+    New memory would cost as much as reading into it does.
+    """
+
+    def __init__(self) -> None:
+        self._free: deque[Image] = deque(maxlen=_MOST_FREE)
+
+    def take(self, size: int) -> Image:
+        """So many bytes, which are not set to anything. Threads may call it."""
+        while self._free:
+            memory = self._free.popleft()
+            if len(memory) == size:
+                return np.asarray(_Lent(memory, self._free))
+        # numpy asks the kernel for huge pages, which come several times faster.
+        return np.asarray(_Lent(np.empty(size, np.uint8), self._free))
+
+
+class _Lent:
+    """Memory that comes back when the last array or tensor of it is gone."""
+
+    def __init__(self, memory: Image, free: deque[Image]) -> None:
+        self.__array_interface__ = memory.__array_interface__
+        self._memory = memory
+        self._free = free
+
+    def __del__(self) -> None:
+        self._free.append(self._memory)
 
 
 class ImageBatch(ABC):
@@ -45,8 +80,14 @@ class FinishedBatch(ImageBatch):
     For the CPU: the threads that read do it beside the net, an image at a time, in their caches.
     """
 
-    def __init__(self, size: int, shape: ImageShape, transform: Transform) -> None:
-        self.images = _memory((size, *shape))
+    def __init__(
+        self,
+        size: int,
+        shape: ImageShape,
+        transform: Transform,
+        memory: BatchMemory | None = None,
+    ) -> None:
+        self.images = _memory((size, *shape), source=memory)
         self.labels = _memory((size,))
         self.transform = transform
 
@@ -81,8 +122,9 @@ class CroppedBatch(ImageBatch):
         dtype: torch.dtype,
         *,
         pin: bool,
+        memory: BatchMemory | None = None,
     ) -> None:
-        self.pixels = _memory((size, *shape), dtype, pin=pin)
+        self.pixels = _memory((size, *shape), dtype, pin=pin, source=memory)
         self.labels = _memory((size,), pin=pin)
         self.cuts: Tensor | None = None
         if transform.is_random:
@@ -103,11 +145,14 @@ class CroppedBatch(ImageBatch):
             if mirrored is not None:
                 self.cuts.numpy()[:, 2] = mirrored
 
-    def put_raw(self, records: RawRecords, cuts: IntArray, some: slice) -> None:
-        """Fill some places with images of `records`, one for each place; `cuts` is [N, 3]."""
-        records.copy(cuts[:, :2], self.pixels, some)
+    def put_raw(self, records: RawRecords, cuts: IntArray, some: slice) -> bool:
+        """Fill some places with images of `records`, one for each place; `cuts` is [N, 3].
+
+        False where some records there have to be put one by one.
+        """
         if self.cuts is not None:
             self.cuts.numpy()[some] = cuts[some]
+        return records.copy(cuts[:, :2], self.pixels, self.labels, some)
 
     def tops(self, device: torch.device) -> tuple[Tensor, Tensor]:
         pixels = self.pixels.to(device, non_blocking=True)
@@ -133,11 +178,14 @@ def copy_planes(image: Image, target: Image) -> None:
 
 
 def _memory(
-    shape: tuple[int, ...], dtype: torch.dtype = torch.float32, *, pin: bool = False
+    shape: tuple[int, ...],
+    dtype: torch.dtype = torch.float32,
+    *,
+    pin: bool = False,
+    source: BatchMemory | None = None,
 ) -> Tensor:
     """A tensor on the host, to be filled."""
     if pin:
         return torch.empty(shape, dtype=dtype, pin_memory=True)
-    # numpy asks the kernel for huge pages, which come several times faster.
-    memory = np.empty(math.prod(shape) * dtype.itemsize, np.uint8)
+    memory = (source or BatchMemory()).take(math.prod(shape) * dtype.itemsize)
     return torch.from_numpy(memory).view(dtype).view(shape)

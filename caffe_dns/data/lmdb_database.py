@@ -1,67 +1,32 @@
-"""LMDB databases, through the lmdb package (`util/db_lmdb.cpp`)."""
+"""LMDB databases, read without LMDB (`util/db_lmdb.cpp`).
+
+Nothing in the folder is touched or locked, so a database can be read by several programs and
+without write permission. It must not be written to meanwhile. Nothing in the file is believed: each
+page is checked when it is read, and a walk through the tree ends, whatever the file says.
+"""
 
 from __future__ import annotations
 
 import os
-import shutil
-import threading
-from itertools import islice
-from pathlib import Path
-from typing import ClassVar
+from collections.abc import Iterator
+from dataclasses import dataclass
 
-import lmdb
+from caffe_dns.data.database import Cursor, Database
+from caffe_dns.data.datum import Buffer
+from caffe_dns.data.lmdb_pages import (
+    HEADER_SIZE,
+    META_SIZE,
+    Leaf,
+    Meta,
+    branch_pages,
+    check_overflow,
+    parse_meta,
+)
+from caffe_dns.data.stored import StoredFile, StoredValue, Value
+from caffe_dns.errors import CaffeError
 
-from caffe_dns.data.database import Cursor, Database, Writer, publish
-from caffe_dns.errors import CaffeError, first_line
-from caffe_dns.files import temporary_beside
-
-#: Size of a new map; doubled whenever it is full, as Caffe does.
-_FIRST_MAP_SIZE = 10 << 20
-
-
-class _SharedEnvironment:
-    """The environment of all readers of one folder: LMDB forbids a process to open it twice."""
-
-    _all: ClassVar[dict[tuple[int, int], _SharedEnvironment]] = {}
-    _lock = threading.Lock()
-
-    def __init__(self, path: str, key: tuple[int, int]) -> None:
-        # Caffe's databases do not change while they are read, so no lock file is needed, and a
-        # folder without write permission will do.
-        self.environment = lmdb.open(os.fsencode(path), readonly=True, create=False, lock=False)
-        try:
-            self._check_size(path)
-        except CaffeError:
-            self.environment.close()
-            raise
-        self._key = key
-        self._users = 0
-
-    def _check_size(self, path: str) -> None:
-        """Raise CaffeError if the file ends too early: reading on there would kill the process."""
-        pages = self.environment.info()["last_pgno"] + 1
-        expected = pages * self.environment.stat()["psize"]
-        size = os.path.getsize(os.path.join(path, "data.mdb"))
-        if size < expected:
-            raise CaffeError(f"is cut short: data.mdb has {size} of {expected} bytes", file=path)
-
-    @classmethod
-    def acquire(cls, path: str) -> _SharedEnvironment:
-        found = os.stat(os.path.join(path, "data.mdb"))
-        key = (found.st_dev, found.st_ino)
-        with cls._lock:
-            shared = cls._all.get(key)
-            if shared is None:
-                shared = cls._all[key] = cls(path, key)
-            shared._users += 1
-            return shared
-
-    def release(self) -> None:
-        with self._lock:
-            self._users -= 1
-            if self._users == 0:
-                del self._all[self._key]
-                self.environment.close()
+#: Leaves that follow one another are read so many at once.
+_AT_ONCE = 16
 
 
 class LMDB(Database):
@@ -69,114 +34,183 @@ class LMDB(Database):
 
     def __init__(self, path: str) -> None:
         super().__init__(path)
-        self._transaction: lmdb.Transaction | None = None
+        self._file = StoredFile(os.path.join(path, "data.mdb"))
         try:
-            self._shared = _SharedEnvironment.acquire(path)
-        except (lmdb.Error, OSError) as error:
-            raise CaffeError(f"cannot be read as an LMDB: {first_line(error)}", file=path) from None
-        self._transaction = self._shared.environment.begin(buffers=True)
+            self._meta = _newest_meta(self._file)
+        except CaffeError as error:
+            self._file.close()
+            raise CaffeError(f"cannot be read as an LMDB: {error.message}", file=path) from None
 
     def cursor(self) -> Cursor:
-        if self._transaction is None:
-            raise ValueError(f"{self.path} is closed")
-        return _LMDBCursor(self._transaction.cursor())
+        return _LMDBCursor(self._file, self._meta)
 
     def entries(self) -> int:
-        return int(self._shared.environment.stat()["entries"])
+        return self._meta.entries
 
     def close(self) -> None:
-        if self._transaction is not None:
-            self._transaction.abort()
-            self._transaction = None
-            self._shared.release()
+        self._file.close()
 
 
 class _LMDBCursor(Cursor):
-    def __init__(self, cursor: lmdb.Cursor) -> None:
-        self._cursor = cursor
-        # The library's own methods, with no call in between: reading spends its time here.
-        self.next = cursor.next  # type: ignore[method-assign]
-        self.value = cursor.value  # type: ignore[method-assign]
+    """A place among the records: a leaf page, and an index there."""
+
+    def __init__(self, file: StoredFile, meta: Meta) -> None:
+        self._file = file
+        self._meta = meta
+        self._leaves: Iterator[Leaf] = iter(())
+        self._leaf: Leaf | None = None
+        self._found: tuple[list[bytes], list[Value]] | None = None
+        self._index = 0
 
     def first(self) -> bool:
-        return bool(self._cursor.first())
+        self._leaves = _leaves(self._file, self._meta)
+        return self._next_leaf()
 
     def next(self) -> bool:
-        return bool(self._cursor.next())
+        leaf = self._leaf
+        if leaf is not None and self._index + 1 < leaf.size:
+            self._index += 1
+            return True
+        return self._next_leaf()
+
+    def skip(self, count: int) -> int:
+        done = 0
+        while self._leaf is not None:
+            steps = min(count - done, self._leaf.size - 1 - self._index)
+            self._index += steps
+            done += steps
+            if done == count:
+                break
+            done += self._next_leaf()
+        return done
 
     def key(self) -> bytes:
-        return bytes(self._cursor.key())
+        return self._records()[0][self._index]
 
-    def value(self) -> bytes | memoryview:
-        return self._cursor.value()
+    def value(self) -> Buffer:
+        value = self._records()[1][self._index]
+        return value.read() if isinstance(value, StoredValue) else value
 
-    def take(self, count: int) -> list[bytes | memoryview]:
-        return list(islice(self._cursor.iternext(keys=False, values=True), count))
+    def take(self, count: int) -> list[Value]:
+        values = self._records()[1][self._index : self._index + count]
+        self._index += len(values) - 1
+        while len(values) < count and self._next_leaf():
+            some = self._records()[1][: count - len(values)]
+            values += some
+            self._index = len(some) - 1
+        return values
 
-
-class LMDBWriter(Writer):
-    """A new LMDB."""
-
-    def __init__(self, path: str) -> None:
-        self._path = Path(path)
-        self._temporary = temporary_beside(self._path)
-        self._pending: list[tuple[bytes, bytes]] = []
-        self._environment: lmdb.Environment | None = None
+    def _next_leaf(self) -> bool:
+        self._found = None
+        self._index = 0
         try:
-            self._temporary.mkdir()
-            self._environment = lmdb.open(
-                os.fsencode(self._temporary), map_size=_FIRST_MAP_SIZE, lock=False, sync=False
+            self._leaf = next(self._leaves, None)
+        except CaffeError as error:
+            raise error.locate(file=self._file.path) from None
+        return self._leaf is not None
+
+    def _records(self) -> tuple[list[bytes], list[Value]]:
+        """Keys and values of the leaf, which are looked at only where they are needed."""
+        if self._found is None:
+            if self._leaf is None:
+                raise ValueError("the cursor is on no record")
+            try:
+                keys, values = self._leaf.records(self._overflow)
+            except CaffeError as error:
+                raise error.locate(file=self._file.path) from None
+            self._found = keys, [*values]
+        return self._found
+
+    def _overflow(self, page: int, size: int) -> OverflowValue:
+        page_size = self._meta.page_size
+        last_page = page + (HEADER_SIZE + size - 1) // page_size
+        if page < 2 or last_page > self._meta.last_page:
+            raise CaffeError(
+                f"is damaged: pages {page} to {last_page} would hold a value, and "
+                f"{self._meta.last_page} is the last"
             )
-        except (lmdb.Error, OSError) as error:
-            self.abort()
-            raise CaffeError(f"cannot be made: {first_line(error)}", file=path) from None
+        return OverflowValue(self._file, page * page_size + HEADER_SIZE, size, page_size)
 
-    def put(self, key: bytes, value: bytes) -> None:
-        self._pending.append((key, value))
 
-    def commit(self) -> None:
-        while not self._try_commit():
-            environment = self._opened()
-            environment.set_mapsize(environment.info()["map_size"] * 2)
-        self._pending.clear()
+@dataclass(slots=True)
+class OverflowValue(StoredValue):
+    """A value in overflow pages."""
 
-    def close(self) -> None:
-        if self._environment is None:
-            return
+    header_size = HEADER_SIZE
+    page_size: int
+
+    def check(self, header: memoryview) -> None:
         try:
-            self.commit()
-            self._environment.sync(True)
-            self._environment.close()
-            self._environment = None
-            publish(self._temporary, self._path)
-        except (lmdb.Error, OSError) as error:
-            raise CaffeError(
-                f"cannot be written: {first_line(error)}", file=str(self._path)
-            ) from None
-        finally:
-            self.abort()
+            check_overflow(header, self.start // self.page_size, self.size, self.page_size)
+        except CaffeError as error:
+            raise error.locate(file=self.file.path) from None
 
-    def abort(self) -> None:
-        if self._environment is not None:
-            self._environment.close()
-            self._environment = None
-        shutil.rmtree(self._temporary, ignore_errors=True)
 
-    def _opened(self) -> lmdb.Environment:
-        if self._environment is None:
-            raise ValueError(f"{self._path} is closed")
-        return self._environment
+def _newest_meta(file: StoredFile) -> Meta:
+    """What the newer of the first two pages says."""
+    meta = parse_meta(file.read(0, min(META_SIZE, file.size)), 0)
+    try:
+        other = parse_meta(file.read(meta.page_size, META_SIZE), 1)
+    except CaffeError:
+        # They are written in turn, and a power failure can spoil one of them.
+        other = meta
+    meta = max(meta, other, key=lambda each: each.transaction)
+    expected = (meta.last_page + 1) * meta.page_size
+    if file.size < expected:
+        raise CaffeError(f"is cut short: data.mdb has {file.size} of {expected} bytes")
+    return meta
 
-    def _try_commit(self) -> bool:
-        """Write what is pending; False if the map is too small for it."""
-        try:
-            with self._opened().begin(write=True) as transaction:
-                for key, value in self._pending:
-                    transaction.put(key, value)
-        except lmdb.MapFullError:
-            return False
-        except lmdb.Error as error:
-            raise CaffeError(
-                f"cannot be written: {first_line(error)}", file=str(self._path)
-            ) from None
-        return True
+
+def _leaves(file: StoredFile, meta: Meta) -> Iterator[Leaf]:
+    """The leaves of the tree from left to right.
+
+    All leaves are equally deep and their keys increase, so none can come twice, and there are no
+    more records than the file says.
+    """
+    pages = _Pages(file, meta)
+    levels = [iter([meta.root] if meta.depth else [])]
+    last_key = b""
+    records = 0
+    while levels:
+        number = next(levels[-1], None)
+        if number is None:
+            levels.pop()
+            continue
+        data = pages.read(number)
+        if len(levels) < meta.depth:
+            levels.append(iter(branch_pages(data, number)))
+            continue
+        leaf = Leaf(data, number)
+        first, last = leaf.ends()
+        if not last_key < first <= last:
+            raise CaffeError(f"is damaged at page {number}: its keys are not in order")
+        last_key = last
+        records += leaf.size
+        if records > meta.entries:
+            break
+        yield leaf
+    if records != meta.entries:
+        raise CaffeError(f"is damaged: it claims {meta.entries} records, and has {records} or more")
+
+
+class _Pages:
+    """Single pages; those that follow one another are read several at once."""
+
+    def __init__(self, file: StoredFile, meta: Meta) -> None:
+        self._file = file
+        self._size = meta.page_size
+        self._last = meta.last_page
+        self._read = memoryview(b"")
+        #: The first of the pages that were read.
+        self._first = 0
+
+    def read(self, number: int) -> memoryview:
+        if not 2 <= number <= self._last:
+            raise CaffeError(f"is damaged: it names page {number}, and there are 2 to {self._last}")
+        end = self._first + len(self._read) // self._size
+        if not self._first <= number < end:
+            count = min(_AT_ONCE, self._last + 1 - number) if number == end else 1
+            self._first = number
+            self._read = memoryview(self._file.read(number * self._size, count * self._size))
+        start = (number - self._first) * self._size
+        return self._read[start : start + self._size]

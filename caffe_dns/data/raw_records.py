@@ -1,8 +1,8 @@
-"""Large raw Datums of one shape, found in a database's memory and copied from there, many at once.
+"""Large raw Datums of one shape, copied from a database's file many at once.
 
-Only what can differ between them is read, and one call of PyTorch copies any number of crops: a
-record costs Python next to nothing, and other threads run meanwhile. Small Datums, encoded ones and
-those of several shapes are left to `datum`.
+Only what can differ between them is looked at, and one call of PyTorch copies any number of crops:
+a record costs Python next to nothing, and other threads run meanwhile. Small Datums, encoded ones
+and those of several shapes are left to `datum`.
 """
 
 from __future__ import annotations
@@ -10,89 +10,82 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from caffe_dns.data.datum import LABEL_TAG, NOT_ENCODED, Buffer, Image, IntArray, parse_datum
-
-#: More elements than this a tensor cannot have.
-_MOST_ELEMENTS = 1 << 62
-
-
-class _Memory:
-    """Memory at an address as what numpy can make an array of; keeps its `owner` alive."""
-
-    def __init__(
-        self, address: int, shape: tuple[int, ...], strides: tuple[int, ...], owner: object
-    ) -> None:
-        self.__array_interface__ = {
-            # Marked as writable, or PyTorch would warn; nothing is written.
-            "data": (address, False),
-            "shape": shape,
-            "strides": strides,
-            "typestr": "|u1",
-            "version": 3,
-        }
-        self._owner = owner
+from caffe_dns.data.datum import LABEL_TAG, NOT_ENCODED, Image, IntArray, parse_datum
+from caffe_dns.data.stored import Span, Value, load, load_spans
 
 
 @dataclass
 class RawRecords:
-    """Images of uint8 [channels, height, width] that lie anywhere in memory."""
+    """Images of uint8 [channels, height, width], most likely all of them like the first."""
 
-    shape: tuple[int, int, int]
-    #: Of each image's first pixel.
-    addresses: IntArray
-    labels: IntArray
-    #: What was read, to be kept while its memory is used.
-    values: Sequence[Buffer]
+    #: The first image.
+    first: Image
+    #: What comes before the pixels of the first record.
+    head: bytes
+    values: Sequence[Value]
 
-    def copy(self, corners: IntArray, target: Tensor, some: slice) -> None:
-        """Copy the crops of some images to their places in `target` [N, channels, h, w].
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        channels, height, width = self.first.shape
+        return channels, height, width
 
-        `corners` [N, 2] has top and left of each.
+    def copy(self, corners: IntArray, target: Tensor, labels: Tensor, some: slice) -> bool:
+        """Read some images, and put their crops and labels into their places.
+
+        `corners` [N, 2] has top and left of each, `target` is [N, channels, h, w], `labels` [N].
+        Threads may call it. False where one of the records is not like the first; some places are
+        filled then. Raises CaffeError where one cannot be read.
         """
-        channels, height, width = self.shape
-        places = self.addresses[some] + corners[some] @ np.array([width, 1])
-        first = int(places.min())
-        # A tensor of the crops at every address from there on, of which the wanted ones are taken.
-        memory: Any = _Memory(
-            first,
-            (int(places.max()) - first + 1, channels, *target.shape[2:]),
+        found: list[int] = []
+        for span in load_spans(self.values[some]):
+            start = some.start + len(found)
+            if not self._find_labels(span, found):
+                return False
+            places = slice(start, some.start + len(found))
+            self._copy_crops(span, corners[places], target[places])
+        labels[some] = torch.tensor(found, dtype=labels.dtype)
+        return True
+
+    def _copy_crops(self, span: Span, corners: IntArray, target: Tensor) -> None:
+        _, height, width = self.shape
+        offsets = np.array(span.starts) + len(self.head) + corners @ np.array([width, 1])
+        first = int(offsets.min())
+        # All crops that begin at any byte from there on, of which the wanted ones are taken.
+        crops = torch.frombuffer(span.memory, dtype=torch.uint8).as_strided(
+            (int(offsets.max()) - first + 1, *target.shape[1:]),
             (1, height * width, width, 1),
-            self.values,
+            first,
         )
-        crops = torch.from_numpy(np.asarray(memory))
-        torch.index_select(crops, 0, torch.from_numpy(places - first), out=target[some])
+        torch.index_select(crops, 0, torch.from_numpy(offsets - first), out=target)
+
+    def _find_labels(self, span: Span, labels: list[int]) -> bool:
+        """Add the labels of the records there, unless one is not like the first."""
+        memory, head = span.memory, self.head
+        to_tail = len(head) + self.first.size
+        for start, end in zip(span.starts, span.ends, strict=True):
+            # A value that is cut short has no label here.
+            label = _only_label(bytes(memory[min(start + to_tail, end) : end]))
+            if label is None or memory[start : start + len(head)] != head:
+                return False
+            labels.append(label)
+        return True
 
 
-def find_raw(values: Sequence[Buffer]) -> RawRecords | None:
-    """The images in these Datums, or None where they are not all raw and of one shape.
+def find_raw(values: Sequence[Value]) -> RawRecords | None:
+    """The images in these Datums, or None where the first is not raw.
 
     Raises CaffeError if the first is no Datum.
     """
-    first = parse_datum(values[0])
+    value = next(load(values[:1], keep=True))
+    first = parse_datum(value)
     if first.encoded or not len(first.data):
         return None
-    image = first.image()
-    start, end = first.data_start, first.data_start + len(first.data)
-    head = bytes(values[0][:start])
-    labels = []
-    for value in values:
-        # A value that is cut short has no label here.
-        label = _only_label(bytes(value[end:]))
-        if label is None or bytes(value[:start]) != head:
-            return None
-        labels.append(label)
-    addresses = np.array([_address(value) for value in values]) + start
-    span = int(addresses.max() - addresses.min()) + len(first.data)
-    if span * len(first.data) > _MOST_ELEMENTS:
-        return None
-    channels, height, width = image.shape
-    return RawRecords((channels, height, width), addresses, np.array(labels), values)
+    return RawRecords(first.image(), bytes(value[: first.data_start]), values)
 
 
 @lru_cache(maxsize=4096)
@@ -103,9 +96,3 @@ def _only_label(tail: bytes) -> int | None:
     if tail[:1] != LABEL_TAG or any(byte < 0x80 for byte in tail[1:-1]):
         return None
     return parse_datum(tail).label
-
-
-def _address(value: Buffer) -> int:
-    array: Image = np.frombuffer(value, np.uint8)
-    address: int = array.__array_interface__["data"][0]
-    return address

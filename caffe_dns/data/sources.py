@@ -8,15 +8,24 @@ itself.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from typing import Generic, TypeVar
 
 from caffe_dns import log, rng
 from caffe_dns.data.database import Cursor, Database
-from caffe_dns.data.datum import Buffer, Image, IntArray, RawDatum, parse_alike, parse_datum
+from caffe_dns.data.datum import (
+    SMALL,
+    Buffer,
+    Image,
+    IntArray,
+    RawDatum,
+    parse_alike,
+    parse_datum,
+)
 from caffe_dns.data.kept_records import KeptRecords
 from caffe_dns.data.raw_records import RawRecords, find_raw
+from caffe_dns.data.stored import StoredValue, Value, load
 from caffe_dns.errors import CaffeError
 
 Item = TypeVar("Item")
@@ -36,6 +45,10 @@ class ImageSource(ABC, Generic[Item]):
     def fetch_all(self, records: Sequence[int]) -> list[Item]:
         """The records of these numbers, which increase."""
         return [self.fetch(record) for record in records]
+
+    def load(self, items: Sequence[Item]) -> Iterable[Item]:
+        """The items in memory, one after the other. Threads may call it."""
+        return items
 
     def decode_alike(self, items: Sequence[Item], records: IntArray) -> tuple[Image, Image] | None:
         """The items of these records at once, or None where each has to be decoded by itself.
@@ -82,7 +95,7 @@ class Order:
         return rng.numpy_generator(self._seed, self._stream, turn).permutation(self._count)
 
 
-class DatabaseSource(ImageSource[Buffer]):
+class DatabaseSource(ImageSource[Value]):
     """The Datums of a database in the order of their keys, over and over (`data_layer.cpp`).
 
     `skip` records are left out at the very beginning. Encoded images are decoded as stored, or in
@@ -103,26 +116,29 @@ class DatabaseSource(ImageSource[Buffer]):
         self._entries = database.entries()
         self._kept: KeptRecords | None = None
 
-    def fetch(self, record: int) -> Buffer:
+    def fetch(self, record: int) -> Value:
         if self._record is None or record < self._record:
             self._seek(record + self._skip)
         else:
             for _ in range(record - self._record):
                 self._step()
-        value = self._cursor.value()
+        value = self._cursor.take(1)[0]
         self._step()
         self._record = record + 1
         return value
 
-    def fetch_all(self, records: Sequence[int]) -> list[Buffer]:
+    def fetch_all(self, records: Sequence[int]) -> list[Value]:
         first, last = records[0], records[-1]
         # Each rank reads every so many-th record; those between cost less than stepping over them.
         step = records[1] - first if len(records) > 1 else 1
         if list(range(first, last + 1, step)) != list(records):
             return super().fetch_all(records)
-        return self._fetch_range(first, last + 1 - first)[::step]
+        values = self._fetch_range(first, last + 1 - first)[::step]
+        # Small ones are all read at once; large ones by the threads that decode them.
+        small = isinstance(values[0], StoredValue) and max(map(len, values)) <= SMALL
+        return list(load(values, keep=True)) if small else values
 
-    def _fetch_range(self, first: int, count: int) -> list[Buffer]:
+    def _fetch_range(self, first: int, count: int) -> list[Value]:
         values = [self.fetch(first)]
         while len(values) < count:
             some = self._cursor.take(count - len(values))
@@ -132,14 +148,16 @@ class DatabaseSource(ImageSource[Buffer]):
         self._record = first + count
         return values
 
-    def decode(self, item: Buffer) -> tuple[Image, int]:
+    def load(self, items: Sequence[Value]) -> Iterator[Buffer]:
+        return load(items)
+
+    def decode(self, item: Value) -> tuple[Image, int]:
         datum = self._parse(item)
         return datum.image(color=self._color, gray=self._gray), datum.label
 
-    def decode_alike(
-        self, items: Sequence[Buffer], records: IntArray
-    ) -> tuple[Image, Image] | None:
-        alike = parse_alike(items)
+    def decode_alike(self, items: Sequence[Value], records: IntArray) -> tuple[Image, Image] | None:
+        in_memory = [item for item in items if not isinstance(item, StoredValue)]
+        alike = parse_alike(in_memory) if len(in_memory) == len(items) else None
         if alike is not None and self._entries:
             if self._kept is None:
                 self._kept = KeptRecords(self._entries)
@@ -157,17 +175,17 @@ class DatabaseSource(ImageSource[Buffer]):
             self._announce_restart()
         return self._kept.get(records + self._skip)
 
-    def find_raw(self, items: Sequence[Buffer]) -> RawRecords | None:
+    def find_raw(self, items: Sequence[Value]) -> RawRecords | None:
         return find_raw(items)
 
-    def is_encoded(self, item: Buffer) -> bool:
+    def is_encoded(self, item: Value) -> bool:
         return self._parse(item).encoded
 
     def close(self) -> None:
         self._database.close()
 
-    def _parse(self, item: Buffer) -> RawDatum:
-        datum = parse_datum(item)
+    def _parse(self, item: Value) -> RawDatum:
+        datum = parse_datum(item.read() if isinstance(item, StoredValue) else item)
         if datum.encoded and self._color and self._gray:
             raise CaffeError(
                 "force_color and force_gray exclude each other", field="transform_param"
@@ -180,10 +198,12 @@ class DatabaseSource(ImageSource[Buffer]):
         while steps:
             if self._entries:
                 steps %= self._entries
-            for _ in range(steps):
-                steps -= 1
-                if not self._next():
-                    break  # the number of entries is known now
+            done = self._cursor.skip(steps)
+            self._index += done
+            if done < steps:
+                self._end_round()
+                done += 1
+            steps -= done
 
     def _step(self) -> None:
         if not self._next():
@@ -194,12 +214,16 @@ class DatabaseSource(ImageSource[Buffer]):
 
     def _next(self) -> bool:
         """Go to the next record; False if that is the first again."""
-        self._index += 1
         if self._cursor.next():
+            self._index += 1
             return True
-        self._entries = self._index
-        self._rewind()
+        self._end_round()
         return False
+
+    def _end_round(self) -> None:
+        """Go from the last record to the first; the number of entries is known now."""
+        self._entries = self._index + 1
+        self._rewind()
 
     def _rewind(self) -> None:
         if not self._cursor.first():

@@ -10,7 +10,7 @@ import pytest
 
 from caffe_dns.data.datum import parse_datum
 from caffe_dns.data.db import open_database
-from caffe_dns.data.lmdb_database import LMDBWriter
+from caffe_dns.data.lmdb_writer import LMDBWriter
 from tests.cli.harness import complaint, run, run_well
 from tests.oracle import GOLDEN
 

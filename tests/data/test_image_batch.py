@@ -10,7 +10,13 @@ import torch
 from google.protobuf import text_format
 
 from caffe_dns.data.datum import Image
-from caffe_dns.data.image_batch import CroppedBatch, FinishedBatch, ImageBatch, copy_planes
+from caffe_dns.data.image_batch import (
+    BatchMemory,
+    CroppedBatch,
+    FinishedBatch,
+    ImageBatch,
+    copy_planes,
+)
 from caffe_dns.data.transform import RecordDraws, Transform
 from caffe_dns.proto.caffe_pb2 import TEST, TRAIN, BlobProto, TransformationParameter
 
@@ -94,3 +100,18 @@ def test_planes_are_copied_however_they_lie(channels: int, dtype: type, interlea
     np.testing.assert_array_equal(batch[1], values[:, 2:7, 3:9])
     assert not batch[0].any()
     assert not batch[2].any()
+
+
+def test_memory_comes_back_when_nothing_uses_it() -> None:
+    memory = BatchMemory()
+    transform = Transform(TransformationParameter(), TEST)
+    first = FinishedBatch(2, (1, 64, 64), transform, memory)
+    address = first.images.data_ptr()
+    kept, _ = first.tops(CPU)
+    part = kept[1:]
+    del first, kept
+    second = FinishedBatch(2, (1, 64, 64), transform, memory)
+    assert second.images.data_ptr() != address
+    del part
+    third = FinishedBatch(2, (1, 64, 64), transform, memory)
+    assert third.images.data_ptr() == address

@@ -37,11 +37,12 @@ def test_copies_crops(kind: Callable[[bytes], bytes | memoryview], encoded: bool
     records = find_raw([kind(datum.SerializeToString()) for datum in datums])
     assert records is not None
     assert records.shape == SHAPE
-    assert records.labels.tolist() == LABELS
     corners = np.array([[0, 0], [3, 4], [1, 2], [3, 0], [0, 4], [2, 3]])
     target = torch.zeros(len(LABELS), 2, 4, 5, dtype=torch.uint8)
+    labels = torch.zeros(len(LABELS))
     for some in (slice(0, 4), slice(4, 6)):
-        records.copy(corners, target, some)
+        assert records.copy(corners, target, labels, some)
+    assert labels.tolist() == torch.tensor(LABELS, dtype=torch.float32).tolist()
     for place, datum, (top, left) in zip(target, datums, corners, strict=True):
         expected = pixels_of(datum)[:, top : top + 4, left : left + 5]
         assert np.array_equal(place.numpy(), expected)
@@ -72,8 +73,12 @@ WHOLE = datum_of(5).SerializeToString()
     ],
 )
 def test_leaves_records_that_differ_to_others(other: bytes) -> None:
-    assert find_raw([WHOLE, WHOLE]) is not None
-    assert find_raw([WHOLE, other]) is None
+    for values, alike in (([WHOLE, WHOLE], True), ([WHOLE, other], False)):
+        records = find_raw(values)
+        assert records is not None
+        target = torch.zeros(2, *SHAPE, dtype=torch.uint8)
+        corners = np.zeros((2, 2), np.int64)
+        assert records.copy(corners, target, torch.zeros(2), slice(0, 2)) == alike
 
 
 def test_leaves_encoded_images_and_floats_to_others() -> None:

@@ -1,0 +1,210 @@
+"""Values of a database that still lie in its file, and are read when they are needed.
+
+The file is not mapped into memory: one that becomes shorter while it is read would end the process
+without a word. Reading costs a copy, which threads make for themselves, several values at once.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, TypeAlias, cast
+
+import numpy as np
+
+from caffe_dns.data.datum import Buffer
+from caffe_dns.errors import CaffeError
+
+#: Bytes that are read at once: few enough to stay in a processor's cache until they are used.
+_SPAN = 1 << 20
+#: Bytes between two values that are rather read than left out.
+_GAP = 1 << 16
+#: Bytes that a thread keeps for what it reads.
+_MOST_SCRATCH = 4 << 20
+
+
+class StoredFile:
+    """A file open for reading at any place. Threads may read at the same time."""
+
+    def __init__(self, path: str) -> None:
+        """Raises CaffeError where it cannot be opened or is no file."""
+        self.path = path
+        self._descriptor = -1
+        try:
+            # Not blocking: to open a named pipe would wait for someone who writes.
+            self._descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            status = os.fstat(self._descriptor)
+        except OSError as error:
+            raise self._unreadable(error) from None
+        self.size = status.st_size
+        if not stat.S_ISREG(status.st_mode):
+            self.close()
+            raise CaffeError("cannot be read: it is not a file", file=path)
+
+    def read(self, start: int, size: int) -> bytes:
+        """So many bytes from `start` on. Raises CaffeError where the file has fewer."""
+        try:
+            data = os.pread(self._opened(), size, start)
+        except OSError as error:
+            raise self._unreadable(error) from None
+        if len(data) < size:
+            raise self._cut_short()
+        return data
+
+    def read_into(self, target: memoryview, start: int) -> None:
+        """Fill `target` with what lies from `start` on. Other threads run meanwhile."""
+        done = 0
+        while done < len(target):
+            try:
+                count = os.preadv(self._opened(), [target[done:]], start + done)
+            except OSError as error:
+                raise self._unreadable(error) from None
+            if not count:
+                raise self._cut_short()
+            done += count
+
+    def close(self) -> None:
+        """Closing twice does nothing."""
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
+
+    def _opened(self) -> int:
+        if self._descriptor < 0:
+            raise ValueError(f"{self.path} is closed")
+        return self._descriptor
+
+    def _cut_short(self) -> CaffeError:
+        return CaffeError("has become shorter while it was read", file=self.path)
+
+    def _unreadable(self, error: OSError) -> CaffeError:
+        return CaffeError(f"cannot be read: {error.strerror}", file=self.path)
+
+
+class _Scratch(threading.local):
+    """Memory of each thread, into which it reads again and again: new memory costs more."""
+
+    def __init__(self) -> None:
+        self._memory = memoryview(b"")
+
+    def take(self, size: int) -> memoryview:
+        if size > _MOST_SCRATCH:
+            return new_memory(size)
+        if size > len(self._memory):
+            self._memory = new_memory(size)
+        return self._memory[:size]
+
+
+_scratch = _Scratch()
+
+
+def new_memory(size: int) -> memoryview:
+    """Bytes that are not set to anything, which a bytearray's would be."""
+    return memoryview(np.empty(size, np.uint8))  # type: ignore[arg-type]
+
+
+@dataclass(slots=True)
+class StoredValue:
+    """A value of `size` bytes from `start` on in a file, that has not been read yet."""
+
+    #: How many bytes before the value `check` wants to see.
+    header_size: ClassVar[int] = 0
+    file: StoredFile
+    start: int
+    size: int
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __bytes__(self) -> bytes:
+        return bytes(self.read())
+
+    def read(self) -> Buffer:
+        """The value. Raises CaffeError where it is not there any more."""
+        return next(load([self], keep=True))
+
+    def check(self, header: memoryview) -> None:
+        """Raise CaffeError unless `header` may precede the value."""
+
+
+Value: TypeAlias = "Buffer | StoredValue"
+
+
+@dataclass(slots=True)
+class Span:
+    """Some values in memory, as they lie in the file."""
+
+    memory: memoryview
+    #: Where each value begins there, and where it ends.
+    starts: list[int]
+    ends: list[int]
+
+
+def load(values: Sequence[Value], *, keep: bool = False) -> Iterator[Buffer]:
+    """The values in memory, one after the other. Threads may call it. Raises CaffeError.
+
+    Each is good until the next is asked for by the same thread, unless they are to be kept.
+    """
+    if not any(isinstance(value, StoredValue) for value in values):
+        return iter(cast("Sequence[Buffer]", values))
+    return _load(values, new_memory if keep else _scratch.take)
+
+
+def _load(values: Sequence[Value], memory_of: Callable[[int], memoryview]) -> Iterator[Buffer]:
+    for group in _groups(values):
+        if isinstance(group[0], StoredValue):
+            span = _read_span(group, memory_of)
+            for start, end in zip(span.starts, span.ends, strict=True):
+                yield span.memory[start:end]
+        else:
+            yield group[0]
+
+
+def load_spans(values: Sequence[Value]) -> Iterator[Span]:
+    """The values in memory, as many together as a processor's cache holds.
+
+    Each span is good until the same thread asks for another. Raises CaffeError.
+    """
+    for group in _groups(values):
+        if isinstance(group[0], StoredValue):
+            yield _read_span(group, _scratch.take)
+        else:
+            memory = _scratch.take(len(group[0]))
+            memory[:] = group[0]
+            yield Span(memory, [0], [len(memory)])
+
+
+def _groups(values: Sequence[Value]) -> Iterator[Any]:
+    """The values in groups: several that can be read at once, or one that is in memory already."""
+    if not values:
+        return
+    first = 0
+    for index in range(1, len(values)):
+        if not _go_together(values[first], values[index - 1], values[index]):
+            yield values[first:index]
+            first = index
+    yield values[first:]
+
+
+def _go_together(first: Value, last: Value, value: Value) -> bool:
+    if not (isinstance(first, StoredValue) and isinstance(last, StoredValue)):
+        return False
+    if not isinstance(value, StoredValue) or value.file is not first.file:
+        return False
+    gap = value.start - value.header_size - (last.start + last.size)
+    return 0 <= gap <= _GAP and value.start + value.size - first.start <= _SPAN
+
+
+def _read_span(values: Sequence[StoredValue], memory_of: Callable[[int], memoryview]) -> Span:
+    first, last = values[0], values[-1]
+    origin = first.start - first.header_size
+    memory = memory_of(last.start + last.size - origin)
+    first.file.read_into(memory, origin)
+    starts = [value.start - origin for value in values]
+    for value, start in zip(values, starts, strict=True):
+        value.check(memory[start - value.header_size : start])
+    ends = [start + value.size for value, start in zip(values, starts, strict=True)]
+    return Span(memory, starts, ends)
