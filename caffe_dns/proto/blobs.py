@@ -19,6 +19,8 @@ from caffe_dns.proto.wire import LENGTH, read_fields, tag, varint
 
 _FLOATS = np.dtype("<f4")
 _DOUBLES = np.dtype("<f8")
+#: Types of numbers by NVCaffe's raw_data_type.
+_RAW_TYPES = {0: "float64", 1: "float32", 2: "float16"}
 
 
 def blob_to_array(blob: BlobProto) -> NDArray[np.float32]:
@@ -35,6 +37,8 @@ def blob_to_array(blob: BlobProto) -> NDArray[np.float32]:
 
 
 def _values(blob: BlobProto) -> NDArray[np.float32]:
+    if blob.HasField("raw_data"):
+        return _raw_values(blob)
     container = blob.double_data or blob.data
     if hasattr(container, "__array__"):  # protobuf 7
         return np.array(container, dtype=np.float32)
@@ -43,11 +47,21 @@ def _values(blob: BlobProto) -> NDArray[np.float32]:
     return packed_values(blob, BlobProto.DATA_FIELD_NUMBER, _FLOATS)
 
 
+def _raw_values(blob: BlobProto) -> NDArray[np.float32]:
+    if blob.raw_data_type not in _RAW_TYPES:
+        known = ", ".join(f"{number} ({dtype})" for number, dtype in _RAW_TYPES.items())
+        raise CaffeError(f"the blob's raw_data_type is {blob.raw_data_type}; known: {known}")
+    dtype = np.dtype(_RAW_TYPES[blob.raw_data_type]).newbyteorder("<")
+    if len(blob.raw_data) % dtype.itemsize:
+        raise CaffeError(
+            f"the blob's raw_data has {len(blob.raw_data)} bytes, which are no whole numbers"
+        )
+    return np.frombuffer(blob.raw_data, dtype).astype(np.float32)
+
+
 def _wrong_count(count: int, shape: tuple[int, ...]) -> CaffeError:
     extents = " x ".join(map(str, shape)) or "that of a single value"
     message = f"the blob holds {count} values, but its shape is {extents}"
-    if not count:
-        message += " (NVCaffe writes models like this unless store_blobs_in_old_format is set)"
     return CaffeError(message)
 
 

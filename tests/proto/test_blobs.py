@@ -73,8 +73,7 @@ def test_values_on_the_wire_are_found_behind_everything_else() -> None:
         ),
         (
             BlobProto(shape={"dim": [2, 3]}),
-            "the blob holds 0 values, but its shape is 2 x 3 "
-            "(NVCaffe writes models like this unless store_blobs_in_old_format is set)",
+            "the blob holds 0 values, but its shape is 2 x 3",
         ),
         (
             BlobProto(shape={"dim": [-2, -3]}, data=[0] * 6),
@@ -86,3 +85,29 @@ def test_inconsistent_blobs_are_refused(blob: BlobProto, message: str) -> None:
     with pytest.raises(CaffeError) as caught:
         blob_to_array(blob)
     assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(("number", "dtype"), [(0, "<f8"), (1, "<f4"), (2, "<f2")])
+def test_blobs_as_nvcaffe_writes_them(number: int, dtype: str) -> None:
+    values = np.array([[1.5, -2, 0.25], [3, 65504, -0.0]])
+    blob = BlobProto(raw_data_type=number, raw_data=values.astype(dtype).tobytes())
+    blob.shape.dim.extend(values.shape)
+    # As another program would write it: type and bytes are fields 10 and 12.
+    assert blob.SerializeToString().endswith(values.astype(dtype).tobytes())
+    assert blob.SerializeToString()[-values.size * int(dtype[2]) - 4 :][0] == 10 << 3
+    found = blob_to_array(blob)
+    assert found.dtype == np.float32
+    assert found.flags.writeable
+    np.testing.assert_array_equal(found, values)
+
+
+def test_raw_data_that_cannot_be() -> None:
+    for number, raw, message in (
+        (3, b"abcd", "raw_data_type is 3; known: 0 \\(float64\\), 1 \\(float32\\), 2 \\(float16"),
+        (1, b"abc", "raw_data has 3 bytes, which are no whole numbers"),
+        (1, b"abcdabcd", "holds 2 values, but its shape is 1"),
+    ):
+        blob = BlobProto(raw_data_type=number, raw_data=raw)
+        blob.shape.dim.append(1)
+        with pytest.raises(CaffeError, match=message):
+            blob_to_array(blob)

@@ -20,6 +20,7 @@ ROOT = Path(__file__).parents[2]
 
 #: What the surgery forks and we add to BVLC's messages.
 ADDED_FIELDS = {
+    "BlobProto": {"raw_data_type", "raw_data"},
     "SolverParameter": {
         "surgery_stop_iter",
         "surgery_iter_gamma",
