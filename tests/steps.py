@@ -9,7 +9,7 @@ grow.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,17 +73,19 @@ class Winners(TorchDispatchMode):
 
 
 def take_step(solver: Solver, like: Step | None = None) -> Step:
-    """One iteration; with the winners of `like`, and an update from its gradients, if given."""
+    """One iteration; with the winners of `like`, and an update from its gradients, if given.
+
+    What it returns is on the CPU, whatever the solver's device.
+    """
     rule = solver.rule
     gradients: list[Tensor] = []
-    before = [tensor.clone() for tensor in rule.tensors]
+    before = _copies(rule.tensors)
 
     def apply() -> None:
         for index, param in enumerate(rule.params):
             gradient = param.tensor.grad
-            gradients.append(
-                torch.zeros_like(param.tensor) if gradient is None else gradient.clone()
-            )
+            none = torch.zeros_like(rule.tensors[index])
+            gradients.extend(_copies([none if gradient is None else gradient]))
             if like is not None:
                 param.tensor.grad = like.gradients[index].clone()
         type(rule).apply(rule)
@@ -100,12 +102,16 @@ def take_step(solver: Solver, like: Step | None = None) -> Step:
     return Step(
         seen.loss,
         gradients,
-        [tensor.clone() for moment in rule.histories for tensor in moment],
+        [copy for moment in rule.histories for copy in _copies(moment)],
         before,
-        [tensor.clone() for tensor in rule.tensors],
-        [p.tensor.detach().clone() for p in solver.net.learnable_params if p.is_mask],
-        winners.taken,
+        _copies(rule.tensors),
+        _copies([param.tensor for param in solver.net.learnable_params if param.is_mask]),
+        _copies(winners.taken),
     )
+
+
+def _copies(tensors: Iterable[Tensor]) -> list[Tensor]:
+    return [tensor.detach().to("cpu", copy=True).contiguous() for tensor in tensors]
 
 
 class LastDisplay(Observer):

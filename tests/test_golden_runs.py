@@ -13,6 +13,7 @@ from typing import NamedTuple
 import h5py
 import numpy as np
 import pytest
+import torch
 
 from caffe_dns.proto.blobs import blob_to_array
 from caffe_dns.proto.caffe_pb2 import NetParameter, SolverParameter, SolverState
@@ -43,7 +44,14 @@ def in_golden_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(GOLDEN)
 
 
-def build(name: str, folder: Path, weights: bool = True, net: Path | None = None) -> Solver:
+def build(
+    name: str,
+    folder: Path,
+    *,
+    weights: bool = True,
+    net: Path | None = None,
+    device: str = "cpu",
+) -> Solver:
     """The solver of a run, of another definition if given, writing its snapshots to `folder`.
 
     It scores no test net: `test_golden_logs` does, and compares the scores.
@@ -56,7 +64,7 @@ def build(name: str, folder: Path, weights: bool = True, net: Path | None = None
         param.ClearField(field)
     if weights:
         param.weights.append(f"runs/{name}/init.caffemodel")
-    return Solver(param, surgery=name.startswith("surgery_"))
+    return Solver(param, device=torch.device(device), surgery=name.startswith("surgery_"))
 
 
 def arrays_of(model: Path) -> dict[str, np.ndarray]:

@@ -18,6 +18,7 @@ not to grow, or on definitions that have none:
 from __future__ import annotations
 
 import re
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -57,7 +58,12 @@ def in_golden_folder(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("name", RUNS)
 def test_step(name: str, tmp_path: Path) -> None:
-    solvers = [build(name, tmp_path), build(name, tmp_path)]
+    check_steps(name, tmp_path)
+
+
+def check_steps(name: str, folder: Path, device: str = "cpu") -> None:
+    """One iteration from each recorded point of a run."""
+    solvers = [build(name, folder, device=device), build(name, folder)]
     for start in (0, 20, 40):
         for solver in solvers:
             go_to(solver, name, start)
@@ -119,21 +125,23 @@ def assert_near(actual: Tensor, expected: Tensor, allowed: float, what: str) -> 
 
 @pytest.mark.parametrize("name", WITHOUT_TIES)
 def test_run_without_ties(name: str, tmp_path: Path) -> None:
+    check_run_without_ties(name, tmp_path)
+
+
+def check_run_without_ties(name: str, folder: Path, device: str = "cpu") -> None:
+    """Forty iterations of a run whose definition has averages for maxima and TanH for ReLU."""
     text = (GOLDEN / "runs" / name / "train_val.prototxt").read_text()
-    smooth = tmp_path / "smooth.prototxt"
-    smooth.write_text(text.replace("pool: MAX", "pool: AVE").replace('"ReLU"', '"TanH"'))
     assert text.count("pool: MAX") == 2 and text.count('"ReLU"') == 1
+    smooth = folder / "smooth.prototxt"
+    smooth.write_text(text.replace("pool: MAX", "pool: AVE").replace('"ReLU"', '"TanH"'))
     ends = []
-    for number in range(2):
-        solver = build(name, tmp_path, net=smooth)
+    for place, arithmetic in ((device, nullcontext()), ("cpu", RoundedOnce())):
+        solver = build(name, folder, net=smooth, device=place)
         solver.param.snapshot = 0
-        if number:
-            with RoundedOnce():
-                solver.step(40)
-        else:
+        with arithmetic:
             solver.step(40)
         solver.close()
-        ends.append([(p.is_mask, p.tensor.detach()) for p in solver.net.learnable_params])
+        ends.append([(p.is_mask, p.tensor.detach().cpu()) for p in solver.net.learnable_params])
     for index, ((is_mask, actual), (_, expected)) in enumerate(zip(*ends, strict=True)):
         if is_mask:
             assert torch.equal(actual, expected), f"mask {index}"
