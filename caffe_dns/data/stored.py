@@ -1,13 +1,17 @@
 """Values of a database that still lie in its file, and are read when they are needed.
 
-The file is not mapped into memory: one that becomes shorter while it is read would end the process
-without a word. Reading costs a copy, which threads make for themselves, several values at once.
+Reading costs a copy, which threads make for themselves, several values at once. Only the pixels of
+large raw images are taken from where the file is mapped into memory, for the copy would cost four
+times what else is done with them. A file that has become shorter is noticed before it is looked
+at: to touch what is no longer there would end the process without a word.
 """
 
 from __future__ import annotations
 
+import mmap
 import os
 import stat
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -40,6 +44,7 @@ class StoredFile:
         except OSError as error:
             raise self._unreadable(error) from None
         self.size = status.st_size
+        self._mapped: memoryview | None = None
         if not stat.S_ISREG(status.st_mode):
             self.close()
             raise CaffeError("cannot be read: it is not a file", file=path)
@@ -66,8 +71,24 @@ class StoredFile:
                 raise self._cut_short()
             done += count
 
+    def view(self, start: int, size: int) -> memoryview:
+        """So many bytes from `start` on, where they lie; they are not to be written to.
+
+        Raises CaffeError where the file has fewer by now.
+        """
+        descriptor = self._opened()
+        if os.fstat(descriptor).st_size < max(self.size, start + size):
+            raise self._cut_short()
+        if self._mapped is None:
+            try:
+                self._mapped = _map(descriptor, self.size)
+            except (OSError, ValueError):
+                raise self._cut_short() from None
+        return self._mapped[start : start + size]
+
     def close(self) -> None:
         """Closing twice does nothing."""
+        self._mapped = None
         descriptor, self._descriptor = self._descriptor, -1
         if descriptor >= 0:
             os.close(descriptor)
@@ -82,6 +103,26 @@ class StoredFile:
 
     def _unreadable(self, error: OSError) -> CaffeError:
         return CaffeError(f"cannot be read: {error.strerror}", file=self.path)
+
+
+class _Memory:
+    """A mapped file as what numpy can make an array of; keeps the map alive."""
+
+    def __init__(self, mapped: mmap.mmap) -> None:
+        address = np.frombuffer(mapped, np.uint8).__array_interface__["data"][0]
+        self.__array_interface__ = {
+            # Marked as writable, or PyTorch would warn; nothing is written.
+            "data": (address, False),
+            "shape": (len(mapped),),
+            "typestr": "|u1",
+            "version": 3,
+        }
+        self._mapped = mapped
+
+
+def _map(descriptor: int, size: int) -> memoryview:
+    memory = np.asarray(_Memory(mmap.mmap(descriptor, size, access=mmap.ACCESS_READ)))
+    return memoryview(memory)  # type: ignore[arg-type]
 
 
 class _Scratch(threading.local):
@@ -154,7 +195,7 @@ def load(values: Sequence[Value], *, keep: bool = False) -> Iterator[Buffer]:
 
 
 def _load(values: Sequence[Value], memory_of: Callable[[int], memoryview]) -> Iterator[Buffer]:
-    for group in _groups(values):
+    for group in _groups(values, _SPAN):
         if isinstance(group[0], StoredValue):
             span = _read_span(group, memory_of)
             for start, end in zip(span.starts, span.ends, strict=True):
@@ -164,45 +205,52 @@ def _load(values: Sequence[Value], memory_of: Callable[[int], memoryview]) -> It
 
 
 def load_spans(values: Sequence[Value]) -> Iterator[Span]:
-    """The values in memory, as many together as a processor's cache holds.
+    """The values where they lie, as many together as lie together.
 
     Each span is good until the same thread asks for another. Raises CaffeError.
     """
-    for group in _groups(values):
+    for group in _groups(values, sys.maxsize):
         if isinstance(group[0], StoredValue):
-            yield _read_span(group, _scratch.take)
+            yield _read_span(group, None)
         else:
             memory = _scratch.take(len(group[0]))
             memory[:] = group[0]
             yield Span(memory, [0], [len(memory)])
 
 
-def _groups(values: Sequence[Value]) -> Iterator[Any]:
-    """The values in groups: several that can be read at once, or one that is in memory already."""
+def _groups(values: Sequence[Value], most: int) -> Iterator[Any]:
+    """The values in groups: several within `most` bytes, or one that is in memory already."""
     if not values:
         return
     first = 0
     for index in range(1, len(values)):
-        if not _go_together(values[first], values[index - 1], values[index]):
+        if not _go_together(values[first], values[index - 1], values[index], most):
             yield values[first:index]
             first = index
     yield values[first:]
 
 
-def _go_together(first: Value, last: Value, value: Value) -> bool:
+def _go_together(first: Value, last: Value, value: Value, most: int) -> bool:
     if not (isinstance(first, StoredValue) and isinstance(last, StoredValue)):
         return False
     if not isinstance(value, StoredValue) or value.file is not first.file:
         return False
     gap = value.start - value.header_size - (last.start + last.size)
-    return 0 <= gap <= _GAP and value.start + value.size - first.start <= _SPAN
+    return 0 <= gap <= _GAP and value.start + value.size - first.start <= most
 
 
-def _read_span(values: Sequence[StoredValue], memory_of: Callable[[int], memoryview]) -> Span:
+def _read_span(
+    values: Sequence[StoredValue], memory_of: Callable[[int], memoryview] | None
+) -> Span:
+    """The values in memory that is given, or where the file is mapped."""
     first, last = values[0], values[-1]
     origin = first.start - first.header_size
-    memory = memory_of(last.start + last.size - origin)
-    first.file.read_into(memory, origin)
+    size = last.start + last.size - origin
+    if memory_of is None:
+        memory = first.file.view(origin, size)
+    else:
+        memory = memory_of(size)
+        first.file.read_into(memory, origin)
     starts = [value.start - origin for value in values]
     for value, start in zip(values, starts, strict=True):
         value.check(memory[start - value.header_size : start])
