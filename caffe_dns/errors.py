@@ -7,7 +7,10 @@ prints it and exits with code 1. Programming errors keep their ordinary Python e
 from __future__ import annotations
 
 from collections.abc import Sequence
-from difflib import get_close_matches
+from difflib import SequenceMatcher, get_close_matches
+
+#: From this likeness on, a longer difference is an abbreviation: pool_param, pooling_param.
+_MOST = 0.85
 
 
 class CaffeError(RuntimeError):
@@ -67,9 +70,32 @@ class BadValue(CaffeError, ValueError):
 
 
 def nearest(word: str, known: Sequence[str]) -> str:
-    """` (did you mean 'x'?)` for the known word most like `word`, or nothing."""
-    match = get_close_matches(word, known, n=1)
-    return f" (did you mean '{match[0]}'?)" if match else ""
+    """` (did you mean 'x'?)` for the known word most like `word` if it is near, or nothing."""
+    likely = [name for name in get_close_matches(word, known, n=3) if _is_near(word, name)]
+    likely = [name for name in known if name.lower() == word.lower()] or likely
+    return f" (did you mean '{likely[0]}'?)" if likely else ""
+
+
+def _is_near(word: str, known: str) -> bool:
+    """Whether one is the other with a slip or two: a letter for each six, or most of the word."""
+    slips = _distance(word, known)
+    return slips <= 1 + len(word) // 6 or SequenceMatcher(None, word, known).ratio() > _MOST
+
+
+def _distance(first: str, second: str) -> int:
+    """Letters to change, insert, leave out or exchange with the next to get from one to the other
+    (optimal string alignment).
+    """
+    before: list[int] = []
+    above = list(range(len(second) + 1))
+    for i, letter in enumerate(first, 1):
+        row = [i]
+        for j, other in enumerate(second, 1):
+            row.append(min(above[j] + 1, row[-1] + 1, above[j - 1] + (letter != other)))
+            if i > 1 and j > 1 and letter == second[j - 2] and other == first[i - 2]:
+                row[-1] = min(row[-1], before[j - 2] + 1)
+        before, above = above, row
+    return above[-1]
 
 
 def first_line(error: BaseException) -> str:

@@ -68,7 +68,7 @@ def test_a_layer_type_of_a_user(folder: Path) -> None:
 
     without = dns(folder, *command.split(" --import")[0].split())
     assert without.returncode == 1
-    assert "net.prototxt:6: layer 'tanh': unknown layer type 'ScaledTanh'" in without.stderr
+    assert "net.prototxt:7: layer 'tanh': unknown layer type 'ScaledTanh'" in without.stderr
 
 
 @pytest.mark.parametrize(

@@ -70,6 +70,24 @@ def test_words_for_errors() -> None:
         nearest("convolutoin", ["Convolution", "convolution"]) == " (did you mean 'convolution'?)"
     )
     assert nearest("xyz", ["Convolution"]) == ""
+
+
+@pytest.mark.parametrize(
+    ("word", "known", "near"),
+    [
+        ("tets", "test", True),
+        ("Relu", "ReLU", True),
+        ("pool_param", "pooling_param", True),
+        ("InerProdct", "InnerProduct", True),
+        ("box_output_param", "hdf5_output_param", False),
+        ("PSROIPooling", "SPPooling", False),
+        ("trian", "train", True),
+        ("fp16", "bf16", False),
+        ("BatchReNorm", "BatchNorm", True),
+    ],
+)
+def test_only_what_is_near_is_proposed(word: str, known: str, near: bool) -> None:
+    assert nearest(word, [known]) == (f" (did you mean '{known}'?)" if near else "")
     assert first_line(OSError("one\ntwo")) == "one"
     assert first_line(KeyError()) == "KeyError"
 

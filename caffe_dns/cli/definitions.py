@@ -8,13 +8,15 @@ from caffe_dns import log
 from caffe_dns.cli import flags
 from caffe_dns.errors import CaffeError
 from caffe_dns.export.deploy import Deployment, deploy
-from caffe_dns.export.inputs import replace_data
+from caffe_dns.export.inputs import ItemShape, replace_data
 from caffe_dns.export.model import UnmaskedModel
 from caffe_dns.export.shrink import fold as fold_model
 from caffe_dns.export.shrink import shrink as shrink_model
 from caffe_dns.export.standard_layers import without_surgery
 from caffe_dns.layers.base import Context, Shape
 from caffe_dns.net.definition import filter_layers, with_state
+from caffe_dns.net.places import Places
+from caffe_dns.net.unknown_types import check_types
 from caffe_dns.proto.caffe_pb2 import TEST, NetParameter
 from caffe_dns.proto.upgrade import read_net
 from caffe_dns.reports.comparison import comparison, measure
@@ -33,38 +35,45 @@ def read_deployment(
     if batch < 1:
         raise CaffeError(f"--batch must be at least 1, not {batch}")
     shapes = parse_shapes(shape)
+    parsed = read_net(model)
+    stages = flags.stages(stage)
+    places = Places.of(parsed, with_state(parsed.message, TEST, level, stages))
     was_quiet = log.set_quiet(True)
     try:
         return deploy(
-            read_net(model).message,
+            parsed.message,
             batch=batch,
             shapes=shapes,
             level=level,
-            stages=flags.stages(stage),
+            stages=stages,
             all_losses=all_losses,
             context=context,
+            places=places,
         )
     except CaffeError as error:
-        raise error.locate(file=model) from None
+        raise places.locate(error) from None
     finally:
         log.set_quiet(was_quiet)
 
 
 def load_unmasked(
-    model: str, weights: str, shapes: Sequence[Shape], level: int, stage: str, context: Context
+    model: str, weights: str, shapes: Sequence[ItemShape], level: int, stage: str, context: Context
 ) -> tuple[NetParameter, UnmaskedModel]:
     """The definition in the file `model` for a test, and a model of it with inputs for its data."""
+    parsed = read_net(model)
+    state = with_state(parsed.message, TEST, level, flags.stages(stage))
+    places = Places.of(parsed, state)
     was_quiet = log.set_quiet(True)
     try:
-        state = with_state(read_net(model).message, TEST, level, flags.stages(stage))
         param = filter_layers(state)[0]
+        check_types(param, places)
         plain = replace_data(param, TEST, shapes, context)
         layers = [without_surgery(layer) for layer in plain.layer]
         del plain.layer[:]
         plain.layer.extend(layers)
         return param, UnmaskedModel.load(Deployment(plain), weights, context)
     except CaffeError as error:
-        raise error.locate(file=model) from None
+        raise places.locate(error) from None
     finally:
         log.set_quiet(was_quiet)
 
@@ -88,12 +97,19 @@ def reduce_model(
     return model
 
 
-def parse_shapes(texts: Sequence[str]) -> list[Shape]:
-    """Shapes from extents with commas; raises CaffeError for anything else."""
-    shapes = []
-    for text in texts:
-        extents = [part.strip() for part in text.replace("x", ",").split(",")]
-        if not all(part.isdecimal() and int(part) > 0 for part in extents):
-            raise CaffeError(f"--shape '{text}': extents like 3,227,227 would be right")
-        shapes.append(tuple(int(part) for part in extents))
-    return shapes
+def parse_shapes(texts: Sequence[str]) -> list[ItemShape]:
+    """Shapes from extents with commas, those of further tops behind colons.
+
+    Raises CaffeError for anything else.
+    """
+    return [tuple(_parse_shape(part) for part in text.split(":")) for text in texts]
+
+
+def _parse_shape(text: str) -> Shape:
+    extents = [part.strip() for part in text.replace("x", ",").split(",")]
+    if not all(part.isdecimal() and int(part) > 0 for part in extents):
+        raise CaffeError(
+            f"--shape '{text}': extents like 3,227,227 would be right, or, with the label's, "
+            "3,500,500:1,500,500"
+        )
+    return tuple(int(part) for part in extents)

@@ -53,7 +53,8 @@ shape = click.option(
     "--shape",
     multiple=True,
     metavar="C,H,W",
-    help="The shape of an item, where the data are not here; once for each data layer.",
+    help="The shape of an item, where the data are not here; once for each data layer. That of a "
+    "label that is no single number follows a colon: 3,500,500:1,500,500.",
 )
 all_losses = click.option(
     "--all-losses",

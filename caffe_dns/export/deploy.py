@@ -11,11 +11,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from caffe_dns.errors import CaffeError
-from caffe_dns.export.inputs import data_layers, replace_data, set_batch
+from caffe_dns.export.inputs import ItemShape, data_layers, replace_data, set_batch
 from caffe_dns.export.standard_layers import standard_layer
 from caffe_dns.layers import layer_types
-from caffe_dns.layers.base import Context, Shape
-from caffe_dns.net.definition import filter_layers, with_state
+from caffe_dns.layers.base import Context
+from caffe_dns.net.definition import filter_layers, insert_splits, with_state
+from caffe_dns.net.places import Places
+from caffe_dns.net.unknown_types import check_types
 from caffe_dns.proto.caffe_pb2 import TEST, TRAIN, LayerParameter, NetParameter, Phase
 from caffe_dns.proto.text import to_text
 
@@ -56,6 +58,8 @@ class Deployment:
 
     param: NetParameter
     remarks: list[str] = field(default_factory=list)
+    #: Where the layers stand in the file that it was made of, if there was one.
+    places: Places | None = None
 
     def to_text(self) -> str:
         """The definition as a file, with the remarks as comments at its head."""
@@ -67,24 +71,29 @@ def deploy(
     param: NetParameter,
     *,
     batch: int = 1,
-    shapes: Sequence[Shape] = (),
+    shapes: Sequence[ItemShape] = (),
     level: int = 0,
     stages: Sequence[str] = (),
     all_losses: bool = False,
     context: Context | None = None,
+    places: Places | None = None,
 ) -> Deployment:
     """The net of the TEST phase for use, with layers of the standard types and without fillers.
 
     Every input gets `batch` items. Data layers are asked for the shape of an item, unless `shapes`
     gives one for each (without the batch). Of several losses only those with the highest
-    loss_weight stay, unless `all_losses`. Raises CaffeError when nothing is left.
+    loss_weight stay, unless `all_losses`. Raises CaffeError when nothing is left, when nothing
+    brings data in, and for layers of unknown types, whose lines `places` knows.
     """
     test = _phase(param, TEST, level, stages)
+    check_types(test, places or Places(param))
+    if not _data_or_inputs(test):
+        raise CaffeError(_no_data(param))
     losses = [layer for layer in test.layer if _is_loss(layer)]
     if not losses:
         losses = _training_losses(_phase(param, TRAIN, level, stages), test)
     chosen = losses if all_losses else _heaviest(losses)
-    result = Deployment(NetParameter())
+    result = Deployment(NetParameter(), places=places)
     result.remarks += _transforms(test)
     if len(chosen) < len(losses):
         names = ", ".join(loss.name for loss in losses if loss not in chosen)
@@ -99,7 +108,24 @@ def deploy(
     result.param = _leading_to(cleaned, roots)
     if not any(layer.bottom for layer in result.param.layer):
         raise CaffeError("nothing is left to deploy: no layer leads from an input to an output")
+    insert_splits(result.param)  # where a bottom is missing, it says so
     return result
+
+
+def _data_or_inputs(param: NetParameter) -> list[LayerParameter]:
+    return [*data_layers(param), *(layer for layer in param.layer if layer.type == "Input")]
+
+
+def _no_data(param: NetParameter) -> str:
+    """What is to be said of a net into which nothing brings data."""
+    rules = [rule for layer in _data_or_inputs(param) for rule in layer.include]
+    stages = dict.fromkeys(stage for rule in rules for stage in rule.stage)
+    message = "no layer brings data into the net of the phase TEST"
+    if stages:
+        message += f"; layers do in the stages {', '.join(stages)}: --stage {next(iter(stages))}"
+    elif any(rule.phase == TRAIN for rule in rules):
+        message += "; those that there are include the phase TRAIN only"
+    return message
 
 
 def _phase(param: NetParameter, phase: Phase, level: int, stages: Sequence[str]) -> NetParameter:

@@ -7,11 +7,15 @@ themselves, or from the user where the data are not here.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, TypeAlias
 
 from caffe_dns.errors import CaffeError
 from caffe_dns.layers import layer_types
 from caffe_dns.layers.base import Context, Shape
 from caffe_dns.proto.caffe_pb2 import BlobShape, LayerParameter, NetParameter, Phase
+
+#: The shape of an item, without the batch: of the first top, or of several.
+ItemShape: TypeAlias = "Shape | tuple[Shape, ...]"
 
 #: Layers without bottoms that do not read data.
 _NOT_DATA = {"Input", "Parameter"}
@@ -25,14 +29,14 @@ def data_layers(param: NetParameter) -> list[LayerParameter]:
 def replace_data(
     param: NetParameter,
     phase: Phase,
-    shapes: Sequence[Shape] = (),
+    shapes: Sequence[ItemShape] = (),
     context: Context | None = None,
 ) -> NetParameter:
     """A copy with an Input layer for each top of a data layer.
 
     `shapes`, if any, gives the shape of an item, without the batch, for each data layer in turn;
-    batches then have one item, and further tops one number for it. Raises CaffeError when their
-    number is not that of the data layers, or when a data layer cannot say its shapes.
+    batches then have one item, and tops without a shape one number for it. Raises CaffeError when
+    their number is not that of the data layers, or when a data layer cannot say its shapes.
     """
     found = data_layers(param)
     if shapes and len(shapes) != len(found):
@@ -52,11 +56,21 @@ def replace_data(
         if shape is None:
             tops = _ask(layer, phase, context or Context())
         else:
-            tops = [(1, *shape), *[(1,)] * (len(layer.top) - 1)]
+            tops = _batches_of_one(layer, shape)
         for top, extents in zip(layer.top, tops, strict=True):
             source = result.layer.add(name=top, type="Input", top=[top])
             source.input_param.shape.append(BlobShape(dim=extents))
     return result
+
+
+def _batches_of_one(layer: LayerParameter, shape: ItemShape) -> list[Shape]:
+    """The shapes of a layer's tops for one item of this shape. Raises CaffeError for too many."""
+    given: list[Any] = list(shape) if shape and isinstance(shape[0], tuple) else [shape]
+    if len(given) > len(layer.top):
+        raise CaffeError(
+            f"{len(given)} shapes given for {len(layer.top)} top(s)", layer=layer.name, field="top"
+        )
+    return [(1, *each) for each in given] + [(1,)] * (len(layer.top) - len(given))
 
 
 def set_batch(param: NetParameter, batch: int) -> None:

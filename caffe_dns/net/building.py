@@ -21,7 +21,6 @@ from caffe_dns.net.wiring import (
     find_overwritten_losses,
 )
 from caffe_dns.proto.caffe_pb2 import LayerParameter, NetParameter
-from caffe_dns.proto.known_forks import forks_with_layer
 
 BYTES_PER_VALUE = 4
 
@@ -91,17 +90,9 @@ def _create(param: LayerParameter, context: Context) -> Layer:
     try:
         layer = layer_types[param.type](param, context)
     except CaffeError as error:
-        raise _explain(param.type, error).locate(layer=param.name, field=None) from None
+        raise error.locate(layer=param.name) from None
     log.info(f"Creating Layer {param.name}")
     return layer
-
-
-def _explain(type: str, error: CaffeError) -> CaffeError:
-    """Say whose layer it is where it is one that only a fork has."""
-    forks = forks_with_layer(type)
-    if type in layer_types or forks is None:
-        return error
-    return CaffeError(f"'{type}' is a layer type of {forks}, which dns lacks")
 
 
 def _connect(step: Step, wiring: Wiring) -> int:

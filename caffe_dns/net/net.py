@@ -15,13 +15,15 @@ import torch
 from torch import Tensor, nn
 
 from caffe_dns import log
-from caffe_dns.errors import CaffeError
+from caffe_dns.errors import BadValue, CaffeError
 from caffe_dns.layers.base import Context, Layer, Shape
 from caffe_dns.net.building import build
 from caffe_dns.net.definition import filter_layers, insert_splits
 from caffe_dns.net.fusion import plan_fusion
 from caffe_dns.net.names import check_names
 from caffe_dns.net.params import Param
+from caffe_dns.net.places import Places
+from caffe_dns.net.unknown_types import check_types
 from caffe_dns.net.wiring import Step
 from caffe_dns.proto.caffe_pb2 import NetParameter, Phase
 from caffe_dns.proto.positions import Positions
@@ -43,8 +45,9 @@ class PassObserver(Protocol):
 class Net(nn.Module):
     """A network in the phase that `param.state` gives.
 
-    `file` and `positions` (from `proto.text`) put the place into error messages. Raises
-    CaffeError for whatever the definition has wrong.
+    `file` and `positions` (from `proto.text`) put the place into error messages; or `places`, where
+    `param` is made of a definition that was read. Raises CaffeError for whatever the definition has
+    wrong.
     """
 
     def __init__(
@@ -54,27 +57,26 @@ class Net(nn.Module):
         *,
         file: str | None = None,
         positions: Positions | None = None,
+        places: Places | None = None,
     ) -> None:
         super().__init__()
         self.context = context or Context()
         self.phase = param.state.phase
         self.observer: PassObserver | None = None
-        kept: list[int] = []
+        places = places or Places(param, (), positions, file)
         try:
             filtered, kept = filter_layers(param)
             if not kept:
                 raise CaffeError(_no_layers(param))
+            if positions is not None:
+                places = Places(param, kept, positions, file)
+            check_types(filtered, places)
             log.info(f"Initializing net from parameters: \n{to_text(filtered)}")
             self.param = insert_splits(filtered)
             self._graph = build(self.param, self.context)
-            lines = [positions.layer_line(index) if positions else None for index in kept]
-            check_names(self._graph.steps, filtered, lines)
+            check_names(self._graph.steps, filtered, places)
         except CaffeError as error:
-            line = None
-            # An error about another file, a database say, has no place in this one.
-            if positions is not None and error.layer is not None and error.file in (None, file):
-                line = _find_line(param, kept, error.layer, positions)
-            raise error.locate(file=file, line=line) from None
+            raise places.locate(error) from None
         self.name = self.param.name
         self.steps = self._graph.steps
         self.table = self._graph.table
@@ -124,7 +126,8 @@ class Net(nn.Module):
         `inputs` gives the tops of the Input layers. Raises CaffeError when one is missing or
         unknown.
         """
-        return self.compute({**self._take_inputs(inputs or {}), **self.read_sources()})
+        given = self._take_inputs({} if inputs is None else inputs)
+        return self.compute({**given, **self.read_sources()})
 
     def read_sources(self) -> dict[str, Tensor]:
         """The next batch of every layer that brings data into the net, by blob."""
@@ -225,6 +228,11 @@ class Net(nn.Module):
 
     def _take_inputs(self, inputs: Mapping[str, Tensor | np.ndarray]) -> dict[str, Tensor]:
         expected = self.inputs
+        if not isinstance(inputs, Mapping):
+            example = ", ".join(f"'{blob}': ..." for blob in expected)
+            raise BadValue(
+                f"inputs come by name, {{{example}}} here, not as a {type(inputs).__name__}"
+            )
         unknown = sorted(set(inputs) - set(expected))
         missing = [blob for blob in expected if blob not in inputs]
         if unknown or missing:
@@ -249,12 +257,3 @@ def _no_layers(param: NetParameter) -> str:
     if not param.layer:
         return "is not a net definition: it has no layers"
     return f"no layer is left for the phase {Phase.Name(param.state.phase)} and its stages"
-
-
-def _find_line(
-    param: NetParameter, kept: list[int], layer: str, positions: Positions
-) -> int | None:
-    """The line of the layer of this name, the one for this phase if there are several."""
-    named = [i for i, candidate in enumerate(param.layer) if candidate.name == layer]
-    index = next((i for i in named if i in kept), named[0] if named else None)
-    return None if index is None else positions.layer_line(index)

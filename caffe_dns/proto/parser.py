@@ -21,8 +21,10 @@ from caffe_dns.proto.idle_fields import idle_field, is_idle_engine
 from caffe_dns.proto.known_forks import forks_with_field
 from caffe_dns.proto.positions import Node, Positions
 from caffe_dns.proto.tokens import Lines, Token, tokenize
+from caffe_dns.proto.unknown import Unknown, foreign_layers, with_others
 
 _CLOSING = {"{": "}", "<": ">"}
+_OPENING = {**_CLOSING, "[": "]"}
 
 
 class Parser:
@@ -34,6 +36,9 @@ class Parser:
         self._at = 0
         #: Fields about the precision of a fork that were warned of.
         self._rounded: set[str] = set()
+        #: What is unknown so far, and the error for the first of it.
+        self._unknown: list[Unknown] = []
+        self._first_error: CaffeError | None = None
         #: Names of the fields around the current token.
         self._path: list[str] = []
         #: The messages around the current token, with the brace that opened each.
@@ -42,7 +47,13 @@ class Parser:
     def parse(self, message: Message) -> Positions:
         """Merge the text into `message`."""
         root = Node(0)
-        self._body(message, root, Token("symbol", "", 0), closing=self._tokens[-1].text)
+        try:
+            self._body(message, root, Token("symbol", "", 0), closing=self._tokens[-1].text)
+        except CaffeError as error:
+            raise self._first_error or error from None
+        if self._first_error is not None:
+            layers = foreign_layers(message, Positions(root, self._lines))
+            raise with_others(self._first_error, [*self._unknown[1:], *layers])
         return Positions(root, self._lines)
 
     # Structure ------------------------------------------------------------------------------------
@@ -101,7 +112,9 @@ class Parser:
         """Step over the value of a field of a fork if it changes nothing here."""
         idle = idle_field(descriptor.name, token.text)
         if idle is None:
-            raise self._unknown_field(token, descriptor)
+            self._note_field(self._unknown_field(token, descriptor), token, descriptor)
+            self._skip_value()
+            return
         self._take(":")
         negative = "-" if self._take("-") else ""
         value = self._next()
@@ -110,15 +123,40 @@ class Parser:
         text = negative + (value.text[1:-1] if value.kind == "string" else value.text)
         if not idle.takes(text):
             known = " or ".join(map(str, (idle.values or ())[:1]))
-            raise self._error(
+            error = self._error(
                 token,
                 f"'{token.text}' of {forks_with_field(descriptor.name, token.text)} is not "
                 f"supported but for {known}, with which it changes nothing",
             )
+            self._note_field(error, token, descriptor)
+            return
         if not idle.is_exact(text) and token.text not in self._rounded:
             self._rounded.add(token.text)
             line = self._lines.line(token.offset)
             log.warning(f"{'.'.join(self._path)}: {text} (line {line}) is left to --precision")
+
+    def _note_field(self, error: CaffeError, token: Token, descriptor: Descriptor) -> None:
+        forks = forks_with_field(descriptor.name, token.text)
+        self._note(error, token, f"'{token.text}' in {descriptor.name}", forks)
+
+    def _note(self, error: CaffeError, token: Token, name: str, forks: str | None) -> None:
+        """Keep an error about something unknown until the rest is read."""
+        self._unknown.append(Unknown(name, self._lines.line(token.offset), forks))
+        self._first_error = self._first_error or error
+
+    def _skip_value(self) -> None:
+        """Step over the value of a field that is unknown, whatever it is."""
+        self._take(":")
+        depth = 0
+        while True:
+            token = self._next()
+            depth += (token.text in _OPENING) - (token.text in _OPENING.values())
+            if token.kind == "end" or depth < 0:
+                raise self._unexpected(token, "expected a value")
+            if depth == 0 and token.text != "-":
+                break
+        while token.kind == "string" and self._tokens[self._at].kind == "string":
+            self._next()
 
     def _list(self, message: Message, field: FieldDescriptor, node: Node) -> None:
         """The rest of `field: [a, b, c]`."""
@@ -157,7 +195,11 @@ class Parser:
             token = self._tokens[start]
             if token.text == "-" and self._tokens[start + 1].kind != "end":
                 token = token._replace(text="-" + self._tokens[start + 1].text)
-            raise self._unexpected(token, str(error)) from None
+            wrong = self._unexpected(token, str(error))
+            if field.enum_type is None or token.kind != "name":
+                raise wrong from None
+            self._note(wrong, token, f"{field.name}: {token.text}", None)
+            return field.default_value
 
     def _read_scalar(self, field: FieldDescriptor) -> Any:
         if field.cpp_type == FieldDescriptor.CPPTYPE_STRING:
@@ -219,20 +261,20 @@ class Parser:
         return self._error(token, f"{expected}, found {found}", hint)
 
     def _unknown_field(self, token: Token, descriptor: Descriptor) -> CaffeError:
+        """The error for it; raises it where what follows would make no sense either."""
         name = token.text
         message = f"unknown field '{name}' in {descriptor.name}"
-        return self._error(token, message, self._hint(name, descriptor))
-
-    def _hint(self, name: str, descriptor: Descriptor) -> str:
         fork = forks_with_field(descriptor.name, name)
         if fork is not None:
-            return f": this is a field of {fork}, which dns does not have"
+            hint = f": this is a field of {fork}, which dns does not have"
+            return self._error(token, message, hint)
         for outer, _ in reversed(self._open[:-1]):
             if name in outer.fields_by_name:
                 opening = self._open[-1][1]
                 line = self._lines.line(opening.offset)
-                return f" ({outer.name} has it; is the '{opening.text}' of line {line} not closed?)"
-        return nearest(name, list(descriptor.fields_by_name))
+                hint = f" ({outer.name} has it; is the '{opening.text}' of line {line} not closed?)"
+                raise self._error(token, message, hint)
+        return self._error(token, message, nearest(name, list(descriptor.fields_by_name)))
 
     def _long_string(self, token: Token) -> str:
         """A hint for errors after a string over several lines: mostly it lacks its quote."""

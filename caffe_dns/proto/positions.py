@@ -47,6 +47,11 @@ class Positions:
         """The line of a field of layer `index`, such as `convolution_param.kernel_size`."""
         return self._line(self._find(self._layer(index), path))
 
+    def field_column(self, index: int, path: str) -> int | None:
+        """The column in which that field begins."""
+        node = self._find(self._layer(index), path)
+        return None if node is None else self._lines.column(node.offset)
+
     def insert_layer(self) -> None:
         """Count a layer more in front, one that does not stand in the text."""
         self._layers.insert(0, None)

@@ -172,3 +172,34 @@ def test_wrong_input_of_summary(tmp_path: Path, capfd: Capture) -> None:
         ["summary", *MODEL, "--weights", "gone.caffemodel"], capfd
     )
     assert "1 data layer" in complaint(["summary", *MODEL, "--shape", "1,28,28"], capfd)
+    assert "--shape '3,x'" in complaint(["summary", *MODEL, "--shape", "1,28,28:3,x"], capfd)
+
+
+SEGMENTATION = """layer { name: "d" type: "Data" top: "data" top: "label"
+  data_param { source: "gone" batch_size: 2 } }
+layer { name: "conv" type: "Convolution" bottom: "data" top: "conv"
+  convolution_param { num_output: 3 kernel_size: 1 } }
+layer { name: "loss" type: "SoftmaxWithLoss" bottom: "conv" bottom: "label" top: "loss" }
+"""
+
+
+def test_shapes_of_labels(tmp_path: Path, capfd: Capture) -> None:
+    file = tmp_path / "net.prototxt"
+    file.write_text(SEGMENTATION)
+    command = ["summary", "--model", str(file), "--shape"]
+    out = run_well([*command, "3,8,6:1,8,6"], capfd).out
+    assert "1x1x8x6" in out
+    assert f"{file}:5: layer 'loss': " in complaint([*command, "3,8,6"], capfd)
+    assert "3 shapes given for 2 top(s)" in complaint([*command, "3,8,6:1:1"], capfd)
+
+
+@pytest.mark.parametrize("action", ["summary", "deploy", "export"])
+def test_errors_have_their_line(action: str, tmp_path: Path, capfd: Capture) -> None:
+    file = tmp_path / "net.prototxt"
+    file.write_text(SEGMENTATION.replace("kernel_size: 1", "kernel_size: 9"))
+    more = ["--output", f"{tmp_path}/x.onnx", "--weights", WEIGHTS] if action == "export" else []
+    more += ["--output", f"{tmp_path}/y"] if action == "deploy" else []
+    arguments = [action, "--model", str(file), "--shape", "3,8,6:1,8,6", *more]
+    if action == "deploy":  # which builds no net, but knows types
+        file.write_text(SEGMENTATION.replace('"Convolution"', '"Convolutoin"'))
+    assert f"{file}:3: layer 'conv': " in complaint(arguments, capfd)

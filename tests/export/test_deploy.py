@@ -228,3 +228,23 @@ def test_a_bn_stays_of_its_kind_without_its_fillers() -> None:
     assert not a.bn_param.HasField("scale_filler")
     assert b.bn_param.frozen
     assert not b.bn_param.HasField("bn_mode")
+
+
+def test_a_net_without_data_is_refused_with_the_stages_that_have_some() -> None:
+    staged = DATA.replace("top", 'include { stage: "val" stage: "deploy" } top', 1) + SCORES
+    message = "no layer brings data into the net of the phase TEST"
+    with pytest.raises(
+        CaffeError, match=message + "; layers do in the stages val, deploy: --stage"
+    ):
+        make(staged)
+    assert deploy(
+        parse_text(staged, NetParameter).message, shapes=[(3, 8, 6)], stages=["val", "deploy"]
+    )
+    with pytest.raises(CaffeError, match=message + "; those that there are include the phase TRA"):
+        make(DATA.replace("top", "include { phase: TRAIN } top", 1) + SCORES)
+    with pytest.raises(CaffeError, match=message + "$"):
+        make(SCORES)
+    with pytest.raises(CaffeError, match=r"layer 'ip': bottom: Unknown bottom blob 'dota'"):
+        make(DATA + SCORES.replace('"data"', '"dota"'))
+    with pytest.raises(CaffeError, match=r"layer 'x': 'BoxOutput' is a layer type of MS-CNN"):
+        make(DATA + SCORES + 'layer { name: "x" type: "BoxOutput" bottom: "ip" top: "x" }')

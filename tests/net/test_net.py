@@ -221,3 +221,12 @@ def test_models_show_the_weight_of_losses() -> None:
     text = DATA + ip("a", "data") + layer("loss", "SoftmaxWithLoss", "a label", "loss p")
     net = make_net(text)
     assert [list(step.layer.param.loss_weight) for step in net.steps] == [[], [], [1, 0]]
+
+
+def test_inputs_come_by_name() -> None:
+    net = make_net(input_layer(data=(1, 3), more=(1,)) + layer("r", "ReLU", "data", "r"))
+    with pytest.raises(CaffeError) as caught:
+        net(torch.rand(1, 3))
+    assert str(caught.value) == (
+        "inputs come by name, {'data': ..., 'more': ...} here, not as a Tensor"
+    )

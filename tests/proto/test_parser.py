@@ -127,8 +127,8 @@ PARAM = "layer.convolution_param"
         ),
         (
             'layer {\n  name: "conv1\n  type: "Convolution"\n}',
-            "3: layer.Convolution: unknown field 'Convolution' in LayerParameter (column 10) "
-            "(did you mean 'convolution_param'?); the string of line 2 goes over several lines: "
+            "3: layer.Convolution: unknown field 'Convolution' in LayerParameter (column 10)"
+            "; the string of line 2 goes over several lines: "
             "is a quote missing?",
         ),
         ('name: "x', '1: name: the string that starts with " is never closed (column 7)'),
@@ -201,3 +201,31 @@ def test_a_large_definition_reads_quickly() -> None:
     assert text.count("\n") > 6000
     # 0.1 s for 6000 lines; the bound leaves room for a busy machine.
     assert seconds < 2, seconds
+
+
+def test_all_that_is_unknown_is_named_at_once() -> None:
+    text = """layer { name: "a" type: "AnnotatedBoxes"
+  transform_param { resize_param { a: 1 b: [1, 2] c: "x" 'y' <d: -1> } flop: -3
+    resize_param { } mean_valu: 3 } }
+layer { name: "b" type: "Insanity" pooling_param { pool: MIN kernel_size: 3 } }
+layer { name: "c" insanity_param <> }
+"""
+    assert error_of(text) == (
+        "net.prototxt:2: layer.transform_param.resize_param: unknown field 'resize_param' in "
+        "TransformationParameter (column 21): this is a field of SSD, which dns does not have; "
+        "also unknown: 'flop' in TransformationParameter (line 2), 'resize_param' in "
+        "TransformationParameter (line 3, SSD), 'mean_valu' in TransformationParameter (line 3), "
+        "pool: MIN (line 4), layer type 'Insanity' (line 4, cvjena), "
+        "'insanity_param' in LayerParameter (line 5, cvjena)"
+    )
+
+
+def test_of_many_unknown_fields_some_are_named() -> None:
+    text = " ".join(f"wrong{index}: {{ }}" for index in range(20))
+    assert error_of(text).endswith("'wrong12' in NetParameter (line 1), 7 more")
+
+
+def test_an_error_behind_something_unknown_is_not_the_first() -> None:
+    assert "unknown field 'wrong'" in error_of("wrong: 3 name: }")
+    assert "unknown field 'wrong'" in error_of("wrong: { ")
+    assert "expected a value" not in error_of("wrong: [ }")

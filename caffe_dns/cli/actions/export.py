@@ -56,7 +56,7 @@ def run(
         try:
             plain = UnmaskedModel.load(described, weights, context)
         except CaffeError as error:
-            raise error.locate(file=model) from None
+            raise described.places.locate(error) if described.places else error from None
     if shrink or fold:
         plain = definitions.reduce_model(plain, shrink=shrink, fold=fold, say=output.line)
         output.line()

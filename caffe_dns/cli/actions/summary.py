@@ -10,6 +10,8 @@ from caffe_dns.export.inputs import replace_data
 from caffe_dns.layers.base import Context
 from caffe_dns.net import Net
 from caffe_dns.net.definition import filter_layers, with_state
+from caffe_dns.net.places import Places
+from caffe_dns.net.unknown_types import check_types
 from caffe_dns.proto.caffe_pb2 import Phase
 from caffe_dns.proto.upgrade import read_net
 from caffe_dns.reports.summary import summarize, to_table
@@ -73,11 +75,13 @@ def _build(
     """The net of this phase, with inputs in the place of its data layers."""
     shapes = definitions.parse_shapes(shape)
     parsed = read_net(model)
+    state = with_state(parsed.message, phase, level, flags.stages(stage))
+    places = Places.of(parsed, state)
     try:
-        state = with_state(parsed.message, phase, level, flags.stages(stage))
-        param = replace_data(filter_layers(state)[0], phase, shapes, context)
-        net = Net(param, context)
+        filtered = filter_layers(state)[0]
+        check_types(filtered, places)
+        net = Net(replace_data(filtered, phase, shapes, context), context, places=places)
         load_definition_blobs(net)
     except CaffeError as error:
-        raise error.locate(file=model) from None
+        raise places.locate(error) from None
     return net

@@ -1,0 +1,75 @@
+"""Where the layers of a net stand in its file, for messages about what is wrong with them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from caffe_dns import log
+from caffe_dns.errors import CaffeError
+from caffe_dns.net.definition import filter_layers
+from caffe_dns.proto.caffe_pb2 import NetParameter
+from caffe_dns.proto.positions import Positions
+
+if TYPE_CHECKING:
+    from caffe_dns.proto.text import Parsed
+
+
+class Places:
+    """The places of layers by name. Of several of one name, those that the net has come first."""
+
+    def __init__(
+        self,
+        param: NetParameter,
+        kept: Iterable[int] = (),
+        positions: Positions | None = None,
+        file: str | None = None,
+    ) -> None:
+        self._file = file
+        self._positions = positions
+        self._kept: dict[str, list[int]] = {}
+        for index in kept:
+            self._kept.setdefault(param.layer[index].name, []).append(index)
+        self._left_out: dict[str, list[int]] = {}
+        for index, layer in enumerate(param.layer):
+            if index not in self._kept.get(layer.name, ()):
+                self._left_out.setdefault(layer.name, []).append(index)
+
+    @classmethod
+    def of(cls, parsed: Parsed[NetParameter], param: NetParameter) -> Places:
+        """Those of a definition that was read, for the state that `param`, a copy, is in."""
+        was_quiet = log.set_quiet(True)
+        try:
+            kept = filter_layers(param)[1]
+        except CaffeError:
+            kept = []
+        finally:
+            log.set_quiet(was_quiet)
+        return cls(param, kept, parsed.positions, parsed.file)
+
+    def lines(self, name: str) -> list[int]:
+        """The lines of the layers of this name that the net has."""
+        return [line for index in self._kept.get(name, ()) if (line := self._line(index))]
+
+    def field(self, name: str, field: str) -> tuple[int | None, int | None]:
+        """Line and column of a field of the first layer of this name."""
+        indices = self._kept.get(name)
+        if indices is None or self._positions is None:
+            return None, None
+        return (
+            self._positions.field_line(indices[0], field),
+            self._positions.field_column(indices[0], field),
+        )
+
+    def locate(self, error: CaffeError) -> CaffeError:
+        """The error itself, with the file, and the line of the layer that it is about."""
+        # An error about another file, a database say, has no place in this one.
+        if error.layer is not None and error.file in (None, self._file):
+            indices: Sequence[int] = self._kept.get(error.layer, ())
+            indices = indices or self._left_out.get(error.layer, ())
+            if indices:
+                error.locate(line=self._line(indices[0]))
+        return error.locate(file=self._file)
+
+    def _line(self, index: int) -> int | None:
+        return None if self._positions is None else self._positions.layer_line(index)

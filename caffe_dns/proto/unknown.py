@@ -1,0 +1,54 @@
+"""What a definition has and dns does not: gathered while it is read, said in one error."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from google.protobuf.message import Message
+
+from caffe_dns.errors import CaffeError
+from caffe_dns.proto.caffe_pb2 import NetParameter
+from caffe_dns.proto.known_forks import forks_with_layer
+from caffe_dns.proto.positions import Positions
+
+#: Of more than this many, the rest is counted.
+_MOST_NAMED = 12
+
+
+@dataclass(frozen=True)
+class Unknown:
+    """Something that is unknown: how to call it, its line, the forks that have it if any do."""
+
+    name: str
+    line: int | None
+    forks: str | None = None
+
+    def __str__(self) -> str:
+        parts = [] if self.line is None else [f"line {self.line}"]
+        parts += [self.forks] if self.forks else []
+        return self.name + (f" ({', '.join(parts)})" if parts else "")
+
+
+def foreign_layers(message: Message, positions: Positions) -> list[Unknown]:
+    """The layers of a net that are of a type that only forks have."""
+    layers = message.layer if isinstance(message, NetParameter) else ()
+    types = [(layer.type, positions.layer_line(index)) for index, layer in enumerate(layers)]
+    return [
+        Unknown(f"layer type '{type}'", line, forks)
+        for type, line in types
+        if (forks := forks_with_layer(type))
+    ]
+
+
+def with_others(first: CaffeError, others: Iterable[Unknown]) -> CaffeError:
+    """The error for the first that is unknown, which names the others, each once."""
+    by_name: dict[str, Unknown] = {}
+    for other in sorted(others, key=lambda other: other.line or 0):
+        by_name.setdefault(other.name, other)
+    names = [str(other) for other in by_name.values()]
+    if len(names) > _MOST_NAMED:
+        names[_MOST_NAMED:] = [f"{len(names) - _MOST_NAMED} more"]
+    if names:
+        first.message += f"; also unknown: {', '.join(names)}"
+    return first
