@@ -37,11 +37,12 @@ def load_net(
 ) -> Net:
     """Build the net of a prototxt file and load its weights.
 
-    `phase` is TRAIN or TEST. `weights` names a .caffemodel or .caffemodel.h5 file, or several
-    in their order. Without `surgery`, layers of the standard types own no masks; None leaves that
-    to the definition, which asks for masks by any field about them. Fillers and layers draw from
-    `seed`. `activations` is torch.bfloat16 to compute most layers in that. `quiet`
-    keeps Caffe's log lines away. Raises CaffeError for anything wrong with the files.
+    `phase` is TRAIN or TEST. `weights` names a .caffemodel, .caffemodel.h5 or .dnsz file, or
+    several in their order; the net has the sizes of those that are .dnsz. Without `surgery`,
+    layers of the standard types own no masks; None leaves that to the definition, which asks
+    for masks by any field about them. Fillers and layers draw from `seed`. `activations` is
+    torch.bfloat16 to compute most layers in that. `quiet` keeps Caffe's log lines away. Raises
+    CaffeError for anything wrong with the files.
     """
     import torch
 
@@ -51,14 +52,16 @@ def load_net(
     from caffe_dns.net.definition import asks_for_surgery, with_state
     from caffe_dns.proto.caffe_pb2 import Phase
     from caffe_dns.proto.upgrade import read_net
-    from caffe_dns.weights import copy_trained_layers, load_definition_blobs
+    from caffe_dns.weights import copy_trained_layers, fit_definition, load_definition_blobs
 
     if phase not in {name for name, _ in Phase.items()}:
         raise CaffeError(f"unknown phase '{phase}'; known: TRAIN, TEST")
     was_quiet = log.set_quiet(quiet)
     try:
         parsed = read_net(str(definition))
-        param = with_state(parsed.message, Phase.Value(phase), level, stages)
+        files = [str(f) for f in ([weights] if isinstance(weights, str | Path) else weights or ())]
+        fitted = fit_definition(parsed.message, files)
+        param = with_state(fitted, Phase.Value(phase), level, stages)
         context = Context(
             device=torch.device(device),
             seed=seed,
@@ -66,10 +69,12 @@ def load_net(
             allow_python_layers=allow_python_layers,
             activations=activations,
         )
-        net = Net(param, context, file=parsed.file, positions=parsed.positions)
+        # Lines are counted in the file's layers, all of them.
+        positions = parsed.positions if len(fitted.layer) == len(parsed.message.layer) else None
+        net = Net(param, context, file=parsed.file, positions=positions)
         load_definition_blobs(net)
-        for file in [weights] if isinstance(weights, str | Path) else weights or ():
-            copy_trained_layers(net, str(file))
+        for file in files:
+            copy_trained_layers(net, file)
     finally:
         log.set_quiet(was_quiet)
     return net

@@ -20,6 +20,7 @@ from caffe_dns.net.unknown_types import check_types
 from caffe_dns.proto.caffe_pb2 import TEST, NetParameter
 from caffe_dns.proto.upgrade import read_net
 from caffe_dns.reports.comparison import comparison, measure
+from caffe_dns.weights import fit_definition, weight_files
 
 
 def read_deployment(
@@ -65,7 +66,7 @@ def load_unmasked(
     places = Places.of(parsed, state)
     was_quiet = log.set_quiet(True)
     try:
-        param = filter_layers(state)[0]
+        param = filter_layers(fit_definition(state, weight_files(weights)))[0]
         check_types(param, places)
         plain = replace_data(param, TEST, shapes, context)
         layers = [without_surgery(layer) for layer in plain.layer]

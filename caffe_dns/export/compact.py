@@ -1,193 +1,29 @@
-"""The compact file (.dnsz): a pruned net in as few bytes as its nonzero weights need.
-
-Bit for bit reversible, and complete: the definition is in it. Layout, numbers little-endian:
-
-    8 bytes   "dnsz" and the version
-    32 bytes  SHA-256 of everything after it
-    section   the header, JSON: definition, shapes, how many entries each array has, sizes
-    section   distances between the entries, 7 bits a byte, the last byte of a number below 128
-    section   lowest bytes of the entries; then the other three kinds, one section each
-
-An entry is a float32 whose bits are not all 0. A section starts with its length when packed
-(4 bytes), the header's also with its length unpacked; see `sections` for the packing.
-"""
+"""A model without masks as a compact file (.dnsz), and the other way round."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-import math
-import struct
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-
-from caffe_dns.errors import CaffeError
 from caffe_dns.export.deploy import Deployment
 from caffe_dns.export.formats import export_format
 from caffe_dns.export.model import UnmaskedModel
-from caffe_dns.export.sections import pack, unpack
-from caffe_dns.files import write_atomically
-from caffe_dns.proto.caffe_pb2 import NetParameter
-from caffe_dns.proto.text import parse_text, to_text
-
-SIGNATURE = b"dnsz\x00\x00\x00\x01"
-ENDING = ".dnsz"
-_DIGEST = hashlib.sha256().digest_size
-_LENGTH = struct.Struct("<I")
-_PLANES = 4
-#: More than any definition needs; what claims to be longer is not a header.
-_MAX_HEADER = 2**26
-
-
-def is_compact(path: str | Path) -> bool:
-    """Whether a file begins like a compact one. Raises CaffeError when it cannot be opened."""
-    try:
-        with open(path, "rb") as file:
-            return file.read(len(SIGNATURE)) == SIGNATURE
-    except OSError as error:
-        raise CaffeError(f"cannot be read: {error.strerror}", file=str(path)) from None
-
-
-def write(path: str | Path, model: UnmaskedModel) -> None:
-    """Write the model into a file, whole or not at all."""
-    write_atomically(path, to_bytes(model))
-
-
-def read(path: str | Path) -> UnmaskedModel:
-    """Read a compact file. Raises CaffeError when it is damaged or of another kind."""
-    file = str(path)
-    try:
-        raw = Path(path).read_bytes()
-    except OSError as error:
-        raise CaffeError(f"cannot be read: {error.strerror}", file=file) from None
-    try:
-        return from_bytes(raw)
-    except CaffeError as error:
-        raise error.locate(file=file) from None
+from caffe_dns.weights.compact import ENDING, Contents, lossless, read
+from caffe_dns.weights.compact.files import begin
 
 
 @export_format("compact", ENDING)
 def to_bytes(model: UnmaskedModel) -> bytes:
-    """The model as the bytes of a compact file."""
-    distances: list[np.ndarray] = []
-    values: list[np.ndarray] = []
-    entries: list[list[int]] = []
-    for arrays in model.blobs:
-        entries.append([])
-        for array in arrays:
-            bits = np.ascontiguousarray(array, "<f4").reshape(-1).view("<u4")
-            places = np.flatnonzero(bits)
-            distances.append(np.diff(places, prepend=-1))
-            values.append(bits[places])
-            entries[-1].append(len(places))
-    packed_distances = _to_varints(_joined(distances, np.int64))
-    planes = _joined(values, "<u4").view(np.uint8).reshape(-1, _PLANES).T
-    header = {
-        "definition": to_text(model.definition.param),
-        "remarks": model.definition.remarks,
-        "shapes": [[list(array.shape) for array in arrays] for arrays in model.blobs],
-        "entries": entries,
-        "distances": len(packed_distances),
-    }
-    raw = json.dumps(header, separators=(",", ":")).encode()
-    sections = [pack(part) for part in (raw, packed_distances, *map(np.ndarray.tobytes, planes))]
-    body = _LENGTH.pack(len(raw)) + b"".join(_LENGTH.pack(len(s)) + s for s in sections)
-    return SIGNATURE + hashlib.sha256(body).digest() + body
+    """The model as the bytes of a compact file, bit for bit."""
+    definition = model.definition
+    contents = Contents(definition.param, definition.remarks, model.blobs)
+    return begin(lossless.VERSION) + lossless.encode(contents)
 
 
-def from_bytes(raw: bytes) -> UnmaskedModel:
-    """The model in the bytes of a compact file; raises CaffeError when they are damaged."""
-    start = len(SIGNATURE) + _DIGEST
-    if raw[: len(SIGNATURE) - 1] != SIGNATURE[:-1]:
-        raise CaffeError("is not a compact model: it does not begin like one")
-    if raw[: len(SIGNATURE)] != SIGNATURE:
-        raise CaffeError("is a compact model of a later version than this dns can read")
-    if hashlib.sha256(raw[start:]).digest() != raw[len(SIGNATURE) : start]:
-        raise CaffeError("is damaged: its checksum does not match its content")
-    try:
-        return _parse(raw[start:])
-    except (ValueError, KeyError, TypeError, IndexError, struct.error) as error:
-        raise CaffeError(f"is not a compact model that dns wrote: {error}") from None
+def of_contents(contents: Contents) -> UnmaskedModel:
+    """What a compact file holds as a model."""
+    return UnmaskedModel(Deployment(contents.definition, contents.remarks), contents.blobs)
 
 
-def _parse(body: bytes) -> UnmaskedModel:
-    (header_size,) = _LENGTH.unpack_from(body)
-    if header_size > _MAX_HEADER:
-        raise ValueError("the header is too long")
-    packed_header, packed_distances, *packed_planes = _split(body[_LENGTH.size :])
-    header: dict[str, Any] = json.loads(unpack(packed_header, header_size))
-    shapes, entries = header["shapes"], header["entries"]
-    count = sum(map(sum, entries))
-    distances = _from_varints(unpack(packed_distances, header["distances"]), count)
-    planes = [np.frombuffer(unpack(plane, count), np.uint8) for plane in packed_planes]
-    bits = np.ascontiguousarray(np.stack(planes, axis=1)).view("<u4").reshape(-1)
-    definition = parse_text(header["definition"], NetParameter).message
-    blobs: list[list[np.ndarray]] = []
-    at = 0
-    for layer_shapes, layer_entries in zip(shapes, entries, strict=True):
-        blobs.append([])
-        for shape, used in zip(layer_shapes, layer_entries, strict=True):
-            blobs[-1].append(_restore(shape, distances[at : at + used], bits[at : at + used]))
-            at += used
-    if len(blobs) != len(definition.layer):
-        raise ValueError("it has arrays for another number of layers")
-    return UnmaskedModel(Deployment(definition, list(header["remarks"])), blobs)
-
-
-def _restore(shape: list[int], distances: np.ndarray, bits: np.ndarray) -> np.ndarray:
-    """An array from the distances between its entries and their bits."""
-    places = np.cumsum(distances) - 1
-    flat = np.zeros(math.prod(shape), "<u4")
-    if len(places) and (int(distances.min()) < 1 or int(places[-1]) >= flat.size):
-        raise ValueError("an entry lies outside its array")
-    flat[places] = bits
-    return flat.view("<f4").reshape(shape).astype(np.float32, copy=False)
-
-
-def _split(body: bytes) -> Iterator[bytes]:
-    at = 0
-    for _ in range(2 + _PLANES):
-        (length,) = _LENGTH.unpack_from(body, at)
-        at += _LENGTH.size
-        yield body[at : at + length]
-        at += length
-    if at != len(body):
-        raise ValueError("it has another length")
-
-
-def _joined(arrays: list[np.ndarray], dtype: Any) -> np.ndarray:
-    return np.concatenate([np.empty(0, dtype), *arrays]).astype(dtype, copy=False)
-
-
-def _to_varints(numbers: np.ndarray) -> bytes:
-    """Numbers from 1 on, 7 bits a byte from the lowest; all bytes but a number's last add 128."""
-    if not len(numbers):
-        return b""
-    rows = []
-    while True:
-        rows.append((numbers & 127).astype(np.uint8))
-        numbers = numbers >> 7
-        if not numbers.any():
-            break
-    columns = np.stack(rows, axis=1)
-    lengths = columns.shape[1] - np.argmax(columns[:, ::-1] != 0, axis=1)
-    used = np.arange(columns.shape[1]) < lengths[:, None]
-    more = np.arange(columns.shape[1]) < lengths[:, None] - 1
-    return (columns | (more * np.uint8(128)))[used].tobytes()
-
-
-def _from_varints(raw: bytes, count: int) -> np.ndarray:
-    """The `count` numbers that `_to_varints` wrote."""
-    parts = np.frombuffer(raw, np.uint8)
-    ends = np.flatnonzero(parts < 128)
-    if len(ends) != count or (len(parts) and ends[-1:] != len(parts) - 1):
-        raise ValueError("it has another number of distances")
-    numbers = np.zeros(count, np.int64)
-    starts = np.concatenate([[0], ends[:-1] + 1]).astype(np.int64) if count else ends
-    for digit in range(int((ends - starts).max(initial=-1)) + 1):
-        inside = starts + digit <= ends
-        numbers[inside] |= (parts[(starts + digit)[inside]] & 127).astype(np.int64) << (7 * digit)
-    return numbers
+def load(path: str | Path) -> UnmaskedModel:
+    """The model in a compact file. Raises CaffeError when it is damaged or of another kind."""
+    return of_contents(read(path))

@@ -1,10 +1,11 @@
 """Trained weights between files and nets.
 
-Here belongs what a .caffemodel or .caffemodel.h5 holds and how it fits a net, masks or not;
+Here belongs what a .caffemodel, .caffemodel.h5 or .dnsz holds and how it fits a net, masks or not;
 solver states are in `solver.snapshot`, formats of others in `export`. In order: `transfer` (files
-and nets), `hdf5`, `fitting` (what is stored for a layer, and the layer's blobs).
+and nets), `hdf5`, `compact` (.dnsz), `fitting` (what is stored for a layer, and the layer's blobs).
 """
 
+from caffe_dns.weights.compact.sizes import fit_definition
 from caffe_dns.weights.transfer import (
     copy_trained_layers,
     copy_trained_message,
@@ -19,6 +20,7 @@ from caffe_dns.weights.transfer import (
 __all__ = [
     "copy_trained_layers",
     "copy_trained_message",
+    "fit_definition",
     "load_definition_blobs",
     "load_weights",
     "net_to_proto",

@@ -1,8 +1,8 @@
-"""Trained weights between files and a net: .caffemodel (protobuf) and .caffemodel.h5 (HDF5).
+"""Trained weights between files and a net: .caffemodel (protobuf), .caffemodel.h5 (HDF5), .dnsz.
 
 Layers are matched by name (`Net::CopyTrainedLayersFrom`, `Net::ToProto` in net.cpp). A file is read
 layer by layer, whatever its kind; how what it has for a layer is fitted to the layer's blobs is in
-`fitting`, HDF5 in `hdf5`.
+`fitting`, HDF5 in `hdf5`, .dnsz in `compact`.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ from caffe_dns.proto.blobs import array_to_blob, blob_to_array
 from caffe_dns.proto.caffe_pb2 import LayerParameter, NetParameter
 from caffe_dns.proto.text import write_binary
 from caffe_dns.proto.upgrade import read_weights
+from caffe_dns.weights.compact.files import is_compact
+from caffe_dns.weights.compact.files import read as read_compact
 from caffe_dns.weights.fitting import StoredLayer, copy_layer, mismatch
 
 HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
@@ -73,11 +75,15 @@ def _copy_layers(net: Net, layers: Iterable[StoredLayer]) -> None:
 
 
 def read_layers(file: str) -> Iterator[StoredLayer]:
-    """What a model file of either kind has, layer by layer, in its order."""
+    """What a model file of any kind has, layer by layer, in its order."""
     if is_hdf5(file):
         from caffe_dns.weights.hdf5 import read_hdf5  # here, because h5py takes long
 
         yield from read_hdf5(file)
+    elif is_compact(file):
+        contents = read_compact(file)
+        for layer, arrays in zip(contents.definition.layer, contents.blobs, strict=True):
+            yield StoredLayer(layer.name, partial(dict, enumerate(arrays)))
     else:
         yield from (_from_proto(layer) for layer in read_weights(file).layer)
 

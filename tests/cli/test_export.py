@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from caffe_dns import load_net
-from caffe_dns.export import compact
 from caffe_dns.proto.caffe_pb2 import NetParameter
 from caffe_dns.proto.text import read_binary, read_text
+from caffe_dns.weights.compact import is_compact
 from tests.cli.harness import complaint, run_well
 from tests.oracle import GOLDEN, OFFICIAL
 
@@ -59,7 +59,7 @@ def test_to_compact_and_back(tmp_path: Path, capfd: Capture) -> None:
 def test_formats_by_name(tmp_path: Path, capfd: Capture) -> None:
     file = tmp_path / "model.bin"
     run_well([*EXPORT, "--output", str(file), "--format", "compact"], capfd)
-    assert compact.is_compact(file)
+    assert is_compact(file)
     assert "known: caffemodel, onnx, safetensors, compact" in complaint(
         [*EXPORT, "--output", str(file), "--format", "zip"], capfd
     )

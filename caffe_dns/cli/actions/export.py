@@ -13,6 +13,7 @@ from caffe_dns.export.formats import export_formats, find_format, size_table
 from caffe_dns.export.model import UnmaskedModel
 from caffe_dns.files import write_atomically
 from caffe_dns.layers.base import Context
+from caffe_dns.weights.compact import is_compact
 
 #: Formats that hold weights, and not in which net.
 _WITHOUT_DEFINITION = ("caffemodel", "safetensors")
@@ -42,10 +43,10 @@ def run(
         raise CaffeError("export needs a file to write: --output FILE")
     chosen = find_format(output_file, format_name)
     files = [file.strip() for file in weights.split(",")]
-    if len(files) == 1 and compact.is_compact(files[0]):
+    if len(files) == 1 and is_compact(files[0]):
         if model:
             raise CaffeError("brings its definition with it; leave --model out", file=files[0])
-        plain = compact.read(files[0])
+        plain = compact.load(files[0])
     else:
         if not model:
             raise CaffeError("export needs the definition of the weights: --model FILE")

@@ -15,7 +15,7 @@ from caffe_dns.net.unknown_types import check_types
 from caffe_dns.proto.caffe_pb2 import Phase
 from caffe_dns.proto.upgrade import read_net
 from caffe_dns.reports.summary import summarize, to_table
-from caffe_dns.weights import load_definition_blobs, load_weights
+from caffe_dns.weights import fit_definition, load_definition_blobs, load_weights, weight_files
 
 
 @with_output
@@ -50,7 +50,7 @@ def run(
         return
     was_quiet = log.set_quiet(True)
     try:
-        net = _build(model, Phase.Value(phase), shape, level, stage, context)
+        net = _build(model, weights, Phase.Value(phase), shape, level, stage, context)
         if weights:
             load_weights(net, weights)
     finally:
@@ -70,7 +70,13 @@ def _tell(net: Net, trained: bool, output: Output) -> None:
 
 
 def _build(
-    model: str, phase: Phase, shape: tuple[str, ...], level: int, stage: str, context: Context
+    model: str,
+    weights: str,
+    phase: Phase,
+    shape: tuple[str, ...],
+    level: int,
+    stage: str,
+    context: Context,
 ) -> Net:
     """The net of this phase, with inputs in the place of its data layers."""
     shapes = definitions.parse_shapes(shape)
@@ -78,7 +84,8 @@ def _build(
     state = with_state(parsed.message, phase, level, flags.stages(stage))
     places = Places.of(parsed, state)
     try:
-        filtered = filter_layers(state)[0]
+        fitted = fit_definition(state, weight_files(weights) if weights else ())
+        filtered = filter_layers(fitted)[0]
         check_types(filtered, places)
         net = Net(replace_data(filtered, phase, shapes, context), context, places=places)
         load_definition_blobs(net)

@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 
 from caffe_dns.errors import CaffeError
-from caffe_dns.export import compact, sections
+from caffe_dns.export import compact
 from caffe_dns.export.deploy import Deployment, deploy
 from caffe_dns.export.model import UnmaskedModel
 from caffe_dns.proto.caffe_pb2 import NetParameter
 from caffe_dns.proto.upgrade import read_net
+from caffe_dns.weights.compact import decode, is_compact, sections
+from caffe_dns.weights.compact.files import SIGNATURE
 from tests.export.build import CONVOLUTIONAL, small_model
 from tests.oracle import OFFICIAL
 
@@ -27,7 +29,7 @@ def of_arrays(*arrays: np.ndarray) -> UnmaskedModel:
 
 def assert_reversible(model: UnmaskedModel) -> bytes:
     raw = compact.to_bytes(model)
-    again = compact.from_bytes(raw)
+    again = compact.of_contents(decode(raw))
     assert again.definition == model.definition
     for arrays, expected in zip(again.blobs, model.blobs, strict=True):
         for array, original in zip(arrays, expected, strict=True):
@@ -61,10 +63,10 @@ def test_random_sparsity() -> None:
 
 def test_whole_net(tmp_path: Path) -> None:
     model, _ = small_model(CONVOLUTIONAL, tmp_path)
-    compact.write(tmp_path / "net.dnsz", model)
-    assert compact.is_compact(tmp_path / "net.dnsz")
-    assert not compact.is_compact(tmp_path / "net.caffemodel")
-    assert compact.read(tmp_path / "net.dnsz").to_proto() == model.to_proto()
+    (tmp_path / "net.dnsz").write_bytes(compact.to_bytes(model))
+    assert is_compact(tmp_path / "net.dnsz")
+    assert not is_compact(tmp_path / "net.caffemodel")
+    assert compact.load(tmp_path / "net.dnsz").to_proto() == model.to_proto()
 
 
 @pytest.mark.skipif(not OFFICIAL.exists(), reason="the official models are not here")
@@ -83,23 +85,23 @@ def test_damage_is_found() -> None:
         spoiled = bytearray(raw)
         spoiled[position] ^= 1
         with pytest.raises(CaffeError):
-            compact.from_bytes(bytes(spoiled))
+            decode(bytes(spoiled))
     for length in (0, 5, 20, 60, len(raw) - 1):
         with pytest.raises(CaffeError):
-            compact.from_bytes(raw[:length])
+            decode(raw[:length])
     with pytest.raises(CaffeError, match="checksum"):
-        compact.from_bytes(raw + b"x")
+        decode(raw + b"x")
 
 
 def test_what_a_file_says_of_itself_is_checked() -> None:
     raw = compact.to_bytes(of_arrays(np.arange(40, dtype=np.float32)))
-    start = len(compact.SIGNATURE) + 32
+    start = len(SIGNATURE) + 1 + 32
     for position in range(start, len(raw)):
         spoiled = bytearray(raw)
         spoiled[position] ^= 0x11
-        spoiled[len(compact.SIGNATURE) : start] = hashlib.sha256(spoiled[start:]).digest()
+        spoiled[len(SIGNATURE) + 1 : start] = hashlib.sha256(spoiled[start:]).digest()
         try:
-            compact.from_bytes(bytes(spoiled))
+            decode(bytes(spoiled))
         except CaffeError as error:
             assert "is not a compact model that dns wrote" in str(error)
 
@@ -107,13 +109,13 @@ def test_what_a_file_says_of_itself_is_checked() -> None:
 def test_other_files(tmp_path: Path) -> None:
     file = tmp_path / "x.dnsz"
     with pytest.raises(CaffeError, match=r"x\.dnsz: cannot be read: No such file"):
-        compact.read(file)
+        compact.load(file)
     file.write_bytes(b"something else")
     with pytest.raises(CaffeError, match=r"x\.dnsz: is not a compact model"):
-        compact.read(file)
-    file.write_bytes(compact.SIGNATURE[:-1] + b"\x02" + bytes(40))
+        compact.load(file)
+    file.write_bytes(SIGNATURE + b"\x02" + bytes(40))
     with pytest.raises(CaffeError, match="later version"):
-        compact.read(file)
+        compact.load(file)
 
 
 @pytest.mark.parametrize("raw", [b"", b"abc", bytes(9000), bytes(range(256)) * 40])

@@ -1,0 +1,52 @@
+"""Compact files of all versions: how they begin, and which module reads them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from caffe_dns.errors import CaffeError
+from caffe_dns.weights.compact import lossless
+from caffe_dns.weights.compact.contents import Contents
+
+ENDING = ".dnsz"
+#: What all begin with; the number of the version follows.
+SIGNATURE = b"dnsz\x00\x00\x00"
+
+_DECODERS = {module.VERSION: module.decode for module in (lossless,)}
+
+
+def is_compact(path: str | Path) -> bool:
+    """Whether a file begins like a compact one. Raises CaffeError when it cannot be opened."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(len(SIGNATURE)) == SIGNATURE
+    except OSError as error:
+        raise CaffeError(f"cannot be read: {error.strerror}", file=str(path)) from None
+
+
+def read(path: str | Path) -> Contents:
+    """Read a compact file. Raises CaffeError when it is damaged or of another kind."""
+    try:
+        raw = Path(path).read_bytes()
+    except OSError as error:
+        raise CaffeError(f"cannot be read: {error.strerror}", file=str(path)) from None
+    try:
+        return decode(raw)
+    except CaffeError as error:
+        raise error.locate(file=str(path)) from None
+
+
+def decode(raw: bytes) -> Contents:
+    """What the bytes of a compact file hold; raises CaffeError when they are damaged."""
+    start = len(SIGNATURE) + 1
+    if raw[: len(SIGNATURE)] != SIGNATURE or len(raw) < start:
+        raise CaffeError("is not a compact model: it does not begin like one")
+    version = raw[len(SIGNATURE)]
+    if version not in _DECODERS:
+        raise CaffeError("is a compact model of a later version than this dns can read")
+    return _DECODERS[version](raw[start:])
+
+
+def begin(version: int) -> bytes:
+    """The first bytes of a file of a version."""
+    return SIGNATURE + bytes([version])
