@@ -23,6 +23,8 @@ SPEED = re.compile(r" \(\S+ iter/s, \S+s/(\d+) iters\)")
 OWN = re.compile(r"\] (Surgery|Pruned net:) ")
 #: Reading threads log these when they come to it.
 AT_ANY_TIME = ("Restarting data prefetching", "Waiting for data")
+#: What dns tells of a run before Caffe's lines, and of its seed.
+OURS = ("Versions: ", "Host: ", "Command line: ", "Folder: ", "Random seed: ")
 RUNS = [
     "adagrad",
     "adam",
@@ -75,7 +77,7 @@ def messages(text: str) -> list[str]:
 
 
 def in_order(text: str) -> Iterator[str]:
-    return (message for message in messages(text) if not message.startswith(AT_ANY_TIME))
+    return (message for message in messages(text) if not message.startswith((*AT_ANY_TIME, *OURS)))
 
 
 def assert_same_messages(ours: str, theirs: str) -> None:

@@ -1,4 +1,4 @@
-"""Who looks on while a solver trains: a table of surgery, and TensorBoard.
+"""Who looks on while a solver trains, and the one that writes a table of surgery.
 
 An observer is told of each display and each test. None of them changes the training, and none
 makes the host wait for the device at any other iteration.
@@ -11,7 +11,7 @@ import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from torch import Tensor
 
@@ -128,58 +128,3 @@ def _csv_text(rows: Iterable[Iterable[object]]) -> str:
     text = io.StringIO(newline="")
     csv.writer(text, lineterminator="\n").writerows(rows)
     return text.getvalue()
-
-
-class TensorBoard:
-    """Losses, scores, the learning rate and sparsities as TensorBoard's event files.
-
-    Points that an interrupted run left from iteration `start` on are dropped by TensorBoard. Raises
-    CaffeError when the folder cannot be written.
-    """
-
-    def __init__(self, folder: str, start: int = 0) -> None:
-        try:
-            self._writer = _summary_writer()(folder, purge_step=start or None)
-        except OSError as error:
-            raise CaffeError(f"cannot be written: {error.strerror}", file=folder) from None
-
-    def displayed(self, display: Display) -> None:
-        iteration = display.iteration
-        self._add("train/smoothed_loss", display.loss, iteration)
-        self._add("train/lr", display.rate, iteration)
-        self._add_scores("train", display.outputs, iteration)
-        for count in display.surgery:
-            self._add(f"sparsity/{count.layer}", count.sparsity, iteration)
-            self._add(f"spliced_back/{count.layer}", count.spliced_back, iteration)
-            self._add(f"threshold/{count.layer}", count.threshold, iteration)
-
-    def tested(self, iteration: int, index: int, scores: Mapping[str, Tensor]) -> None:
-        self._add_scores("test" if index == 0 else f"test_{index}", scores, iteration)
-
-    def close(self) -> None:
-        self._writer.close()
-
-    def _add_scores(self, phase: str, scores: Mapping[str, Tensor], iteration: int) -> None:
-        for name, score in scores.items():
-            values = score.reshape(-1).tolist()
-            for index, value in enumerate(values):
-                title = name if len(values) == 1 else f"{name}_{index}"
-                self._add(f"{phase}/{title}", value, iteration)
-
-    def _add(self, title: str, value: float, iteration: int) -> None:
-        self._writer.add_scalar(title, value, iteration)
-
-
-def check_tensorboard(folder: str) -> None:
-    """Raise CaffeError when the package is missing, or `folder` cannot be a folder."""
-    _summary_writer()
-    if Path(folder).exists() and not Path(folder).is_dir():
-        raise CaffeError("--tensorboard needs a folder, and this is a file", file=folder)
-
-
-def _summary_writer() -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        raise CaffeError("--tensorboard needs a package: pip install tensorboard") from None
-    return SummaryWriter

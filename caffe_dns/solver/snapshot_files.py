@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +12,7 @@ from caffe_dns import log
 from caffe_dns.encoding import on_disk
 from caffe_dns.errors import CaffeError, first_line
 from caffe_dns.proto.caffe_pb2 import SolverParameter
-from caffe_dns.solver.snapshot import checksum, find_model, read_state
+from caffe_dns.solver.snapshot import checksum, find_model, read_state, snapshot_name
 from caffe_dns.weights.transfer import read_layers
 
 
@@ -131,3 +131,21 @@ class Rotation:
 
 def _whole(snapshots: list[Snapshot]) -> Iterator[bool]:
     return (one.fault() is None for one in reversed(snapshots))
+
+
+def warn_of_overwriting(param: SolverParameter, files: Iterable[str], start: int) -> None:
+    """Log a warning for each of `files` that a snapshot after iteration `start` will replace."""
+    hdf5 = param.snapshot_format == SolverParameter.HDF5
+    for file in files:
+        match = re.search(r"_iter_(\d+)\.caffemodel(\.h5)?$", file)
+        iteration = int(match[1]) if match else -1
+        in_between = param.snapshot and iteration % param.snapshot == 0
+        at_the_end = param.snapshot_after_train and iteration == param.max_iter
+        if not start < iteration <= param.max_iter or not (in_between or at_the_end):
+            continue
+        name = snapshot_name(param, iteration, ".caffemodel.h5" if hdf5 else ".caffemodel")
+        if Path(file).resolve() == Path(name).resolve():
+            log.warning(
+                f"{file} will be replaced by the snapshot of iteration {iteration}; copy it, or "
+                "give the solver another snapshot_prefix"
+            )

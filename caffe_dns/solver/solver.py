@@ -77,8 +77,9 @@ class Solver:
         param.max_iter = self.stages[-1].end
         if param.snapshot and self.ranks.is_root:
             check_writable(param)
-        self._seed_given = param.HasField("random_seed") and param.random_seed >= 0
-        seed = param.random_seed if self._seed_given else secrets.randbits(31)
+        #: Whether the definition gives the seed; else it was drawn.
+        self.seed_given = param.HasField("random_seed") and param.random_seed >= 0
+        seed = param.random_seed if self.seed_given else secrets.randbits(31)
         self.seed = self.ranks.from_root(seed)
         self._contexts = [
             Context(
@@ -355,7 +356,7 @@ class Solver:
             log.info("SGDSolver: restoring history")  # whatever the type, and not for HDF5
         self.iteration = state.iter
         self.current_step = state.current_step
-        if state.HasField("random_seed") and not self._seed_given:
+        if state.HasField("random_seed") and not self.seed_given:
             self._reseed(state.random_seed)
         self.ranks.share(self.net.learnable_params)
         if self.surgeon is not None:

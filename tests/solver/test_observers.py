@@ -6,9 +6,11 @@ import csv
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from caffe_dns import load_net
 from caffe_dns.errors import CaffeError
 from caffe_dns.solver.observers import Display, SurgeryTable
 from caffe_dns.surgery.surgeon import Count
@@ -138,7 +140,7 @@ def test_tensorboard(tmp_path: Path, capfd: Capture) -> None:
     result = run_well(
         ["train", "--solver", solver, "--weights", weights, "--tensorboard", str(folder)], capfd
     )
-    events = EventAccumulator(str(folder)).Reload()
+    events = EventAccumulator(str(folder), size_guidance={"histograms": 0}).Reload()
 
     def points(title: str) -> list[tuple[int, float]]:
         return [(event.step, event.value) for event in events.Scalars(title)]
@@ -155,6 +157,36 @@ def test_tensorboard(tmp_path: Path, capfd: Capture) -> None:
         wanted = [float(row["sparsity"]) for row in rows if row["layer"] == layer]
         assert [value for _, value in points(f"sparsity/{layer}")] == pytest.approx(wanted)
     assert points("threshold/ip1")[0] == (0, pytest.approx(1.281))
+    _check_the_rest(events, tmp_path)
+
+
+def _check_the_rest(events: Any, folder: Path) -> None:
+    """Histograms, graph and settings."""
+    from tensorboard.compat.proto.graph_pb2 import GraphDef
+    from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+
+    model = folder / "snap_iter_4.caffemodel"
+    net = load_net("runs/surgery_holmes/train_val.prototxt", "TRAIN", model)
+    weight, _, mask = (blob.detach() for blob in net.params["ip1"])
+    shown = events.Histograms("ip1/blob 0")
+    assert [event.step for event in shown] == [2, 4]
+    last = shown[-1].histogram_value
+    assert last.num == weight.numel()
+    assert (last.min, last.max) == pytest.approx((float(weight.min()), float(weight.max())))
+    masks = events.Histograms("ip1/mask 2")[-1].histogram_value
+    assert masks.sum == float(mask.sum()) and masks.num == mask.numel()
+    graph = GraphDef.FromString(events.Graph().SerializeToString())
+    nodes = {node.name: node for node in graph.node}
+    assert list(nodes) == [step.layer.name for step in net.steps]
+    assert nodes["conv1"].op == "Convolution" and list(nodes["pool1"].input) == ["conv1"]
+    (shape,) = nodes["ip2"].attr["_output_shapes"].list.shape
+    assert tuple(dim.size for dim in shape.dim) == net.blob_shapes["ip2"]
+    settings = HParamsPluginData.FromString(
+        events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
+    ).session_start_info.hparams
+    assert settings["base_lr"].number_value == pytest.approx(0.01)
+    assert settings["type"].string_value == "SGD"
+    assert events.Scalars("hparam/accuracy")[0].value == events.Scalars("test/accuracy")[-1].value
 
 
 def test_tensorboard_is_looked_for_before_any_work(

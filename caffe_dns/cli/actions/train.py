@@ -6,8 +6,10 @@ import click
 
 from caffe_dns import log
 from caffe_dns.cli import flags
+from caffe_dns.cli.card import Card
 from caffe_dns.cli.launch import as_rank, launch
 from caffe_dns.cli.progress import Progress
+from caffe_dns.cli.provenance import log_head, log_seed
 from caffe_dns.cli.pruned import write_pruned
 from caffe_dns.cli.pruning import Pruning
 from caffe_dns.cli.snapshots import Snapshots
@@ -20,9 +22,12 @@ from caffe_dns.errors import CaffeError
 from caffe_dns.parallel.ranks import JoinedRanks
 from caffe_dns.proto.caffe_pb2 import SolverParameter
 from caffe_dns.proto.upgrade import read_solver
-from caffe_dns.solver.observers import Observer, SurgeryTable, TensorBoard, check_tensorboard
+from caffe_dns.solver.observers import Observer, SurgeryTable
 from caffe_dns.solver.signals import SignalHandler, parse_action
+from caffe_dns.solver.snapshot_files import warn_of_overwriting
 from caffe_dns.solver.solver import Solver
+from caffe_dns.solver.tensorboard import TensorBoard, check_tensorboard
+from caffe_dns.weights import weight_files
 
 
 @as_rank
@@ -65,11 +70,11 @@ def run(
     )
     if ranks is None and len(gpus := parse_gpus(gpu)) > 1:
         return launch(click.get_current_context().obj, gpus)
+    log_head(click.get_current_context().obj)
     state = snapshots.find_state(solver, ranks)
     param = _read_solver(solver, weights, state, level, stage)
     pruning.plan(param, resumed=bool(state))
     device = training_device(gpu, param, ranks.world if ranks else None)
-    activations = use_precision(precision, device)
     if ranks is not None:
         ranks.use(device)
     try:
@@ -78,12 +83,13 @@ def run(
             device=device,
             surgery=not no_surgery,
             allow_python_layers=allow_python_layers,
-            activations=activations,
+            activations=use_precision(precision, device),
             ranks=ranks,
             on_nan=on_nan,
         )
     except CaffeError as error:
         raise error.locate(file=solver) from None
+    log_seed(trainer.seed, given=trainer.seed_given)
     try:
         if state:
             log.info(f"Resuming from {state}")
@@ -91,10 +97,10 @@ def run(
         else:
             pruning.begin(trainer)
         if trainer.ranks.is_root:
-            trainer.observers = _observers(param, tensorboard, trainer.iteration)
             snapshots.rotate(trainer, resumed=bool(state))
+            trainer.observers = _observers(trainer, tensorboard)
         with always_the_same_bits(deterministic):
-            _solve(trainer, handler)
+            _solve(trainer, handler, Card(trainer, solver, _files_beside(param, tensorboard)))
     finally:
         for observer in trainer.observers:
             observer.close()
@@ -102,8 +108,10 @@ def run(
     return 0
 
 
-def _solve(trainer: Solver, handler: SignalHandler) -> None:
-    """Train to the end, with a progress bar, heeding signals."""
+def _solve(trainer: Solver, handler: SignalHandler, card: Card) -> None:
+    """Train to the end, with a progress bar, heeding signals; then show the card."""
+    weights = [file for entry in trainer.param.weights for file in weight_files(entry)]
+    warn_of_overwriting(trainer.param, weights, trainer.iteration)
     log.info("Starting Optimization")
     shown = trainer.ranks.is_root
     with handler, Progress("Training", trainer.param.max_iter, shown=shown) as progress:
@@ -114,16 +122,26 @@ def _solve(trainer: Solver, handler: SignalHandler) -> None:
     if shown and trainer.iteration == trainer.param.max_iter:
         write_pruned(trainer)
     log.info("Optimization Done.")
+    if shown:
+        card.show()
 
 
-def _observers(param: SolverParameter, tensorboard: str, start: int) -> list[Observer]:
+def _observers(trainer: Solver, tensorboard: str) -> list[Observer]:
     """Who looks on: the table beside the snapshots, if there are any, and TensorBoard."""
     observers: list[Observer] = []
+    param = trainer.param
     if keeps_files(param):
         observers.append(SurgeryTable(f"{param.snapshot_prefix}_surgery.csv"))
     if tensorboard:
-        observers.append(TensorBoard(tensorboard, start))
+        observers.append(TensorBoard(tensorboard, trainer.net, param, trainer.iteration))
     return observers
+
+
+def _files_beside(param: SolverParameter, tensorboard: str) -> list[str]:
+    """What a run may have written besides its snapshots."""
+    endings = ("surgery.csv", "target_solver.prototxt", "pruned.caffemodel", "pruned.prototxt")
+    beside = [f"{param.snapshot_prefix}_{ending}" for ending in endings]
+    return [*(beside if keeps_files(param) else []), *([tensorboard] if tensorboard else [])]
 
 
 def _read_solver(

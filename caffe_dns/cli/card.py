@@ -1,0 +1,158 @@
+"""What `dns train` shows on stdout at its end: how it went, the files, and what to type next."""
+
+from __future__ import annotations
+
+import shlex
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import click
+from torch import Tensor
+
+from caffe_dns import log
+from caffe_dns.reports.kept import LayerCount, count_kept
+from caffe_dns.solver.observers import Display
+from caffe_dns.solver.snapshot_files import Snapshot
+from caffe_dns.solver.solver import Solver
+
+_WIDTH = 11
+
+
+class Card:
+    """Looks on while a run goes from its first test to its last."""
+
+    def __init__(self, trainer: Solver, solver: str, beside: list[str]) -> None:
+        """`solver` is the definition's file, `beside` what may be written besides snapshots."""
+        self._trainer = trainer
+        self._solver = solver
+        self._beside = beside
+        self._start = trainer.iteration, time.perf_counter()
+        self._began = int(time.time())  # as file systems may round
+        self._snapshots: list[Snapshot] = []
+        #: The outputs of the first test net in the first test and in the last: (iteration, means).
+        self._tests: list[tuple[int, dict[str, float]]] = []
+        before = trainer.on_snapshot
+
+        def noted(iteration: int, state: str) -> None:
+            before(iteration, state)
+            self._snapshots.append(Snapshot(iteration, Path(state)))
+
+        trainer.on_snapshot = noted
+        trainer.observers.append(self)
+
+    def displayed(self, display: Display) -> None:
+        """The log has it."""
+
+    def tested(self, iteration: int, index: int, scores: Mapping[str, Tensor]) -> None:
+        if index == 0 and scores:
+            means = {name: float(mean) for name, mean in scores.items() if mean.numel() == 1}
+            self._tests = [*self._tests[:1], (iteration, means)]
+
+    def close(self) -> None:
+        """What is to be said is said by `show`, of runs that have come to an end."""
+
+    def show(self) -> None:
+        """Print the card."""
+        files = [
+            str(path)
+            for snapshot in self._snapshots
+            for path in (snapshot.model, snapshot.state)
+            if path.exists()
+        ]
+        files += [file for file in self._beside if self._is_new(file)]
+        lines = [
+            "",
+            *self._results(),
+            *_listed("files", files),
+            *_listed("next", self._next(files)),
+        ]
+        for line in lines:
+            click.echo(line)
+
+    def _is_new(self, file: str) -> bool:
+        """Whether a file or a folder is there, and of this run."""
+        path = Path(file)
+        return path.exists() and path.stat().st_mtime >= self._began
+
+    def _results(self) -> list[str]:
+        first, began = self._start
+        iterations = self._trainer.iteration - first
+        seconds = time.perf_counter() - began
+        speed = log.number(iterations / seconds) if seconds else "0"
+        what = f"{iterations} iterations in {_duration(seconds)}, {speed} a second"
+        if self._trainer.stopped_early:
+            what += f"; stopped at {self._trainer.iteration} of {self._trainer.param.max_iter}"
+        return [
+            _row("trained", what),
+            *self._scores(),
+            *_compression(count_kept(self._trainer.net)),
+        ]
+
+    def _scores(self) -> list[str]:
+        if not self._tests:
+            return []
+        (first, before), (last, after) = self._tests[0], self._tests[-1]
+        if len(self._tests) == 1:
+            return [
+                _row(name, f"{log.number(value)} (iteration {last})")
+                for name, value in after.items()
+            ]
+        return [
+            _row(
+                name,
+                f"{log.number(before[name])} before, {log.number(value)} after "
+                f"(iterations {first} and {last})",
+            )
+            for name, value in after.items()
+            if name in before
+        ]
+
+    def _next(self, files: list[str]) -> list[str]:
+        """The commands that most would type now."""
+        last = self._snapshots[-1] if self._snapshots else None
+        if last is None:
+            return []
+        if self._trainer.stopped_early:
+            return [_command("train", "--solver", self._solver, "--snapshot", str(last.state))]
+        commands = []
+        model = self._trainer.param.net or next(iter(self._trainer.param.test_net), "")
+        if model and self._trainer.test_nets:
+            commands.append(_command("test", "--model", model, "--weights", str(last.model)))
+        prefix = self._trainer.param.snapshot_prefix
+        pruned = f"{prefix}_pruned.caffemodel"
+        if pruned in files:
+            given = ("--model", f"{prefix}_pruned.prototxt", "--weights", pruned)
+            small = f"{prefix}_small.caffemodel"
+            commands.append(_command("export", *given, "--shrink", "--output", small))
+        return commands
+
+
+def _compression(counts: list[LayerCount]) -> list[str]:
+    """What is left of the weights and biases, where anything was pruned."""
+    kept, total = sum(count.kept for count in counts), sum(count.total for count in counts)
+    # A few are zero by chance, as in `kept_lines`.
+    if total - kept <= total / 100 or not kept:
+        return []
+    return [_row("parameters", f"{kept:,} of {total:,} are left: {total / kept:.1f} times fewer")]
+
+
+def _listed(title: str, lines: list[str]) -> list[str]:
+    return [_row(title if number == 0 else "", line) for number, line in enumerate(lines)]
+
+
+def _row(title: str, text: str) -> str:
+    return f"{title:<{_WIDTH}} {text}"
+
+
+def _command(*words: str) -> str:
+    return shlex.join(["dns", *words])
+
+
+def _duration(seconds: float) -> str:
+    """`12.3 s`, `4 min 5 s`, `2 h 3 min`."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
