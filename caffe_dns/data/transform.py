@@ -29,6 +29,16 @@ ImageShape: TypeAlias = tuple[int, int, int]
 
 #: Records that share one generator: making one for each record would cost more than reading it.
 _BLOCK = 4096
+#: The fields of SSD.
+_OF_ANNOTATED_DATA = (
+    "resize_param",
+    "noise_param",
+    "emit_constraint",
+    "crop_h",
+    "crop_w",
+    "distort_param",
+    "expand_param",
+)
 
 
 @dataclass
@@ -70,6 +80,7 @@ class Transform:
     """The settings of a layer's `transform_param`. What is random is up to the caller's draws."""
 
     def __init__(self, param: TransformationParameter, phase: int) -> None:
+        refuse_annotated(param)
         self.crop_size = int(param.crop_size)
         self.random_crop = self.crop_size > 0 and phase == TRAIN
         self.mirror = bool(param.mirror)
@@ -213,6 +224,15 @@ class Transform:
             columns = torch.where(mirrored[:, None], columns.flip(1), columns)
         columns = columns + cuts[:, 1:2]
         return mean[:, rows[:, :, None], columns[:, None, :]].transpose(0, 1)
+
+
+def refuse_annotated(param: TransformationParameter) -> None:
+    """Raise CaffeError, with the field, for what only AnnotatedData does to images."""
+    for field in _OF_ANNOTATED_DATA:
+        if param.HasField(field):
+            raise CaffeError(
+                "is for layers of type AnnotatedData only", field=f"transform_param.{field}"
+            )
 
 
 def crop(images: Image, cut: Cut, size: int) -> Image:

@@ -102,6 +102,13 @@ class BatchDataLayer(Layer):
             self._position = self.position()
             self._feed = None
 
+    def draw_skip(self, rand_skip: int) -> int:
+        """How many records to leave out at the beginning: fewer than `rand_skip`."""
+        if not rand_skip:
+            return 0
+        generator = rng.numpy_generator(self.context.seed, f"rand_skip/{self.name}")
+        return int(generator.integers(rand_skip))
+
     def check_batch_size(self, field: str) -> None:
         """Raise CaffeError unless there is a positive batch size."""
         if self.batch_size < 1:
@@ -141,13 +148,6 @@ class ImageBatchLayer(BatchDataLayer):
     def draws(self) -> RecordDraws:
         """The draws for crops and mirrors of records."""
         return RecordDraws(self.context.seed, f"transform/{self.name}")
-
-    def draw_skip(self, rand_skip: int) -> int:
-        """How many records to leave out at the beginning: fewer than `rand_skip`."""
-        if not rand_skip:
-            return 0
-        generator = rng.numpy_generator(self.context.seed, f"rand_skip/{self.name}")
-        return int(generator.integers(rand_skip))
 
 
 class _Feed:

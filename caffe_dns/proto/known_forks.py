@@ -5,9 +5,7 @@ from __future__ import annotations
 #: Fork -> message -> the fields that its caffe.proto adds and that definitions use.
 FIELDS = {
     "SSD": {
-        "LayerParameter": "annotated_data_param video_data_param",
-        "TransformationParameter": "crop_h crop_w resize_param noise_param distort_param "
-        "expand_param emit_constraint",
+        "LayerParameter": "video_data_param",
         "SolverParameter": "plateau_winsize",
     },
     "DeepLab": {
@@ -99,7 +97,7 @@ FIELDS = {
 
 #: Fork -> the layer types that it adds and that definitions use.
 LAYER_TYPES = {
-    "SSD": "AnnotatedData VideoData",
+    "SSD": "VideoData",
     "DeepLab": "DenseCRF DomainTransform ImageSegData MatRead MatWrite SegAccuracy "
     "UniqueLabel BiasChannel AdaptiveBiasChannel",
     "PSPNet": "SegAccuracy",

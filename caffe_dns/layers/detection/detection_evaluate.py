@@ -11,8 +11,8 @@ from torch import Tensor
 
 from caffe_dns.data.boxes import Boxes, areas, intersections, shares, to_pixels
 from caffe_dns.data.label_map import read_names_and_sizes
+from caffe_dns.data.resizing import check_resize
 from caffe_dns.layers.base import Layer, Shape, layer_types
-from caffe_dns.layers.detection.detection_files import check_resize
 
 #: A row of the top, and the places of what a label row and a detection say.
 ROW = 5
@@ -50,7 +50,8 @@ class DetectionEvaluate(Layer):
         self.sizes: list[tuple[int, int]] = []
         if self.options.name_size_file:
             self.sizes = [each.size for each in read_names_and_sizes(self.options.name_size_file)]
-        check_resize(self, self.options.resize_param, "detection_evaluate_param.resize_param")
+        if self.options.HasField("resize_param"):
+            check_resize(self.options.resize_param, "detection_evaluate_param.resize_param")
         self._turn = 0
 
     def reshape(self, bottom_shapes: Sequence[Shape]) -> list[Shape]:

@@ -14,11 +14,12 @@ import numpy as np
 from caffe_dns import log
 from caffe_dns.data.boxes import to_pixels
 from caffe_dns.data.label_map import NamedImage, read_label_map, read_names_and_sizes
+from caffe_dns.data.resizing import check_resize
 from caffe_dns.encoding import on_disk
 from caffe_dns.errors import CaffeError
 from caffe_dns.files import write_atomically
 from caffe_dns.layers.base import Layer
-from caffe_dns.proto.caffe_pb2 import ResizeParameter, SaveOutputParameter
+from caffe_dns.proto.caffe_pb2 import SaveOutputParameter
 
 if TYPE_CHECKING:
     from caffe_dns.data.boxes import Boxes
@@ -86,7 +87,8 @@ class DetectionFiles:
                 f"is '{param.output_format}'; {', '.join(_WRITERS)} would be right",
                 f"{_FIELD}.output_format",
             )
-        check_resize(layer, param.resize_param, f"{_FIELD}.resize_param")
+        if param.HasField("resize_param"):
+            check_resize(param.resize_param, f"{_FIELD}.resize_param")
         labels = read_label_map(param.label_map_file)
         names = {item.label: item.name for item in labels.item if item.label != background}
         return DetectionFiles(param, names, images, _WRITERS[param.output_format])
@@ -122,12 +124,6 @@ class DetectionFiles:
         prefix = self._param.output_name_prefix
         self._write(folder, prefix, self._found, list(self._names.values()))
         self._turn, self._found = 0, []
-
-
-def check_resize(layer: Layer, resize: ResizeParameter, field: str) -> None:
-    """Raise CaffeError for a resize_param without the extents that boxes are counted by."""
-    if resize.ByteSize() and not (resize.height and resize.width):
-        raise layer.error("needs a height and a width", field)
 
 
 def _write_voc(folder: Path, prefix: str, found: list[Detection], names: list[str]) -> None:

@@ -1,0 +1,197 @@
+"""What AnnotatedData does to an image and the boxes in it, up to the mean and the scale.
+
+In SSD's order: colours are distorted, a frame is put around the image, a part is cut out; then it
+is resized, given noise, cropped and mirrored (`annotated_data_layer.cpp`, `data_transformer.cpp`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+
+import numpy as np
+
+from caffe_dns import log
+from caffe_dns.data.annotated_datum import Annotated
+from caffe_dns.data.box_samplers import check_sampler, draw_parts
+from caffe_dns.data.boxes import Boxes, Size, clip
+from caffe_dns.data.datum import Image
+from caffe_dns.data.image_effects import add_noise, check_distortion, check_noise, distort
+from caffe_dns.data.resizing import check_resize, count_by_scale, new_size, resize, resize_boxes
+from caffe_dns.errors import CaffeError
+from caffe_dns.proto.caffe_pb2 import TRAIN, BatchSampler, ResizeParameter, TransformationParameter
+
+#: Frames that would make an image less than this much larger are none.
+_LEAST_EXPANSION = 0.01
+
+
+class AnnotatedTransform:
+    """The settings of a `transform_param`, and the samplers of an `annotated_data_param`."""
+
+    def __init__(
+        self, param: TransformationParameter, samplers: Sequence[BatchSampler], phase: int
+    ) -> None:
+        self.param = param
+        self._samplers = list(samplers)
+        self._random_crop = phase == TRAIN
+        self._constraint = param.emit_constraint if param.HasField("emit_constraint") else None
+        self.crop = (param.crop_h, param.crop_w)
+        if param.crop_size:
+            self.crop = (param.crop_size, param.crop_size)
+        if bool(self.crop[0]) != bool(self.crop[1]):
+            raise CaffeError("crop_h and crop_w must be given together", field="transform_param")
+
+    def check(self, channels: int) -> None:
+        """Raise CaffeError, with the field, for what cannot be done to images like these."""
+        param = self.param
+        if param.HasField("resize_param"):
+            check_resize(param.resize_param, "transform_param.resize_param")
+            _warn_of_prob("resize_param", param.resize_param.prob)
+            with _within("transform_param.resize_param"):
+                _check_values(param.resize_param.pad_value, channels, "pad_value")
+        if param.HasField("distort_param"):
+            with _within("transform_param.distort_param"):
+                check_distortion(param.distort_param, channels)
+        if param.HasField("noise_param"):
+            with _within("transform_param.noise_param"):
+                check_noise(param.noise_param, channels)
+            if param.noise_param.HasField("prob"):
+                _warn_of_prob("noise_param", param.noise_param.prob)
+        if param.HasField("expand_param"):
+            with _within("transform_param"):
+                self._check_expansion(channels)
+        for sampler in self._samplers:
+            with _within("annotated_data_param.batch_sampler"):
+                check_sampler(sampler)
+
+    def _check_expansion(self, channels: int) -> None:
+        if self.param.expand_param.max_expand_ratio <= 1:
+            raise CaffeError("must be more than 1", field="expand_param.max_expand_ratio")
+        if self.param.HasField("mean_file"):
+            raise CaffeError("fills with mean_value, not with a mean_file", field="expand_param")
+        _check_values(self.param.mean_value, channels, "mean_value")
+
+    @property
+    def varies_size(self) -> bool:
+        """Whether images come out in several sizes."""
+        mode = self.param.resize_param.resize_mode
+        fits_small = self.param.HasField("resize_param") and mode == ResizeParameter.FIT_SMALL_SIZE
+        return fits_small and not self.crop[0]
+
+    def output_size(self, size: Size) -> Size:
+        """The size (height, width) that an image of this one comes out with. Raises CaffeError."""
+        if self.param.HasField("resize_param"):
+            size = new_size(size, self.param.resize_param)
+        return self._cropped_size(size)
+
+    def _cropped_size(self, size: Size) -> Size:
+        height, width = self.crop
+        if height > size[0] or width > size[1]:
+            raise CaffeError(
+                f"a crop of {height}x{width} is larger than an image of {size[0]}x{size[1]} "
+                "(height, width)",
+                field="transform_param.crop_size",
+            )
+        return self.crop if height else size
+
+    def apply(self, record: Annotated, draws: np.random.Generator) -> Annotated:
+        """The record as a net is to see it. Raises CaffeError."""
+        param = self.param
+        if record.image.dtype != np.uint8 and (
+            param.HasField("distort_param") or param.HasField("noise_param")
+        ):
+            raise CaffeError(
+                "distort_param and noise_param take images of bytes, not float_data",
+                field="transform_param",
+            )
+        if param.HasField("distort_param"):
+            image = distort(record.image, param.distort_param, draws)
+            record = replace(record, image=image)
+        if param.HasField("expand_param"):
+            record = self._expand(record, draws)
+        parts = draw_parts(self._samplers, record.objects.boxes, draws)
+        if parts:
+            record = self._cut_out(record, clip(parts[int(draws.integers(len(parts)))]))
+        return self._finish(record, draws)
+
+    def _expand(self, record: Annotated, draws: np.random.Generator) -> Annotated:
+        """A frame around the image, as often as asked for (`ExpandImage`)."""
+        expand = self.param.expand_param
+        if draws.uniform() > expand.prob or expand.max_expand_ratio - 1 < _LEAST_EXPANSION:
+            return record
+        ratio = np.float32(draws.uniform(1, expand.max_expand_ratio))
+        height, width = record.size
+        wide = int(height * ratio), int(width * ratio)
+        top, left = (int(draws.uniform(0, w - n)) for w, n in zip(wide, record.size, strict=True))
+        image = np.empty((*wide, record.image.shape[2]), record.image.dtype)
+        colour = np.rint(np.resize(list(self.param.mean_value) or [0.0], image.shape[2]))
+        image[:] = np.clip(colour, 0, 255)
+        image[top : top + height, left : left + width] = record.image
+        frame = np.array([-left, -top, wide[1] - left, wide[0] - top], np.float32)
+        part = frame / np.array([width, height] * 2, np.float32)
+        objects = record.objects.seen_in(part, self._constraint)
+        return replace(record, image=image, objects=objects)
+
+    def _cut_out(self, record: Annotated, part: Boxes) -> Annotated:
+        """A part of the image [4], in whole pixels (`CropImage`)."""
+        height, width = record.size
+        corners = part * np.array([width, height] * 2, np.float32)
+        left, top = corners[:2].astype(int)
+        wide, high = np.maximum((corners[2:] - corners[:2]).astype(int), 1)
+        image = record.image[top : top + high, left : left + wide]
+        objects = record.objects.seen_in(part, self._constraint)
+        return replace(record, image=image, objects=objects)
+
+    def _finish(self, record: Annotated, draws: np.random.Generator) -> Annotated:
+        param, image, objects, size = self.param, record.image, record.objects, record.size
+        mirrored = param.mirror and bool(draws.integers(2))
+        if param.HasField("resize_param"):
+            image = resize(image, param.resize_param, draws)
+            objects = objects.with_boxes(resize_boxes(objects.boxes, size, param.resize_param))
+        if param.HasField("noise_param"):
+            image = add_noise(image, param.noise_param, draws)
+        image, part = self._crop(image, draws)
+        objects = objects.seen_in(part, self._constraint)
+        if mirrored:
+            image, objects = image[:, ::-1], objects.mirrored()
+        if param.HasField("resize_param"):
+            boxes = count_by_scale(objects.boxes, size, part, param.resize_param)
+            objects = objects.with_boxes(boxes)
+        return replace(record, image=image, objects=objects)
+
+    def _crop(self, image: Image, draws: np.random.Generator) -> tuple[Image, Boxes]:
+        """The crop, and which part of the image it is."""
+        height, width = image.shape[:2]
+        size = self._cropped_size((height, width))
+        spare = height - size[0], width - size[1]
+        if self._random_crop:
+            top, left = (int(draws.integers(extent + 1)) for extent in spare)
+        else:
+            top, left = spare[0] // 2, spare[1] // 2
+        bottom, right = top + size[0], left + size[1]
+        part = np.array([left / width, top / height, right / width, bottom / height], np.float32)
+        return image[top:bottom, left:right], part
+
+
+@contextmanager
+def _within(message: str) -> Iterator[None]:
+    """Put the message's name before the fields of errors."""
+    try:
+        yield
+    except CaffeError as error:
+        raise CaffeError(error.message, field=f"{message}.{error.field}") from None
+
+
+def _warn_of_prob(field: str, prob: float) -> None:
+    if prob != 1:
+        log.warning(f"transform_param.{field}.prob has no effect, as in SSD's fork")
+
+
+def _check_values(values: Sequence[float], channels: int, field: str) -> None:
+    if len(values) not in (0, 1, channels):
+        raise CaffeError(
+            f"is given {len(values)} times for images of {channels} channel(s); give one value, or "
+            "one for each channel",
+            field=field,
+        )
