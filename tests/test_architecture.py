@@ -19,7 +19,8 @@ FILES = sorted(
 ORDER = [
     {"encoding", "rng"},
     {"errors", "log"},
-    {"files", "user_code"},
+    {"files", "finite", "reading", "user_code"},
+    {"hdf5"},
     {"plugins"},
     {"registry"},
     {"proto"},

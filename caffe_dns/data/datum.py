@@ -14,6 +14,7 @@ import numpy as np
 
 from caffe_dns.data.decoding import Buffer, Image, decode
 from caffe_dns.errors import CaffeError
+from caffe_dns.finite import check_finite
 
 IntArray: TypeAlias = "np.ndarray[Any, np.dtype[np.int64]]"
 
@@ -53,6 +54,7 @@ class RawDatum:
             values = np.frombuffer(self.data, np.uint8)
         elif self.float_data is not None:
             values = self.float_data
+            check_finite(values, "float_data of a record")
         else:
             raise CaffeError("a record holds neither data nor float_data")
         if min(shape) < 1 or values.size != shape[0] * shape[1] * shape[2]:

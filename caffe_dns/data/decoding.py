@@ -7,16 +7,22 @@ bytes, so they are given the ends that libjpeg would put there.
 
 from __future__ import annotations
 
+import os
 from typing import Any, TypeAlias
 
 import numpy as np
 
 from caffe_dns import log
+from caffe_dns.errors import CaffeError
 
 Buffer: TypeAlias = "bytes | memoryview"
 Image: TypeAlias = "np.ndarray[Any, np.dtype[Any]]"
 
 _JPEG_START, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
+#: Pixels of an image, before it is decoded: what its header claims costs nothing to write there.
+MOST_PIXELS = 1 << 26
+# OpenCV looks at this when it is imported. Whoever has larger images may set it.
+os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(MOST_PIXELS))
 #: More than the longest segment of a JPEG, which libjpeg fills with ends one after the other.
 _MOST_ENDS = 1 << 15
 
@@ -24,15 +30,29 @@ _MOST_ENDS = 1 << 15
 def decode(data: Buffer, flag: int, what: str) -> Image | None:
     """The image in `data` as `imread` with this flag gives it, or None if it is no image.
 
-    A warning names `what` where the image is a JPEG that is cut short.
+    A warning names `what` where the image is a JPEG that is cut short. Raises CaffeError for one
+    that claims more than MOST_PIXELS.
     """
-    import cv2  # here, because importing it takes long and most runs do not need it
-
     if not len(data):  # for which OpenCV raises
         return None
-    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flag)
+    pixels = _imdecode(data, flag, what)
     if pixels is None and bytes(data[:2]) == _JPEG_START:
-        pixels = cv2.imdecode(np.frombuffer(bytes(data) + _JPEG_END * _MOST_ENDS, np.uint8), flag)
+        pixels = _imdecode(bytes(data) + _JPEG_END * _MOST_ENDS, flag, what)
         if pixels is not None:
             log.warning(f"{what} is a JPEG that is cut short; what is missing is gray")
     return pixels
+
+
+def _imdecode(data: Buffer, flag: int, what: str) -> Image | None:
+    import cv2  # here, because importing it takes long and most runs do not need it
+
+    try:
+        return cv2.imdecode(np.frombuffer(data, np.uint8), flag)
+    except cv2.error as error:
+        if "PIXELS" not in str(error) and "IMAGE_" not in str(error):
+            return None
+        limit = os.environ["OPENCV_IO_MAX_IMAGE_PIXELS"]
+        raise CaffeError(
+            f"{what} claims to have more than {limit} pixels; OPENCV_IO_MAX_IMAGE_PIXELS can be "
+            "set to allow more"
+        ) from None

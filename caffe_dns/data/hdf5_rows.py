@@ -12,14 +12,15 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate, groupby
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from caffe_dns.data.batches import Share
 from caffe_dns.data.datum import Image
 from caffe_dns.data.sources import Order
-from caffe_dns.errors import CaffeError, first_line
+from caffe_dns.errors import CaffeError
+from caffe_dns.finite import check_finite
+from caffe_dns.hdf5 import find, is_bounded, open_hdf5, read_array
 
 
 @dataclass
@@ -67,20 +68,17 @@ def inspect_files(paths: list[str], names: list[str]) -> HDF5Files:
 def _dataset_shapes(path: str, names: list[str]) -> list[tuple[int, ...]]:
     import h5py  # here, because importing it takes long and most runs do not need it
 
-    try:
-        with h5py.File(path, "r") as file:
-            shapes = []
-            for name in names:
-                dataset = file.get(name)
-                if not isinstance(dataset, h5py.Dataset):
-                    known = ", ".join(sorted(file)) or "nothing"
-                    raise CaffeError(f"has no dataset '{name}'; it holds {known}", file=path)
-                if dataset.dtype.kind not in "fiu" or not dataset.shape:
-                    raise CaffeError(f"dataset '{name}' is no array of numbers", file=path)
-                shapes.append(tuple(dataset.shape))
-            return shapes
-    except OSError as error:
-        raise CaffeError(f"cannot be read as HDF5: {first_line(error)}", file=path) from None
+    with open_hdf5(path) as file:
+        shapes = []
+        for name in names:
+            dataset = find(file, name)
+            if not isinstance(dataset, h5py.Dataset):
+                known = ", ".join(sorted(file)) or "nothing"
+                raise CaffeError(f"has no dataset '{name}'; it holds {known}")
+            if dataset.dtype.kind not in "fiu" or not dataset.shape:
+                raise CaffeError(f"dataset '{name}' is no array of numbers")
+            shapes.append(tuple(dataset.shape))
+        return shapes
 
 
 class HDF5Batches:
@@ -118,8 +116,8 @@ class HDF5Batches:
         start = 0
         for file, group in groupby(places, key=lambda place: place[0]):
             rows = [row for _, row in group]
-            for array, values in zip(arrays, self._load(file), strict=True):
-                array.numpy()[start : start + len(rows)] = values[rows]
+            some = slice(start, start + len(rows))
+            self._fill([array.numpy()[some] for array in arrays], file, rows)
             start += len(rows)
         return ArrayBatch(arrays)
 
@@ -142,12 +140,24 @@ class HDF5Batches:
         order = [self._file_order.index(turn * count + index) for index in range(count)]
         return order, list(accumulate(self._files.rows[file] for file in order))
 
-    def _read_file(self, file: int) -> list[Image]:
-        import h5py
+    def _fill(self, targets: list[Image], file: int, rows: list[int]) -> None:
+        """Put these rows of a file into `targets`, one for each dataset."""
+        arrays = self._load(file)
+        if arrays is not None:
+            for target, array in zip(targets, arrays, strict=True):
+                target[:] = array[rows]
+            return
+        with open_hdf5(self._files.paths[file]) as opened:
+            for target, name in zip(targets, self._files.names, strict=True):
+                dataset = find(opened, name)
+                for place, row in enumerate(rows):
+                    target[place] = dataset[row]
+                check_finite(target, f"dataset '{name}'")
 
-        path = self._files.paths[file]
-        try:
-            with h5py.File(path, "r") as opened:
-                return [np.asarray(opened[name], np.float32) for name in self._files.names]
-        except (OSError, KeyError) as error:
-            raise CaffeError(f"cannot be read as HDF5: {first_line(error)}", file=path) from None
+    def _read_file(self, file: int) -> list[Image] | None:
+        """All rows of a file, or None where it claims more than can well lie in it."""
+        with open_hdf5(self._files.paths[file]) as opened:
+            datasets = [find(opened, name) for name in self._files.names]
+            if not all(is_bounded(dataset) for dataset in datasets):
+                return None
+            return [read_array(dataset) for dataset in datasets]

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from pathlib import Path
 
 from caffe_dns.data.datum import Image, channels_first
 from caffe_dns.data.decoding import decode
 from caffe_dns.data.sources import ImageSource, Order
 from caffe_dns.encoding import on_disk
 from caffe_dns.errors import CaffeError
+from caffe_dns.reading import read_file
 
 
 def read_image(path: str, height: int = 0, width: int = 0, *, color: bool = True) -> Image:
@@ -24,7 +24,7 @@ def read_image(path: str, height: int = 0, width: int = 0, *, color: bool = True
     # Not imread, which writes to stderr about files that are missing.
     path = on_disk(path)
     try:
-        data = Path(path).read_bytes()
+        data = read_file(path)
     except OSError as error:
         raise CaffeError(f"cannot be read: {error.strerror}", file=path) from None
     image = decode_file(data, path, color=color)
@@ -77,7 +77,7 @@ def parse_listed(line: str) -> ListedImage:
 def read_lines(path: str) -> list[str]:
     """The lines of a list file. File names in it need not be UTF-8. Raises CaffeError."""
     try:
-        text = Path(on_disk(path)).read_text("utf-8", "surrogateescape")
+        text = read_file(path).decode("utf-8", "surrogateescape")
     except OSError as error:
         raise CaffeError(f"cannot be read: {error.strerror}", file=path) from None
     return text.removesuffix("\n").split("\n") if text else []

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -17,6 +16,7 @@ from caffe_dns.data.image_files import ListedImage, read_image
 from caffe_dns.data.workers import Workers, available_cores
 from caffe_dns.errors import CaffeError, first_line
 from caffe_dns.proto.caffe_pb2 import Datum
+from caffe_dns.reading import read_file
 
 #: Images that the threads decode before their Datums are handed on.
 _AT_ONCE = 64
@@ -92,7 +92,7 @@ class ImageSet:
         if not encoding:
             return _raw_datum(pixels)
         if not self.height and not self.width and _matches(path, encoding):
-            return Datum(data=Path(path).read_bytes(), encoded=True)
+            return Datum(data=read_file(path), encoded=True)
         return Datum(data=_encode(pixels, path, encoding), encoded=True)
 
 

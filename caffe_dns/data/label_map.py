@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
-from caffe_dns.encoding import on_disk
 from caffe_dns.errors import CaffeError
 from caffe_dns.proto.caffe_pb2 import LabelMap
 from caffe_dns.proto.text import read_text
+from caffe_dns.reading import read_file
 
 
 def read_label_map(path: str) -> LabelMap:
@@ -38,7 +37,7 @@ class NamedImage:
 def read_names_and_sizes(path: str) -> list[NamedImage]:
     """The lines `NAME HEIGHT WIDTH` of a file. Raises CaffeError with the line that is no such."""
     try:
-        lines = Path(on_disk(path)).read_text("utf-8", "surrogateescape").splitlines()
+        lines = read_file(path).decode("utf-8", "surrogateescape").splitlines()
     except OSError as error:
         raise CaffeError(f"cannot be read: {error.strerror}", file=path) from None
     images = []

@@ -7,6 +7,7 @@ permission. It must not be written to meanwhile.
 from __future__ import annotations
 
 import heapq
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,7 @@ from caffe_dns.data.leveldb_log import batch_entries, log_records
 from caffe_dns.data.leveldb_table import table_entries
 from caffe_dns.data.snappy import read_varint
 from caffe_dns.errors import CaffeError
+from caffe_dns.reading import read_file
 
 #: What a manifest's records say, by their tags.
 _COMPARATOR, _LOG_NUMBER, _NEXT_FILE, _LAST_SEQUENCE = 1, 2, 3, 4
@@ -45,15 +47,17 @@ class LevelDB(Database):
         super().__init__(path)
         self._folder = Path(path)
         try:
-            name = (self._folder / "CURRENT").read_text().strip()
-            self._manifest = _read_manifest(self._folder / name)
+            name = read_file(self._folder / "CURRENT").removesuffix(b"\n")
+            if not re.fullmatch(rb"MANIFEST-\d{1,20}", name):
+                raise CaffeError(
+                    f"cannot be read as a LevelDB: CURRENT is damaged: {name!r}", file=path
+                )
+            self._manifest = _read_manifest(self._folder / name.decode())
             self._recent = self._read_logs()
         except OSError as error:
             raise CaffeError(
                 f"cannot be read as a LevelDB: {error.strerror}", file=error.filename or path
             ) from None
-        except UnicodeDecodeError:
-            raise CaffeError("cannot be read as a LevelDB: CURRENT is damaged", file=path) from None
 
     def cursor(self) -> Cursor:
         return _LevelDBCursor(self)
@@ -93,9 +97,15 @@ class LevelDB(Database):
         path = self._folder / f"{number:06d}.ldb"
         if not path.exists():
             path = path.with_suffix(".sst")  # the name before LevelDB 1.14
+        last = (b"", 0)
         for key, value in table_entries(path):
             suffix = int.from_bytes(key[-_SUFFIX_SIZE:], "little")
-            yield key[:-_SUFFIX_SIZE], -(suffix >> 8), value if suffix & 0xFF else None
+            here = key[:-_SUFFIX_SIZE], -(suffix >> 8)
+            # So that an index cannot name a block again and again.
+            if not last < here:
+                raise CaffeError("damaged: its keys are not in order", file=str(path))
+            last = here
+            yield *here, value if suffix & 0xFF else None
 
     def _read_logs(self) -> list[Entry]:
         """What stands in the logs only, because no table has been made of it yet."""

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from caffe_dns.data.snappy import read_varint
 from caffe_dns.errors import CaffeError
+from caffe_dns.reading import read_file
 
 _BLOCK_SIZE = 32768
 #: Checksum (4 bytes), length (2) and type (1) of a fragment.
@@ -24,7 +25,7 @@ _DELETION, _VALUE = 0, 1
 def log_records(path: Path) -> Iterator[bytes]:
     """The records in a log or manifest file, whole ones only."""
     parts: list[memoryview] = []
-    for kind, fragment in _fragments(memoryview(path.read_bytes())):
+    for kind, fragment in _fragments(memoryview(read_file(path))):
         if kind in (_FULL, _FIRST):
             parts = []
         elif not parts:

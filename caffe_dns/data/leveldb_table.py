@@ -8,6 +8,7 @@ from typing import BinaryIO
 
 from caffe_dns.data.snappy import decompress, read_varint
 from caffe_dns.errors import CaffeError
+from caffe_dns.reading import open_file
 
 _FOOTER_SIZE = 48
 _MAGIC = 0xDB4775248B80FB57
@@ -24,7 +25,7 @@ def table_entries(path: Path) -> Iterator[Block]:
     The file is open while the iteration goes on. Raises CaffeError if it is damaged.
     """
     try:
-        with open(path, "rb") as file:
+        with open_file(path) as file:
             for _, handle in _block_entries(_read_block(file, *_index_handle(file))):
                 offset, position = read_varint(handle, 0)
                 size, _ = read_varint(handle, position)
@@ -55,6 +56,8 @@ def _index_handle(file: BinaryIO) -> tuple[int, int]:
 
 
 def _read_block(file: BinaryIO, offset: int, size: int) -> bytes:
+    if offset + size + _TRAILER_SIZE > file.seek(0, 2):
+        raise IndexError
     file.seek(offset)
     block = file.read(size + _TRAILER_SIZE)
     if len(block) != size + _TRAILER_SIZE:

@@ -39,7 +39,7 @@ class Prefetcher(Generic[Item]):
                 item = self._items.popleft()
                 self._changed.notify_all()
                 return item
-            if isinstance(self._error, CaffeError):
+            if isinstance(self._error, (CaffeError, MemoryError)):
                 raise self._error
             if self._error is not None:
                 raise RuntimeError("reading ahead failed") from self._error

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from caffe_dns import log
+from caffe_dns import log, reading
 from caffe_dns.data.database import Writer
 from caffe_dns.data.db import create_database
 from caffe_dns.errors import CaffeError
@@ -28,7 +28,7 @@ _CIFAR_TRAIN_BATCHES = 5
 def read_file(path: str | Path) -> bytes:
     """All of a file. Raises CaffeError when it cannot be read."""
     try:
-        return Path(path).read_bytes()
+        return reading.read_file(path)
     except OSError as error:
         raise CaffeError(f"cannot be read: {error.strerror}", file=str(path)) from None
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 
 from caffe_dns.data.database import Database
-from caffe_dns.data.datum import SMALL, Image, IntArray, parse_alike
-from caffe_dns.data.sources import DatabaseSource, Order
-from caffe_dns.data.stored import StoredValue, Value, load
-from caffe_dns.errors import CaffeError
+from caffe_dns.data.datum import Image, IntArray
+from caffe_dns.data.sources import DatabaseSource, Order, in_memory_if_small, parse_small
+from caffe_dns.data.stored import Value
+
+#: More records than any database has.
+_ALL = 1 << 62
 
 
 class ShuffledSource(DatabaseSource):
@@ -29,25 +30,20 @@ class ShuffledSource(DatabaseSource):
         gray: bool = False,
     ) -> None:
         super().__init__(database, skip=skip, color=color, gray=gray)
-        # Where large values lie in the file: they are not read yet.
-        cursor = database.cursor()
-        self._values = cursor.take(sys.maxsize) if cursor.first() else []
-        if not self._values:
-            raise CaffeError("the database has no records", file=database.path)
+        self._rewind()
+        # Large ones are not read yet.
+        self._values = self._cursor.take(_ALL)
         self._order = Order(len(self._values), seed, stream)
 
     def fetch(self, record: int) -> Value:
         return self._values[self._order.index(record + self._skip)]
 
     def fetch_all(self, records: Sequence[int]) -> list[Value]:
-        values = [self.fetch(record) for record in records]
-        small = max(map(len, values)) <= SMALL
-        return list(load(values, keep=True)) if small else values
+        return in_memory_if_small([self.fetch(record) for record in records])
 
     def decode_alike(self, items: Sequence[Value], records: IntArray) -> tuple[Image, Image] | None:
         # Not kept: what is kept lies in the order of the database.
-        in_memory = [item for item in items if not isinstance(item, StoredValue)]
-        return parse_alike(in_memory) if len(in_memory) == len(items) else None
+        return parse_small(items)
 
     def close(self) -> None:
         self._values.clear()

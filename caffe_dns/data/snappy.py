@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from caffe_dns.errors import CaffeError
 
+#: A number of more bits is none.
+_LONGEST = 63
 _LITERAL, _COPY1, _COPY2 = 0, 1, 2
 
 
@@ -16,7 +18,7 @@ def decompress(data: bytes) -> bytes:
     end = len(data)
     try:
         size, position = read_varint(data, 0)
-        while position < end:
+        while position < end and len(output) <= size:
             tag = data[position]
             position += 1
             if tag & 3 == _LITERAL:
@@ -62,3 +64,5 @@ def read_varint(data: bytes | memoryview, position: int) -> tuple[int, int]:
         if byte < 0x80:
             return number, position
         shift += 7
+        if shift > _LONGEST:
+            raise IndexError

@@ -133,10 +133,7 @@ class DatabaseSource(ImageSource[Value]):
         step = records[1] - first if len(records) > 1 else 1
         if list(range(first, last + 1, step)) != list(records):
             return super().fetch_all(records)
-        values = self._fetch_range(first, last + 1 - first)[::step]
-        # Small ones are all read at once; large ones by the threads that decode them.
-        small = isinstance(values[0], StoredValue) and max(map(len, values)) <= SMALL
-        return list(load(values, keep=True)) if small else values
+        return in_memory_if_small(self._fetch_range(first, last + 1 - first)[::step])
 
     def _fetch_range(self, first: int, count: int) -> list[Value]:
         values = [self.fetch(first)]
@@ -156,8 +153,7 @@ class DatabaseSource(ImageSource[Value]):
         return datum.image(color=self._color, gray=self._gray), datum.label
 
     def decode_alike(self, items: Sequence[Value], records: IntArray) -> tuple[Image, Image] | None:
-        in_memory = [item for item in items if not isinstance(item, StoredValue)]
-        alike = parse_alike(in_memory) if len(in_memory) == len(items) else None
+        alike = parse_small(items)
         if alike is not None and self._entries:
             if self._kept is None:
                 self._kept = KeptRecords(self._entries)
@@ -229,3 +225,15 @@ class DatabaseSource(ImageSource[Value]):
         if not self._cursor.first():
             raise CaffeError("the database has no records", file=self._database.path)
         self._index = 0
+
+
+def in_memory_if_small(values: list[Value]) -> list[Value]:
+    """Small values, read all at once; large ones are left to the threads that decode them."""
+    small = isinstance(values[0], StoredValue) and max(map(len, values)) <= SMALL
+    return list(load(values, keep=True)) if small else values
+
+
+def parse_small(values: Sequence[Value]) -> tuple[Image, Image] | None:
+    """What `parse_alike` makes of the values, or None where some have not been read."""
+    in_memory = [value for value in values if not isinstance(value, StoredValue)]
+    return parse_alike(in_memory) if len(in_memory) == len(values) else None

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
@@ -20,10 +19,10 @@ from torch import Tensor
 
 from caffe_dns import kernels, log, rng
 from caffe_dns.data.datum import Image, IntArray
-from caffe_dns.encoding import on_disk
 from caffe_dns.errors import CaffeError
 from caffe_dns.proto.blobs import blob_to_array
 from caffe_dns.proto.caffe_pb2 import TRAIN, BlobProto, TransformationParameter
+from caffe_dns.reading import read_file
 
 ImageShape: TypeAlias = tuple[int, int, int]
 
@@ -250,8 +249,8 @@ def read_mean(path: str) -> Tensor:
     field = "transform_param.mean_file"
     blob = BlobProto()
     try:
-        blob.ParseFromString(Path(on_disk(path)).read_bytes())
-        values = blob_to_array(blob)
+        blob.ParseFromString(read_file(path))
+        values = blob_to_array(blob, "the mean")
     except OSError as error:
         raise CaffeError(f"{path} cannot be read: {error.strerror}", field=field) from None
     except DecodeError:

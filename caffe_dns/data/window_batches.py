@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -17,6 +16,7 @@ from caffe_dns.data.transform import RecordDraws
 from caffe_dns.data.windows import Window, WindowFile
 from caffe_dns.data.workers import Workers, reading_threads
 from caffe_dns.errors import CaffeError
+from caffe_dns.reading import read_file
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ class WindowBatches:
         data = self._cache.get(index)
         if data is None:
             try:
-                data = Path(path).read_bytes()
+                data = read_file(path)
             except OSError as error:
                 raise CaffeError(f"cannot be read: {error.strerror}", file=path) from None
             if self._settings.cache_images:

@@ -13,9 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from caffe_dns.errors import CaffeError
+from caffe_dns.finite import check_finite
 from caffe_dns.proto.caffe_pb2 import BlobProto
 from caffe_dns.proto.text import MAX_BYTES
 from caffe_dns.proto.wire import LENGTH, read_fields, tag, varint
+
+#: As Caffe's `kMaxBlobAxes` (blob.hpp).
+MOST_AXES = 32
 
 _FLOATS = np.dtype("<f4")
 _DOUBLES = np.dtype("<f8")
@@ -23,17 +27,22 @@ _DOUBLES = np.dtype("<f8")
 _RAW_TYPES = {0: "float64", 1: "float32", 2: "float16"}
 
 
-def blob_to_array(blob: BlobProto) -> NDArray[np.float32]:
+def blob_to_array(blob: BlobProto, what: str = "the blob") -> NDArray[np.float32]:
     """The values of `blob` in its shape, as a new float32 array (`Blob::FromProto`).
 
     The shape is (num, channels, height, width) where a file older than BlobShape gives those.
-    Raises CaffeError when the number of values is not that of the shape.
+    Raises CaffeError, which says `what` is wrong, when the number of values is not that of the
+    shape, or one is not finite.
     """
     shape = blob_shape(blob)
+    if len(shape) > MOST_AXES:
+        raise CaffeError(f"{what} has {len(shape)} axes; Caffe's blobs have up to {MOST_AXES}")
     values = _values(blob)
     if values.size != math.prod(shape):
-        raise _wrong_count(values.size, shape)
-    return values.reshape(shape)
+        raise _wrong_count(what, values.size, shape)
+    values = values.reshape(shape)
+    check_finite(values, what)
+    return values
 
 
 def _values(blob: BlobProto) -> NDArray[np.float32]:
@@ -59,9 +68,9 @@ def _raw_values(blob: BlobProto) -> NDArray[np.float32]:
     return np.frombuffer(blob.raw_data, dtype).astype(np.float32)
 
 
-def _wrong_count(count: int, shape: tuple[int, ...]) -> CaffeError:
+def _wrong_count(what: str, count: int, shape: tuple[int, ...]) -> CaffeError:
     extents = " x ".join(map(str, shape)) or "that of a single value"
-    message = f"the blob holds {count} values, but its shape is {extents}"
+    message = f"{what} holds {count} values, but its shape is {extents}"
     return CaffeError(message)
 
 

@@ -24,6 +24,7 @@ from caffe_dns.proto.parser import Parser
 from caffe_dns.proto.positions import Positions
 from caffe_dns.proto.values import print_value
 from caffe_dns.proto.wire_text import parse, serialize
+from caffe_dns.reading import read_file
 
 M = TypeVar("M", bound=Message)
 
@@ -137,7 +138,7 @@ def _read_bytes(path: str | Path) -> bytes:
     try:
         if path.is_file() and path.stat().st_size > MAX_BYTES:
             raise CaffeError("is larger than 2 GiB, which protobuf cannot read", file=str(path))
-        return path.read_bytes()
+        return read_file(path)
     except FileNotFoundError:
         raise CaffeError("there is no such file", file=str(path)) from None
     except OSError as error:

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
+from caffe_dns.data.decoding import decode
 from caffe_dns.errors import CaffeError
+from caffe_dns.reading import read_file
 
 #: How much red, green and blue count in a gray image.
 _LUMINANCE = np.array([0.2125, 0.7154, 0.0721], np.float32)
@@ -79,10 +81,10 @@ def _decode(filename: str | Path) -> np.ndarray:
     import cv2  # here, because importing it takes long and most programs do not need it
 
     try:
-        data = np.fromfile(filename, np.uint8)
+        data = read_file(filename)
     except OSError as error:
         raise CaffeError(f"cannot be read: {error.strerror}", file=str(filename)) from None
-    pixels = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if data.size else None
+    pixels = decode(data, cv2.IMREAD_UNCHANGED, str(filename))
     if pixels is None:
         raise CaffeError("is not an image", file=str(filename))
     return np.asarray(pixels)

@@ -5,12 +5,14 @@ Tables in the form of Caffe's parse_log are in `log_tables`, pictures in `curves
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from caffe_dns.errors import CaffeError
+from caffe_dns.reading import open_file
 
 #: A value for each iteration that has one.
 Series = dict[int, float]
@@ -46,7 +48,7 @@ def read_run(path: str, name: str) -> Run:
     """Read a log. Raises CaffeError when it cannot be read, or has nothing to draw."""
     reader = _Reader()
     try:
-        with open(path, errors="replace") as file:
+        with io.TextIOWrapper(open_file(path), errors="replace") as file:
             reader.read(file)
     except OSError as error:
         raise CaffeError(f"cannot be read: {error.strerror}", file=path) from None

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from caffe_dns.errors import CaffeError
 from caffe_dns.files import write_atomically
+from caffe_dns.reading import open_file
 
 Row = dict[str, float]
 
@@ -73,9 +74,9 @@ def parse_log(path: str) -> tuple[Table, Table]:
     or has no such line.
     """
     try:
-        with open(path, errors="replace") as file:
+        with io.TextIOWrapper(open_file(path), errors="replace") as file:
             # The year matters in leap years only, so that of the file will do.
-            clock = _Clock(datetime.fromtimestamp(os.fstat(file.fileno()).st_ctime).year)
+            clock = _Clock(datetime.fromtimestamp(os.stat(path).st_ctime).year)
             if not any(clock.start(line) for line in file if "Solving" in line):
                 raise CaffeError(
                     "is not a training log: no line says when 'Solving' began", file=path

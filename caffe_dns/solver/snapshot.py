@@ -15,11 +15,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from google.protobuf.message import DecodeError
 from torch import Tensor
 
 from caffe_dns.encoding import decode, encode, on_disk
-from caffe_dns.errors import CaffeError, first_line
+from caffe_dns.errors import CaffeError
 from caffe_dns.files import remove_leftovers, temporary_beside, write_atomically
+from caffe_dns.hdf5 import find, open_hdf5, read_array
 from caffe_dns.layers.batch_data import BatchDataLayer
 from caffe_dns.layers.masked import DeviationMasks, WeightedLayer
 from caffe_dns.net import Net
@@ -27,6 +29,7 @@ from caffe_dns.net.params import Param
 from caffe_dns.proto.blobs import array_to_blob, blob_to_array
 from caffe_dns.proto.caffe_pb2 import DataPosition, NetParameter, SolverParameter, SolverState
 from caffe_dns.proto.text import read_binary, write_binary
+from caffe_dns.reading import open_file
 from caffe_dns.solver.update_rules import UpdateRule
 from caffe_dns.weights.transfer import is_hdf5
 
@@ -54,12 +57,20 @@ def read_state(file: str) -> tuple[SolverState, list[np.ndarray]]:
     Raises CaffeError for a file that is not a solver state; a model given instead is named as such.
     """
     try:
-        if is_hdf5(file):
-            return _from_hdf5(file)
-        state = read_binary(file, SolverState)
+        state, histories = _from_hdf5(file) if is_hdf5(file) else _from_proto(file)
     except CaffeError as error:
         raise _explain(file, error) from None
-    histories = [blob_to_array(blob) for blob in state.history]
+    for field in ("iter", "current_step"):
+        if getattr(state, field) < 0:
+            raise CaffeError(f"is {getattr(state, field)}, below 0", file=file, field=field)
+    return state, histories
+
+
+def _from_proto(file: str) -> tuple[SolverState, list[np.ndarray]]:
+    state = read_binary(file, SolverState)
+    histories = [
+        blob_to_array(blob, f"history {index}") for index, blob in enumerate(state.history)
+    ]
     del state.history[:]
     return state, histories
 
@@ -123,7 +134,7 @@ def checksum(file: str | Path) -> bytes:
     """SHA-256 of a file's contents. Raises CaffeError when it cannot be read."""
     digest = hashlib.sha256()
     try:
-        with open(on_disk(str(file)), "rb") as stream:
+        with open_file(file) as stream:
             while chunk := stream.read(1 << 20):
                 digest.update(chunk)
     except OSError as error:
@@ -256,23 +267,34 @@ def _write_string(root: h5py.File, name: str, value: bytes) -> None:
 
 
 def _from_hdf5(file: str) -> tuple[SolverState, list[np.ndarray]]:
-    import h5py
-
     state = SolverState()
-    try:
-        with h5py.File(file, "r") as root:
-            if _EXTENSION in root.attrs:
-                state.ParseFromString(root.attrs[_EXTENSION].tobytes())
-            state.iter = int(np.ravel(root["iter"][()])[0])
-            state.current_step = int(np.ravel(root["current_step"][()])[0])
-            if "learned_net" in root:
-                name = root["learned_net"][()]
-                state.learned_net = decode(name) if isinstance(name, bytes) else str(name)
-            group = root["history"]
-            histories = [group[str(i)][()].astype(np.float32) for i in range(len(group))]
-    except (OSError, KeyError, ValueError) as error:
-        raise CaffeError(f"is not a solver state in HDF5: {first_line(error)}", file=file) from None
+    with open_hdf5(file, "is not a solver state in HDF5") as root:
+        if _EXTENSION in root.attrs:
+            _parse(state, root.attrs[_EXTENSION].tobytes())
+        state.iter = _integer(root, "iter")
+        state.current_step = _integer(root, "current_step")
+        name = find(root, "learned_net")
+        if name is not None:
+            text = name[()]
+            state.learned_net = decode(text) if isinstance(text, bytes) else str(text)
+        group = find(root, "history")
+        histories = [read_array(find(group, str(index))) for index in range(len(group))]
     return state, histories
+
+
+def _parse(state: SolverState, extension: bytes) -> None:
+    try:
+        state.ParseFromString(extension)
+    except DecodeError:
+        raise CaffeError(f"is not a solver state in HDF5: '{_EXTENSION}' is damaged") from None
+
+
+def _integer(root: h5py.File, name: str) -> int:
+    """The value of a dataset of one element."""
+    found = find(root, name)
+    if found is None or found.size != 1:
+        raise CaffeError(f"is not a solver state in HDF5: it has no single '{name}'")
+    return int(np.ravel(found[()])[0])
 
 
 # Data -------------------------------------------------------------------------------------------

@@ -16,7 +16,8 @@ import numpy as np
 from torch import Tensor
 
 from caffe_dns.encoding import decode, encode
-from caffe_dns.errors import CaffeError, first_line
+from caffe_dns.errors import CaffeError
+from caffe_dns.hdf5 import find, open_hdf5, read_array
 from caffe_dns.net import Net
 from caffe_dns.net.params import Param
 from caffe_dns.weights.fitting import StoredLayer
@@ -24,24 +25,26 @@ from caffe_dns.weights.fitting import StoredLayer
 
 def read_hdf5(file: str) -> Iterator[StoredLayer]:
     """The layers of a model, one by one. Raises CaffeError for a file that is not one."""
-    try:
-        with h5py.File(file, "r") as root:
-            for name, arrays in _layers(root.get("data")):
-                yield StoredLayer(name, partial(dict, arrays), leaves_out_shared=True)
-    except (OSError, ValueError) as error:
-        raise CaffeError(f"is not a model in HDF5: {first_line(error)}") from None
+    with open_hdf5(file, "is not a model in HDF5") as root:
+        data = find(root, "data")
+        if not isinstance(data, h5py.Group):
+            raise CaffeError("is not a model in HDF5: it has no group 'data'")
+        for name in _group_names(data):
+            arrays = _arrays(find(data, name))
+            if arrays is not None:
+                layer = decode(name) if isinstance(name, bytes) else name
+                yield StoredLayer(layer, partial(dict, arrays), leaves_out_shared=True)
 
 
-def _layers(data: h5py.Group | None) -> Iterator[tuple[str, dict[int, np.ndarray]]]:
-    """Layer names with their datasets by blob index."""
-    if not isinstance(data, h5py.Group):
-        raise CaffeError("is not a model in HDF5: it has no group 'data'")
-    for name in _group_names(data):
-        group = data[name]
-        datasets = {i: item for i, item in group.items() if isinstance(item, h5py.Dataset)}
-        if datasets or not len(group):
-            layer = decode(name) if isinstance(name, bytes) else name
-            yield layer, {int(i): np.array(d[()], np.float32) for i, d in datasets.items()}
+def _arrays(group: h5py.Group) -> dict[int, np.ndarray] | None:
+    """The arrays of a layer by blob index; None for a group that only has other groups in it."""
+    items = {name: find(group, name) for name in group}
+    datasets = {name: item for name, item in items.items() if isinstance(item, h5py.Dataset)}
+    if not datasets and items:
+        return None
+    if any(not name.isdecimal() for name in datasets):
+        raise CaffeError(f"is not a model in HDF5: the blobs of a layer are {sorted(datasets)}")
+    return {int(name): read_array(dataset) for name, dataset in datasets.items()}
 
 
 def _group_names(data: h5py.Group) -> list[str | bytes]:

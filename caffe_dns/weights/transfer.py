@@ -15,7 +15,6 @@ import numpy as np
 from torch import Tensor
 
 from caffe_dns import log
-from caffe_dns.encoding import on_disk
 from caffe_dns.errors import CaffeError
 from caffe_dns.files import write_atomically
 from caffe_dns.layers.base import Layer
@@ -25,6 +24,7 @@ from caffe_dns.proto.blobs import array_to_blob, blob_to_array
 from caffe_dns.proto.caffe_pb2 import LayerParameter, NetParameter
 from caffe_dns.proto.text import write_binary
 from caffe_dns.proto.upgrade import read_weights
+from caffe_dns.reading import open_file
 from caffe_dns.weights.compact.files import is_compact
 from caffe_dns.weights.compact.files import read as read_compact
 from caffe_dns.weights.fitting import StoredLayer, copy_layer, mismatch
@@ -94,7 +94,7 @@ def _from_proto(layer: LayerParameter) -> StoredLayer:
 
 
 def _arrays_of(layer: LayerParameter) -> dict[int, np.ndarray]:
-    return {index: blob_to_array(blob) for index, blob in enumerate(layer.blobs)}
+    return {index: blob_to_array(blob, f"blob {index}") for index, blob in enumerate(layer.blobs)}
 
 
 def _copy(net: Net, layer: Layer, stored: StoredLayer) -> None:
@@ -116,7 +116,7 @@ def _explain(file: str, error: CaffeError) -> CaffeError:
 def is_hdf5(file: str | Path) -> bool:
     """Whether a file begins like HDF5. Raises CaffeError when it cannot be opened."""
     try:
-        with open(on_disk(str(file)), "rb") as stream:
+        with open_file(file) as stream:
             return stream.read(len(HDF5_SIGNATURE)) == HDF5_SIGNATURE
     except OSError as error:
         raise CaffeError(f"cannot be read: {error.strerror}", file=str(file)) from None

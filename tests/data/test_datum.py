@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import struct
+from zlib import compress, crc32
+
 import cv2
 import numpy as np
 import pytest
@@ -135,3 +138,22 @@ def test_refuses_images_that_cannot_be_used() -> None:
     deep = cv2.imencode(".png", np.zeros((2, 3), np.uint16))[1].tobytes()
     with pytest.raises(CaffeError, match="uint16 pixels; only 8 bits"):
         decode_image(deep)
+
+
+def png(width: int, height: int) -> bytes:
+    """A PNG that claims to be so large, of as many zeros as anybody likes."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", crc32(kind + data))
+
+    head = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    pixels = compress(bytes(1 << 20), 9)
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+    )
+
+
+def test_images_that_claim_too_much_are_refused_by_their_header() -> None:
+    extent = 60_000
+    with pytest.raises(CaffeError, match="claims to have more than 67108864 pixels"):
+        parse_datum(Datum(data=png(extent, extent), encoded=True).SerializeToString()).image()

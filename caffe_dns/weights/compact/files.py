@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from caffe_dns.errors import CaffeError
+from caffe_dns.reading import open_file, read_file
 from caffe_dns.weights.compact import lossless
 from caffe_dns.weights.compact.contents import Contents
 
@@ -18,7 +19,7 @@ _DECODERS = {module.VERSION: module.decode for module in (lossless,)}
 def is_compact(path: str | Path) -> bool:
     """Whether a file begins like a compact one. Raises CaffeError when it cannot be opened."""
     try:
-        with open(path, "rb") as file:
+        with open_file(path) as file:
             return file.read(len(SIGNATURE)) == SIGNATURE
     except OSError as error:
         raise CaffeError(f"cannot be read: {error.strerror}", file=str(path)) from None
@@ -27,7 +28,7 @@ def is_compact(path: str | Path) -> bool:
 def read(path: str | Path) -> Contents:
     """Read a compact file. Raises CaffeError when it is damaged or of another kind."""
     try:
-        raw = Path(path).read_bytes()
+        raw = read_file(path)
     except OSError as error:
         raise CaffeError(f"cannot be read: {error.strerror}", file=str(path)) from None
     try:

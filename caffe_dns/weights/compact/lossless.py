@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from caffe_dns.errors import CaffeError
+from caffe_dns.finite import check_finite
 from caffe_dns.proto.caffe_pb2 import NetParameter
 from caffe_dns.proto.text import parse_text, to_text
 from caffe_dns.weights.compact.contents import Contents
@@ -32,6 +33,8 @@ VERSION = 1
 _DIGEST = hashlib.sha256().digest_size
 _LENGTH = struct.Struct("<I")
 _PLANES = 4
+#: As many as a blob can have (`Blob::Reshape`).
+_MOST_VALUES = 2**31 - 1
 #: More than any definition needs; what claims to be longer is not a header.
 _MAX_HEADER = 2**26
 
@@ -101,6 +104,9 @@ def _parse(body: bytes) -> Contents:
 def _restore(shape: list[int], distances: np.ndarray, bits: np.ndarray) -> np.ndarray:
     """An array from the distances between its entries and their bits."""
     places = np.cumsum(distances) - 1
+    check_finite(bits.view("<f4"), "the model")
+    if math.prod(shape) > _MOST_VALUES:
+        raise ValueError(f"an array claims the shape {shape}")
     flat = np.zeros(math.prod(shape), "<u4")
     if len(places) and (int(distances.min()) < 1 or int(places[-1]) >= flat.size):
         raise ValueError("an entry lies outside its array")

@@ -1,0 +1,18 @@
+"""Numbers that come from files have to be finite: one that is not spoils all that it meets."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from caffe_dns.errors import CaffeError
+
+
+def check_finite(values: np.ndarray[Any, np.dtype[Any]], what: str) -> None:
+    """Raise CaffeError with the first place where `values` are not finite."""
+    finite = np.isfinite(values)
+    if not finite.all():
+        place = np.unravel_index(int(np.argmin(finite)), values.shape)
+        where = ", ".join(map(str, place))
+        raise CaffeError(f"{what} holds {values[place]:g} at [{where}]; it must be finite")

@@ -1,0 +1,90 @@
+"""Reading HDF5 files that may be damaged, or made to do harm.
+
+Whatever h5py raises becomes one CaffeError. Nothing outside the file is read: HDF5 has links into
+other files, and datasets whose values are a part of any file of the machine. No more memory is
+taken than the file may well need.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from caffe_dns.encoding import on_disk
+from caffe_dns.errors import CaffeError, first_line
+from caffe_dns.finite import check_finite
+from caffe_dns.reading import check_file
+
+if TYPE_CHECKING:
+    import h5py
+
+#: Bytes of memory that any file may take, and how many for each of its own: it may be compressed.
+_FREE, _PER_BYTE = 256 << 20, 16
+#: What h5py raises for files that are not as they should be.
+_H5PY_ERRORS = (
+    AttributeError,
+    KeyError,
+    IndexError,
+    OSError,
+    OverflowError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+
+
+@contextmanager
+def open_hdf5(path: str, what: str = "cannot be read as HDF5") -> Iterator[h5py.File]:
+    """The file, in a block that only reads it. Raises CaffeError, which says `what` is wrong."""
+    import h5py  # here, because importing it takes long and most runs do not need it
+
+    try:
+        check_file(path)
+        with h5py.File(on_disk(path), "r") as root:
+            yield root
+    except CaffeError as error:
+        raise error.locate(file=path) from None
+    except _H5PY_ERRORS as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else None
+        raise CaffeError(f"{what}: {reason or first_line(error)}", file=path) from None
+
+
+def find(group: h5py.Group, name: str | bytes) -> Any:
+    """The group or dataset of this name, or None. Raises CaffeError where it is in another file."""
+    import h5py
+
+    link = group.get(name, getlink=True)
+    shown = name.decode(errors="backslashreplace") if isinstance(name, bytes) else name
+    if isinstance(link, h5py.ExternalLink):
+        raise CaffeError(f"'{shown}' is a link into another file, {link.filename}; none is read")
+    item = group.get(name)
+    if item is None:
+        return None
+    if item.file.filename != group.file.filename:
+        raise CaffeError(f"'{shown}' leads into another file, {item.file.filename}; none is read")
+    if isinstance(item, h5py.Dataset):
+        if item.external or item.is_virtual:
+            raise CaffeError(f"dataset '{shown}' has its values in other files; none is read")
+        if item.chunks and int(np.prod(item.chunks, dtype=object)) * item.dtype.itemsize > _FREE:
+            raise CaffeError(f"dataset '{shown}' comes in pieces of more than {_FREE >> 20} MiB")
+    return item
+
+
+def is_bounded(dataset: h5py.Dataset) -> bool:
+    """Whether so many values may well lie in the file, so that all can be read at once."""
+    size = int(np.prod(dataset.shape, dtype=object)) * dataset.dtype.itemsize
+    return size <= _FREE + _PER_BYTE * os.path.getsize(dataset.file.filename)
+
+
+def read_array(dataset: h5py.Dataset) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """All values of a dataset, as finite float32. Raises CaffeError, or what h5py raises."""
+    name = dataset.name
+    if not is_bounded(dataset):
+        raise CaffeError(f"dataset '{name}' claims a shape of {dataset.shape}, more than fits here")
+    array = np.array(dataset[()], np.float32)
+    check_finite(array, f"dataset '{name}'")
+    return array

@@ -1,0 +1,79 @@
+"""Opening files to read them, whatever it is that a name stands for.
+
+A name in a definition may be that of a pipe into which nobody writes, or of a device that never
+ends. What is wrong is an OSError whose `strerror` says so, as for files that are missing.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import select
+import stat
+import time
+from pathlib import Path
+from typing import BinaryIO
+
+from caffe_dns.encoding import on_disk
+
+#: Seconds to wait for whoever writes into a pipe.
+PATIENCE = 5.0
+_PIECE = 1 << 16
+
+
+def open_file(path: str | Path) -> BinaryIO:
+    """A file open for reading, or all that comes through a pipe. Raises OSError."""
+    name = on_disk(str(path))
+    if "\0" in name:
+        raise OSError(errno.EINVAL, "the name has a NUL byte in it")
+    # Not blocking: to open a pipe would wait for somebody who writes.
+    descriptor = os.open(name, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        mode = os.fstat(descriptor).st_mode
+        if stat.S_ISREG(mode):
+            file = os.fdopen(descriptor, "rb")
+            descriptor = -1
+            return file
+        if stat.S_ISDIR(mode):
+            raise OSError(errno.EISDIR, os.strerror(errno.EISDIR))
+        if not stat.S_ISFIFO(mode):
+            raise OSError(errno.ENXIO, "it is a device, not a file")
+        return io.BytesIO(_read_pipe(descriptor))
+    finally:
+        if descriptor >= 0:
+            os.close(descriptor)
+
+
+def read_file(path: str | Path) -> bytes:
+    """All of a file. Raises OSError."""
+    with open_file(path) as file:
+        return file.read()
+
+
+def check_file(path: str | Path) -> None:
+    """Raise OSError unless `path` is a file that can be read anywhere, for libraries that open."""
+    with open_file(path) as file:
+        if isinstance(file, io.BytesIO):
+            raise OSError(errno.ESPIPE, "it is a pipe, not a file")
+
+
+def _read_pipe(descriptor: int) -> bytes:
+    """All that comes until the other side closes it."""
+    pieces: list[bytes] = []
+    end = time.monotonic() + PATIENCE
+    while True:
+        try:
+            piece = os.read(descriptor, _PIECE)
+        except BlockingIOError:
+            left = end - time.monotonic()
+            if left <= 0:
+                raise OSError(
+                    errno.ETIMEDOUT, f"it is a pipe, and for {PATIENCE:g} seconds nothing came"
+                ) from None
+            select.select([descriptor], [], [], left)
+            continue
+        if not piece:
+            return b"".join(pieces)
+        pieces.append(piece)
+        end = time.monotonic() + PATIENCE

@@ -1,0 +1,69 @@
+"""What a name can stand for beside a file: pipes, devices, folders."""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+
+import pytest
+
+from caffe_dns import reading
+from caffe_dns.errors import CaffeError
+from caffe_dns.proto.caffe_pb2 import NetParameter
+from caffe_dns.proto.text import read_text
+
+
+def test_reads_a_file(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"all of it")
+    assert reading.read_file(tmp_path / "a") == b"all of it"
+    reading.check_file(tmp_path / "a")
+
+
+def test_reads_what_comes_through_a_pipe(tmp_path: Path) -> None:
+    """As `dns summary --model <(sed ... net.prototxt)` gives one."""
+    os.mkfifo(tmp_path / "pipe")
+    content = b"x" * 300_000
+    writer = threading.Thread(target=(tmp_path / "pipe").write_bytes, args=[content])
+    writer.start()
+    # Not before the other side has opened it: that is the shell's to see to.
+    keeper = os.open(tmp_path / "pipe", os.O_RDWR)
+    try:
+        threading.Timer(0.2, os.close, [keeper]).start()
+        assert reading.read_file(tmp_path / "pipe") == content
+    finally:
+        writer.join()
+    with pytest.raises(OSError, match="a pipe, not a file"):
+        reading.check_file(tmp_path / "pipe")
+
+
+def test_waits_for_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    assert reading.read_file(tmp_path / "pipe") == b""
+    monkeypatch.setattr(reading, "PATIENCE", 0.1)
+    silent = os.open(tmp_path / "pipe", os.O_RDWR)
+    with pytest.raises(OSError, match="nothing came"):
+        reading.read_file(tmp_path / "pipe")
+    os.close(silent)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("/dev/zero", "a device, not a file"),
+        ("/dev/null", "a device, not a file"),
+        (".", "Is a directory"),
+        ("a\0b", "a NUL byte in it"),
+        ("missing", "No such file"),
+    ],
+)
+def test_says_what_is_no_file(name: str, message: str) -> None:
+    with pytest.raises(OSError, match=message):
+        reading.read_file(name)
+
+
+@pytest.mark.parametrize("name", ["/dev/zero", ".", "a\0b", "missing"])
+def test_definitions_are_refused_in_one_line(name: str) -> None:
+    with pytest.raises(CaffeError) as caught:
+        read_text(name, NetParameter)
+    assert "\n" not in str(caught.value)
