@@ -33,6 +33,16 @@ VERSION = 1
 _DIGEST = hashlib.sha256().digest_size
 _LENGTH = struct.Struct("<I")
 _PLANES = 4
+#: What taking a damaged file apart may raise.
+_DAMAGE = (
+    ValueError,
+    KeyError,
+    TypeError,
+    IndexError,
+    OverflowError,
+    RecursionError,
+    struct.error,
+)
 #: As many as a blob can have (`Blob::Reshape`).
 _MOST_VALUES = 2**31 - 1
 #: More than any definition needs; what claims to be longer is not a header.
@@ -73,7 +83,7 @@ def decode(raw: bytes) -> Contents:
         raise CaffeError("is damaged: its checksum does not match its content")
     try:
         return _parse(raw[_DIGEST:])
-    except (ValueError, KeyError, TypeError, IndexError, struct.error) as error:
+    except _DAMAGE as error:
         raise CaffeError(f"is not a compact model that dns wrote: {error}") from None
 
 
