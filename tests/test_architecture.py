@@ -19,8 +19,7 @@ FILES = sorted(
 ORDER = [
     {"encoding", "rng"},
     {"errors", "log"},
-    {"files", "finite", "reading", "user_code"},
-    {"hdf5"},
+    {"files", "user_code"},
     {"plugins"},
     {"registry"},
     {"proto"},

@@ -14,7 +14,7 @@ import numpy as np
 
 from caffe_dns.data.decoding import Buffer, Image, decode
 from caffe_dns.errors import CaffeError
-from caffe_dns.finite import check_finite
+from caffe_dns.files.finite import check_finite
 
 IntArray: TypeAlias = "np.ndarray[Any, np.dtype[np.int64]]"
 

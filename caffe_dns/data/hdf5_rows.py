@@ -19,8 +19,8 @@ from caffe_dns.data.batches import Share
 from caffe_dns.data.datum import Image
 from caffe_dns.data.sources import Order
 from caffe_dns.errors import CaffeError
-from caffe_dns.finite import check_finite
-from caffe_dns.hdf5 import find, is_bounded, open_hdf5, read_array
+from caffe_dns.files.finite import check_finite
+from caffe_dns.files.hdf5 import find, is_bounded, open_hdf5, read_array
 
 
 @dataclass

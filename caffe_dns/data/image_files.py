@@ -10,7 +10,7 @@ from caffe_dns.data.decoding import decode
 from caffe_dns.data.sources import ImageSource, Order
 from caffe_dns.encoding import on_disk
 from caffe_dns.errors import CaffeError
-from caffe_dns.reading import read_file
+from caffe_dns.files.reading import read_file
 
 
 def read_image(path: str, height: int = 0, width: int = 0, *, color: bool = True) -> Image:

@@ -15,8 +15,8 @@ from caffe_dns.data.datum import Image, channels_first
 from caffe_dns.data.image_files import ListedImage, read_image
 from caffe_dns.data.workers import Workers, available_cores
 from caffe_dns.errors import CaffeError, first_line
+from caffe_dns.files.reading import read_file
 from caffe_dns.proto.caffe_pb2 import Datum
-from caffe_dns.reading import read_file
 
 #: Images that the threads decode before their Datums are handed on.
 _AT_ONCE = 64

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from caffe_dns.errors import CaffeError
+from caffe_dns.files.reading import read_file
 from caffe_dns.proto.caffe_pb2 import LabelMap
 from caffe_dns.proto.text import read_text
-from caffe_dns.reading import read_file
 
 
 def read_label_map(path: str) -> LabelMap:

@@ -17,7 +17,7 @@ from caffe_dns.data.leveldb_log import batch_entries, log_records
 from caffe_dns.data.leveldb_table import table_entries
 from caffe_dns.data.snappy import read_varint
 from caffe_dns.errors import CaffeError
-from caffe_dns.reading import read_file
+from caffe_dns.files.reading import read_file
 
 #: What a manifest's records say, by their tags.
 _COMPARATOR, _LOG_NUMBER, _NEXT_FILE, _LAST_SEQUENCE = 1, 2, 3, 4

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from caffe_dns.data.snappy import read_varint
 from caffe_dns.errors import CaffeError
-from caffe_dns.reading import read_file
+from caffe_dns.files.reading import read_file
 
 _BLOCK_SIZE = 32768
 #: Checksum (4 bytes), length (2) and type (1) of a fragment.

@@ -8,7 +8,7 @@ from typing import BinaryIO
 
 from caffe_dns.data.snappy import decompress, read_varint
 from caffe_dns.errors import CaffeError
-from caffe_dns.reading import open_file
+from caffe_dns.files.reading import open_file
 
 _FOOTER_SIZE = 48
 _MAGIC = 0xDB4775248B80FB57

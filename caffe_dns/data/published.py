@@ -9,10 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-from caffe_dns import log, reading
+from caffe_dns import log
 from caffe_dns.data.database import Writer
 from caffe_dns.data.db import create_database
 from caffe_dns.errors import CaffeError
+from caffe_dns.files import reading
 from caffe_dns.proto.caffe_pb2 import Datum
 
 #: The first number in an idx file: unsigned bytes, along three axes or one.

@@ -20,9 +20,9 @@ from torch import Tensor
 from caffe_dns import kernels, log, rng
 from caffe_dns.data.datum import Image, IntArray
 from caffe_dns.errors import CaffeError
+from caffe_dns.files.reading import read_file
 from caffe_dns.proto.blobs import blob_to_array
 from caffe_dns.proto.caffe_pb2 import TRAIN, BlobProto, TransformationParameter
-from caffe_dns.reading import read_file
 
 ImageShape: TypeAlias = tuple[int, int, int]
 

@@ -16,7 +16,7 @@ from caffe_dns.data.transform import RecordDraws
 from caffe_dns.data.windows import Window, WindowFile
 from caffe_dns.data.workers import Workers, reading_threads
 from caffe_dns.errors import CaffeError
-from caffe_dns.reading import read_file
+from caffe_dns.files.reading import read_file
 
 
 @dataclass(frozen=True)

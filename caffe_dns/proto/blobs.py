@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from caffe_dns.errors import CaffeError
-from caffe_dns.finite import check_finite
+from caffe_dns.files.finite import check_finite
 from caffe_dns.proto.caffe_pb2 import BlobProto
 from caffe_dns.proto.text import MAX_BYTES
 from caffe_dns.proto.wire import LENGTH, read_fields, tag, varint

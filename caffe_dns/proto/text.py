@@ -18,13 +18,13 @@ from google.protobuf.message import DecodeError, Message
 from caffe_dns import encoding
 from caffe_dns.errors import CaffeError
 from caffe_dns.files import write_atomically
+from caffe_dns.files.reading import read_file
 from caffe_dns.proto.fields import is_repeated
 from caffe_dns.proto.forks import renumber_layers
 from caffe_dns.proto.parser import Parser
 from caffe_dns.proto.positions import Positions
 from caffe_dns.proto.values import print_value
 from caffe_dns.proto.wire_text import parse, serialize
-from caffe_dns.reading import read_file
 
 M = TypeVar("M", bound=Message)
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from caffe_dns.data.decoding import decode
 from caffe_dns.errors import CaffeError
-from caffe_dns.reading import read_file
+from caffe_dns.files.reading import read_file
 
 #: How much red, green and blue count in a gray image.
 _LUMINANCE = np.array([0.2125, 0.7154, 0.0721], np.float32)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from caffe_dns.errors import CaffeError
-from caffe_dns.reading import open_file
+from caffe_dns.files.reading import open_file
 
 #: A value for each iteration that has one.
 Series = dict[int, float]

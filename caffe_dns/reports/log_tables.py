@@ -17,7 +17,7 @@ from pathlib import Path
 
 from caffe_dns.errors import CaffeError
 from caffe_dns.files import write_atomically
-from caffe_dns.reading import open_file
+from caffe_dns.files.reading import open_file
 
 Row = dict[str, float]
 

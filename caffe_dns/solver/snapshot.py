@@ -21,7 +21,8 @@ from torch import Tensor
 from caffe_dns.encoding import decode, encode, on_disk
 from caffe_dns.errors import CaffeError
 from caffe_dns.files import remove_leftovers, temporary_beside, write_atomically
-from caffe_dns.hdf5 import find, open_hdf5, read_array
+from caffe_dns.files.hdf5 import find, open_hdf5, read_array
+from caffe_dns.files.reading import open_file
 from caffe_dns.layers.batch_data import BatchDataLayer
 from caffe_dns.layers.masked import DeviationMasks, WeightedLayer
 from caffe_dns.net import Net
@@ -29,7 +30,6 @@ from caffe_dns.net.params import Param
 from caffe_dns.proto.blobs import array_to_blob, blob_to_array
 from caffe_dns.proto.caffe_pb2 import DataPosition, NetParameter, SolverParameter, SolverState
 from caffe_dns.proto.text import read_binary, write_binary
-from caffe_dns.reading import open_file
 from caffe_dns.solver.update_rules import UpdateRule
 from caffe_dns.weights.transfer import is_hdf5
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from caffe_dns.encoding import decode, encode
 from caffe_dns.errors import CaffeError
-from caffe_dns.hdf5 import find, open_hdf5, read_array
+from caffe_dns.files.hdf5 import find, open_hdf5, read_array
 from caffe_dns.net import Net
 from caffe_dns.net.params import Param
 from caffe_dns.weights.fitting import StoredLayer

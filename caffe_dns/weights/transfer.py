@@ -17,6 +17,7 @@ from torch import Tensor
 from caffe_dns import log
 from caffe_dns.errors import CaffeError
 from caffe_dns.files import write_atomically
+from caffe_dns.files.reading import open_file
 from caffe_dns.layers.base import Layer
 from caffe_dns.net import Net
 from caffe_dns.net.params import Param
@@ -24,7 +25,6 @@ from caffe_dns.proto.blobs import array_to_blob, blob_to_array
 from caffe_dns.proto.caffe_pb2 import LayerParameter, NetParameter
 from caffe_dns.proto.text import write_binary
 from caffe_dns.proto.upgrade import read_weights
-from caffe_dns.reading import open_file
 from caffe_dns.weights.compact.files import is_compact
 from caffe_dns.weights.compact.files import read as read_compact
 from caffe_dns.weights.fitting import StoredLayer, copy_layer, mismatch

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from caffe_dns.errors import CaffeError
-from caffe_dns.reading import open_file, read_file
+from caffe_dns.files.reading import open_file, read_file
 from caffe_dns.weights.compact import lossless
 from caffe_dns.weights.compact.contents import Contents
 

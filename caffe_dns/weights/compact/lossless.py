@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from caffe_dns.errors import CaffeError
-from caffe_dns.finite import check_finite
+from caffe_dns.files.finite import check_finite
 from caffe_dns.proto.caffe_pb2 import NetParameter
 from caffe_dns.proto.text import parse_text, to_text
 from caffe_dns.weights.compact.contents import Contents

@@ -15,7 +15,7 @@ import pytest
 from caffe_dns.data.batches import Share
 from caffe_dns.data.hdf5_rows import HDF5Batches, inspect_files
 from caffe_dns.errors import CaffeError
-from caffe_dns.hdf5 import find, open_hdf5, read_array
+from caffe_dns.files.hdf5 import find, open_hdf5, read_array
 from caffe_dns.solver.snapshot import read_state
 from caffe_dns.weights.transfer import read_layers
 

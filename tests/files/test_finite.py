@@ -10,7 +10,7 @@ import pytest
 from caffe_dns.data.datum import parse_datum
 from caffe_dns.data.transform import Transform
 from caffe_dns.errors import CaffeError
-from caffe_dns.finite import check_finite
+from caffe_dns.files.finite import check_finite
 from caffe_dns.proto.blobs import blob_to_array
 from caffe_dns.proto.caffe_pb2 import (
     TEST,

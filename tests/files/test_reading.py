@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from caffe_dns import reading
 from caffe_dns.errors import CaffeError
+from caffe_dns.files import reading
 from caffe_dns.proto.caffe_pb2 import NetParameter
 from caffe_dns.proto.text import read_text
 

@@ -16,8 +16,8 @@ import numpy as np
 
 from caffe_dns.encoding import on_disk
 from caffe_dns.errors import CaffeError, first_line
-from caffe_dns.finite import check_finite
-from caffe_dns.reading import check_file
+from caffe_dns.files.finite import check_finite
+from caffe_dns.files.reading import check_file
 
 if TYPE_CHECKING:
     import h5py
