@@ -17,6 +17,7 @@ from torch import Tensor
 from caffe_dns import log
 from caffe_dns.errors import CaffeError
 from caffe_dns.files import write_atomically
+from caffe_dns.files.finite import check_finite
 from caffe_dns.files.reading import open_file
 from caffe_dns.layers.base import Layer
 from caffe_dns.net import Net
@@ -83,9 +84,15 @@ def read_layers(file: str) -> Iterator[StoredLayer]:
     elif is_compact(file):
         contents = read_compact(file)
         for layer, arrays in zip(contents.definition.layer, contents.blobs, strict=True):
-            yield StoredLayer(layer.name, partial(dict, enumerate(arrays)))
+            yield StoredLayer(layer.name, partial(_finite, arrays))
     else:
         yield from (_from_proto(layer) for layer in read_weights(file).layer)
+
+
+def _finite(arrays: Sequence[np.ndarray]) -> dict[int, np.ndarray]:
+    for index, array in enumerate(arrays):
+        check_finite(array, f"blob {index}")
+    return dict(enumerate(arrays))
 
 
 def _from_proto(layer: LayerParameter) -> StoredLayer:

@@ -23,7 +23,6 @@ from typing import Any
 import numpy as np
 
 from caffe_dns.errors import CaffeError
-from caffe_dns.files.finite import check_finite
 from caffe_dns.proto.caffe_pb2 import NetParameter
 from caffe_dns.proto.text import parse_text, to_text
 from caffe_dns.weights.compact.contents import Contents
@@ -114,7 +113,6 @@ def _parse(body: bytes) -> Contents:
 def _restore(shape: list[int], distances: np.ndarray, bits: np.ndarray) -> np.ndarray:
     """An array from the distances between its entries and their bits."""
     places = np.cumsum(distances) - 1
-    check_finite(bits.view("<f4"), "the model")
     if math.prod(shape) > _MOST_VALUES:
         raise ValueError(f"an array claims the shape {shape}")
     flat = np.zeros(math.prod(shape), "<u4")
