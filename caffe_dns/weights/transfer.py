@@ -7,7 +7,7 @@ layer by layer, whatever its kind; how what it has for a layer is fitted to the 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
