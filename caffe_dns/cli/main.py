@@ -24,6 +24,7 @@ ACTIONS: dict[str, str] = {
     "time": "benchmark model execution time",
     "device_query": "show GPU diagnostic information",
     "convert_imageset": "make a database of listed image files",
+    "convert_annoset": "make a database of images and the objects in them",
     "convert_mnist_data": "make a database of MNIST's files",
     "convert_cifar_data": "make databases of CIFAR-10's files",
     "compute_image_mean": "compute the mean image of a database",

@@ -5,10 +5,11 @@ What becomes of one listed image is decided here; the database that takes the Da
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
+from google.protobuf.message import Message
 
 from caffe_dns import log
 from caffe_dns.data.datum import Image, channels_first
@@ -36,7 +37,11 @@ class ImageSet:
     """Listed images and how they are to be stored.
 
     `encoding` is "png", "jpg" or the like; without one, images that are to be `encoded` keep the
-    format that their name ends in. Images are resized where both `height` and `width` are positive.
+    format that their name ends in. Images are resized where both `height` and `width` are positive,
+    or, keeping their shape, where they are smaller than `min_dim` or larger than `max_dim`.
+
+    `annotate`, if any, makes the record: of the image's place in the list, its Datum, and the size
+    (height, width) of its file.
     """
 
     images: list[ListedImage]
@@ -46,6 +51,9 @@ class ImageSet:
     color: bool = True
     encoded: bool = False
     encoding: str = ""
+    min_dim: int = 0
+    max_dim: int = 0
+    annotate: Callable[[int, Datum, tuple[int, int]], Message] | None = None
 
     def records(self) -> Iterator[Record | None]:
         """The record of each image in order, or None for a file that cannot be read, with a line.
@@ -79,19 +87,48 @@ class ImageSet:
         image = self.images[index]
         path = self.root_folder + image.name
         try:
-            pixels = read_image(path, self.height, self.width, color=self.color)
+            pixels = read_image(path, color=self.color)
         except CaffeError as error:
             return error
+        size = pixels.shape[:2]
+        pixels = self._resized(pixels)
         datum = self._datum(image, path, pixels)
         datum.label = image.label
+        record: Message = datum
+        if self.annotate is not None:
+            # SSD's fork wants to know it of encoded images, too.
+            datum.height, datum.width = pixels.shape[:2]
+            datum.channels = 1 if pixels.ndim == 2 else pixels.shape[2]
+            record = self.annotate(index, datum, size)
         key = f"{index:08d}_{image.name}".encode("utf-8", "surrogateescape")
-        return Record(key, datum.SerializeToString(), pixels.size)
+        return Record(key, record.SerializeToString(), pixels.size)
+
+    def _resized(self, pixels: Image) -> Image:
+        """The image in the size that it is to have (`ReadImageToCVMat`)."""
+        import cv2  # here, because importing it takes long and most runs do not need it
+
+        if self.min_dim or self.max_dim:
+            factor = self._factor(pixels.shape[:2])
+            return pixels if factor == 1 else cv2.resize(pixels, (0, 0), fx=factor, fy=factor)
+        if self.height and self.width:
+            return cv2.resize(pixels, (self.width, self.height))
+        return pixels
+
+    def _factor(self, size: tuple[int, int]) -> float:
+        """By how much an image of this size grows: to min_dim at least, but not over max_dim."""
+        factor = np.float32(1)
+        if self.min_dim > 0 and min(size) < self.min_dim:
+            factor = np.float32(self.min_dim) / np.float32(min(size))
+        if 0 < self.max_dim < int(factor * max(size)):
+            factor = np.float32(self.max_dim) / np.float32(max(size))
+        return float(factor)
 
     def _datum(self, image: ListedImage, path: str, pixels: Image) -> Datum:
         encoding = self.encoding or (_guess_encoding(image.name) if self.encoded else "")
         if not encoding:
             return _raw_datum(pixels)
-        if not self.height and not self.width and _matches(path, encoding):
+        as_it_is = not (self.height or self.width or self.min_dim or self.max_dim)
+        if as_it_is and _matches(path, encoding):
             return Datum(data=read_file(path), encoded=True)
         return Datum(data=_encode(pixels, path, encoding), encoded=True)
 

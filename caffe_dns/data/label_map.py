@@ -10,15 +10,16 @@ from caffe_dns.proto.caffe_pb2 import LabelMap
 from caffe_dns.proto.text import read_text
 
 
-def read_label_map(path: str) -> LabelMap:
+def read_label_map(path: str, *, strict: bool = True) -> LabelMap:
     """The LabelMap in a prototxt.
 
-    Raises CaffeError when it cannot be read, is empty, or gives a name or a label twice.
+    Raises CaffeError when it cannot be read or is empty, or, if it is to be `strict`, gives a name
+    or a label twice.
     """
     labels = read_text(path, LabelMap).message
     if not labels.item:
         raise CaffeError("names no labels", file=path)
-    for field in ("name", "label"):
+    for field in ("name", "label") if strict else ():
         given = [getattr(item, field) for item in labels.item]
         twice = [value for value in given if given.count(value) > 1]
         if twice:

@@ -49,11 +49,11 @@ def run(
         encoding=encode_type,
     )
     with create_database(db_name, backend) as writer:
-        if not _write(image_set, writer, check_size):
+        if not write_records(image_set, writer, check_size):
             raise CaffeError("none of the images listed can be read", file=listfile)
 
 
-def _write(image_set: ImageSet, writer: Writer, check_size: bool) -> int:
+def write_records(image_set: ImageSet, writer: Writer, check_size: bool) -> int:
     """Write the records of all images that can be read, and return how many these are."""
     done = 0
     size: int | None = None
