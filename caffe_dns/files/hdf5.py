@@ -57,10 +57,11 @@ def find(group: h5py.Group, name: str | bytes) -> Any:
     """The group or dataset of this name, or None. Raises CaffeError where it is in another file."""
     import h5py
 
-    link = group.get(name, getlink=True)
-    shown = name.decode(errors="backslashreplace") if isinstance(name, bytes) else name
-    if isinstance(link, h5py.ExternalLink):
-        raise CaffeError(f"'{shown}' is a link into another file, {link.filename}; none is read")
+    # Not group.get(name, getlink=True), which cannot take names that are not UTF-8.
+    raw = name if isinstance(name, bytes) else name.encode()
+    shown = raw.decode(errors="backslashreplace")
+    if _is_external(group, raw):
+        raise CaffeError(f"'{shown}' is a link into another file; none is read")
     item = group.get(name)
     if item is None:
         return None
@@ -72,6 +73,15 @@ def find(group: h5py.Group, name: str | bytes) -> Any:
         if item.chunks and int(np.prod(item.chunks, dtype=object)) * item.dtype.itemsize > _FREE:
             raise CaffeError(f"dataset '{shown}' comes in pieces of more than {_FREE >> 20} MiB")
     return item
+
+
+def _is_external(group: h5py.Group, name: bytes) -> bool:
+    import h5py
+
+    try:
+        return bool(group.id.links.get_info(name).type == h5py.h5l.TYPE_EXTERNAL)
+    except (KeyError, RuntimeError):  # there is none
+        return False
 
 
 def is_bounded(dataset: h5py.Dataset) -> bool:
