@@ -5,6 +5,11 @@ files, HDF5 as a container, numbers that are finite. What the content means is k
 `writing`, then `reading`.
 """
 
-from caffe_dns.files.writing import remove_leftovers, temporary_beside, write_atomically
+from caffe_dns.files.writing import (
+    check_target,
+    remove_leftovers,
+    temporary_beside,
+    write_atomically,
+)
 
-__all__ = ["remove_leftovers", "temporary_beside", "write_atomically"]
+__all__ = ["check_target", "remove_leftovers", "temporary_beside", "write_atomically"]

@@ -31,7 +31,7 @@ def write_atomically(path: str | Path, data: bytes) -> None:
     failure nothing is left behind. Raises CaffeError when the folder is missing or not writable.
     """
     path = Path(on_disk(str(path)))
-    _check_target(path)
+    check_target(path)
     temporary = temporary_beside(path)
     try:
         _write_new(temporary, data)
@@ -98,7 +98,9 @@ def _is_at_work(process: int, entry: os.DirEntry[str]) -> bool:
     return True
 
 
-def _check_target(path: Path) -> None:
+def check_target(path: str | Path) -> None:
+    """Raise CaffeError where no file of this name can be: before long work, say."""
+    path = Path(on_disk(str(path)))
     if path.is_dir():
         raise CaffeError("cannot be written: it is a folder", file=str(path))
     if not path.parent.is_dir():

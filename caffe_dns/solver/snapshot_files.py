@@ -51,6 +51,7 @@ class Snapshot:
 def find_snapshots(prefix: str) -> list[Snapshot]:
     """All snapshots with this prefix that have a state, the newest first."""
     prefix = on_disk(prefix)
+    prefix = on_disk(prefix)
     pattern = re.compile(re.escape(Path(prefix).name) + r"_iter_(\d+)\.solverstate(\.h5)?")
     folder = Path(prefix).parent
     if prefix.endswith("/"):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from caffe_dns.encoding import decode
 from caffe_dns.errors import CaffeError
 from caffe_dns.files import temporary_beside
 from caffe_dns.solver.snapshot_files import Rotation, find_snapshots
@@ -156,3 +157,11 @@ def test_what_a_killed_run_left_goes_when_the_next_one_starts(
     left.write_bytes(b"half")
     train(tmp_path, capfd)
     assert not left.exists()
+
+
+def test_a_prefix_that_is_not_utf_8(tmp_path: Path) -> None:
+    raw = b"\xca\xfd"
+    (tmp_path / os.fsdecode(raw + b"_iter_3.solverstate")).touch()
+    # As a definition has it, whose bytes stand-ins keep.
+    found = find_snapshots(f"{tmp_path}/{decode(raw)}")
+    assert [one.iteration for one in found] == [3]

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import random
-
-from caffe_dns import log
-from caffe_dns.cli.actions.convert_imageset import write_records
+from caffe_dns.cli.actions.convert_imageset import arrange, write_database
 from caffe_dns.data.annotation_files import READERS, read_groups, read_pairs
 from caffe_dns.data.boxes import Size
-from caffe_dns.data.db import create_database
 from caffe_dns.data.image_files import ListedImage
 from caffe_dns.data.image_set import ImageSet
 from caffe_dns.data.label_map import read_label_map
@@ -46,12 +42,7 @@ def run(
     if not pairs:
         raise CaffeError("lists no images", file=listfile)
     labels = _read_labels(label_map_file, check_label) if detection else {}
-    if shuffle:
-        log.info("Shuffling data")
-        random.shuffle(pairs)
-    log.info(f"A total of {len(pairs)} images.")
-    if encode_type and not encoded:
-        log.info("encode_type specified, assuming encoded=true.")
+    arrange(pairs, shuffle, encoded, encode_type)
 
     def annotate(index: int, datum: Datum, size: Size) -> AnnotatedDatum:
         record = AnnotatedDatum(datum=datum)
@@ -76,9 +67,7 @@ def run(
         max_dim=max(0, max_dim),
         annotate=annotate,
     )
-    with create_database(db_name, backend) as writer:
-        if not write_records(image_set, writer, check_size):
-            raise CaffeError("none of the images listed can be read", file=listfile)
+    write_database(image_set, db_name, backend, check_size, listfile)
 
 
 def _read_labels(label_map_file: str, check_label: bool) -> dict[str, int]:

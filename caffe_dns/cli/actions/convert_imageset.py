@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 from caffe_dns import log
 from caffe_dns.cli.progress import Progress
@@ -33,12 +34,7 @@ def run(
     images = [parse_listed(line) for line in read_lines(listfile)]
     if not images:
         raise CaffeError("lists no images", file=listfile)
-    if shuffle:
-        log.info("Shuffling data")
-        random.shuffle(images)
-    log.info(f"A total of {len(images)} images.")
-    if encode_type and not encoded:
-        log.info("encode_type specified, assuming encoded=true.")
+    arrange(images, shuffle, encoded, encode_type)
     image_set = ImageSet(
         images,
         root_folder=rootfolder,
@@ -48,12 +44,29 @@ def run(
         encoded=encoded,
         encoding=encode_type,
     )
+    write_database(image_set, db_name, backend, check_size, listfile)
+
+
+def arrange(images: list[Any], shuffle: bool, encoded: bool, encode_type: str) -> None:
+    """Put what is listed into the order that the flags ask for, and log what they mean."""
+    if shuffle:
+        log.info("Shuffling data")
+        random.shuffle(images)
+    log.info(f"A total of {len(images)} images.")
+    if encode_type and not encoded:
+        log.info("encode_type specified, assuming encoded=true.")
+
+
+def write_database(
+    image_set: ImageSet, db_name: str, backend: str, check_size: bool, listfile: str
+) -> None:
+    """Make a database of all images that can be read. Raises CaffeError where there is none."""
     with create_database(db_name, backend) as writer:
-        if not write_records(image_set, writer, check_size):
+        if not _write_records(image_set, writer, check_size):
             raise CaffeError("none of the images listed can be read", file=listfile)
 
 
-def write_records(image_set: ImageSet, writer: Writer, check_size: bool) -> int:
+def _write_records(image_set: ImageSet, writer: Writer, check_size: bool) -> int:
     """Write the records of all images that can be read, and return how many these are."""
     done = 0
     size: int | None = None

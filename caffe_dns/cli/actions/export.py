@@ -11,7 +11,7 @@ from caffe_dns.errors import CaffeError
 from caffe_dns.export import compact
 from caffe_dns.export.formats import export_formats, find_format, size_table
 from caffe_dns.export.model import UnmaskedModel
-from caffe_dns.files import write_atomically
+from caffe_dns.files import check_target, write_atomically
 from caffe_dns.layers.base import Context
 from caffe_dns.weights.compact import is_compact
 
@@ -41,6 +41,7 @@ def run(
         raise CaffeError("export needs model weights: --weights FILE")
     if not output_file:
         raise CaffeError("export needs a file to write: --output FILE")
+    check_target(output_file)
     chosen = find_format(output_file, format_name)
     files = [file.strip() for file in weights.split(",")]
     if len(files) == 1 and is_compact(files[0]):
