@@ -15,9 +15,9 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY)
 	PATH="$(CURDIR)/$(BIN):$$PATH" tools/demo
 
-# Everything that a change must pass.
+# Everything that a change must pass. Two processes share the test files.
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 # The tests that take longer than a minute.
 test-slow: $(READY)
