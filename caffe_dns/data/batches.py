@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -106,12 +107,23 @@ class ImageBatches:
         alike = self._source.recall(records) if together else None
         if alike is None:
             items = self._source.fetch_all(records.tolist())
-            alike = self._source.decode_alike(items, records) if together else None
+            with self._at(records[0]):
+                alike = self._source.decode_alike(items, records) if together else None
         if alike is not None:
             return self._copy_alike(*alike, draws)
-        if self._for_gpu and (raw := self._source.find_raw(items)) is not None:
-            return self._copy_raw(raw, draws)
-        return self._copy_each(items, draws)
+        with self._at(records[0]):
+            raw = self._source.find_raw(items) if self._for_gpu else None
+        if raw is not None:
+            return self._copy_raw(raw, records, draws)
+        return self._copy_each(items, records, draws)
+
+    @contextmanager
+    def _at(self, record: int) -> Iterator[None]:
+        """Within it, errors are about this record."""
+        try:
+            yield
+        except CaffeError as error:
+            raise self._source.explain(error, int(record)) from None
 
     def _copy_alike(self, images: Image, labels: Image, draws: IntArray | None) -> _Begun:
         """A batch of images that are all cropped at the same place."""
@@ -121,34 +133,35 @@ class ImageBatches:
         batch.labels.numpy()[:] = labels
         return _Begun(batch)
 
-    def _copy_raw(self, records: RawRecords, draws: IntArray | None) -> _Begun:
+    def _copy_raw(self, raw: RawRecords, records: IntArray, draws: IntArray | None) -> _Begun:
         """A batch of crops that only have to be copied from where they lie, for a GPU."""
         size = self._batch_size
         batch = CroppedBatch(
             size,
-            self._transform.output_shape(records.shape),
+            self._transform.output_shape(raw.shape),
             self._transform,
             torch.uint8,
             pin=self._pin,
             memory=self._memory,
         )
         cuts = self._transform.cuts(
-            records.shape, np.zeros((size, 3), np.int64) if draws is None else draws
+            raw.shape, np.zeros((size, 3), np.int64) if draws is None else draws
         )
-        place_each = self._placing(batch, records.values, records.first, draws)
+        place_each = self._placing(batch, raw.values, records, raw.first, draws)
 
         def place(some: range) -> None:
-            if not batch.put_raw(records, cuts, slice(some.start, some.stop)):
+            if not batch.put_raw(raw, cuts, slice(some.start, some.stop)):
                 place_each(some)
 
         worth_it = -(-_SHARED_WORK // batch.pixels[0].nbytes)
         return _Begun(batch, self._workers.start(place, range(size), worth_it))
 
-    def _copy_each(self, items: list[Any], draws: IntArray | None) -> _Begun:
+    def _copy_each(self, items: list[Any], records: IntArray, draws: IntArray | None) -> _Begun:
         """A batch of images that are decoded and cropped one by one."""
-        first, first_label = self._source.decode(items[0])
+        with self._at(records[0]):
+            first, first_label = self._source.decode(items[0])
         batch = self._new_batch(first)
-        place = self._placing(batch, items, first, draws)
+        place = self._placing(batch, items, records, first, draws)
         numbers = [0, 0, 0] if draws is None else draws[0].tolist()
         batch.put(0, first, self._transform.cut(first.shape, numbers))
         batch.labels[0] = first_label
@@ -158,7 +171,12 @@ class ImageBatches:
         return _Begun(batch)
 
     def _placing(
-        self, batch: ImageBatch, items: Sequence[Any], first: Image, draws: IntArray | None
+        self,
+        batch: ImageBatch,
+        items: Sequence[Any],
+        records: IntArray,
+        first: Image,
+        draws: IntArray | None,
     ) -> Callable[[range], None]:
         """What decodes some of the items, like `first`, and puts each into its place."""
         labels = batch.labels.numpy()
@@ -168,8 +186,9 @@ class ImageBatches:
             for index, item in zip(
                 some, self._source.load(items[some.start : some.stop]), strict=True
             ):
-                image, labels[index] = self._source.decode(item)
-                self._check(image, first)
+                with self._at(records[index]):
+                    image, labels[index] = self._source.decode(item)
+                    self._check(image, first)
                 batch.put(index, image, self._transform.cut(image.shape, numbers[index]))
 
         return place
@@ -192,9 +211,12 @@ class ImageBatches:
         if image.shape != first.shape:
             shapes = [self._transform.output_shape(each.shape) for each in (image, first)]
             if shapes[0] != shapes[1]:
+                advice = "resize them, or give a crop_size"
+                if shapes[0][0] != shapes[1][0]:
+                    advice = self._source.same_channels
                 raise CaffeError(
                     f"images of {shape_text(shapes[0])} and {shape_text(shapes[1])} "
-                    f"(channels, height, width) in one batch; resize them, or give a crop_size"
+                    f"(channels, height, width) in one batch; {advice}"
                 )
         if image.dtype != np.uint8 and first.dtype == np.uint8:
             raise CaffeError("records with data and records with float_data in one batch")

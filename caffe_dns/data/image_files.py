@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import codecs
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from caffe_dns import log
 from caffe_dns.data.datum import Image, channels_first
 from caffe_dns.data.decoding import decode
 from caffe_dns.data.sources import ImageSource, Order
@@ -44,6 +47,12 @@ def decode_file(data: bytes, path: str, *, color: bool = True) -> Image:
     return image
 
 
+#: A label at the end of a line.
+_LABELLED = re.compile(r" [+-]?\d+\s*$")
+#: Bytes that are looked at to tell text from other files.
+_HEAD = 1024
+
+
 @dataclass(frozen=True)
 class ListedImage:
     """A line of an image list."""
@@ -64,6 +73,18 @@ def read_image_list(path: str) -> list[ListedImage]:
     for number, line in enumerate(lines, 1):
         if not line.strip():
             raise CaffeError("is empty; an image and its label are needed", file=path, line=number)
+    return parse_list(path, lines)
+
+
+def parse_list(path: str, lines: Sequence[str]) -> list[ListedImage]:
+    """The images that the lines of a list name; a warning tells of labels that are no numbers."""
+    wrong = [number for number, line in enumerate(lines, 1) if line and not _LABELLED.search(line)]
+    if wrong:
+        label = lines[wrong[0] - 1].rpartition(" ")
+        what = f"'{label[2]}' is no whole number" if label[1] else "there is no label"
+        listed = parse_listed(lines[wrong[0] - 1])
+        more = f" ({len(wrong) - 1} more lines are like that)" if len(wrong) > 1 else ""
+        log.warning(f"{path}:{wrong[0]}: {what}; it is read as {listed.label}, as in Caffe{more}")
     return [parse_listed(line) for line in lines]
 
 
@@ -77,9 +98,16 @@ def parse_listed(line: str) -> ListedImage:
 def read_lines(path: str) -> list[str]:
     """The lines of a list file. File names in it need not be UTF-8. Raises CaffeError."""
     try:
-        text = read_file(path).decode("utf-8", "surrogateescape")
+        raw = read_file(path)
     except OSError as error:
         raise CaffeError(f"cannot be read: {error.strerror}", file=path) from None
+    if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise CaffeError("is text in UTF-16; save it as UTF-8", file=path)
+    if b"\0" in raw[:_HEAD]:
+        what = "an HDF5 file" if raw.startswith(b"\x89HDF") else "a binary file"
+        raise CaffeError(f"is {what}; a text file that lists files would be right", file=path)
+    raw = raw.removeprefix(codecs.BOM_UTF8).replace(b"\r\n", b"\n")
+    text = raw.decode("utf-8", "surrogateescape")
     return text.removesuffix("\n").split("\n") if text else []
 
 

@@ -7,6 +7,7 @@ itself.
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
@@ -68,6 +69,13 @@ class ImageSource(ABC, Generic[Item]):
     @abstractmethod
     def is_encoded(self, item: Item) -> bool:
         """Whether `item` is compressed, so that several threads should share the work."""
+
+    def explain(self, error: CaffeError, record: int) -> CaffeError:
+        """An error about record number `record`, which says where that is."""
+        return error
+
+    #: What makes images of one number of channels.
+    same_channels = "read all of them in colour, or all in gray"
 
     def close(self) -> None:
         """Give back what is held. Items fetched before must not be used afterwards."""
@@ -177,8 +185,31 @@ class DatabaseSource(ImageSource[Value]):
     def is_encoded(self, item: Value) -> bool:
         return self._parse(item).encoded
 
+    same_channels = (
+        "`transform_param { force_color: true }` decodes encoded images alike; of pixels, make the "
+        "database anew, with -gray or without"
+    )
+
+    def explain(self, error: CaffeError, record: int) -> CaffeError:
+        if error.file is not None:  # of which this is not the record's fault
+            return error
+        index = record + self._skip
+        index %= self._entries or index + 1
+        key = os.fsdecode(self._key(index))
+        return CaffeError(
+            f"record {index} (key {key!r}): {error.message}",
+            file=self._database.path,
+            layer=error.layer,
+            field=error.field,
+        )
+
     def close(self) -> None:
         self._database.close()
+
+    def _key(self, index: int) -> bytes:
+        cursor = self._database.cursor()
+        found = cursor.first() and cursor.skip(index) == index
+        return cursor.key() if found else b""
 
     def _parse(self, item: Value) -> RawDatum:
         datum = parse_datum(item.read() if isinstance(item, StoredValue) else item)

@@ -48,7 +48,10 @@ class Data(ImageBatchLayer, DatabaseRecords):
     def _look_at_first_record(self) -> None:
         with closing(self.open_in_order(announce=True)) as source:
             record = source.fetch(0)
-            self.first_shape = source.decode(record)[0].shape
+            try:
+                self.first_shape = source.decode(record)[0].shape
+            except CaffeError as error:
+                raise source.explain(error, 0) from None
             forced = self.param.transform_param.force_color or self.param.transform_param.force_gray
             if forced and not source.is_encoded(record):
                 log.error("force_color and force_gray only for encoded datum")

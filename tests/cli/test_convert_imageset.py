@@ -155,6 +155,8 @@ def test_wrong_files(tmp_path: Path, capfd: Capture) -> None:
     assert "gone.txt: cannot be read" in said("images/", "gone.txt", target)
     assert "empty.txt: lists no images" in said("images/", str(tmp_path / "empty.txt"), target)
     assert "list.txt: none of the images" in said("nowhere/", "list.txt", target)
+    line = said("images", "list.txt", target)
+    assert "is: end the folder in a slash, images/" in line
     assert "no folder" in said("images/", "list.txt", str(tmp_path / "no" / "db"))
     assert "'LISTFILE'" in said("images/")
     assert [path.name for path in tmp_path.iterdir()] == ["empty.txt"]

@@ -204,3 +204,40 @@ def test_refuses_images_that_do_not_belong_together(
     with pytest.raises(CaffeError, match=message):
         reader.read()
     reader.close()
+
+
+@pytest.mark.parametrize("for_gpu", [False, True])
+def test_a_bad_record_is_named(tmp_path: Path, for_gpu: bool) -> None:
+    path = tmp_path / "db"
+    good, bad = random_image((3, 4, 5), 1), random_image((3, 4, 5), 2)
+    bad.data = bad.data[:-1]
+    with create_database(str(path)) as writer:
+        for number, datum in enumerate([good, good, bad]):
+            writer.put(b"%04d" % number, datum.SerializeToString())
+
+    def message(skip: int) -> str:
+        reader = ImageBatches(
+            DatabaseSource(open_database(str(path)), skip=skip),
+            Transform(TransformationParameter(), TRAIN),
+            RecordDraws(1, "data"),
+            Share(),
+            3,
+            for_gpu=for_gpu,
+        )
+        with pytest.raises(CaffeError) as caught:
+            reader.read()
+        reader.close()
+        return str(caught.value)
+
+    wrong = "a record of 3x4x5 (channels, height, width) holds 59 values"
+    assert message(0) == f"{path}: record 2 (key '0002'): {wrong}"
+    assert message(2) == f"{path}: record 2 (key '0002'): {wrong}"
+
+
+def test_gray_among_colours_is_named_with_what_would_help(tmp_path: Path) -> None:
+    datums = [random_image((3, 4, 5), 1), random_image((1, 4, 5), 2)]
+    with pytest.raises(CaffeError) as caught:
+        batches_of(tmp_path / "db", datums, 2).read()
+    message = str(caught.value)
+    assert message.startswith(f"{tmp_path}/db: record 1 (key '0001'): images of 1x4x5 and 3x4x5 ")
+    assert message.endswith("of pixels, make the database anew, with -gray or without")

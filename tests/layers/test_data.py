@@ -138,7 +138,7 @@ def test_an_error_in_a_later_record_comes_when_its_turn_does(tmp_path: Path) -> 
     text = f"type: 'Data' data_param {{ source: '{tmp_path}/db' backend: LMDB batch_size: 2 }}"
     with data_layer(text) as layer:
         assert labels(layer, 2) == [[1, 1], [1, 1]]
-    assert "layer 'layer': a record is not a Datum" in refused(text, batches=3)
+    assert "layer 'layer': record 4 (key '4'): a record is not a Datum" in refused(text, batches=3)
 
 
 @pytest.mark.parametrize(

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
 from typing import Any
 
 from caffe_dns import log
 from caffe_dns.cli.progress import Progress
 from caffe_dns.data.database import Writer
 from caffe_dns.data.db import create_database
-from caffe_dns.data.image_files import parse_listed, read_lines
+from caffe_dns.data.image_files import parse_list, read_lines
 from caffe_dns.data.image_set import ImageSet
 from caffe_dns.errors import CaffeError
 
@@ -31,7 +32,7 @@ def run(
     encode_type: str,
 ) -> None:
     """Do what `dns convert_imageset` is asked for, by the values of its flags."""
-    images = [parse_listed(line) for line in read_lines(listfile)]
+    images = parse_list(listfile, read_lines(listfile))
     if not images:
         raise CaffeError("lists no images", file=listfile)
     arrange(images, shuffle, encoded, encode_type)
@@ -63,7 +64,17 @@ def write_database(
     """Make a database of all images that can be read. Raises CaffeError where there is none."""
     with create_database(db_name, backend) as writer:
         if not _write_records(image_set, writer, check_size):
-            raise CaffeError("none of the images listed can be read", file=listfile)
+            raise CaffeError(_none_read(image_set), file=listfile)
+
+
+def _none_read(image_set: ImageSet) -> str:
+    """What is wrong when no image can be read; mostly the slash between folder and name."""
+    name, root_folder = image_set.images[0].name, image_set.root_folder
+    message = "none of the images listed can be read"
+    if not root_folder.endswith("/") and Path(root_folder, name).is_file():
+        message += f"; {root_folder}{name} is not there, but {root_folder}/{name} is: end the "
+        message += f"folder in a slash, {root_folder}/"
+    return message
 
 
 def _write_records(image_set: ImageSet, writer: Writer, check_size: bool) -> int:

@@ -1,0 +1,64 @@
+"""Lists of files: what their lines mean, and what is said of those that mean nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from caffe_dns.data.image_files import ListedImage, parse_list, read_image_list, read_lines
+from caffe_dns.errors import CaffeError
+from tests.nets import recorded_log
+
+
+def write(folder: Path, raw: bytes) -> str:
+    path = folder / "list.txt"
+    path.write_bytes(raw)
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("line", "name", "label", "complaint"),
+    [
+        # The labels are those of C's `atoi`, which Caffe calls.
+        ("a b.png 3", "a b.png", 3, None),
+        ("a.png -3", "a.png", -3, None),
+        ("a.png 3\r", "a.png", 3, None),
+        ("a.png cat", "a.png", 0, "'cat' is no whole number; it is read as 0, as in Caffe"),
+        ("a.png 1.75", "a.png", 1, "'1.75' is no whole number; it is read as 1, as in Caffe"),
+        ("a.png", "a.png", 0, "there is no label; it is read as 0, as in Caffe"),
+    ],
+)
+def test_labels(line: str, name: str, label: int, complaint: str | None) -> None:
+    with recorded_log() as messages:
+        assert parse_list("l.txt", ["b.png 1", line])[1] == ListedImage(name, label)
+    assert messages == ([] if complaint is None else [f"l.txt:2: {complaint}"])
+
+
+def test_many_wrong_labels_are_one_warning(tmp_path: Path) -> None:
+    with recorded_log() as messages:
+        read_image_list(write(tmp_path, b"a.png 1\nb.png x\nc.png y\nd.png z\n"))
+    assert messages == [
+        f"{tmp_path}/list.txt:2: 'x' is no whole number; it is read as 0, as in Caffe "
+        "(2 more lines are like that)"
+    ]
+
+
+def test_a_byte_order_mark_and_line_ends_are_no_part_of_names(tmp_path: Path) -> None:
+    path = write(tmp_path, b"\xef\xbb\xbfa.png 1\r\nb.png 2\r\n")
+    assert [image.name for image in read_image_list(path)] == ["a.png", "b.png"]
+
+
+@pytest.mark.parametrize(
+    ("raw", "complaint"),
+    [
+        ("a.png 1".encode("utf-16"), "is text in UTF-16; save it as UTF-8"),
+        (b"\x89HDF\r\n\x1a\n\0\0", "is an HDF5 file; a text file that lists files would be right"),
+        (b"\x0a\x00\x01", "is a binary file; a text file that lists files would be right"),
+    ],
+)
+def test_what_is_no_list_is_said(tmp_path: Path, raw: bytes, complaint: str) -> None:
+    path = write(tmp_path, raw)
+    with pytest.raises(CaffeError) as caught:
+        read_lines(path)
+    assert str(caught.value) == f"{path}: {complaint}"

@@ -1,0 +1,106 @@
+"""tools/wild: how far small definitions get, and what is made up for their data."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from caffe_dns.proto.caffe_pb2 import NetParameter
+from caffe_dns.proto.text import parse_text
+from tools.trials.constant_data import Guess, with_constant_data
+from tools.trials.steps import kind_of
+
+TOOL = Path(__file__).resolve().parents[1] / "tools/wild"
+DATA = 'layer { name: "d" type: "Data" top: "data" top: "label" data_param { source: "gone" } }\n'
+SCORES = """layer { name: "ip" type: "InnerProduct" bottom: "data" top: "ip"
+  inner_product_param { num_output: 4 } }
+"""
+LOSS = 'layer { name: "l" type: "SoftmaxWithLoss" bottom: "ip" bottom: "label" top: "l" }\n'
+FILES = {
+    "a_net.prototxt": DATA + SCORES + LOSS,
+    "b_same.prototxt": DATA + SCORES + LOSS,
+    "c_deploy.prototxt": 'input: "data" input_shape { dim: 9 dim: 3 }\n' + SCORES,
+    "d_broken.prototxt": DATA + SCORES.replace("num_output", "num_outputs") + LOSS,
+    "e_unknown.prototxt": DATA + SCORES.replace("InnerProduct", "Teleporter") + LOSS,
+    "f_wrong.prototxt": DATA + SCORES + LOSS.replace("label", "labels"),
+    "g_solver.prototxt": 'net: "gone" base_lr: 0.1 lr_policy: "fixed" max_iter: 3',
+    "h_labels.prototxt": 'item { name: "x" }',
+    "i_notes.txt": "layer {}",
+}
+
+
+def test_how_far_files_get(tmp_path: Path) -> None:
+    for name, text in FILES.items():
+        (tmp_path / name).write_text(text)
+    command = [sys.executable, str(TOOL), "--json", f"{tmp_path}/all.json", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    results = json.loads((tmp_path / "all.json").read_text())
+    reached = {Path(row["file"]).name[0]: (row["kind"], row["reached"]) for row in results}
+    assert reached == {
+        "a": ("net", "trained"),
+        "c": ("net", "ran"),
+        "d": ("net", "nothing"),
+        "e": ("net", "parsed"),
+        "f": ("net", "parsed"),
+        "g": ("solver", "built"),
+        "h": ("other", "nothing"),
+    }
+    reasons = {Path(row["file"]).name[0]: row["reason"] for row in results if row["reason"]}
+    assert reasons.keys() == {"d", "e", "f"}
+    assert "unknown field 'num_outputs'" in reasons["d"]
+    assert "e_unknown.prototxt:2: layer 'ip': unknown layer type 'Teleporter'" in reasons["e"]
+    assert done.stdout.splitlines()[-4:] == [
+        "5 nets: parsed 4 (80.0 %), built 2 (40.0 %), ran 2 (40.0 %), trained 2 (40.0 %)",
+        "1 solvers: parsed 1 (100.0 %)",
+        "1 nets have no loss: what has run counts as trained",
+        "1 other files, 1 of a content seen before",
+    ]
+
+
+def test_a_file_has_so_much_time(tmp_path: Path) -> None:
+    big = "input_shape { dim: 1 dim: 64 dim: 400 dim: 400 }"
+    deep = "\n".join(
+        f'layer {{ name: "c{i}" type: "Convolution" bottom: "{"data" if i == 0 else f"c{i - 1}"}" '
+        f'top: "c{i}" convolution_param {{ num_output: 64 kernel_size: 3 pad: 1 }} }}'
+        for i in range(40)
+    )
+    (tmp_path / "slow.prototxt").write_text(f'input: "data" {big}\n{deep}')
+    command = [sys.executable, str(TOOL), "--seconds", "2", "--gigabytes", "30", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert "built    " in done.stdout, done.stdout + done.stderr
+    assert "slow.prototxt: takes more than 2 s" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("reader", "wanted"),
+    [
+        ('type: "SoftmaxWithLoss"', (2, 8, 8)),
+        ('type: "SoftmaxWithLoss" softmax_param { axis: 3 }', (2, 5, 8)),
+        ('type: "EuclideanLoss"', (2, 5, 8, 8)),
+        ('type: "SigmoidCrossEntropyLoss"', (2, 5, 8, 8)),
+        ('type: "Accuracy" accuracy_param { axis: 1 }', (2, 8, 8)),
+    ],
+)
+def test_labels_have_the_shape_that_their_reader_wants(
+    reader: str, wanted: tuple[int, ...]
+) -> None:
+    text = DATA.replace("data_param", "transform_param { crop_size: 8 } data_param") + (
+        'layer { name: "c" type: "Convolution" bottom: "data" top: "c"'
+        " convolution_param { num_output: 5 kernel_size: 1 } }"
+        f'layer {{ name: "x" {reader} bottom: "c" bottom: "label" top: "x" }}'
+    )
+    made = with_constant_data(parse_text(text, NetParameter).message, Guess(2, (3, 99, 99)))
+    shapes = [tuple(layer.dummy_data_param.shape[0].dim) for layer in made.layer[:2]]
+    assert shapes == [(2, 3, 8, 8), wanted]
+
+
+def test_kinds_of_files(tmp_path: Path) -> None:
+    for name, kind in (("a_net", "net"), ("g_solver", "solver"), ("h_labels", "other")):
+        path = tmp_path / name
+        path.write_text(FILES[f"{name}.prototxt"])
+        assert kind_of(path) == kind

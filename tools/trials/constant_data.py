@@ -1,0 +1,239 @@
+"""Constant data of the right shape in the place of a net's data layers.
+
+What a data layer brings stands in its database, and so the shapes have to be found out from who
+reads them: the sides of images mostly from the crop, labels from the scores that they are compared
+with. Where nothing tells, usual ones are tried.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from google.protobuf.message import Message
+
+from caffe_dns.errors import CaffeError
+from caffe_dns.layers import layer_types
+from caffe_dns.layers.base import Context, Shape
+from caffe_dns.proto.caffe_pb2 import FillerParameter, LayerParameter, NetParameter
+from caffe_dns.proto.fields import is_repeated
+
+#: Channels, height and width that are tried where a definition does not tell them.
+IMAGES: tuple[Shape, ...] = ((3, 224, 224), (1, 28, 28), (3, 32, 32), (1, 64, 64), (6, 224, 224))
+BATCH = 2
+#: Rows that stand for regions of an image, and their columns: image, left, top, right, bottom.
+_REGIONS: Shape = (2, 5)
+#: Boxes that are to be found, in SSD's order: 8 numbers each.
+_BOXES: Shape = (1, 1, 2, 8)
+#: Layers that compare their first bottom with a class for each place.
+_CLASSES = {
+    "SoftmaxWithLoss": "softmax_param",
+    "SoftmaxWithLossOHEM": "softmax_param",
+    "InfogainLoss": "infogain_loss_param",
+    "Accuracy": "accuracy_param",
+    "MultinomialLogisticLoss": None,
+    "HingeLoss": None,
+}
+#: Layer types with a bottom, by its place, of a shape of their own.
+_OF_THEIR_OWN: dict[tuple[str, int], Shape] = {
+    ("ROIPooling", 1): _REGIONS,
+    ("PSROIPooling", 1): _REGIONS,
+    ("MultiBoxLoss", 3): _BOXES,
+    ("DetectionEvaluate", 1): _BOXES,
+    ("ContrastiveLoss", 2): (BATCH,),
+    ("TripletLoss", 3): (BATCH,),
+    ("Silence", 0): (BATCH,),
+}
+_SOURCES = {"Input", "DummyData", "MemoryData"}
+
+
+@dataclass(frozen=True)
+class Guess:
+    """What is taken for granted of the data."""
+
+    batch: int
+    image: Shape
+
+
+def guesses(param: NetParameter) -> Iterator[Guess]:
+    """What to try: small batches first, then those that the definition has."""
+    given = {
+        size
+        for layer in param.layer
+        for size in (
+            layer.data_param.batch_size,
+            layer.image_data_param.batch_size,
+            layer.hdf5_data_param.batch_size,
+            layer.memory_data_param.batch_size,
+            *(shape.dim[0] for shape in layer.input_param.shape if shape.dim),
+        )
+        if size
+    }
+    for batch in dict.fromkeys([BATCH, 1, *sorted(given)[:2]]):
+        for image in IMAGES:
+            yield Guess(batch, image)
+
+
+class NoGuess(CaffeError):
+    """A layer does not fit the data that were made up; `depth` layers do."""
+
+    def __init__(self, error: CaffeError, depth: int) -> None:
+        super().__init__(
+            error.message, file=error.file, line=error.line, layer=error.layer, field=error.field
+        )
+        self.depth = depth
+
+
+def with_constant_data(param: NetParameter, guess: Guess) -> NetParameter:
+    """A copy of a filtered definition in which DummyData layers bring all that comes from outside.
+
+    Raises NoGuess where a layer does not take it.
+    """
+    blobs = _Blobs(param, guess)
+    for depth, layer in enumerate(param.layer):
+        try:
+            blobs.append(layer)
+        except CaffeError as error:
+            raise NoGuess(error.locate(layer=layer.name), depth) from None
+    result = NetParameter()
+    result.CopyFrom(param)
+    del result.layer[:]
+    for layer in param.layer:
+        if is_data(layer):
+            result.layer.extend(_constant(top, blobs.of_data(top)) for top in layer.top)
+        else:
+            result.layer.add().CopyFrom(layer)
+    return result
+
+
+def is_data(layer: LayerParameter) -> bool:
+    """Whether it brings something from outside the net."""
+    return not layer.bottom and layer.type != "Parameter"
+
+
+def _constant(top: str, shape: Shape) -> LayerParameter:
+    layer = LayerParameter(name=f"constant {top}", type="DummyData", top=[top])
+    layer.dummy_data_param.shape.add(dim=shape)
+    value = 0.5 if len(shape) == 4 and shape != _BOXES else 0.0
+    layer.dummy_data_param.data_filler.append(FillerParameter(type="constant", value=value))
+    return layer
+
+
+class _Blobs:
+    """The shapes of a net's blobs, layer by layer; those of data may wait for their reader."""
+
+    def __init__(self, param: NetParameter, guess: Guess) -> None:
+        self._param = param
+        self._guess = guess
+        self._shapes: dict[str, Shape] = {}
+        self._data: dict[str, Shape | None] = {}
+
+    def of_data(self, top: str) -> Shape:
+        """What a data layer has to bring; one number for each item where nobody asks."""
+        return self._data[top] or (self._guess.batch,)
+
+    def append(self, layer: LayerParameter) -> None:
+        """Find out the shapes of a layer's tops. Raises CaffeError."""
+        if is_data(layer):
+            shapes = list(self._brought(layer))
+            for top, shape in zip(layer.top, shapes, strict=True):
+                self._data[top] = shape
+                self._shapes.pop(top, None)
+                if shape is not None:
+                    self._shapes[top] = shape
+            return
+        for index, blob in enumerate(layer.bottom):
+            if blob not in self._shapes and blob in self._data:
+                self._data[blob] = self._shapes[blob] = self._wanted(layer, index)
+        bottoms = [self._shapes[blob] for blob in layer.bottom if blob in self._shapes]
+        if len(bottoms) < len(layer.bottom):
+            return  # an unknown bottom, of which building the net complains
+        plain = LayerParameter()
+        plain.CopyFrom(layer)
+        plain.phase = self._param.state.phase
+        _drop_fillers(plain)
+        made = layer_types[layer.type](plain, Context(surgery=False)).setup(bottoms)
+        self._shapes.update(zip(layer.top, map(tuple, made), strict=False))
+
+    def _brought(self, layer: LayerParameter) -> Iterator[Shape | None]:
+        for index, top in enumerate(layer.top):
+            if layer.type in _SOURCES:
+                yield self._given(layer, index)
+            elif index == 0 and layer.type not in ("HDF5Data", "Python"):
+                yield self._image(layer)
+            elif layer.type == "Python" and top in ("data", "image"):
+                yield (1, *self._guess.image)
+            else:
+                yield None
+
+    def _given(self, layer: LayerParameter, index: int) -> Shape | None:
+        """The shape that the definition gives, with a small batch."""
+        if layer.type == "MemoryData":
+            memory = layer.memory_data_param
+            return (self._guess.batch, memory.channels, memory.height, memory.width)[
+                : 4 - 3 * index
+            ]
+        plain = LayerParameter()
+        plain.CopyFrom(layer)
+        shape = tuple(layer_types[layer.type](plain, Context()).setup([])[index])
+        return (min(shape[0], self._guess.batch), *shape[1:]) if shape else None
+
+    def _image(self, layer: LayerParameter) -> Shape:
+        channels, height, width = self._guess.image
+        transform, listed = layer.transform_param, layer.image_data_param
+        if listed.new_height:
+            height, width = listed.new_height, listed.new_width
+        if layer.image_data_param.HasField("is_color") and not listed.is_color:
+            channels = 1
+        if "resize_param" in transform.DESCRIPTOR.fields_by_name:
+            resize = transform.resize_param
+            height, width = resize.height or height, resize.width or width
+        if transform.crop_size:
+            height = width = transform.crop_size
+        return (self._guess.batch, channels, height, width)
+
+    def _wanted(self, layer: LayerParameter, index: int) -> Shape:
+        """The shape of bottom `index`, which comes from data, by who reads it."""
+        first = self._shapes.get(layer.bottom[0])
+        own = _OF_THEIR_OWN.get((layer.type, index))
+        if own is not None:
+            return own
+        if layer.type in _CLASSES and index > 0 and first:
+            settings = _CLASSES[layer.type]
+            axis = getattr(layer, settings).axis if settings else 1
+            return _without_axis(first, axis)
+        if layer.type == "LSTM" and index == 1 and first:
+            return first[:2]
+        if layer.type == "Slice" and first is None:
+            return self._for_slice(layer)
+        if index > 0 and first is not None:
+            return first
+        if any(word in layer.bottom[index] for word in ("label", "clip", "cont", "target")):
+            return (self._guess.batch,)
+        return (self._guess.batch, *self._guess.image)
+
+    def _for_slice(self, layer: LayerParameter) -> Shape:
+        settings = layer.slice_param
+        extent = settings.slice_point[-1] + 1 if settings.slice_point else len(layer.top)
+        shape = [self._guess.batch, *self._guess.image]
+        axis = settings.slice_dim if settings.HasField("slice_dim") else settings.axis
+        if "label" in layer.bottom[0]:
+            return (self._guess.batch, extent)
+        shape[axis] = extent
+        return tuple(shape)
+
+
+def _without_axis(shape: Shape, axis: int) -> Shape:
+    axis %= len(shape)
+    return (*shape[:axis], *shape[axis + 1 :]) or (1,)
+
+
+def _drop_fillers(message: Message) -> None:
+    """Shapes are asked for, not first values, which take long to draw."""
+    for field, value in message.ListFields():
+        if field.message_type is None or is_repeated(field):
+            continue
+        if field.message_type.name == "FillerParameter":
+            message.ClearField(field.name)
+        else:
+            _drop_fillers(value)
