@@ -20,7 +20,7 @@ from caffe_dns.layers.arithmetic import Eltwise, Reduction, along
 from caffe_dns.layers.convolution import BaseConvolution, Deconvolution
 from caffe_dns.layers.inner_product import BaseInnerProduct
 from caffe_dns.layers.normalization import LRN, BatchNorm
-from caffe_dns.layers.pooling import Pair, Pooling, Window
+from caffe_dns.layers.pooling import Pooling, Window
 from caffe_dns.proto.caffe_pb2 import EltwiseParameter, PoolingParameter, ReductionParameter
 
 # Convolution and products -----------------------------------------------------------------------
@@ -104,8 +104,8 @@ def pooling(at: Bottoms) -> list[str]:
 
 def _maxima_and_places(at: Bottoms, value: str, window: Window) -> list[str]:
     height, width = at.shapes[0][2:]
-    pads = _pads(window, (height, width))
-    if pads is None:
+    pads, outside = _pads(window, (height, width))
+    if any(outside):
         raise at.unsupported("the second top of a Pooling with windows outside of the image")
     settings = {"kernel_shape": window.kernel, "strides": window.stride, "pads": pads}
     maxima, places = at.add_many("MaxPool", 2, value, **settings)
@@ -126,28 +126,32 @@ def _average(at: Bottoms, value: str, window: Window) -> str:
 
 
 def _pool(at: Bottoms, operator: str, value: str, window: Window, padding: float) -> str:
-    """Full windows over the padded image: what ONNX does about partial ones is not used."""
-    height, width = at.shapes[0][2:]
-    pads = _pads(window, (height, width))
-    if pads is None:
-        left, right, top, bottom = (max(pad, 0) for pad in window.margins((height, width)))
-        amounts = [0, 0, top, left, 0, 0, bottom, right]
-        filling = at.number("padding", padding)
-        value = at.add("Pad", value, at.integers("pads", amounts), filling)
-        pads = [0, 0, 0, 0]
+    """Full windows over the padded image: what ONNX does about partial ones is not used.
+
+    A stride beyond the kernel can put the last windows outside of the image. ONNX has no padding
+    for these: their values come behind the others.
+    """
+    pads, outside = _pads(window, at.shapes[0][2:])
     counted = {"count_include_pad": 1} if operator == "AveragePool" else {}
-    return at.add(
+    value = at.add(
         operator, value, kernel_shape=window.kernel, strides=window.stride, pads=pads, **counted
     )
+    if not any(outside):
+        return value
+    amounts = at.integers("outside", [0] * 6 + outside)
+    return at.add("Pad", value, amounts, at.number("padding", padding))
 
 
-def _pads(window: Window, image: Pair) -> list[int] | None:
-    """What ONNX's pooling pads, or None where that is more than it takes."""
-    left, right, top, bottom = window.margins(image)
+def _pads(window: Window, image: Sequence[int]) -> tuple[list[int], list[int]]:
+    """What ONNX's pooling pads, and how many rows and columns of windows lie outside."""
+    left, right, top, bottom = window.margins((image[0], image[1]))
+    before, after, outside = [top, left], [bottom, right], [0, 0]
+    for axis in (0, 1):
+        if after[axis] >= window.kernel[axis]:
+            after[axis] -= window.stride[axis]
+            outside[axis] = 1
     # Negative margins are pixels that no window reaches.
-    pads = [top, left, max(bottom, 0), max(right, 0)]
-    fits = all(pad < kernel for pad, kernel in zip(pads, window.kernel * 2, strict=True))
-    return pads if fits else None
+    return before + [max(pad, 0) for pad in after], outside
 
 
 # Normalisation ----------------------------------------------------------------------------------
