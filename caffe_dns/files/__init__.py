@@ -6,10 +6,11 @@ files, HDF5 as a container, numbers that are finite. What the content means is k
 """
 
 from caffe_dns.files.writing import (
+    NewFile,
     check_target,
     remove_leftovers,
     temporary_beside,
     write_atomically,
 )
 
-__all__ = ["check_target", "remove_leftovers", "temporary_beside", "write_atomically"]
+__all__ = ["NewFile", "check_target", "remove_leftovers", "temporary_beside", "write_atomically"]

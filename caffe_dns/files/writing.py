@@ -1,7 +1,7 @@
 """Writing a file so that it appears whole or not at all.
 
-Every model, state, definition and table that dns writes goes through here. Databases are not
-written here; they bring their own transactions.
+Every model, state, definition and table that dns writes goes through here. Databases, which are
+folders, are put together elsewhere and get their names at once, too.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ import re
 import secrets
 import shutil
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
@@ -30,18 +31,74 @@ def write_atomically(path: str | Path, data: bytes) -> None:
     Whoever reads `path` meanwhile sees the old file or the new one, also after a power failure. On
     failure nothing is left behind. Raises CaffeError when the folder is missing or not writable.
     """
-    path = Path(on_disk(str(path)))
-    check_target(path)
-    temporary = temporary_beside(path)
+    file = NewFile(path)
     try:
-        _write_new(temporary, data)
-        os.replace(temporary, path)
-        _sync_folder(path.parent)
-    except OSError as error:
-        raise CaffeError(f"cannot be written: {error.strerror}", file=str(path)) from None
+        file.write(data, 0)
+        file.close()
     finally:
+        file.abort()
+
+
+class NewFile:
+    """A file that has a hidden name beside its own, `path`, until it is closed.
+
+    Whoever makes one closes it or gives it up. Whatever fails is a CaffeError that names `path`.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self._path = Path(on_disk(str(path)))
+        check_target(self._path)
+        self._temporary = temporary_beside(self._path)
+        with self._errors():
+            # Not tempfile: its files are private to the user, these get the usual permissions.
+            flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+            self._descriptor = os.open(self._temporary, flags, 0o666)
+
+    def write(self, data: bytes | memoryview, start: int) -> None:
+        """Put all of `data` into the file from byte `start` on."""
+        left = memoryview(data).cast("B")
+        with self._errors():
+            while left:
+                done = os.pwrite(self._descriptor, left, start)
+                left, start = left[done:], start + done
+
+    def read(self, size: int, start: int) -> bytes:
+        """What stands from byte `start` on, fewer than `size` bytes at the end."""
+        with self._errors():
+            return os.pread(self._descriptor, size, start)
+
+    def truncate(self, size: int) -> None:
+        """Make the file so long."""
+        with self._errors():
+            os.ftruncate(self._descriptor, size)
+
+    def close(self) -> None:
+        """Give the file its name, so that it lasts."""
+        with self._errors():
+            os.fsync(self._descriptor)
+            self._close_descriptor()
+            os.replace(self._temporary, self._path)
+            _sync_folder(self._path.parent)
+
+    def abort(self) -> None:
+        """Throw the file away, unless it has its name."""
         with suppress(OSError):
-            temporary.unlink()
+            self._close_descriptor()
+        with suppress(OSError):
+            self._temporary.unlink()
+
+    def _close_descriptor(self) -> None:
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            reason = f"cannot be written: {error.strerror}"
+            raise CaffeError(reason, file=str(self._path)) from None
 
 
 def temporary_beside(path: Path) -> Path:
@@ -105,15 +162,6 @@ def check_target(path: str | Path) -> None:
         raise CaffeError("cannot be written: it is a folder", file=str(path))
     if not path.parent.is_dir():
         raise CaffeError(f"cannot be written: there is no folder {path.parent}", file=str(path))
-
-
-def _write_new(path: Path, data: bytes) -> None:
-    # Not tempfile: its files are private to the user, these get the usual permissions.
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-    with open(descriptor, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def _sync_folder(folder: Path) -> None:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import weakref
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from torch import Tensor
@@ -15,8 +13,11 @@ from torch import Tensor
 from caffe_dns import log
 from caffe_dns.encoding import on_disk
 from caffe_dns.errors import CaffeError, first_line
-from caffe_dns.files import temporary_beside
+from caffe_dns.files.hdf5_stream import HDF5Stream
 from caffe_dns.layers.base import Layer, Shape, layer_types
+
+if TYPE_CHECKING:
+    import h5py
 
 _DATASETS = ("data", "label")
 
@@ -72,51 +73,57 @@ class HDF5Output(Layer):
 
 
 class _RowFile:
-    """An HDF5 file that is being written."""
+    """An HDF5 file that is being written. After an error it is thrown away."""
 
     def __init__(self, path: Path) -> None:
         import h5py  # here, because importing it takes long and most runs do not need it
 
         self._path = path
-        self._temporary = temporary_beside(path)
-        self._file: Any = None
-        try:
-            self._file = h5py.File(self._temporary, "w")
-        except OSError as error:
-            raise CaffeError(f"cannot be written: {first_line(error)}", file=str(path)) from None
+        self._stream = HDF5Stream(path)
+        self._file: h5py.File | None = h5py.File(self._stream, "w")
 
     def append(self, arrays: Sequence[np.ndarray]) -> None:
         """Add rows to both datasets."""
         try:
             for name, array in zip(_DATASETS, arrays, strict=True):
-                if name not in self._file:
-                    limits = (None, *array.shape[1:])
-                    self._file.create_dataset(name, data=array, maxshape=limits)
-                else:
-                    dataset = self._file[name]
-                    start = len(dataset)
-                    dataset.resize(start + len(array), axis=0)
-                    dataset[start:] = array
+                self._append(name, array)
+            self._stream.check()
         except (OSError, ValueError, TypeError) as error:
-            raise CaffeError(
-                f"cannot be written: {first_line(error)}", file=str(self._path)
-            ) from None
+            self._give_up()
+            reason = f"cannot be written: {first_line(error)}"
+            raise CaffeError(reason, file=str(self._path)) from None
+        except CaffeError:
+            self._give_up()
+            raise
 
     def close(self) -> None:
         """Give the file its name. Closing twice does nothing."""
-        if self._file is None:
+        file, self._file = self._file, None
+        if file is None:
             return
         try:
-            self._file.close()
-            self._file = None
-            os.replace(self._temporary, self._path)
-        except OSError as error:
-            raise CaffeError(
-                f"cannot be written: {first_line(error)}", file=str(self._path)
-            ) from None
+            file.close()
+            self._stream.close()
         finally:
-            with suppress(OSError):
-                self._temporary.unlink()
+            self._stream.abort()
+
+    def _append(self, name: str, array: np.ndarray) -> None:
+        if self._file is None:
+            raise ValueError("is closed")
+        if name not in self._file:
+            limits = (None, *array.shape[1:])
+            self._file.create_dataset(name, data=array, maxshape=limits)
+        else:
+            dataset = self._file[name]
+            start = len(dataset)
+            dataset.resize(start + len(array), axis=0)
+            dataset[start:] = array
+
+    def _give_up(self) -> None:
+        file, self._file = self._file, None
+        if file is not None:
+            file.close()
+        self._stream.abort()
 
 
 def _with_four_axes(bottom: Tensor) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import h5py
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from caffe_dns.errors import CaffeError
 from caffe_dns.layers.hdf5_output import HDF5Output
 from tests.layers.harness import make_layer, refused
 
@@ -61,6 +63,22 @@ def test_only_rank_0_writes(tmp_path: Path) -> None:
 
 def test_nothing_is_written_without_rows(tmp_path: Path) -> None:
     output_layer(tmp_path / "out.h5", (2, 3), (2,)).close()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "out.h5"
+    layer = output_layer(path, (2, 3), (2,))
+    layer(torch.ones(2, 3), torch.ones(2))
+
+    def full(*arguments: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "pwrite", full)
+    with pytest.raises(CaffeError, match=r"out\.h5: cannot be written: No space left on device"):
+        for _ in range(1000):
+            layer(torch.ones(2, 3), torch.ones(2))
+    layer.close()
     assert list(tmp_path.iterdir()) == []
 
 
