@@ -12,7 +12,7 @@ import pytest
 
 TOOL = Path(__file__).parents[1] / "tools" / "test_everywhere"
 CHECKS = {
-    "OMP_NUM_THREADS=4": "os.environ['OMP_NUM_THREADS'] == '4'",
+    "OMP_NUM_THREADS=4": "os.getcwd() != ROOT and os.environ['OMP_NUM_THREADS'] == '4'",
     "background shell": "signal.getsignal(signal.SIGINT) is signal.SIG_IGN",
     "folder with a space": "'/a folder/' in tests.__file__",
     "another user": "os.getuid() != 0 and os.getgid() != 0",
@@ -20,7 +20,7 @@ CHECKS = {
 }
 #: What a setting needs to be allowed, as a command and as whom to run it.
 NEEDS: dict[str, tuple[list[str], dict[str, str]]] = {
-    "another user": ([sys.executable, "-c", "pass"], {"user": "nobody"}),
+    "another user": ([sys.executable, "-c", "import pytest, torch"], {"user": "nobody"}),
     "no network": (["unshare", "--net", "ip", "link", "set", "lo", "up"], {}),
 }
 
@@ -28,7 +28,8 @@ NEEDS: dict[str, tuple[list[str], dict[str, str]]] = {
 def run_under(setting: str, body: str, folder: Path) -> subprocess.CompletedProcess[str]:
     """The tool with one setting and one file of tests, in a folder that all can read."""
     file = folder / "test_setting.py"
-    file.write_text(f"import os, signal, socket\nimport pytest\nimport tests\n\n{body}")
+    imports = "import os, signal, socket\nimport pytest\nimport tests\n"
+    file.write_text(f"{imports}\nROOT = {str(TOOL.parents[1])!r}\n\n{body}")
     command = [sys.executable, str(TOOL), "--only", setting, str(file), "-p", "no:timeout"]
     return subprocess.run(command, capture_output=True, text=True)
 
@@ -50,7 +51,7 @@ def test_setting(setting: str) -> None:
         body = f"def test_it() -> None:\n    assert {CHECKS[setting]}\n"
         done = run_under(setting, body, Path(folder))
     assert done.returncode == 0, done.stdout + done.stderr
-    assert f"| {setting} | 1 | 0 | 0 |" in done.stdout
+    assert f"{setting}: 1 passed, 0 skipped, 0 failed in " in done.stdout
 
 
 def test_what_fails_is_named(tmp_path: Path) -> None:
@@ -61,5 +62,22 @@ def test_what_fails_is_named(tmp_path: Path) -> None:
     )
     done = run_under("plain", body, tmp_path)
     assert done.returncode == 1
-    assert "| plain | 1 | 1 | 1 |" in done.stdout
-    assert "test_setting::test_bad" in done.stdout
+    line, last = done.stdout.splitlines()
+    assert line.startswith("plain: 1 passed, 1 skipped, 1 failed in ")
+    assert line.endswith("test_setting::test_bad")
+    assert last == "settings: 1 failed"
+    assert "assert os.getcwd() == ''" in done.stderr
+
+
+def test_several_at_a_time(tmp_path: Path) -> None:
+    file = tmp_path / "test_nothing.py"
+    file.write_text("")
+    names = ["plain", "OMP_NUM_THREADS=2"]
+    chosen = [word for name in names for word in ("--only", name)]
+    command = [sys.executable, str(TOOL), "--jobs", "2", *chosen, str(file)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 1, done.stderr  # no test ran: that is nothing to rely on
+    *lines, last = done.stdout.splitlines()
+    assert sorted(line.partition(":")[0] for line in lines) == sorted(names)
+    assert all(": 0 passed, 0 skipped, 0 failed in " in line for line in lines)
+    assert last == "settings: 2 failed"

@@ -30,7 +30,6 @@ def tool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     loader.exec_module(module)
     monkeypatch.setattr(log, "_quiet", False)  # undone at the end
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
     data = tmp_path / "data" / "mnist"
     data.mkdir(parents=True)
     shutil.copytree(f"{GOLDEN}/data/mnist1k_train_lmdb", data / "mnist_train_lmdb")

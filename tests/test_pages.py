@@ -22,7 +22,7 @@ def test_the_code_of_a_page_runs(page: str, tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-W", "error", "page.py"],
         cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "GLOG_minloglevel": "2"},
+        env={**os.environ, "GLOG_minloglevel": "2"},
         capture_output=True,
         text=True,
     )

@@ -11,7 +11,6 @@ def test_the_tables_are_up_to_date() -> None:
     done = subprocess.run(
         [sys.executable, "tools/readme_tables", "--check"],
         cwd=ROOT,
-        env={"PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
     )

@@ -14,7 +14,6 @@ from caffe_dns.cli.main import ACTIONS
 from tests.cli.harness import complaint, run_well
 
 Capture = pytest.CaptureFixture[str]
-ROOT = Path(__file__).parents[2]
 
 
 def answers(words: str, capture: Capture, monkeypatch: pytest.MonkeyPatch) -> list[str]:
@@ -86,7 +85,6 @@ def test_bash(tmp_path: Path) -> None:
         echo "${COMPREPLY[@]}"
     """
     environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
-    environment["PYTHONPATH"] = str(ROOT)
     bash = shutil.which("bash")
     assert bash is not None
     done = subprocess.run(

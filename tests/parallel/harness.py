@@ -19,10 +19,8 @@ import numpy as np
 from caffe_dns.cli.main import main
 from caffe_dns.solver.solver import Solver
 
-ROOT = Path(__file__).parents[2]
 #: Between 127.0.0.1 and itself there is always a way, whatever this machine is called.
 LOCAL = {
-    "PYTHONPATH": str(ROOT),
     "OMP_NUM_THREADS": "1",
     "GLOO_SOCKET_IFNAME": "lo",
     "MASTER_ADDR": "127.0.0.1",

@@ -7,7 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
 PROGRAM = """
 import sys
 import caffe, helper
@@ -37,7 +36,7 @@ class Times(caffe.Layer):
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "GLOG_minloglevel": "2"}
+    environment = {**os.environ, "GLOG_minloglevel": "2"}
     command = [sys.executable, "-W", "error", "-m", "caffe_dns.pycaffe", *arguments]
     return subprocess.run(command, env=environment, capture_output=True, text=True)
 

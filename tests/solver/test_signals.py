@@ -95,7 +95,7 @@ class Run:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "caffe_dns", "train", "--solver", "solver.prototxt", *flags],
                 cwd=folder,
-                env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+                env={**os.environ, "OMP_NUM_THREADS": "1"},
                 stderr=log,
             )
 
