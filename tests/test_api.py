@@ -51,10 +51,14 @@ def test_a_net_is_a_module(definition: Path) -> None:
     net = load_net(definition)
     assert isinstance(net, torch.nn.Module)
     assert net.name == "api"
-    assert not any(module.training for module in net.layers)
+    assert not any(module.training for module in net.children())
     names = {name for name, _ in net.named_parameters()}
     assert len(names) == 4
-    assert len(net.state_dict()) == 6  # and two masks
+    assert list(net.state_dict()) == [
+        f"{layer}.{name}"
+        for layer in ("hidden", "score")
+        for name in ("weight", "bias", "weight_mask")
+    ]
     copy = load_net(definition, seed=1)
     assert not torch.equal(copy.params["hidden"][0], net.params["hidden"][0])
     copy.load_state_dict(net.state_dict())

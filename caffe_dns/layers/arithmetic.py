@@ -86,11 +86,11 @@ class Scale(Broadcast):
             if settings.HasField("filler"):
                 filler = settings.filler
             shape = self.blob_shape(bottom, settings, num_axes, "scale_param")
-            self.add_parameter(shape, filler)
+            self.add_parameter(shape, filler, "weight")
         if settings.bias_term:
             log.info(f"Creating layer {self.name}")  # Caffe's line for the Bias layer inside
             shape = self.blob_shape(bottom, settings, num_axes, "scale_param")
-            self.add_parameter(shape, settings.bias_filler)
+            self.add_parameter(shape, settings.bias_filler, "bias")
 
     def reshape(self, bottom_shapes: Sequence[Shape]) -> list[Shape]:
         axis = self.param.scale_param.axis
@@ -117,7 +117,7 @@ class Bias(Broadcast):
         settings = self.param.bias_param
         if len(bottom_shapes) == 1:
             shape = self.blob_shape(bottom_shapes[0], settings, settings.num_axes, "bias_param")
-            self.add_parameter(shape, settings.filler)
+            self.add_parameter(shape, settings.filler, "bias")
 
     def reshape(self, bottom_shapes: Sequence[Shape]) -> list[Shape]:
         axis = self.param.bias_param.axis

@@ -187,15 +187,22 @@ class Layer(nn.Module):
             tensors[index] = tensors[index].reshape(shape)
         return tensors
 
-    def add_parameter(self, shape: Shape, filler: FillerParameter) -> None:
-        """Append a learnable blob with first values from `filler`."""
-        self.register_parameter(self._next_name(), nn.Parameter(self._filled(shape, filler)))
+    def add_parameter(self, shape: Shape, filler: FillerParameter, name: str = "") -> None:
+        """Append a learnable blob with first values from `filler`.
 
-    def add_buffer(self, shape: Shape, filler: FillerParameter, *, is_mask: bool = False) -> None:
+        In the net's state_dict it is called LAYER.NAME, or LAYER.blobN without a name.
+        """
+        values = self._filled(shape, filler)
+        self.register_parameter(self._next_name(name), nn.Parameter(values))
+
+    def add_buffer(
+        self, shape: Shape, filler: FillerParameter, name: str = "", *, is_mask: bool = False
+    ) -> None:
         """Append a blob that no gradient reaches: running statistics, or a mask."""
         if is_mask:
             self.mask_indices = (*self.mask_indices, len(self._blob_names))
-        self.register_buffer(self._next_name(), self._filled(shape, filler))
+        values = self._filled(shape, filler)
+        self.register_buffer(self._next_name(name), values)
 
     def share_blob(self, index: int, owner: Layer, owner_index: int) -> None:
         """Use another layer's blob; seen in this layer's own shape where the two differ."""
@@ -210,8 +217,8 @@ class Layer(nn.Module):
         # Not by setattr, which takes nothing but leaves.
         self._parameters[self._blob_names[index]] = tensor  # type: ignore[assignment]
 
-    def _next_name(self) -> str:
-        self._blob_names.append(f"blob{len(self._blob_names)}")
+    def _next_name(self, name: str = "") -> str:
+        self._blob_names.append(name or f"blob{len(self._blob_names)}")
         return self._blob_names[-1]
 
     def _filled(self, shape: Shape, filler: FillerParameter) -> Tensor:

@@ -26,9 +26,10 @@ class Embed(Layer):
         for name in ("num_output", "input_dim"):
             if getattr(settings, name) < 1:
                 raise self.error("must be given and positive", f"embed_param.{name}")
-        self.add_parameter((settings.input_dim, settings.num_output), settings.weight_filler)
+        shape = (settings.input_dim, settings.num_output)
+        self.add_parameter(shape, settings.weight_filler, "weight")
         if settings.bias_term:
-            self.add_parameter((settings.num_output,), settings.bias_filler)
+            self.add_parameter((settings.num_output,), settings.bias_filler, "bias")
 
     def reshape(self, bottom_shapes: Sequence[Shape]) -> list[Shape]:
         return [(*bottom_shapes[0], self.param.embed_param.num_output)]

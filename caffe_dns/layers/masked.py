@@ -53,9 +53,9 @@ class WeightedLayer(Layer):
     ) -> None:
         """Create the weight, the bias if `bias_term`, and the masks that the layer's kind has."""
         self.bias_term = settings.bias_term
-        self.add_parameter(weight_shape, settings.weight_filler)
+        self.add_parameter(weight_shape, settings.weight_filler, "weight")
         if self.bias_term:
-            self.add_parameter(bias_shape, settings.bias_filler)
+            self.add_parameter(bias_shape, settings.bias_filler, "bias")
         self.add_masks()
 
     def add_masks(self) -> None:
@@ -145,7 +145,8 @@ class DeviationMasks(WeightedLayer):
             return
         self.threshold = settings.threshold
         shape = tuple(self.blobs[0].shape)
-        self.add_buffer(shape, mask_filler(settings.weight_mask_filler), is_mask=True)
+        filler = mask_filler(settings.weight_mask_filler)
+        self.add_buffer(shape, filler, "weight_mask", is_mask=True)
 
     def _masked(self, dtype: torch.dtype | None) -> tuple[Tensor, Tensor | None]:
         if not self.mask_indices:
@@ -186,10 +187,11 @@ class MagnitudeMasks(WeightedLayer):
         settings = self.mask_settings()
         self.c_rate = settings.c_rate
         weight, bias = self._own()
-        self.add_buffer(tuple(weight.shape), mask_filler(settings.weight_mask_filler), is_mask=True)
+        filler = mask_filler(settings.weight_mask_filler)
+        self.add_buffer(tuple(weight.shape), filler, "weight_mask", is_mask=True)
         if bias is not None:
             filler = mask_filler(settings.bias_mask_filler)
-            self.add_buffer(tuple(bias.shape), filler, is_mask=True)
+            self.add_buffer(tuple(bias.shape), filler, "bias_mask", is_mask=True)
         # mu and sigma; negative until they are measured. The solver keeps them in its state file.
         self.register_buffer("moments", torch.full((2,), -1.0, device=weight.device))
 

@@ -47,7 +47,7 @@ class PReLU(SameShape):
         filler = FillerParameter(type="constant", value=0.25)
         if settings.HasField("filler"):
             filler = settings.filler
-        self.add_parameter(() if settings.channel_shared else (shape[1],), filler)
+        self.add_parameter(() if settings.channel_shared else (shape[1],), filler, "weight")
 
     def reshape(self, bottom_shapes: Sequence[Shape]) -> list[Shape]:
         slopes = self.blobs[0]

@@ -43,24 +43,35 @@ class BatchNorm(SameShape):
         if self.eps < 0:
             raise self.error(f"is {self.eps:g}; at least 0 would be right", "batch_norm_param.eps")
         self.channels = _channels(bottom_shapes[0])
-        for size in (self.channels, self.channels):
-            self.add_buffer((size,), FillerParameter())
+        for name in ("mean", "variance"):
+            self.add_buffer((self.channels,), FillerParameter(), name)
         fillers = settings.HasField("scale_filler") or settings.HasField("bias_filler")
         self.scale_bias = settings.scale_bias or fillers
-        self.add_buffer((1,), FillerParameter(value=1 if self.scale_bias else 0))
+        filler = FillerParameter(value=1 if self.scale_bias else 0)
+        self.add_buffer((1,), filler, "scale_factor")
         self.fixed_blobs = (0, 1, 2)
         if self.scale_bias:
             self._add_scale_and_bias()
         if settings.HasField("filler") and settings.filler != FillerParameter(value=1):
             raise self.error("{ value: 1 } would be right", "batch_norm_param.filler")
 
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
+        """Take the statistics of a torch.nn.BatchNorm as well: averages of one batch."""
+        if f"{prefix}running_mean" in state_dict:
+            state_dict.pop(f"{prefix}num_batches_tracked", None)
+            state_dict[f"{prefix}scale_factor"] = torch.ones(1)
+            for theirs, ours in (("running_mean", "mean"), ("running_var", "variance")):
+                if f"{prefix}{theirs}" in state_dict:
+                    state_dict[f"{prefix}{ours}"] = state_dict.pop(f"{prefix}{theirs}")
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
     def _add_scale_and_bias(self) -> None:
         settings = self.param.batch_norm_param
         self.eps = max(self.eps, _LEAST_NVCAFFE_EPS)
-        for name, value in (("scale_filler", 1), ("bias_filler", 0)):
-            given = settings.HasField(name)
-            filler = getattr(settings, name) if given else FillerParameter(value=value)
-            self.add_parameter((self.channels,), filler)
+        for field, value, name in (("scale_filler", 1, "weight"), ("bias_filler", 0, "bias")):
+            given = settings.HasField(field)
+            filler = getattr(settings, field) if given else FillerParameter(value=value)
+            self.add_parameter((self.channels,), filler, name)
 
     def reshape(self, bottom_shapes: Sequence[Shape]) -> list[Shape]:
         channels = _channels(bottom_shapes[0])

@@ -20,7 +20,7 @@ class Parameter(Layer):
         shape = tuple(self.param.parameter_param.shape.dim)
         if any(extent < 0 for extent in shape):
             raise self.error(f"has a negative extent: {shape}", "parameter_param.shape")
-        self.add_parameter(shape, FillerParameter())
+        self.add_parameter(shape, FillerParameter(), "weight")
 
     def reshape(self, bottom_shapes: Sequence[Shape]) -> list[Shape]:
         return [tuple(self.param.parameter_param.shape.dim)]

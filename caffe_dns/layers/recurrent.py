@@ -39,8 +39,8 @@ class Recurrent(Layer):
     state_names: ClassVar[tuple[str, ...]]
     #: Rows of the weights for each output.
     gates: ClassVar[int] = 1
-    #: Caffe's name, in debug_info, for what the linear transformation of x gives.
-    input_name: ClassVar[str]
+    #: What Caffe's names of blobs have for what the gates are computed of: W_xh, W_xc.
+    hidden_name: ClassVar[str]
 
     def build(self, bottom_shapes: Sequence[Shape]) -> None:
         settings = self.param.recurrent_param
@@ -56,12 +56,14 @@ class Recurrent(Layer):
             "Initializing recurrent layer: assuming input batch contains "
             f"{timesteps} timesteps of {streams} independent streams."
         )
-        rows = self.gates * self.num_output
-        self.add_parameter((rows, count(bottom_shapes[0][2:])), settings.weight_filler)
-        self.add_parameter((rows,), settings.bias_filler)
+        rows, hidden = self.gates * self.num_output, self.hidden_name
+        inputs = count(bottom_shapes[0][2:])
+        self.add_parameter((rows, inputs), settings.weight_filler, f"W_x{hidden}")
+        self.add_parameter((rows,), settings.bias_filler, f"b_{hidden}")
         if self.has_static:
-            self.add_parameter((rows, count(bottom_shapes[2][1:])), settings.weight_filler)
-        self.add_parameter((rows, self.num_output), settings.weight_filler)
+            inputs = count(bottom_shapes[2][1:])
+            self.add_parameter((rows, inputs), settings.weight_filler, f"W_x{hidden}_static")
+        self.add_parameter((rows, self.num_output), settings.weight_filler, f"W_h{hidden}")
         for name in self.state_names:
             state = torch.zeros(streams, self.num_output, device=self.context.device)
             self.register_buffer(f"last_{name}", state, persistent=False)
@@ -109,11 +111,12 @@ class Recurrent(Layer):
         """What the linear transformations of x and the static input add up to, T x N x rows."""
         blobs = self.blobs
         inputs = F.linear(x.flatten(2), blobs[0], blobs[1])
-        self.debug("x_transform", self.input_name, inputs)
+        self.debug("x_transform", f"W_x{self.hidden_name}_x", inputs)
         if static is None:
             return inputs
         added = F.linear(static.flatten(1), blobs[2])
-        self.debug(f"{self.input_name}_static", f"{self.input_name}_static", added)
+        name = f"W_x{self.hidden_name}_x_static"
+        self.debug(name, name, added)
         return inputs + added
 
     def _first_state(self, given: Sequence[Tensor], streams: int) -> State:
@@ -181,13 +184,13 @@ class RNN(Recurrent):
     """
 
     state_names = ("h",)
-    input_name = "W_xh_x"
+    hidden_name = "h"
 
     def build(self, bottom_shapes: Sequence[Shape]) -> None:
         super().build(bottom_shapes)
         settings = self.param.recurrent_param
-        self.add_parameter((self.num_output, self.num_output), settings.weight_filler)
-        self.add_parameter((self.num_output,), settings.bias_filler)
+        self.add_parameter((self.num_output, self.num_output), settings.weight_filler, "W_ho")
+        self.add_parameter((self.num_output,), settings.bias_filler, "b_o")
 
     def step(self, summed: Tensor, state: State, mark: Tensor, t: int) -> State:
         hidden = summed.tanh()
@@ -211,7 +214,7 @@ class LSTM(Recurrent):
 
     state_names = ("h", "c")
     gates = 4
-    input_name = "W_xc_x"
+    hidden_name = "c"
 
     def step(self, summed: Tensor, state: State, mark: Tensor, t: int) -> State:
         cell, hidden = lstm_unit(state[1], summed, mark)

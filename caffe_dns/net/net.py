@@ -29,6 +29,8 @@ from caffe_dns.proto.caffe_pb2 import NetParameter, Phase
 from caffe_dns.proto.positions import Positions
 from caffe_dns.proto.text import to_text
 
+Inputs = Mapping[str, Tensor | np.ndarray]
+
 
 class PassObserver(Protocol):
     """Whoever looks at every layer during forward passes."""
@@ -83,12 +85,24 @@ class Net(nn.Module):
         self.loss_weights = self._graph.loss_weights
         self.outputs = self._graph.outputs
         self.blob_shapes = self._graph.blob_shapes
-        self.layers = nn.ModuleList(step.layer for step in self.steps)
         self.fusion = plan_fusion(self.steps, self.context)
         self._freeze()
+        self._register_layers()
         log.info("Network initialization done.")
 
     # Building -----------------------------------------------------------------------------------
+
+    def _register_layers(self) -> None:
+        """Make the layers children of this module, by their names.
+
+        A name with a dot, which a module's cannot have, or one that is taken, such as `loss`, gets
+        underscores.
+        """
+        for step in self.steps:
+            name = step.layer.name.replace(".", "_") or "_"
+            while hasattr(self, name):
+                name += "_"
+            self.add_module(name, step.layer)
 
     def _freeze(self) -> None:
         """Parameters that never learn get no gradient, unless the definition forces backward."""
@@ -120,13 +134,16 @@ class Net(nn.Module):
 
     # Running ------------------------------------------------------------------------------------
 
-    def forward(self, inputs: Mapping[str, Tensor | np.ndarray] | None = None) -> dict[str, Tensor]:
+    def forward(
+        self, inputs: Inputs | Tensor | np.ndarray | None = None, /, **named: Tensor | np.ndarray
+    ) -> dict[str, Tensor]:
         """Run all layers; returns every blob by name (after in-place layers, their result).
 
-        `inputs` gives the tops of the Input layers. Raises CaffeError when one is missing or
-        unknown.
+        The tops of the Input layers are given by name, in a mapping or as keywords, or, where there
+        is one, as it is. Raises CaffeError when one is missing or unknown, and BadValue for inputs
+        without a name where there are several.
         """
-        given = self._take_inputs({} if inputs is None else inputs)
+        given = self._take_inputs(self._by_name(inputs, named))
         return self.compute({**given, **self.read_sources()})
 
     def read_sources(self) -> dict[str, Tensor]:
@@ -226,13 +243,19 @@ class Net(nn.Module):
             for blob, wanted in zip(step.bottoms, step.layer.param.propagate_down, strict=True)
         ]
 
-    def _take_inputs(self, inputs: Mapping[str, Tensor | np.ndarray]) -> dict[str, Tensor]:
+    def _by_name(self, inputs: Inputs | Tensor | np.ndarray | None, named: Inputs) -> Inputs:
+        if inputs is None:
+            return named
+        if isinstance(inputs, Mapping):
+            return {**inputs, **named}
+        expected = [blob for blob in self.inputs if blob not in named]
+        if len(expected) == 1 and isinstance(inputs, Tensor | np.ndarray):
+            return {expected[0]: inputs, **named}
+        example = ", ".join(f"'{blob}': ..." for blob in self.inputs)
+        raise BadValue(f"inputs come by name, {{{example}}} here, not as a {type(inputs).__name__}")
+
+    def _take_inputs(self, inputs: Inputs) -> dict[str, Tensor]:
         expected = self.inputs
-        if not isinstance(inputs, Mapping):
-            example = ", ".join(f"'{blob}': ..." for blob in expected)
-            raise BadValue(
-                f"inputs come by name, {{{example}}} here, not as a {type(inputs).__name__}"
-            )
         unknown = sorted(set(inputs) - set(expected))
         missing = [blob for blob in expected if blob not in inputs]
         if unknown or missing:

@@ -27,8 +27,8 @@ def test_names_and_shapes() -> None:
     assert list(net.params) == ["a", "b"]
     assert net.layer("relu") is net.steps[2].layer
     assert net.layer("gone") is None
-    assert all(layer.training for layer in net.layers)
-    assert not any(layer.training for layer in make_net(text, TEST).layers)
+    assert all(layer.training for layer in net.children())
+    assert not any(layer.training for layer in make_net(text, TEST).children())
 
 
 def test_a_layers_own_phase_comes_first() -> None:
@@ -221,6 +221,33 @@ def test_models_show_the_weight_of_losses() -> None:
     text = DATA + ip("a", "data") + layer("loss", "SoftmaxWithLoss", "a label", "loss p")
     net = make_net(text)
     assert [list(step.layer.param.loss_weight) for step in net.steps] == [[], [], [1, 0]]
+
+
+def test_one_input_needs_no_name() -> None:
+    net = make_net(input_layer(data=(1, 3)) + layer("r", "ReLU", "data", "r"))
+    values = torch.tensor([[-1.0, 0, 2]])
+    for blobs in (net(values), net(values.numpy()), net(data=values), net({"data": values})):
+        assert blobs["r"].tolist() == [[0, 0, 2]]
+    with pytest.raises(CaffeError, match="unknown input 'dota'; the inputs of this net are data"):
+        net(dota=values)
+    with pytest.raises(ValueError, match="here, not as a list"):
+        net(values.tolist())
+
+
+def test_inputs_of_any_name() -> None:
+    net = make_net(input_layer(self=(1,), inputs=(1,)) + layer("s", "Silence", "self inputs", ""))
+    blobs = net(torch.ones(1), inputs=torch.zeros(1))
+    assert (float(blobs["self"]), float(blobs["inputs"])) == (1, 0)
+
+
+def test_layers_are_modules_by_their_names() -> None:
+    text = input_layer(data=(1, 3)) + "".join(
+        ip(name, bottom)
+        for name, bottom in (("a/b", "data"), ("c.1", "a/b"), ("c_1", "c.1"), ("loss", "c_1"))
+    )
+    net = make_net(text)
+    assert [name for name, _ in net.named_children()] == ["in", "a/b", "c_1", "c_1_", "loss_"]
+    assert net.get_submodule("loss_") is net.layer("loss")
 
 
 def test_inputs_come_by_name() -> None:

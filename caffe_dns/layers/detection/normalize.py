@@ -28,7 +28,7 @@ class Normalize(SameShape):
         if not settings.HasField("scale_filler"):
             filler = FillerParameter(type="constant", value=1)
         shape = () if settings.channel_shared else (bottom_shapes[0][1],)
-        self.add_parameter(shape, filler)
+        self.add_parameter(shape, filler, "weight")
 
     def reshape(self, bottom_shapes: Sequence[Shape]) -> list[Shape]:
         self._check(bottom_shapes[0])

@@ -51,8 +51,8 @@ class BN(Layer):
         if segnet:
             self.eps = _SEGNET_EPS
             self.keeps_statistics = self.frozen = False
-            self.add_parameter(shape, settings.scale_filler)
-            self.add_parameter(shape, settings.shift_filler)
+            self.add_parameter(shape, settings.scale_filler, "weight")
+            self.add_parameter(shape, settings.shift_filler, "bias")
         else:
             self.eps, self.frozen = settings.eps, settings.frozen
             self.keeps_statistics = True
@@ -63,10 +63,11 @@ class BN(Layer):
 
     def _add_running(self, shape: Shape, settings: BNParameter) -> None:
         add = self.add_buffer if self.frozen else self.add_parameter
-        add(shape, settings.slope_filler)
-        add(shape, settings.bias_filler)
-        self.add_buffer(shape, FillerParameter())
-        self.add_buffer(shape, FillerParameter(value=1 if self.frozen else 0))
+        add(shape, settings.slope_filler, "weight")
+        add(shape, settings.bias_filler, "bias")
+        self.add_buffer(shape, FillerParameter(), "running_mean")
+        variance = FillerParameter(value=1 if self.frozen else 0)
+        self.add_buffer(shape, variance, "running_var")
         self.fixed_blobs = (0, 1, 2, 3) if self.frozen else (2, 3)
 
     def reshape(self, bottom_shapes: Sequence[Shape]) -> list[Shape]:
