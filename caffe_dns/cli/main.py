@@ -37,6 +37,7 @@ ACTIONS: dict[str, str] = {
     "detect": "write the scores of windows of images",
     "draw_net": "draw the graph of a net",
     "plot": "draw the curves of training logs",
+    "report": "make a page of training runs",
     "deploy": "make a definition for use of a train_val.prototxt",
     "summary": "show the layers of a net and their sizes",
     "export": "save a model for others, or compact",

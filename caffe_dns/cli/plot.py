@@ -16,5 +16,6 @@ from caffe_dns.cli.lazy import runs
 def command() -> None:
     """Draw the curves of training logs: losses, scores, and the sparsity of each layer.
 
-    LOGs are what `dns train` or Caffe wrote on stderr. Several runs go into one picture.
+    LOGs are what `dns train` or Caffe wrote on stderr. Several runs go into one picture; FILE.html
+    is a page with charts to zoom into.
     """

@@ -6,10 +6,8 @@ drawn is up to `sensitivity` and `curves_chart`.
 
 from __future__ import annotations
 
-import html
 import io
 import warnings
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-#: What `render` can make, by the ending of a file's name.
+#: What a picture's file can be, by its ending. A page is made in `page`.
 FORMS = ("png", "svg", "html")
 
 #: Colours that people with any kind of colour vision tell apart (Okabe and Ito).
@@ -41,25 +39,6 @@ _STYLE: Any = {
     "svg.hashsalt": "dns",
     "text.parse_math": False,
 }
-_PAGE = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<title>{title}</title>
-<style>
-body {{ font-family: sans-serif; margin: 2em auto; max-width: 70em; padding: 0 1em; color: #222; }}
-svg {{ max-width: 100%; height: auto; }}
-table {{ border-collapse: collapse; margin: 1em 0; }}
-th, td {{ border-bottom: 1px solid #ddd; padding: 0.25em 0.8em; text-align: right; }}
-th:first-child, td:first-child {{ text-align: left; }}
-</style>
-</head>
-<body>
-<h1>{title}</h1>
-{body}
-</body>
-</html>
-"""
 
 
 def check_matplotlib() -> None:
@@ -131,35 +110,8 @@ def legend_label(name: str) -> str:
     return f" {name}" if name.startswith("_") else name
 
 
-def render(figure: Figure, form: str, title: str) -> bytes:
-    """The figure as a file of this form."""
-    if form == "html":
-        return page(title, inline_svg(figure))
-    return _save(figure, form)
-
-
-def inline_svg(figure: Figure) -> str:
-    """The figure as an <svg> element."""
-    text = _save(figure, "svg").decode()
-    return text[text.index("<svg") :]
-
-
-def page(title: str, body: str) -> bytes:
-    """A web page that needs no other file."""
-    return _PAGE.format(title=html.escape(title), body=body).encode()
-
-
-def html_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table for a page."""
-
-    def line(cells: Sequence[str], kind: str) -> str:
-        return "".join(f"<{kind}>{html.escape(cell)}</{kind}>" for cell in cells)
-
-    body = "\n".join(f"<tr>{line(row, 'td')}</tr>" for row in rows)
-    return f"<table>\n<tr>{line(header, 'th')}</tr>\n{body}\n</table>"
-
-
-def _save(figure: Figure, form: str) -> bytes:
+def save(figure: Figure, form: str) -> bytes:
+    """The figure as a file of this form, png or svg."""
     import matplotlib as mpl
 
     stream = io.BytesIO()

@@ -1,6 +1,7 @@
-"""Losses, scores and sparsities against iterations, from the logs of Caffe, of its forks, and ours.
+"""Losses, scores, rates and sparsities against iterations, from logs of Caffe, its forks, and ours.
 
-Tables in the form of Caffe's parse_log are in `log_tables`, pictures in `curves_chart`.
+Tables in the form of Caffe's parse_log are in `log_tables`, pictures in `curves_chart`, charts of
+pages in `page.curves`.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import io
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 from caffe_dns.errors import CaffeError
@@ -20,11 +22,12 @@ Series = dict[int, float]
 _NUMBER = r"[-+]?(?:[\d.]+(?:[eE][-+]?\d+)?|nan|inf)"
 _ITERATION = re.compile(r"\] Iteration (\d+)(?:, Testing net \(#(\d+)\))?")
 _LOSS = re.compile(rf"\] Iteration \d+(?: \(.*\))?, loss = ({_NUMBER})")
+_RATE = re.compile(rf"\] Iteration \d+, lr = ({_NUMBER})")
 _OUTPUT = re.compile(
     rf"\]\s+(Train|Test) net output #(\d+): (.+?) = ({_NUMBER})( \(\* {_NUMBER} = .* loss\))?\s*$"
 )
 _SURGERY = re.compile(
-    rf"\] Surgery (.+): kept \d+, pruned \d+, sparsity ({_NUMBER}), spliced back \d+"
+    rf"\] Surgery (.+): kept (\d+), pruned (\d+), sparsity ({_NUMBER}), spliced back (\d+)"
 )
 #: HolmesShuan's fork tells convolutions and inner products apart, but not the layers.
 _FORK = re.compile(rf"\] (ConV|IP) Sparsity: ({_NUMBER})")
@@ -39,23 +42,52 @@ class Run:
     losses: dict[str, Series] = field(default_factory=dict)
     scores: dict[str, Series] = field(default_factory=dict)
     sparsities: dict[str, Series] = field(default_factory=dict)
+    #: The learning rate.
+    rates: Series = field(default_factory=dict)
+    #: How many parameters each layer keeps, and how many came back since the last display.
+    kept: dict[str, Series] = field(default_factory=dict)
+    spliced: dict[str, Series] = field(default_factory=dict)
+    #: How many parameters of a layer have a mask.
+    masked: dict[str, int] = field(default_factory=dict)
 
     def is_empty(self) -> bool:
         return not (self.losses or self.scores or self.sparsities)
 
+    def end_of_pruning(self) -> int | None:
+        """The first display after which no mask changes any more; None if there is none."""
+        iterations = sorted({i for series in self.kept.values() for i in series})
+        changes = [
+            iteration
+            for before, iteration in pairwise(iterations)
+            for layer, series in self.kept.items()
+            if series.get(before) != series.get(iteration) or self.spliced[layer].get(iteration)
+        ]
+        last = max(changes, default=None)
+        return None if last is None or last == iterations[-1] else last
+
+
+def read_lines(path: str) -> list[str]:
+    """The lines of a log. Raises CaffeError when it cannot be read."""
+    try:
+        with io.TextIOWrapper(open_file(path), errors="replace") as file:
+            return file.readlines()
+    except OSError as error:
+        raise CaffeError(f"cannot be read: {error.strerror}", file=path) from None
+
 
 def read_run(path: str, name: str) -> Run:
     """Read a log. Raises CaffeError when it cannot be read, or has nothing to draw."""
-    reader = _Reader()
-    try:
-        with io.TextIOWrapper(open_file(path), errors="replace") as file:
-            reader.read(file)
-    except OSError as error:
-        raise CaffeError(f"cannot be read: {error.strerror}", file=path) from None
-    run = reader.run(name)
+    run = run_of_lines(read_lines(path), name)
     if run.is_empty():
         raise CaffeError("is not a training log: it has no losses, scores or sparsities", file=path)
     return run
+
+
+def run_of_lines(lines: Iterable[str], name: str) -> Run:
+    """The curves of a log's lines; empty where these are not of a training log."""
+    reader = _Reader()
+    reader.read(lines)
+    return reader.run(name)
 
 
 def run_names(paths: list[str]) -> list[str]:
@@ -71,7 +103,11 @@ class _Reader:
         self._iteration: int | None = None
         self._test_net = 0
         self._smoothed: Series = {}
+        self._rates: Series = {}
         self._layers: dict[str, Series] = {}
+        self._kept: dict[str, Series] = {}
+        self._spliced: dict[str, Series] = {}
+        self._masked: dict[str, int] = {}
         self._kinds: dict[str, Series] = {}
         #: By name and iteration: the elements of an output by number.
         self._outputs: dict[str, dict[int, dict[int, float]]] = {}
@@ -93,11 +129,16 @@ class _Reader:
             if match[5]:
                 self._losses.add(name)
         elif match := _SURGERY.search(line):
-            self._layers.setdefault(match[1], {})[iteration] = float(match[2])
+            self._kept.setdefault(match[1], {})[iteration] = int(match[2])
+            self._masked[match[1]] = int(match[2]) + int(match[3])
+            self._layers.setdefault(match[1], {})[iteration] = float(match[4])
+            self._spliced.setdefault(match[1], {})[iteration] = int(match[5])
         elif match := _FORK.search(line):
             self._kinds.setdefault(_FORK_NAMES[match[1]], {})[iteration] = float(match[2])
         elif match := _LOSS.search(line):
             self._smoothed[iteration] = float(match[1])
+        elif match := _RATE.search(line):
+            self._rates[iteration] = float(match[1])
 
     def _phase(self, word: str) -> str:
         number = f" #{self._test_net}" if word == "Test" and self._test_net else ""
@@ -105,7 +146,14 @@ class _Reader:
 
     def run(self, name: str) -> Run:
         """What was collected. Outputs of several elements are drawn by their mean."""
-        run = Run(name, sparsities=self._layers or self._kinds)
+        run = Run(
+            name,
+            sparsities=self._layers or self._kinds,
+            rates=self._rates,
+            kept=self._kept,
+            spliced=self._spliced,
+            masked=self._masked,
+        )
         for output, points in self._outputs.items():
             curves = run.losses if output in self._losses else run.scores
             curves[output] = {

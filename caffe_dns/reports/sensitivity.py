@@ -1,20 +1,17 @@
-"""What a study of sensitivity is written as: text, CSV, a picture, a page and a net definition.
+"""What a study of sensitivity is written as: text, CSV, a picture and a net definition.
 
-The figures come from `sensitivity`; nothing is measured here.
+The figures come from `surgery.sensitivity`; nothing is measured here. Its page is in
+`page.sensitivity`, and `sensitivity_files` writes all of it.
 """
 
 from __future__ import annotations
 
 import csv
-import html
 import io
 import math
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from caffe_dns import log
-from caffe_dns.errors import CaffeError
-from caffe_dns.files import write_atomically
 from caffe_dns.proto.caffe_pb2 import LayerParameter, NetParameter
 from caffe_dns.proto.text import to_text
 from caffe_dns.reports import charts
@@ -35,32 +32,7 @@ _SETTINGS = {
 }
 _OFFICIAL = ("CConvolution", "CInnerProduct")
 #: Sparsities that the picture's axis names; it gives each halving of what is left the same room.
-_TICKS = (0, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99)
-_ENDINGS = ("csv", "png", "html", "prototxt")
-
-
-def check_prefix(prefix: str) -> None:
-    """Raise CaffeError when no files of this prefix can be made."""
-    charts.check_matplotlib()
-    folder = Path(f"{prefix}.csv").parent
-    if not folder.is_dir():
-        raise CaffeError(f"cannot be written: there is no folder {folder}", file=f"{prefix}.csv")
-
-
-def save(prefix: str, study: Study, proposal: Proposal, definition: NetParameter) -> list[str]:
-    """Write PREFIX.csv, .png, .html and .prototxt; returns their names."""
-    figure = draw(study, proposal)
-    title = f"Sensitivity of {definition.name or 'the net'}"
-    contents = (
-        to_csv(study),
-        charts.render(figure, "png", title),
-        _page(title, figure, study, proposal),
-        to_definition(definition, study, proposal).encode(),
-    )
-    names = [f"{prefix}.{ending}" for ending in _ENDINGS]
-    for name, content in zip(names, contents, strict=True):
-        write_atomically(name, content)
-    return names
+TICKS = (0, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99)
 
 
 # Text and CSV -----------------------------------------------------------------------------------
@@ -68,9 +40,9 @@ def save(prefix: str, study: Study, proposal: Proposal, definition: NetParameter
 
 def to_text_table(study: Study, proposal: Proposal) -> str:
     """The scores by layer and share, then the proposal."""
-    header, rows = _score_rows(study)
-    text = [_headline(study), "", *_align([header, *rows]), "", _proposal_line(study, proposal), ""]
-    return "\n".join([*text, *_align(_proposal_rows(study, proposal))]) + "\n"
+    header, rows = score_rows(study)
+    text = [headline(study), "", *_align([header, *rows]), "", proposal_line(study, proposal), ""]
+    return "\n".join([*text, *_align(proposal_rows(study, proposal))]) + "\n"
 
 
 def to_csv(study: Study) -> bytes:
@@ -92,37 +64,41 @@ def to_csv(study: Study) -> bytes:
     return text.getvalue().encode()
 
 
-def _headline(study: Study) -> str:
-    score = _score_text(study.objective, study.dense)
+def headline(study: Study) -> str:
+    """What the table of scores is of."""
+    score = score_text(study.objective, study.dense)
     return (
         f"{study.objective.name} = {score} over {study.batches} batches, nothing pruned; "
         "below, with one layer pruned by so much:"
     )
 
 
-def _score_rows(study: Study) -> tuple[list[str], list[list[str]]]:
+def score_rows(study: Study) -> tuple[list[str], list[list[str]]]:
+    """The scores by layer and share: a heading, and the rows."""
     header = ["layer", "weights", *(f"{100 * share:g} %" for share in SHARES)]
     rows = []
     for curve in study.curves:
-        by_share = {p.share: _score_text(study.objective, p.score) for p in curve.points}
+        by_share = {p.share: score_text(study.objective, p.score) for p in curve.points}
         cells = [by_share.get(share, "") for share in SHARES]
         rows.append([curve.layer, str(curve.total), *cells])
     return header, rows
 
 
-def _proposal_line(study: Study, proposal: Proposal) -> str:
+def proposal_line(study: Study, proposal: Proposal) -> str:
+    """What the proposal comes to."""
     kept, total = _count(study, proposal)
     name = study.objective.name
     limit = f"{100 * proposal.limit:g} % of the" if study.objective.is_loss else proposal.limit
     smaller = f"{total / kept:.1f} times fewer weights" if kept else "no weights left"
-    score = _score_text(study.objective, proposal.score)
+    score = score_text(study.objective, proposal.score)
     return (
         f"Proposed for at most {limit} {name} lost before training: all together "
         f"{name} = {score}, {smaller}"
     )
 
 
-def _proposal_rows(study: Study, proposal: Proposal) -> list[list[str]]:
+def proposal_rows(study: Study, proposal: Proposal) -> list[list[str]]:
+    """For each layer: its name, the proposed setting, and the sparsity."""
     rows = []
     for curve in study.curves:
         point = proposal.points[curve.layer]
@@ -140,7 +116,8 @@ def _count(study: Study, proposal: Proposal) -> tuple[int, int]:
     return total - pruned, total
 
 
-def _score_text(objective: Objective, score: float) -> str:
+def score_text(objective: Objective, score: float) -> str:
+    """A score with the digits that mean something."""
     return f"{score:.4g}" if objective.is_loss else f"{score:.4f}"
 
 
@@ -156,7 +133,7 @@ def _align(rows: list[list[str]]) -> list[str]:
     ]
 
 
-# Picture and page -------------------------------------------------------------------------------
+# Picture ----------------------------------------------------------------------------------------
 
 
 def draw(study: Study, proposal: Proposal) -> Figure:
@@ -172,13 +149,13 @@ def draw(study: Study, proposal: Proposal) -> Figure:
     close.set_title("The same, closer")
     charts.add_legend(whole)
     _annotate(close, "nothing pruned", study.dense, "#555555")
-    worst = _limit_score(study, proposal.limit)
+    worst = limit_score(study, proposal.limit)
     close.axhline(worst, color="#b00000", linewidth=1, linestyle=":", zorder=1)
     _annotate(close, "allowed loss", worst, "#b00000")
     reach = abs(study.dense - worst) or abs(study.dense) / 100 or 1.0
     down, up = (1.0, 3.0) if study.objective.is_loss else (3.0, 1.0)
     close.set_ylim(study.dense - down * reach, study.dense + up * reach)
-    close.set_xticks([_place(tick) for tick in _TICKS], [f"{100 * t:g} %" for t in _TICKS])
+    close.set_xticks([place(tick) for tick in TICKS], [f"{100 * t:g} %" for t in TICKS])
     close.minorticks_off()
     close.set_xlabel("sparsity of the layer")
     return figure
@@ -198,35 +175,23 @@ def _annotate(axes: Axes, text: str, height: float, colour: str) -> None:
 
 
 def _draw_curve(axes: Axes, curve: Curve, dense: float, point: Point | None, colour: str) -> None:
-    places = [0.0, *(_place(curve.sparsity(p)) for p in curve.points)]
+    places = [0.0, *(place(curve.sparsity(p)) for p in curve.points)]
     scores = [dense, *(p.score for p in curve.points)]
     label = charts.legend_label(curve.layer)
     axes.plot(places, scores, color=colour, label=label, marker=".", markersize=4)
     if point is not None:
-        place = _place(curve.sparsity(point))
-        axes.plot([place], [point.score], color=colour, marker="o", markersize=8, linestyle="")
+        at = place(curve.sparsity(point))
+        axes.plot([at], [point.score], color=colour, marker="o", markersize=8, linestyle="")
 
 
-def _place(sparsity: float) -> float:
+def place(sparsity: float) -> float:
     """Where a sparsity lies on the x axis; a layer without any weight lies at its end."""
     return -math.log10(max(1 - sparsity, 1e-3))
 
 
-def _limit_score(study: Study, limit: float) -> float:
+def limit_score(study: Study, limit: float) -> float:
+    """The worst score that the proposal was allowed."""
     return study.dense * (1 + limit) if study.objective.is_loss else study.dense - limit
-
-
-def _page(title: str, figure: Figure, study: Study, proposal: Proposal) -> bytes:
-    header, rows = _score_rows(study)
-    proposed = charts.html_table(("layer", "setting", "sparsity"), _proposal_rows(study, proposal))
-    parts = [
-        f"<p>{html.escape(_proposal_line(study, proposal))}</p>",
-        proposed,
-        charts.inline_svg(figure),
-        f"<p>{html.escape(_headline(study))}</p>",
-        charts.html_table(header, rows),
-    ]
-    return charts.page(title, "\n".join(parts))
 
 
 # Definition -------------------------------------------------------------------------------------
@@ -247,7 +212,7 @@ def to_definition(definition: NetParameter, study: Study, proposal: Proposal) ->
     for layer in changed.layer:
         if layer.name in points and layer.type in _SETTINGS:
             _set(layer, points[layer.name])
-    return f"# {_proposal_line(study, proposal)}.\n{to_text(changed)}"
+    return f"# {proposal_line(study, proposal)}.\n{to_text(changed)}"
 
 
 def _set(layer: LayerParameter, point: Point | None) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import re
 import sys
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import pytest
 from caffe_dns import load_net
 from tests.cli.harness import complaint, run_well
 from tests.oracle import GOLDEN
+from tests.reports.page.reading import Page
 
 Capture = pytest.CaptureFixture[str]
 RUN = "runs/surgery_holmes"
@@ -27,6 +27,7 @@ def in_golden_folder(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("kind", ["surgery_holmes", "surgery_guo"])
 def test_files(kind: str, tmp_path: Path, capfd: Capture) -> None:
     pytest.importorskip("matplotlib", reason="the extra 'plot' is not installed")
+    pytest.importorskip("plotly", reason="the extra 'report' is not installed")
     model, prefix = f"runs/{kind}/train_val.prototxt", tmp_path / "lenet"
     weights = WEIGHTS if kind == "surgery_holmes" else ["--weights", f"runs/{kind}/init.caffemodel"]
     result = run_well(
@@ -43,10 +44,15 @@ def test_files(kind: str, tmp_path: Path, capfd: Capture) -> None:
         "threshold" if kind == "surgery_holmes" else "c_rate"
     }
     assert (tmp_path / "lenet.png").read_bytes().startswith(b"\x89PNG")
-    page = (tmp_path / "lenet.html").read_text()
-    assert f"<title>Sensitivity of {kind}</title>" in page
-    assert not re.search(r"http", re.sub(r'xmlns(:\w+)?="[^"]*"', "", page))
-    assert not re.search(r"<(script|link|img)|url\((?!#)", page)
+    page = Page((tmp_path / "lenet.html").read_bytes())
+    assert page.all("title")[0].text == f"Sensitivity of {kind}"
+    (chart,) = page.charts().values()
+    layers = {trace["name"]: trace for trace in chart["traces"]}
+    assert list(layers) == ["conv1", "conv2", "ip1", "ip2"]
+    ip1 = [row for row in rows if row["layer"] == "ip1"]
+    assert [f"{score:.6g}" for score in layers["ip1"]["y"]] == [row["accuracy"] for row in ip1]
+    drawn = [share / 100 for share in layers["ip1"]["customdata"]]
+    assert drawn == pytest.approx([float(row["sparsity"]) for row in ip1], abs=1e-6)
     load_net(tmp_path / "lenet.prototxt", "TRAIN", weights[1]).close()
 
 

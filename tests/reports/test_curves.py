@@ -55,6 +55,9 @@ def test_our_log_has_a_sparsity_for_each_layer(tmp_path: Path) -> None:
         "Surgery conv 1: kept 2, pruned 2, sparsity 5e-1, spliced back 0",
     )
     assert run.sparsities == {"conv 1": {0: 0.75, 10: 0.5}}
+    assert run.kept == {"conv 1": {0: 1, 10: 2}} and run.masked == {"conv 1": 4}
+    assert run.spliced == {"conv 1": {0: 2, 10: 0}}
+    assert run.rates == {0: 0.01}
     assert run.losses["train loss"][0] == 2.25
     assert math.isnan(run.losses["train loss"][10])
 
@@ -102,3 +105,17 @@ def test_wrong_files(tmp_path: Path) -> None:
         read_run("gone.log", "run")
     with pytest.raises(CaffeError, match="log: is not a training log"):
         read(tmp_path, "Solving net")
+
+
+def test_where_pruning_ends() -> None:
+    def end(kept: dict[int, float], spliced: dict[int, float]) -> int | None:
+        other = dict.fromkeys(kept, 7.0)
+        return Run(
+            "", kept={"a": kept, "b": other}, spliced={"a": spliced, "b": {}}
+        ).end_of_pruning()
+
+    assert end({0: 9, 10: 5, 20: 4, 30: 4, 40: 4}, {}) == 20
+    assert end({0: 9, 10: 5, 20: 4}, {}) is None  # perhaps it goes on
+    assert end({0: 9, 10: 5, 20: 5, 30: 5}, {20: 2}) == 20  # as many came back as went
+    assert end({0: 9, 10: 9}, {}) is None
+    assert end({}, {}) is None

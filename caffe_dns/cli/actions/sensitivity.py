@@ -10,7 +10,8 @@ from caffe_dns.device.selection import scoring_device
 from caffe_dns.errors import CaffeError
 from caffe_dns.net import Net
 from caffe_dns.proto.upgrade import read_net
-from caffe_dns.reports.sensitivity import check_prefix, save, to_text_table
+from caffe_dns.reports.sensitivity import to_text_table
+from caffe_dns.reports.sensitivity_files import check_prefix, save
 from caffe_dns.surgery.prunable_layers import find_prunable_layers
 from caffe_dns.surgery.sensitivity import Bench, Proposal, Study, find_objective, measure, propose
 from caffe_dns.weights import weight_files

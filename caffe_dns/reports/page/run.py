@@ -1,0 +1,73 @@
+"""The page of training runs: what came of them, their curves, and how they were set up."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from caffe_dns import log
+from caffe_dns.proto.text import to_text
+from caffe_dns.reports.curves import Run
+from caffe_dns.reports.page.curves import curve_section
+from caffe_dns.reports.page.parts import Card, Cards, Code, Section, Table
+from caffe_dns.reports.run_log import RunLog
+
+
+def sections(runs: Sequence[RunLog]) -> list[Section]:
+    """All of the page."""
+    return [_results(runs), curve_section([entry.run for entry in runs]), _settings(runs)]
+
+
+def _results(runs: Sequence[RunLog]) -> Section:
+    cards = [(entry.run.name, run_cards(entry)) for entry in runs]
+    if len(runs) == 1:
+        return Section("Results", [Cards(cards[0][1])])
+    labels = list(dict.fromkeys(card.label for _, own in cards for card in own))
+    rows = []
+    for label in labels:
+        by_run = [{card.label: card.value for card in own}.get(label, "") for _, own in cards]
+        rows.append([label, *by_run])
+    return Section("Results", [Table("Runs side by side", ["", *(n for n, _ in cards)], rows)])
+
+
+def run_cards(entry: RunLog) -> list[Card]:
+    """The figures that are to be seen first."""
+    run = entry.run
+    cards = []
+    for name, series in run.scores.items():
+        first, last = min(series), max(series)
+        before = f"{log.number(series[first])} at iteration {first:,}"
+        cards.append(Card(name, log.number(series[last]), before if first < last else ""))
+    for name, series in run.losses.items():
+        cards.append(Card(name, log.number(series[max(series)])))
+    cards += _kept_card(run)
+    every = [s for curves in (run.losses, run.scores) for s in curves.values()]
+    if every:
+        last = max(iteration for series in every for iteration in series)
+        took = entry.facts.get("took", "")
+        cards.append(Card("iterations", f"{last:,}", f"in {took} (h:mm:ss)" if took else ""))
+    return cards
+
+
+def _kept_card(run: Run) -> list[Card]:
+    """What pruning left of all masked layers together."""
+    if not run.kept:
+        return []
+    kept = sum(series[max(series)] for series in run.kept.values())
+    total = sum(run.masked.values())
+    end = run.end_of_pruning()
+    note = f"of {total:,} that have masks" + ("" if end is None else f"; the last at {end:,}")
+    return [Card("parameters kept", f"{kept:,.0f}", note)]
+
+
+def _settings(runs: Sequence[RunLog]) -> Section:
+    titles = list(dict.fromkeys(title for entry in runs for title in entry.facts))
+    rows = [[title, *(entry.facts.get(title, "") for entry in runs)] for title in titles]
+    header = ["", *(entry.run.name for entry in runs)]
+    parts: list[Table | Code] = [Table("How it was run", header, rows, words=True)] if rows else []
+    for entry in runs:
+        of = f" of {entry.run.name}" if len(runs) > 1 else ""
+        if entry.solver_text:
+            parts.append(Code(f"Solver{of}", entry.solver_text))
+        if entry.net is not None:
+            parts.append(Code(f"Net{of}", to_text(entry.net)))
+    return Section("Settings", parts)
