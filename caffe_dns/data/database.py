@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import TypeVar
 
 from caffe_dns.data.stored import Value
+from caffe_dns.files import sync_folder
 
 _Self = TypeVar("_Self", bound="_Closing")
 
@@ -126,8 +127,4 @@ class Writer(_Closing):
 def publish(temporary: Path, path: Path) -> None:
     """Give a finished database its name, so that it lasts."""
     os.rename(temporary, path)
-    folder = os.open(path.absolute().parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    sync_folder(path.absolute().parent)

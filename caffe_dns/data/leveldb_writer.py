@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -78,7 +79,8 @@ class LevelDBWriter(Writer):
     def abort(self) -> None:
         self._open = False
         for table in self._tables:
-            table.file.close()
+            with suppress(OSError):  # which closes it all the same
+                table.file.close()
         shutil.rmtree(self._temporary, ignore_errors=True)
 
     def _add(self, key: bytes, value: bytes) -> None:

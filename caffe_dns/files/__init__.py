@@ -9,8 +9,16 @@ from caffe_dns.files.writing import (
     NewFile,
     check_target,
     remove_leftovers,
+    sync_folder,
     temporary_beside,
     write_atomically,
 )
 
-__all__ = ["NewFile", "check_target", "remove_leftovers", "temporary_beside", "write_atomically"]
+__all__ = [
+    "NewFile",
+    "check_target",
+    "remove_leftovers",
+    "sync_folder",
+    "temporary_beside",
+    "write_atomically",
+]

@@ -78,7 +78,7 @@ class NewFile:
             os.fsync(self._descriptor)
             self._close_descriptor()
             os.replace(self._temporary, self._path)
-            _sync_folder(self._path.parent)
+            sync_folder(self._path.parent)
 
     def abort(self) -> None:
         """Throw the file away, unless it has its name."""
@@ -164,7 +164,7 @@ def check_target(path: str | Path) -> None:
         raise CaffeError(f"cannot be written: there is no folder {path.parent}", file=str(path))
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Make the rename last; folders that cannot be read or synced are left alone."""
     with suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)

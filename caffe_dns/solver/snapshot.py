@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import io
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -114,11 +115,13 @@ def check_writable(param: SolverParameter) -> None:
     probe = temporary_beside(longest)
     try:
         probe.touch()
-        probe.unlink()
     except OSError as error:
         raise CaffeError(
             f"cannot write to '{folder}': {error.strerror}", field="snapshot_prefix"
         ) from None
+    finally:
+        with suppress(OSError):
+            probe.unlink()
 
 
 def find_model(learned_net: str, state_file: str) -> str:
