@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from caffe_dns import load_net
+from caffe_dns.cli.main import main
 from caffe_dns.net import Net
 from caffe_dns.proto.blobs import blob_to_array
 from caffe_dns.proto.caffe_pb2 import (
@@ -27,6 +28,7 @@ from caffe_dns.proto.caffe_pb2 import (
 from caffe_dns.proto.upgrade import read_net, read_solver, read_weights
 from caffe_dns.solver.solver import Solver
 from caffe_dns.weights import save_weights
+from tools.shapes import write_shapes
 
 ROOT = Path(__file__).parents[1]
 MODELS = ROOT / "models"
@@ -41,6 +43,7 @@ DEFINITIONS = [file for file in FILES if file.endswith("train_val.prototxt")]
 #: Weights and biases, factors and shifts of Scale layers; not the statistics of BatchNorm layers.
 #: CaffeNet, GoogLeNet, VGG-16, SqueezeNet and MobileNet as published with their models; ResNet-50
 #: as elsewhere (25,557,032), plus the 64 biases of conv1 that only Caffe's has.
+#: SSD for shapes as counted by hand.
 PARAMETERS = {
     "alexnet": 60_965_224,
     "alexnet_bn_dns": 62_397_480,
@@ -51,10 +54,13 @@ PARAMETERS = {
     "mobilenet_v1": 4_231_976,
     "resnet50": 25_557_096,
     "squeezenet": 1_248_424,
+    "ssd_shapes": 248_848,
     "vgg16": 138_357_544,
 }
 #: Nets that train for a few iterations within seconds; the others are left to the slow tests.
-SMALL = ("lenet", "lenet_300_100", "mobilenet_v1", "squeezenet")
+SMALL = ("lenet", "lenet_300_100", "mobilenet_v1", "squeezenet", "ssd_shapes")
+#: What comes out of a deploy net, where it is not `prob`, the classes' probabilities.
+DETECTORS = ("ssd_shapes",)
 
 
 def slow_unless(small: tuple[str, ...], files: list[str]) -> list[object]:
@@ -68,6 +74,19 @@ def slow_unless(small: tuple[str, ...], files: list[str]) -> list[object]:
 @pytest.fixture(autouse=True)
 def in_project_root(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database of drawn shapes, for detectors."""
+    folder = tmp_path_factory.mktemp("pictures")
+    write_shapes(folder, {"few": 6}, seed=1)
+    arguments = ("--anno_type=detection", f"--label_map_file={folder}/labelmap.prototxt")
+    files = (f"{folder}/", f"{folder}/few.txt", f"{folder}/lmdb")
+    with pytest.raises(SystemExit) as caught:
+        main(["convert_annoset", *arguments, "--encoded", *files])
+    assert caught.value.code == 0
+    return folder / "lmdb"
 
 
 # Files ------------------------------------------------------------------------------------------
@@ -107,15 +126,18 @@ def test_solver_names_files_that_exist(file: str) -> None:
 def test_number_of_parameters(folder: str) -> None:
     net = load_net(MODELS / folder / "deploy.prototxt", surgery=False)
     assert sum(parameter.numel() for parameter in net.parameters()) == PARAMETERS[folder]
+    if folder in DETECTORS:
+        assert net.outputs == ["detection_out"]
+        return
     classes = 10 if folder.startswith("lenet") else 1000
     assert net.outputs == ["prob"]
     assert net.blob_shapes["prob"][:2] == (1, classes)
 
 
 @pytest.mark.parametrize("file", DEFINITIONS)
-def test_definition_builds_in_both_phases(file: str) -> None:
+def test_definition_builds_in_both_phases(file: str, pictures: Path) -> None:
     # Without fillers: what they make is tested elsewhere, and takes long for a hundred million.
-    definition = on_dummy_data(MODELS / file, batch=1, filled=False)
+    definition = on_dummy_data(MODELS / file, batch=1, filled=False, pictures=pictures)
     definition.state.phase = TRAIN
     train = Net(definition)
     masked = [step.layer.name for step in train.steps if step.layer.mask_indices]
@@ -124,7 +146,8 @@ def test_definition_builds_in_both_phases(file: str) -> None:
     definition.state.phase = TEST
     test = Net(definition)
     assert set(train.params) == set(test.params)
-    assert any(output.endswith(("accuracy", "top-1")) for output in test.outputs)
+    judged = ("accuracy", "top-1", "detection_eval")
+    assert any(output.endswith(judged) for output in test.outputs)
     assert any("loss" in output for output in train.outputs)
 
 
@@ -155,9 +178,9 @@ def test_mobilenet_keeps_depthwise_convolutions_dense() -> None:
 
 
 @pytest.mark.parametrize("file", slow_unless(SMALL, SOLVERS))
-def test_training_and_resuming(file: str, tmp_path: Path) -> None:
+def test_training_and_resuming(file: str, tmp_path: Path, pictures: Path) -> None:
     param: SolverParameter = read_solver(MODELS / file).message
-    param.net_param.CopyFrom(on_dummy_data(param.net, batch=2))
+    param.net_param.CopyFrom(on_dummy_data(param.net, batch=2, pictures=pictures))
     for field in ("net", "test_iter", "test_interval", "iter_size", "snapshot_after_train"):
         param.ClearField(field)
     param.random_seed = 3
@@ -200,10 +223,17 @@ def arrays_of(model: Path) -> dict[str, np.ndarray]:
     }
 
 
-def on_dummy_data(file: str | Path, batch: int, *, filled: bool = True) -> NetParameter:
-    """A definition on DummyData instead of databases, and without fillers if not `filled`."""
+def on_dummy_data(
+    file: str | Path, batch: int, *, filled: bool = True, pictures: Path = MODELS
+) -> NetParameter:
+    """A definition on DummyData instead of databases, and without fillers if not `filled`.
+
+    Detectors, which need objects, have the database `pictures` instead.
+    """
     net: NetParameter = read_net(str(file)).message
     for layer in net.layer:
+        if layer.type == "AnnotatedData":
+            layer.data_param.source, layer.data_param.batch_size = str(pictures), batch
         if layer.type == "Data":
             crop = layer.transform_param.crop_size
             shape = (batch, 3, crop, crop) if crop else (batch, 1, 28, 28)
@@ -247,14 +277,21 @@ def test_opencv_reads_what_we_write(folder: str, tmp_path: Path) -> None:
     data = torch.randn(shape, generator=torch.Generator().manual_seed(7))
     with torch.no_grad():
         blobs = net({"data": data})
-    classifier = net.steps[-1].bottoms[0]
     theirs = cv2.dnn.readNetFromCaffe(str(definition), str(model))
     theirs.setInput(data.numpy())
-    for blob in (net.param.layer[-2].name, "prob"):
-        expected = blobs[classifier if blob != "prob" else blob].numpy()
-        actual = theirs.forward(blob)
-        difference = np.abs(actual.reshape(expected.shape) - expected).max()
-        assert difference <= 1e-4 * np.abs(expected).max(), blob
+    for step in net.steps[-2:]:
+        expected = blobs[step.tops[0]].numpy()
+        actual = theirs.forward(step.layer.name).reshape(expected.shape)
+        if step.layer.type == "DetectionOutput":
+            actual, expected = by_label(actual), by_label(expected)
+        difference = np.abs(actual - expected).max()
+        assert difference <= 1e-4 * np.abs(expected).max(), step.layer.name
+
+
+def by_label(boxes: np.ndarray) -> np.ndarray:
+    """The rows of one image by label and score: OpenCV orders them by score alone."""
+    rows = boxes[0, 0]
+    return rows[np.lexsort((-rows[:, 2], rows[:, 1]))]
 
 
 def randomise(net: Net) -> None:

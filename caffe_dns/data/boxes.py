@@ -21,15 +21,20 @@ Size: TypeAlias = "tuple[int, int]"
 
 def areas(boxes: Boxes, *, in_pixels: bool = False) -> Boxes:
     """The area of each box [..., 4]; 0 for boxes that end before they begin."""
-    sides = boxes[..., 2:] - boxes[..., :2]
-    return np.where((sides < 0).any(-1), 0, (sides + in_pixels).prod(-1))
+    return _products(boxes[..., 2:] - boxes[..., :2], in_pixels)
 
 
 def intersections(first: Boxes, second: Boxes, *, in_pixels: bool = False) -> Boxes:
     """What two boxes have in common, an area."""
     low = np.maximum(first[..., :2], second[..., :2])
     high = np.minimum(first[..., 2:], second[..., 2:])
-    return np.where((high < low).any(-1), 0, (high - low + in_pixels).prod(-1))
+    return _products(high - low, in_pixels)
+
+
+def _products(sides: Boxes, in_pixels: bool) -> Boxes:
+    # What a net sees before it has learnt may be infinite; such a box has no area that counts.
+    with np.errstate(invalid="ignore", over="ignore"):
+        return np.where((sides < 0).any(-1), 0, (sides + in_pixels).prod(-1))
 
 
 def overlaps(first: Boxes, second: Boxes) -> Boxes:

@@ -22,7 +22,7 @@ from caffe_dns.proto.caffe_pb2 import TEST, TRAIN, LayerParameter, NetParameter,
 from caffe_dns.proto.text import to_text
 
 #: Layers that only judge, silence or store what others make.
-_WITHOUT_USE = {"Accuracy", "Silence", "HDF5Output"}
+_WITHOUT_USE = {"Accuracy", "DetectionEvaluate", "Silence", "HDF5Output"}
 #: Types that turn a loss's scores into what the loss compares with the label, and the message with
 #: their axis.
 _HEADS = {
@@ -157,6 +157,10 @@ def _add_heads(param: NetParameter, losses: list[LayerParameter]) -> list[str]:
     heads = [loss for loss in losses if loss.type in _HEADS]
     outputs = []
     for loss in losses:
+        found = _boxes_found(param, loss)
+        if found:
+            outputs += found
+            continue
         if loss.type not in _HEADS:
             tops = {top for layer in param.layer for top in layer.top}
             scores = [blob for blob in loss.bottom if blob in learned]
@@ -177,6 +181,15 @@ def _add_heads(param: NetParameter, losses: list[LayerParameter]) -> list[str]:
             head.softmax_param.axis = axis
         outputs.append(name)
     return outputs
+
+
+def _boxes_found(param: NetParameter, loss: LayerParameter) -> list[str]:
+    """What a detector sees, if the net says how it comes out of what this loss is counted on."""
+    if loss.type != "MultiBoxLoss":
+        return []
+    predictions = loss.bottom[:1]
+    readers = [layer for layer in param.layer if layer.type == "DetectionOutput"]
+    return [layer.top[0] for layer in readers if layer.bottom[:1] == predictions]
 
 
 # Labels -----------------------------------------------------------------------------------------
@@ -240,7 +253,8 @@ def _outputs(param: NetParameter) -> list[str]:
 
 def _judged(param: NetParameter) -> list[str]:
     """What the judges of a net without losses look at."""
-    return [layer.bottom[0] for layer in param.layer if layer.type == "Accuracy"]
+    judges = ("Accuracy", "DetectionEvaluate")
+    return [layer.bottom[0] for layer in param.layer if layer.type in judges]
 
 
 def _leading_to(param: NetParameter, outputs: Sequence[str]) -> NetParameter:

@@ -106,6 +106,8 @@ def _name_outputs(graph: Graph, net: Net, values: dict[str, str]) -> None:
             values.update({other: blob for other, its in values.items() if its == value})
         else:
             graph.add_node("Identity", [value], blob, 1, {})
+            if value in graph.extents:
+                graph.extents[blob] = graph.extents[value]
 
 
 def _describe(blob: str, shape: Shape, net: Net, graph: Graph) -> ValueInfoProto:
@@ -113,7 +115,7 @@ def _describe(blob: str, shape: Shape, net: Net, graph: Graph) -> ValueInfoProto
     from onnx.helper import make_tensor_value_info
 
     batch = net.blob_shapes[net.inputs[0]][:1] if net.inputs else ()
-    extents: list[int | str] = list(shape)
-    if not graph.fixed_batch and batch and tuple(shape[:1]) == batch:
+    extents = graph.extents.get(blob, list(shape))
+    if blob not in graph.extents and not graph.fixed_batch and batch and tuple(shape[:1]) == batch:
         extents[0] = "N"
     return make_tensor_value_info(blob, TensorProto.FLOAT, extents)

@@ -1,6 +1,7 @@
 """A growing ONNX graph: nodes, constants, and which value each Caffe blob is at the moment.
 
-What the nodes of each layer type are stands in `onnx_layers`, `onnx_shapes` and `onnx_forks`.
+What the nodes of each layer type are stands in `onnx_layers`, `onnx_shapes`, `onnx_forks` and
+`onnx_detection`.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from onnx import NodeProto, TensorProto
 
 #: Element types of onnx.TensorProto.
-FLOAT, INT64 = 1, 7
+FLOAT, INT64, BOOL = 1, 7, 9
 
 #: Gives the values that a layer's tops are, adding nodes for them.
 Converter = Callable[["Bottoms"], list[str]]
@@ -45,6 +46,8 @@ class Graph:
         self.constants: list[TensorProto] = []
         #: Whether a node holds for batches of one size only.
         self.fixed_batch = False
+        #: The extents of values that differ from those of Caffe's blob; words for what varies.
+        self.extents: dict[str, list[int | str]] = {}
         self._taken: set[str] = set()
 
     def take_name(self, wanted: str) -> str:
@@ -76,6 +79,8 @@ class Graph:
         """Give a value another name that is not taken yet."""
         self._taken.discard(old)
         self._taken.add(new)
+        if old in self.extents:
+            self.extents[new] = self.extents.pop(old)
         for node in self.nodes:
             for values in (node.input, node.output):
                 for index, value in enumerate(values):

@@ -20,6 +20,12 @@ def test_areas_and_overlaps() -> None:
             assert found[i, j] == pytest.approx(reference.overlap(first, second))
 
 
+def test_infinite_boxes_are_no_reason_to_complain() -> None:
+    """A net that has not learnt yet sees some; numpy's warnings would be errors here."""
+    boxes = np.array([[0, 0, np.inf, 0], [0, 0, 1e30, 1e30], [0, 0, np.nan, 1]], np.float32)
+    assert not (overlaps(boxes, np.array([[0, 0, 1, 1]], np.float32)) > 0.5).any()
+
+
 def test_boxes_in_pixels_hold_their_last_pixel() -> None:
     boxes = np.array([[0.0, 0, 9, 4], [5, 3, 14, 9], [20, 0, 21, 0], [3, 3, 2, 9]])
     assert areas(boxes, in_pixels=True).tolist() == [50, 70, 2, 0]

@@ -51,7 +51,7 @@ def test_models_have_the_deploy_net_that_is_made_of_them(folder: str, file: str)
     expected = read_net(MODELS / folder / "deploy.prototxt").message
     item = tuple(expected.layer[0].input_param.shape[0].dim)[1:]
     given = read_net(MODELS / folder / file).message
-    has_data = any(layer.type == "Data" for layer in given.layer)
+    has_data = any(layer.type in ("Data", "AnnotatedData") for layer in given.layer)
     made = deploy(given, shapes=[item] if has_data else []).param
     assert [settings(layer) for layer in made.layer] == [settings(x) for x in expected.layer]
 

@@ -18,6 +18,7 @@ from tools.zoo.builder import constant, gaussian
 
 #: Thresholds of surgery by standard deviation: the defaults of their layer types.
 THRESHOLDS = {"Convolution": 0.6, "InnerProduct": 1.281}
+DATA = ("Data", "AnnotatedData")
 MASK = ParamSpec(lr_mult=0, decay_mult=0)
 
 
@@ -55,17 +56,23 @@ def official(net: NetParameter, c_rates: Mapping[str, float], iter_stop: int) ->
 
 def deploy(net: NetParameter, classifier: str, shape: tuple[int, ...]) -> NetParameter:
     """Without data and losses: `data`, of this shape, in; `prob`, the classes by softmax, out."""
-    needed = {classifier}
+    result = deploy_to(net, classifier, shape)
+    result.layer.add(name="prob", type="Softmax", bottom=[classifier], top=["prob"])
+    return result
+
+
+def deploy_to(net: NetParameter, output: str, shape: tuple[int, ...]) -> NetParameter:
+    """The layers that make the blob `output` of `data`, which is an input of this shape."""
+    needed = {output}
     kept: list[LayerParameter] = []
     for layer in reversed(_copy(net).layer):
-        if layer.type != "Data" and needed.intersection(layer.top):
+        if layer.type not in DATA and needed.intersection(layer.top):
             needed.update(layer.bottom)
             kept.append(_without_training(layer))
     result = NetParameter(name=net.name)
     data = result.layer.add(name="data", type="Input", top=["data"])
     data.input_param.shape.append(BlobShape(dim=shape))
     result.layer.extend(reversed(kept))
-    result.layer.add(name="prob", type="Softmax", bottom=[classifier], top=["prob"])
     return result
 
 

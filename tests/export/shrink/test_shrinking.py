@@ -18,20 +18,23 @@ NARROWER = 4
 
 
 def scoring(file: Path) -> NetParameter:
-    """A net of models/ without its Softmax, which hides what leads to it."""
+    """A net of models/ without its Softmax or DetectionOutput, which hides what leads to it."""
     param = deploy(read_net(file).message).param
-    while param.layer[-1].type == "Softmax":
+    while param.layer[-1].type in ("Softmax", "DetectionOutput"):
         del param.layer[-1]
     return param
 
 
 def narrowed(param: NetParameter) -> NetParameter:
-    """The same net with fewer channels; groups of one channel each stay that."""
+    """The same net with fewer channels; groups of one channel each stay that.
+
+    What a detector predicts keeps its channels, which are shares and coordinates of boxes.
+    """
     narrow = NetParameter()
     narrow.CopyFrom(param)
     for layer in narrow.layer:
         settings = layer.convolution_param
-        if settings.num_output:
+        if settings.num_output and "mbox" not in layer.name:
             if settings.group == settings.num_output:
                 settings.group //= NARROWER
             settings.num_output //= NARROWER
