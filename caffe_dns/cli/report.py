@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from caffe_dns.cli import flags
 from caffe_dns.cli.lazy import runs
 
 
@@ -12,11 +13,15 @@ from caffe_dns.cli.lazy import runs
 @click.option(
     "--output", default="report.html", show_default=True, metavar="FILE", help="The page."
 )
+@flags.shape
 @runs("report")
 def command() -> None:
     """Make one page of training runs, side by side if there are several.
 
-    A RUN is the log of a training, or a folder with one. The page needs no other file and no
-    network. It has the curves of losses, scores, rates and of what pruning left of each layer, and
-    settings, versions and seeds.
+    A RUN is the log of a training, its solver, or a snapshot or the prefix of snapshots; several of
+    these with commas, or the folder that they are in. What belongs to it is found from there.
+
+    The page needs no other file and no network. It has the curves of losses, scores, rates and of
+    what pruning left of each layer; the net with shapes, parameters and multiplications; what it
+    takes before and after pruning; weights, thresholds and masks; settings, versions and seed.
     """

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -90,7 +90,7 @@ def run_of_lines(lines: Iterable[str], name: str) -> Run:
     return reader.run(name)
 
 
-def run_names(paths: list[str]) -> list[str]:
+def run_names(paths: Sequence[str]) -> list[str]:
     """Short names for runs, by their files, or by their whole paths where files have one name."""
     stems = [Path(path).name.removesuffix(".log") for path in paths]
     return stems if len(set(stems)) == len(stems) else list(paths)

@@ -17,6 +17,7 @@ from google.protobuf.message import Message
 from caffe_dns import log
 from caffe_dns.encoding import in_message
 from caffe_dns.errors import CaffeError
+from caffe_dns.layers.base import Shape
 from caffe_dns.proto.caffe_pb2 import NetParameter, SolverParameter
 from caffe_dns.proto.text import parse_text
 from caffe_dns.reports.curves import Run, read_lines, run_of_lines
@@ -33,6 +34,8 @@ _HEAD = {
 }
 M = TypeVar("M", bound=Message)
 
+_SETTING_UP = "Setting up "
+_TOP = re.compile(r"Top shape: ((?:\d+ )*)\(\d+\)")
 _SOLVER = "Initializing solver from parameters:"
 _NET = "Initializing net from parameters:"
 
@@ -48,6 +51,8 @@ class RunLog:
     #: The first net in the log: that of training.
     net: NetParameter | None = None
     solver_text: str = ""
+    #: The shapes of each layer's tops in that net, with the batch.
+    shapes: dict[str, list[Shape]] = field(default_factory=dict)
 
     @property
     def folder(self) -> str:
@@ -65,6 +70,7 @@ def read_run_log(path: str, name: str) -> RunLog:
     found.solver_text = _definition(lines, _SOLVER)
     found.solver = _parse(found.solver_text, SolverParameter)
     found.net = _parse(_definition(lines, _NET), NetParameter)
+    found.shapes = _shapes(lines)
     return found
 
 
@@ -107,6 +113,23 @@ def _definition(lines: Sequence[str], title: str) -> str:
             break
         text.append(line)
     return "".join(text)
+
+
+def _shapes(lines: Sequence[str]) -> dict[str, list[Shape]]:
+    """What the log says of the first net: `Setting up conv1`, `Top shape: 64 20 24 24 (737280)`."""
+    shapes: dict[str, list[Shape]] = {}
+    layer = ""
+    for line in lines:
+        match = _LINE.match(line)
+        text = match[6].rstrip("\n") if match else ""
+        if text.startswith(_SETTING_UP):
+            layer = text.removeprefix(_SETTING_UP)
+            if layer in shapes:  # another net begins
+                break
+            shapes[layer] = []
+        elif layer and (shape := _TOP.fullmatch(text)):
+            shapes[layer].append(tuple(map(int, shape[1].split())))
+    return shapes
 
 
 def _parse(text: str, kind: type[M]) -> M | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import sys
@@ -73,17 +74,59 @@ def test_several_runs(capfd: Capture) -> None:
     run_well(["report", "a", "b", LOG, "--output", "all.html"], capfd)
     page = Page(Path("all.html").read_bytes())
     (table,) = [t for t in page.all("table") if t.all("caption")[0].text == "Runs side by side"]
-    names = ["a/train.log", "b/train.log", LOG]
+    names = ["a", "b", "train"]
     assert [cell.text for cell in table.all("tr")[0].inside] == ["", *names]
     rows = {row.inside[0].text: [cell.text for cell in row.inside[1:]] for row in table.all("tr")}
     assert rows["parameters kept"] == ["2", "2", ""]
     losses = page.charts()["Loss"]["traces"]
     assert [(t["name"], t["colour"]) for t in losses[:2]] == [
-        ("a/train.log: train loss", 0),
-        ("b/train.log: train loss", 1),
+        ("a: train loss", 0),
+        ("b: train loss", 1),
     ]
     kept = page.charts()["Parameters kept"]["traces"]
     assert [(t["colour"], t["line"]["dash"]) for t in kept] == [(0, "solid"), (0, "dash")]
+
+
+def test_the_net_and_its_weights(capfd: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("caffe_dns.reports.comparison.LEAST_TIME", 0)
+    target = str(Path("page.html").absolute())
+    monkeypatch.chdir(GOLDEN)
+    run_well(["report", "runs/surgery_holmes", "--output", target], capfd)
+    page = Page(Path(target).read_bytes())
+    titles = [e.text for e in page.all("h2")]
+    assert titles == ["Results", "Curves", "Net", "Weights", "Masks", "Settings"]
+    scored = run_well(
+        [
+            *("summary", "--model", "runs/surgery_holmes/train_val.prototxt", "--json"),
+            *("--weights", "runs/surgery_holmes/snap_iter_40.caffemodel"),
+        ],
+        capfd,
+    )
+    known = json.loads(scored.out)
+    tables = {table.all("caption")[0].text: table for table in page.all("table")}
+    costs = [
+        [cell.text for cell in row.inside] for row in tables["Before and after pruning"].all("tr")
+    ]
+    assert costs[1][:3] == ["parameters", f"{known['parameters']:,}", f"{known['kept']:,}"]
+    assert costs[2][:3] == ["MACs of one item", f"{known['macs']:,}", f"{known['macs_kept']:,}"]
+    assert [row[0] for row in costs[4:]] == [f"ms, batch of {n}, one core" for n in (1, 64)]
+    layers = tables["Layers, their outputs, parameters and MACs of one item"].all("tr")
+    assert [cell.text for cell in layers[-1].inside][3:5] == costs[1][1:3]
+    first = page.all("svg")[0].all("g")[0].attributes["aria-label"] or ""
+    assert first.startswith("data, ")
+    weighted = ["conv1", "conv2", "ip1", "ip2"]
+    assert [title.split(" ")[0] for title in page.charts()][-4:] == weighted
+    (pictures,) = page.all(class_="pictures")
+    assert [e.text for e in pictures.all("figcaption")] == weighted
+
+
+def test_a_log_whose_net_is_not_here(capfd: Capture) -> None:
+    Path("ours.log").write_text(OURS)
+    run_well(["report", "ours.log"], capfd)
+    page = Page(Path("report.html").read_bytes())
+    assert "The net is not shown: the train net must be given" in "".join(
+        e.text for e in page.all("p")
+    )
 
 
 def test_wrong_input(capfd: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,6 +139,10 @@ def test_wrong_input(capfd: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "gone.log: cannot be read" in said("gone.log")
     assert "is not a training log" in said(str(GOLDEN / "README.md"))
     assert "empty: has no training log" in said("empty")
+    assert "--shape '0'" in said(LOG, "--shape", "0")
+    Path("a.caffemodel").write_text("nothing")
+    assert "a.caffemodel" in said("a.caffemodel")
+    Path("a.caffemodel").unlink()
     assert "no folder" in said(LOG, "--output", "gone/a.html")
     monkeypatch.setitem(sys.modules, "plotly.offline", None)
     assert said("gone.log") == "dns: pages need two packages: pip install plotly jinja2"

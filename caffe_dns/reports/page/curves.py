@@ -77,7 +77,8 @@ def _chart(
     layout = _layout(unit, [s for _, own in curves for s in own.values()], log_axis, len(traces))
     layout |= _end_marks(runs)
     table = _table(title, curves)
-    says = f"{title} against iterations, {len(traces)} curves, {_range(traces)}."
+    many = "1 curve" if len(traces) == 1 else f"{len(traces)} curves"
+    says = f"{title} against iterations, {many}, {_range(traces)}."
     colours = len(runs) if by_run else len(names)
     return Chart(title, says, traces, layout, table, colours)
 

@@ -81,6 +81,38 @@ class Pictures:
     pictures: Sequence[tuple[str, str, bytes]]
 
 
+@dataclass(frozen=True)
+class Node:
+    """A box of a graph, with its upper left corner in pixels.
+
+    `says` is what a screen reader says, `look` how the box is drawn (weighted, other), and `kept`
+    the share that pruning left, where that is to be shown.
+    """
+
+    x: float
+    y: float
+    name: str
+    lines: Sequence[str]
+    says: str
+    look: str
+    kept: float | None
+
+
+@dataclass(frozen=True)
+class Graph:
+    """Boxes and the ways between them (SVG paths), and the same as a table."""
+
+    kind: ClassVar[str] = "graph"
+    title: str
+    width: float
+    height: float
+    node_width: float
+    node_height: float
+    nodes: Sequence[Node]
+    edges: Sequence[str]
+    table: Table
+
+
 @dataclass
 class Section:
     """Parts under a heading."""

@@ -1,20 +1,72 @@
-"""The page of training runs: what came of them, their curves, and how they were set up."""
+"""The page of training runs: what came of them, curves, nets, weights, and how they were set up."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from caffe_dns import log
+from caffe_dns.errors import CaffeError
 from caffe_dns.proto.text import to_text
 from caffe_dns.reports.curves import Run
+from caffe_dns.reports.page.costs import cost_table
 from caffe_dns.reports.page.curves import curve_section
-from caffe_dns.reports.page.parts import Card, Cards, Code, Section, Table
+from caffe_dns.reports.page.graph import graph
+from caffe_dns.reports.page.parts import Card, Cards, Code, Graph, Section, Table, Text
+from caffe_dns.reports.page.weights import histogram_section, mask_section
 from caffe_dns.reports.run_log import RunLog
+from caffe_dns.reports.run_net import RunNet
+from caffe_dns.reports.summary import summarize
 
 
-def sections(runs: Sequence[RunLog]) -> list[Section]:
+@dataclass
+class Entry:
+    """A run on the page. `net` is None where there is none, and `trouble` says why."""
+
+    log: RunLog
+    net: RunNet | None = None
+    trouble: str = ""
+    #: What its net takes, before and after; it takes time to find out.
+    costs: Table | None = None
+
+
+def sections(entries: Sequence[Entry]) -> list[Section]:
     """All of the page."""
-    return [_results(runs), curve_section([entry.run for entry in runs]), _settings(runs)]
+    logs = [entry.log for entry in entries]
+    found = [_results(logs)]
+    if not all(entry.log.run.is_empty() for entry in entries):
+        found.append(curve_section([log.run for log in logs]))
+    for entry in entries:
+        found += _of_net(entry, f" of {entry.log.run.name}" if len(entries) > 1 else "")
+    return [*(section for section in found if section.parts), _settings(logs)]
+
+
+def add_costs(entry: Entry) -> None:
+    """Find out what the run's net takes, which runs it, if it has weights."""
+    if entry.net is not None and entry.net.trained:
+        try:
+            entry.costs = cost_table(entry.net.unmasked())
+        except CaffeError as error:
+            entry.trouble = f"What the net takes is not shown: {error}"
+
+
+def _of_net(entry: Entry, of: str) -> list[Section]:
+    net = entry.net
+    if net is None:
+        return [Section(f"Net{of}", [Text(entry.trouble)] if entry.trouble else [])]
+    parts: list[Table | Text | Graph] = [graph(net.net, summarize(net.net), trained=net.trained)]
+    if entry.costs is not None:
+        parts.insert(0, entry.costs)
+    if entry.trouble:
+        parts.append(Text(entry.trouble))
+    if not net.trained:
+        return [Section(f"Net{of}", parts)]
+    histograms, masks = histogram_section(net.net, net.thresholds), mask_section(net.net)
+    return [
+        Section(f"Net{of}", parts),
+        Section(f"{histograms.title}{of}", histograms.parts),
+        Section(f"{masks.title}{of}", masks.parts),
+    ]
 
 
 def _results(runs: Sequence[RunLog]) -> Section:

@@ -10,7 +10,7 @@ import pytest
 pytest.importorskip("plotly", reason="the extra 'report' is not installed")
 
 from caffe_dns.reports.page.render import render
-from caffe_dns.reports.page.run import sections
+from caffe_dns.reports.page.run import Entry, sections
 from caffe_dns.reports.run_log import read_run_log
 from tests.oracle import GOLDEN
 from tests.reports.page.reading import browser, open_page
@@ -28,7 +28,7 @@ _PLACE = """([id, point]) => {
 def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = read_run_log(str(GOLDEN / "logs" / "train.log"), "<img src=x onerror=alert(1)>")
     path = tmp_path_factory.mktemp("page") / "report.html"
-    path.write_bytes(render(run.run.name, sections([run])))
+    path.write_bytes(render(run.run.name, sections([Entry(run)])))
     return path
 
 
