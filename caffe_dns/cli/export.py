@@ -23,6 +23,13 @@ from caffe_dns.cli.lazy import runs
 @click.option(
     "--definition", default="", metavar="FILE", help="Also write the matching deploy.prototxt."
 )
+@click.option(
+    "--bits",
+    type=click.IntRange(2, 8),
+    metavar="B",
+    help="Let the weights of each layer share 2 to the power of B values, B from 2 to 8, and 0: "
+    "for a .dnsz of few bytes.",
+)
 @flags.shrink
 @flags.fold
 @flags.batch
@@ -46,5 +53,6 @@ def command() -> None:
     A table says how many bytes the model takes dense, pruned and compact. With --shrink, units and
     filters that no output depends on are left out, for the same outputs; with --fold, layers that
     the weights before them can stand for. The definition then stands beside the model, as FILE with
-    the ending .prototxt.
+    the ending .prototxt. With --bits, outputs change somewhat; training with dns train --bits first
+    makes up for that.
     """

@@ -7,8 +7,7 @@ from pathlib import Path
 from caffe_dns.export.deploy import Deployment
 from caffe_dns.export.formats import export_format
 from caffe_dns.export.model import UnmaskedModel
-from caffe_dns.weights.compact import ENDING, Contents, lossless, read
-from caffe_dns.weights.compact.files import begin
+from caffe_dns.weights.compact import ENDING, Contents, encode, read
 
 
 @export_format("compact", ENDING)
@@ -16,7 +15,7 @@ def to_bytes(model: UnmaskedModel) -> bytes:
     """The model as the bytes of a compact file, bit for bit."""
     definition = model.definition
     contents = Contents(definition.param, definition.remarks, model.blobs)
-    return begin(lossless.VERSION) + lossless.encode(contents)
+    return encode(contents)
 
 
 def of_contents(contents: Contents) -> UnmaskedModel:

@@ -93,3 +93,23 @@ def test_damaged_files(tmp_path: Path, capfd: Capture) -> None:
     model = ["--model", str(tmp_path / "net.prototxt"), "--weights", str(file)]
     for command in (["test", "--iterations", "1"], ["summary"], ["summary", "--shrink"]):
         assert "net.dnsz: is damaged" in complaint([*command, *model], capfd)
+
+
+def test_shared_values(tmp_path: Path, capfd: Capture) -> None:
+    size = export(tmp_path, capfd, "--shrink", "--fold").stat().st_size
+    file = export(tmp_path, capfd, "--shrink", "--fold", "--bits", "4")
+    assert file.read_bytes()[7] == 2
+    assert file.stat().st_size < size / 2
+    net = load_net(tmp_path / "net.prototxt", weights=file, surgery=False)
+    for name in ("conv", "ip"):
+        flat = torch.cat([blob.detach().flatten() for blob in net.params[name][:2]])
+        assert 4 < len(flat[flat != 0].unique()) <= 16
+    model = ["--model", str(tmp_path / "net.prototxt"), "--weights", str(file)]
+    run_well(["test", *model, "--iterations", "1"], capfd)
+    again = tmp_path / "again.dnsz"
+    run_well(["export", "--weights", str(file), "--output", str(again)], capfd)
+    assert again.read_bytes() == file.read_bytes()
+    for bits in ("1", "9", "x"):
+        assert "--bits" in complaint(
+            ["export", *model, "--output", "o.dnsz", "--bits", bits], capfd
+        )

@@ -11,6 +11,7 @@ from caffe_dns.errors import CaffeError
 from caffe_dns.export import compact
 from caffe_dns.export.formats import export_formats, find_format, size_table
 from caffe_dns.export.model import UnmaskedModel
+from caffe_dns.export.sharing import share_values
 from caffe_dns.files import check_target, write_atomically
 from caffe_dns.layers.base import Context
 from caffe_dns.weights.compact import is_compact
@@ -26,6 +27,7 @@ def run(
     output_file: str,
     format_name: str,
     definition: str,
+    bits: int | None,
     shrink: bool,
     fold: bool,
     batch: int,
@@ -64,6 +66,7 @@ def run(
         output.line()
         if not definition and chosen in _WITHOUT_DEFINITION:
             definition = _beside(output_file, model)
+    plain = plain if bits is None else share_values(plain, bits)
     small = compact.to_bytes(plain)
     raw = small if chosen == "compact" else export_formats[chosen].to_bytes(plain)
     write_atomically(output_file, raw)
@@ -83,6 +86,7 @@ def run(
             "weights": plain.total,
             "weights_kept": plain.kept,
             "compact_bytes": len(small),
+            "bits": bits,
         }
     )
 

@@ -1,11 +1,12 @@
 """The compact file (.dnsz): a pruned net in few bytes, complete with its definition.
 
 Here belong the layouts of its versions, which docs/dnsz.md specifies, and how bytes are packed; not
-how a model comes to be small (`export`). Read `files` first; then `lossless` (version 1).
+how a model comes to be small (`export`). Read `files` first; then `lossless` (version 1), and
+`shared` (version 2) with what it is made of: `elements`, `mixing` and `range_coder`.
 """
 
 from caffe_dns.weights.compact.contents import Contents
-from caffe_dns.weights.compact.files import ENDING, decode, is_compact, read
+from caffe_dns.weights.compact.files import ENDING, decode, encode, is_compact, read
 from caffe_dns.weights.compact.sizes import fit_definition
 
-__all__ = ["ENDING", "Contents", "decode", "fit_definition", "is_compact", "read"]
+__all__ = ["ENDING", "Contents", "decode", "encode", "fit_definition", "is_compact", "read"]

@@ -6,14 +6,14 @@ from pathlib import Path
 
 from caffe_dns.errors import CaffeError
 from caffe_dns.files.reading import open_file, read_file
-from caffe_dns.weights.compact import lossless
+from caffe_dns.weights.compact import lossless, shared
 from caffe_dns.weights.compact.contents import Contents
 
 ENDING = ".dnsz"
 #: What all begin with; the number of the version follows.
 SIGNATURE = b"dnsz\x00\x00\x00"
 
-_DECODERS = {module.VERSION: module.decode for module in (lossless,)}
+_DECODERS = {module.VERSION: module.decode for module in (lossless, shared)}
 
 
 def is_compact(path: str | Path) -> bool:
@@ -44,10 +44,16 @@ def decode(raw: bytes) -> Contents:
         raise CaffeError("is not a compact model: it does not begin like one")
     version = raw[len(SIGNATURE)]
     if version not in _DECODERS:
-        raise CaffeError("is a compact model of a later version than this dns can read")
+        raise CaffeError(
+            f"is a compact model of version {version}, which a later dns wrote: this one reads "
+            f"versions {' and '.join(map(str, _DECODERS))}"
+        )
     return _DECODERS[version](raw[start:])
 
 
-def begin(version: int) -> bytes:
-    """The first bytes of a file of a version."""
-    return SIGNATURE + bytes([version])
+def encode(contents: Contents) -> bytes:
+    """The bytes of a compact file, of version 2 where values are shared, or else of version 1."""
+    small = shared.encode(contents)
+    if small is not None:
+        return SIGNATURE + bytes([shared.VERSION]) + small
+    return SIGNATURE + bytes([lossless.VERSION]) + lossless.encode(contents)

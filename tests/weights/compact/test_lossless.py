@@ -14,7 +14,7 @@ from caffe_dns.export.deploy import Deployment, deploy
 from caffe_dns.export.model import UnmaskedModel
 from caffe_dns.proto.caffe_pb2 import NetParameter
 from caffe_dns.proto.upgrade import read_net
-from caffe_dns.weights.compact import decode, is_compact, sections
+from caffe_dns.weights.compact import Contents, decode, is_compact, lossless, sections
 from caffe_dns.weights.compact.files import SIGNATURE
 from tests.export.build import CONVOLUTIONAL, small_model
 from tests.oracle import OFFICIAL
@@ -27,8 +27,15 @@ def of_arrays(*arrays: np.ndarray) -> UnmaskedModel:
     return UnmaskedModel(Deployment(definition, ["a remark"]), [list(arrays)])
 
 
+def to_bytes(model: UnmaskedModel) -> bytes:
+    """A file of version 1, also where its writer would take another."""
+    definition = model.definition
+    contents = Contents(definition.param, definition.remarks, model.blobs)
+    return SIGNATURE + bytes([lossless.VERSION]) + lossless.encode(contents)
+
+
 def assert_reversible(model: UnmaskedModel) -> bytes:
-    raw = compact.to_bytes(model)
+    raw = to_bytes(model)
     again = compact.of_contents(decode(raw))
     assert again.definition == model.definition
     for arrays, expected in zip(again.blobs, model.blobs, strict=True):
@@ -80,7 +87,7 @@ def test_official_lenet() -> None:
 
 def test_damage_is_found() -> None:
     array = np.arange(40, dtype=np.float32)
-    raw = compact.to_bytes(of_arrays(array))
+    raw = to_bytes(of_arrays(array))
     for position in range(len(raw)):
         spoiled = bytearray(raw)
         spoiled[position] ^= 1
@@ -94,7 +101,7 @@ def test_damage_is_found() -> None:
 
 
 def test_what_a_file_says_of_itself_is_checked() -> None:
-    raw = compact.to_bytes(of_arrays(np.arange(40, dtype=np.float32)))
+    raw = to_bytes(of_arrays(np.arange(40, dtype=np.float32)))
     start = len(SIGNATURE) + 1 + 32
     for position in range(start, len(raw)):
         spoiled = bytearray(raw)
@@ -113,8 +120,10 @@ def test_other_files(tmp_path: Path) -> None:
     file.write_bytes(b"something else")
     with pytest.raises(CaffeError, match=r"x\.dnsz: is not a compact model"):
         compact.load(file)
-    file.write_bytes(SIGNATURE + b"\x02" + bytes(40))
-    with pytest.raises(CaffeError, match="later version"):
+    file.write_bytes(SIGNATURE + b"\x63" + bytes(40))
+    with pytest.raises(
+        CaffeError, match="version 99, which a later dns wrote: this one reads versions 1 and 2"
+    ):
         compact.load(file)
 
 

@@ -1,0 +1,187 @@
+"""Version 2 of the compact file: reversible bit for bit, and never taken when damaged."""
+
+from __future__ import annotations
+
+import sys
+import zlib
+from importlib.machinery import SourceFileLoader
+from importlib.util import module_from_spec, spec_from_loader
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+from caffe_dns.errors import CaffeError
+from caffe_dns.export.deploy import deploy
+from caffe_dns.export.model import UnmaskedModel
+from caffe_dns.export.sharing import share_values
+from caffe_dns.export.shrink import shrink
+from caffe_dns.proto.caffe_pb2 import NetParameter
+from caffe_dns.proto.upgrade import read_net
+from caffe_dns.weights.compact import Contents, decode, encode, shared
+from caffe_dns.weights.compact.elements import LIMITS
+from caffe_dns.weights.compact.files import SIGNATURE
+from tests.oracle import OFFICIAL
+
+START = len(SIGNATURE) + 1
+READER = Path(__file__).resolve().parents[3] / "tools" / "read_dnsz"
+
+
+def contents(*layers: list[np.ndarray], remarks: tuple[str, ...] = ()) -> Contents:
+    """A net of such layers; a compact file takes any arrays."""
+    definition = NetParameter(name="n")
+    for index in range(len(layers)):
+        definition.layer.add(name=f"layer{index}", type="InnerProduct", top=["x"])
+    return Contents(definition, list(remarks), list(layers))
+
+
+def some_layer(*shape: int, values: int = 6, density: float = 0.2, seed: int = 1) -> np.ndarray:
+    """Entries of a few values, most of them zero."""
+    generator = np.random.default_rng(seed)
+    chosen = generator.standard_normal(values).astype(np.float16).astype(np.float32)
+    array = chosen[generator.integers(values, size=shape)]
+    array[generator.random(shape) > density] = 0
+    return array
+
+
+def assert_reversible(given: Contents) -> bytes:
+    raw = encode(given)
+    assert raw[:START] == SIGNATURE + b"\x02"
+    again = decode(raw)
+    assert again.definition == given.definition
+    assert again.remarks == given.remarks
+    for arrays, expected in zip(again.blobs, given.blobs, strict=True):
+        for array, original in zip(arrays, expected, strict=True):
+            assert array.dtype == np.float32
+            assert array.shape == original.shape
+            assert array.tobytes() == original.tobytes()
+    assert encode(again) == raw
+    return raw
+
+
+@pytest.fixture
+def reader(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    loader = SourceFileLoader("read_dnsz", str(READER))
+    spec = spec_from_loader(loader.name, loader)
+    assert spec is not None
+    module = module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, loader.name, module)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    loader.exec_module(module)
+    return module
+
+
+SHAPES = [
+    [some_layer(4, 2, 3, 3), some_layer(4)],
+    [some_layer(30, 40, values=1), some_layer(30, values=1)],
+    [some_layer(5, 7, values=200, density=1.0)],
+    [np.zeros((3, 4), np.float32), np.zeros(3, np.float32)],
+    [some_layer(6, 5), some_layer(5), some_layer(2, 2, 2)],
+    [],
+    [some_layer(9), np.float32(2.5).reshape(()), np.zeros((0, 4), np.float32)],
+    [np.array([0.1, -0.0, np.nan, np.inf, 1e-45], np.float32), np.float32(7).reshape(())],
+]
+
+
+def test_layers_of_all_kinds(reader: ModuleType) -> None:
+    given = contents(*SHAPES, remarks=("a remark\nof two lines", "data: ought to be ü"))
+    raw = assert_reversible(given)
+    _, arrays = reader.read(raw)
+    for index, layer in enumerate(SHAPES):
+        for number, array in enumerate(layer):
+            found = arrays[f"layer{index}/{number}"]
+            assert found.tobytes() == array.tobytes()
+            assert found.shape == array.shape
+
+
+def test_bytes_are_those_of_other_machines() -> None:
+    # Recorded: whatever reads and writes this version has to give the same.
+    raw = encode(contents([some_layer(20, 30), some_layer(20)], remarks=("r",)))
+    assert (len(raw), zlib.crc32(raw)) == (147, 3276936065)
+
+
+def test_few_bytes_for_what_is_sparse() -> None:
+    empty = len(encode(contents([np.zeros((100, 300), np.float32)])))
+    array = some_layer(100, 300, values=4, density=0.02)
+    bits = 100 * 300 * (-0.02 * np.log2(0.02) - 0.98 * np.log2(0.98)) + 600 * 2
+    assert len(encode(contents([array]))) - empty < 1.2 * bits / 8
+
+
+def test_what_is_not_for_this_version() -> None:
+    wide = np.arange(300, dtype=np.float32).reshape(3, 100)
+    assert shared.encode(contents([wide])) is None
+    assert shared.encode(contents([np.full((2, 2), 0.1, np.float32)])) is None
+    assert shared.encode(contents([np.full((2, 2), 1e5, np.float32)])) is None
+    assert shared.encode(contents([np.full((2, 2), -0.0, np.float32)])) is None
+    assert shared.encode(contents([np.ones((2, 2), np.float32)], remarks=("\x01",))) is None
+    assert shared.encode(contents([np.ones((1030, 1030), np.float32)])) is None
+    assert shared.encode(contents([np.zeros((2, 2**17), np.float32)])) is None
+    assert decode(encode(contents([wide]))).blobs[0][0].tobytes() == wide.tobytes()
+
+
+@pytest.mark.skipif(not OFFICIAL.exists(), reason="the official models are not here")
+def test_official_lenet() -> None:
+    param = read_net(OFFICIAL / "lenet5.prototxt").message
+    model = UnmaskedModel.load(deploy(param), str(OFFICIAL / "caffe_lenet5_sparse.caffemodel"))
+    small = share_values(shrink(model).model, 3)
+    definition = small.definition
+    raw = encode(Contents(definition.param, definition.remarks, small.blobs))
+    assert len(raw) < 3_000
+    for arrays, expected in zip(decode(raw).blobs, small.blobs, strict=True):
+        for array, original in zip(arrays, expected, strict=True):
+            assert array.tobytes() == original.tobytes()
+
+
+def test_damage_is_found() -> None:
+    raw = encode(contents([some_layer(6, 9), some_layer(6)]))
+    for position in range(len(raw)):
+        spoiled = bytearray(raw)
+        spoiled[position] ^= 1
+        with pytest.raises(CaffeError):
+            decode(bytes(spoiled))
+    for length in range(0, len(raw), 7):
+        with pytest.raises(CaffeError):
+            decode(raw[:length])
+
+
+def refusal(stream: bytes) -> str:
+    """What is said of a file with a right checksum, '' if it is taken."""
+    try:
+        decode(SIGNATURE + b"\x02" + zlib.crc32(stream).to_bytes(4, "little") + stream)
+    except CaffeError as error:
+        return str(error)
+    return ""
+
+
+def test_what_a_file_says_of_itself_is_checked() -> None:
+    stream = encode(contents([some_layer(6, 9), some_layer(6)]))[START + 4 :]
+    refused = 0
+    for position in range(0, len(stream), 4):
+        spoiled = bytearray(stream)
+        spoiled[position] ^= 0x55
+        if said := refusal(bytes(spoiled)):
+            assert "is not a compact model that dns wrote" in said
+            refused += 1
+    assert refused >= 3
+    assert "ends too early" in refusal(stream[: len(stream) // 2])
+    generator = np.random.default_rng(5)
+    for length in (0, 1, 5, 40):
+        assert refusal(generator.bytes(length))
+
+
+@pytest.mark.parametrize("kind", sorted(set(LIMITS) - {"bytes of text"}))
+def test_files_of_endless_work_are_refused(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    layers = [[some_layer(6, 9), some_layer(6)], [np.array([0.1], np.float32)]]
+    stream = encode(contents(*layers))[START + 4 :]
+    assert not refusal(stream)
+    monkeypatch.setitem(LIMITS, kind, 5 if kind != "words" else 0)
+    assert f"it has more than {LIMITS[kind]} {kind}" in refusal(stream)
+
+
+def test_long_texts_are_not_for_this_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = contents([some_layer(2, 2)])
+    stream = encode(given)[START + 4 :]
+    monkeypatch.setitem(LIMITS, "bytes of text", 40)
+    assert "it has more than 40 bytes of text" in refusal(stream)
+    assert shared.encode(given) is None
