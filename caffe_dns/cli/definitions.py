@@ -14,6 +14,7 @@ from caffe_dns.export.shrink import fold as fold_model
 from caffe_dns.export.shrink import shrink as shrink_model
 from caffe_dns.export.standard_layers import without_surgery
 from caffe_dns.layers.base import Context, Shape
+from caffe_dns.net import Net
 from caffe_dns.net.definition import filter_layers, with_state
 from caffe_dns.net.places import Places
 from caffe_dns.net.unknown_types import check_types
@@ -21,6 +22,18 @@ from caffe_dns.proto.caffe_pb2 import TEST, NetParameter
 from caffe_dns.proto.upgrade import read_net
 from caffe_dns.reports.comparison import comparison, measure
 from caffe_dns.weights import fit_definition, weight_files
+
+
+def require_data(net: Net, file: str) -> None:
+    """Raise CaffeError unless a net of that file reads its own data, as training and scoring do."""
+    step = next((step for step in net.steps if step.layer.type == "Input"), None)
+    if step is not None:
+        raise CaffeError(
+            f"is without data: '{step.tops[0]}' comes from outside, as in a deploy.prototxt; a "
+            "definition with a data layer is needed, such as train_val.prototxt",
+            file=file,
+            layer=step.layer.name,
+        )
 
 
 def read_deployment(

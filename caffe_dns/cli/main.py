@@ -92,6 +92,8 @@ def normalize(arguments: Sequence[str]) -> list[str]:
     booleans. Raises CaffeError for a boolean that is given anything else.
     """
     given = [f"-{arg}" if _SINGLE_DASH.fullmatch(arg) else arg for arg in arguments]
+    if given and given[0] == "help":
+        given = [*given[1:2], "--help"]
     if given and given[0].startswith("-"):
         at = next((i for i, arg in enumerate(given) if arg in ACTIONS), 0)
         given.insert(0, given.pop(at))

@@ -21,7 +21,7 @@ from caffe_dns.proto.idle_fields import idle_field, is_idle_engine
 from caffe_dns.proto.known_forks import forks_with_field
 from caffe_dns.proto.positions import Node, Positions
 from caffe_dns.proto.tokens import Lines, Token, tokenize
-from caffe_dns.proto.unknown import Unknown, foreign_layers, with_others
+from caffe_dns.proto.unknown import Unknown, foreign_layers, other_kind, with_others
 
 _CLOSING = {"{": "}", "<": ">"}
 _OPENING = {**_CLOSING, "[": "]"}
@@ -268,6 +268,8 @@ class Parser:
         if fork is not None:
             hint = f": this is a field of {fork}, which dns does not have"
             return self._error(token, message, hint)
+        if len(self._open) == 1 and (other := other_kind(descriptor.name, name)):
+            raise self._error(token, message, f": {other}")
         for outer, _ in reversed(self._open[:-1]):
             if name in outer.fields_by_name:
                 opening = self._open[-1][1]

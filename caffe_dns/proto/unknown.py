@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from google.protobuf.message import Message
 
 from caffe_dns.errors import CaffeError
-from caffe_dns.proto.caffe_pb2 import NetParameter
+from caffe_dns.proto.caffe_pb2 import NetParameter, SolverParameter
 from caffe_dns.proto.known_forks import forks_with_layer
 from caffe_dns.proto.positions import Positions
 
@@ -28,6 +28,22 @@ class Unknown:
         parts = [] if self.line is None else [f"line {self.line}"]
         parts += [self.forks] if self.forks else []
         return self.name + (f" ({', '.join(parts)})" if parts else "")
+
+
+#: What is to be said of a file whose outermost fields are those of the other kind.
+_OTHER_KINDS = {
+    "NetParameter": (SolverParameter, "this is the definition of a solver, not of a net"),
+    "SolverParameter": (
+        NetParameter,
+        'this is the definition of a net; a solver\'s names it, net: "FILE"',
+    ),
+}
+
+
+def other_kind(message: str, field: str) -> str | None:
+    """What a file is if its outermost message is not `message` but has that field, or None."""
+    other, what = _OTHER_KINDS.get(message, (None, None))
+    return what if other is not None and field in other.DESCRIPTOR.fields_by_name else None
 
 
 def foreign_layers(message: Message, positions: Positions) -> list[Unknown]:

@@ -125,12 +125,17 @@ def check_writable(param: SolverParameter) -> None:
 
 
 def find_model(learned_net: str, state_file: str) -> str:
-    """The model as the state names it, or, when the folder was moved, beside the state."""
-    learned_net = on_disk(learned_net)
-    beside = Path(state_file).parent / Path(learned_net).name
-    if not Path(learned_net).exists() and beside.exists():
-        return str(beside)
-    return learned_net
+    """The model as the state names it, or, when the folder was moved, beside the state.
+
+    Raises CaffeError when it is neither here nor there.
+    """
+    named = Path(on_disk(learned_net))
+    beside = Path(state_file).parent / named.name
+    for model in (named, beside):
+        if model.exists():
+            return str(model)
+    places = f"at '{named}'" + (f" nor at '{beside}'" if beside != named else "")
+    raise CaffeError(f"its model is gone: there is none {places}", file=state_file)
 
 
 def checksum(file: str | Path) -> bytes:

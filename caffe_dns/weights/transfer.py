@@ -31,6 +31,8 @@ from caffe_dns.weights.compact.files import read as read_compact
 from caffe_dns.weights.fitting import StoredLayer, copy_layer, mismatch
 
 HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
+#: Of layers that do not fit, how many are named.
+_MOST_NAMED = 4
 
 
 def weight_files(files: str) -> list[str]:
@@ -53,7 +55,8 @@ def load_weights(net: Net, files: str) -> None:
 def copy_trained_layers(net: Net, file: str) -> None:
     """Copy the blobs of every layer of `file` into the net's first layer of the same name.
 
-    Raises CaffeError for a file that cannot be read and for blobs that do not fit.
+    Raises CaffeError for a file that cannot be read, for blobs that do not fit, and when none of
+    its layers has the name of one with blobs, for which Caffe says nothing.
     """
     try:
         _copy_layers(net, read_layers(file))
@@ -67,12 +70,28 @@ def copy_trained_message(net: Net, trained: NetParameter) -> None:
 
 
 def _copy_layers(net: Net, layers: Iterable[StoredLayer]) -> None:
+    ignored: list[str] = []
+    wanted = list(net.params)
+    fits = not wanted
     for stored in layers:
         layer = net.layer(stored.name)
         if layer is None:
             log.info(f"Ignoring source layer {stored.name}")
+            ignored.append(stored.name)
         else:
             _copy(net, layer, stored)
+            fits = fits or bool(layer.blobs)
+    if not fits:
+        raise CaffeError(
+            f"none of its layers has the name of one with weights here: it has {_some(ignored)}, "
+            f"the net {_some(wanted)}"
+        )
+
+
+def _some(names: Sequence[str]) -> str:
+    """The first few of some names."""
+    first = ", ".join(f"'{name}'" for name in names[:_MOST_NAMED])
+    return first + (", ..." if len(names) > _MOST_NAMED else "") if names else "no other"
 
 
 def read_layers(file: str) -> Iterator[StoredLayer]:

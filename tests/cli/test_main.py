@@ -98,6 +98,13 @@ def test_unknown_action(capfd: Capture) -> None:
     assert result.messages[-1] == f"{theirs[-1]} (did you mean 'train'?)"
 
 
+def test_help_of_a_command(capfd: Capture) -> None:
+    assert run_well(["help", "convert_imageset"], capfd).out == (
+        run_well(["convert_imageset", "--help"], capfd).out
+    )
+    assert run_well(["help"], capfd).out == run_well(["--help"], capfd).out
+
+
 def test_unknown_flag(capfd: Capture) -> None:
     line = complaint(["train", "-slover", "x"], capfd)
     assert "--slover" in line

@@ -92,6 +92,32 @@ def empty_folder(name: str) -> Callable[[Workspace], None]:
     return change
 
 
+def rename_layers(work: Workspace) -> None:
+    """Other names for the layers with weights."""
+    for name in ("conv1", "conv2", "ip1", "ip2"):
+        work.replace("net.prototxt", f'name: "{name}"', f'name: "other_{name}"')
+
+
+def deploy_net(work: Workspace) -> None:
+    """Inputs in the place of the data layers."""
+    lines = (work.folder / "net.prototxt").read_text().splitlines()
+    shapes = "shape { dim: 2 dim: 1 dim: 28 dim: 28 } shape { dim: 2 }"
+    lines[1:3] = [
+        f'layer {{ name: "in" type: "Input" top: "data" top: "label" input_param {{ {shapes} }} }}'
+    ]
+    (work.folder / "net.prototxt").write_text("\n".join(lines))
+
+
+def hdf5_data(work: Workspace) -> None:
+    """An HDF5 file where a list of such files belongs."""
+    (work.folder / "a.h5").write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(100))
+    (work.folder / "net.prototxt").write_text(
+        'layer { name: "d" type: "HDF5Data" top: "data" top: "label"\n'
+        '  hdf5_data_param { source: "a.h5" batch_size: 2 } }\n'
+        'layer { name: "l" type: "EuclideanLoss" bottom: "data" bottom: "label" top: "l" }\n'
+    )
+
+
 #: What is done to the workspace, the command, and words that its complaint has to hold.
 WRONG: dict[str, tuple[Callable[[Workspace], None], list[str], list[str]]] = {
     "no solver flag": (nothing, ["train"], ["--solver"]),
@@ -255,12 +281,42 @@ WRONG: dict[str, tuple[Callable[[Workspace], None], list[str], list[str]]] = {
         ["test", "-model", "net.prototxt", "-weights", "net.prototxt"],
         ["net.prototxt", "text"],
     ),
-    "net as solver": (nothing, ["train", "-solver", "net.prototxt"], ["net.prototxt:1", "name"]),
+    "net as solver": (
+        nothing,
+        ["train", "-solver", "net.prototxt"],
+        ["net.prototxt:1: name", "the definition of a net"],
+    ),
     "solver as net": (
         nothing,
         ["test", "-model", "solver.prototxt", "-weights", "snap_iter_20.caffemodel"],
-        ["solver.prototxt:1", "net"],
+        ["solver.prototxt:1: net", "the definition of a solver"],
     ),
+    "a net without data in train": (
+        deploy_net,
+        TRAIN,
+        ["net.prototxt: layer 'in'", "'data' comes from outside", "train_val.prototxt"],
+    ),
+    "a net without data in test": (
+        deploy_net,
+        TEST,
+        ["net.prototxt: layer 'in'", "'data' comes from outside", "train_val.prototxt"],
+    ),
+    "weights for other layers in train": (
+        rename_layers,
+        FINETUNE,
+        ["snap_iter_20.caffemodel", "'ip1'", "'other_ip1'"],
+    ),
+    "weights for other layers in test": (
+        rename_layers,
+        TEST,
+        ["snap_iter_20.caffemodel", "'ip1'", "'other_ip1'"],
+    ),
+    "a state whose model is gone": (
+        lambda work: (work.folder / "snap_iter_20.caffemodel").unlink(),
+        [*TRAIN, "-snapshot", "snap_iter_20.solverstate"],
+        ["snap_iter_20.solverstate", "its model is gone", "'snap_iter_20.caffemodel'"],
+    ),
+    "an HDF5 file for a list of them": (hdf5_data, TRAIN, ["a.h5", "HDF5 file", "text file"]),
     "snapshot_prefix in a missing folder": (
         spoil("solver.prototxt", '"snap"', '"gone/snap"'),
         TRAIN,

@@ -274,10 +274,12 @@ def test_files_that_are_no_states(tmp_path: Path) -> None:
 def test_a_state_without_its_model(tmp_path: Path) -> None:
     trained(tmp_path, 1, "snapshot: 1")
     (tmp_path / "snap_iter_1.caffemodel").unlink()
-    message = complaint(tmp_path, state_of(tmp_path, 1))
-    assert (
-        message == f"{tmp_path}/snap_iter_1.caffemodel: cannot be read: No such file or directory"
-    )
+    gone = f"its model is gone: there is none at '{tmp_path}/snap_iter_1.caffemodel'"
+    assert complaint(tmp_path, state_of(tmp_path, 1)) == f"{state_of(tmp_path, 1)}: {gone}"
+    (tmp_path / "moved").mkdir()
+    moved = shutil.move(state_of(tmp_path, 1), tmp_path / "moved")
+    gone += f" nor at '{tmp_path}/moved/snap_iter_1.caffemodel'"
+    assert complaint(tmp_path, str(moved)) == f"{moved}: {gone}"
 
 
 # Other nets ---------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from contextlib import ExitStack
 import torch
 
 from caffe_dns import load_net, log
+from caffe_dns.cli.definitions import require_data
 from caffe_dns.cli.progress import Progress
 from caffe_dns.data.database import Writer
 from caffe_dns.data.db import create_database
@@ -50,6 +51,7 @@ def run(
             allow_python_layers=allow_python_layers,
         )
         try:
+            require_data(net, feature_extraction_proto_file)
             check_blobs(net, blobs, feature_extraction_proto_file)
             with ExitStack() as stack:
                 writers = [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from caffe_dns import load_net, log
 from caffe_dns.cli import flags
+from caffe_dns.cli.definitions import require_data
 from caffe_dns.cli.output import Output, with_output
 from caffe_dns.cli.progress import Progress
 from caffe_dns.device.selection import scoring_device
@@ -48,6 +49,7 @@ def run(
     )
     was_quiet = log.set_quiet(True)  # the data layer's, about starting again
     try:
+        require_data(net, model)
         study, proposal = _study(net, iterations, wanted, loss_of_accuracy, output)
     except CaffeError as error:
         raise error.locate(file=model) from None

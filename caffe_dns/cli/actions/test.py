@@ -62,6 +62,7 @@ def run(
     else:
         net = _load(model, weights, level, stage, context, output)
     try:
+        definitions.require_data(net, model)
         loss, scores = _score(net, iterations, ap_version, output)
         kept = count_kept(net)
         for line in kept_lines(kept):

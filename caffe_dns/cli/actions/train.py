@@ -7,6 +7,7 @@ import click
 from caffe_dns import log
 from caffe_dns.cli import flags
 from caffe_dns.cli.card import Card
+from caffe_dns.cli.definitions import require_data
 from caffe_dns.cli.launch import as_rank, launch
 from caffe_dns.cli.progress import Progress
 from caffe_dns.cli.provenance import log_head, log_seed
@@ -91,6 +92,8 @@ def run(
         raise error.locate(file=solver) from None
     log_seed(trainer.seed, given=trainer.seed_given)
     try:
+        for net in (trainer.net, *trainer.test_nets):
+            require_data(net, param.net or param.train_net or solver)
         if state:
             log.info(f"Resuming from {state}")
             trainer.restore(state)
