@@ -25,7 +25,7 @@ class Card:
     def __init__(self, trainer: Solver, solver: str, beside: list[str]) -> None:
         """`solver` is the definition's file, `beside` what may be written besides snapshots."""
         self._trainer = trainer
-        self._solver = solver
+        self.solver = solver
         self._beside = beside
         self._start = trainer.iteration, time.perf_counter()
         self._began = int(time.time())  # as file systems may round
@@ -114,7 +114,7 @@ class Card:
         if last is None:
             return []
         if self._trainer.stopped_early:
-            return [_command("train", "--solver", self._solver, "--snapshot", str(last.state))]
+            return [_command("train", "--solver", self.solver, "--snapshot", str(last.state))]
         commands = []
         model = self._trainer.param.net or next(iter(self._trainer.param.test_net), "")
         if model and self._trainer.test_nets:

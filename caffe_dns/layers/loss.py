@@ -150,8 +150,33 @@ class SoftmaxBasedLoss(NormalizedLoss):
 class SoftmaxWithLoss(SoftmaxBasedLoss):
     """Cross entropy of the softmax along `axis` (`softmax_loss_layer.cpp`).
 
-    Bottoms: scores, and as many labels as there are places on the axes other than `axis`.
+    Bottoms: scores, and as many labels as there are places on the axes other than `axis`. With the
+    `weight_by_label_freqs` of SegNet's fork, each label costs `class_weighting` times as much.
     """
+
+    #: The factor of each class, or None.
+    class_weights: Tensor | None
+
+    def build(self, bottom_shapes: Sequence[Shape]) -> None:
+        super().build(bottom_shapes)
+        settings = self.param.loss_param
+        weights = None
+        if settings.weight_by_label_freqs:
+            weights = torch.tensor(settings.class_weighting, device=self.context.device)
+        elif settings.class_weighting:
+            raise self.error("needs weight_by_label_freqs: true", "loss_param.class_weighting")
+        self.register_buffer("class_weights", weights, persistent=False)
+
+    def reshape(self, bottom_shapes: Sequence[Shape]) -> list[Shape]:
+        tops = super().reshape(bottom_shapes)
+        shape = bottom_shapes[0]
+        classes = shape[self.class_axis(len(shape))]
+        if self.class_weights is not None and len(self.class_weights) != classes:
+            raise self.error(
+                f"has {len(self.class_weights)} values for {classes} classes",
+                "loss_param.class_weighting",
+            )
+        return tops
 
     def class_axis(self, num_axes: int) -> int:
         return self.axis(self.param.softmax_param.axis, num_axes, "softmax_param.axis")
@@ -171,6 +196,7 @@ class SoftmaxWithLoss(SoftmaxBasedLoss):
             and rows.shape[1] <= MOST_KERNEL_CLASSES
             and rows.dtype == torch.float32
             and self.ignore_label is None
+            and self.class_weights is None
             and kernels.wanted(rows.device)
         )
 
@@ -183,7 +209,11 @@ class SoftmaxWithLoss(SoftmaxBasedLoss):
         ignored = self.ignore_label if self.ignore_label is not None else -(2**62)
         losses = F.nll_loss(log_probabilities, labels, ignore_index=ignored, reduction="none")
         clamped: Tensor = _Clamp.apply(losses, None, MOST_SOFTMAX_LOSS)
-        return clamped
+        if self.class_weights is None:
+            return clamped
+        if self.ignore_label is not None:
+            labels = labels.masked_fill(labels == self.ignore_label, 0)
+        return clamped * self.class_weights[labels]
 
 
 @layer_types.register("InfogainLoss")

@@ -202,7 +202,8 @@ class Dropout(SameShape):
     """While training, 0 with probability dropout_ratio, else x / (1 - dropout_ratio).
 
     In a test pass the top is the bottom (`dropout_layer.cpp`). With the `scale_train: false` of
-    Faster R-CNN's fork it is x while training, and x * (1 - dropout_ratio) in a test pass.
+    Faster R-CNN's fork it is x while training, and x * (1 - dropout_ratio) in a test pass. With the
+    `sample_weights_test: true` of SegNet's fork, test passes do as training does.
     """
 
     keeps_type = True
@@ -218,9 +219,10 @@ class Dropout(SameShape):
         self.keep_ratio = 1.0 - ratio
         #: What test passes multiply by.
         self.test_scale = 1.0 if settings.scale_train else self.keep_ratio
+        self.samples_always = settings.sample_weights_test
 
     def forward(self, *bottoms: Tensor) -> Tensor:
-        if not self.training:
+        if not (self.training or self.samples_always):
             return _affine(bottoms[0], self.test_scale, 0)
         if self.keep_ratio == 1:
             return bottoms[0]

@@ -28,6 +28,8 @@ class Param:
     is_mask: bool
     has_lr_mult: bool
     has_decay_mult: bool
+    #: That of the parameter's own decay; empty for the solver's.
+    regularization_type: str = ""
 
     @property
     def tensor(self) -> Tensor:
@@ -97,6 +99,7 @@ class ParamTable:
             is_mask=is_mask,
             has_lr_mult=spec.HasField("lr_mult"),
             has_decay_mult=spec.HasField("decay_mult"),
+            regularization_type=spec.regularization_type,
         )
         self.owned.append(param)
         if spec.name:

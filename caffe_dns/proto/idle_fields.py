@@ -21,11 +21,12 @@ class Idle:
     """A field that changes nothing with these values, or with any (None).
 
     With `rounds`, other values than these say how exactly the fork computes, which is not the
-    definition's business here.
+    definition's business here. `is_message` fields have a block of settings, whatever it says.
     """
 
     values: Values | None = None
     rounds: bool = False
+    is_message: bool = False
 
     def takes(self, text: str) -> bool:
         """Whether the field changes no result with the value that reads `text`."""
@@ -76,6 +77,16 @@ _FIELDS: dict[str, dict[str, Idle]] = {
         "debug": _ANY,
         "cudnn_math_override": _ANY,
         "engine": _ANY,
+        # Intel Caffe's whole numbers instead of floats.
+        "quantization_param": Idle((), rounds=True, is_message=True),
+        "connectivity_mode": Idle(("CONNECTED", 0)),
+    },
+    # Factors of decays that the solver has, or has not; if it has, that is an error.
+    "ParamSpec": {
+        "force_mult": _ANY,
+        "breadth_decay_mult": _ANY,
+        "kernel_shape_decay_mult": _ANY,
+        "block_group_lasso": Idle(is_message=True),
     },
     "SolverParameter": {
         "solver_data_type": _TYPE,
@@ -90,6 +101,20 @@ _FIELDS: dict[str, dict[str, Idle]] = {
         "local_lr_auto": _IS_OFF,
         # Of use with local_lr_auto only.
         "local_gw_ratio": _ANY,
+        # Of use with breadth_decay, kernel_shape_decay, block_group_decay and force_decay only.
+        "breadth_decay": Idle((0,)),
+        "kernel_shape_decay": Idle((0,)),
+        "block_group_decay": Idle((0,)),
+        "force_decay": Idle((0,)),
+        "force_type": _ANY,
+        "force_decay_type": _ANY,
+        "force_direction": _ANY,
+        "force_iter": _ANY,
+        # Of use with prune_threshold only.
+        "prune_threshold": Idle((0,)),
+        "max_threshold_factor": _ANY,
+        "winograd_sparsity_factor": Idle((0,)),
+        "store_sparse_net": _ANY,
     },
     "BatchNormParameter": {
         "engine": _ANY,
@@ -102,19 +127,26 @@ _FIELDS: dict[str, dict[str, Idle]] = {
         "conv_algos_override": _ANY,
         "conv_algorithm": _ANY,
         "relu": _IS_OFF,
+        # SkimCaffe: which algorithm.
+        "conv_mode": _ANY,
     },
-    "InnerProductParameter": {"engine": _ANY, "relu": _IS_OFF},
+    "InnerProductParameter": {
+        "engine": _ANY,
+        "relu": _IS_OFF,
+        "gemm_mode": _ANY,
+        "spmdm_transpose_in": _ANY,
+        "spmdm_transpose_out": _ANY,
+    },
     "EltwiseParameter": {"engine": _ANY},
     "ConcatParameter": {"engine": _ANY, "per_fla_fuse": _IS_OFF},
     "ReLUParameter": {"fuse": _IS_OFF},
     "DropoutParameter": {
         "engine": _ANY,
         "random_seed": Idle((-1,)),
-        "sample_weights_test": _IS_OFF,
     },
     "DataParameter": {"threads": _ANY, "parser_threads": _ANY, "cache": _ANY, "precache": _ANY},
     "PoolingParameter": {"avg_include_pad": _IS_ON, "torch_pooling": _IS_OFF},
-    "LossParameter": {"label_smoothing": Idle((0,)), "weight_by_label_freqs": _IS_OFF},
+    "LossParameter": {"label_smoothing": Idle((0,))},
     "ImageDataParameter": {"label_divide_factor": Idle((1,)), "show_data": _IS_OFF},
     "TransformationParameter": {
         "use_gpu_transform": _ANY,

@@ -18,8 +18,6 @@ FIELDS = {
     },
     "SegNet": {
         "LayerParameter": "dense_image_data_param",
-        "LossParameter": "weight_by_label_freqs class_weighting",
-        "DropoutParameter": "sample_weights_test",
     },
     "ENet": {
         "LayerParameter": "dense_image_data_param",
@@ -83,15 +81,17 @@ FIELDS = {
         "ImageDataParameter": "new_length use_image show_data",
     },
     "SkimCaffe": {
-        "ParamSpec": "regularization_type",
-        "SolverParameter": "prune_threshold max_threshold_factor",
+        "SolverParameter": "prune_threshold max_threshold_factor winograd_sparsity_factor "
+        "store_sparse_net",
         "ConvolutionParameter": "conv_mode",
+        "InnerProductParameter": "gemm_mode spmdm_transpose_in spmdm_transpose_out",
     },
     "cvjena": {"LayerParameter": "insanity_param"},
     "wenwei202's SSL": {
-        "SolverParameter": "breadth_decay kernel_shape_decay block_group_decay",
-        "ParamSpec": "breadth_decay_mult kernel_shape_decay_mult block_group_lasso",
-        "LayerParameter": "connectivity_mode",
+        "SolverParameter": "breadth_decay kernel_shape_decay block_group_decay force_decay "
+        "force_type force_decay_type force_direction force_iter",
+        "ParamSpec": "breadth_decay_mult kernel_shape_decay_mult block_group_lasso force_mult",
+        "LayerParameter": "connectivity_mode sparsify_param",
     },
 }
 

@@ -116,6 +116,11 @@ class Parser:
             self._skip_value()
             return
         self._take(":")
+        if idle.is_message and self._tokens[self._at].text in _CLOSING:
+            self._skip_value()
+            if idle.rounds:
+                self._warn_of_rounding(token, "its settings")
+            return
         negative = "-" if self._take("-") else ""
         value = self._next()
         if value.kind not in ("name", "number", "string"):
@@ -130,10 +135,15 @@ class Parser:
             )
             self._note_field(error, token, descriptor)
             return
-        if not idle.is_exact(text) and token.text not in self._rounded:
+        if not idle.is_exact(text):
+            self._warn_of_rounding(token, text)
+
+    def _warn_of_rounding(self, token: Token, value: str) -> None:
+        """Say of a field about precision, once, that it is not heeded."""
+        if token.text not in self._rounded:
             self._rounded.add(token.text)
             line = self._lines.line(token.offset)
-            log.warning(f"{'.'.join(self._path)}: {text} (line {line}) is left to --precision")
+            log.warning(f"{'.'.join(self._path)}: {value} (line {line}) is left to --precision")
 
     def _note_field(self, error: CaffeError, token: Token, descriptor: Descriptor) -> None:
         forks = forks_with_field(descriptor.name, token.text)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from google.protobuf.descriptor import Descriptor
 from google.protobuf.message import Message
 
 from caffe_dns.errors import CaffeError
@@ -31,10 +32,13 @@ class Unknown:
 
 
 #: What is to be said of a file whose outermost fields are those of the other kind.
-_OTHER_KINDS = {
-    "NetParameter": (SolverParameter, "this is the definition of a solver, not of a net"),
+_OTHER_KINDS: dict[str, tuple[Descriptor, str]] = {
+    "NetParameter": (
+        SolverParameter.DESCRIPTOR,
+        "this is the definition of a solver, not of a net",
+    ),
     "SolverParameter": (
-        NetParameter,
+        NetParameter.DESCRIPTOR,
         'this is the definition of a net; a solver\'s names it, net: "FILE"',
     ),
 }
@@ -42,8 +46,10 @@ _OTHER_KINDS = {
 
 def other_kind(message: str, field: str) -> str | None:
     """What a file is if its outermost message is not `message` but has that field, or None."""
-    other, what = _OTHER_KINDS.get(message, (None, None))
-    return what if other is not None and field in other.DESCRIPTOR.fields_by_name else None
+    if message not in _OTHER_KINDS:
+        return None
+    other, what = _OTHER_KINDS[message]
+    return what if field in other.fields_by_name else None
 
 
 def foreign_layers(message: Message, positions: Positions) -> list[Unknown]:

@@ -15,6 +15,7 @@ from caffe_dns.errors import CaffeError
 from caffe_dns.layers import Layer
 from caffe_dns.proto.blobs import array_to_blob
 from tests.layers.build import make_layer
+from tests.layers.harness import refused
 from tests.oracle import run_layer_case
 
 CASES = [
@@ -100,6 +101,34 @@ def test_softmax_loss_along_any_axis(axis: int, mode: str) -> None:
     assert loss.shape == ()
     np.testing.assert_allclose(loss, expected, rtol=1e-12)
     assert torch.autograd.gradcheck(lambda x: layer(x, labels), scores.requires_grad_())
+
+
+@pytest.mark.parametrize("ignore", [None, 1])
+def test_softmax_loss_by_the_frequency_of_labels(ignore: int | None) -> None:
+    """SegNet's factors of classes; what is divided by counts labels, not factors."""
+    weights = [0.5, 2.0, 1.5]
+    text = (
+        'type: "SoftmaxWithLoss" loss_param { weight_by_label_freqs: true '
+        + " ".join(f"class_weighting: {weight}" for weight in weights)
+        + (f" ignore_label: {ignore}" if ignore is not None else "")
+        + " }"
+    )
+    scores, labels = draw(2, 3, 4, 5), draw_labels(3, 2, 4, 5)
+    layer = make_layer(text, scores.shape, labels.shape)
+    expected = slow_loss(
+        scores.numpy(),
+        labels.numpy(),
+        1,
+        ignore,
+        "VALID",
+        lambda p, label: -weights[label] * math.log(p[label]),
+    )
+    np.testing.assert_allclose(layer(scores, labels), expected, rtol=1e-12)
+    assert torch.autograd.gradcheck(lambda x: layer(x, labels), scores.requires_grad_())
+    text = text.replace("class_weighting: 1.5", "")
+    assert "class_weighting: has 2 values for 3 classes" in refused(text, (2, 3), (2,))
+    text = 'type: "SoftmaxWithLoss" loss_param { class_weighting: 1 }'
+    assert "needs weight_by_label_freqs" in refused(text, (2, 3), (2,))
 
 
 def test_softmax_loss_keeps_the_memory_format_of_scores() -> None:

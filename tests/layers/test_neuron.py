@@ -195,6 +195,15 @@ def test_dropout_of_faster_rcnn_scales_in_tests_instead() -> None:
     np.testing.assert_allclose(run(test, bottom)[0], bottom * 0.7, rtol=1e-6)
 
 
+def test_dropout_of_segnet_draws_in_tests_too() -> None:
+    text = DROPOUT.replace("0.3", "0.3 sample_weights_test: true").replace("TRAIN", "TEST")
+    x = draw(40, 250)
+    top = make_layer(text, (40, 250))(x)
+    kept = top != 0
+    assert 0.68 < kept.double().mean() < 0.72
+    torch.testing.assert_close(top[kept], x[kept] / 0.7)
+
+
 def test_dropout_draws_anew_at_each_pass_and_rank() -> None:
     bottom = torch.ones(10, 50)
 

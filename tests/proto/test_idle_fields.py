@@ -7,7 +7,12 @@ from google.protobuf.message import Message
 
 from caffe_dns.errors import CaffeError
 from caffe_dns.proto import caffe_pb2
-from caffe_dns.proto.caffe_pb2 import NetParameter, PoolingParameter, SolverParameter
+from caffe_dns.proto.caffe_pb2 import (
+    NetParameter,
+    ParamSpec,
+    PoolingParameter,
+    SolverParameter,
+)
 from caffe_dns.proto.idle_fields import _FIELDS, Idle
 from caffe_dns.proto.known_forks import forks_with_field
 from caffe_dns.proto.text import parse_text
@@ -21,6 +26,8 @@ from tests.nets import recorded_log
         ("engine: 'MKL2017'; bn_stats_batch_size: 0, name: 'a'", NetParameter),
         ("name: 'a' layer { forward_math: FLOAT debug: true }", NetParameter),
         ("layer { engine: \"MKLDNN:DLA\" } name: 'a'", NetParameter),
+        ("name: 'a' layer { connectivity_mode: CONNECTED }", NetParameter),
+        ("base_lr: 1 breadth_decay: 0.0 force_type: 'Linear'", SolverParameter),
         ("larc_turbo: false base_lr: 1 momentum_policy: 'fixed'", SolverParameter),
         ("local_lr_auto: f local_gw_ratio: 0.005 base_lr: 1 test_offset: -0", SolverParameter),
     ],
@@ -75,6 +82,22 @@ def test_types_are_left_to_the_precision_and_said_once() -> None:
         "default_forward_type: FLOAT16 (line 1) is left to --precision",
         "layer.forward_type: FLOAT16 (line 2) is left to --precision",
     ]
+
+
+def test_factors_of_decays_that_no_solver_has() -> None:
+    text = "lr_mult: 2 force_mult: 1.0 kernel_shape_decay_mult: 1 breadth_decay_mult: 0"
+    text += " block_group_lasso { xdimen: 2 ydimen: 3 block_decay_mult: 1 }"
+    assert parse_text(text, ParamSpec).message == ParamSpec(lr_mult=2)
+    with pytest.raises(CaffeError, match="'breadth_decay' of wenwei202's SSL is not supported"):
+        parse_text("base_lr: 1 breadth_decay: 0.001", SolverParameter)
+
+
+def test_whole_numbers_are_left_to_the_precision() -> None:
+    layer = "layer { quantization_param { bw_params: 8 scale_in: [1, 2] } name: 'b' }\n"
+    with recorded_log() as messages:
+        found = parse_text(layer * 2, NetParameter).message
+    assert found == NetParameter(layer=[{"name": "b"}] * 2)
+    assert messages == ["layer.quantization_param: its settings (line 1) is left to --precision"]
 
 
 def test_every_idle_field_is_one_of_a_fork_and_not_ours() -> None:

@@ -164,6 +164,40 @@ def test_rule(kind: str, variant: str) -> None:
         np.testing.assert_allclose(history, expected, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("kind", TYPES)
+def test_a_decay_of_its_own(kind: str) -> None:
+    """SkimCaffe's regularization_type of a parameter, in the place of the solver's."""
+    text = NET.replace("decay_mult: 1", "decay_mult: 1 regularization_type: 'L1'")
+    text = text.replace("param { }", "param { regularization_type: 'L1' }")
+    net = make_net(text)
+    for i, param in enumerate(net.learnable_params):
+        generator = torch.Generator().manual_seed(i)
+        param.tensor.data.copy_(torch.randn(param.tensor.shape, generator=generator))
+    settings = f"type: '{kind}' {TYPES[kind]} weight_decay: 0.1"
+    own = solver_types[kind](parse(settings), net.learnable_params)
+    l1 = parse(f"{settings} regularization_type: 'L1'")
+    references = Reference(net, parse(settings)), Reference(net, l1)
+    for step, rate in enumerate(RATES):
+        own.rate.fill_(rate)
+        if isinstance(own, Adam):
+            own.set_iteration(step)
+        gradients = put_gradients(net, step)
+        for reference in references:
+            reference.apply([gradient.copy() for gradient in gradients], rate)
+        own.apply()
+    kinds = [param.regularization_type for param in net.learnable_params]
+    assert kinds.count("L1") == 2
+    for i, param in enumerate(net.learnable_params):
+        expected = references[kinds[i] == "L1"].values[i]
+        np.testing.assert_allclose(param.tensor.detach(), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_decay_of_an_unknown_kind() -> None:
+    text = NET.replace("decay_mult: 1", "decay_mult: 1 regularization_type: 'L3'")
+    with pytest.raises(CaffeError, match="unknown regularization type 'L3'"):
+        solver_types["SGD"](parse("weight_decay: 0.1"), make_net(text).learnable_params)
+
+
 @pytest.mark.parametrize("policy", ["scale", "clip"])
 def test_larc(policy: str) -> None:
     """NVCaffe's rates, which know of an lr_mult only whether it is 0."""

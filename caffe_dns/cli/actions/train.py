@@ -92,8 +92,6 @@ def run(
         raise error.locate(file=solver) from None
     log_seed(trainer.seed, given=trainer.seed_given)
     try:
-        for net in (trainer.net, *trainer.test_nets):
-            require_data(net, param.net or param.train_net or solver)
         if state:
             log.info(f"Resuming from {state}")
             trainer.restore(state)
@@ -113,6 +111,8 @@ def run(
 
 def _solve(trainer: Solver, handler: SignalHandler, card: Card) -> None:
     """Train to the end, with a progress bar, heeding signals; then show the card."""
+    for net in (trainer.net, *trainer.test_nets):
+        require_data(net, trainer.param.net or trainer.param.train_net or card.solver)
     weights = [file for entry in trainer.param.weights for file in weight_files(entry)]
     warn_of_overwriting(trainer.param, weights, trainer.iteration)
     log.info("Starting Optimization")

@@ -9,6 +9,7 @@ on a GPU; the rate is a 0-dim tensor, so that a captured step can be replayed wi
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -22,6 +23,20 @@ from caffe_dns.registry import Registry
 Tensors = list[Tensor]
 
 solver_types: Registry[type[UpdateRule]] = Registry("solver type")
+
+
+#: What a decay may be the gradient of.
+REGULARIZATIONS = ("L1", "L2")
+
+
+@dataclass(frozen=True)
+class Group:
+    """Parameters, by their indices, that learn alike."""
+
+    indices: list[int]
+    lr_mult: float
+    decay: float
+    l1: bool
 
 
 class UpdateRule:
@@ -55,19 +70,34 @@ class UpdateRule:
         decay = param.weight_decay
         self._decays = [_float32(decay * p.decay_mult) for p in self.params]
         self._lr_mults = [p.lr_mult for p in self.params]
+        self._l1s = [self._is_l1(p) for p in self.params]
+        if len(set(self._l1s)) > 1:
+            self.may_use_kernel = False
         device = self.tensors[0].device if self.tensors else torch.device("cpu")
         #: The learning rate of the next update, on the parameters' device.
         self.rate = torch.zeros((), device=device)
         #: The gradients' norm in the last update, when clip_gradients asks for it.
         self.norm: Tensor | None = None
-        self._groups = _group(list(zip(self._lr_mults, self._decays, strict=True)))
+        self._groups = self._group()
+
+    def _group(self) -> list[Group]:
+        """Parameters that one call can update together."""
+        groups: dict[tuple[float, float, bool], list[int]] = {}
+        keys = zip(self._lr_mults, self._decays, self._l1s, strict=True)
+        for index, key in enumerate(keys):
+            groups.setdefault(key, []).append(index)
+        return [Group(indices, *key) for key, indices in groups.items()]
+
+    def _is_l1(self, param: Param) -> bool:
+        """Whether the decay of a parameter is that of L1. Raises CaffeError for an unknown type."""
+        kind = param.regularization_type or self.param.regularization_type
+        if kind not in REGULARIZATIONS:
+            raise param.layer.error(_unknown(kind), "param.regularization_type")
+        return kind == "L1"
 
     def _check(self, param: SolverParameter) -> None:
-        if param.regularization_type not in ("L1", "L2"):
-            raise CaffeError(
-                f"unknown regularization type '{param.regularization_type}'; known: L1, L2",
-                field="regularization_type",
-            )
+        if param.regularization_type not in REGULARIZATIONS:
+            raise CaffeError(_unknown(param.regularization_type), field="regularization_type")
         if param.larc:
             self._check_larc(param)
 
@@ -85,11 +115,12 @@ class UpdateRule:
 
     def _step(self, gradients: Tensors) -> None:
         """Decay, rule and update, from the gradients of the iteration."""
-        for indices, lr_mult, decay in self._groups:
+        for group in self._groups:
+            indices = group.indices
             tensors, grads = pick(self.tensors, indices), pick(gradients, indices)
-            self._regularize(tensors, grads, decay)
+            regularize(tensors, grads, group.decay, l1=group.l1)
             histories = [pick(history, indices) for history in self.histories]
-            rate = self.rate if lr_mult == 1 else self.rate * lr_mult
+            rate = self.rate if group.lr_mult == 1 else self.rate * group.lr_mult
             torch._foreach_sub_(tensors, self.update(grads, histories, rate))
 
     def track(self, param: Param) -> None:
@@ -104,7 +135,8 @@ class UpdateRule:
             history.append(torch.zeros_like(tensor))
         self._decays.append(_float32(self.param.weight_decay * param.decay_mult))
         self._lr_mults.append(param.lr_mult)
-        self._groups = _group(list(zip(self._lr_mults, self._decays, strict=True)))
+        self._l1s.append(self._is_l1(param))
+        self._groups = self._group()
 
     def history(self, param: Param, moment: int) -> Tensor | None:
         """The history of one parameter, or None for one that the rule does not move."""
@@ -154,25 +186,23 @@ class UpdateRule:
                 f"{log.number(limit)}) by scale factor {log.number(limit / norm)}"
             )
 
-    def _regularize(self, tensors: Tensors, gradients: Tensors, decay: float) -> None:
-        if decay == 0:
-            return
-        if self.param.regularization_type == "L1":
-            tensors = list(torch._foreach_sign(tensors))
-        torch._foreach_add_(gradients, tensors, alpha=decay)
+
+def regularize(tensors: Tensors, gradients: Tensors, decay: float, *, l1: bool) -> None:
+    """Add the gradient of the decay, of L2 or of L1, to the gradients of the tensors."""
+    if decay == 0:
+        return
+    if l1:
+        tensors = list(torch._foreach_sign(tensors))
+    torch._foreach_add_(gradients, tensors, alpha=decay)
+
+
+def _unknown(kind: str) -> str:
+    return f"unknown regularization type '{kind}'; known: {', '.join(REGULARIZATIONS)}"
 
 
 def _float32(value: float) -> float:
     """`value` rounded to single precision, as Caffe's float arithmetic has it."""
     return float(torch.tensor(value, dtype=torch.float32))
-
-
-def _group(keys: Sequence[tuple[float, float]]) -> list[tuple[list[int], float, float]]:
-    """Parameter indices with the same (lr_mult, decay), which one call can update together."""
-    groups: dict[tuple[float, float], list[int]] = {}
-    for index, pair in enumerate(keys):
-        groups.setdefault(pair, []).append(index)
-    return [(indices, lr_mult, decay) for (lr_mult, decay), indices in groups.items()]
 
 
 def pick(tensors: Tensors, indices: list[int]) -> Tensors:

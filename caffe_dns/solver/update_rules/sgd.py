@@ -12,7 +12,13 @@ from caffe_dns.device.memory_format import laid_out_as
 from caffe_dns.errors import CaffeError
 from caffe_dns.net.params import Param
 from caffe_dns.proto.caffe_pb2 import SolverParameter
-from caffe_dns.solver.update_rules.base import Tensors, UpdateRule, pick, solver_types
+from caffe_dns.solver.update_rules.base import (
+    Tensors,
+    UpdateRule,
+    pick,
+    regularize,
+    solver_types,
+)
 
 if TYPE_CHECKING:
     from caffe_dns.kernels.sgd import SGDKernel
@@ -68,7 +74,7 @@ class SGD(UpdateRule):
             if self._lr_mults[index] <= 0:
                 rate = rate * 0
             tensors, gradient = [self.tensors[index]], [gradients[index]]
-            self._regularize(tensors, gradient, self._decays[index])
+            regularize(tensors, gradient, self._decays[index], l1=self._l1s[index])
             histories = [[history[index]] for history in self.histories]
             torch._foreach_sub_(tensors, self.update(gradient, histories, rate))
 
@@ -82,7 +88,7 @@ class SGD(UpdateRule):
                 self._lr_mults,
                 self._decays,
                 momentum=self.param.momentum,
-                l1=self.param.regularization_type == "L1",
+                l1=self._l1s[0],
                 nesterov=self.nesterov,
             )
         self._kernel.run(gradients, self.rate)
@@ -90,22 +96,23 @@ class SGD(UpdateRule):
     def _can_fuse(self) -> bool:
         """Whether PyTorch's own update on a CPU, in one pass over memory, does the same."""
         single = all(t.device.type == "cpu" and t.dtype == torch.float32 for t in self.tensors)
-        plain = not self.nesterov and self.param.regularization_type == "L2"
+        plain = not self.nesterov and not any(self._l1s)
         fits = self.param.momentum > 0 and float(self.rate) >= LEAST_FUSED_RATE
         return single and plain and self.may_use_kernel and fits
 
     def _step_fused(self, gradients: Tensors) -> None:
         gradients = [laid_out_as(*pair) for pair in zip(self.tensors, gradients, strict=True)]
-        for indices, lr_mult, decay in self._groups:
+        for group in self._groups:
+            indices = group.indices
             torch._fused_sgd_(
                 pick(self.tensors, indices),
                 pick(gradients, indices),
                 pick(self.histories[0], indices),
-                weight_decay=decay,
+                weight_decay=group.decay,
                 momentum=self.param.momentum,
                 # The rate is inside the history: the gradient's factor there is 1 - dampening.
                 lr=1.0,
-                dampening=1 - float(self.rate) * lr_mult,
+                dampening=1 - float(self.rate) * group.lr_mult,
                 nesterov=False,
                 maximize=False,
                 is_first_step=False,
