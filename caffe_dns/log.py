@@ -25,6 +25,9 @@ def _to_stderr(text: str) -> None:
 #: Where finished lines go. A progress bar puts its own function here while it is on the screen.
 sink: Callable[[str], None] = _to_stderr
 
+#: Functions that hear every finished line as well, wherever it goes.
+listeners: list[Callable[[str], None]] = []
+
 _quiet = False
 
 
@@ -79,4 +82,7 @@ def _write(severity: str, message: str) -> None:
     micros = nanoseconds // 1000
     message = message.removesuffix("\n")  # as glog, which ends each message with one line break
     head = f"{severity}{stamp}.{micros:06d} {threading.get_native_id():5d} {position}] "
-    sink(head + on_disk(message))
+    line = head + on_disk(message)
+    sink(line)
+    for listener in listeners:
+        listener(line)

@@ -31,7 +31,7 @@ def write_pruned(trainer: Solver) -> None:
     prefix = f"{trainer.param.snapshot_prefix}_pruned"
     model, definition = f"{prefix}.caffemodel", f"{prefix}.prototxt"
     try:
-        plain = _plain_model(trainer)
+        plain = plain_model(trainer)
         raw = to_caffemodel(plain)
     except CaffeError as error:
         log.warning(f"No {model} is written: {error}")
@@ -58,7 +58,8 @@ def _is_pruned(trainer: Solver) -> bool:
     return any(layer.kept() < layer.size for layer in trainer.surgeon.masked_layers)
 
 
-def _plain_model(trainer: Solver) -> UnmaskedModel:
+def plain_model(trainer: Solver) -> UnmaskedModel:
+    """The trained net without masks. Raises CaffeError where it cannot be deployed."""
     was_quiet = log.set_quiet(True)
     try:
         return _find_model(trainer)

@@ -63,6 +63,12 @@ _EFFECTS = "snapshot, stop or none"
     help="Write losses, scores and sparsities for TensorBoard into this folder.",
 )
 @click.option(
+    "--report",
+    default="",
+    metavar="FILE",
+    help="Keep a page of the run up to date, FILE.html; see `dns report`.",
+)
+@click.option(
     "--target-sparsity",
     default="",
     metavar="SHARE",

@@ -85,8 +85,9 @@ def read_run(path: str, name: str) -> Run:
 
 def run_of_lines(lines: Iterable[str], name: str) -> Run:
     """The curves of a log's lines; empty where these are not of a training log."""
-    reader = _Reader()
-    reader.read(lines)
+    reader = CurveReader()
+    for line in lines:
+        reader.read(line)
     return reader.run(name)
 
 
@@ -96,7 +97,7 @@ def run_names(paths: Sequence[str]) -> list[str]:
     return stems if len(set(stems)) == len(stems) else list(paths)
 
 
-class _Reader:
+class CurveReader:
     """Collects values line by line. When a resumed run repeats an iteration, its values stay."""
 
     def __init__(self) -> None:
@@ -113,13 +114,13 @@ class _Reader:
         self._outputs: dict[str, dict[int, dict[int, float]]] = {}
         self._losses: set[str] = set()
 
-    def read(self, lines: Iterable[str]) -> None:
-        for line in lines:
-            if match := _ITERATION.search(line):
-                self._iteration = int(match[1])
-                self._test_net = int(match[2] or 0)
-            if self._iteration is not None:
-                self._read_values(line, self._iteration)
+    def read(self, line: str) -> None:
+        """Take what a line says."""
+        if match := _ITERATION.search(line):
+            self._iteration = int(match[1])
+            self._test_net = int(match[2] or 0)
+        if self._iteration is not None:
+            self._read_values(line, self._iteration)
 
     def _read_values(self, line: str, iteration: int) -> None:
         if match := _OUTPUT.search(line):

@@ -6,10 +6,8 @@ The definitions stand in it as the solver and the net took them.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from itertools import pairwise
 from typing import TypeVar
 
 from google.protobuf.message import Message
@@ -20,7 +18,7 @@ from caffe_dns.errors import CaffeError
 from caffe_dns.layers.base import Shape
 from caffe_dns.proto.caffe_pb2 import NetParameter, SolverParameter
 from caffe_dns.proto.text import parse_text
-from caffe_dns.reports.curves import Run, read_lines, run_of_lines
+from caffe_dns.reports.curves import CurveReader, Run, read_lines
 
 _LINE = re.compile(r"[IWEF](\d\d)(\d\d) (\d\d):(\d\d):(\d\d)\.\d+ +\d+ [^\]]*\] ?(.*)", re.DOTALL)
 #: Lines of the head, by what they are called here.
@@ -62,74 +60,84 @@ class RunLog:
 
 def read_run_log(path: str, name: str) -> RunLog:
     """Read a log. Raises CaffeError when it cannot be read, or is no training log."""
-    lines = read_lines(path)
-    run = run_of_lines(lines, name)
-    if run.is_empty():
+    reader = LogReader()
+    for line in read_lines(path):
+        reader.read(line)
+    found = reader.result(name)
+    if found.run.is_empty():
         raise CaffeError("is not a training log: it has no losses, scores or sparsities", file=path)
-    found = RunLog(run, _facts(lines))
-    found.solver_text = _definition(lines, _SOLVER)
-    found.solver = _parse(found.solver_text, SolverParameter)
-    found.net = _parse(_definition(lines, _NET), NetParameter)
-    found.shapes = _shapes(lines)
     return found
 
 
-def _facts(lines: Sequence[str]) -> dict[str, str]:
-    facts: dict[str, str] = {}
-    times: list[datetime] = []
-    for line in lines:
+class LogReader:
+    """Collects what a log says, line by line."""
+
+    def __init__(self) -> None:
+        self._curves = CurveReader()
+        self._facts: dict[str, str] = {}
+        #: The times of the first line and of the last, in a leap year, and the new years between.
+        self._first: datetime | None = None
+        self._last = datetime.min
+        self._years = 0
+        #: The text below the first line of each kind, and the one that goes on.
+        self._definitions: dict[str, list[str]] = {}
+        self._open: list[str] | None = None
+        self._shapes: dict[str, list[Shape]] = {}
+        #: The layer that is being set up; None when the first net is complete.
+        self._layer: str | None = ""
+
+    def read(self, line: str) -> None:
+        """Take what a line says, which ends with a line break."""
+        self._curves.read(line)
         match = _LINE.match(line)
         if match is None:
-            continue
-        month, day, hour, minute, second = map(int, match.groups()[:5])
+            if self._open is not None:
+                self._open.append(line)
+            return
+        self._open = None
+        self._read_time(*map(int, match.groups()[:5]))
+        self._read_message(match[6].rstrip("\n"))
+
+    def result(self, name: str) -> RunLog:
+        """What was said so far."""
+        facts = dict(self._facts)
+        if self._first is not None:
+            facts["began"] = self._first.strftime("%d %B, %H:%M:%S")
+            facts["took"] = str(self._last - self._first + self._years * timedelta(days=366))
+        solver, net = ("".join(self._definitions.get(title, ())) for title in (_SOLVER, _NET))
+        return RunLog(
+            self._curves.run(name),
+            facts,
+            _parse(solver, SolverParameter),
+            _parse(net, NetParameter),
+            solver,
+            self._shapes,
+        )
+
+    def _read_time(self, month: int, day: int, hour: int, minute: int, second: int) -> None:
         try:
-            times.append(datetime(2000, month, day, hour, minute, second))  # a leap year
+            time = datetime(2000, month, day, hour, minute, second)
         except ValueError:
-            continue
+            return
+        self._first = self._first or time
+        self._years += time.month < self._last.month
+        self._last = time
+
+    def _read_message(self, text: str) -> None:
         for title, beginning in _HEAD.items():
-            if match[6].startswith(beginning):
-                facts[title] = match[6].removeprefix(beginning).rstrip(".\n")
-    if times:
-        facts["began"] = times[0].strftime("%d %B, %H:%M:%S")
-        facts["took"] = str(_passed(times))
-    return facts
-
-
-def _passed(times: Sequence[datetime]) -> timedelta:
-    """From the first line to the last, across any new years."""
-    passed = times[-1] - times[0]
-    years = sum(later.month < earlier.month for earlier, later in pairwise(times))
-    return passed + years * timedelta(days=366)
-
-
-def _definition(lines: Sequence[str], title: str) -> str:
-    """The text that stands below the first such line, up to the next line of the log."""
-    begin = next((i for i, line in enumerate(lines) if title in line), None)
-    if begin is None:
-        return ""
-    text: list[str] = []
-    for line in lines[begin + 1 :]:
-        if _LINE.match(line):
-            break
-        text.append(line)
-    return "".join(text)
-
-
-def _shapes(lines: Sequence[str]) -> dict[str, list[Shape]]:
-    """What the log says of the first net: `Setting up conv1`, `Top shape: 64 20 24 24 (737280)`."""
-    shapes: dict[str, list[Shape]] = {}
-    layer = ""
-    for line in lines:
-        match = _LINE.match(line)
-        text = match[6].rstrip("\n") if match else ""
+            if text.startswith(beginning):
+                self._facts[title] = text.removeprefix(beginning).rstrip(".")
+        for title in (_SOLVER, _NET):
+            if text.startswith(title) and title not in self._definitions:
+                self._open = self._definitions[title] = []
+        if self._layer is None:
+            return
         if text.startswith(_SETTING_UP):
             layer = text.removeprefix(_SETTING_UP)
-            if layer in shapes:  # another net begins
-                break
-            shapes[layer] = []
-        elif layer and (shape := _TOP.fullmatch(text)):
-            shapes[layer].append(tuple(map(int, shape[1].split())))
-    return shapes
+            self._layer = None if layer in self._shapes else layer  # another net begins
+            self._shapes.setdefault(layer, [])
+        elif self._layer and (shape := _TOP.fullmatch(text)):
+            self._shapes[self._layer].append(tuple(map(int, shape[1].split())))
 
 
 def _parse(text: str, kind: type[M]) -> M | None:

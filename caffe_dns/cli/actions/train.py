@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from caffe_dns import log
@@ -9,6 +11,7 @@ from caffe_dns.cli import flags
 from caffe_dns.cli.card import Card
 from caffe_dns.cli.definitions import require_data
 from caffe_dns.cli.launch import as_rank, launch
+from caffe_dns.cli.live_report import LiveReport, with_report
 from caffe_dns.cli.progress import Progress
 from caffe_dns.cli.provenance import log_head, log_seed
 from caffe_dns.cli.pruned import write_pruned
@@ -32,6 +35,7 @@ from caffe_dns.weights import weight_files
 
 
 @as_rank
+@with_report
 def run(
     solver: str,
     weights: str,
@@ -54,6 +58,7 @@ def run(
     hold_masks: bool,
     masks_from_zeros: bool,
     ranks: JoinedRanks | None,
+    page: LiveReport | None,
     **unused: object,
 ) -> int:
     """Do what `dns train` is asked for, by the values of its flags."""
@@ -78,18 +83,16 @@ def run(
     device = training_device(gpu, param, ranks.world if ranks else None)
     if ranks is not None:
         ranks.use(device)
-    try:
-        trainer = Solver(
-            param,
-            device=device,
-            surgery=not no_surgery,
-            allow_python_layers=allow_python_layers,
-            activations=use_precision(precision, device),
-            ranks=ranks,
-            on_nan=on_nan,
-        )
-    except CaffeError as error:
-        raise error.locate(file=solver) from None
+    trainer = _build(
+        solver,
+        param,
+        device=device,
+        surgery=not no_surgery,
+        allow_python_layers=allow_python_layers,
+        activations=use_precision(precision, device),
+        ranks=ranks,
+        on_nan=on_nan,
+    )
     log_seed(trainer.seed, given=trainer.seed_given)
     try:
         if state:
@@ -99,9 +102,10 @@ def run(
             pruning.begin(trainer)
         if trainer.ranks.is_root:
             snapshots.rotate(trainer, resumed=bool(state))
-            trainer.observers = _observers(trainer, tensorboard)
+            trainer.observers = _observers(trainer, tensorboard, page)
+        card = Card(trainer, solver, _files_beside(param, tensorboard, page))
         with always_the_same_bits(deterministic):
-            _solve(trainer, handler, Card(trainer, solver, _files_beside(param, tensorboard)))
+            _solve(trainer, handler, card, page)
     finally:
         for observer in trainer.observers:
             observer.close()
@@ -109,7 +113,15 @@ def run(
     return 0
 
 
-def _solve(trainer: Solver, handler: SignalHandler, card: Card) -> None:
+def _build(file: str, param: SolverParameter, **settings: Any) -> Solver:
+    """The solver; what is wrong with its definition is wrong in this file."""
+    try:
+        return Solver(param, **settings)
+    except CaffeError as error:
+        raise error.locate(file=file) from None
+
+
+def _solve(trainer: Solver, handler: SignalHandler, card: Card, page: LiveReport | None) -> None:
     """Train to the end, with a progress bar, heeding signals; then show the card."""
     for net in (trainer.net, *trainer.test_nets):
         require_data(net, trainer.param.net or trainer.param.train_net or card.solver)
@@ -124,14 +136,16 @@ def _solve(trainer: Solver, handler: SignalHandler, card: Card) -> None:
         trainer.solve()
     if shown and trainer.iteration == trainer.param.max_iter:
         write_pruned(trainer)
+        if page is not None:
+            page.finish()
     log.info("Optimization Done.")
     if shown:
         card.show()
 
 
-def _observers(trainer: Solver, tensorboard: str) -> list[Observer]:
-    """Who looks on: the table beside the snapshots, if there are any, and TensorBoard."""
-    observers: list[Observer] = []
+def _observers(trainer: Solver, tensorboard: str, page: LiveReport | None) -> list[Observer]:
+    """Who looks on: the page, the table beside the snapshots, if there are any, TensorBoard."""
+    observers: list[Observer] = [] if page is None else [page.watching(trainer)]
     param = trainer.param
     if keeps_files(param):
         observers.append(SurgeryTable(f"{param.snapshot_prefix}_surgery.csv"))
@@ -140,11 +154,15 @@ def _observers(trainer: Solver, tensorboard: str) -> list[Observer]:
     return observers
 
 
-def _files_beside(param: SolverParameter, tensorboard: str) -> list[str]:
+def _files_beside(param: SolverParameter, tensorboard: str, page: LiveReport | None) -> list[str]:
     """What a run may have written besides its snapshots."""
     endings = ("surgery.csv", "target_solver.prototxt", "pruned.caffemodel", "pruned.prototxt")
     beside = [f"{param.snapshot_prefix}_{ending}" for ending in endings]
-    return [*(beside if keeps_files(param) else []), *([tensorboard] if tensorboard else [])]
+    return [
+        *(beside if keeps_files(param) else []),
+        *([tensorboard] if tensorboard else []),
+        *([page.file] if page else []),
+    ]
 
 
 def _read_solver(

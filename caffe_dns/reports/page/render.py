@@ -30,6 +30,12 @@ def check_libraries() -> None:
         raise CaffeError("pages need two packages: pip install plotly jinja2") from None
 
 
+def prepare() -> None:
+    """Do now what the first `render` would take time for."""
+    _environment().get_template("page.html")
+    _library()
+
+
 def render(title: str, sections: Sequence[Section]) -> bytes:
     """The page as a file."""
     template = _environment().get_template("page.html")
