@@ -1,14 +1,14 @@
 """dns: train, prune and score Caffe networks on PyTorch.
 
 From Python, `load_net` gives a `Net`, a `torch.nn.Module` that maps a dict of input blobs to a
-dict of all blobs. The command line is `dns`.
+dict of all blobs, and `prune` prunes any other module while it trains. The command line is `dns`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from caffe_dns.errors import CaffeError
 
@@ -16,9 +16,19 @@ if TYPE_CHECKING:
     import torch
 
     from caffe_dns.net import Net
+    from caffe_dns.surgery.modules import prune
 
 __version__ = "0.1.0"
-__all__ = ["CaffeError", "load_net"]
+__all__ = ["CaffeError", "load_net", "prune"]
+
+
+def __getattr__(name: str) -> Any:
+    # Not before it is asked for: PyTorch takes a second to load.
+    if name == "prune":
+        from caffe_dns.surgery.modules import prune
+
+        return prune
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def load_net(

@@ -43,7 +43,7 @@ def values() -> dict[str, torch.Tensor]:
 
 
 def test_what_the_package_offers() -> None:
-    assert caffe_dns.__all__ == ["CaffeError", "load_net"]
+    assert caffe_dns.__all__ == ["CaffeError", "load_net", "prune"]
     assert caffe_dns.__version__
 
 

@@ -11,10 +11,11 @@ import click
 from torch import Tensor
 
 from caffe_dns import log
-from caffe_dns.reports.kept import LayerCount, count_kept
+from caffe_dns.reports.kept import count_kept
 from caffe_dns.solver.observers import Display
 from caffe_dns.solver.snapshot_files import Snapshot
 from caffe_dns.solver.solver import Solver
+from caffe_dns.surgery.layer_count import LayerCount
 
 _WIDTH = 11
 

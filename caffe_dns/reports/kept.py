@@ -3,19 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from caffe_dns.layers.masked import WeightedLayer
 from caffe_dns.net import Net
-
-
-@dataclass(frozen=True)
-class LayerCount:
-    """How many of a layer's weights and biases are not zero, masks applied."""
-
-    name: str
-    kept: int
-    total: int
+from caffe_dns.surgery.layer_count import LayerCount, count_line, sum_line
 
 
 def count_kept(net: Net) -> list[LayerCount]:
@@ -45,10 +36,4 @@ def kept_lines(counts: Sequence[LayerCount]) -> list[str]:
     # A bias or two may be zero by chance; a hundredth of all parameters may not.
     if total - kept <= total / 100:
         return []
-    lines = [
-        f"Kept {entry.name}: {entry.kept} of {entry.total} parameters "
-        f"({100 * entry.kept / entry.total:.2f} %)"
-        for entry in counts
-    ]
-    ratio = f"{total / kept:.1f} times smaller" if kept else "nothing is left"
-    return [*lines, f"Kept in all: {kept} of {total} parameters ({ratio})"]
+    return [*map(count_line, counts), sum_line(kept, total)]

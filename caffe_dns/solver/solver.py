@@ -102,7 +102,7 @@ class Solver:
         self._sharing = share_gradients(self.net, self.ranks)
         self._captured = capture(self.net, self.rule, self._sharing)
         check_sizes(param, self.net, self.rule.num_histories)
-        self.surgeon = Surgeon(self.net, self.stages, self.seed) if surgery else None
+        self.surgeon = Surgeon.of_net(self.net, self.stages, self.seed) if surgery else None
         log.info("Solver scaffolding done.")
         if self.surgeon is not None:
             self.surgeon.announce()

@@ -58,16 +58,23 @@ class Schedule:
 
 
 class Surgeon:
-    """Renews the masks of one net as the stages of the run and the layers' definitions say.
+    """Renews the masks of some layers as the stages of the run and the layers' definitions say.
 
-    Raises CaffeError for a stage that does not fit the net.
+    `parameters` is how many parameters the whole net has. Raises CaffeError for a stage that does
+    not fit.
     """
 
-    def __init__(self, net: Net, stages: Sequence[Stage], seed: int) -> None:
+    def __init__(
+        self,
+        masked_layers: Sequence[MaskedLayer],
+        parameters: int,
+        stages: Sequence[Stage],
+        seed: int,
+    ) -> None:
         self.stages = stages
         self.seed = seed
-        self.masked_layers = find_masked_layers(net)
-        self._parameters = sum(p.tensor.numel() for p in net.learnable_params if not p.is_mask)
+        self.masked_layers = masked_layers
+        self._parameters = parameters
         self._check_stages()
         self._stage: Stage | None = None
         #: For the layers of the stage that follow a threshold: when and how. Then for the others.
@@ -78,6 +85,12 @@ class Surgeon:
         self._kept: dict[str, int] = {}
         #: What a solver state says of the stage that it was written in.
         self._restored: dict[str, SurgeryMoments] = {}
+
+    @classmethod
+    def of_net(cls, net: Net, stages: Sequence[Stage], seed: int) -> Surgeon:
+        """The surgeon of all layers of a net that have masks."""
+        parameters = sum(p.tensor.numel() for p in net.learnable_params if not p.is_mask)
+        return cls(find_masked_layers(net), parameters, stages, seed)
 
     def announce(self) -> None:
         """One line that says which layers surgery touches, how, and how to switch it off."""
@@ -93,17 +106,19 @@ class Surgeon:
 
     def update_masks(self, iteration: int) -> None:
         """Renew the masks that are due at this iteration, before its first forward pass."""
-        stage = self._enter(iteration)
-        due = [
-            masked_layer
-            for schedule in self._schedules
-            if schedule.is_due(self.seed, iteration)
-            for masked_layer in schedule.masked_layers
-        ]
+        passed = iteration - self._enter(iteration).start
+        due = self._due(iteration)
         if due:
             self._renewal.run(due)
-        if self._target is not None and self._target.is_due(iteration - stage.start):
-            self._target.renew(iteration - stage.start)
+        if self._target is not None and self._target.is_due(passed):
+            self._target.renew(passed)
+
+    def is_due(self, iteration: int) -> bool:
+        """Whether `update_masks` would renew any masks at this iteration."""
+        passed = iteration - self._enter(iteration).start
+        return bool(self._due(iteration)) or (
+            self._target is not None and self._target.is_due(passed)
+        )
 
     def update_masks_for_last_display(self, iteration: int) -> None:
         """Renew masks of the official kind for the forward pass that only shows the last loss.
@@ -141,6 +156,15 @@ class Surgeon:
         for masked_layer in self.masked_layers:
             masked_layer.forget_spliced()
         return counts
+
+    def _due(self, iteration: int) -> list[MaskedLayer]:
+        """The layers that follow a threshold and whose masks are due in the current stage."""
+        return [
+            masked_layer
+            for schedule in self._schedules
+            if schedule.is_due(self.seed, iteration)
+            for masked_layer in schedule.masked_layers
+        ]
 
     # Stages -------------------------------------------------------------------------------------
 

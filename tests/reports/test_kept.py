@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 
 from caffe_dns.net import Net
-from caffe_dns.reports.kept import LayerCount, count_kept, kept_lines
+from caffe_dns.reports.kept import count_kept, kept_lines
+from caffe_dns.surgery.layer_count import LayerCount
 from tests.nets import input_layer, layer, make_net
 
 DATA = input_layer(data=(2, 1, 6, 5), flat=(2, 8))

@@ -47,7 +47,7 @@ def surgeon_of(
 ) -> tuple[Net, Surgeon]:
     net = make_net(text, context=Context(surgery=surgery))
     param: SolverParameter = parse_text(settings, SolverParameter).message
-    return net, Surgeon(net, plan(param), seed)
+    return net, Surgeon.of_net(net, plan(param), seed)
 
 
 def masks(net: Net) -> list[torch.Tensor]:

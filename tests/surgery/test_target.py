@@ -28,7 +28,7 @@ NETS = {"official": GUO, "deviation": HOLMES}
 def surgeon_of(kind: str, stage: str) -> tuple[Net, Surgeon]:
     net = make_net(NETS[kind])
     param: SolverParameter = parse_text(STAGE.format(stage), SolverParameter).message
-    return net, Surgeon(net, plan(param), 1)
+    return net, Surgeon.of_net(net, plan(param), 1)
 
 
 def distances(net: Net, name: str, kind: str) -> np.ndarray:

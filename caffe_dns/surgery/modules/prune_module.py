@@ -1,0 +1,154 @@
+"""`prune`: what a program says to have a module pruned while it trains it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import nn
+
+from caffe_dns.errors import BadValue, CaffeError
+from caffe_dns.proto.caffe_pb2 import (
+    CInnerProductParameter,
+    InnerProductParameter,
+    SolverParameter,
+    SurgeryStage,
+)
+from caffe_dns.surgery.masked_layers import MaskedLayer
+from caffe_dns.surgery.modules.adopted import Adopted, AdoptedByDeviation, AdoptedByMagnitude
+from caffe_dns.surgery.modules.pruner import Pruner
+from caffe_dns.surgery.modules.weights import PrunableWeight, find_weights
+from caffe_dns.surgery.stages import plan
+
+RULES = ("magnitude", "deviation")
+PerLayer = float | Mapping[str, float]
+
+
+def prune(
+    model: nn.Module,
+    *,
+    steps: int,
+    compression: float | None = None,
+    sparsity: PerLayer | None = None,
+    threshold: PerLayer | None = None,
+    c_rate: PerLayer | None = None,
+    layers: Sequence[str] | None = None,
+    rule: str = "magnitude",
+    start: int = 0,
+    end: int | None = None,
+    interval: int = 50,
+    steepness: float = 3.0,
+    gamma: float = 0.001,
+    power: float = 1.0,
+    seed: int = 0,
+    from_zeros: bool = False,
+) -> Pruner:
+    """Prune a module while it trains for `steps` steps; call `step` of what this returns in each.
+
+    How far is said by one of these. `compression`: how many times fewer parameters the whole model
+    is to have. `sparsity`: the share of the pruned layers' parameters that goes, of all together
+    or of each by name. These are reached, from step `start` on, at step `end`, half of the steps
+    unless given, by renewals `interval` steps apart; what remains to go falls with
+    (1 - progress) ^ `steepness`. `threshold`, in standard deviations of the weight, and `c_rate`,
+    in standard deviations of the magnitudes beyond their mean, are those of HolmesShuan's fork and
+    of Guo et al.; masks are renewed with probability (1 + gamma * step) ^ -power before `end`.
+
+    `rule` is "magnitude" (weights and biases) or "deviation" (weights alone, by their distance from
+    their mean) where neither threshold nor c_rate says it. `layers` names what is to be pruned:
+    modules or parameters; unless given, it is every Conv1d to Conv3d, also transposed, Linear and
+    MultiheadAttention that learns. With `from_zeros`, entries that are zero are pruned from the
+    beginning. Move the model to its device first. Raises CaffeError for settings that make no
+    sense or do not fit the model.
+    """
+    quantity = _quantity(
+        compression=compression, sparsity=sparsity, threshold=threshold, c_rate=c_rate
+    )
+    if rule not in RULES:
+        raise BadValue(f"rule: '{rule}' is unknown; known: {', '.join(RULES)}")
+    if layers is not None and quantity.names is not None:
+        raise BadValue(f"layers: {quantity.kind} names them already")
+    weights = find_weights(model, quantity.names if layers is None else layers)
+    stop = steps // 2 if end is None else end
+    if not 0 <= start <= stop < steps:
+        raise BadValue(
+            f"0, start, end and steps must come in this order, the last one later than the others; "
+            f"they are 0, {start}, {stop} and {steps}"
+        )
+    settings = CInnerProductParameter(gamma=gamma, power=power, iter_stop=stop)
+    adopted = [
+        _adopt(weight, quantity, number, rule, settings) for number, weight in enumerate(weights)
+    ]
+    if from_zeros:
+        for layer in adopted:
+            MaskedLayer(layer).mask_zeros()
+    stage = SurgeryStage(start_iter=start, end_iter=stop, interval=interval, steepness=steepness)
+    quantity.fill(stage, [weight.name for weight in weights])
+    solver = SolverParameter(
+        lr_policy="fixed",  # of no consequence
+        max_iter=steps,
+        surgery_stop_iter=stop,
+        surgery_iter_gamma=gamma,
+        surgery_iter_power=power,
+        surgery_stage=[stage],
+    )
+    try:
+        return Pruner(model, adopted, plan(solver), seed)
+    except CaffeError as error:
+        # The stage is the only one, and nobody wrote it.
+        field = (error.field or "").removeprefix("surgery_stage 1: ")
+        raise BadValue(f"{field}: {error.message}" if field else error.message) from None
+
+
+@dataclass(frozen=True)
+class _Quantity:
+    """How far to prune, in which terms: `amounts` has one for all layers, or one for each."""
+
+    kind: str
+    amounts: list[float]
+    names: list[str] | None
+
+    def of(self, number: int) -> float:
+        """What holds for a layer, by its number."""
+        return self.amounts[0 if self.names is None else number]
+
+    def fill(self, stage: SurgeryStage, layers: Sequence[str]) -> None:
+        """Say it in a stage, if it is something to be reached."""
+        if self.kind == "compression":
+            stage.compression = self.of(0)
+        elif self.kind == "sparsity" and self.names is None:
+            stage.sparsity = self.of(0)
+        elif self.kind == "sparsity":
+            for layer, amount in zip(layers, self.amounts, strict=True):
+                stage.layer.add(name=layer, sparsity=amount)
+
+
+def _quantity(**given: PerLayer | None) -> _Quantity:
+    kinds = [kind for kind, amount in given.items() if amount is not None]
+    if len(kinds) != 1:
+        raise BadValue(
+            f"give one of {', '.join(given)}, not {' and '.join(kinds) or 'none of them'}"
+        )
+    amount = given[kinds[0]]
+    if isinstance(amount, Mapping):
+        return _Quantity(kinds[0], [float(value) for value in amount.values()], list(amount))
+    assert amount is not None
+    return _Quantity(kinds[0], [float(amount)], None)
+
+
+def _adopt(
+    weight: PrunableWeight,
+    quantity: _Quantity,
+    number: int,
+    rule: str,
+    settings: CInnerProductParameter,
+) -> Adopted:
+    """A weight as a layer with masks, which has its own threshold if there is one."""
+    if quantity.kind == "threshold":
+        return AdoptedByDeviation(weight, InnerProductParameter(threshold=quantity.of(number)))
+    if quantity.kind == "c_rate":
+        own = CInnerProductParameter(c_rate=quantity.of(number))
+        own.MergeFrom(settings)
+        return AdoptedByMagnitude(weight, own)
+    if rule == "deviation":
+        return AdoptedByDeviation(weight, InnerProductParameter())
+    return AdoptedByMagnitude(weight, settings)

@@ -1,0 +1,254 @@
+"""Keeps the masks applied to a module's parameters while somebody else's loop trains it.
+
+Outside of the optimizer's step, a parameter is what its mask leaves of it, so that whatever reads
+it, in whatever way, computes with the pruned weight, and the gradient that it gets is the one at
+the pruned weight, for pruned entries, too. What the mask takes away is kept beside it, `pruned`:
+parameter + pruned is the whole weight at all times. While an optimizer steps, the whole weights are
+in the parameters, so that pruned entries are updated like the others, decay included, and may come
+back.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.optimizer import (
+    Optimizer,
+    register_optimizer_step_post_hook,
+    register_optimizer_step_pre_hook,
+)
+from torch.utils.hooks import RemovableHandle
+
+from caffe_dns.errors import BadValue
+from caffe_dns.kernels import is_capturing
+from caffe_dns.proto.caffe_pb2 import SurgeryMoments
+from caffe_dns.surgery.layer_count import LayerCount, count_line, sum_line
+from caffe_dns.surgery.masked_layers import MaskedLayer
+from caffe_dns.surgery.modules.adopted import Adopted
+from caffe_dns.surgery.modules.kept_apart import KeptApart
+from caffe_dns.surgery.stages import Stage
+from caffe_dns.surgery.surgeon import Surgeon
+
+_MOMENTS = ("mu", "sigma", "kept", "threshold")
+
+
+class Pruner:
+    """Surgery on the parameters of a module; `caffe_dns.prune` makes one.
+
+    `step` belongs behind each step of the optimizer. `layers` are the module's parameters with
+    their masks. Raises CaffeError for stages that do not fit.
+    """
+
+    def __init__(
+        self, model: nn.Module, layers: Sequence[Adopted], stages: Sequence[Stage], seed: int
+    ) -> None:
+        #: How many steps were taken.
+        self.iteration = 0
+        self._model = model
+        self._total = sum(parameter.numel() for parameter in model.parameters())
+        masked_layers = [MaskedLayer(layer) for layer in layers]
+        self._surgeon = Surgeon(masked_layers, self._total, stages, seed)
+        pairs = [
+            (parameter, mask)
+            for layer in layers
+            for parameter, mask in zip(layer.parameters(), layer.mask_blobs(), strict=False)
+        ]
+        self.weights = KeptApart([p for p, _ in pairs], [mask for _, mask in pairs])
+        self._names = _names(model, self.weights.parameters)
+        self._addresses = [parameter.data_ptr() for parameter in self.weights.parameters]
+        self._watch: _OptimizerWatch | None = _OptimizerWatch(self)
+        self._surgeon.update_masks(0)
+        self.weights.split()
+
+    # In training --------------------------------------------------------------------------------
+
+    def step(self) -> None:
+        """Count a step of the optimizer, and renew the masks if they are due.
+
+        Raises BadValue when the parameters were moved, and in the midst of the capture of a CUDA
+        graph.
+        """
+        watch = self._watch
+        if watch is None:
+            raise BadValue("the masks were applied for good; prune again to go on")
+        self._check_place()
+        self.iteration += 1
+        if self._surgeon.is_due(self.iteration):
+            self.weights.merge()
+            self._surgeon.update_masks(self.iteration)
+            self.weights.split()
+        elif not watch.seen:
+            # Somebody updates by hand, or replays a step that was recorded.
+            self.weights.split()
+        watch.forget()
+
+    def apply(self) -> nn.Module:
+        """Leave the pruned weights in the model for good, give up the rest, and return the model.
+
+        Pruned entries are zeros like any others then: further training lets them grow.
+        """
+        if self._watch is not None:
+            self._watch.stop()
+            self._watch = None
+        self.weights.forget()
+        return self._model
+
+    # What is left -------------------------------------------------------------------------------
+
+    def counts(self) -> list[LayerCount]:
+        """How many of each pruned layer's parameters are kept. Waits for the device."""
+        layers = self._surgeon.masked_layers
+        return [LayerCount(layer.name, layer.kept(), layer.size) for layer in layers]
+
+    def report(self) -> str:
+        """A line for each pruned layer, and one for the whole model."""
+        counts = self.counts()
+        pruned = sum(count.total - count.kept for count in counts)
+        return "\n".join([*map(count_line, counts), sum_line(self._total - pruned, self._total)])
+
+    def masks(self) -> dict[str, Tensor]:
+        """The masks, True where an entry is kept, by the parameters' names in the model."""
+        masks = zip(self._names, self.weights.masks, strict=True)
+        return {name: mask.bool() for name, mask in masks}
+
+    # State --------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that a run needs to go on exactly, beside the states of model and optimizer."""
+        return {
+            "iteration": self.iteration,
+            "masks": self.masks(),
+            "pruned": {n: t.clone() for n, t in zip(self._names, self.weights.pruned, strict=True)},
+            "layers": {
+                entry.layer: {
+                    name: getattr(entry, name) for name in _MOMENTS if entry.HasField(name)
+                }
+                for entry in self._surgeon.moments()
+            },
+        }
+
+    @torch.no_grad()
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where a pruner of the same model and settings was.
+
+        The model's own state is loaded beside it, before or after. Raises BadValue, and changes
+        nothing, where the state is of other parameters.
+        """
+        self._check_state(state)
+        for name, mask, pruned in zip(
+            self._names, self.weights.masks, self.weights.pruned, strict=True
+        ):
+            mask.copy_(state["masks"][name])
+            pruned.copy_(state["pruned"][name])
+        self.iteration = state["iteration"]
+        self._surgeon.restore(
+            [SurgeryMoments(layer=layer, **values) for layer, values in state["layers"].items()]
+        )
+
+    def _check_state(self, state: Mapping[str, Any]) -> None:
+        missing = {"iteration", "masks", "pruned", "layers"} - set(state)
+        if missing:
+            raise BadValue(f"is not the state of a pruner: it has no '{min(missing)}'")
+        for name, mask in zip(self._names, self.weights.masks, strict=True):
+            for part in ("masks", "pruned"):
+                if name not in state[part]:
+                    raise BadValue(f"the state has no '{name}': it is of another model")
+                shape = tuple(state[part][name].shape)
+                if shape != tuple(mask.shape):
+                    raise BadValue(
+                        f"'{name}' has the shape {tuple(mask.shape)}, in the state {shape}"
+                    )
+        extra = set(state["masks"]) - set(self._names)
+        if extra:
+            raise BadValue(f"the state has '{min(extra)}', which is not pruned here")
+
+    def _check_place(self) -> None:
+        if is_capturing(self.weights.parameters[0]):
+            raise BadValue("step() belongs behind the replay of a CUDA graph, not into the graph")
+        for name, parameter, address in zip(
+            self._names, self.weights.parameters, self._addresses, strict=True
+        ):
+            if parameter.data_ptr() != address:
+                raise BadValue(
+                    f"'{name}' lies elsewhere than it did when it was pruned: move the model to "
+                    "its device and memory format first, then prune it"
+                )
+
+
+class _OptimizerWatch:
+    """Has a pruner's whole weights in their place while optimizers step that update them.
+
+    An optimizer that steps within another's step, as that of ZeRO, is a part of it. A closure sees
+    the pruned weights. A pruner that nobody holds any more is not watched for any more.
+    """
+
+    def __init__(self, pruner: Pruner) -> None:
+        #: Whether a step was seen since the last `forget`.
+        self.seen = False
+        self._depth = 0
+        self._ids = {id(parameter) for parameter in pruner.weights.parameters}
+        self._pruner = weakref.ref(pruner)
+        handles = (
+            register_optimizer_step_pre_hook(self._before),
+            register_optimizer_step_post_hook(self._after),
+        )
+        self.stop = weakref.finalize(pruner, _remove, handles)
+
+    def forget(self) -> None:
+        self.seen = False
+        self._depth = 0
+
+    def _before(
+        self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        pruner = self._concerned(optimizer)
+        if pruner is None:
+            return None
+        self._depth += 1
+        pruner.weights.merge()
+        # The optimizer itself comes first.
+        if len(args) > 1 and callable(args[1]):
+            return (args[0], self._with_masks(args[1]), *args[2:]), kwargs
+        if callable(kwargs.get("closure")):
+            return args, {**kwargs, "closure": self._with_masks(kwargs["closure"])}
+        return None
+
+    def _after(self, optimizer: Optimizer, *_: Any) -> None:
+        pruner = self._concerned(optimizer)
+        if pruner is None:
+            return
+        self._depth -= 1
+        if self._depth <= 0:
+            pruner.weights.split()
+            self.seen = True
+
+    def _concerned(self, optimizer: Optimizer) -> Pruner | None:
+        updated: Iterable[Tensor] = (p for group in optimizer.param_groups for p in group["params"])
+        return self._pruner() if any(id(p) in self._ids for p in updated) else None
+
+    def _with_masks(self, closure: Callable[[], Any]) -> Callable[[], Any]:
+        def masked() -> Any:
+            pruner = self._pruner()
+            if pruner is None:
+                return closure()
+            pruner.weights.split()
+            try:
+                return closure()
+            finally:
+                pruner.weights.merge()
+
+        return masked
+
+
+def _remove(handles: Iterable[RemovableHandle]) -> None:
+    for handle in handles:
+        handle.remove()
+
+
+def _names(model: nn.Module, parameters: Iterable[Tensor]) -> list[str]:
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    return [names[id(parameter)] for parameter in parameters]

@@ -1,0 +1,125 @@
+"""What of a module can be pruned: the weights of its linear maps, by the modules' names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
+from torch.nn.parameter import UninitializedParameter
+
+from caffe_dns.errors import BadValue, nearest
+
+#: Weights that MultiheadAttention holds itself, each with the bias beside it, if it has one.
+_ATTENTION = {
+    "in_proj_weight": "in_proj_bias",
+    "q_proj_weight": None,
+    "k_proj_weight": None,
+    "v_proj_weight": None,
+}
+
+
+@dataclass(frozen=True)
+class PrunableWeight:
+    """A parameter of a module, and perhaps the bias that goes with it.
+
+    `name` is the module's name, or the parameter's where a module holds several.
+    """
+
+    name: str
+    weight: nn.Parameter
+    bias: nn.Parameter | None = None
+
+
+def find_weights(model: nn.Module, wanted: Iterable[str] | None = None) -> list[PrunableWeight]:
+    """The weights of convolutions, also transposed ones, Linear and attention, that learn.
+
+    With `wanted`, those alone, in that order; they may name any parameter, too. A weight that
+    several modules use comes once, under the first one's name, and can be asked for by any. Raises
+    BadValue for a name that is none, and where there is nothing to prune.
+    """
+    first: dict[int, PrunableWeight] = {}
+    names: dict[str, PrunableWeight] = {}
+    for weight in _all_weights(model):
+        names[weight.name] = first.setdefault(id(weight.weight), weight)
+    if wanted is None:
+        chosen = [weight for weight in first.values() if weight.weight.requires_grad]
+    else:
+        chosen = [names.get(name) or _parameter(model, name, names, first) for name in wanted]
+    if not chosen:
+        raise BadValue("the model has no weights that learn in convolutions or linear layers")
+    for weight in chosen:
+        _check(weight)
+    if len({id(weight.weight) for weight in chosen}) < len(chosen):
+        raise BadValue("two of the names are of the same weight")
+    if len({weight.weight.device for weight in chosen}) > 1:
+        raise BadValue("the model lies on several devices; what is pruned must lie on one")
+    return list(_without_shared_biases(chosen))
+
+
+def _without_shared_biases(weights: Iterable[PrunableWeight]) -> Iterator[PrunableWeight]:
+    """A bias of several weights counts with the first; one that does not learn with none."""
+    seen: set[int] = set()
+    for weight in weights:
+        bias = weight.bias
+        if bias is not None and (id(bias) in seen or not bias.requires_grad):
+            weight = replace(weight, bias=None)
+        seen.add(id(bias))
+        yield weight
+
+
+def _all_weights(model: nn.Module) -> Iterator[PrunableWeight]:
+    for name, module in model.named_modules(remove_duplicate=False):
+        prefix = f"{name}." if name else ""
+        if isinstance(module, _ConvNd | nn.Linear):
+            weight, bias = _own(module, "weight"), _own(module, "bias")
+            if weight is not None:
+                yield PrunableWeight(name or "weight", weight, bias)
+        elif isinstance(module, nn.MultiheadAttention):
+            for kind, beside in _ATTENTION.items():
+                weight = _own(module, kind)
+                bias = _own(module, beside) if beside else None
+                if weight is not None:
+                    yield PrunableWeight(f"{prefix}{kind}", weight, bias)
+
+
+def _own(module: nn.Module, name: str) -> nn.Parameter | None:
+    """A module's parameter, unless it is computed of others (parametrizations)."""
+    parameter = module._parameters.get(name)
+    return parameter if isinstance(parameter, nn.Parameter) else None
+
+
+def _parameter(
+    model: nn.Module,
+    name: str,
+    names: dict[str, PrunableWeight],
+    first: dict[int, PrunableWeight],
+) -> PrunableWeight:
+    """The parameter that is called so."""
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    if name not in parameters:
+        known = [*names, *parameters]
+        raise BadValue(
+            f"the model has no weight '{name}'{nearest(name, known)}; "
+            f"there are: {', '.join(names) or 'none'}"
+        )
+    parameter = parameters[name]
+    return first.get(id(parameter)) or PrunableWeight(name, parameter)
+
+
+def _check(weight: PrunableWeight) -> None:
+    parameter = weight.weight
+    if isinstance(parameter, UninitializedParameter):
+        raise BadValue(f"'{weight.name}' has no shape yet: run the model once, then prune it")
+    if type(parameter.data) is not Tensor:
+        raise BadValue(
+            f"'{weight.name}' is a {type(parameter.data).__name__}; what can be pruned are "
+            "parameters that each process has whole"
+        )
+    if parameter.dtype not in (torch.float32, torch.float64):
+        raise BadValue(
+            f"'{weight.name}' is of {parameter.dtype}: keep the parameters in float32, in which "
+            "small updates add up, and let torch.autocast round"
+        )

@@ -1,0 +1,163 @@
+"""What `prune` takes, and what it refuses."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.utils.parametrizations import weight_norm
+
+import caffe_dns
+from caffe_dns import CaffeError
+from tests.surgery.modules.models import tiny
+
+ORDER = (
+    "0, start, end and steps must come in this order, the last one later than the others; they are"
+)
+
+
+class Kinds(nn.Module):
+    """One of each module that has weights to prune, and some that do not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv1d(2, 3, 3)
+        self.conv2 = nn.Conv2d(2, 3, 3, groups=1, bias=False)
+        self.conv3 = nn.Conv3d(2, 3, 3)
+        self.up1 = nn.ConvTranspose1d(2, 3, 3)
+        self.up2 = nn.ConvTranspose2d(2, 3, 3)
+        self.up3 = nn.ConvTranspose3d(2, 3, 3)
+        self.linear = nn.Linear(4, 5)
+        self.attention = nn.MultiheadAttention(4, 2, kdim=3)
+        self.norm = nn.BatchNorm2d(3)
+        self.embed = nn.Embedding(7, 4)
+        self.normed = weight_norm(nn.Linear(4, 4))
+        self.frozen = nn.Linear(4, 4).requires_grad_(False)
+        self.rnn = nn.LSTM(4, 5)
+        self.again = self.linear
+
+
+def test_what_is_pruned() -> None:
+    model = Kinds()
+    counts = caffe_dns.prune(model, sparsity=0.5, steps=10).counts()
+    assert {count.name: count.total for count in counts} == {
+        "conv1": 2 * 3 * 3 + 3,
+        "conv2": 2 * 3 * 9,
+        "conv3": 2 * 3 * 27 + 3,
+        "up1": 2 * 3 * 3 + 3,
+        "up2": 2 * 3 * 9 + 3,
+        "up3": 2 * 3 * 27 + 3,
+        "linear": 25,
+        "attention.q_proj_weight": 16,
+        "attention.k_proj_weight": 12,
+        "attention.v_proj_weight": 16,
+        "attention.out_proj": 20,
+    }
+    by_deviation = caffe_dns.prune(model, sparsity=0.5, steps=10, rule="deviation").counts()
+    assert [count.total for count in by_deviation if count.name == "linear"] == [20]
+
+
+def test_names_of_layers_parameters_and_tied_weights() -> None:
+    wanted = {"rnn.weight_hh_l0": 0.9, "embed.weight": 0.5, "again": 0.8, "frozen": 0.25}
+    pruner = caffe_dns.prune(Kinds(), sparsity=wanted, steps=4, end=0)
+    assert [(count.name, count.kept, count.total) for count in pruner.counts()] == [
+        ("rnn.weight_hh_l0", 10, 100),
+        ("embed.weight", 14, 28),
+        ("linear", 5, 25),
+        ("frozen", 12, 16),
+    ]
+    some = caffe_dns.prune(Kinds(), sparsity=0.5, steps=4, layers=["conv2", "linear.weight"])
+    assert [count.name for count in some.counts()] == ["conv2", "linear"]
+
+
+def test_a_module_that_is_a_layer_itself() -> None:
+    pruner = caffe_dns.prune(nn.Linear(10, 10), sparsity=0.5, steps=4, end=0)
+    assert pruner.report().splitlines() == [
+        "Kept weight: 55 of 110 parameters (50.00 %)",
+        "Kept in all: 55 of 110 parameters (2.0 times smaller)",
+    ]
+
+
+def test_compression_counts_all_parameters() -> None:
+    pruner = caffe_dns.prune(Kinds(), compression=2, steps=4, end=0)
+    total = sum(parameter.numel() for parameter in Kinds().parameters())
+    assert pruner.report().splitlines()[-1] == (
+        f"Kept in all: {total // 2} of {total} parameters (2.0 times smaller)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({}, "give one of compression, sparsity, threshold, c_rate, not none of them"),
+        (
+            {"compression": 4, "c_rate": 1},
+            "give one of compression, sparsity, threshold, c_rate, not compression and c_rate",
+        ),
+        ({"compression": 0.5}, "compression: must be at least 1, not 0.5"),
+        (
+            {"compression": 1000},
+            "compression: 1000 times smaller is out of reach: of 271 parameters, 0 stay in any "
+            "case; at most 135.5 times",
+        ),
+        ({"sparsity": 1}, "sparsity: must be at least 0 and below 1, but is 1"),
+        ({"sparsity": {"3": 2}}, "sparsity: must be at least 0 and below 1, but is 2"),
+        (
+            {"sparsity": {"3": 0.5, "3.weight": 0.5}},
+            "two of the names are of the same weight",
+        ),
+        (
+            {"threshold": {"3.weihgt": 1}},
+            "the model has no weight '3.weihgt' (did you mean '3.weight'?); there are: 0, 3",
+        ),
+        ({"sparsity": {"3": 0.5}, "layers": ["3"]}, "layers: sparsity names them already"),
+        ({"sparsity": 0.5, "rule": "l1"}, "rule: 'l1' is unknown; known: magnitude, deviation"),
+        ({"sparsity": 0.5, "interval": 0}, "interval: must be at least 1, not 0"),
+        ({"sparsity": 0.5, "start": -1}, f"{ORDER} 0, -1, 5 and 10"),
+        ({"sparsity": 0.5, "start": 6}, f"{ORDER} 0, 6, 5 and 10"),
+        ({"sparsity": 0.5, "end": 10}, f"{ORDER} 0, 0, 10 and 10"),
+        ({"sparsity": 0.5, "steepness": 0}, "steepness: must be above 0, not 0"),
+        ({"sparsity": 0.5, "steps": 0}, f"{ORDER} 0, 0, 0 and 0"),
+    ],
+)
+def test_settings_that_make_no_sense(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError) as caught:
+        caffe_dns.prune(tiny(), **{"steps": 10, **settings})
+    assert isinstance(caught.value, CaffeError)
+    assert str(caught.value) == message
+
+
+def test_models_that_cannot_be_pruned() -> None:
+    def refused(model: nn.Module) -> str:
+        with pytest.raises(ValueError) as caught:
+            caffe_dns.prune(model, sparsity=0.5, steps=10)
+        return str(caught.value)
+
+    assert refused(nn.Sequential(nn.ReLU(), nn.Embedding(3, 4))) == (
+        "the model has no weights that learn in convolutions or linear layers"
+    )
+    assert refused(nn.Sequential(nn.LazyLinear(3))) == (
+        "'0' has no shape yet: run the model once, then prune it"
+    )
+    assert refused(nn.Linear(3, 4).bfloat16()) == (
+        "'weight' is of torch.bfloat16: keep the parameters in float32, in which small updates "
+        "add up, and let torch.autocast round"
+    )
+    assert refused(nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 3).to("meta"))) == (
+        "the model lies on several devices; what is pruned must lie on one"
+    )
+
+
+def test_a_model_that_is_moved_afterwards() -> None:
+    model = nn.Sequential(nn.Conv2d(4, 4, 3))
+    pruner = caffe_dns.prune(model, sparsity=0.5, steps=10)
+    pruner.step()
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    with pytest.raises(
+        ValueError,
+        match=r"'0\.weight' lies elsewhere than it did when it was pruned: move the model to its "
+        "device and memory format first, then prune it",
+    ):
+        pruner.step()
