@@ -72,8 +72,9 @@ FIELDS = {
         "LayerParameter": "continuation_indicator_param ctc_loss_param labelsequence_accuracy_param"
     },
     "MobileNet-YOLO": {
-        "LayerParameter": "yolov3_param yolov3_detection_output_param "
-        "yolo_detection_output_param yolo_seg_param segmentation_evaluate_param",
+        "LayerParameter": "yolov3_param yolo_seg_param segmentation_evaluate_param",
+        "AnnotatedDataParameter": "yolo_data_type yolo_data_jitter train_diffcult single_class "
+        "seg_scales seg_resize_width seg_resize_height difficult_label_warmup",
     },
     "C3D": {
         "ConvolutionParameter": "kernel_depth temporal_pad temporal_stride",
@@ -107,7 +108,7 @@ LAYER_TYPES = {
     "NVCaffe": "DetectNetTransformation",
     "MS-CNN": "BBoxAccuracy BboxAccuracy BoxGroupOutput BoxOutput DecodeBBox DetectionAccuracy "
     "DetectionLoss DetectionGroupLoss DetectionGroupAccuracy ImageGtData ProposalTarget",
-    "MobileNet-YOLO": "RegionLoss YoloDetectionOutput YoloSeg Yolov3 Yolov3DetectionOutput",
+    "MobileNet-YOLO": "GaussianYolov3 RegionLoss YoloSeg Yolov3",
     "Intel Caffe": "ConvolutionReLU EvalDetection RegionLoss SpatialDropout",
     "cvjena": "Insanity",
     "DeepDetect": "ContinuationIndicator CtcLoss LabelsequenceAccuracy",
