@@ -16,11 +16,13 @@ from caffe_dns.errors import CaffeError
 from caffe_dns.files.reading import read_file
 
 
-def read_image(path: str, height: int = 0, width: int = 0, *, color: bool = True) -> Image:
+def read_image(
+    path: str, height: int = 0, width: int = 0, *, color: bool = True, nearest: bool = False
+) -> Image:
     """An image file as OpenCV gives it: uint8 [height, width, 3] in BGR, or [height, width] gray.
 
-    It is resized if `height` and `width` are positive (`ReadImageToCVMat` in `util/io.cpp`). Raises
-    CaffeError when the file is missing or is no image.
+    It is resized if `height` and `width` are positive, with `nearest` to pixels that it has
+    (`ReadImageToCVMat` in `util/io.cpp`). Raises CaffeError when the file is missing or no image.
     """
     import cv2  # here, because importing it takes long and most runs do not need it
 
@@ -32,7 +34,8 @@ def read_image(path: str, height: int = 0, width: int = 0, *, color: bool = True
         raise CaffeError(f"cannot be read: {error.strerror}", file=path) from None
     image = decode_file(data, path, color=color)
     if height > 0 and width > 0:
-        image = cv2.resize(image, (width, height))
+        how = cv2.INTER_NEAREST if nearest else cv2.INTER_LINEAR
+        image = cv2.resize(image, (width, height), interpolation=how)
     return image
 
 

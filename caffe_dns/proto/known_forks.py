@@ -16,11 +16,7 @@ FIELDS = {
         "BatchNormParameter": "update_global_stats",
         "ImageDataParameter": "ignore_label label_type",
     },
-    "SegNet": {
-        "LayerParameter": "dense_image_data_param",
-    },
     "ENet": {
-        "LayerParameter": "dense_image_data_param",
         "ImageDataParameter": "label_divide_factor",
     },
     "CRF-RNN": {"LayerParameter": "multi_stage_meanfield_param"},
@@ -102,8 +98,6 @@ LAYER_TYPES = {
     "DeepLab": "DenseCRF DomainTransform ImageSegData MatRead MatWrite SegAccuracy "
     "UniqueLabel BiasChannel AdaptiveBiasChannel",
     "PSPNet": "SegAccuracy",
-    "SegNet": "DenseImageData",
-    "ENet": "DenseImageData",
     "CRF-RNN": "MultiStageMeanfield",
     "NVCaffe": "DetectNetTransformation",
     "MS-CNN": "BBoxAccuracy BboxAccuracy BoxGroupOutput BoxOutput DecodeBBox DetectionAccuracy "
