@@ -6,13 +6,14 @@ dict of all blobs, and `prune` prunes any other module while it trains. The comm
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
 from caffe_dns.errors import CaffeError
 
+TYPE_CHECKING = False  # `typing` takes longer than the program has before it heeds signals
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+    from typing import Any
+
     import torch
 
     from caffe_dns.net import Net
@@ -54,6 +55,8 @@ def load_net(
     torch.bfloat16 to compute most layers in that. `quiet` keeps Caffe's log lines away. Raises
     CaffeError for anything wrong with the files.
     """
+    from pathlib import Path
+
     import torch
 
     from caffe_dns import log

@@ -1,5 +1,19 @@
-"""`python -m caffe_dns` is `dns`."""
+"""The program `dns`, which is also `python -m caffe_dns`."""
 
-from caffe_dns.cli.main import main
+from caffe_dns import interrupt
 
-main()
+interrupt.begin()
+
+
+def main() -> None:
+    """Run the command that the arguments say, and exit."""
+    from caffe_dns.cli.main import main as run  # here, because signals are heeded first
+
+    try:
+        run()
+    finally:
+        interrupt.finish()
+
+
+if __name__ == "__main__":
+    main()

@@ -6,8 +6,9 @@ prints it and exits with code 1. Programming errors keep their ordinary Python e
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from difflib import SequenceMatcher, get_close_matches
+TYPE_CHECKING = False  # see caffe_dns
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 #: From this likeness on, a longer difference is an abbreviation: pool_param, pooling_param.
 _MOST = 0.85
@@ -71,6 +72,8 @@ class BadValue(CaffeError, ValueError):
 
 def nearest(word: str, known: Sequence[str]) -> str:
     """` (did you mean 'x'?)` for the known word most like `word` if it is near, or nothing."""
+    from difflib import get_close_matches  # here, because most runs have nothing to complain of
+
     likely = [name for name in get_close_matches(word, known, n=3) if _is_near(word, name)]
     likely = [name for name in known if name.lower() == word.lower()] or likely
     return f" (did you mean '{likely[0]}'?)" if likely else ""
@@ -78,6 +81,8 @@ def nearest(word: str, known: Sequence[str]) -> str:
 
 def _is_near(word: str, known: str) -> bool:
     """Whether one is the other with a slip or two: a letter for each six, or most of the word."""
+    from difflib import SequenceMatcher
+
     slips = _distance(word, known)
     return slips <= 1 + len(word) // 6 or SequenceMatcher(None, word, known).ratio() > _MOST
 

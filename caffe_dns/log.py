@@ -8,22 +8,56 @@ id and source position. Only the process of rank 0 writes (Caffe's root solver).
 
 from __future__ import annotations
 
+import io
+import os
+import select
 import sys
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+from caffe_dns import interrupt
 from caffe_dns.encoding import on_disk
 
+#: How many lines stderr has not taken: its disk is full, or whoever read it has gone.
+lost_lines = 0
+#: Seconds between two looks whether the program is to stop, while nobody reads what it says.
+_LOOK = 0.5
 
-def _to_stderr(text: str) -> None:
-    sys.stderr.write(text + "\n")
-    sys.stderr.flush()
+
+def say(text: str) -> None:
+    """A line on stderr as it is. What is at work goes on when stderr does not take it."""
+    global lost_lines
+    stream = sys.stderr
+    try:
+        if isinstance(stream, io.TextIOWrapper) and stream is sys.__stderr__:
+            line = (text + "\n").encode(stream.encoding, stream.errors or "strict")
+            _write_out(stream.fileno(), line)
+        else:  # a program has put its own there
+            stream.write(text + "\n")
+            stream.flush()
+    except OSError:
+        lost_lines += 1
+
+
+def _write_out(descriptor: int, data: bytes) -> None:
+    """Write to a descriptor, past the buffers of `sys.stderr`, which would keep what failed.
+
+    A pipe that nobody reads is waited for, unless the program is to stop: that raises OSError.
+    """
+    poll = select.poll()
+    poll.register(descriptor, select.POLLOUT)
+    while data:
+        while not poll.poll(_LOOK * 1000):
+            if interrupt.stopping:
+                raise BlockingIOError
+        # No more than there is room for in a pipe that takes anything at all.
+        data = data[os.write(descriptor, data[: select.PIPE_BUF]) :]
 
 
 #: Where finished lines go. A progress bar puts its own function here while it is on the screen.
-sink: Callable[[str], None] = _to_stderr
+sink: Callable[[str], None] = say
 
 #: Functions that hear every finished line as well, wherever it goes.
 listeners: list[Callable[[str], None]] = []
@@ -34,7 +68,7 @@ _quiet = False
 def set_sink(function: Callable[[str], None] | None) -> None:
     """Send finished lines to `function`, or to stderr again when it is None."""
     global sink
-    sink = function or _to_stderr
+    sink = function or say
 
 
 def set_quiet(quiet: bool) -> bool:

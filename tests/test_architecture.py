@@ -17,7 +17,7 @@ FILES = sorted(
 )
 #: All rooms, from the bottom to the top: nothing imports what stands after it.
 ORDER = [
-    {"encoding", "rng"},
+    {"encoding", "interrupt", "rng"},
     {"errors", "log"},
     {"files", "user_code"},
     {"plugins"},

@@ -19,14 +19,15 @@ from typing import Any
 
 import torch.distributed as dist
 
+from caffe_dns import interrupt, log
 from caffe_dns.parallel.heartbeat import PREFIX, TOLD
 from caffe_dns.parallel.ranks import STORE_IS_KEPT, JoinedRanks, find_world
 
 #: How often to look whether a rank has ended, in seconds.
 _LOOK = 0.1
 _HOST = "127.0.0.1"
-#: The exit code of a process that Ctrl-C ended before there was anything to save.
-_INTERRUPTED = 130
+#: The signals that a run heeds.
+_SIGNALS = (signal.SIGINT, signal.SIGHUP, signal.SIGTERM)
 
 
 def as_rank(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -53,10 +54,12 @@ def launch(arguments: Sequence[str], gpus: Sequence[int]) -> int:
     ranks: list[subprocess.Popen[bytes]] = []
     with _signals_to(ranks):
         try:
-            for rank in range(len(gpus)):
-                environment = _environment(rank, len(gpus), store.port)
-                # In sessions of their own, so that Ctrl-C reaches rank 0 once: through us.
-                ranks.append(_start(arguments, environment))
+            with _blocked_signals():
+                for rank in range(len(gpus)):
+                    environment = _environment(rank, len(gpus), store.port)
+                    # In sessions of their own, so that Ctrl-C reaches rank 0 once: through us.
+                    ranks.append(_start(arguments, environment))
+            _forward_noted(ranks)
             failed = _wait(ranks)
         finally:
             for process in ranks:
@@ -70,13 +73,10 @@ def launch(arguments: Sequence[str], gpus: Sequence[int]) -> int:
         from rich.console import Console
 
         Console(stderr=True).show_cursor()  # rank 0 had no time to put its progress bar away
-    if code in (_INTERRUPTED, -signal.SIGINT):
-        return _INTERRUPTED
+    if (number := -code if code < 0 else code - 128) in _SIGNALS:
+        return 128 + number
     if not dist.PrefixStore(PREFIX, store).check([TOLD]):
-        print(
-            f"dns: rank {failed} (GPU {gpus[failed]}) {_end_of(code)}, so all ranks end",
-            file=sys.stderr,
-        )
+        log.say(f"dns: rank {failed} (GPU {gpus[failed]}) {_end_of(code)}, so all ranks end")
     return code if code > 0 else 1
 
 
@@ -115,24 +115,36 @@ def _wait(ranks: Sequence[subprocess.Popen[bytes]]) -> int | None:
 
 @contextmanager
 def _signals_to(ranks: Sequence[subprocess.Popen[bytes]]) -> Iterator[None]:
-    """Pass SIGINT and SIGHUP on to rank 0, which tells the others; end on SIGTERM."""
+    """Pass signals on to rank 0, which tells the others."""
 
     def forward(number: int, frame: FrameType | None) -> None:
         if ranks:
             ranks[0].send_signal(number)
-        elif number == signal.SIGINT:
-            raise KeyboardInterrupt
+        else:
+            interrupt.end(number)
 
-    def end(number: int, frame: FrameType | None) -> None:
-        raise SystemExit(128 + number)
-
-    handlers = {signal.SIGINT: forward, signal.SIGHUP: forward, signal.SIGTERM: end}
-    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    before = {number: signal.signal(number, forward) for number in _SIGNALS}
     try:
         yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def _blocked_signals() -> Iterator[None]:
+    """Let signals wait: here until all ranks are there, and in a rank until it heeds them."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _forward_noted(ranks: Sequence[subprocess.Popen[bytes]]) -> None:
+    for number in interrupt.noted:
+        ranks[0].send_signal(number)
+    interrupt.noted.clear()
 
 
 def _end_of(code: int) -> str:

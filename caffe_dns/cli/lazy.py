@@ -10,16 +10,19 @@ from importlib import import_module
 from types import ModuleType
 from typing import Any
 
+from caffe_dns import interrupt
+
 
 def runs(action: str) -> Callable[[Callable[[], None]], Callable[..., Any]]:
     """Let a command's flags go to the function `run` of `caffe_dns.cli.actions.ACTION`.
 
-    What it decorates is the command's help alone.
+    What it decorates is the command's help alone. Signals are heeded as soon as flags are known.
     """
 
     def decorate(help_of: Callable[[], None]) -> Callable[..., Any]:
         @wraps(help_of)
         def command(**flags: Any) -> Any:
+            interrupt.settle(flags.get("sigint_effect"), flags.get("sighup_effect"))
             return import_for_good(f"caffe_dns.cli.actions.{action}").run(**flags)
 
         return command

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import re
@@ -46,6 +47,11 @@ ACTIONS: dict[str, str] = {
 
 # Before torch is imported: it warns of lost connections with pages of C++ frames.
 os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+
+#: The exit code of a run whose results are whole, but whose log is not (EX_IOERR of sysexits.h).
+LOST_LOG = 74
+#: What writing to stdout fails with where there is no room.
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 _HELP_NAMES = ["--help", "--h"]
 _SINGLE_DASH = re.compile(r"-[A-Za-z_][\w-]*(=.*)?", re.DOTALL)
@@ -104,7 +110,10 @@ def normalize(arguments: Sequence[str]) -> list[str]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run one action and exit: 0 when all went well, 1 when the user's input was wrong."""
+    """Run one action and exit: 0 when all went well, 1 when the user's input was wrong.
+
+    LOST_LOG says that all went well, but that stderr did not take every line.
+    """
     code: object = 1
     shell.register()
     for stream in (sys.stdout, sys.stderr):
@@ -119,6 +128,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             # find the arguments in `obj`.
             given = given or ["--help"]
             code = dns.main(given, prog_name="dns", standalone_mode=False, obj=given)
+            if log.lost_lines and not code:
+                code = LOST_LOG
+        sys.stdout.flush()
     except CaffeError as error:
         _complain(str(error))
     except click.UsageError as error:
@@ -128,6 +140,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         code = 130
     except BrokenPipeError:
         # Whoever read our output has gone; nothing is left to say to them.
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+    except OSError as error:
+        if error.errno not in _FULL or error.filename is not None:
+            raise
+        _complain(f"what goes to stdout cannot be written: {error.strerror}")
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
     except (MemoryError, RuntimeError) as error:
         if not _is_out_of_memory(error):
@@ -172,7 +189,7 @@ def _is_out_of_memory(error: BaseException) -> bool:
 
 def _complain(message: str) -> None:
     log.set_sink(None)
-    print(f"dns: {on_disk(' '.join(message.splitlines()))}", file=sys.stderr)
+    log.say(f"dns: {on_disk(' '.join(message.splitlines()))}")
 
 
 def _unknown_action(name: str) -> None:

@@ -13,16 +13,19 @@ import re
 import secrets
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
+from caffe_dns import interrupt
 from caffe_dns.encoding import on_disk
 from caffe_dns.errors import CaffeError
 
 #: When this process began, as far as files are concerned.
 _STARTED = time.time()
+#: Where this process has made temporary files.
+_folders: set[Path] = set()
 
 
 def write_atomically(path: str | Path, data: bytes) -> None:
@@ -108,6 +111,7 @@ def temporary_beside(path: Path) -> Path:
     is removed.
     """
     remove_leftovers(path)
+    _folders.add(path.parent.absolute())
     return path.with_name(f".{path.name}.{_machine()}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
 
 
@@ -120,15 +124,35 @@ def remove_leftovers(path: Path, *, any_ending: bool = False) -> None:
     pattern = re.compile(
         rf"\.{re.escape(path.name)}{ending}\.{_machine()}\.(\d+)\.[0-9a-f]{{8}}\.tmp"
     )
-    with suppress(OSError):  # a folder that cannot be listed keeps what it has
-        for entry in os.scandir(path.parent):
-            match = pattern.fullmatch(entry.name)
-            if match and not _is_at_work(int(match[1]), entry):
-                if entry.is_dir(follow_symlinks=False):
-                    shutil.rmtree(entry.path, ignore_errors=True)
-                else:
-                    with suppress(OSError):
-                        os.unlink(entry.path)
+
+    def is_left(entry: os.DirEntry[str]) -> bool:
+        match = pattern.fullmatch(entry.name)
+        return match is not None and not _is_at_work(int(match[1]), entry)
+
+    _remove(path.parent, is_left)
+
+
+def _remove(folder: Path, unwanted: Callable[[os.DirEntry[str]], bool]) -> None:
+    """Remove files, folders and links; a folder that cannot be listed keeps what it has."""
+    with suppress(OSError):
+        for entry in os.scandir(folder):
+            if not unwanted(entry):
+                continue
+            if entry.is_dir(follow_symlinks=False):
+                shutil.rmtree(entry.path, ignore_errors=True)
+            else:
+                with suppress(OSError):
+                    os.unlink(entry.path)
+
+
+def _remove_ours() -> None:
+    """Remove all temporary files and folders of this process, which is about to end."""
+    pattern = re.compile(rf"\..+\.{_machine()}\.{os.getpid()}\.[0-9a-f]{{8}}\.tmp", re.DOTALL)
+    for folder in _folders:
+        _remove(folder, lambda entry: pattern.fullmatch(entry.name) is not None)
+
+
+interrupt.at_end.append(_remove_ours)
 
 
 @cache

@@ -108,7 +108,7 @@ class Heartbeat:
             return
         if message is not None and self.claim(told=True):
             log.set_sink(None)
-            print(f"dns: {message}", file=sys.stderr, flush=True)
+            log.say(f"dns: {message}")
         else:
             # The first to end is the one that speaks: the end of a rank may end all others.
             time.sleep(BEAT)

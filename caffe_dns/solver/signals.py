@@ -1,6 +1,7 @@
-"""What SIGINT and SIGHUP ask of a training run (`util/signal_handler.cpp`).
+"""What SIGINT, SIGHUP and SIGTERM ask of a training run (`util/signal_handler.cpp`).
 
-A signal only leaves a note; the solver looks at it once per iteration.
+A signal only leaves a note; the solver looks at it once per iteration. SIGTERM, which Caffe dies
+of, asks to stop; a SIGINT after a signal to stop ends the program at once.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from enum import Enum
 from types import FrameType, TracebackType
 from typing import Any
 
+from caffe_dns import interrupt
 from caffe_dns.errors import CaffeError
 
 
@@ -35,19 +37,31 @@ def parse_action(text: str, flag: str) -> Action:
 
 
 class SignalHandler:
-    """A context in which SIGINT and SIGHUP are turned into actions."""
+    """A context in which signals are turned into actions, as are those noted before."""
 
     def __init__(self, sigint: Action = Action.STOP, sighup: Action = Action.SNAPSHOT) -> None:
         self._effects: dict[signal.Signals, Action] = {}
         if hasattr(signal, "SIGHUP"):
             self._effects[signal.SIGHUP] = sighup
         self._effects[signal.SIGINT] = sigint
+        self._effects[signal.SIGTERM] = Action.STOP
         self._received: set[int] = set()
         self._previous: dict[signal.Signals, Any] = {}
+        #: The signals that have asked to stop.
+        self._stops: set[int] = set()
+
+    @property
+    def exit_code(self) -> int:
+        """That of a run which was stopped: Caffe's, or what SIGTERM is told by."""
+        return 128 + signal.SIGTERM if signal.SIGTERM in self._stops else 0
 
     def __enter__(self) -> SignalHandler:
+        interrupt.stopping = False
         for number in self._effects:
-            self._previous[number] = signal.signal(number, self._note)
+            if number != signal.SIGTERM or signal.getsignal(number) != signal.SIG_IGN:
+                self._previous[number] = signal.signal(number, self._note)
+        self._received.update(interrupt.noted)
+        interrupt.noted.clear()
         return self
 
     def __exit__(
@@ -68,4 +82,9 @@ class SignalHandler:
         return Action.NONE
 
     def _note(self, number: int, frame: FrameType | None) -> None:
+        if self._effects[signal.Signals(number)] is Action.STOP:
+            if number == signal.SIGINT and self._stops:
+                interrupt.end(number)
+            self._stops.add(number)
+            interrupt.stopping = True
         self._received.add(number)

@@ -126,6 +126,33 @@ def test_signals_go_to_rank_0(tmp_path: Path, capfd: Capture) -> None:
     assert signal.getsignal(signal.SIGINT) is before
 
 
+def test_sigterm_lets_all_ranks_end_with_a_snapshot(tmp_path: Path, capfd: Capture) -> None:
+    write_endless_solver(tmp_path)
+    when(tmp_path / "snap_iter_20.solverstate", lambda: os.kill(os.getpid(), signal.SIGTERM))
+    assert launch(ARGUMENTS, [0, 1]) == 128 + signal.SIGTERM
+    said = capfd.readouterr().err
+    assert "] Optimization stopped early." in said
+    assert "dns: " not in said
+    last = max(int(path.stem.split("_")[-1]) for path in tmp_path.glob("snap_iter_*.solverstate"))
+    assert f"Snapshotting solver state to binary proto file snap_iter_{last}.solverstate" in said
+
+
+def test_a_signal_while_ranks_are_started_waits_for_rank_0(
+    capfd: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not even Python's own start loses it; rank 0 has nothing to save then."""
+    start = launching._start
+
+    def start_and_interrupt(*arguments: object) -> subprocess.Popen[bytes]:
+        process = start(*arguments)  # type: ignore[arg-type]
+        os.kill(os.getpid(), signal.SIGINT)
+        return process
+
+    monkeypatch.setattr(launching, "_start", start_and_interrupt)
+    assert launch(ARGUMENTS, [0, 1]) == 130
+    assert not capfd.readouterr().err
+
+
 def test_no_rank_outlives_the_launcher(tmp_path: Path) -> None:
     write_endless_solver(tmp_path)
     program = f"from caffe_dns.cli.launch import launch; launch({ARGUMENTS}, [0, 1])"

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from caffe_dns import interrupt
 from caffe_dns.errors import CaffeError
 from caffe_dns.solver.signals import Action, SignalHandler, parse_action
 from tests.solver.harness import make_solver, small_net
@@ -47,15 +48,62 @@ def test_effects_can_be_chosen(number: signal.Signals, effect: Action) -> None:
 
 def test_several_at_once_come_one_after_the_other() -> None:
     with SignalHandler() as handler:
-        send(signal.SIGINT, signal.SIGHUP, signal.SIGINT)
+        send(signal.SIGINT, signal.SIGHUP, signal.SIGHUP)
         assert [handler.poll() for _ in range(3)] == [Action.SNAPSHOT, Action.STOP, Action.NONE]
 
 
 def test_handlers_are_put_back() -> None:
-    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGHUP)]
+    numbers = (signal.SIGINT, signal.SIGHUP, signal.SIGTERM)
+    before = [signal.getsignal(number) for number in numbers]
     with SignalHandler():
         assert signal.getsignal(signal.SIGINT) != before[0]
-    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGHUP)] == before
+    assert [signal.getsignal(number) for number in numbers] == before
+
+
+def test_sigterm_stops_with_an_exit_code_of_its_own() -> None:
+    with SignalHandler(Action.NONE) as handler:
+        send(signal.SIGHUP, signal.SIGINT)
+        assert handler.exit_code == 0
+        send(signal.SIGTERM, signal.SIGTERM)
+        assert [handler.poll() for _ in range(4)] == [
+            Action.SNAPSHOT,
+            Action.NONE,
+            Action.STOP,
+            Action.NONE,
+        ]
+        assert handler.exit_code == 128 + signal.SIGTERM
+
+
+def test_sigterm_that_was_ignored_stays_so() -> None:
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        with SignalHandler() as handler:
+            send(signal.SIGTERM)
+            assert handler.poll() is Action.NONE
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
+def test_sigint_ends_a_run_that_is_stopping(
+    first: signal.Signals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended: list[int] = []
+    monkeypatch.setattr(interrupt, "end", ended.append)
+    with SignalHandler() as handler:
+        send(first)
+        assert handler.poll() is Action.STOP
+        assert not ended
+        send(signal.SIGINT)
+    assert ended == [signal.SIGINT]
+
+
+def test_what_was_noted_before_is_heeded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(interrupt, "noted", [signal.SIGHUP])
+    with SignalHandler() as handler:
+        assert handler.poll() is Action.SNAPSHOT
+        assert handler.poll() is Action.NONE
+    assert not interrupt.noted
 
 
 def test_effects_by_name() -> None:
@@ -160,3 +208,20 @@ def test_effects_are_flags(run: Callable[..., Run], tmp_path: Path) -> None:
     training.process.send_signal(signal.SIGHUP)
     assert training.process.wait(60) == 0
     assert len(list(tmp_path.glob("snap_iter*.solverstate"))) == 1
+
+
+def test_sigterm_ends_a_run_with_a_snapshot(run: Callable[..., Run], tmp_path: Path) -> None:
+    training = run()
+    training.wait_for(lambda text: "Iteration 20, lr" in text)
+    training.process.send_signal(signal.SIGTERM)
+    assert training.process.wait(60) == 143
+    assert len(list(tmp_path.glob("snap_iter*.solverstate"))) == 1
+    assert "Traceback" not in training.log.read_text()
+
+
+def test_a_signal_before_training_ends_without_a_word(run: Callable[..., Run]) -> None:
+    training = run()
+    time.sleep(0.3)  # Python itself has begun, and imports
+    training.process.send_signal(signal.SIGINT)
+    assert training.process.wait(60) in (130, -signal.SIGINT)
+    assert "Iteration" not in training.log.read_text()

@@ -110,7 +110,7 @@ def run(
         for observer in trainer.observers:
             observer.close()
         trainer.close()
-    return 0
+    return handler.exit_code if trainer.stopped_early else 0
 
 
 def _build(file: str, param: SolverParameter, **settings: Any) -> Solver:
