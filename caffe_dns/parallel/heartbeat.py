@@ -22,6 +22,8 @@ from caffe_dns import log
 BEAT = 2.0
 _MOST_MISSED = 9
 LONGEST_SILENCE = BEAT * _MOST_MISSED
+#: How long the store outlives a rank that has died: the others look into it at every beat.
+_SHORT_PATIENCE = 3 * BEAT
 #: Under which the keys lie in the store, and which of them says that a user was told what failed.
 PREFIX, TOLD = "dns", "told"
 
@@ -38,6 +40,7 @@ class Heartbeat:
         self._rank = rank
         self._address = f"{address}:{port}"
         self._rank_0_keeps = rank_0_keeps
+        self._size = size
         # A connection of its own: others may wait for an answer on theirs.
         connection = dist.TCPStore(
             address,
@@ -72,6 +75,20 @@ class Heartbeat:
     def stop(self) -> None:
         """Stop beating and listening."""
         self._stopped.set()
+
+    def leave(self, patience: float) -> None:
+        """Enter that this rank ends, and let all others see the store before its keeper goes.
+
+        Nobody waits for those that are silent, nor for the others more than `patience` seconds.
+        """
+        with suppress(RuntimeError):
+            self._store.add("left", 1)
+            until = time.monotonic() + patience
+            while self._rank == 0 and self._rank_0_keeps and time.monotonic() < until:
+                silent = sum(missed > _MOST_MISSED // 2 for missed in self._missed.values())
+                if self._store.add("left", 0) >= self._size - silent:
+                    return
+                time.sleep(BEAT / 20)
 
     def _beat(self) -> None:
         self._store.add(f"beat/{self._rank}", 1)
@@ -112,6 +129,7 @@ class Heartbeat:
         else:
             # The first to end is the one that speaks: the end of a rank may end all others.
             time.sleep(BEAT)
+        self.leave(_SHORT_PATIENCE)
         with suppress(OSError, ValueError):
             sys.stdout.flush()
         os._exit(1)

@@ -29,7 +29,7 @@ from caffe_dns.errors import CaffeError, first_line
 from caffe_dns.layers.masked import WeightedLayer
 from caffe_dns.net.params import Param
 from caffe_dns.parallel.averaging import GradientAverage
-from caffe_dns.parallel.heartbeat import BEAT, LONGEST_SILENCE, Heartbeat
+from caffe_dns.parallel.heartbeat import LONGEST_SILENCE, Heartbeat
 
 #: Says "True" where the process that starts the ranks keeps the store, as torchrun does.
 STORE_IS_KEPT = "TORCHELASTIC_USE_AGENT_STORE"
@@ -309,7 +309,7 @@ class JoinedRanks(Ranks):
         try:
             yield
         except RuntimeError as error:
-            time.sleep(LONGEST_SILENCE + 2 * BEAT)
+            time.sleep(2 * LONGEST_SILENCE)
             raise CaffeError(f"lost the other ranks: {first_line(error)}") from None
 
     def _fail(self, error: BaseException) -> None:
@@ -324,7 +324,5 @@ class JoinedRanks(Ranks):
         """End without waiting for anybody: what is on its way to other ranks never arrives."""
         sys.stdout.flush()
         sys.stderr.flush()
-        if self.is_root and not self.world.store_is_kept:
-            # The others still have to see there that this rank has failed.
-            time.sleep(2 * BEAT)
+        self._heartbeat.leave(LONGEST_SILENCE)
         os._exit(code)

@@ -14,10 +14,17 @@ import caffe_dns.kernels
 pytest.importorskip("triton")
 
 
-def test_every_kernel_compiles(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "flags",
+    [
+        pytest.param((), id="pairs of settings"),
+        pytest.param(("--all",), id="all settings", marks=pytest.mark.slow),
+    ],
+)
+def test_every_kernel_compiles(tmp_path: Path, flags: tuple[str, ...]) -> None:
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     environment["TRITON_CACHE_DIR"] = str(tmp_path)
-    command = [sys.executable, "-m", "tests.kernels.compile_all"]
+    command = [sys.executable, "-m", "tests.kernels.compile_all", *flags]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 0, done.stderr[-3000:]
     folder = Path(caffe_dns.kernels.__file__).parent

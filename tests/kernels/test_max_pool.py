@@ -32,8 +32,9 @@ WINDOWS = [
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_same_as_the_layer(window: Window, last: bool, dtype: torch.dtype) -> None:
     generator = torch.Generator().manual_seed(3)
-    # Whole numbers, so that there are ties, and sums are exact.
-    bottom = torch.randint(-3, 3, (2, 70, 7, 9), generator=generator).to(DEVICE, dtype)
+    # Whole numbers, so that there are ties, and sums are exact. Two blocks, of channels or of rows.
+    bottom = torch.randint(-3, 3, (2, 70 if last else 20, 7, 9), generator=generator)
+    bottom = bottom.to(DEVICE, dtype)
     if last:
         bottom = bottom.contiguous(memory_format=torch.channels_last)
     bottom.requires_grad_()
@@ -53,8 +54,10 @@ def test_the_same_as_the_layer(window: Window, last: bool, dtype: torch.dtype) -
 @pytest.mark.parametrize("relu", [False, True])
 def test_a_bias_and_a_relu_before(window: Window, last: bool, relu: bool) -> None:
     generator = torch.Generator().manual_seed(3)
-    bottom = torch.randint(-3, 3, (2, 70, 7, 9), generator=generator).to(DEVICE, torch.float32)
-    bias = torch.randint(-2, 3, (70,), generator=generator).to(DEVICE, torch.float32)
+    channels = 70 if last else 20
+    bottom = torch.randint(-3, 3, (2, channels, 7, 9), generator=generator)
+    bottom = bottom.to(DEVICE, torch.float32)
+    bias = torch.randint(-2, 3, (channels,), generator=generator).to(DEVICE, torch.float32)
     if last:
         bottom = bottom.contiguous(memory_format=torch.channels_last)
     inputs = (bottom.requires_grad_(), bias.requires_grad_())

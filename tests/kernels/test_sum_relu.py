@@ -16,12 +16,19 @@ pytest.importorskip("triton")
 RectifiedSum = import_module("caffe_dns.kernels.sum_relu").RectifiedSum
 
 
-@pytest.mark.parametrize("shape", [(7, 5), (3, 70, 4, 5), (2, 3, 40, 41), (1, 1, 1, 2048)])
-@pytest.mark.parametrize("last", [False, True])
+@pytest.mark.parametrize(
+    ("shape", "last"),
+    [
+        ((7, 5), False),
+        ((3, 20, 4, 5), False),
+        ((3, 70, 4, 5), True),
+        ((2, 3, 40, 41), False),
+        ((2, 3, 40, 41), True),
+        ((1, 1, 1, 5000), False),
+    ],
+)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_against_pytorch(shape: tuple[int, ...], last: bool, dtype: torch.dtype) -> None:
-    if last and len(shape) != 4:
-        pytest.skip("only images have a memory format")
     generator = torch.Generator().manual_seed(3)
     # Numbers that bfloat16 has, and their sums as well.
     first, second, upstream = (

@@ -1,6 +1,6 @@
 """Runs `dns` as several processes, with torchrun's variables in their environment.
 
-As a program, it is `dns` itself, which leaves all blobs of its rank in `rank0.npz`, `rank1.npz`.
+Each leaves all blobs of its rank at its end in `rank0.npz`, `rank1.npz`.
 """
 
 from __future__ import annotations
@@ -8,8 +8,6 @@ from __future__ import annotations
 import os
 import re
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,7 +15,11 @@ from pathlib import Path
 import numpy as np
 
 from caffe_dns.cli.main import main
+from caffe_dns.parallel import heartbeat
+from caffe_dns.parallel import ranks as joined
+from caffe_dns.solver.snapshot import gather_histories
 from caffe_dns.solver.solver import Solver
+from tests.processes import Forked
 
 #: Between 127.0.0.1 and itself there is always a way, whatever this machine is called.
 LOCAL = {
@@ -28,26 +30,26 @@ LOCAL = {
 
 
 class Ranks:
-    """Two ranks of one command in `folder`, and what they say."""
+    """Ranks of one command in `folder`, and what they say.
 
-    size = 2
+    A rank that is silent for nine beats counts as dead.
+    """
 
-    def __init__(self, folder: Path, *arguments: str) -> None:
+    def __init__(self, folder: Path, *arguments: str, size: int = 2, beat: float = 1.0) -> None:
         self.folder = folder
+        self.size = size
+        self._beat = beat
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
         self.processes = [self._start(rank, port, arguments) for rank in range(self.size)]
 
-    def _start(self, rank: int, port: int, arguments: Sequence[str]) -> subprocess.Popen[bytes]:
+    def _start(self, rank: int, port: int, arguments: Sequence[str]) -> Forked:
         numbers = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": self.size, "MASTER_PORT": port}
-        with self._log(rank).open("w") as log:
-            return subprocess.Popen(
-                [sys.executable, "-m", "tests.parallel.harness", *arguments],
-                cwd=self.folder,
-                env={**os.environ, **LOCAL, **{name: str(n) for name, n in numbers.items()}},
-                stderr=log,
-            )
+        environment = LOCAL | {name: str(number) for name, number in numbers.items()}
+        function = "tests.parallel.harness:run_rank"
+        words = [str(self._beat), *arguments]
+        return Forked(function, words, self.folder, environment, self._log(rank))
 
     def _log(self, rank: int) -> Path:
         return self.folder / f"rank{rank}.log"
@@ -79,9 +81,15 @@ class Ranks:
             process.wait()
 
     def blobs(self, rank: int) -> dict[str, np.ndarray]:
-        """All blobs of a rank at its end."""
+        """All blobs of a rank at its end, and the histories of its update rule."""
         with np.load(self.folder / f"rank{rank}.npz") as arrays:
             return dict(arrays)
+
+    def complaint(self) -> str:
+        """The one line that they have to end with."""
+        lines = self.complaints()
+        assert len(lines) == 1, lines
+        return lines[0]
 
     def complaints(self) -> list[str]:
         """Lines that are neither of the log nor of a definition in it, of all ranks."""
@@ -89,30 +97,48 @@ class Ranks:
         return [line for line in lines if re.match(r"dns: |Traceback|\w*Error|\[|W\d{4} ", line)]
 
 
-def train(folder: Path, *flags: str) -> Ranks:
-    """Train to the end of solver.prototxt on two ranks, which has to go well."""
-    ranks = Ranks(folder, "train", "--solver", "solver.prototxt", *flags)
-    assert ranks.wait() == [0, 0], ranks.said(0)[-2000:] + ranks.said(1)[-2000:]
+def train(folder: Path, *flags: str, size: int = 2) -> Ranks:
+    """Train to the end of solver.prototxt, which has to go well, and the same on all ranks."""
+    ranks = Ranks(folder, "train", "--solver", "solver.prototxt", *flags, size=size)
+    assert ranks.wait() == [0] * size, "".join(ranks.said(r)[-2000:] for r in range(size))
     assert not ranks.complaints()
-    assert not ranks.said(1)
+    for rank in range(1, size):
+        assert not ranks.said(rank)
+        assert_alike(ranks.blobs(rank), ranks.blobs(0))
     return ranks
 
 
-def _leave_blobs(solver: Solver) -> None:
+def assert_alike(mine: dict[str, np.ndarray], theirs: dict[str, np.ndarray]) -> None:
+    """The same to the last bit."""
+    assert mine.keys() == theirs.keys()
+    for key, values in mine.items():
+        np.testing.assert_array_equal(values, theirs[key], err_msg=key)
+
+
+def arrays_of(solver: Solver) -> dict[str, np.ndarray]:
+    """Copies of all blobs, and of the histories of the update rule."""
     arrays = {
-        f"{name}/{index}": blob.detach().cpu().numpy()
+        f"{name}/{index}": blob.detach().cpu().numpy().copy()
         for name, blobs in solver.net.params.items()
         for index, blob in enumerate(blobs)
     }
-    np.savez(f"rank{os.environ['RANK']}.npz", **arrays)  # type: ignore[arg-type]
+    histories = gather_histories(solver.rule, solver.net.learnable_params)
+    return arrays | {f"history/{index}": values.copy() for index, values in enumerate(histories)}
 
 
-if __name__ == "__main__":
+def run_rank(words: list[str]) -> None:
+    """`dns` as one of several; the first word is how many seconds are between two beats."""
+    beat, *arguments = words
+    factor = float(beat) / heartbeat.BEAT
+    for module in (heartbeat, joined):
+        for name in ("BEAT", "LONGEST_SILENCE", "_SHORT_PATIENCE"):
+            if name in vars(module):
+                vars(module)[name] *= factor
     close = Solver.close
 
     def leave_blobs_and_close(self: Solver) -> None:
-        _leave_blobs(self)
+        np.savez(f"rank{os.environ['RANK']}.npz", **arrays_of(self))  # type: ignore[arg-type]
         close(self)
 
     Solver.close = leave_blobs_and_close  # type: ignore[method-assign]
-    main()
+    main(arguments)

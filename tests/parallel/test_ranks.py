@@ -1,4 +1,4 @@
-"""Two processes that train one net: the same as one process with two passes per iteration.
+"""Processes that train one net: N are the same as one process with N passes per iteration.
 
 They are processes of their own, started through the command line; what one of them would do is
 computed here.
@@ -18,15 +18,17 @@ import torch
 
 from caffe_dns.data.db import create_database, open_database
 from caffe_dns.errors import CaffeError
+from caffe_dns.parallel.heartbeat import BEAT
 from caffe_dns.parallel.ranks import Ranks as Alone
 from caffe_dns.parallel.ranks import World, find_world
 from caffe_dns.proto.caffe_pb2 import SolverParameter, SolverState
 from caffe_dns.proto.text import parse_text, to_text
 from tests.oracle import GOLDEN
-from tests.parallel.harness import Ranks, train
-from tests.solver.harness import make_solver, small_net, weights_of
+from tests.parallel.harness import Ranks, arrays_of, assert_alike, train
+from tests.solver.harness import make_solver, small_net
 
-BATCH, ROUND = 16, 96
+#: The records are read in a circle.
+BATCH, ROUND = 16, 128
 SETTINGS = (
     'base_lr: 0.05 lr_policy: "inv" gamma: 0.1 power: 0.75 momentum: 0.9 weight_decay: 0.001 '
     "solver_mode: CPU random_seed: 5 display: 2 test_iter: 2 test_interval: 4 max_iter: 7 "
@@ -53,12 +55,12 @@ layer { name: "sum" type: "Eltwise" bottom: "ip1" bottom: "ip1b" top: "ip1" }
 """
 
 
-def make_data(folder: Path) -> None:
-    """Records, and the same records in the order in which two passes read what two ranks read."""
+def make_data(folder: Path, size: int = 2) -> None:
+    """Records, and the same records in the order in which passes read what `size` ranks read."""
     source = open_database(f"{GOLDEN}/data/mnist1k_train_lmdb", "lmdb")
     values = [bytes(value) for _, (_, value) in zip(range(ROUND), source.records(), strict=False)]
     source.close()
-    blocks = np.arange(ROUND).reshape(-1, BATCH, 2)
+    blocks = np.arange(ROUND).reshape(-1, BATCH, size)
     for name, order in {"ranks": range(ROUND), "passes": blocks.transpose(0, 2, 1).ravel()}.items():
         with create_database(f"{folder}/{name}_lmdb", "lmdb") as writer:
             for place, record in enumerate(order):
@@ -73,9 +75,15 @@ def definition(folder: Path, data: str, kind: str = "InnerProduct", extra: str =
     return text.replace(f"{GOLDEN}/data/mnist1k_train_lmdb", f"{folder}/{data}_lmdb")
 
 
-def prepare(folder: Path, settings: str = "", kind: str = "InnerProduct", extra: str = "") -> None:
-    """What two ranks need for a run in `folder`."""
-    make_data(folder)
+def prepare(
+    folder: Path,
+    settings: str = "",
+    kind: str = "InnerProduct",
+    extra: str = "",
+    size: int = 2,
+) -> None:
+    """What ranks need for a run in `folder`."""
+    make_data(folder, size)
     (folder / "net.prototxt").write_text(definition(folder, "ranks", kind, extra))
     text = merge(SETTINGS, "net: 'net.prototxt' snapshot_prefix: 'snap'", settings)
     (folder / "solver.prototxt").write_text(text)
@@ -93,22 +101,31 @@ def positions(state: Path) -> list[tuple[str, int]]:
     return [(p.layer, p.records) for p in SolverState.FromString(state.read_bytes()).data_position]
 
 
-def assert_alike(mine: dict[str, np.ndarray], theirs: dict[str, np.ndarray]) -> None:
+def assert_close(mine: dict[str, np.ndarray], theirs: dict[str, np.ndarray]) -> None:
     assert mine.keys() == theirs.keys()
     for key, values in mine.items():
-        np.testing.assert_array_equal(values, theirs[key], err_msg=key)
+        np.testing.assert_allclose(values, theirs[key], rtol=0, atol=1e-6, err_msg=key)
 
 
 @pytest.mark.parametrize(
-    ("kind", "extra", "masks"),
-    [("InnerProduct", SHARED, "2"), ("CInnerProduct", "", "23"), ("InnerProduct", LARGE, "2")],
-    ids=["deviation", "official", "large"],
+    ("size", "kind", "extra", "masks"),
+    [
+        pytest.param(2, "InnerProduct", SHARED, "2", id="two-deviation"),
+        pytest.param(2, "CInnerProduct", "", "23", id="two-official"),
+        pytest.param(2, "InnerProduct", LARGE, "2", id="two-large"),
+        pytest.param(4, "InnerProduct", SHARED, "2", id="four-deviation"),
+        pytest.param(4, "CInnerProduct", "", "23", id="four-official"),
+        pytest.param(8, "InnerProduct", LARGE, "2", id="eight-large", marks=pytest.mark.slow),
+        pytest.param(8, "CInnerProduct", "", "23", id="eight-official", marks=pytest.mark.slow),
+    ],
 )
-def test_two_ranks_do_what_two_passes_do(tmp_path: Path, kind: str, extra: str, masks: str) -> None:
-    prepare(tmp_path, "surgery_iter_gamma: 0.1", kind, extra)
-    ranks = train(tmp_path)
-    assert_alike(ranks.blobs(0), ranks.blobs(1))
-    pruned = [v for key, v in ranks.blobs(0).items() if key[-1] in masks]
+def test_ranks_do_what_passes_do(
+    tmp_path: Path, size: int, kind: str, extra: str, masks: str
+) -> None:
+    prepare(tmp_path, "surgery_iter_gamma: 0.1", kind, extra, size)
+    ranks = train(tmp_path, size=size)
+    whole = ranks.blobs(0)
+    pruned = [v for key, v in whole.items() if key[-1] in masks and "history" not in key]
     assert pruned
     assert all(0 < values.sum() < values.size for values in pruned if values.ndim > 1)
 
@@ -117,16 +134,15 @@ def test_two_ranks_do_what_two_passes_do(tmp_path: Path, kind: str, extra: str, 
         tmp_path / "alone",
         merge(
             SETTINGS,
-            "iter_size: 2 clip_gradients: 8 surgery_iter_gamma: 0.1 snapshot_after_train: true",
+            f"iter_size: {size} clip_gradients: {4 * size} surgery_iter_gamma: 0.1 "
+            "snapshot_after_train: true",
         ),
         definition(tmp_path, "passes", kind, extra),
     )
     passes.solve()
     passes.close()
-    expected = {key: values.numpy() for key, values in weights_of(passes).items()}
-    for key, values in ranks.blobs(0).items():
-        np.testing.assert_allclose(values, expected[key], rtol=0, atol=1e-6, err_msg=key)
-    # The last iteration is number 6; two ranks have read 7 times two batches.
+    assert_close(whole, arrays_of(passes))
+    # The last iteration is number 6; the ranks have read 7 times a batch each.
     assert positions(tmp_path / "snap_iter_7.solverstate") == positions(
         tmp_path / "alone" / "snap_iter_7.solverstate"
     )
@@ -134,9 +150,39 @@ def test_two_ranks_do_what_two_passes_do(tmp_path: Path, kind: str, extra: str, 
     assert len(scores) == 4
     assert not list(tmp_path.glob(".*tmp"))
 
-    resumed = train(tmp_path, "-snapshot", "snap_iter_3.solverstate")
-    assert_alike(resumed.blobs(0), ranks.blobs(0))
-    assert_alike(resumed.blobs(1), ranks.blobs(0))
+    resumed = train(tmp_path, "-snapshot", "snap_iter_3.solverstate", size=size)
+    assert_alike(resumed.blobs(0), whole)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [4, 8])
+@pytest.mark.parametrize("kind", ["InnerProduct", "CInnerProduct"])
+def test_ranks_stay_alike(tmp_path: Path, size: int, kind: str) -> None:
+    """`train` compares weights, masks and histories of all ranks at the end."""
+    prepare(tmp_path, "surgery_iter_gamma: 0.01 max_iter: 500 test_interval: 100", kind, size=size)
+    train(tmp_path, size=size)
+
+
+@pytest.mark.parametrize(
+    ("size", "batch", "passes"),
+    [(2, BATCH, 2), pytest.param(8, BATCH // 2, 1, marks=pytest.mark.slow)],
+)
+def test_a_state_of_four_ranks_resumes_on_another_number(
+    tmp_path: Path, size: int, batch: int, passes: int
+) -> None:
+    """Other ranks that read as many records in an iteration come to the same."""
+    prepare(tmp_path, "surgery_iter_gamma: 0.1", size=4)
+    four = train(tmp_path, size=4).blobs(0)
+    net = (tmp_path / "net.prototxt").read_text()
+    assert f"batch_size: {BATCH}" in net
+    net = net.replace(f"batch_size: {BATCH}", f"batch_size: {batch}")
+    (tmp_path / "net.prototxt").write_text(net)
+    settings = (tmp_path / "solver.prototxt").read_text()
+    more = f"iter_size: {passes} clip_gradients: {4 * passes}"
+    (tmp_path / "solver.prototxt").write_text(merge(settings, more))
+    others = train(tmp_path, "-snapshot", "snap_iter_3.solverstate", size=size)
+    assert_close(others.blobs(0), four)
+    assert positions(tmp_path / "snap_iter_7.solverstate")[0] == ("mnist", 7 * 4 * BATCH)
 
 
 def test_another_number_of_ranks_goes_on_at_the_same_record(tmp_path: Path) -> None:
@@ -157,8 +203,7 @@ def test_draws_of_layers_differ_and_seeds_do_not(tmp_path: Path) -> None:
     """Without a seed in the definition, the ranks take that of rank 0."""
     extra = 'layer { name: "drop" type: "Dropout" bottom: "ip1" top: "ip1" }'
     prepare(tmp_path, "max_iter: 2 random_seed: -1 snapshot: 0 type: 'Adam'", extra=extra)
-    ranks = train(tmp_path)
-    assert_alike(ranks.blobs(0), ranks.blobs(1))
+    train(tmp_path)
 
 
 # Ends ---------------------------------------------------------------------------------------------
@@ -200,8 +245,28 @@ def test_a_rank_that_dies_ends_the_others_and_is_named(endless: Ranks) -> None:
     start = time.monotonic()
     assert endless.wait(40) == [1, -signal.SIGKILL]
     assert time.monotonic() - start < 30
-    (line,) = endless.complaints()
+    line = endless.complaint()
     assert line.startswith("dns: rank 1 (CPU of ")
+    assert line.endswith(") is gone, so all ranks end")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [4, 8])
+def test_one_of_many_ranks_that_dies_is_named(tmp_path: Path, size: int) -> None:
+    """With the pauses between beats that runs have."""
+    prepare(tmp_path, LONG, size=size)
+    ranks = Ranks(tmp_path, "train", "--solver", "solver.prototxt", size=size, beat=BEAT)
+    try:
+        ranks.wait_for(lambda text: "Iteration 20, lr" in text)
+        ranks.processes[2].kill()
+        start = time.monotonic()
+        codes = ranks.wait(60)
+    finally:
+        ranks.kill()
+    assert time.monotonic() - start < 30
+    assert codes == [-signal.SIGKILL if rank == 2 else 1 for rank in range(size)]
+    line = ranks.complaint()
+    assert line.startswith("dns: rank 2 (CPU of ")
     assert line.endswith(") is gone, so all ranks end")
 
 
@@ -209,16 +274,17 @@ def test_rank_0_that_dies_ends_the_others(endless: Ranks) -> None:
     """Nobody else has started the ranks, so rank 0 keeps the store."""
     endless.processes[0].kill()
     assert endless.wait(30) == [-signal.SIGKILL, 1]
-    (line,) = endless.complaints()
+    line = endless.complaint()
     assert line.startswith("dns: rank 0 (CPU of ")
     assert line.endswith(", so all ranks end")
 
 
-def test_what_is_wrong_is_said_once(tmp_path: Path) -> None:
+@pytest.mark.parametrize("size", [2, 4])
+def test_what_is_wrong_is_said_once(tmp_path: Path, size: int) -> None:
     prepare(tmp_path, "net: 'missing.prototxt'")
-    ranks = Ranks(tmp_path, "train", "--solver", "solver.prototxt")
-    assert ranks.wait(30) == [1, 1]
-    (line,) = ranks.complaints()
+    ranks = Ranks(tmp_path, "train", "--solver", "solver.prototxt", size=size)
+    assert ranks.wait(30) == [1] * size
+    line = ranks.complaint()
     assert "missing.prototxt" in line
 
 
@@ -232,7 +298,7 @@ def test_a_rank_speaks_of_its_own_records(tmp_path: Path) -> None:
     (tmp_path / "net.prototxt").write_text(definition(tmp_path, "spoiled"))
     ranks = Ranks(tmp_path, "train", "--solver", "solver.prototxt")
     assert ranks.wait(40) == [1, 1]
-    (line,) = ranks.complaints()
+    line = ranks.complaint()
     assert line == ranks.said(1).strip()
     assert "mnist" in line
 
