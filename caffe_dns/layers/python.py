@@ -16,8 +16,15 @@ from torch import Tensor, nn
 
 from caffe_dns.blob import Blob, BlobVec, ParamBlob, SyncedMemory
 from caffe_dns.layers.base import Layer, Shape, layer_types
-from caffe_dns.proto.caffe_pb2 import LayerParameter
+from caffe_dns.proto.caffe_pb2 import LayerParameter, Phase
 from caffe_dns.user_code import explain, load_class, source_files
+
+
+class LayerPhase(int):
+    """0 in TRAIN and 1 in TEST, as in BVLC's pycaffe; as text the name, as in Faster R-CNN's."""
+
+    def __str__(self) -> str:
+        return Phase.Name(self)
 
 
 class UserLayer:
@@ -25,13 +32,14 @@ class UserLayer:
 
     A subclass defines `setup(bottom, top)`, `reshape(bottom, top)`, `forward(bottom, top)` and
     `backward(top, propagate_down, bottom)`; bottom and top are lists of blobs. `param_str` is the
-    text from the definition (`param_str_` is its old name), `phase` 0 in TRAIN and 1 in TEST.
+    text from the definition (`param_str_` is its old name), `phase` 0 in TRAIN and 1 in TEST, of
+    which `str` gives the name.
     """
 
     type = "Python"
     param_str: str
     param_str_: str
-    phase: int
+    phase: LayerPhase
     #: The layer's own blobs. Those added in `setup` learn.
     blobs: BlobVec
 
@@ -39,7 +47,7 @@ class UserLayer:
         self = super().__new__(cls)
         self.blobs = BlobVec()
         self.param_str = self.param_str_ = param.python_param.param_str
-        self.phase = int(param.phase)
+        self.phase = LayerPhase(param.phase)
         return self
 
     def __init__(self, param: LayerParameter) -> None:

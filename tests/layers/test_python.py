@@ -172,6 +172,28 @@ def test_a_data_layer_may_change_its_shape() -> None:
     assert earlier["data"].tolist() == [[0, 1, 2]]
 
 
+def test_images_of_their_own_size_for_each_pass() -> None:
+    """Looked at in `reshape`, as the data layers of fully convolutional nets do."""
+    write_layer(
+        "sized",
+        "def setup(self, bottom, top): self.turn = 0",
+        "def reshape(self, bottom, top): top[0].reshape(1, 1, 2 + self.turn % 3, 4)",
+        "def forward(self, bottom, top):",
+        "    top[0].data[...] = self.turn",
+        "    self.turn += 1",
+    )
+    net = python_net("""
+        layer { name: 'data' type: 'Python' top: 'data'
+          python_param { module: 'sized' layer: 'It' } }
+        layer { name: 'pool' type: 'Pooling' bottom: 'data' top: 'pool'
+          pooling_param { pool: MAX global_pooling: true } }""")
+    assert net.blob_shapes["data"] == (1, 1, 2, 4)
+    for turn in range(4):
+        blobs = net()
+        assert blobs["data"].shape == (1, 1, 2 + turn % 3, 4)
+        assert blobs["pool"].tolist() == [[[[turn]]]]
+
+
 def test_what_the_definition_tells() -> None:
     write_layer(
         "told",
@@ -188,6 +210,8 @@ def test_what_the_definition_tells() -> None:
             more=f"phase: {phase} python_param {{ param_str: '{{a: 1}}' share_in_parallel: true }}",
         )
         assert isinstance(layer, Python)
+        # As text it is the name, as in Faster R-CNN's Caffe; BVLC's has the number there, too.
+        assert (str(layer.user.phase), layer.user.phase) == (phase, number)
         assert layer.user.seen == ("{a: 1}", "{a: 1}", "Python")  # type: ignore[attr-defined]
         assert run(layer)[0].tolist() == [number]
 
