@@ -26,6 +26,8 @@ def fill(shape: Shape, filler: FillerParameter, generator: Generator) -> Tensor:
     shapes a type cannot fill.
     """
     function = filler_types[filler.type]
+    if 0 in shape:
+        raise CaffeError(f"a blob of shape {shape} has no numbers to fill")
     if filler.sparse != -1 and filler.type != "gaussian":
         raise CaffeError(f"filler type '{filler.type}' does not take 'sparse'; 'gaussian' does")
     return function(shape, filler, generator)

@@ -165,3 +165,9 @@ def test_what_cannot_be_filled(text: str, shape: tuple[int, ...], message: str) 
     with pytest.raises(CaffeError) as caught:
         filled(text, shape)
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["constant", "uniform", "gaussian", "xavier", "msra"])
+def test_a_blob_without_numbers_cannot_be_filled(kind: str) -> None:
+    with pytest.raises(CaffeError, match=r"a blob of shape \(3, 0\) has no numbers to fill"):
+        filled(f"type: '{kind}'", (3, 0))

@@ -45,6 +45,14 @@ ACTIONS: dict[str, str] = {
     "completion": "print what a shell needs to complete all of these",
 }
 
+#: What PyTorch says where memory does not suffice, or where the size of it cannot be computed.
+_OUT_OF_MEMORY = (
+    "out of memory",
+    "can't allocate",
+    "Storage size calculation overflowed",
+    "integer multiplication overflow",
+)
+
 # Before torch is imported: it warns of lost connections with pages of C++ frames.
 os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 
@@ -184,7 +192,7 @@ def _spell_switch(arg: str, switches: dict[str, tuple[str | None, str | None]]) 
 
 def _is_out_of_memory(error: BaseException) -> bool:
     text = str(error)
-    return isinstance(error, MemoryError) or "out of memory" in text or "can't allocate" in text
+    return isinstance(error, MemoryError) or any(sign in text for sign in _OUT_OF_MEMORY)
 
 
 def _complain(message: str) -> None:

@@ -80,7 +80,10 @@ def read_image_list(path: str) -> list[ListedImage]:
 
 
 def parse_list(path: str, lines: Sequence[str]) -> list[ListedImage]:
-    """The images that the lines of a list name; a warning tells of labels that are no numbers."""
+    """The images that the lines of a list name; a warning tells of labels that are no numbers.
+
+    Raises CaffeError for a label that no `int` holds.
+    """
     wrong = [number for number, line in enumerate(lines, 1) if line and not _LABELLED.search(line)]
     if wrong:
         label = lines[wrong[0] - 1].rpartition(" ")
@@ -88,7 +91,12 @@ def parse_list(path: str, lines: Sequence[str]) -> list[ListedImage]:
         listed = parse_listed(lines[wrong[0] - 1])
         more = f" ({len(wrong) - 1} more lines are like that)" if len(wrong) > 1 else ""
         log.warning(f"{path}:{wrong[0]}: {what}; it is read as {listed.label}, as in Caffe{more}")
-    return [parse_listed(line) for line in lines]
+    images = [parse_listed(line) for line in lines]
+    for number, image in enumerate(images, 1):
+        if not -(2**31) <= image.label < 2**31:
+            what = f"label {image.label} is none that 32 bits hold"
+            raise CaffeError(what, file=path, line=number)
+    return images
 
 
 def parse_listed(line: str) -> ListedImage:

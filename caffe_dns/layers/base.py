@@ -28,6 +28,9 @@ from caffe_dns.registry import Registry
 
 Shape = tuple[int, ...]
 
+#: Axes and numbers of the largest blobs (`kMaxBlobAxes` and `Blob::Reshape`, blob.hpp and .cpp).
+_MOST_AXES, _MOST_NUMBERS = 32, 2**31 - 1
+
 #: Layer classes by the type that a definition names.
 layer_types: Registry[type[Layer]] = Registry("layer type")
 
@@ -131,7 +134,10 @@ class Layer(nn.Module):
             self.build(bottom_shapes)
             if self.param.HasField("extension_param") and not self._has_extension:
                 raise self.error(f"type {self.type} takes none", "extension_param")
-            return self.reshape(bottom_shapes)
+            tops = self.reshape(bottom_shapes)
+            for shape in tops:
+                check_shape(shape)
+            return tops
         except CaffeError as error:
             raise error.locate(layer=self.name) from None
 
@@ -222,6 +228,7 @@ class Layer(nn.Module):
         return self._blob_names[-1]
 
     def _filled(self, shape: Shape, filler: FillerParameter) -> Tensor:
+        check_shape(shape)
         stream = f"fill/{self.name}/{len(self._blob_names)}"
         generator = rng.torch_generator(torch.device("cpu"), self.context.seed, stream)
         return fill(shape, filler, generator).to(self.context.device)
@@ -296,6 +303,15 @@ class LossLayer(Layer):
 def count(shape: Shape) -> int:
     """The number of elements of a blob of this shape."""
     return math.prod(shape)
+
+
+def check_shape(shape: Shape, what: str = "a blob") -> None:
+    """Raise CaffeError for a shape that no blob can have, before memory is asked for."""
+    if len(shape) > _MOST_AXES:
+        raise CaffeError(f"{what} would have {len(shape)} axes; {_MOST_AXES} are the most")
+    if min(shape, default=0) < 0 or count(shape) > _MOST_NUMBERS:
+        extents = "x".join(map(str, shape))
+        raise CaffeError(f"{what} would be of {extents} numbers; {_MOST_NUMBERS} are the most")
 
 
 def shape_text(shape: Shape) -> str:

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from caffe_dns.layers.base import Shape, count, layer_types
+from caffe_dns.layers.base import Shape, check_shape, count, layer_types
 from caffe_dns.layers.masked import DeviationMasks, MagnitudeMasks, WeightedLayer
 from caffe_dns.layers.spatial import spatial_setting
 from caffe_dns.layers.strided import StridedConvolution
@@ -104,6 +104,8 @@ class BaseConvolution(WeightedLayer):
                 f"the kernel {self.kernel} is larger than the padded input {tuple(spatial)}",
                 "convolution_param.kernel_size",
             )
+        padded = (extent + 2 * pad for extent, pad in zip(spatial, self.pad, strict=False))
+        check_shape((*first[: self.channel_axis + 1], *padded), "the padded bottom")
         top = (*first[: self.channel_axis], self.num_output, *outputs)
         return [top] * len(bottom_shapes)
 

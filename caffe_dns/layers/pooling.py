@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from caffe_dns import kernels
-from caffe_dns.layers.base import Layer, Shape, layer_types
+from caffe_dns.layers.base import Layer, Shape, check_shape, layer_types
 from caffe_dns.proto.caffe_pb2 import PoolingParameter
 
 Pair = tuple[int, int]
@@ -225,6 +225,9 @@ class Pooling(Layer):
                 f"{window.pad[1]} does not fit into the bottom's {image[0]} x {image[1]}",
                 "pooling_param.kernel_size",
             )
+        left, right, top, bottom = window.margins(image)
+        padded = (*shape[:2], image[0] + top + bottom, image[1] + left + right)
+        check_shape(padded, "the padded bottom")
         return [(*shape[:2], *size)] * self.num_tops
 
     def forward(self, *bottoms: Tensor) -> Tensor | Sequence[Tensor]:

@@ -7,38 +7,45 @@ protobuf release, name line, column and what would be right. It accepts what C++
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 
 from caffe_dns import log
-from caffe_dns.encoding import on_disk
+from caffe_dns.encoding import decode, on_disk
 from caffe_dns.errors import CaffeError, nearest
 from caffe_dns.proto import values
 from caffe_dns.proto.fields import is_repeated, required_names
 from caffe_dns.proto.idle_fields import idle_field, is_idle_engine
 from caffe_dns.proto.known_forks import forks_with_field
-from caffe_dns.proto.positions import Node, Positions
-from caffe_dns.proto.tokens import Lines, Token, tokenize
+from caffe_dns.proto.positions import Positions
+from caffe_dns.proto.tokens import Lines, Token, Tokens
 from caffe_dns.proto.unknown import Unknown, foreign_layers, other_kind, with_others
 
 _CLOSING = {"{": "}", "<": ">"}
 _OPENING = {**_CLOSING, "[": "]"}
+#: As deep as protobuf reads binary messages.
+_DEEPEST = 100
+#: From here on, a number becomes infinite as a float.
+_BEYOND_FLOAT = 2.0**128 - 2.0**103
 
 
 class Parser:
     """Parses one text, once. Errors are CaffeErrors with the line and, where known, the field."""
 
     def __init__(self, text: str) -> None:
+        self._text = text
         self._lines = Lines(text)
-        self._tokens = tokenize(text)
-        self._at = 0
+        self._tokens = Tokens(text)
         #: Fields about the precision of a fork that were warned of.
         self._rounded: set[str] = set()
-        #: What is unknown so far, and the error for the first of it.
-        self._unknown: list[Unknown] = []
+        #: The error for the first that is unknown, and what else is, each name once.
+        self._unknown: dict[str, Unknown] = {}
         self._first_error: CaffeError | None = None
+        #: The error for the first number that is not finite, for whoever cannot use those.
+        self.not_finite: CaffeError | None = None
         #: Names of the fields around the current token.
         self._path: list[str] = []
         #: The messages around the current token, with the brace that opened each.
@@ -46,32 +53,38 @@ class Parser:
 
     def parse(self, message: Message) -> Positions:
         """Merge the text into `message`."""
-        root = Node(0)
         try:
-            self._body(message, root, Token("symbol", "", 0), closing=self._tokens[-1].text)
+            self._body(message, Token("symbol", "", 0), None)
         except CaffeError as error:
             raise self._first_error or error from None
         if self._first_error is not None:
-            layers = foreign_layers(message, Positions(root, self._lines))
-            raise with_others(self._first_error, [*self._unknown[1:], *layers])
-        return Positions(root, self._lines)
+            layers = foreign_layers(message, Positions(self._text))
+            raise with_others(self._first_error, [*self._unknown.values(), *layers])
+        return Positions(self._text)
 
     # Structure ------------------------------------------------------------------------------------
 
-    def _body(self, message: Message, node: Node, opening: Token, closing: str) -> None:
-        """The fields of a message up to and including its closing brace."""
+    def _body(self, message: Message, opening: Token, closing: str | None) -> None:
+        """The fields of a message up to and including its closing brace, or to the end."""
         descriptor = message.DESCRIPTOR
         self._open.append((descriptor, opening))
-        while not self._take(closing):
-            if self._tokens[self._at].kind == "end":
-                raise self._error(opening, f"'{opening.text}' is never closed")
-            self._field(message, node)
+        if len(self._open) > _DEEPEST:
+            line = self._lines.line(opening.offset)
+            raise CaffeError(f"more than {_DEEPEST} messages inside one another", line=line)
+        #: The fields so far that may come once only, and where they stand.
+        given: dict[str, int] = {}
+        while not (closing and self._take(closing)):
+            if self._tokens.next.kind == "end":
+                if closing:
+                    raise self._error(opening, f"'{opening.text}' is never closed")
+                break
+            self._field(message, given)
         for name in required_names(descriptor):
             if not message.HasField(name):
                 raise self._error(opening, f"{descriptor.name} needs the field '{name}'")
         self._open.pop()
 
-    def _field(self, message: Message, node: Node) -> None:
+    def _field(self, message: Message, given: dict[str, int]) -> None:
         token = self._next()
         if token.text in ("}", ">"):
             raise self._error(token, f"'{token.text}' has no partner")
@@ -83,30 +96,32 @@ class Parser:
         if field is None:
             self._foreign_field(token, message.DESCRIPTOR)
         else:
-            self._own_field(token, message, field, node)
+            self._own_field(token, message, field, given)
         self._path.pop()
         if not self._take(";"):
             self._take(",")
 
     def _own_field(
-        self, token: Token, message: Message, field: FieldDescriptor, node: Node
+        self, token: Token, message: Message, field: FieldDescriptor, given: dict[str, int]
     ) -> None:
         """What follows the name of a field that the message has."""
         name = token.text
         repeated = is_repeated(field)
-        if not repeated and name in node.fields:
-            first = self._lines.line(node.fields[name][0].offset)
+        if not repeated and name in given:
+            first = self._lines.line(given[name])
             raise self._error(
                 token, f"'{name}' is given twice, first on line {first}, but is not repeated"
             )
+        if not repeated:
+            given[name] = token.offset
         if field.message_type is None:
             self._expect(":", f"after '{name}'")
         else:
             self._take(":")
         if repeated and self._take("["):
-            self._list(message, field, node)
+            self._list(message, field)
         else:
-            self._value(message, field, repeated, node.add(name, token.offset))
+            self._value(message, field, repeated)
 
     def _foreign_field(self, token: Token, descriptor: Descriptor) -> None:
         """Step over the value of a field of a fork if it changes nothing here."""
@@ -116,7 +131,7 @@ class Parser:
             self._skip_value()
             return
         self._take(":")
-        if idle.is_message and self._tokens[self._at].text in _CLOSING:
+        if idle.is_message and self._tokens.next.text in _CLOSING:
             self._skip_value()
             if idle.rounds:
                 self._warn_of_rounding(token, "its settings")
@@ -151,8 +166,10 @@ class Parser:
 
     def _note(self, error: CaffeError, token: Token, name: str, forks: str | None) -> None:
         """Keep an error about something unknown until the rest is read."""
-        self._unknown.append(Unknown(name, self._lines.line(token.offset), forks))
-        self._first_error = self._first_error or error
+        if self._first_error is None:
+            self._first_error = error
+        elif name not in self._unknown:
+            self._unknown[name] = Unknown(name, self._lines.line(token.offset), forks)
 
     def _skip_value(self) -> None:
         """Step over the value of a field that is unknown, whatever it is."""
@@ -161,25 +178,24 @@ class Parser:
         while True:
             token = self._next()
             depth += (token.text in _OPENING) - (token.text in _OPENING.values())
-            if token.kind == "end" or depth < 0:
+            if token.kind in ("end", "unclosed") or depth < 0:
                 raise self._unexpected(token, "expected a value")
             if depth == 0 and token.text != "-":
                 break
-        while token.kind == "string" and self._tokens[self._at].kind == "string":
+        while token.kind == "string" and self._tokens.next.kind == "string":
             self._next()
 
-    def _list(self, message: Message, field: FieldDescriptor, node: Node) -> None:
+    def _list(self, message: Message, field: FieldDescriptor) -> None:
         """The rest of `field: [a, b, c]`."""
         if self._take("]"):
             return
         while True:
-            offset = self._tokens[self._at].offset
-            self._value(message, field, True, node.add(field.name, offset))
+            self._value(message, field, True)
             if self._take("]"):
                 return
             self._expect(",", "or ']'")
 
-    def _value(self, message: Message, field: FieldDescriptor, repeated: bool, node: Node) -> None:
+    def _value(self, message: Message, field: FieldDescriptor, repeated: bool) -> None:
         if field.message_type is None:
             value = self._scalar(field)
             if repeated:
@@ -195,27 +211,26 @@ class Parser:
             child = child.add()
         else:
             child.SetInParent()
-        self._body(child, node, opening, _CLOSING[opening.text])
+        self._body(child, opening, _CLOSING[opening.text])
 
     def _scalar(self, field: FieldDescriptor) -> Any:
-        start = self._at
+        token = self._tokens.next
         try:
-            return self._read_scalar(field)
+            if field.cpp_type == FieldDescriptor.CPPTYPE_STRING:
+                return self._read_string(field)
+            negative = self._take("-")
+            if negative and self._tokens.next.kind != "end":
+                token = token._replace(text="-" + self._tokens.next.text)
+            return self._read_number(field, negative, token)
         except ValueError as error:
-            token = self._tokens[start]
-            if token.text == "-" and self._tokens[start + 1].kind != "end":
-                token = token._replace(text="-" + self._tokens[start + 1].text)
             wrong = self._unexpected(token, str(error))
             if field.enum_type is None or token.kind != "name":
                 raise wrong from None
             self._note(wrong, token, f"{field.name}: {token.text}", None)
             return field.default_value
 
-    def _read_scalar(self, field: FieldDescriptor) -> Any:
-        if field.cpp_type == FieldDescriptor.CPPTYPE_STRING:
-            strings = self._strings()
-            return values.read_string(strings, field.type == FieldDescriptor.TYPE_BYTES)
-        negative = self._take("-")
+    def _read_number(self, field: FieldDescriptor, negative: bool, shown: Token) -> Any:
+        """A number, a boolean or an enum's value; `shown` is what errors say was there."""
         token = self._next()
         if token.kind not in ("name", "number"):
             token = token._replace(kind="name")
@@ -225,33 +240,36 @@ class Parser:
             return values.read_enum(field.enum_type, token, negative)
         if field.cpp_type == FieldDescriptor.CPPTYPE_BOOL:
             return values.read_bool(token, negative)
-        return values.read_number(field, token, negative)
+        value = values.read_number(field, token, negative)
+        if isinstance(value, float) and not abs(value) < _BEYOND_FLOAT:
+            # A clip to infinity is none.
+            clips = abs(value) == math.inf and "clip_param" in self._path
+            if self.not_finite is None and not clips:
+                self.not_finite = self._unexpected(shown, "expected a finite number")
+        return value
 
-    def _strings(self) -> list[Token]:
-        start = self._at
-        while self._tokens[self._at].kind == "string":
-            self._at += 1
-        if self._at == start:
+    def _read_string(self, field: FieldDescriptor) -> str | bytes:
+        """Adjacent strings, which belong together."""
+        if self._tokens.next.kind != "string":
             raise ValueError("expected a string in quotes")
-        return self._tokens[start : self._at]
+        pieces = bytearray()
+        while self._tokens.next.kind == "string":
+            values.append_string(pieces, self._next())
+        raw = bytes(pieces)
+        return raw if field.type == FieldDescriptor.TYPE_BYTES else decode(raw)
 
     # Tokens ---------------------------------------------------------------------------------------
 
     def _next(self) -> Token:
-        token = self._tokens[self._at]
-        if token.kind != "end":
-            self._at += 1
-        return token
+        return self._tokens.take()
 
     def _take(self, text: str) -> bool:
         """Step over the next token if it reads `text`."""
-        found = self._tokens[self._at].text == text
-        self._at += found
-        return found
+        return self._tokens.skip(text)
 
     def _expect(self, text: str, where: str) -> None:
         if not self._take(text):
-            raise self._unexpected(self._tokens[self._at], f"expected '{text}' {where}")
+            raise self._unexpected(self._tokens.next, f"expected '{text}' {where}")
 
     # Errors ---------------------------------------------------------------------------------------
 
@@ -290,13 +308,11 @@ class Parser:
 
     def _long_string(self, token: Token) -> str:
         """A hint for errors after a string over several lines: mostly it lacks its quote."""
-        for string in self._tokens:
-            if string.offset >= token.offset:
-                break
-            if string.kind == "string" and "\n" in string.text:
-                line = self._lines.line(string.offset)
-                return f"; the string of line {line} goes over several lines: is a quote missing?"
-        return ""
+        start = self._tokens.long_string
+        if start is None or start >= token.offset:
+            return ""
+        line = self._lines.line(start)
+        return f"; the string of line {line} goes over several lines: is a quote missing?"
 
 
 def _quoted(text: str) -> str:

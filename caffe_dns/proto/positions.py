@@ -1,43 +1,42 @@
 """Where the fields of a message stand in the text that it was read from.
 
-The parser records; whoever finds something wrong with a value asks for its line.
+Whoever finds something wrong with a value asks for its line; only then is the text looked through
+once more. To note every place while a text is parsed would take many times its size.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
 
-from caffe_dns.proto.tokens import Lines
+from caffe_dns.proto.tokens import Lines, Tokens
 
 _STEP = re.compile(r"(\w+)(?:\[(\d+)\])?")
+_OPENING, _CLOSING = ("{", "<", "["), ("}", ">", "]")
 
 
-@dataclass
-class Node:
-    """One occurrence of a field: its offset in the text, and, in a message, the fields inside."""
+@dataclass(slots=True)
+class Place:
+    """One occurrence of a field: its offset in the text, and where the fields inside begin."""
 
+    name: str
     offset: int
-    fields: dict[str, list[Node]] = field(default_factory=dict)
-
-    def add(self, name: str, offset: int) -> Node:
-        node = Node(offset)
-        self.fields.setdefault(name, []).append(node)
-        return node
+    inside: int | None
 
 
 class Positions:
     """Lines, counted from 1, of everything in one text. Unknown places answer None."""
 
-    def __init__(self, root: Node, lines: Lines) -> None:
-        self._root = root
-        self._lines = lines
-        self._layers: list[Node | None] = []
-        self._layers += root.fields.get("layer") or root.fields.get("layers") or []
+    def __init__(self, text: str) -> None:
+        self._text = text
+        self._lines = Lines(text)
+        self._found: list[Place | None] | None = None
 
     def line(self, path: str) -> int | None:
         """The line of a field by its path: `layer[2].param[1].lr_mult`; [0] may be left out."""
-        return self._line(self._find(self._root, path))
+        return self._line(self._find(0, path))
 
     def layer_line(self, index: int) -> int | None:
         """The line on which the entry `index` of a net's `layer` (or `layers`) begins."""
@@ -45,12 +44,12 @@ class Positions:
 
     def field_line(self, index: int, path: str) -> int | None:
         """The line of a field of layer `index`, such as `convolution_param.kernel_size`."""
-        return self._line(self._find(self._layer(index), path))
+        return self._line(self._field(index, path))
 
     def field_column(self, index: int, path: str) -> int | None:
         """The column in which that field begins."""
-        node = self._find(self._layer(index), path)
-        return None if node is None else self._lines.column(node.offset)
+        place = self._field(index, path)
+        return None if place is None else self._lines.column(place.offset)
 
     def insert_layer(self) -> None:
         """Count a layer more in front, one that does not stand in the text."""
@@ -58,17 +57,68 @@ class Positions:
 
     def remove_layers(self, indices: set[int]) -> None:
         """Leave these layers out of the count, because the message has lost them."""
-        self._layers = [node for at, node in enumerate(self._layers) if at not in indices]
+        if indices:
+            self._found = [place for at, place in enumerate(self._layers) if at not in indices]
 
-    def _layer(self, index: int) -> Node | None:
+    @property
+    def _layers(self) -> list[Place | None]:
+        if self._found is None:
+            places = [place for place in _fields(self._text, 0) if place.name[:5] == "layer"]
+            self._found = [place for place in places if place.name == "layer"]
+            self._found = self._found or [place for place in places if place.name == "layers"]
+        return self._found
+
+    def _layer(self, index: int) -> Place | None:
         return self._layers[index] if 0 <= index < len(self._layers) else None
 
-    def _find(self, node: Node | None, path: str) -> Node | None:
-        for name, number in _STEP.findall(path):
-            found = node.fields.get(name, []) if node is not None else []
-            index = int(number or 0)
-            node = found[index] if index < len(found) else None
-        return node
+    def _field(self, index: int, path: str) -> Place | None:
+        layer = self._layer(index)
+        return None if layer is None or layer.inside is None else self._find(layer.inside, path)
 
-    def _line(self, node: Node | None) -> int | None:
-        return None if node is None else self._lines.line(node.offset)
+    def _find(self, start: int | None, path: str) -> Place | None:
+        """The field by its path from a message whose fields begin at `start`."""
+        place: Place | None = None
+        for name, number in _STEP.findall(path):
+            if start is None:
+                return None
+            named = (field for field in _fields(self._text, start) if field.name == name)
+            place = next(islice(named, int(number or 0), None), None)
+            start = None if place is None else place.inside
+        return place
+
+    def _line(self, place: Place | None) -> int | None:
+        return None if place is None else self._lines.line(place.offset)
+
+
+def _fields(text: str, start: int) -> Iterator[Place]:
+    """The fields of the message that begins at `start`, without those inside of them.
+
+    The text has been parsed before.
+    """
+    tokens = Tokens(text, start)
+    while tokens.next.kind != "end" and tokens.next.text not in _CLOSING:
+        token = tokens.take()
+        if token.kind != "name":
+            continue
+        tokens.skip(":")
+        if not tokens.skip("["):
+            yield Place(token.text, token.offset, _skip_value(tokens))
+            continue
+        while tokens.next.kind != "end" and not tokens.skip("]"):
+            offset = tokens.next.offset
+            yield Place(token.text, offset, _skip_value(tokens))
+            tokens.skip(",")
+
+
+def _skip_value(tokens: Tokens) -> int | None:
+    """Step over a value; where the fields inside begin, if it is a message."""
+    inside = tokens.next.offset + 1 if tokens.next.text in _OPENING else None
+    depth = 0
+    while tokens.next.kind != "end":
+        token = tokens.take()
+        depth += (token.text in _OPENING) - (token.text in _CLOSING)
+        if depth <= 0 and token.text != "-":
+            break
+    while token.kind == "string" and tokens.next.kind == "string":
+        tokens.take()
+    return inside

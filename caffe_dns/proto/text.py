@@ -55,6 +55,13 @@ class Parsed(Generic[M]):
     message: M
     file: str | None
     positions: Positions
+    #: The error for the first number that is not finite, as the text format allows them to be.
+    not_finite: CaffeError | None = None
+
+    def check_finite(self) -> None:
+        """Raise CaffeError if a number is not finite."""
+        if self.not_finite is not None:
+            raise self.not_finite
 
 
 def read_text(path: str | Path, message_type: type[M]) -> Parsed[M]:
@@ -63,17 +70,22 @@ def read_text(path: str | Path, message_type: type[M]) -> Parsed[M]:
     raw = _read_bytes(path)
     if kind := _kind_of(raw):
         raise CaffeError(kind, file=file)
-    return parse_text(encoding.decode(raw.removeprefix(codecs.BOM_UTF8)), message_type, file)
+    text = encoding.decode(raw.removeprefix(codecs.BOM_UTF8))
+    del raw  # which may be large
+    return parse_text(text, message_type, file)
 
 
 def parse_text(text: str, message_type: type[M], file: str | None = None) -> Parsed[M]:
     """Read a message from its text form; `file` is named in errors."""
     message = message_type()
+    parser = Parser(text)
     try:
-        positions = Parser(text).parse(message)
+        positions = parser.parse(message)
     except CaffeError as error:
         raise error.locate(file=file) from None
-    return Parsed(message, file, positions)
+    if parser.not_finite is not None:
+        parser.not_finite.locate(file=file)
+    return Parsed(message, file, positions, parser.not_finite)
 
 
 def _kind_of(raw: bytes) -> str | None:

@@ -36,6 +36,7 @@ _SOLVER_TYPES = {
 def read_net(path: str | Path) -> Parsed[NetParameter]:
     """Read a net definition and upgrade it (`ReadNetParamsFromTextFileOrDie`)."""
     parsed = read_text(path, NetParameter)
+    parsed.check_finite()
     old, positions = parsed.message, parsed.positions
     # Layer numbers stay true: padding layers go, and an Input layer comes in front.
     positions.remove_layers({at for at, layer in enumerate(old.layers) if is_padding(layer)})
@@ -54,6 +55,7 @@ def read_solver(path: str | Path) -> Parsed[SolverParameter]:
     A snapshot_prefix that is missing or a folder is completed with the file's name.
     """
     parsed = read_text(path, SolverParameter)
+    parsed.check_finite()
     try:
         upgrade_solver(parsed.message, str(path))
     except CaffeError as error:

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Sequence
 
 from google.protobuf.descriptor import EnumDescriptor, FieldDescriptor
 
-from caffe_dns.encoding import decode, encode
+from caffe_dns.encoding import encode
 from caffe_dns.proto.tokens import Token
 
 _RANGES = {
@@ -82,14 +81,15 @@ def read_enum(enum: EnumDescriptor, token: Token, negative: bool) -> int:
     raise ValueError(f"expected a {enum.name} ({', '.join(enum.values_by_name)})")
 
 
-def read_string(tokens: Sequence[Token], as_bytes: bool) -> str | bytes:
-    """The text of adjacent string tokens, which belong together."""
-    raw = b"".join(_unescape(encode(token.text[1:-1])) for token in tokens)
-    return raw if as_bytes else decode(raw)
-
-
-def _unescape(raw: bytes) -> bytes:
-    return _ESCAPE.sub(_unescape_one, raw) if b"\\" in raw else raw
+def append_string(pieces: bytearray, token: Token) -> None:
+    """Add the bytes that a string token means. They need not be text by themselves."""
+    raw = encode(token.text[1:-1])
+    end = 0
+    for match in _ESCAPE.finditer(raw):
+        pieces += raw[end : match.start()]
+        pieces += _unescape_one(match)
+        end = match.end()
+    pieces += raw[end:] if end else raw
 
 
 def _unescape_one(match: re.Match[bytes]) -> bytes:

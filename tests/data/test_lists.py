@@ -62,3 +62,11 @@ def test_what_is_no_list_is_said(tmp_path: Path, raw: bytes, complaint: str) -> 
     with pytest.raises(CaffeError) as caught:
         read_lines(path)
     assert str(caught.value) == f"{path}: {complaint}"
+
+
+@pytest.mark.parametrize("label", [2**31, -(2**31) - 1, 2**64])
+def test_labels_have_32_bits(label: int) -> None:
+    with pytest.raises(CaffeError) as caught:
+        parse_list("l.txt", ["a.png 1", f"b.png {label}"])
+    assert str(caught.value) == f"l.txt:2: label {label} is none that 32 bits hold"
+    assert parse_list("l.txt", [f"a.png {2**31 - 1}"])[0].label == 2**31 - 1

@@ -1,6 +1,7 @@
 """What the parser accepts, against protobuf's own parser, and what its errors say."""
 
 import time
+import tracemalloc
 
 import pytest
 from google.protobuf import text_format
@@ -229,3 +230,49 @@ def test_an_error_behind_something_unknown_is_not_the_first() -> None:
     assert "unknown field 'wrong'" in error_of("wrong: 3 name: }")
     assert "unknown field 'wrong'" in error_of("wrong: { ")
     assert "expected a value" not in error_of("wrong: [ }")
+
+
+def test_messages_in_messages_have_an_end() -> None:
+    """Where Python's own limit would end in a traceback."""
+    inner = "surgery_stage { solver { " * 300 + "} } " * 300
+    said = "net.prototxt:1: more than 100 messages inside one another"
+    assert error_of(inner, SolverParameter) == said
+    deep = "surgery_stage { solver { " * 49 + "} } " * 49
+    assert parse_text(deep, SolverParameter).message == text_format.Parse(deep, SolverParameter())
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "name: '" + r"x\n" * 30_000 + "'",
+        "name: " + "'x' " * 30_000,
+        "input_shape { " + "dim: 1 " * 20_000 + "}",
+        "input_dim: [" + "1, " * 30_000 + "1]",
+        "name: 'x'\n" + "\n# a comment" * 10_000,
+        "layer { name: '" + "x\n" * 40_000,
+    ],
+)
+def test_memory_is_a_few_times_the_text(text: str) -> None:
+    tracemalloc.start()
+    try:
+        parse(text)
+    except CaffeError as error:
+        assert "is never closed" in str(error)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 8 * len(text)
+
+
+@pytest.mark.parametrize("value", ["inf", "-inf", "nan", "1e39", "-3.5e38"])
+def test_numbers_that_are_not_finite_are_noted(value: str) -> None:
+    """The text format has them, and says so; definitions may not."""
+    parsed = parse_text(f"\n\nlayer {{ loss_weight: 2\nloss_weight: {value} }}", NetParameter, "n")
+    with pytest.raises(CaffeError) as caught:
+        parsed.check_finite()
+    said = f"expected a finite number, found '{value}' (column 14)"
+    assert str(caught.value) == f"n:4: layer.loss_weight: {said}"
+
+
+@pytest.mark.parametrize("text", ["loss_weight: 3.4028235e38", "clip_param { min: 0 max: inf }"])
+def test_numbers_that_are_finite(text: str) -> None:
+    parse_text(f"layer {{ {text} }}", NetParameter).check_finite()
