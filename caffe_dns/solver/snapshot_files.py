@@ -42,7 +42,8 @@ class Snapshot:
                 if checksum(model) != state.learned_net_sha256:
                     return f"{model} is not what it was when the state was written"
             else:  # a state of Caffe's
-                read_layers(model)
+                for layer in read_layers(model):
+                    layer.read()
         except CaffeError as error:
             return first_line(error)
         return None
@@ -50,7 +51,6 @@ class Snapshot:
 
 def find_snapshots(prefix: str) -> list[Snapshot]:
     """All snapshots with this prefix that have a state, the newest first."""
-    prefix = on_disk(prefix)
     prefix = on_disk(prefix)
     pattern = re.compile(re.escape(Path(prefix).name) + r"_iter_(\d+)\.solverstate(\.h5)?")
     folder = Path(prefix).parent

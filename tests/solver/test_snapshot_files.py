@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -121,6 +122,21 @@ def test_the_newest_whole_one_stays(tmp_path: Path) -> None:
     solver.step(4)
     solver.close()
     assert [one.iteration for one in find_snapshots(f"{tmp_path}/snap")] == [4, 2]
+
+
+@pytest.mark.parametrize("ending", ["", ".h5"])
+def test_damaged_models_of_caffe_are_found_without_a_checksum(
+    ending: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = GOLDEN / "runs" / ("sgd_hdf5_snapshot" if ending else "sgd_inv")
+    for kind in ("caffemodel", "solverstate"):
+        shutil.copy(run / f"snap_iter_20.{kind}{ending}", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    (snapshot,) = find_snapshots("snap")
+    assert snapshot.fault() is None
+    raw = snapshot.model.read_bytes()
+    snapshot.model.write_bytes(raw[: len(raw) // 2])
+    assert str(snapshot.model) in (snapshot.fault() or "")
 
 
 def test_at_least_one_is_kept() -> None:
