@@ -35,6 +35,14 @@ class Param:
     def tensor(self) -> Tensor:
         return self.layer.blobs[self.index]
 
+    @property
+    def counts(self) -> bool:
+        """Whether it is one of the net's parameters, wherever these are counted.
+
+        Masks and running statistics are not.
+        """
+        return not self.is_mask and self.index not in self.layer.fixed_blobs
+
 
 class ParamTable:
     """All parameters of a net in Caffe's order, filled layer by layer.

@@ -4,30 +4,40 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from torch import Tensor
+
+from caffe_dns.layers.base import Layer
 from caffe_dns.layers.masked import WeightedLayer
 from caffe_dns.net import Net
 from caffe_dns.surgery.layer_count import LayerCount, count_line, sum_line
 
 
 def count_kept(net: Net) -> list[LayerCount]:
-    """Counts for every layer with a weight or bias of its own, in the net's order.
+    """Counts for every layer with parameters of its own, in the net's order.
 
-    A shared parameter counts with the layer that owns it.
+    All that can learn counts, whether it can be pruned or not, as it does for a compression that
+    surgery goes for; masks and running statistics do not. A shared parameter counts with the layer
+    that owns it.
     """
-    counts = []
-    for step in net.steps:
-        layer = step.layer
-        if not isinstance(layer, WeightedLayer):
-            continue
-        own = [
-            parameter
-            for index, parameter in enumerate(layer.effective())
-            if parameter is not None and net.table.is_owner(layer, index)
-        ]
-        if own:
-            kept = sum(int(parameter.count_nonzero()) for parameter in own)
-            counts.append(LayerCount(layer.name, kept, sum(p.numel() for p in own)))
-    return counts
+    owned: dict[Layer, list[Tensor]] = {}
+    for param in net.learnable_params:
+        if param.counts:
+            owned.setdefault(param.layer, []).append(_effective(param.layer, param.index))
+    return [
+        LayerCount(
+            layer.name,
+            sum(int(parameter.count_nonzero()) for parameter in own),
+            sum(parameter.numel() for parameter in own),
+        )
+        for layer, own in owned.items()
+    ]
+
+
+def _effective(layer: Layer, index: int) -> Tensor:
+    """A blob as the forward pass uses it: masked if it has a mask."""
+    value = layer.effective()[index] if isinstance(layer, WeightedLayer) else layer.blobs[index]
+    assert value is not None
+    return value
 
 
 def kept_lines(counts: Sequence[LayerCount]) -> list[str]:

@@ -54,7 +54,7 @@ def _summarize(
     for index, blob in enumerate(_effective(layer)):
         nonzero = int(blob.count_nonzero())
         owner = layer.blobs[index]
-        if owner.data_ptr() not in seen:
+        if owner.data_ptr() not in seen and index not in layer.fixed_blobs:
             seen.add(owner.data_ptr())
             parameters += blob.numel()
             kept += nonzero

@@ -89,7 +89,7 @@ class Surgeon:
     @classmethod
     def of_net(cls, net: Net, stages: Sequence[Stage], seed: int) -> Surgeon:
         """The surgeon of all layers of a net that have masks."""
-        parameters = sum(p.tensor.numel() for p in net.learnable_params if not p.is_mask)
+        parameters = sum(p.tensor.numel() for p in net.learnable_params if p.counts)
         return cls(find_masked_layers(net), parameters, stages, seed)
 
     def announce(self) -> None:

@@ -5,8 +5,13 @@ from __future__ import annotations
 import torch
 
 from caffe_dns.net import Net
+from caffe_dns.proto.caffe_pb2 import SolverParameter
+from caffe_dns.proto.text import parse_text
 from caffe_dns.reports.kept import count_kept, kept_lines
+from caffe_dns.reports.summary import summarize
 from caffe_dns.surgery.layer_count import LayerCount
+from caffe_dns.surgery.stages import plan
+from caffe_dns.surgery.surgeon import Surgeon
 from tests.nets import input_layer, layer, make_net
 
 DATA = input_layer(data=(2, 1, 6, 5), flat=(2, 8))
@@ -54,6 +59,31 @@ def test_shared_parameters_count_once() -> None:
         LayerCount("b", 6, 6),
         LayerCount("c", 6, 6),
     ]
+
+
+def test_one_way_of_counting_with_batch_norm() -> None:
+    """A compression of 5 leaves a fifth, however it is counted."""
+    text = DATA + conv("conv") + layer("bn", "BatchNorm", "conv", "bn")
+    text += layer("scale", "Scale", "bn", "scale", "scale_param { bias_term: true }")
+    inner = "inner_product_param { num_output: 9 bias_term: false }"
+    text += layer("ip", "InnerProduct", "scale", "ip", inner)
+    net = make_net(text)
+    for seed, param in enumerate(net.learnable_params):
+        if not param.is_mask:
+            param.tensor.data.normal_(generator=torch.Generator().manual_seed(seed))
+    total = 4 * 9 + 4 + 2 * 4 + 9 * 4 * 3 * 4
+    stage = "surgery_stage { iterations: 2 interval: 1 end_iter: 1 compression: 5 }"
+    stage += " lr_policy: 'fixed'"
+    surgeon = Surgeon.of_net(net, plan(parse_text(stage, SolverParameter).message), 1)
+    for iteration in range(2):
+        surgeon.update_masks(iteration)
+    counts = count_kept(net)
+    assert [count.name for count in counts] == ["conv", "scale", "ip"]
+    assert sum(count.total for count in counts) == total
+    assert sum(count.kept for count in counts) == total // 5
+    rows = summarize(net)
+    assert sum(row.parameters for row in rows) == total
+    assert sum(row.kept for row in rows) == total // 5
 
 
 def test_lines() -> None:
