@@ -40,8 +40,11 @@ class _MaskedWeight(torch.autograd.Function):
 def masked(weight: Tensor, mask: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     """`weight * mask` whose gradient reaches all of `weight` (straight through the mask).
 
-    The product is rounded to `dtype` in the same pass, if one is given.
+    The product is rounded to `dtype` in the same pass, if one is given. A program of torch.export
+    has the plain product: nobody renews its masks.
     """
+    if torch.compiler.is_exporting():
+        return (weight * mask).to(dtype or weight.dtype)
     result: Tensor = _MaskedWeight.apply(weight, mask, dtype or weight.dtype)
     return result
 

@@ -262,6 +262,8 @@ class Net(nn.Module):
             what = f"unknown input {unknown[0]!r}" if unknown else f"missing input {missing[0]!r}"
             raise CaffeError(f"{what}; the inputs of this net are {', '.join(expected) or 'none'}")
         blobs = {blob: self._to_blob(value) for blob, value in inputs.items()}
+        if torch.compiler.is_exporting():
+            return blobs  # of sizes that may be left open
         shapes = {blob: tuple(value.shape) for blob, value in blobs.items()}
         if any(shape != self.blob_shapes[blob] for blob, shape in shapes.items()):
             self.reshape(shapes)

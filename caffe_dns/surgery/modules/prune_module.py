@@ -56,9 +56,9 @@ def prune(
     `rule` is "magnitude" (weights and biases) or "deviation" (weights alone, by their distance from
     their mean) where neither threshold nor c_rate says it. `layers` names what is to be pruned:
     modules or parameters; unless given, it is every Conv1d to Conv3d, also transposed, Linear and
-    MultiheadAttention that learns. With `from_zeros`, entries that are zero are pruned from the
-    beginning. Move the model to its device first. Raises CaffeError for settings that make no
-    sense or do not fit the model.
+    MultiheadAttention that learns, and every layer of Caffe without masks. With `from_zeros`,
+    entries that are zero are pruned from the beginning. Move the model to its device first. Raises
+    CaffeError for settings that make no sense or do not fit the model.
     """
     quantity = _quantity(
         compression=compression, sparsity=sparsity, threshold=threshold, c_rate=c_rate

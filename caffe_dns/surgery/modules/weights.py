@@ -11,6 +11,7 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.parameter import UninitializedParameter
 
 from caffe_dns.errors import BadValue, nearest
+from caffe_dns.layers.masked import WeightedLayer
 
 #: Weights that MultiheadAttention holds itself, each with the bias beside it, if it has one.
 _ATTENTION = {
@@ -34,7 +35,7 @@ class PrunableWeight:
 
 
 def find_weights(model: nn.Module, wanted: Iterable[str] | None = None) -> list[PrunableWeight]:
-    """The weights of convolutions, also transposed ones, Linear and attention, that learn.
+    """The weights of convolutions, also transposed, linear layers and attention, that learn.
 
     With `wanted`, those alone, in that order; they may name any parameter, too. A weight that
     several modules use comes once, under the first one's name, and can be asked for by any. Raises
@@ -73,7 +74,7 @@ def _without_shared_biases(weights: Iterable[PrunableWeight]) -> Iterator[Prunab
 def _all_weights(model: nn.Module) -> Iterator[PrunableWeight]:
     for name, module in model.named_modules(remove_duplicate=False):
         prefix = f"{name}." if name else ""
-        if isinstance(module, _ConvNd | nn.Linear):
+        if isinstance(module, _ConvNd | nn.Linear) or _is_plain_layer(module):
             weight, bias = _own(module, "weight"), _own(module, "bias")
             if weight is not None:
                 yield PrunableWeight(name or "weight", weight, bias)
@@ -83,6 +84,11 @@ def _all_weights(model: nn.Module) -> Iterator[PrunableWeight]:
                 bias = _own(module, beside) if beside else None
                 if weight is not None:
                     yield PrunableWeight(f"{prefix}{kind}", weight, bias)
+
+
+def _is_plain_layer(module: nn.Module) -> bool:
+    """Whether it is a layer of Caffe with a weight, and without masks of its own."""
+    return isinstance(module, WeightedLayer) and not module.mask_indices
 
 
 def _own(module: nn.Module, name: str) -> nn.Parameter | None:

@@ -11,6 +11,8 @@ from torch.nn.utils.parametrizations import weight_norm
 
 import caffe_dns
 from caffe_dns import CaffeError
+from caffe_dns.layers.base import Context
+from tests.nets import DATA, ip, make_net
 from tests.surgery.modules.models import tiny
 
 ORDER = (
@@ -70,6 +72,18 @@ def test_names_of_layers_parameters_and_tied_weights() -> None:
     ]
     some = caffe_dns.prune(Kinds(), sparsity=0.5, steps=4, layers=["conv2", "linear.weight"])
     assert [count.name for count in some.counts()] == ["conv2", "linear"]
+
+
+def test_a_net_of_caffe() -> None:
+    text = DATA + ip("a", "data") + ip("b", "a", "param { name: 'w' }", outputs=5)
+    text += ip("c", "b", "param { name: 'w' }", outputs=5)
+    net = make_net(text, context=Context(surgery=False))
+    pruner = caffe_dns.prune(net, sparsity=0.5, steps=10, end=0)
+    counts = pruner.counts()
+    assert [(count.name, count.total) for count in counts] == [("a", 25), ("b", 30)]
+    assert sum(count.kept for count in counts) == 27
+    with pytest.raises(CaffeError, match="the model has no weights that learn"):
+        caffe_dns.prune(make_net(text), sparsity=0.5, steps=10)
 
 
 def test_a_module_that_is_a_layer_itself() -> None:
