@@ -40,7 +40,7 @@ class Forked:
         streams = [str(path.absolute()) for path in (stdout, stderr)]
         stderr.write_text("")  # it is there as soon as somebody may look
         whole = {**os.environ, **environment}
-        arguments = (function, list(words), str(folder), whole, streams)
+        arguments = (function, list(words), str(folder.absolute()), whole, streams)
         self._process = _CONTEXT.Process(target=_call, args=arguments)
         self._process.start()
         assert self._process.pid is not None
@@ -72,6 +72,7 @@ def _call(
     os.environ.update(environment)
     os.chdir(folder)
     sys.argv[1:] = words
+    sys.path.insert(0, folder)  # as `python -m` has it
     for number, name in enumerate(streams, start=1):
         target = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(target, number)
@@ -83,7 +84,7 @@ def _call(
         atexit._run_exitfuncs()  # which a forked process leaves out
 
 
-def run_dns(words: Sequence[str], folder: Path) -> subprocess.CompletedProcess[str]:
+def run_dns(words: Sequence[str], folder: Path = Path()) -> subprocess.CompletedProcess[str]:
     """`dns` with these arguments, in that folder, to its end."""
     with TemporaryDirectory() as scratch:
         streams = Path(scratch, "stderr"), Path(scratch, "stdout")

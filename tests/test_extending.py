@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.processes import run_dns
+
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "extending.md").read_text()
 #: Blocks that begin with the name of a file, by that name.
@@ -38,13 +40,8 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, *arguments]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True)
-
-
 def dns(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return run(folder, "-m", "caffe_dns", *arguments)
+    return run_dns(arguments, folder)
 
 
 def test_the_page_has_its_files() -> None:
@@ -97,7 +94,16 @@ def test_other_types_take_no_settings(folder: Path) -> None:
 
 
 def test_its_test(folder: Path) -> None:
-    done = run(folder, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_scaled_tanh.py")
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "test_scaled_tanh.py",
+    ]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
     assert "1 passed" in done.stdout
 

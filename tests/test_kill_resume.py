@@ -11,6 +11,8 @@ from types import ModuleType
 
 import pytest
 
+from tests.processes import Forked
+
 TOOL = Path(__file__).resolve().parents[1] / "tools/reliability/kill_resume"
 
 
@@ -25,7 +27,30 @@ def tool(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return module
 
 
-def test_a_killed_run_ends_where_the_whole_one_does() -> None:
+@pytest.mark.parametrize(("case", "ranks"), [("adam", 1), ("sgd", 2)])
+def test_a_killed_run_ends_where_the_whole_one_does(
+    tool: ModuleType,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    case: str,
+    ranks: int,
+) -> None:
+    def start(
+        _: object, arguments: list[str], folder: Path, log: str, more: dict[str, str]
+    ) -> Forked:
+        return Forked("caffe_dns.cli.main:main", arguments, folder, more, folder / log)
+
+    monkeypatch.setattr(tool.Runner, "start_process", start)
+    monkeypatch.setattr(tool, "kill_group", Forked.kill)
+    monkeypatch.setattr(
+        sys, "argv", ["tool", "--kills", "1", "--only", case, "--ranks", str(ranks)]
+    )
+    assert tool.main() == 0
+    assert capsys.readouterr().out.endswith("1 kills, 0 of 1 cases differ\n")
+
+
+@pytest.mark.slow
+def test_processes_that_are_started_anew() -> None:
     command = [sys.executable, str(TOOL), "--kills", "1", "--only", "adam"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
