@@ -138,10 +138,17 @@ def loss_layer(more: str = "", definition: str = "") -> Layer:
 
 
 def test_gradients_by_differences() -> None:
-    *leaves, priors, truth = bottoms()
+    """On two images and twelve boxes."""
+    codes, scores, priors, truth = bottoms()
+    leaves = [codes[:2, : 12 * 4].clone(), scores[:2, : 12 * CLASSES].clone()]
+    priors = priors.view(1, 2, PRIORS, 4)[:, :, :12].reshape(1, 2, 12 * 4)
+    truth[truth[..., 0] > 1] = -1
+    shapes = [tuple(value.shape) for value in (*leaves, priors, truth)]
+    kind = "type: 'MultiBoxLoss' multibox_loss_param { num_classes: 4 code_type: CENTER_SIZE }"
+    layer = make_layer(kind, *shapes)
+    assert layer(*leaves, priors, truth) > 0
     for leaf in leaves:
         leaf.requires_grad_()
-    layer = loss_layer("code_type: CENTER_SIZE")
     assert torch.autograd.gradcheck(lambda a, b: layer(a, b, priors, truth), leaves)
 
 

@@ -159,7 +159,10 @@ def test_psroi_pooling(group: int, outputs: int) -> None:
     (top,) = run(layer, bottom, regions)
     expected = slow_psroi_pool(bottom.numpy(), REGIONS, group, outputs, 1 / 16)
     np.testing.assert_allclose(top, expected, rtol=1e-12, atol=1e-12)
-    assert torch.autograd.gradcheck(lambda x: layer(x, regions), bottom.requires_grad_())
+    # It is linear, so a random direction shows any number that is wrong.
+    assert torch.autograd.gradcheck(
+        lambda x: layer(x, regions), bottom.requires_grad_(), fast_mode=True
+    )
 
 
 def test_psroi_pooling_in_float32_far_from_zero() -> None:
