@@ -150,10 +150,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         # Whoever read our output has gone; nothing is left to say to them.
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
     except OSError as error:
-        if error.errno not in _FULL or error.filename is not None:
+        if isinstance(error.filename, str):
+            _complain(f"{error.filename}: {error.strerror}")
+        elif error.errno in _FULL:
+            _complain(f"what goes to stdout cannot be written: {error.strerror}")
+            sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+        else:
             raise
-        _complain(f"what goes to stdout cannot be written: {error.strerror}")
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
     except (MemoryError, RuntimeError) as error:
         if not _is_out_of_memory(error):
             raise

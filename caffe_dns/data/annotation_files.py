@@ -6,6 +6,7 @@ Boxes come out in shares of the image, as groups of an AnnotatedDatum (`util/io.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,7 +47,7 @@ def read_groups(
     `size` is the (height, width) of the image's file; `labels` has numbers by name. Without the
     file there are no objects, with a warning. Raises CaffeError for a file that cannot be used.
     """
-    if not Path(path).exists():
+    if not os.path.exists(path):
         log.warning(f"{path} does not exist; its image has no objects")
         return []
     try:

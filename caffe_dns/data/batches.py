@@ -18,7 +18,7 @@ from caffe_dns.data.datum import Image, IntArray
 from caffe_dns.data.image_batch import BatchMemory, CroppedBatch, FinishedBatch, ImageBatch
 from caffe_dns.data.raw_records import RawRecords
 from caffe_dns.data.sources import ImageSource
-from caffe_dns.data.transform import RecordDraws, Transform, shape_text
+from caffe_dns.data.transform import ImageShape, RecordDraws, Transform, shape_text
 from caffe_dns.data.workers import Workers, reading_threads
 from caffe_dns.errors import CaffeError
 
@@ -103,12 +103,11 @@ class ImageBatches:
         """The next batch, which threads may still be at work on."""
         records = next(self._numbers)
         draws = self._draws.of(records) if self._transform.is_random else None
-        together = not self._transform.random_crop
-        alike = self._source.recall(records) if together else None
+        alike = self._source.recall(records)
         if alike is None:
             items = self._source.fetch_all(records.tolist())
             with self._at(records[0]):
-                alike = self._source.decode_alike(items, records) if together else None
+                alike = self._source.decode_alike(items, records)
         if alike is not None:
             return self._copy_alike(*alike, draws)
         with self._at(records[0]):
@@ -126,10 +125,9 @@ class ImageBatches:
             raise self._source.explain(error, int(record)) from None
 
     def _copy_alike(self, images: Image, labels: Image, draws: IntArray | None) -> _Begun:
-        """A batch of images that are all cropped at the same place."""
+        """A batch of images of one shape that need no decoding."""
         batch = self._new_batch(images[0])
-        mirrored = None if draws is None else draws[:, 0] & 1
-        batch.put_all(images, self._transform.cut(images.shape[1:], [0, 0, 0]), mirrored)
+        batch.put_all(images, self._cuts(images.shape[1:], draws))
         batch.labels.numpy()[:] = labels
         return _Begun(batch)
 
@@ -144,9 +142,7 @@ class ImageBatches:
             pin=self._pin,
             memory=self._memory,
         )
-        cuts = self._transform.cuts(
-            raw.shape, np.zeros((size, 3), np.int64) if draws is None else draws
-        )
+        cuts = self._cuts(raw.shape, draws)
         place_each = self._placing(batch, raw.values, records, raw.first, draws)
 
         def place(some: range) -> None:
@@ -156,7 +152,13 @@ class ImageBatches:
         worth_it = -(-_SHARED_WORK // batch.pixels[0].nbytes)
         return _Begun(batch, self._workers.start(place, range(size), worth_it))
 
-    def _copy_each(self, items: list[Any], records: IntArray, draws: IntArray | None) -> _Begun:
+    def _cuts(self, shape: ImageShape, draws: IntArray | None) -> IntArray:
+        """How each image of a batch is cut where all are of this shape, [N, 3]."""
+        if draws is None:
+            draws = np.zeros((self._batch_size, 3), np.int64)
+        return self._transform.cuts(shape, draws)
+
+    def _copy_each(self, items: Sequence[Any], records: IntArray, draws: IntArray | None) -> _Begun:
         """A batch of images that are decoded and cropped one by one."""
         with self._at(records[0]):
             first, first_label = self._source.decode(items[0])

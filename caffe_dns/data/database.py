@@ -10,10 +10,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import TypeVar
+from typing import Any, TypeAlias, TypeVar
+
+import numpy as np
 
 from caffe_dns.data.stored import Value
 from caffe_dns.files import sync_folder
+
+#: Values of one size as rows of bytes.
+Table: TypeAlias = "np.ndarray[Any, np.dtype[np.uint8]]"
 
 _Self = TypeVar("_Self", bound="_Closing")
 
@@ -59,6 +64,13 @@ class Cursor(ABC):
     @abstractmethod
     def value(self) -> bytes | memoryview:
         """The value here. A view is good until the database is closed."""
+
+    def take_table(self, count: int) -> Table | None:
+        """What `take` gives, as rows [N, size] of uint8, or None; the cursor stays there then.
+
+        There may be fewer rows than that. None where values are large, or not all of one size.
+        """
+        return None
 
     def take(self, count: int) -> list[Value]:
         """The values from here on, `count` of them or up to the end; the cursor is at the last.

@@ -109,18 +109,25 @@ def parse_alike(values: Sequence[Buffer]) -> tuple[Image, Image] | None:
     size = len(values[0])
     if size > SMALL or set(map(len, values)) != {size}:
         return None
-    first = parse_datum(values[0])
+    return parse_table(np.frombuffer(b"".join(values), np.uint8).reshape(len(values), size))
+
+
+def parse_table(table: Image) -> tuple[Image, Image] | None:
+    """What `parse_alike` makes of Datums that are rows [N, size] of uint8."""
+    size = table.shape[1]
+    if size > SMALL:
+        return None
+    first = parse_datum(table[0].tobytes())
     label_tag = first.data_start + len(first.data)
     if first.encoded or first.float_data is not None or label_tag + 2 > size:
         return None
-    table = np.frombuffer(b"".join(values), np.uint8).reshape(len(values), size)
     labels = table[:, label_tag + 1]
     one_byte = table[0, label_tag] == _LABEL << 3 and labels.max() < 0x80
     around = table[:, : first.data_start], table[:, label_tag], table[:, label_tag + 2 :]
     if not one_byte or any((part != part[0]).any() for part in around):
         return None
     pixels = table[:, first.data_start : label_tag]
-    return pixels.reshape(len(values), *first.image().shape), labels
+    return pixels.reshape(len(table), *first.image().shape), labels
 
 
 def decode_image(data: Buffer, *, color: bool = False, gray: bool = False) -> Image:

@@ -5,6 +5,7 @@ The kinds themselves have modules of their own; `database` says what they have i
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -45,9 +46,9 @@ def create_database(path: str, backend: str = "lmdb") -> Writer:
     Writes Caffe's log line. Raises CaffeError when `path` exists already or cannot be made.
     """
     creator = _of(_WRITERS, backend)
-    if Path(path).exists():
+    if os.path.exists(path):
         raise CaffeError("exists already; remove it or choose another name", file=path)
-    if not Path(path).absolute().parent.is_dir():
+    if not os.path.isdir(Path(path).absolute().parent):
         raise CaffeError(
             f"cannot be made: there is no folder {Path(path).absolute().parent}", file=path
         )
@@ -67,12 +68,12 @@ def _of(table: dict[str, _Entry], backend: str) -> _Entry:
 
 def _check_folder(path: str, backend: str) -> None:
     folder = Path(path)
-    if not folder.exists():
+    if not os.path.exists(folder):
         raise CaffeError("there is no such database", file=path)
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise CaffeError("is not a database: it is a file, not a folder", file=path)
-    kind = "lmdb" if (folder / "data.mdb").exists() else None
-    if kind is None and (folder / "CURRENT").exists():
+    kind = "lmdb" if os.path.exists(folder / "data.mdb") else None
+    if kind is None and os.path.exists(folder / "CURRENT"):
         kind = "leveldb"
     if kind is None:
         raise CaffeError(

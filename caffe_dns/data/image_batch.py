@@ -16,7 +16,7 @@ from torch import Tensor
 
 from caffe_dns.data.datum import Image, IntArray
 from caffe_dns.data.raw_records import RawRecords
-from caffe_dns.data.transform import Cut, ImageShape, Transform, crop
+from caffe_dns.data.transform import Cut, ImageShape, Transform, crop, crop_all
 
 #: How many batches' memory is kept for those to come.
 _MOST_FREE = 8
@@ -63,10 +63,10 @@ class ImageBatch(ABC):
         """Fill place `index` with an image [channels, height, width] that is not cropped yet."""
 
     @abstractmethod
-    def put_all(self, images: Image, cut: Cut, mirrored: IntArray | None) -> None:
-        """Fill all places with images [N, channels, height, width], cropped at one place.
+    def put_all(self, images: Image, cuts: IntArray) -> None:
+        """Fill all places with images [N, channels, height, width] that are not cropped yet.
 
-        `mirrored` tells for each whether it is, None that none is; the cut's does not count.
+        `cuts` [N, 3] has top, left and whether it is mirrored of each.
         """
 
     @abstractmethod
@@ -97,12 +97,12 @@ class FinishedBatch(ImageBatch):
         if cut.mirrored:
             target[:] = target[..., ::-1].copy()
 
-    def put_all(self, images: Image, cut: Cut, mirrored: IntArray | None) -> None:
+    def put_all(self, images: Image, cuts: IntArray) -> None:
         target = self.images.numpy()
-        self.transform.finish(crop(images, cut, self.transform.crop_size), cut, target)
-        if mirrored is not None:
-            chosen = mirrored.nonzero()
-            target[chosen] = target[chosen][..., ::-1]
+        self.transform.finish_all(images, cuts, target)
+        if self.transform.mirror:
+            mirrored = cuts[:, 2].nonzero()
+            target[mirrored] = target[mirrored][..., ::-1]
 
     def tops(self, device: torch.device) -> tuple[Tensor, Tensor]:
         return self.images.to(device), self.labels.to(device)
@@ -138,12 +138,10 @@ class CroppedBatch(ImageBatch):
         if self._places_of_cuts is not None:
             self._places_of_cuts[index] = cut.top, cut.left, cut.mirrored
 
-    def put_all(self, images: Image, cut: Cut, mirrored: IntArray | None) -> None:
-        self.pixels.numpy()[:] = crop(images, cut, self.transform.crop_size)
+    def put_all(self, images: Image, cuts: IntArray) -> None:
+        self.pixels.numpy()[:] = crop_all(images, cuts, self.transform.crop_size)
         if self.cuts is not None:
-            self.cuts.numpy()[:] = cut.top, cut.left, 0
-            if mirrored is not None:
-                self.cuts.numpy()[:, 2] = mirrored
+            self.cuts.numpy()[:] = cuts
 
     def put_raw(self, records: RawRecords, cuts: IntArray, some: slice) -> bool:
         """Fill some places with images of `records`, one for each place; `cuts` is [N, 3].

@@ -7,6 +7,7 @@ permission. It must not be written to meanwhile.
 from __future__ import annotations
 
 import heapq
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -95,7 +96,7 @@ class LevelDB(Database):
 
     def _table(self, number: int) -> Iterator[Entry]:
         path = self._folder / f"{number:06d}.ldb"
-        if not path.exists():
+        if not os.path.exists(path):
             path = path.with_suffix(".sst")  # the name before LevelDB 1.14
         last = (b"", 0)
         for key, value in table_entries(path):

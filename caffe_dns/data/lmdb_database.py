@@ -8,25 +8,26 @@ page is checked when it is read, and a walk through the tree ends, whatever the 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
-from caffe_dns.data.database import Cursor, Database
+from caffe_dns.data.database import Cursor, Database, Table
 from caffe_dns.data.datum import Buffer
 from caffe_dns.data.lmdb_pages import (
     HEADER_SIZE,
     META_SIZE,
-    Leaf,
+    Leaves,
     Meta,
     branch_pages,
     check_overflow,
     parse_meta,
 )
-from caffe_dns.data.stored import StoredFile, StoredValue, Value
+from caffe_dns.data.stored import StoredFile, StoredValue, Value, new_memory
 from caffe_dns.errors import CaffeError
 
-#: Leaves that follow one another are read so many at once.
-_AT_ONCE = 16
+#: Bytes of leaves that are read and decoded at once.
+_AT_ONCE = 1 << 20
 
 
 class LMDB(Database):
@@ -52,74 +53,100 @@ class LMDB(Database):
 
 
 class _LMDBCursor(Cursor):
-    """A place among the records: a leaf page, and an index there."""
+    """A place among the records: some leaf pages, and an index there."""
 
     def __init__(self, file: StoredFile, meta: Meta) -> None:
         self._file = file
         self._meta = meta
-        self._leaves: Iterator[Leaf] = iter(())
-        self._leaf: Leaf | None = None
-        self._found: tuple[list[bytes], list[Value]] | None = None
+        self._leaves: Iterator[Leaves] = iter(())
+        self._here: Leaves | None = None
+        self._is_checked = False
+        self._values: list[Value] | None = None
+        self._has_table = False
+        self._table: Table | None = None
         self._index = 0
 
     def first(self) -> bool:
         self._leaves = _leaves(self._file, self._meta)
-        return self._next_leaf()
+        return self._next_leaves()
 
     def next(self) -> bool:
-        leaf = self._leaf
-        if leaf is not None and self._index + 1 < leaf.size:
+        here = self._here
+        if here is not None and self._index + 1 < here.size:
             self._index += 1
             return True
-        return self._next_leaf()
+        return self._next_leaves()
 
     def skip(self, count: int) -> int:
         done = 0
-        while self._leaf is not None:
-            steps = min(count - done, self._leaf.size - 1 - self._index)
+        while self._here is not None:
+            steps = min(count - done, self._here.size - 1 - self._index)
             self._index += steps
             done += steps
             if done == count:
                 break
-            done += self._next_leaf()
+            done += self._next_leaves()
         return done
 
     def key(self) -> bytes:
-        return self._records()[0][self._index]
+        return self._checked().key(self._index)
 
     def value(self) -> Buffer:
-        value = self._records()[1][self._index]
+        value = self._all_values()[self._index]
         return value.read() if isinstance(value, StoredValue) else value
 
     def take(self, count: int) -> list[Value]:
-        values = self._records()[1][self._index : self._index + count]
+        values = self._all_values()[self._index : self._index + count]
         self._index += len(values) - 1
-        while len(values) < count and self._next_leaf():
-            some = self._records()[1][: count - len(values)]
+        while len(values) < count and self._next_leaves():
+            some = self._all_values()[: count - len(values)]
             values += some
             self._index = len(some) - 1
         return values
 
-    def _next_leaf(self) -> bool:
-        self._found = None
+    def take_table(self, count: int) -> Table | None:
+        if not self._has_table:
+            self._table = self._checked().table()
+            self._has_table = True
+        if self._table is None:
+            return None
+        rows = self._table[self._index : self._index + count]
+        self._index += len(rows) - 1
+        return rows
+
+    def _next_leaves(self) -> bool:
+        self._values = self._table = None
+        self._is_checked = self._has_table = False
         self._index = 0
+        with self._about_file():
+            self._here = next(self._leaves, None)
+        return self._here is not None
+
+    def _checked(self) -> Leaves:
+        """The leaves here, whose records are looked at only where they are needed."""
+        if self._here is None:
+            raise ValueError("the cursor is on no record")
+        if not self._is_checked:
+            with self._about_file():
+                self._here.check()
+            self._is_checked = True
+        return self._here
+
+    def _all_values(self) -> list[Value]:
+        """The values of the leaves here."""
+        if self._values is None:
+            here = self._checked()
+            with self._about_file():
+                self._values = [*here.values(self._overflow)]
+        return self._values
+
+    @contextmanager
+    def _about_file(self) -> Iterator[None]:
+        """Within it, errors are about the file."""
         try:
-            self._leaf = next(self._leaves, None)
+            yield
         except CaffeError as error:
             raise error.locate(file=self._file.path) from None
-        return self._leaf is not None
-
-    def _records(self) -> tuple[list[bytes], list[Value]]:
-        """Keys and values of the leaf, which are looked at only where they are needed."""
-        if self._found is None:
-            if self._leaf is None:
-                raise ValueError("the cursor is on no record")
-            try:
-                keys, values = self._leaf.records(self._overflow)
-            except CaffeError as error:
-                raise error.locate(file=self._file.path) from None
-            self._found = keys, [*values]
-        return self._found
 
     def _overflow(self, page: int, size: int) -> OverflowValue:
         page_size = self._meta.page_size
@@ -161,56 +188,58 @@ def _newest_meta(file: StoredFile) -> Meta:
     return meta
 
 
-def _leaves(file: StoredFile, meta: Meta) -> Iterator[Leaf]:
-    """The leaves of the tree from left to right.
+def _leaves(file: StoredFile, meta: Meta) -> Iterator[Leaves]:
+    """The leaves of the tree from left to right, some at a time.
 
     All leaves are equally deep and their keys increase, so none can come twice, and there are no
     more records than the file says.
     """
     pages = _Pages(file, meta)
-    levels = [iter([meta.root] if meta.depth else [])]
+    levels = [iter([[meta.root]] if meta.depth else [])]
     last_key = b""
     records = 0
     while levels:
-        number = next(levels[-1], None)
-        if number is None:
+        numbers = next(levels[-1], None)
+        if numbers is None:
             levels.pop()
             continue
-        data = pages.read(number)
+        data = pages.read(numbers)
         if len(levels) < meta.depth:
-            levels.append(iter(branch_pages(data, number)))
+            below = branch_pages(data, numbers[0])
+            size = _AT_ONCE // meta.page_size if len(levels) + 1 == meta.depth else 1
+            levels.append(iter([below[at : at + size] for at in range(0, len(below), size)]))
             continue
-        leaf = Leaf(data, number)
-        first, last = leaf.ends()
+        leaves = Leaves(data, numbers, meta.page_size)
+        first, last = leaves.ends()
         if not last_key < first <= last:
-            raise CaffeError(f"is damaged at page {number}: its keys are not in order")
+            raise CaffeError(f"is damaged at page {numbers[0]}: its keys are not in order")
         last_key = last
-        records += leaf.size
+        records += leaves.size
         if records > meta.entries:
             break
-        yield leaf
+        yield leaves
     if records != meta.entries:
         raise CaffeError(f"is damaged: it claims {meta.entries} records, and has {records} or more")
 
 
 class _Pages:
-    """Single pages; those that follow one another are read several at once."""
+    """Pages by their numbers. Those that lie one after the other are read at once."""
 
     def __init__(self, file: StoredFile, meta: Meta) -> None:
         self._file = file
         self._size = meta.page_size
         self._last = meta.last_page
-        self._read = memoryview(b"")
-        #: The first of the pages that were read.
-        self._first = 0
 
-    def read(self, number: int) -> memoryview:
-        if not 2 <= number <= self._last:
-            raise CaffeError(f"is damaged: it names page {number}, and there are 2 to {self._last}")
-        end = self._first + len(self._read) // self._size
-        if not self._first <= number < end:
-            count = min(_AT_ONCE, self._last + 1 - number) if number == end else 1
-            self._first = number
-            self._read = memoryview(self._file.read(number * self._size, count * self._size))
-        start = (number - self._first) * self._size
-        return self._read[start : start + self._size]
+    def read(self, numbers: Sequence[int]) -> memoryview:
+        """The pages, one after the other."""
+        if not 2 <= min(numbers) <= max(numbers) <= self._last:
+            wrong = next(number for number in numbers if not 2 <= number <= self._last)
+            raise CaffeError(f"is damaged: it names page {wrong}, and there are 2 to {self._last}")
+        memory = new_memory(len(numbers) * self._size)
+        first = 0
+        for end in range(1, len(numbers) + 1):
+            if end == len(numbers) or numbers[end] != numbers[end - 1] + 1:
+                piece = memory[first * self._size : end * self._size]
+                self._file.read_into(piece, numbers[first] * self._size)
+                first = end
+        return memory

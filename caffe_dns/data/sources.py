@@ -23,10 +23,11 @@ from caffe_dns.data.datum import (
     RawDatum,
     parse_alike,
     parse_datum,
+    parse_table,
 )
 from caffe_dns.data.kept_records import KeptRecords
 from caffe_dns.data.raw_records import RawRecords, find_raw
-from caffe_dns.data.stored import StoredValue, Value, load
+from caffe_dns.data.stored import Rows, StoredValue, Value, join, load
 from caffe_dns.errors import CaffeError
 
 Item = TypeVar("Item")
@@ -43,7 +44,7 @@ class ImageSource(ABC, Generic[Item]):
     def decode(self, item: Item) -> tuple[Image, int]:
         """A fetched record as pixels [channels, height, width] and label. Threads may call it."""
 
-    def fetch_all(self, records: Sequence[int]) -> list[Item]:
+    def fetch_all(self, records: Sequence[int]) -> Sequence[Item]:
         """The records of these numbers, which increase."""
         return [self.fetch(record) for record in records]
 
@@ -125,33 +126,41 @@ class DatabaseSource(ImageSource[Value]):
         self._kept: KeptRecords | None = None
 
     def fetch(self, record: int) -> Value:
-        if self._record is None or record < self._record:
-            self._seek(record + self._skip)
-        else:
-            for _ in range(record - self._record):
-                self._step()
+        self._go_to(record)
         value = self._cursor.take(1)[0]
         self._step()
         self._record = record + 1
         return value
 
-    def fetch_all(self, records: Sequence[int]) -> list[Value]:
+    def fetch_all(self, records: Sequence[int]) -> Sequence[Value]:
         first, last = records[0], records[-1]
         # Each rank reads every so many-th record; those between cost less than stepping over them.
         step = records[1] - first if len(records) > 1 else 1
         if list(range(first, last + 1, step)) != list(records):
             return super().fetch_all(records)
-        return in_memory_if_small(self._fetch_range(first, last + 1 - first)[::step])
+        values = self._fetch_range(first, last + 1 - first)[::step]
+        return values if isinstance(values, Rows) else in_memory_if_small([*values])
 
-    def _fetch_range(self, first: int, count: int) -> list[Value]:
-        values = [self.fetch(first)]
-        while len(values) < count:
-            some = self._cursor.take(count - len(values))
-            values += some
-            self._index += len(some) - 1
+    def _fetch_range(self, first: int, count: int) -> Sequence[Value]:
+        self._go_to(first)
+        pieces: list[Sequence[Value]] = []
+        left = count
+        while left:
+            table = self._cursor.take_table(left)
+            pieces.append(self._cursor.take(left) if table is None else Rows(table))
+            left -= len(pieces[-1])
+            self._index += len(pieces[-1]) - 1
             self._step()
         self._record = first + count
-        return values
+        return join(pieces)
+
+    def _go_to(self, record: int) -> None:
+        """Put the cursor on this record."""
+        if self._record is None or record < self._record:
+            self._seek(record + self._skip)
+        else:
+            for _ in range(record - self._record):
+                self._step()
 
     def load(self, items: Sequence[Value]) -> Iterator[Buffer]:
         return load(items)
@@ -266,5 +275,7 @@ def in_memory_if_small(values: list[Value]) -> list[Value]:
 
 def parse_small(values: Sequence[Value]) -> tuple[Image, Image] | None:
     """What `parse_alike` makes of the values, or None where some have not been read."""
+    if isinstance(values, Rows):
+        return parse_table(values.table)
     in_memory = [value for value in values if not isinstance(value, StoredValue)]
     return parse_alike(in_memory) if len(in_memory) == len(values) else None

@@ -15,7 +15,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeAlias, cast
+from typing import Any, ClassVar, TypeAlias, cast, overload
 
 import numpy as np
 
@@ -172,6 +172,32 @@ class StoredValue:
 
 
 Value: TypeAlias = "Buffer | StoredValue"
+
+
+class Rows(Sequence["Buffer"]):
+    """Values of one size in memory, which are the rows of a table [N, size] of uint8."""
+
+    def __init__(self, table: np.ndarray[Any, np.dtype[np.uint8]]) -> None:
+        self.table = table
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    @overload
+    def __getitem__(self, index: int) -> bytes: ...
+    @overload
+    def __getitem__(self, index: slice) -> Rows: ...
+    def __getitem__(self, index: int | slice) -> bytes | Rows:
+        found = self.table[index]
+        return Rows(found) if isinstance(index, slice) else found.tobytes()
+
+
+def join(pieces: Sequence[Sequence[Value]]) -> Sequence[Value]:
+    """The values of all pieces; rows of one size stay rows."""
+    tables = [piece.table for piece in pieces if isinstance(piece, Rows)]
+    if len(tables) < len(pieces) or len({table.shape[1] for table in tables}) > 1:
+        return [value for piece in pieces for value in piece]
+    return Rows(tables[0] if len(tables) == 1 else np.concatenate(tables))
 
 
 @dataclass(slots=True)

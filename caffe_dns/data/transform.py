@@ -15,6 +15,7 @@ from typing import TypeAlias
 import numpy as np
 import torch
 from google.protobuf.message import DecodeError
+from numpy.lib.stride_tricks import sliding_window_view
 from torch import Tensor
 
 from caffe_dns import kernels, log, rng
@@ -191,6 +192,21 @@ class Transform:
         if self.scale != 1:
             np.multiply(target, np.float32(self.scale), out=target)
 
+    def finish_all(self, images: Image, cuts: IntArray, target: Image) -> None:
+        """What `finish` does of images [N, channels, height, width], each cropped at its own place.
+
+        `cuts` is [N, 3]. Nothing is mirrored.
+        """
+        np.copyto(target, crop_all(images, cuts, self.crop_size))
+        if self._host_mean is not None:
+            mean = self._host_mean
+            if self.mean is not None:
+                mean = np.broadcast_to(mean, (len(cuts), *mean.shape))
+                mean = crop_all(mean, cuts, self.crop_size)
+            np.subtract(target, mean, out=target)
+        if self.scale != 1:
+            np.multiply(target, np.float32(self.scale), out=target)
+
     def _mean_on(self, device: torch.device) -> Tensor | None:
         """The mean file [channels, height, width] or the mean values [channels or 1, 1, 1]."""
         if len(self.mean_values):
@@ -239,6 +255,20 @@ def crop(images: Image, cut: Cut, size: int) -> Image:
     if not size:
         return images
     return images[..., cut.top : cut.top + size, cut.left : cut.left + size]
+
+
+def crop_all(images: Image, cuts: IntArray, size: int) -> Image:
+    """The `size` x `size` parts of images [N, channels, height, width], each at its place.
+
+    `cuts` [N, 3] begins with top and left of each.
+    """
+    if not size:
+        return images
+    if (cuts[:, :2] == cuts[0, :2]).all():  # then nothing is copied
+        return crop(images, Cut(int(cuts[0, 0]), int(cuts[0, 1]), False), size)
+    windows = sliding_window_view(images, (size, size), axis=(2, 3))
+    crops: Image = windows[np.arange(len(images)), :, cuts[:, 0], cuts[:, 1]]
+    return crops
 
 
 def read_mean(path: str) -> Tensor:

@@ -107,9 +107,13 @@ class NewFile:
 def temporary_beside(path: Path) -> Path:
     """A name in the same folder for what is to become `path`, which nobody else uses.
 
+    Raises CaffeError where no file can have such a name.
+
     It says which process of which machine makes it; what dead ones have left for the same `path`
     is removed.
     """
+    if "\0" in str(path):
+        raise CaffeError("cannot be written: the name has a NUL byte in it", file=str(path))
     remove_leftovers(path)
     _folders.add(path.parent.absolute())
     return path.with_name(f".{path.name}.{_machine()}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
@@ -182,9 +186,9 @@ def _is_at_work(process: int, entry: os.DirEntry[str]) -> bool:
 def check_target(path: str | Path) -> None:
     """Raise CaffeError where no file of this name can be: before long work, say."""
     path = Path(on_disk(str(path)))
-    if path.is_dir():
+    if os.path.isdir(path):
         raise CaffeError("cannot be written: it is a folder", file=str(path))
-    if not path.parent.is_dir():
+    if not os.path.isdir(path.parent):
         raise CaffeError(f"cannot be written: there is no folder {path.parent}", file=str(path))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import weakref
 from collections.abc import Sequence
 from pathlib import Path
@@ -38,7 +39,7 @@ class HDF5Output(Layer):
         path = Path(on_disk(self.param.hdf5_output_param.file_name))
         if not self.param.hdf5_output_param.file_name:
             raise self.error("must name a file", "hdf5_output_param.file_name")
-        if not path.absolute().parent.is_dir():
+        if not os.path.isdir(path.absolute().parent):
             raise self.error(
                 f"there is no folder {path.parent} for {path}", "hdf5_output_param.file_name"
             )

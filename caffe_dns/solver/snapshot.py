@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -106,7 +107,7 @@ def check_writable(param: SolverParameter) -> None:
     """
     longest = Path(on_disk(snapshot_name(param, param.max_iter, ".solverstate.h5")))
     folder = longest.parent
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise CaffeError(
             f"the folder '{folder}' of the snapshots does not exist; create it first",
             field="snapshot_prefix",
@@ -132,7 +133,7 @@ def find_model(learned_net: str, state_file: str) -> str:
     named = Path(on_disk(learned_net))
     beside = Path(state_file).parent / named.name
     for model in (named, beside):
-        if model.exists():
+        if os.path.exists(model):
             return str(model)
     places = f"at '{named}'" + (f" nor at '{beside}'" if beside != named else "")
     raise CaffeError(f"its model is gone: there is none {places}", file=state_file)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -138,7 +138,7 @@ def _settings(param: SolverParameter) -> dict[str, str | float]:
 def check_tensorboard(folder: str) -> None:
     """Raise CaffeError when the package is missing, or `folder` cannot be a folder."""
     _summary_writer()
-    if Path(folder).exists() and not Path(folder).is_dir():
+    if os.path.exists(folder) and not os.path.isdir(folder):
         raise CaffeError("--tensorboard needs a folder, and this is a file", file=folder)
 
 

@@ -7,6 +7,7 @@ layer by layer, whatever its kind; how what it has for a layer is fitted to the 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -130,7 +131,7 @@ def _copy(net: Net, layer: Layer, stored: StoredLayer) -> None:
 
 def _explain(file: str, error: CaffeError) -> CaffeError:
     """Say so when a solver state was given where a model belongs."""
-    if ".solverstate" in Path(file).name and Path(file).is_file():
+    if ".solverstate" in Path(file).name and os.path.isfile(file):
         return CaffeError(
             "is a solver state, not a model; give it with -snapshot, or give the .caffemodel "
             "to -weights",

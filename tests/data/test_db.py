@@ -113,3 +113,11 @@ def test_announces_what_it_opens(capfd: pytest.CaptureFixture[str]) -> None:
     assert capfd.readouterr().err.endswith(f"] Opened lmdb {path}\n")
     open_database(path, announce=False).close()
     assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("name", ["x" * 5000, "a\0b"])
+def test_names_that_no_file_can_have(name: str, tmp_path: Path) -> None:
+    with pytest.raises(CaffeError, match="there is no such database"):
+        open_database(str(tmp_path / name))
+    with pytest.raises(CaffeError, match="cannot be"):
+        create_database(str(tmp_path / name))

@@ -72,17 +72,17 @@ def test_one_by_one(mean: str, crop: str, mirror: str, phase: int, dtype: torch.
 @pytest.mark.parametrize("mean", MEANS)
 @pytest.mark.parametrize("crop", ["", "crop_size: 4"])
 @pytest.mark.parametrize("mirror", ["", "mirror: true"])
-def test_all_at_once(mean: str, crop: str, mirror: str) -> None:
+@pytest.mark.parametrize("phase", [TRAIN, TEST])
+def test_all_at_once(mean: str, crop: str, mirror: str, phase: int) -> None:
     param = text_format.Parse(f"{mean} {crop} {mirror} scale: 0.25", TransformationParameter())
-    transform = Transform(param, TEST)
-    images, cut = images_of(torch.uint8), transform.cut(SHAPE, [0, 0, 0])
-    mirrored = np.array([0, 1, 1, 0, 1, 0]) if mirror else None
+    transform = Transform(param, phase)
+    images = images_of(torch.uint8)
+    draws = RecordDraws(5, "transform/data").of(np.arange(COUNT))
     together, alone = batches(transform, torch.uint8), batches(transform, torch.uint8)
     for batch in together:
-        batch.put_all(images, cut, mirrored)
+        batch.put_all(images, transform.cuts(SHAPE, draws))
     for index, image in enumerate(images):
-        own = transform.cut(SHAPE, [int(mirrored[index]) if mirrored is not None else 0, 0, 0])
-        alone[0].put(index, image, own)
+        alone[0].put(index, image, transform.cut(SHAPE, draws[index].tolist()))
     expected = alone[0].tops(CPU)[0]
     assert all(torch.equal(result, expected) for result in results(together))
 

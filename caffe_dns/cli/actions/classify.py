@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 
@@ -60,7 +61,7 @@ def run(
 
 
 def _read(path: Path, ending: str) -> list[np.ndarray]:
-    if path.is_dir():
+    if os.path.isdir(path):
         click.echo(f"Loading folder: {path}")
         images = [load_image(file) for file in sorted(path.glob(f"*.{ending}"))]
         if not images:

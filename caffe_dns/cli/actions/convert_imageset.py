@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 import random
-from pathlib import Path
 from typing import Any
 
 from caffe_dns import log
@@ -71,7 +71,7 @@ def _none_read(image_set: ImageSet) -> str:
     """What is wrong when no image can be read; mostly the slash between folder and name."""
     name, root_folder = image_set.images[0].name, image_set.root_folder
     message = "none of the images listed can be read"
-    if not root_folder.endswith("/") and Path(root_folder, name).is_file():
+    if not root_folder.endswith("/") and os.path.isfile(os.path.join(root_folder, name)):
         message += f"; {root_folder}{name} is not there, but {root_folder}/{name} is: end the "
         message += f"folder in a slash, {root_folder}/"
     return message

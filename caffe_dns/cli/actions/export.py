@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from caffe_dns.cli import definitions
@@ -94,7 +95,7 @@ def run(
 def _beside(output: str, model: str) -> str:
     """Where the definition of such a model goes. Raises CaffeError if it were the given one's."""
     definition = Path(output).with_suffix(".prototxt")
-    if model and definition.exists() and definition.samefile(model):
+    if model and os.path.exists(definition) and definition.samefile(model):
         raise CaffeError(
             "the definition of the new model would take its place; give --output or "
             "--definition another name",

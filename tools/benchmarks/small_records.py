@@ -1,0 +1,157 @@
+#!/usr/bin/env python3
+"""How fast small records are read from an LMDB, beside the lmdb package on the same files.
+
+    python tools/benchmarks/small_records.py [--database FOLDER] [--records N] [--rounds N]
+
+Without --database, one of MNIST's size is made: 28x28 pixels of noise, with a label. Read are all
+records, one by one; and the first epoch of batches of 64, as they are and cropped at random, up to
+the tensor that a net gets: with our reader, and the same batches on top of the package's cursor.
+They read in turn. Printed are thousands of records for each second of the processor, medians of the
+rounds, and medians of the ratios within each round.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import lmdb
+import numpy as np
+import torch
+
+from caffe_dns import log
+from caffe_dns.data.batches import ImageBatches, Share
+from caffe_dns.data.database import Cursor, Database
+from caffe_dns.data.db import create_database, open_database
+from caffe_dns.data.sources import DatabaseSource
+from caffe_dns.data.transform import RecordDraws, Transform
+from caffe_dns.proto.caffe_pb2 import TRAIN, Datum, TransformationParameter
+
+BATCH, SIZE, CROP = 64, 28, 24
+
+
+class PackageDatabase(Database):
+    """An LMDB as the lmdb package reads it: from a map of the file, which C believes."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path)
+        self._environment = lmdb.open(path, readonly=True, lock=False, readahead=False)
+        self._transaction = self._environment.begin(buffers=True)
+
+    def cursor(self) -> Cursor:
+        return PackageCursor(self._transaction.cursor())
+
+    def entries(self) -> int:
+        return int(self._environment.stat()["entries"])
+
+    def close(self) -> None:
+        self._transaction.abort()
+        self._environment.close()
+
+
+class PackageCursor(Cursor):
+    """The package's cursor."""
+
+    def __init__(self, cursor: lmdb.Cursor) -> None:
+        self.first, self.next = cursor.first, cursor.next  # type: ignore[method-assign]
+        self.key, self.value = cursor.key, cursor.value  # type: ignore[method-assign]
+
+    def first(self) -> bool:
+        raise NotImplementedError
+
+    next = key = value = first  # type: ignore[assignment]
+
+
+def open_ours(path: str) -> Database:
+    return open_database(path, announce=False)
+
+
+def walk(database: Database) -> int:
+    """Look at the value of every record."""
+    cursor = database.cursor()
+    count = 0
+    found = cursor.first()
+    while found:
+        count += bool(len(cursor.value()))
+        found = cursor.next()
+    return count
+
+
+def batches(crop: int) -> Callable[[Database], int]:
+    """What reads an epoch of batches, cropped at random to `crop` if that is not 0."""
+
+    def read(database: Database) -> int:
+        entries = database.entries()
+        assert entries is not None
+        param = TransformationParameter(crop_size=crop, scale=0.00390625)
+        draws = RecordDraws(0, "transform/data")
+        source = DatabaseSource(database)
+        reader = ImageBatches(source, Transform(param, TRAIN), draws, Share(), BATCH, for_gpu=False)
+        cpu = torch.device("cpu")
+        for _ in range(entries // BATCH):
+            reader.read().tops(cpu)
+        return entries // BATCH * BATCH
+
+    return read
+
+
+WORK: dict[str, Callable[[Database], int]] = {
+    "all records, one by one": walk,
+    f"batches of {BATCH}": batches(0),
+    f"batches of {BATCH}, crop {CROP} at random": batches(CROP),
+}
+
+
+def rate(open_it: Callable[[str], Database], path: str, work: Callable[[Database], int]) -> float:
+    """Records for each second of the processor."""
+    with open_it(path) as database:
+        start = time.process_time()
+        count = work(database)
+        return count / (time.process_time() - start)
+
+
+def make(path: Path, count: int) -> None:
+    """A database of `count` records."""
+    generator = np.random.default_rng(0)
+    with create_database(str(path)) as writer:
+        for number in range(count):
+            data = generator.bytes(SIZE * SIZE)
+            datum = Datum(channels=1, height=SIZE, width=SIZE, data=data, label=number % 10)
+            writer.put(b"%08d" % number, datum.SerializeToString())
+            if number % 1000 == 999:
+                writer.commit()
+
+
+def report(path: str, rounds: int) -> None:
+    print(f"{'thousand records/s':36}{'ours':>8}{'package':>9}{'ratio':>7}")
+    for title, work in WORK.items():
+        rate(open_ours, path, work)
+        runs = [
+            (rate(open_ours, path, work), rate(PackageDatabase, path, work)) for _ in range(rounds)
+        ]
+        ours, package = (statistics.median(each) / 1000 for each in zip(*runs, strict=True))
+        ratio = statistics.median(ours / package for ours, package in runs)
+        print(f"  {title:34}{ours:8.0f}{package:9.0f}{ratio:7.2f}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--database", default="")
+    parser.add_argument("--records", type=int, default=60_000)
+    parser.add_argument("--rounds", type=int, default=5)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    log.set_quiet(True)
+    with tempfile.TemporaryDirectory() as folder:
+        path = options.database or f"{folder}/db"
+        if not options.database:
+            make(Path(path), options.records)
+        report(path, options.rounds)
+
+
+if __name__ == "__main__":
+    main()
