@@ -22,6 +22,7 @@ from caffe_dns.proto.upgrade import read_solver
 from caffe_dns.solver.solver import Solver
 from tests.nets import recorded_log
 from tests.oracle import GOLDEN, run_layer_case
+from tests.shapes import MODEL, make_pictures, on_pictures
 from tests.test_golden_runs import RUNS
 from tests.test_golden_steps import WITHOUT_TIES, check_run_without_ties, check_steps
 
@@ -104,6 +105,30 @@ def test_deterministic_runs_agree_bit_for_bit() -> None:
         found.append([p.tensor.detach().cpu() for p in solver.net.learnable_params])
     for other in found[1:]:
         assert all(map(torch.equal, found[0], other))
+
+
+def test_a_detector_trains_as_on_the_cpu(tmp_path: Path) -> None:
+    """With surgery; the same pictures, drawn and distorted alike. Then it is tested."""
+    pictures = make_pictures(tmp_path)
+    found: list[list[float]] = []
+    for device in ("cpu", "cuda"):
+        param = read_solver(MODEL / "prune_solver.prototxt").message
+        param.ClearField("net")
+        param.net_param.CopyFrom(on_pictures("prune_train_val.prototxt", pictures, 4))
+        param.test_iter[:] = [2]
+        param.snapshot = param.display = 0
+        param.average_loss = 1
+        solver = Solver(param, device=torch.device(device))
+        losses = []
+        for _ in range(3):
+            solver.step(1)
+            losses.append(solver._smoothed_loss())
+        precision = solver.test(0)["detection_eval"]
+        assert precision.numel() == 1 and 0 <= float(precision) <= 1
+        solver.close()
+        found.append(losses)
+    np.testing.assert_allclose(found[1][:1], found[0][:1], rtol=1e-4)
+    np.testing.assert_allclose(found[1], found[0], rtol=0.05)
 
 
 def compare_loosely(actual: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> None:

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from caffe_dns import load_net
-from caffe_dns.cli.main import main
 from caffe_dns.net import Net
 from caffe_dns.proto.blobs import blob_to_array
 from caffe_dns.proto.caffe_pb2 import (
@@ -28,7 +27,7 @@ from caffe_dns.proto.caffe_pb2 import (
 from caffe_dns.proto.upgrade import read_net, read_solver, read_weights
 from caffe_dns.solver.solver import Solver
 from caffe_dns.weights import save_weights
-from tools.shapes import write_shapes
+from tests.shapes import make_pictures
 
 ROOT = Path(__file__).parents[1]
 MODELS = ROOT / "models"
@@ -79,14 +78,7 @@ def in_project_root(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A database of drawn shapes, for detectors."""
-    folder = tmp_path_factory.mktemp("pictures")
-    write_shapes(folder, {"few": 6}, seed=1)
-    arguments = ("--anno_type=detection", f"--label_map_file={folder}/labelmap.prototxt")
-    files = (f"{folder}/", f"{folder}/few.txt", f"{folder}/lmdb")
-    with pytest.raises(SystemExit) as caught:
-        main(["convert_annoset", *arguments, "--encoded", *files])
-    assert caught.value.code == 0
-    return folder / "lmdb"
+    return make_pictures(tmp_path_factory.mktemp("pictures"))
 
 
 # Files ------------------------------------------------------------------------------------------

@@ -6,9 +6,14 @@ from pathlib import Path
 
 import pytest
 
+from caffe_dns import load_net
 from caffe_dns.proto.caffe_pb2 import NetParameter
+from caffe_dns.proto.text import to_text
+from caffe_dns.weights import save_weights
 from tests.cli.harness import complaint, run_well
+from tests.shapes import MODEL, make_pictures, on_pictures
 from tests.solver.test_scores import detection_net
+from tests.test_models import randomise
 
 
 def test_mean_average_precision(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -23,3 +28,21 @@ def test_mean_average_precision(tmp_path: Path, capfd: pytest.CaptureFixture[str
     assert f"detection_eval = {(7 + 4 * 0.6) / 33:.6g}" in result.messages
     said = complaint([*command, "--ap_version", "VOC"], capfd)
     assert "-ap_version: is 'VOC'; 11point, MaxIntegral, Integral would be right" in said
+
+
+def test_a_detector_made_small(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Folded and shrunk it sees what it saw before; objects are no zeros that could be timed."""
+    definition, weights = tmp_path / "net.prototxt", tmp_path / "net.caffemodel"
+    net = load_net(MODEL / "deploy.prototxt", surgery=False)
+    randomise(net)
+    save_weights(net, weights)
+    given = on_pictures("train_val.prototxt", make_pictures(tmp_path), 3)
+    definition.write_text(to_text(given))
+    command = ["test", "-model", str(definition), "-weights", str(weights), "-iterations", "2"]
+    whole = run_well([*command, "--no-surgery"], capfd).messages
+    small = run_well([*command, "--fold", "--shrink"], capfd).messages
+    assert "Folded into the weights before them: conv1/bn" in "".join(small)
+    (expected,) = (line for line in whole if line.startswith("detection_eval = "))
+    (actual,) = (line for line in small if line.startswith("detection_eval = "))
+    assert float(expected.split()[-1]) > 0
+    assert float(actual.split()[-1]) == pytest.approx(float(expected.split()[-1]), rel=1e-3)

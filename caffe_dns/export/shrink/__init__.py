@@ -10,7 +10,7 @@ from importlib import import_module
 
 from caffe_dns.export.shrink.rules import Rule, channel_rules
 
-for _name in ("weighted", "channelwise", "arrangement"):
+for _name in ("weighted", "channelwise", "forks", "arrangement"):
     import_module(f"{__name__}.{_name}")
 
 from caffe_dns.export.shrink.folding import fold  # noqa: E402 (after the rules it asks for)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
+
 import numpy as np
 
 from caffe_dns.export.shrink.graph import Channels, Node
@@ -63,6 +65,7 @@ class Channelwise(Rule):
     "Log",
     "Power",
     "ReLU",
+    "ReLU6",
     "Sigmoid",
     "Split",
     "Swish",
@@ -102,6 +105,25 @@ class PerChannel(SecondAxis):
         return not node.param.mvn_param.across_channels and super().suits(node)
 
 
+class Scaled(Channelwise):
+    """Where the factor is zero, the shift is left, whatever the bottom was."""
+
+    @abstractmethod
+    def blank(self, node: Node) -> np.ndarray:
+        """The channels that are multiplied by zero."""
+
+    def find_constants(self, node: Node) -> None:
+        bottom, known = node.bottom, node.bottom.constant
+        bottom.constant = np.where(self.blank(node) & np.isnan(known), 0.0, known)
+        super().find_constants(node)
+        bottom.constant = known
+
+    def find_needs(self, node: Node) -> None:
+        blank = self.blank(node)
+        for bottom in node.bottoms:
+            bottom.needed |= node.top.needed & ~blank
+
+
 class Affine(Channelwise):
     """A layer with an array along some axes, or with a second bottom in its place."""
 
@@ -131,26 +153,11 @@ class BiasRule(Affine):
 
 
 @channel_rules.register("Scale")
-class ScaleRule(Affine):
-    """Where the factor is zero, the shift is left, whatever the bottom was."""
-
+class ScaleRule(Scaled, Affine):
     def first_axis(self, node: Node) -> int:
         return node.param.scale_param.axis % len(node.bottom.shape)
 
-    def find_constants(self, node: Node) -> None:
-        blank = self._blank(node)
-        bottom, known = node.bottom, node.bottom.constant
-        bottom.constant = np.where(blank & np.isnan(known), 0.0, known)
-        super().find_constants(node)
-        bottom.constant = known
-
-    def find_needs(self, node: Node) -> None:
-        blank = self._blank(node)
-        for bottom in node.bottoms:
-            bottom.needed |= node.top.needed & ~blank
-
-    def _blank(self, node: Node) -> np.ndarray:
-        """The channels that are multiplied by zero."""
+    def blank(self, node: Node) -> np.ndarray:
         if len(node.bottoms) == 2 or (axis := self.array_axis(node, 0)) is None:
             return np.zeros(len(node.bottom), bool)
         factors = np.moveaxis(node.arrays[0], axis, 0)

@@ -1,4 +1,4 @@
-"""Taking away the BatchNorm, Scale and Bias layers behind a convolution or an inner product.
+"""Taking away the BatchNorm, BN, Scale and Bias layers behind a convolution or an inner product.
 
 In use they multiply each channel by a number and add one, which the weights can do.
 """
@@ -14,6 +14,7 @@ from caffe_dns.export.model import UnmaskedModel
 from caffe_dns.export.shrink.graph import Node, connect
 from caffe_dns.export.shrink.rules import rule_for
 from caffe_dns.export.shrink.weighted import Weighted
+from caffe_dns.layers.forks.batch_norm import BN
 from caffe_dns.layers.normalization import BatchNorm
 from caffe_dns.proto.caffe_pb2 import NetParameter
 
@@ -27,7 +28,7 @@ class Folded:
 
 
 def fold(model: UnmaskedModel) -> Folded:
-    """Put BatchNorm, Scale and Bias layers into the weights of what alone feeds them.
+    """Put BatchNorm, BN, Scale and Bias layers into the weights of what alone feeds them.
 
     Only where the statistics are those of training, and factors and shifts are one for each
     channel. The given model is left as it is.
@@ -82,6 +83,8 @@ def _affine(node: Node) -> tuple[np.ndarray, np.ndarray] | None:
         factor = 1 / np.sqrt(variance * batches + node.layer.eps)
         scale, bias = own or (1.0, 0.0)
         return scale * factor, bias - mean * batches * scale * factor
+    if isinstance(node.layer, BN):
+        return _affine_of_bn(node.layer, arrays) if axis == 1 else None
     if node.param.type == "Scale":
         first, shape = node.param.scale_param.axis, arrays[0].shape
         factor, shift = arrays[0], arrays[1] if len(arrays) > 1 else np.zeros(channels)
@@ -92,3 +95,14 @@ def _affine(node: Node) -> tuple[np.ndarray, np.ndarray] | None:
         return None
     by_channel = first % len(node.bottom.shape) == axis and shape == (channels,)
     return (factor, shift) if by_channel else None
+
+
+def _affine_of_bn(layer: BN, arrays: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray] | None:
+    slope, bias, *running = (array.ravel() for array in arrays)
+    if layer.affine_only:
+        return slope, bias
+    if not running:
+        return None
+    mean, variance = running
+    factor = slope / np.sqrt(variance + layer.eps)
+    return factor, bias - mean * factor

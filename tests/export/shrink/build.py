@@ -43,7 +43,7 @@ def _values(
     values = generator.standard_normal(shape)
     if kind == "BatchNorm" and index == 0:
         values *= 0.1
-    elif kind == "BatchNorm":
+    elif kind == "BatchNorm" or (kind == "BN" and index == 3):
         values = np.abs(values) + 0.5
     elif kind in ("Convolution", "InnerProduct", "Deconvolution") and index == 0:
         # Of the size that keeps the entries of a deep net in bounds.

@@ -36,7 +36,7 @@ def full(text: str) -> tuple[UnmaskedModel, Weights]:
     generator = np.random.default_rng(5)
     for arrays in model.blobs:
         for index, array in enumerate(arrays):
-            if array.ndim and not (len(arrays) == 3 and index):  # not what a variance is made of
+            if array.ndim and not (len(arrays) >= 3 and index):  # not what a variance is made of
                 array[...] = generator.uniform(0.5, 1.5, array.shape)
     return model, dict(
         zip((la.name for la in model.definition.param.layer), model.blobs, strict=True)

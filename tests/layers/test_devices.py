@@ -1,0 +1,234 @@
+"""Layers of forks and of SSD in float32 on each device, against float64 on a CPU.
+
+The latter is held to the layers' definitions by the tests of each; on a GPU, kernels are others and
+sums have another order. Where an order or a threshold decides, numbers are far from a tie.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import Tensor
+
+from caffe_dns.layers import Context, Layer
+from tests.layers.detection import test_detection_evaluate as evaluation
+from tests.layers.detection import test_detection_output as detection
+from tests.layers.detection import test_multibox_loss as multibox
+from tests.layers.detection.reference_loss import Settings
+from tests.layers.harness import draw, make_layer
+from tests.oracle import assert_close
+
+DEVICES = [
+    "cpu",
+    pytest.param(
+        "cuda",
+        marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"),
+    ),
+]
+IMAGES = (2, 6, 9, 8)
+
+
+@dataclass
+class Case:
+    """A layer and its bottoms; those in `learned` get gradients."""
+
+    definition: str
+    bottoms: Sequence[Tensor]
+    learned: tuple[int, ...] = (0,)
+    tops: int = 1
+
+
+def settings(kind: str, message: str, text: str, more: str = "") -> str:
+    return f"type: '{kind}' {more} {message} {{ {text} }}"
+
+
+def positive(*shape: int, seed: int = 0) -> Tensor:
+    return draw(*shape, seed=seed, positive=True)
+
+
+def regions() -> Tensor:
+    """Number of the image and box of each region; one lies outside, one has no area."""
+    rows = [[0, 8, 16, 50, 60], [1, 0, 0, 55, 71], [1, 30, 30, 90, 99], [0, 9, 9, 9, 9]]
+    return torch.tensor(rows).double()
+
+
+def labels(count: int, classes: int) -> Tensor:
+    return torch.arange(count).remainder(classes).double()
+
+
+def pooled() -> list[Tensor]:
+    """What a Pooling with two tops makes: values, and the places that they come from."""
+    values, places = torch.nn.functional.max_pool2d(draw(*IMAGES), 2, return_indices=True)
+    return [values, places.double()]
+
+
+FILLED = "weight_filler { type: 'gaussian' }"
+CASES = {
+    "depthwise": Case(
+        settings(
+            "DepthwiseConvolution",
+            "convolution_param",
+            f"num_output: 6 group: 6 kernel_size: 3 pad: 1 {FILLED}",
+        ),
+        [draw(*IMAGES)],
+    ),
+    "convolution_depthwise": Case(
+        settings(
+            "ConvolutionDepthwise",
+            "convolution_param",
+            f"num_output: 6 kernel_size: 3 stride: 2 {FILLED}",
+        ),
+        [draw(*IMAGES)],
+    ),
+    "roi_pooling": Case(
+        settings("ROIPooling", "roi_pooling_param", "pooled_h: 3 pooled_w: 2 spatial_scale: 0.125"),
+        [draw(*IMAGES), regions()],
+    ),
+    "psroi_pooling": Case(
+        settings(
+            "PSROIPooling", "psroi_pooling_param", "output_dim: 2 group_size: 2 spatial_scale: 0.1"
+        ),
+        [draw(2, 8, 9, 8), regions()],
+    ),
+    "smooth_l1": Case("type: 'SmoothL1Loss'", [draw(3, 8), draw(3, 8, seed=1)], (0, 1)),
+    "smooth_l1_weighted": Case(
+        settings("SmoothL1Loss", "smooth_l1_loss_param", "sigma: 3"),
+        [draw(3, 8, seed=i) for i in range(4)],
+        (0, 1),
+    ),
+    "smooth_l1_ohem": Case(
+        "type: 'SmoothL1LossOHEM'", [draw(5, 8, seed=i) for i in range(3)], (0, 1), tops=2
+    ),
+    "softmax_ohem": Case(
+        "type: 'SoftmaxWithLossOHEM' loss_param { ignore_label: 1 }",
+        [draw(6, 4), labels(6, 4)],
+        tops=3,
+    ),
+    "annotator": Case(
+        settings("BoxAnnotatorOHEM", "box_annotator_ohem_param", "roi_per_img: 2"),
+        [labels(7, 3)[:, None].repeat(1, 5), draw(7, 1), labels(7, 5)[:, None], draw(7, 8)],
+        (),
+        tops=2,
+    ),
+    "bn_pspnet": Case(settings("BN", "bn_param", "momentum: 0.9", "phase: TRAIN"), [draw(*IMAGES)]),
+    "bn_segnet": Case(
+        settings("BN", "bn_param", "bn_mode: LEARN scale_filler { value: 1 }", "phase: TRAIN"),
+        [draw(*IMAGES)],
+    ),
+    "bn_frozen": Case(settings("BN", "bn_param", "frozen: true", "phase: TRAIN"), [draw(*IMAGES)]),
+    "batch_norm_nvcaffe": Case(
+        settings("BatchNorm", "batch_norm_param", "scale_bias: true", "phase: TRAIN"),
+        [draw(*IMAGES)],
+    ),
+    "interp": Case(
+        settings("Interp", "interp_param", "zoom_factor: 2 pad_beg: -1"), [draw(*IMAGES)]
+    ),
+    "upsample": Case(settings("Upsample", "upsample_param", "scale: 2"), [draw(*IMAGES)]),
+    "upsample_mask": Case(
+        settings("Upsample", "upsample_param", "upsample_h: 9 upsample_w: 8"), pooled()
+    ),
+    "axpy": Case("type: 'Axpy'", [draw(2, 6, 1, 1), draw(*IMAGES), draw(*IMAGES, seed=1)], (0, 1)),
+    "shuffle": Case(
+        settings("ShuffleChannel", "shuffle_channel_param", "group: 3"), [draw(*IMAGES)]
+    ),
+    "reorg": Case(settings("Reorg", "reorg_param", "stride: 2"), [draw(2, 8, 4, 6)]),
+    "relu6": Case("type: 'ReLU6'", [4 * draw(*IMAGES)]),
+    "permute": Case(
+        settings("Permute", "permute_param", "order: 0 order: 2 order: 3 order: 1"),
+        [draw(*IMAGES)],
+    ),
+    "normalize": Case(
+        settings("Normalize", "norm_param", "across_spatial: false channel_shared: false"),
+        [draw(*IMAGES)],
+    ),
+    "normalize_whole": Case("type: 'Normalize'", [draw(*IMAGES)]),
+    "prior_box": Case(
+        settings("PriorBox", "prior_box_param", "min_size: 9 max_size: 20 aspect_ratio: 2"),
+        [draw(2, 8, 3, 2), draw(2, 3, 40, 30)],
+        (),
+    ),
+    "detection_evaluate": Case(
+        settings("DetectionEvaluate", "detection_evaluate_param", "num_classes: 4"),
+        [
+            torch.tensor(rows).double()[None, None]
+            for rows in (evaluation.FOUND, evaluation.OBJECTS)
+        ],
+        (),
+    ),
+    **{
+        f"detection_output_{code.lower()}": Case(
+            settings(
+                "DetectionOutput",
+                "detection_output_param",
+                f"num_classes: {detection.CLASSES} code_type: {code} keep_top_k: 9 "
+                "nms_param { top_k: 12 nms_threshold: 0.4 }",
+            ),
+            detection.bottoms(),
+            (),
+        )
+        for code in ("CORNER", "CENTER_SIZE", "CORNER_SIZE")
+    },
+}
+
+
+def multibox_case(name: str) -> Case:
+    options = Settings(**{"num_classes": multibox.CLASSES, **multibox.CASES[name]})
+    box_classes = 1 if options.share_location else options.num_classes
+    bottoms = multibox.bottoms(box_classes, options.num_classes)
+    return Case(options.text(), bottoms, (0, 1))
+
+
+ALL = {**CASES, **{f"multibox_{name}": multibox_case(name) for name in multibox.CASES}}
+
+
+def build(case: Case, device: str, kind: torch.dtype) -> Layer:
+    """The layer with the same weights on every device."""
+    context = Context(device=torch.device(device))
+    shapes = [tuple(bottom.shape) for bottom in case.bottoms]
+    layer = make_layer(case.definition, *shapes, tops=case.tops, context=context).to(kind)
+    with torch.no_grad():
+        for index, blob in enumerate(layer.blobs):
+            statistic = layer.type in ("BN", "BatchNorm") and index >= 2
+            blob.copy_(draw(*blob.shape, seed=30 + index, positive=statistic))
+    return layer.to(device)
+
+
+def passes(case: Case, device: str, kind: torch.dtype) -> dict[str, Tensor]:
+    """Tops, gradients of bottoms and weights, and what the blobs are afterwards."""
+    layer = build(case, device, kind)
+    bottoms = [bottom.detach().to(device, kind) for bottom in case.bottoms]
+    for index in case.learned:
+        bottoms[index].requires_grad_()
+    result = layer(*bottoms)
+    tops = [result] if isinstance(result, Tensor) else list(result)
+    assert all(top.device.type == device for top in tops)
+    if case.learned:
+        weighted = [
+            (top * draw(*top.shape, seed=60 + index).to(device, kind)).sum()
+            for index, top in enumerate(tops)
+            if top.requires_grad
+        ]
+        torch.stack(weighted).sum().backward()
+    found = {f"top {index}": top for index, top in enumerate(tops)}
+    leaves = [*(bottoms[index] for index in case.learned), *layer.parameters()]
+    for index, leaf in enumerate(leaves):
+        if leaf.grad is not None:
+            found[f"gradient {index}"] = leaf.grad
+    found |= {f"blob {index}": blob for index, blob in enumerate(layer.blobs)}
+    return {name: value.detach().cpu().double() for name, value in found.items()}
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("name", sorted(ALL))
+def test_layer(name: str, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    case = ALL[name]
+    expected = passes(case, "cpu", torch.float64)
+    actual = passes(case, device, torch.float32)
+    assert actual.keys() == expected.keys()
+    assert len(expected) > len(case.learned)
+    for key, value in expected.items():
+        assert_close(actual[key], value.numpy(), f"{name}, {key}")
