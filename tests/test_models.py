@@ -31,11 +31,12 @@ from tests.shapes import make_pictures
 
 ROOT = Path(__file__).parents[1]
 MODELS = ROOT / "models"
-#: All but what training with a target leaves beside its snapshots.
+#: What training and exports leave beside snapshots.
+LEFT_BEHIND = ("_target_solver.prototxt", "_pruned.prototxt", "_exported.prototxt")
 FILES = sorted(
     str(path.relative_to(MODELS))
     for path in MODELS.glob("*/*.prototxt")
-    if not path.name.endswith("_target_solver.prototxt")
+    if not path.name.endswith(LEFT_BEHIND)
 )
 SOLVERS = [file for file in FILES if file.endswith("solver.prototxt")]
 DEFINITIONS = [file for file in FILES if file.endswith("train_val.prototxt")]

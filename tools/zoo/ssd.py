@@ -9,7 +9,6 @@ from caffe_dns.proto.caffe_pb2 import (
     TEST,
     TRAIN,
     AnnotatedDataParameter,
-    AnnotatedDatum,
     BatchSampler,
     ConcatParameter,
     DataParameter,
@@ -95,9 +94,7 @@ def _pictures(phase: int) -> LayerParameter:
         DataParameter(source=source, batch_size=BATCHES[phase], backend=DataParameter.LMDB)
     )
     layer.annotated_data_param.CopyFrom(
-        AnnotatedDataParameter(
-            label_map_file=f"{FOLDER}/labelmap.prototxt", anno_type=AnnotatedDatum.BBOX
-        )
+        AnnotatedDataParameter(label_map_file=f"{FOLDER}/labelmap.prototxt")
     )
     if phase == TRAIN:
         _augment(layer)
