@@ -54,8 +54,10 @@ def test_how_far_files_get(tmp_path: Path) -> None:
     assert reasons.keys() == {"d", "e", "f"}
     assert "unknown field 'num_outputs'" in reasons["d"]
     assert "e_unknown.prototxt:2: layer 'ip': unknown layer type 'Teleporter'" in reasons["e"]
-    assert done.stdout.splitlines()[-4:] == [
+    assert done.stdout.splitlines()[-6:] == [
         "5 nets: parsed 4 (80.0 %), built 2 (40.0 %), ran 2 (40.0 %), trained 2 (40.0 %)",
+        "  2 (40.0 %) have fields or layer types that dns lacks",
+        "  1 (20.0 %) do not fit together, or not with constant data",
         "1 solvers: parsed 1 (100.0 %)",
         "1 nets have no loss: what has run counts as trained",
         "1 other files, 1 of a content seen before",

@@ -8,7 +8,7 @@ from typing import cast
 from caffe_dns.export.onnx_graph import INT64, Bottoms, converts
 from caffe_dns.layers.forks.batch_norm import BN
 from caffe_dns.layers.forks.channels import Reorg, ShuffleChannel
-from caffe_dns.layers.forks.neuron import SIX, ReLU6
+from caffe_dns.layers.forks.neuron import SIX, ReLU6, Sparsify
 from caffe_dns.layers.forks.resize import Interp, Upsample
 from caffe_dns.layers.forks.roi import ROIPooling
 
@@ -37,6 +37,12 @@ def batch_norm(at: Bottoms) -> list[str]:
         at.constant(name, blob.flatten()) for name, blob in zip(names, layer.blobs, strict=True)
     ]
     return [at.add("BatchNormalization", value, *constants, epsilon=layer.eps)]
+
+
+@converts("Sparsify")
+def sparsify(at: Bottoms) -> list[str]:
+    threshold = cast(Sparsify, at.layer).threshold
+    return [at.add("Shrink", at.values[0], bias=threshold, lambd=threshold)]
 
 
 @converts("Interp")

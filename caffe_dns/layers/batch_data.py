@@ -10,7 +10,8 @@ import weakref
 from abc import abstractmethod
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import ClassVar, Protocol
+from functools import partial
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -18,6 +19,8 @@ from torch import Tensor
 from caffe_dns import log, rng
 from caffe_dns.data.batches import Share
 from caffe_dns.data.prefetch import Prefetcher
+from caffe_dns.data.random_resizing import ResizedSource, resizes
+from caffe_dns.data.sources import ImageSource
 from caffe_dns.data.transform import RecordDraws, Transform
 from caffe_dns.errors import CaffeError
 from caffe_dns.layers.base import Context, Layer, Shape
@@ -136,14 +139,27 @@ class ImageBatchLayer(BatchDataLayer):
     first_shape: tuple[int, int, int]
 
     def build(self, bottom_shapes: Sequence[Shape]) -> None:
-        self.transform = Transform(self.param.transform_param, self.param.phase)
-        self._shape = (self.batch_size, *self.transform.output_shape(self.first_shape))
+        settings = self.param.transform_param
+        #: Whether images get a random size before they are cropped.
+        self.resizes = resizes(settings)
+        self.transform = Transform(settings, self.param.phase)
+        first = self.first_shape
+        if self.resizes:
+            first = (first[0], settings.crop_size, settings.crop_size)
+        self._shape = (self.batch_size, *self.transform.output_shape(first))
         log.info("output data size: " + ",".join(str(extent) for extent in self._shape))
 
     def reshape(self, bottom_shapes: Sequence[Shape]) -> list[Shape]:
         return [self._shape, (self.batch_size,)][: self.num_tops]
 
     # What follows depends on the seed in force now: a solver that resumes changes it after setup.
+
+    def resized(self, source: ImageSource[Any]) -> ImageSource[Any]:
+        """The source, with images of random sizes where the definition says so."""
+        if not self.resizes:
+            return source
+        draws = partial(rng.numpy_generator, self.context.seed, f"resize/{self.name}")
+        return ResizedSource(source, self.param.transform_param, draws)
 
     def draws(self) -> RecordDraws:
         """The draws for crops and mirrors of records."""

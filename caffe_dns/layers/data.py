@@ -34,7 +34,7 @@ class Data(ImageBatchLayer, DatabaseRecords):
             raise error.locate(layer=self.name) from None
 
     def reader(self, share: Share, *, pin: bool) -> ImageBatches:
-        source = self.open_records()
+        source = self.resized(self.open_records())
         size = self.batch_size * self.batches_at_once
         return ImageBatches(source, self.transform, self.draws(), share, size, for_gpu=pin)
 

@@ -42,7 +42,7 @@ class ImageData(ImageBatchLayer):
         super().build(bottom_shapes)
 
     def reader(self, share: Share, *, pin: bool) -> ImageBatches:
-        source, size = self._source(), self.batch_size
+        source, size = self.resized(self._source()), self.batch_size
         return ImageBatches(source, self.transform, self.draws(), share, size, for_gpu=pin)
 
     def _check_skip(self, skip: int) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 from caffe_dns import log
 from caffe_dns.data.batches import Share
 from caffe_dns.data.datum import Image
+from caffe_dns.data.random_resizing import refuse_resizing
 from caffe_dns.data.transform import RecordDraws, read_mean, refuse_annotated
 from caffe_dns.data.window_batches import WindowBatches, WindowSettings
 from caffe_dns.data.windows import read_window_file
@@ -65,6 +66,7 @@ class WindowData(BatchDataLayer):
     def _read_settings(self) -> WindowSettings:
         param, transform = self.param.window_data_param, self.param.transform_param
         refuse_annotated(transform)
+        refuse_resizing(transform)
         crop_size = transform.crop_size
         if crop_size < 1:
             raise self.error("must be given, and be positive", "transform_param.crop_size")

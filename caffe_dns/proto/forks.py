@@ -66,6 +66,7 @@ _MOVED: dict[str, dict[int, Moved]] = {
     # MobileNet-YOLO, Intel Caffe.
     "Reorg": dict.fromkeys((149, 159), Moved(2108)),
     "ReLU6": {211: Moved(2109)},
+    "Sparsify": {147: Moved(2113)},
     # SegNet; ENet.
     "DenseImageData": dict.fromkeys((138, 46), Moved(2112)),
     "YoloDetectionOutput": {601: Moved(2110)},

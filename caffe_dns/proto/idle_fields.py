@@ -144,6 +144,8 @@ _FIELDS: dict[str, dict[str, Idle]] = {
         "engine": _ANY,
         "random_seed": Idle((-1,)),
     },
+    # DeepDetect; theta is of use with soft_nms only.
+    "NonMaximumSuppressionParameter": {"soft_nms": _IS_OFF, "theta": _ANY},
     "DataParameter": {"threads": _ANY, "parser_threads": _ANY, "cache": _ANY, "precache": _ANY},
     "PoolingParameter": {"avg_include_pad": _IS_ON, "torch_pooling": _IS_OFF},
     "LossParameter": {"label_smoothing": Idle((0,))},

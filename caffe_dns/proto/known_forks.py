@@ -58,14 +58,19 @@ FIELDS = {
         "PoolingParameter": "avg_include_pad axis pad_3d kernel_size_3d stride_3d",
         "ReLUParameter": "fuse",
         "ReshapeParameter": "pixelshuffler",
-        "TransformationParameter": "random_resize_param random_aspect_ratio_param flow bgr2rgb pad",
+        "TransformationParameter": "flow bgr2rgb pad",
     },
     "MS-CNN": {
         "LayerParameter": "box_output_param detection_accuracy_param detection_loss_param "
         "image_gt_data_param bbox_reg_param proposal_target_param",
     },
     "DeepDetect": {
-        "LayerParameter": "continuation_indicator_param ctc_loss_param labelsequence_accuracy_param"
+        "NonMaximumSuppressionParameter": "soft_nms theta",
+        "NoiseParameter": "all_effects",
+        "DetectionOutputParameter": "objectness_score",
+        "MultiBoxLossParameter": "objectness_score",
+        "LayerParameter": "continuation_indicator_param ctc_loss_param "
+        "labelsequence_accuracy_param",
     },
     "MobileNet-YOLO": {
         "LayerParameter": "yolov3_param yolo_seg_param segmentation_evaluate_param",
@@ -88,7 +93,7 @@ FIELDS = {
         "SolverParameter": "breadth_decay kernel_shape_decay block_group_decay force_decay "
         "force_type force_decay_type force_direction force_iter",
         "ParamSpec": "breadth_decay_mult kernel_shape_decay_mult block_group_lasso force_mult",
-        "LayerParameter": "connectivity_mode sparsify_param",
+        "LayerParameter": "connectivity_mode",
     },
 }
 

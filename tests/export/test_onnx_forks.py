@@ -36,6 +36,8 @@ LAYERS = {
     "pool_mask": layer(
         "pool", "Pooling", "data", "a b", "pooling_param { kernel_size: 3 stride: 2 pad: 1 }"
     ),
+    "sparsify": layer("top", "Sparsify", "data", "top", "sparsify_param { thre: 0.5 }"),
+    "soft zero": layer("top", "Sparsify", "data", "top", "sparsify_param { coef: 0.5 }"),
     "axpy": layer(
         "pool", "Pooling", "data", "a", "pooling_param { pool: AVE global_pooling: true }"
     )

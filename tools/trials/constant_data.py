@@ -7,14 +7,16 @@ with. Where nothing tells, usual ones are tried.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import torch
 from google.protobuf.message import Message
+from torch import Tensor
 
 from caffe_dns.errors import CaffeError
 from caffe_dns.layers import layer_types
-from caffe_dns.layers.base import Context, Shape
+from caffe_dns.layers.base import Context, Layer, Shape
 from caffe_dns.proto.caffe_pb2 import FillerParameter, LayerParameter, NetParameter
 from caffe_dns.proto.fields import is_repeated
 
@@ -111,10 +113,27 @@ def is_data(layer: LayerParameter) -> bool:
     return not layer.bottom and layer.type != "Parameter"
 
 
+@layer_types.register("TrialBoxes")
+class TrialBoxes(Layer):
+    """Boxes that are to be found in the first image, all of class 1, in SSD's order."""
+
+    bottoms = (0, 0)
+    is_source = True
+
+    def reshape(self, bottom_shapes: Sequence[Shape]) -> list[Shape]:
+        return [_BOXES]
+
+    def forward(self, *bottoms: Tensor) -> Tensor:
+        boxes = torch.tensor([[0, 1, 0, 0.1, 0.1, 0.5, 0.6, 0], [0, 1, 1, 0.4, 0.3, 0.9, 0.8, 0]])
+        return boxes.to(self.context.device).view(_BOXES)
+
+
 def _constant(top: str, shape: Shape) -> LayerParameter:
+    if shape == _BOXES:
+        return LayerParameter(name=f"constant {top}", type="TrialBoxes", top=[top])
     layer = LayerParameter(name=f"constant {top}", type="DummyData", top=[top])
     layer.dummy_data_param.shape.add(dim=shape)
-    value = 0.5 if len(shape) == 4 and shape != _BOXES else 0.0
+    value = 0.5 if len(shape) == 4 else 0.0
     layer.dummy_data_param.data_filler.append(FillerParameter(type="constant", value=value))
     return layer
 

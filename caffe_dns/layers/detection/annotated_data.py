@@ -15,6 +15,7 @@ from caffe_dns.data.annotated_datum import Annotated, parse_annotated
 from caffe_dns.data.annotated_transform import AnnotatedTransform
 from caffe_dns.data.batches import Share
 from caffe_dns.data.datum import Buffer
+from caffe_dns.data.random_resizing import refuse_resizing
 from caffe_dns.data.transform import read_mean, shape_text
 from caffe_dns.layers.base import Shape, layer_types
 from caffe_dns.layers.database_records import DatabaseRecords
@@ -34,6 +35,7 @@ class AnnotatedData(DatabaseRecords):
         self.batch_size = self.param.data_param.batch_size
         self.check_database()
         options = self.param.annotated_data_param
+        refuse_resizing(self.param.transform_param)
         self.transform = AnnotatedTransform(
             self.param.transform_param, options.batch_sampler, self.param.phase
         )

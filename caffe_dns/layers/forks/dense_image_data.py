@@ -13,6 +13,7 @@ from caffe_dns import log
 from caffe_dns.data.batches import Share
 from caffe_dns.data.datum import Image, channels_first
 from caffe_dns.data.image_files import read_image, read_lines
+from caffe_dns.data.random_resizing import refuse_resizing
 from caffe_dns.data.sources import Order
 from caffe_dns.data.transform import Cut, RecordDraws, Transform
 from caffe_dns.data.workers import Workers, reading_threads
@@ -150,6 +151,7 @@ class DenseImageData(BatchDataLayer):
         self.batch_size = settings.batch_size
         self.check_batch_size(f"{_FIELD}.batch_size")
         self._check(settings)
+        refuse_resizing(self.param.transform_param)
         self.transform = Transform(self.param.transform_param, self.param.phase)
         if self.transform.is_random or self.transform.crop_size:
             raise self.error(

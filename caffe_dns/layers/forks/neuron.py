@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -31,3 +32,39 @@ class ReLU6(SameShape):
         if self.negative_slope == 0:
             return F.relu6(bottom)
         return torch.where(bottom >= SIX, SIX, F.leaky_relu(bottom, self.negative_slope))
+
+
+class _Sparsify(torch.autograd.Function):
+    """Values moved towards 0, with a gradient that has a decay of theirs in it."""
+
+    @staticmethod
+    def forward(ctx: Any, bottom: Tensor, threshold: float, coefficient: float) -> Tensor:
+        top = F.softshrink(bottom, threshold) if threshold else bottom.clone()
+        ctx.save_for_backward(top)
+        ctx.threshold, ctx.coefficient = threshold, coefficient
+        return top
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        (top,) = ctx.saved_tensors
+        gradient = gradient + ctx.coefficient * top.sign()
+        return gradient * (top != 0) if ctx.threshold else gradient, None, None
+
+
+@layer_types.register("Sparsify")
+class Sparsify(SameShape):
+    """0 from -thre to thre, and values beyond moved by it (`sparsify_layer.cpp` of wenwei202).
+
+    Backward adds `coef` times the sign of the top to the gradient, the L1 decay of the top.
+    """
+
+    def build(self, bottom_shapes: Sequence[Shape]) -> None:
+        settings = self.param.sparsify_param
+        for name in ("thre", "coef"):
+            if not getattr(settings, name) >= 0:
+                raise self.error("must be at least 0", f"sparsify_param.{name}")
+        self.threshold, self.coefficient = settings.thre, settings.coef
+
+    def forward(self, *bottoms: Tensor) -> Tensor:
+        top: Tensor = _Sparsify.apply(bottoms[0], self.threshold, self.coefficient)
+        return top

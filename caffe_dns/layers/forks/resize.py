@@ -25,11 +25,19 @@ class Interp(Layer):
     """Bilinear interpolation between pixels, the corners' in the corners (DeepLab, PSPNet).
 
     The size is shrunk, zoomed, given, or shrunk and then zoomed, by the first of these that the
-    fields say; `pad_beg` and `pad_end` cut rows and columns off before.
+    fields say; `pad_beg` and `pad_end` cut rows and columns off before. With `use_blob_size`, it
+    is that of a second bottom, whose values do not count (soeaver's caffe-model).
     """
+
+    bottoms = (1, 2)
+    no_force_backward = (1,)
 
     def build(self, bottom_shapes: Sequence[Shape]) -> None:
         settings = self.param.interp_param
+        if settings.use_blob_size != (len(bottom_shapes) == 2):
+            raise self.error(
+                "is for a second bottom, and a second bottom for it", "interp_param.use_blob_size"
+            )
         for name in ("pad_beg", "pad_end"):
             if getattr(settings, name) > 0:
                 raise self.error("may cut off (0 or less), not add", f"interp_param.{name}")
@@ -37,7 +45,11 @@ class Interp(Layer):
             if getattr(settings, name) < 1:
                 raise self.error("must be at least 1", f"interp_param.{name}")
         by_factor = settings.HasField("zoom_factor") or settings.HasField("shrink_factor")
-        if not by_factor and not (settings.HasField("height") and settings.HasField("width")):
+        if (
+            not settings.use_blob_size
+            and not by_factor
+            and not (settings.HasField("height") and settings.HasField("width"))
+        ):
             raise self.error("give height and width, zoom_factor or shrink_factor", "interp_param")
         self.cut = -settings.pad_beg, -settings.pad_end
 
@@ -45,13 +57,17 @@ class Interp(Layer):
         shape = bottom_shapes[0]
         _check_axes(self, shape)
         image = shape[2] - sum(self.cut), shape[3] - sum(self.cut)
-        size = self.output_size(image)
+        if len(bottom_shapes) == 2:
+            _check_axes(self, bottom_shapes[1])
+        size = self.output_size(image, bottom_shapes[1:])
         if min(*image, *size) < 1:
             raise self.error(f"nothing is left of {shape[2]} x {shape[3]} pixels", "interp_param")
         return [(*shape[:2], *size)]
 
-    def output_size(self, image: Pair) -> Pair:
-        """Height and width for those of an image."""
+    def output_size(self, image: Pair, others: Sequence[Shape] = ()) -> Pair:
+        """Height and width for those of an image, or those of the second bottom."""
+        if others:
+            return others[0][2], others[0][3]
         settings = self.param.interp_param
         zooms, shrinks = settings.HasField("zoom_factor"), settings.HasField("shrink_factor")
         given = settings.HasField("height") and settings.HasField("width")
@@ -68,7 +84,8 @@ class Interp(Layer):
         first, last = self.cut
         _, _, height, width = bottoms[0].shape
         image = bottoms[0][:, :, first : height - last, first : width - last]
-        size = self.output_size((image.shape[2], image.shape[3]))
+        others = [tuple(bottom.shape) for bottom in bottoms[1:]]
+        size = self.output_size((image.shape[2], image.shape[3]), others)
         return F.interpolate(image, size, mode="bilinear", align_corners=True)
 
 

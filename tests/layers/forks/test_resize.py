@@ -54,6 +54,17 @@ def test_interp_cuts_off() -> None:
     np.testing.assert_allclose(run(made, x)[0], expected, rtol=1e-12, atol=1e-12)
 
 
+def test_interp_to_the_size_of_another_blob() -> None:
+    text = "type: 'Interp' interp_param { use_blob_size: true }"
+    made = make_layer(text, SHAPE, (1, 7, 9, 4))
+    x = draw(*SHAPE)
+    top = made(x, draw(1, 7, 9, 4))
+    np.testing.assert_allclose(top, slow_interp(x.numpy(), 9, 4), rtol=1e-12, atol=1e-12)
+    assert "use_blob_size: is for a second bottom" in refused(text, SHAPE)
+    plain = "type: 'Interp' interp_param { height: 3 width: 3 }"
+    assert "use_blob_size: is for a second bottom" in refused(plain, SHAPE, SHAPE)
+
+
 def test_what_interp_refuses() -> None:
     text = "type: 'Interp' interp_param {{ {} }}"
     assert "pad_end: may cut off" in refused(text.format("pad_end: 1"), SHAPE)
