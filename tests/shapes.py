@@ -14,9 +14,9 @@ from tools.shapes import write_shapes
 MODEL = Path(__file__).parents[1] / "models" / "ssd_shapes"
 
 
-def make_pictures(folder: Path, count: int = 6) -> Path:
+def make_pictures(folder: Path, count: int = 6, seed: int = 1) -> Path:
     """An LMDB of so many pictures in this folder; returns its path."""
-    write_shapes(folder, {"few": count}, seed=1)
+    write_shapes(folder, {"few": count}, seed)
     arguments = ("--anno_type=detection", f"--label_map_file={folder}/labelmap.prototxt")
     files = (f"{folder}/", f"{folder}/few.txt", f"{folder}/lmdb")
     with pytest.raises(SystemExit) as caught:

@@ -8,12 +8,19 @@ import pytest
 import torch
 from torch import Tensor
 
+from caffe_dns import load_net
 from caffe_dns.errors import CaffeError
+from caffe_dns.export.deploy import deploy
+from caffe_dns.export.model import UnmaskedModel
 from caffe_dns.export.onnx_file import to_onnx
+from caffe_dns.proto.upgrade import read_net
+from caffe_dns.weights import save_weights
 from tests.export.build import random_inputs, small_model
 from tests.export.test_onnx_file import assert_same, body, one, run_onnx
 from tests.layers.detection.test_boxes import draw_boxes
 from tests.nets import input_layer, layer
+from tests.shapes import MODEL
+from tests.test_models import randomise
 
 LAYERS = {
     "permute": one("Permute", "permute_param { order: 0 order: 2 order: 3 order: 1 }"),
@@ -83,6 +90,17 @@ def test_detection_output(name: str, images: int, tmp_path: Path) -> None:
     inputs = predictions(DETECTIONS[name], images)
     assert net(inputs)["out"].shape[2] > 3
     assert_same(to_onnx(model), net, inputs)
+
+
+def test_a_whole_detector(tmp_path: Path) -> None:
+    """From pixels to boxes, in a batch of a size that the definition does not say."""
+    weights = tmp_path / "net.caffemodel"
+    net = load_net(MODEL / "deploy.prototxt", surgery=False)
+    randomise(net)
+    save_weights(net, weights)
+    described = deploy(read_net(MODEL / "deploy.prototxt").message)
+    raw = to_onnx(UnmaskedModel.load(described, str(weights)))
+    assert_same(raw, net, random_inputs(net, batch=3))
 
 
 def test_images_without_a_box_have_no_row(tmp_path: Path) -> None:
