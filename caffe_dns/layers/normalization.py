@@ -215,8 +215,20 @@ class LRN(SameShape):
         return super().reshape(bottom_shapes)
 
     def forward(self, *bottoms: Tensor) -> Tensor:
+        if not self.within and kernels.suit(bottoms[0]):
+            from caffe_dns.kernels.lrn import LARGEST_SIZE, NormalizedAcross
+
+            if self.size <= LARGEST_SIZE:
+                share = self.alpha / self.size
+                result: Tensor = NormalizedAcross.apply(
+                    bottoms[0], self.size, share, self.beta, self.k
+                )
+                return result
+        return self._normalize_in_torch(bottoms[0])
+
+    def _normalize_in_torch(self, values: Tensor) -> Tensor:
         # In bfloat16, 1 plus a small number is 1.
-        bottom = bottoms[0].float() if self.context.activations is not None else bottoms[0]
+        bottom = values.float() if self.context.activations is not None else values
         squares = bottom.square()
         if self.within:
             sums = F.avg_pool2d(squares, self.size, 1, self.size // 2, divisor_override=1)
@@ -226,7 +238,7 @@ class LRN(SameShape):
             sums = (add_neighbours if on_cpu else pool_neighbours)(squares, self.size)
             share = self.alpha / self.size
         top = bottom * sums.mul_(share).add_(self.k).pow(-self.beta)
-        return top.to(bottoms[0].dtype)
+        return top.to(values.dtype)
 
 
 def add_neighbours(values: Tensor, size: int) -> Tensor:

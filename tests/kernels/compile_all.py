@@ -19,6 +19,7 @@ from triton.compiler import ASTSource
 from caffe_dns.kernels.batch_norm import NormalizedBatch, Statistics
 from caffe_dns.kernels.bias_relu import BiasedReLU
 from caffe_dns.kernels.columns import by_columns
+from caffe_dns.kernels.lrn import NormalizedAcross
 from caffe_dns.kernels.max_pool import MaxPool
 from caffe_dns.kernels.products import Products
 from caffe_dns.kernels.sgd import SGDKernel
@@ -94,6 +95,7 @@ def run_on_images(cases: Iterable[tuple[bool, ...]]) -> None:
     for last, dtype in product((False, True), (torch.float32, torch.bfloat16)):
         x = images(last, dtype).requires_grad_()
         BiasedReLU.apply(images(last, dtype), torch.zeros(6, requires_grad=True)).sum().backward()
+        NormalizedAcross.apply(x, 5, 0.1, 0.75, 1.0).sum().backward()
         RectifiedSum.apply(x, images(last, dtype)).sum().backward()
         space_to_depth(images(last)[:, :3], 4, (2, 2), (3, 3), 3, dtype)
 

@@ -1,0 +1,140 @@
+"""Local response normalisation across channels, in one pass forward and one backward.
+
+PyTorch would write squares, sums and powers out, each in float32 and as large as the blob. Here
+nothing but the bottom is kept: what is needed again in backward is computed again.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from caffe_dns.kernels.layout import laid_out, layout_of, tile
+
+#: The most neighbours that a kernel sums up: it reads their neighbours again for each in backward.
+LARGEST_SIZE = 7
+
+
+@triton.jit
+def _near(blob, rows, channels, num_rows, num_channels, plane, LAST: tl.constexpr):
+    """A tile in float32, with zeros for channels that are not there."""
+    inside, where = tile(rows, channels, num_rows, num_channels, plane, LAST)
+    return tl.load(blob + where, mask=inside & (channels >= 0), other=0.0).to(tl.float32)
+
+
+@triton.jit
+def _scale(
+    blob,
+    rows,
+    channels,
+    share,
+    k,
+    num_rows,
+    num_channels,
+    plane,
+    LAST: tl.constexpr,
+    SIZE: tl.constexpr,
+):
+    """k + share * sum of the squares around; 1 beyond the blob."""
+    first = channels - SIZE // 2
+    x = _near(blob, rows, first, num_rows, num_channels, plane, LAST)
+    squares = x * x
+    for step in tl.static_range(1, SIZE):
+        x = _near(blob, rows, first + step, num_rows, num_channels, plane, LAST)
+        squares += x * x
+    inside, _ = tile(rows, channels, num_rows, num_channels, plane, LAST)
+    return tl.where(inside & (channels >= 0), k + share * squares, 1.0)
+
+
+@triton.jit
+def _power(base, exponent):
+    return tl.exp2(tl.log2(base) * exponent)
+
+
+@triton.jit
+def _forward(
+    blob,
+    top,
+    share,
+    beta,
+    k,
+    num_rows,
+    num_channels,
+    plane,
+    SIZE: tl.constexpr,
+    LAST: tl.constexpr,
+    HEIGHT: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):
+    channels = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)[None, :]
+    rows = tl.program_id(0) * HEIGHT + tl.arange(0, HEIGHT)[:, None]
+    scale = _scale(blob, rows, channels, share, k, num_rows, num_channels, plane, LAST, SIZE)
+    inside, where = tile(rows, channels, num_rows, num_channels, plane, LAST)
+    x = tl.load(blob + where, mask=inside, other=0.0).to(tl.float32)
+    tl.store(top + where, x * _power(scale, -beta), mask=inside)
+
+
+@triton.jit
+def _backward(
+    blob,
+    gradients,
+    result,
+    share,
+    beta,
+    k,
+    num_rows,
+    num_channels,
+    plane,
+    SIZE: tl.constexpr,
+    LAST: tl.constexpr,
+    HEIGHT: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):
+    """With s for `_scale`: g * s^-beta - 2 * beta * share * x * sum of a, where each neighbour has
+    a = g * x * s^(-beta - 1)."""
+    channels = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)[None, :]
+    rows = tl.program_id(0) * HEIGHT + tl.arange(0, HEIGHT)[:, None]
+    own = tl.zeros((HEIGHT, COLUMNS), tl.float32)
+    total = tl.zeros((HEIGHT, COLUMNS), tl.float32)
+    for step in tl.static_range(SIZE):
+        near = channels - SIZE // 2 + step
+        scale = _scale(blob, rows, near, share, k, num_rows, num_channels, plane, LAST, SIZE)
+        gradient = _near(gradients, rows, near, num_rows, num_channels, plane, LAST)
+        x = _near(blob, rows, near, num_rows, num_channels, plane, LAST)
+        direct = gradient * _power(scale, -beta)
+        total += direct * x / scale
+        if step == SIZE // 2:
+            own = direct
+    inside, where = tile(rows, channels, num_rows, num_channels, plane, LAST)
+    x = tl.load(blob + where, mask=inside, other=0.0).to(tl.float32)
+    tl.store(result + where, own - 2 * beta * share * x * total, mask=inside)
+
+
+class NormalizedAcross(torch.autograd.Function):
+    """x * (k + share * sum of the squares of `size` channels around)^-beta.
+
+    `x` is N x C x spatial axes, float32 or bfloat16; `size` is odd and at most LARGEST_SIZE. The
+    top has x's type and memory format; between, all is float32.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, size: int, share: float, beta: float, k: float) -> Tensor:
+        x = laid_out(x)
+        layout = layout_of(x)
+        ctx.settings = layout.settings | {"SIZE": size, "share": share, "beta": beta, "k": k}
+        ctx.grid = (layout.row_blocks, layout.column_blocks)
+        top = torch.empty_like(x)
+        _forward[ctx.grid](x, top, **ctx.settings)
+        ctx.save_for_backward(x)
+        return top
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (x,) = ctx.saved_tensors
+        result = torch.empty_like(x)
+        _backward[ctx.grid](x, laid_out(gradients[0], like=x), result, **ctx.settings)
+        return result, None, None, None, None
