@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from caffe_dns.kernels.layout import laid_out, layout_of, tile
+from caffe_dns.kernels.layout import laid_out, layout_of, slice_of, tile
 
 
 @triton.jit
@@ -36,6 +36,7 @@ def _forward(
 def _backward(
     top,
     gradients,
+    wide,
     result,
     sums,
     num_rows,
@@ -45,7 +46,10 @@ def _backward(
     HEIGHT: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
-    """The gradient below the ReLU, and its sum for each channel over a share of the rows."""
+    """The gradient below the ReLU, and its sum for each channel over a share of the rows.
+
+    The gradient above is in a blob of `wide` channels.
+    """
     split, splits = tl.program_id(1), tl.num_programs(1)
     channels = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)[None, :]
     total = tl.zeros((HEIGHT, COLUMNS), tl.float32)
@@ -53,7 +57,8 @@ def _backward(
     while start < num_rows:
         rows = start + tl.arange(0, HEIGHT)[:, None]
         inside, where = tile(rows, channels, num_rows, num_channels, plane, LAST)
-        gradient = tl.load(gradients + where, mask=inside, other=0.0)
+        _, place = tile(rows, channels, num_rows, wide, plane, LAST)
+        gradient = tl.load(gradients + place, mask=inside, other=0.0)
         value = tl.load(top + where, mask=inside, other=0.0)
         gradient = tl.where(value > 0, gradient, 0.0)
         tl.store(result + where, gradient, mask=inside)
@@ -88,6 +93,6 @@ class BiasedReLU(torch.autograd.Function):
         result = torch.empty_like(top)
         sums = torch.empty((layout.splits, layout.channels), device=top.device)
         _backward[(layout.column_blocks, layout.splits)](
-            top, laid_out(gradients[0], like=top), result, sums, **layout.settings
+            top, *slice_of(gradients[0], like=top), result, sums, **layout.settings
         )
         return result, sums.sum(0).to(ctx.bias_type)

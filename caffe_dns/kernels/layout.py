@@ -103,6 +103,24 @@ def layout_of(blob: Tensor) -> Layout:
     return Layout(num * plane, channels, plane, last)
 
 
+def slice_of(blob: Tensor, like: Tensor) -> tuple[Tensor, int]:
+    """The blob laid out like another of its shape, or as some channels of a larger blob that is.
+
+    With it comes how many channels that has: what comes down to one of several that were put side
+    by side need not be copied.
+    """
+    layout = layout_of(like)
+    if blob.dim() == 4:
+        width = blob.shape[3]
+        wide = blob.stride(3) if layout.last else blob.stride(0) // layout.plane
+        strides = (wide * layout.plane, layout.plane, width, 1)
+        if layout.last:
+            strides = (wide * layout.plane, 1, width * wide, wide)
+        if blob.stride() == strides and layout.rows * wide <= LARGEST:
+            return blob, wide
+    return laid_out(blob, like), layout.channels
+
+
 def laid_out(blob: Tensor, like: Tensor | None = None) -> Tensor:
     """The blob in a layout that kernels know: its own if it is one, or that of `like`."""
     if like is not None:

@@ -53,3 +53,20 @@ def test_against_pytorch(shape: tuple[int, ...], last: bool, dtype: torch.dtype)
 def test_nan_is_passed_on() -> None:
     x = torch.tensor([[float("nan"), 2.0]], device=DEVICE)
     assert BiasedReLU.apply(x, torch.zeros(2, device=DEVICE)).isnan().tolist() == [[True, False]]
+
+
+@pytest.mark.parametrize("last", [False, True])
+@pytest.mark.parametrize("expanded", [False, True])
+def test_a_gradient_among_others(last: bool, expanded: bool) -> None:
+    """What comes down from a Concat is a part of a larger blob, and from a mean one number."""
+    generator = torch.Generator().manual_seed(3)
+    x = torch.randint(-4, 4, (3, 5, 4, 6), generator=generator).float().to(DEVICE)
+    larger = torch.randint(-4, 4, (3, 9, 4, 6), generator=generator).float().to(DEVICE)
+    if last:
+        x, larger = (blob.contiguous(memory_format=torch.channels_last) for blob in (x, larger))
+    upstream = larger[:1, 3:8, :1, :1].expand(x.shape) if expanded else larger[:, 3:8]
+    bias = torch.zeros(5, device=DEVICE, requires_grad=True)
+    inputs = (x.requires_grad_(), bias)
+    found = torch.autograd.grad(BiasedReLU.apply(x.clone(), bias), inputs, upstream)
+    wanted = torch.autograd.grad(torch.relu(x + bias.view(-1, 1, 1)), inputs, upstream)
+    assert all(map(torch.equal, found, wanted))
