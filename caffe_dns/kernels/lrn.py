@@ -20,10 +20,17 @@ LARGEST_SIZE = 7
 
 
 @triton.jit
-def _near(blob, rows, channels, num_rows, num_channels, plane, LAST: tl.constexpr):
-    """A tile in float32, with zeros for channels that are not there."""
-    inside, where = tile(rows, channels, num_rows, num_channels, plane, LAST)
-    return tl.load(blob + where, mask=inside & (channels >= 0), other=0.0).to(tl.float32)
+def _near(
+    blob, rows, channels, num_rows, num_channels, plane, LAST: tl.constexpr, OFFSET: tl.constexpr
+):
+    """A tile in float32, so many channels further on, zeros for channels that are not there.
+
+    Places are counted from those of the tile itself, so that whoever asks twice gets one read.
+    """
+    _, where = tile(rows, channels, num_rows, num_channels, plane, LAST)
+    inside = (rows < num_rows) & (channels + OFFSET >= 0) & (channels + OFFSET < num_channels)
+    step = OFFSET if LAST else OFFSET * plane
+    return tl.load(blob + (where + step), mask=inside, other=0.0).to(tl.float32)
 
 
 @triton.jit
@@ -38,16 +45,18 @@ def _scale(
     plane,
     LAST: tl.constexpr,
     SIZE: tl.constexpr,
+    OFFSET: tl.constexpr,
 ):
-    """k + share * sum of the squares around; 1 beyond the blob."""
-    first = channels - SIZE // 2
-    x = _near(blob, rows, first, num_rows, num_channels, plane, LAST)
+    """k + share * sum of the squares around the channels so many further on; 1 beyond the blob."""
+    x = _near(blob, rows, channels, num_rows, num_channels, plane, LAST, OFFSET - SIZE // 2)
     squares = x * x
     for step in tl.static_range(1, SIZE):
-        x = _near(blob, rows, first + step, num_rows, num_channels, plane, LAST)
+        x = _near(
+            blob, rows, channels, num_rows, num_channels, plane, LAST, OFFSET - SIZE // 2 + step
+        )
         squares += x * x
-    inside, _ = tile(rows, channels, num_rows, num_channels, plane, LAST)
-    return tl.where(inside & (channels >= 0), k + share * squares, 1.0)
+    inside = (rows < num_rows) & (channels + OFFSET >= 0) & (channels + OFFSET < num_channels)
+    return tl.where(inside, k + share * squares, 1.0)
 
 
 @triton.jit
@@ -72,9 +81,9 @@ def _forward(
 ):
     channels = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)[None, :]
     rows = tl.program_id(0) * HEIGHT + tl.arange(0, HEIGHT)[:, None]
-    scale = _scale(blob, rows, channels, share, k, num_rows, num_channels, plane, LAST, SIZE)
+    scale = _scale(blob, rows, channels, share, k, num_rows, num_channels, plane, LAST, SIZE, 0)
     inside, where = tile(rows, channels, num_rows, num_channels, plane, LAST)
-    x = tl.load(blob + where, mask=inside, other=0.0).to(tl.float32)
+    x = _near(blob, rows, channels, num_rows, num_channels, plane, LAST, 0)
     tl.store(top + where, x * _power(scale, -beta), mask=inside)
 
 
@@ -101,16 +110,18 @@ def _backward(
     own = tl.zeros((HEIGHT, COLUMNS), tl.float32)
     total = tl.zeros((HEIGHT, COLUMNS), tl.float32)
     for step in tl.static_range(SIZE):
-        near = channels - SIZE // 2 + step
-        scale = _scale(blob, rows, near, share, k, num_rows, num_channels, plane, LAST, SIZE)
-        gradient = _near(gradients, rows, near, num_rows, num_channels, plane, LAST)
-        x = _near(blob, rows, near, num_rows, num_channels, plane, LAST)
+        near = step - SIZE // 2
+        scale = _scale(
+            blob, rows, channels, share, k, num_rows, num_channels, plane, LAST, SIZE, near
+        )
+        gradient = _near(gradients, rows, channels, num_rows, num_channels, plane, LAST, near)
+        x = _near(blob, rows, channels, num_rows, num_channels, plane, LAST, near)
         direct = gradient * _power(scale, -beta)
         total += direct * x / scale
         if step == SIZE // 2:
             own = direct
     inside, where = tile(rows, channels, num_rows, num_channels, plane, LAST)
-    x = tl.load(blob + where, mask=inside, other=0.0).to(tl.float32)
+    x = _near(blob, rows, channels, num_rows, num_channels, plane, LAST, 0)
     tl.store(result + where, own - 2 * beta * share * x * total, mask=inside)
 
 
