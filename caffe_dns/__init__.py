@@ -45,6 +45,7 @@ def load_net(
     allow_python_layers: bool = False,
     activations: torch.dtype | None = None,
     quiet: bool = True,
+    sparse: bool = False,
 ) -> Net:
     """Build the net of a prototxt file and load its weights.
 
@@ -52,8 +53,10 @@ def load_net(
     several in their order; the net has the sizes of those that are .dnsz. Without `surgery`,
     layers of the standard types own no masks; None leaves that to the definition, which asks
     for masks by any field about them. Fillers and layers draw from `seed`. `activations` is
-    torch.bfloat16 to compute most layers in that. `quiet` keeps Caffe's log lines away. Raises
-    CaffeError for anything wrong with the files.
+    torch.bfloat16 to compute most layers in that. `quiet` keeps Caffe's log lines away. With
+    `sparse`, for TEST on a CPU, rows of layers leave out weights that are 0 where that is faster;
+    blobs within such a row are then not among those that the net returns, and weights must not
+    change any more. Raises CaffeError for anything wrong with the files.
     """
     from pathlib import Path
 
@@ -65,6 +68,7 @@ def load_net(
     from caffe_dns.net.definition import asks_for_surgery, with_state
     from caffe_dns.proto.caffe_pb2 import Phase
     from caffe_dns.proto.upgrade import read_net
+    from caffe_dns.sparse.plan import use_sparse
     from caffe_dns.weights import copy_trained_layers, fit_definition, load_definition_blobs
 
     if phase not in {name for name, _ in Phase.items()}:
@@ -88,6 +92,8 @@ def load_net(
         load_definition_blobs(net)
         for file in files:
             copy_trained_layers(net, file)
+        if sparse:
+            use_sparse(net)
     finally:
         log.set_quiet(was_quiet)
     return net

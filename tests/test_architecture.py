@@ -30,6 +30,7 @@ ORDER = [
     {"layers"},
     {"net"},
     {"weights"},
+    {"sparse"},
     {"parallel"},
     {"surgery"},
     {""},

@@ -72,6 +72,11 @@ fold = click.option(
     is_flag=True,
     help="Put BatchNorm, Scale and Bias layers into the weights before them.",
 )
+sparse = click.option(
+    "--sparse",
+    is_flag=True,
+    help="On a CPU, leave out weights that are 0 in the layers where that is faster.",
+)
 no_surgery = click.option(
     "--no-surgery", is_flag=True, help="Run as plain Caffe: no masks, nothing is pruned."
 )

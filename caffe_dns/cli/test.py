@@ -19,6 +19,7 @@ from caffe_dns.cli.lazy import runs
 @flags.no_surgery
 @flags.shrink
 @flags.fold
+@flags.sparse
 @flags.python_layers
 @flags.output
 @flags.imports
@@ -36,5 +37,6 @@ def command() -> None:
 
     Of a detector's boxes (DetectionEvaluate) it is the mean average precision. For a pruned model,
     it also says what is left of each layer. With --shrink or --fold, the net made by these is
-    scored, and compared with the given one.
+    scored, and compared with the given one. With --sparse, rows of layers run as programs without
+    the weights that are 0.
     """

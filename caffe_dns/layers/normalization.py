@@ -133,7 +133,7 @@ class BatchNorm(SameShape):
         self, bottom: Tensor, factor: Tensor | None, shift: Tensor | None
     ) -> Tensor:
         if self.use_global_stats:
-            return F.batch_norm(bottom, *self._global_stats(), factor, shift, eps=self.eps)
+            return F.batch_norm(bottom, *self.global_stats(), factor, shift, eps=self.eps)
         top, mean, variance = normalize_batch(bottom, factor, shift, self.eps)
         # Also in TEST, when the definition says `use_global_stats: false`, as Caffe does.
         self._update(mean, variance, bottom.numel() // self.channels)
@@ -156,7 +156,7 @@ class BatchNorm(SameShape):
         top: Tensor = NormalizedBatch.apply(bottom, factor, shift, bias, statistics, self.eps, relu)
         return top
 
-    def _global_stats(self) -> tuple[Tensor, Tensor]:
+    def global_stats(self) -> tuple[Tensor, Tensor]:
         """Mean and variance of each channel; zeros before the first training batch."""
         mean_sum, variance_sum, batches = self.blobs[:3]
         scale = torch.where(batches == 0, 0, 1 / batches)

@@ -19,6 +19,7 @@ from caffe_dns.net import Net
 from caffe_dns.net.debug_info import DebugInfo
 from caffe_dns.reports.kept import count_kept, kept_lines
 from caffe_dns.solver.scores import AveragePrecisions, MeanOutputs, check_ap_version
+from caffe_dns.sparse.plan import use_sparse
 from caffe_dns.weights import weight_files
 
 
@@ -34,6 +35,7 @@ def run(
     no_surgery: bool,
     shrink: bool,
     fold: bool,
+    sparse: bool,
     allow_python_layers: bool,
     ap_version: str,
     output: Output,
@@ -63,6 +65,8 @@ def run(
         net = _load(model, weights, level, stage, context, output)
     try:
         definitions.require_data(net, model)
+        if sparse:
+            use_sparse(net)
         loss, scores = _score(net, iterations, ap_version, output)
         kept = count_kept(net)
         for line in kept_lines(kept):

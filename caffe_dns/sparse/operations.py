@@ -1,0 +1,144 @@
+"""What each type of layer adds to a program.
+
+Weights are as they are when the program is made, masks applied; those that are 0 are not in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import cast
+
+import numpy as np
+from torch import Tensor
+
+from caffe_dns.layers.arithmetic import Scale
+from caffe_dns.layers.base import Layer, Shape
+from caffe_dns.layers.convolution import BaseConvolution
+from caffe_dns.layers.inner_product import BaseInnerProduct
+from caffe_dns.layers.neuron import ReLU
+from caffe_dns.layers.normalization import BatchNorm
+from caffe_dns.layers.pooling import Pooling
+from caffe_dns.layers.shape import Flatten
+from caffe_dns.layers.softmax import Softmax
+from caffe_dns.proto.caffe_pb2 import PoolingParameter
+from caffe_dns.sparse import kernels
+from caffe_dns.sparse.tables import Planes, Tables
+
+Adder = Callable[[Layer, Tables], None]
+
+
+def _numbers(blob: Tensor | None, count: int, otherwise: float = 0.0) -> np.ndarray:
+    if blob is None:
+        return np.full(count, otherwise)
+    return blob.detach().double().cpu().numpy()
+
+
+def _convolution(layer: Layer, tables: Tables) -> None:
+    conv = cast(BaseConvolution, layer)
+    (pad_h, pad_w), (dilation_h, dilation_w) = conv.pad, conv.dilation
+    if pad_h or pad_w:
+        before = tables.planes
+        around = (before.height + 2 * pad_h, before.width + 2 * pad_w)
+        tables.add(kernels.PAD, Planes.dense(before.channels, *around), pad_h=pad_h, pad_w=pad_w)
+    bottom = tables.planes
+    weight, bias = conv.effective()
+    matrix = _numbers(weight, 0)
+    outputs, shared, kernel_h, kernel_w = matrix.shape
+    height = (bottom.height - dilation_h * (kernel_h - 1) - 1) // conv.stride[0] + 1
+    width = (bottom.width - dilation_w * (kernel_w - 1) - 1) // conv.stride[1] + 1
+    taps = bottom.places()[:, :1, :1] + (
+        np.arange(kernel_h)[:, None] * dilation_h * bottom.pitch + np.arange(kernel_w) * dilation_w
+    )
+    plain = tuple(conv.stride) == (1, 1)
+    pitch = bottom.pitch if plain else width
+    kind = kernels.SUMS if plain else kernels.STRIDED_SUMS
+    planes = Planes(outputs, height, width, pitch, height * pitch)
+    tables.add(kind, planes, stride_h=conv.stride[0], stride_w=conv.stride[1])
+    biases, each = _numbers(bias, outputs), outputs // conv.group
+    for group in range(conv.group):
+        own = slice(group * each, (group + 1) * each)
+        read = taps[group * shared : (group + 1) * shared].reshape(-1)
+        tables.add_sums(kind, planes, matrix[own].reshape(each, -1), read, biases[own])
+
+
+def _inner_product(layer: Layer, tables: Tables) -> None:
+    product = cast(BaseInnerProduct, layer)
+    weight, bias = product.effective()
+    matrix = _numbers(weight.t() if product.transpose else weight, 0)
+    places, planes = tables.planes.places().reshape(-1), Planes.dense(len(matrix))
+    tables.add(kernels.SUMS, planes)
+    tables.add_sums(kernels.SUMS, planes, matrix, places, _numbers(bias, len(matrix)))
+
+
+def _relu(layer: Layer, tables: Tables) -> None:
+    foldable = (kernels.SUMS, kernels.STRIDED_SUMS, kernels.LINE)
+    if not tables.rows or tables.rows[-1][kernels.KIND] not in foldable:
+        channels = tables.planes.channels
+        tables.add_line(np.ones(channels), np.zeros(channels))
+    tables.rows[-1][kernels.RELU] = 1
+
+
+def _pooling(layer: Layer, tables: Tables) -> None:
+    pooling, image = cast(Pooling, layer), tables.planes
+    window = pooling.window((image.height, image.width))
+    size = window.output_size((image.height, image.width))
+    tables.add(
+        kernels.MAX if pooling.is_max else kernels.AVERAGE,
+        Planes.dense(image.channels, *size),
+        stride_h=window.stride[0],
+        stride_w=window.stride[1],
+        kernel_h=window.kernel[0],
+        kernel_w=window.kernel[1],
+        pad_h=window.pad[0],
+        pad_w=window.pad[1],
+    )
+
+
+def _batch_norm(layer: Layer, tables: Tables) -> None:
+    norm = cast(BatchNorm, layer)
+    mean, variance = (_numbers(blob, 0) for blob in norm.global_stats())
+    factor = 1 / np.sqrt(variance + norm.eps)
+    tables.add_line(factor, -mean * factor)
+
+
+def _scale(layer: Layer, tables: Tables) -> None:
+    factor, *shift = layer.blobs
+    channels = tables.planes.channels
+    tables.add_line(_numbers(factor, 0), _numbers(shift[0] if shift else None, channels))
+
+
+def _softmax(layer: Layer, tables: Tables) -> None:
+    tables.add(kernels.SOFTMAX, tables.planes)
+
+
+def _nothing(layer: Layer, tables: Tables) -> None:
+    """What leaves all numbers as they are."""
+
+
+def adder(layer: Layer, shape: Shape) -> Adder | None:
+    """What adds a layer with a bottom of this shape to a program; None if nothing does."""
+    images = len(shape) == 4
+    if layer.type in ("Convolution", "CConvolution"):
+        conv = cast(BaseConvolution, layer)
+        return _convolution if images and conv.channel_axis == 1 else None
+    if layer.type in ("InnerProduct", "CInnerProduct"):
+        return _inner_product if cast(BaseInnerProduct, layer).first_axis == 1 else None
+    if isinstance(layer, ReLU):
+        return _relu if layer.negative_slope == 0 else None
+    if isinstance(layer, Pooling):
+        average = layer.method == PoolingParameter.AVE
+        return _pooling if images and (layer.is_max or average) else None
+    if isinstance(layer, BatchNorm):
+        return _batch_norm if layer.use_global_stats and not layer.scale_bias else None
+    if isinstance(layer, Scale):
+        flat = all(blob.dim() == 1 for blob in layer.blobs)
+        axis = layer.param.scale_param.axis
+        return _scale if flat and axis == 1 and len(layer.param.bottom) == 1 else None
+    if isinstance(layer, Softmax):
+        axis = layer.param.softmax_param.axis
+        return _softmax if len(shape) == 2 and axis == 1 else None
+    flattens = isinstance(layer, Flatten) and layer.param.flatten_param.axis == 1
+    whole = layer.param.flatten_param.end_axis == -1
+    if layer.type == "Dropout" and layer.param.dropout_param.scale_train:
+        return _nothing
+    return _nothing if flattens and whole else None

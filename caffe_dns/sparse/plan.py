@@ -1,0 +1,128 @@
+"""Which layers of a net run as compiled programs: those that are faster for it, by measurement."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from caffe_dns import log
+from caffe_dns.errors import CaffeError
+from caffe_dns.layers.base import Layer, Shape
+from caffe_dns.layers.masked import WeightedLayer
+from caffe_dns.net.fusion import FusedLayers, Fusion
+from caffe_dns.net.net import Net
+from caffe_dns.net.wiring import Step
+from caffe_dns.proto.caffe_pb2 import TEST
+
+#: The share of weights that are not 0 from which on nobody tries.
+DENSE = 0.6
+#: What a measurement may take, in seconds, and how many passes it has at most.
+SECONDS, PASSES = 0.05, 20
+
+
+@dataclass(frozen=True)
+class CompiledLayers:
+    """Neighbouring layers as a program (`net.fusion.FusedLayers`)."""
+
+    steps: list[Step]
+    #: By the shape of an image: nets may be reshaped.
+    programs: dict[Shape, Callable[[Tensor], Tensor]] = field(default_factory=dict)
+
+    def run(self, *bottoms: Tensor) -> Tensor:
+        (bottom,) = bottoms
+        shape = tuple(bottom.shape[1:])
+        program = self.programs.get(shape)
+        if program is None:
+            from caffe_dns.sparse.program import Program
+
+            program = Program([step.layer for step in self.steps], shape)
+            self.programs[shape] = program
+        return program(bottom)
+
+
+def use_sparse(net: Net) -> list[CompiledLayers]:
+    """Let rows of layers run as programs where that is faster, for a batch as `blob_shapes` has it.
+
+    For nets in the phase TEST on a CPU. Their weights must not change any more, no gradient comes
+    through, and blobs within a row are not among those that a pass returns. Returns the rows.
+    Raises CaffeError for other nets, and without numba.
+    """
+    if net.phase != TEST or net.context.device.type != "cpu":
+        raise CaffeError("sparse weights are for nets of the phase TEST, on a CPU")
+    if next(net.parameters(), torch.zeros(())).dtype != torch.float32:
+        raise CaffeError("sparse weights are for nets in float32")
+    try:
+        from caffe_dns.sparse import operations
+    except ImportError:
+        raise CaffeError("this needs the package numba: pip install 'caffe-dns[sparse]'") from None
+    shapes, found = net.blob_shapes, []
+    with torch.no_grad():
+        for row in _rows(net.steps, lambda step: _can(step, shapes, operations.adder)):
+            wins = {step.layer for step in row if _weighs(step) and _wins([step], shapes)}
+            for part in _rows(row, lambda step: not _weighs(step) or step.layer in wins):  # noqa: B023
+                weighted = [i for i, step in enumerate(part) if _weighs(step)]
+                if weighted and _wins(part, shapes):
+                    found.append(CompiledLayers(part))
+    groups: dict[Layer, FusedLayers] = {group.steps[0].layer: group for group in found}
+    net.fusion = Fusion({True: groups, False: groups}, None)
+    names = ", ".join(step.layer.name for group in found for step in group.steps)
+    log.info(f"Sparse weights are faster in: {names or 'no layer'}")
+    return found
+
+
+def _rows(steps: Sequence[Step], can: Callable[[Step], bool]) -> Iterator[list[Step]]:
+    """The longest rows of steps that can, each reading what the one before has made."""
+    row: list[Step] = []
+    for step in steps:
+        if row and (not can(step) or list(step.bottoms) != list(row[-1].tops)):
+            yield row
+            row = []
+        if can(step):
+            row.append(step)
+    if row:
+        yield row
+
+
+def _weighs(step: Step) -> bool:
+    return isinstance(step.layer, WeightedLayer)
+
+
+def _can(step: Step, shapes: dict[str, Shape], adder: Callable[..., object]) -> bool:
+    if (len(step.bottoms), len(step.tops)) != (1, 1) or any(step.loss_weights):
+        return False
+    if adder(step.layer, shapes[step.bottoms[0]]) is None:
+        return False
+    if not isinstance(step.layer, WeightedLayer):
+        return True
+    weight, _ = step.layer.effective()
+    return int(weight.count_nonzero()) <= DENSE * weight.numel()
+
+
+def _wins(steps: list[Step], shapes: dict[str, Shape]) -> bool:
+    """Whether these are faster as a program."""
+    bottom = torch.randn(shapes[steps[0].bottoms[0]])
+    compiled = CompiledLayers(steps)
+
+    def layers() -> None:
+        value = bottom.clone() if steps[0].bottoms == steps[0].tops else bottom
+        for step in steps:
+            top = step.layer(value)
+            (value,) = (top,) if isinstance(top, Tensor) else top
+
+    return _fastest(lambda: compiled.run(bottom)) < _fastest(layers)
+
+
+def _fastest(work: Callable[[], object]) -> float:
+    """Seconds of the fastest of some passes; the first does not count."""
+    work()
+    times: list[float] = []
+    end = time.perf_counter() + SECONDS
+    while len(times) < PASSES and (len(times) < 3 or time.perf_counter() < end):
+        start = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - start)
+    return min(times)

@@ -1,0 +1,85 @@
+"""A row of layers as one compiled program, and running it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from caffe_dns.layers.base import Layer, Shape
+from caffe_dns.sparse import kernels
+from caffe_dns.sparse.operations import adder
+from caffe_dns.sparse.tables import Planes, Tables
+
+#: Numbers in the larger of two buffers up to which they stay in a cache that is not shared.
+CACHED = 1 << 17
+#: The most images that a buffer holds, however small they are.
+MOST_IMAGES = 64
+
+
+class Program:
+    """Layers, one after the other, on images of one shape: channels, or those, height and width.
+
+    For a test pass: gradients do not come through, and weights that change later do not count.
+    """
+
+    def __init__(self, layers: Sequence[Layer], shape: Shape) -> None:
+        tables = Tables(Planes.dense(*shape))
+        top: Shape = (1, *shape)
+        for layer in layers:
+            add = adder(layer, top)
+            assert add is not None
+            add(layer, tables)
+            (top,) = set(layer.reshape([top]))
+        if not tables.rows:
+            tables.add_line(np.ones(shape[0]), np.zeros(shape[0]))
+        self._top = tuple(top[1:])
+        self._images = max(1, min(MOST_IMAGES, CACHED // tables.largest))
+        counts = [len(places) for places in tables.places]
+        self._tables = (
+            np.stack(tables.rows),
+            np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
+            np.concatenate([*tables.places, []]).astype(np.int64),
+            np.concatenate([*tables.weights, []]).astype(np.float32),
+            np.array(tables.biases, np.float32),
+        )
+        self._lowest = np.float32(torch.finfo(torch.float32).min)
+        #: One for each thread.
+        self._buffers = [np.empty((2, tables.largest * self._images), np.float32)]
+
+    def __call__(self, bottom: Tensor) -> Tensor:
+        """The top of a float32 bottom, N images."""
+        # NumPy's views cost a fraction of PyTorch's.
+        images = np.ascontiguousarray(bottom.detach().numpy())
+        num = len(images)
+        images = images.reshape(num, -1)
+        top = np.empty((num, *self._top), np.float32)
+        tops = top.reshape(num, -1)
+        if num <= self._images:
+            self._run(images, tops, 0)
+        else:
+            self._run_in_shares(images, tops)
+        return torch.from_numpy(top)
+
+    def _run_in_shares(self, images: np.ndarray, tops: np.ndarray) -> None:
+        """So many images at a time as buffers hold, by as many threads as PyTorch has."""
+        shares = [slice(i, i + self._images) for i in range(0, len(images), self._images)]
+        threads = min(len(shares), torch.get_num_threads())
+        while len(self._buffers) < threads:
+            self._buffers.append(np.empty_like(self._buffers[0]))
+
+        def work(thread: int) -> None:
+            for share in shares[thread::threads]:
+                self._run(images[share], tops[share], thread)
+
+        if threads == 1:
+            work(0)
+            return
+        with ThreadPoolExecutor(threads) as pool:
+            list(pool.map(work, range(threads)))
+
+    def _run(self, images: np.ndarray, tops: np.ndarray, thread: int) -> None:
+        kernels.run(*self._tables, images, tops, self._buffers[thread], self._lowest)
