@@ -109,6 +109,11 @@ class GradientAverage:
             for parameter in bucket.parameters:
                 parameter.register_post_accumulate_grad_hook(partial(self._arrived, bucket))
 
+    @property
+    def groups(self) -> list[list[Tensor]]:
+        """The parameters whose gradients travel together, in the order in which they go."""
+        return [list(bucket.parameters) for bucket in self._buckets]
+
     def arm(self) -> None:
         """Let gradients go on their way during the next backward pass."""
         self.reset()

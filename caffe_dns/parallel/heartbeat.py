@@ -22,6 +22,9 @@ from caffe_dns import log
 BEAT = 2.0
 _MOST_MISSED = 9
 LONGEST_SILENCE = BEAT * _MOST_MISSED
+#: To how many ranks after its own a rank listens: as many as a host has, so that somebody listens
+#: to the first of a host that is gone. All to all is too much for the store from some hundred on.
+_HEARD = 16
 #: How long the store outlives a rank that has died: the others look into it at every beat.
 _SHORT_PATIENCE = 3 * BEAT
 #: Under which the keys lie in the store, and which of them says that a user was told what failed.
@@ -50,7 +53,8 @@ class Heartbeat:
             timeout=timedelta(seconds=LONGEST_SILENCE),
         )
         self._store = dist.PrefixStore(PREFIX, connection)
-        self._heard = dict.fromkeys((other for other in range(size) if other != rank), 0)
+        others = range(rank + 1, rank + 1 + min(size - 1, _HEARD))
+        self._heard = dict.fromkeys((other % size for other in others), 0)
         # Counted, not timed: a process that was stopped for a while has not missed anything.
         self._missed = dict.fromkeys(self._heard, 0)
         #: Where each rank runs, once that is known; messages say it.
