@@ -17,8 +17,8 @@ from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-_CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["caffe_dns.cli.main", "caffe_dns.cli.actions.train"])
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(["caffe_dns.cli.main", "caffe_dns.cli.actions.train"])
 
 
 class Forked:
@@ -41,7 +41,7 @@ class Forked:
         stderr.write_text("")  # it is there as soon as somebody may look
         whole = {**os.environ, **environment}
         arguments = (function, list(words), str(folder.absolute()), whole, streams)
-        self._process = _CONTEXT.Process(target=_call, args=arguments)
+        self._process = CONTEXT.Process(target=_call, args=arguments)
         self._process.start()
         assert self._process.pid is not None
         self.pid = self._process.pid
@@ -49,6 +49,11 @@ class Forked:
     def poll(self) -> int | None:
         """The exit code, or minus the signal, if it has ended."""
         return self._process.exitcode
+
+    @property
+    def returncode(self) -> int | None:
+        """The same."""
+        return self.poll()
 
     def wait(self, timeout: float | None = None) -> int:
         """The same, once it has ended. Raises TimeoutExpired."""
@@ -91,3 +96,9 @@ def run_dns(words: Sequence[str], folder: Path = Path()) -> subprocess.Completed
         code = Forked("caffe_dns.cli.main:main", words, folder, {}, *streams).wait()
         stderr, stdout = (path.read_text() for path in streams)
     return subprocess.CompletedProcess(["dns", *words], code, stdout, stderr)
+
+
+def run_forked(command: Sequence[str], **_: object) -> subprocess.CompletedProcess[str]:
+    """Stands in for `subprocess.run` where a program starts `dns`."""
+    assert list(command[:3]) == [sys.executable, "-m", "caffe_dns"]
+    return run_dns(command[3:])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shutil
-import subprocess
 import sys
 from importlib.machinery import SourceFileLoader
 from importlib.util import module_from_spec, spec_from_loader
@@ -16,7 +15,7 @@ import pytest
 from caffe_dns import log
 from caffe_dns.data.db import open_database
 from tests.oracle import GOLDEN
-from tests.processes import run_dns
+from tests.processes import run_forked
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -47,12 +46,6 @@ def tool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     monkeypatch.setattr(module, "FIT_RECORDS", 900)
     monkeypatch.setattr(module.subprocess, "run", run_forked)
     return module
-
-
-def run_forked(command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
-    """What the tool would start anew."""
-    assert command[:3] == [sys.executable, "-m", "caffe_dns"]
-    return run_dns(command[3:])
 
 
 def test_results(

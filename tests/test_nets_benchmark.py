@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from caffe_dns import log
-from tools.benchmarks import lenet_gpu, nets_gpu, surgery_cost
+from tests.processes import CONTEXT, run_forked
+from tools.benchmarks import lenet_gpu, nets_gpu, processes, surgery_cost
 from tools.benchmarks.contestants import difference
 from tools.benchmarks.plain_nets import NETS
 
@@ -18,8 +19,10 @@ COLUMNS = ["ms", "images/s", "GiB", "speed", "memory"]
 
 
 @pytest.fixture(autouse=True)
-def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
+def quiet_and_forked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(log, "_quiet", True)
+    monkeypatch.setattr(lenet_gpu.subprocess, "run", run_forked)
+    monkeypatch.setattr(processes, "get_context", lambda kind: CONTEXT)
 
 
 @pytest.mark.parametrize(

@@ -20,11 +20,12 @@ from caffe_dns.cli.launch import launch
 from caffe_dns.proto.caffe_pb2 import SolverState
 from tests.cli.harness import complaint, run_well
 from tests.parallel.harness import LOCAL
+from tests.processes import Forked
 from tests.solver.harness import small_net
 
 ARGUMENTS = ["train", "--solver", "solver.prototxt"]
 Capture = pytest.CaptureFixture[str]
-Children = list[subprocess.Popen[bytes]]
+Children = list[Forked]
 
 
 @pytest.fixture(autouse=True)
@@ -61,16 +62,18 @@ def when(path: Path, act: Callable[[], object]) -> None:
 
 
 @pytest.fixture
-def children(monkeypatch: pytest.MonkeyPatch) -> Children:
-    """The ranks that are started."""
+def children(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Children:
+    """The ranks that are started: forked, with logs of their own."""
     started: Children = []
-    start = launching._start
 
-    def start_and_note(*arguments: object) -> subprocess.Popen[bytes]:
-        started.append(start(*arguments))  # type: ignore[arg-type]
+    def start(arguments: list[str], environment: dict[str, str]) -> Forked:
+        log = tmp_path / f"rank{len(started)}.log"
+        started.append(
+            Forked("caffe_dns.cli.main:main", arguments, tmp_path, environment, stderr=log)
+        )
         return started[-1]
 
-    monkeypatch.setattr(launching, "_start", start_and_note)
+    monkeypatch.setattr(launching, "_start", start)
     return started
 
 
@@ -94,10 +97,14 @@ def test_a_rank_that_dies_ends_the_others(
     assert last == "dns: rank 1 (GPU 5) was killed by SIGKILL, so all ranks end"
 
 
+@pytest.mark.usefixtures("children")
 def test_what_is_wrong_is_said_once(tmp_path: Path, capfd: Capture) -> None:
     write_solver(tmp_path, "max_iter: 2 type: 'Newton'")
     assert launch(ARGUMENTS, [0, 1]) == 1
-    complaints = [line for line in capfd.readouterr().err.splitlines() if line.startswith("dns: ")]
+    said = capfd.readouterr().err + "".join(
+        (tmp_path / f"rank{rank}.log").read_text() for rank in range(2)
+    )
+    complaints = [line for line in said.splitlines() if line.startswith("dns: ")]
     assert len(complaints) == 1
     assert "Newton" in complaints[0]
 

@@ -7,6 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from caffe_dns.pycaffe.__main__ import main
+
 PROGRAM = """
 import sys
 import caffe, helper
@@ -54,11 +58,15 @@ def test_programs(tmp_path: Path) -> None:
     assert done.returncode == 3
 
 
-def test_no_program() -> None:
-    done = run("nowhere.py")
-    assert (
-        done.returncode == 1 and done.stderr == "caffe_dns.pycaffe: there is no file 'nowhere.py'\n"
-    )
-    done = run()
-    assert done.returncode == 1
-    assert done.stderr == "usage: python -m caffe_dns.pycaffe script.py [args]\n"
+@pytest.mark.parametrize(
+    ("words", "wanted"),
+    [
+        (["nowhere.py"], "caffe_dns.pycaffe: there is no file 'nowhere.py'"),
+        ([], "usage: python -m caffe_dns.pycaffe script.py [args]"),
+    ],
+)
+def test_no_program(words: list[str], wanted: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["caffe_dns.pycaffe", *words])
+    with pytest.raises(SystemExit) as caught:
+        main()
+    assert caught.value.code == wanted  # which Python prints, and ends with 1
