@@ -81,7 +81,7 @@ class Card:
         iterations = self._trainer.iteration - first
         seconds = time.perf_counter() - began
         speed = log.number(iterations / seconds) if seconds else "0"
-        what = f"{iterations} iterations in {_duration(seconds)}, {speed} a second"
+        what = f"{iterations} iterations in {duration(seconds)}, {speed} a second"
         if self._trainer.stopped_early:
             what += f"; stopped at {self._trainer.iteration} of {self._trainer.param.max_iter}"
         return [
@@ -150,7 +150,7 @@ def _command(*words: str) -> str:
     return shlex.join(["dns", *words])
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
     """`12.3 s`, `4 min 5 s`, `2 h 3 min`."""
     if seconds < 60:
         return f"{seconds:.1f} s"

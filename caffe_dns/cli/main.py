@@ -42,6 +42,7 @@ ACTIONS: dict[str, str] = {
     "deploy": "make a definition for use of a train_val.prototxt",
     "summary": "show the layers of a net and their sizes",
     "export": "save a model for others, or compact",
+    "doctor": "find out what is wrong before a training begins",
     "completion": "print what a shell needs to complete all of these",
 }
 

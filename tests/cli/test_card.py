@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from caffe_dns import __version__
-from caffe_dns.cli.card import _duration
+from caffe_dns.cli.card import duration
 from caffe_dns.proto.caffe_pb2 import SolverParameter
 from caffe_dns.solver.snapshot_files import warn_of_overwriting
 from tests.cli.harness import run_well
@@ -105,7 +105,7 @@ def test_a_run_that_is_stopped(
     ("seconds", "text"), [(9.96, "10.0 s"), (60, "1 min 0 s"), (3599.6, "1 h 0 min"), (0, "0.0 s")]
 )
 def test_durations(seconds: float, text: str) -> None:
-    assert _duration(seconds) == text
+    assert duration(seconds) == text
 
 
 # The head ---------------------------------------------------------------------------------------

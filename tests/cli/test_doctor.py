@@ -1,0 +1,193 @@
+"""`dns doctor`: a line for each finding, what to do, and the exit code."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from caffe_dns.cli import installation
+from caffe_dns.solver.solver import Solver
+from tests.cli.harness import run
+from tests.nets import ip, layer
+from tests.oracle import GOLDEN
+
+Capture = pytest.CaptureFixture[str]
+#: Which of them it is depends on the order in which numbers are added up.
+NOT_FINITE = ("inf", "nan")
+NET = "runs/sgd_inv/train_val.prototxt"
+
+
+@pytest.fixture(autouse=True)
+def in_golden_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(GOLDEN)
+    monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+
+
+def solver(
+    folder: Path, more: str = "", *, net: str = NET, snapshot: int = 10, prefix: str = "snap"
+) -> str:
+    """A solver definition that puts its snapshots into the folder."""
+    file = folder / "solver.prototxt"
+    file.write_text(
+        f'net: "{net}" base_lr: 0.01 lr_policy: "fixed" max_iter: 40 test_iter: 2 '
+        f'test_interval: 20 snapshot: {snapshot} snapshot_prefix: "{folder}/{prefix}" {more}'
+    )
+    return str(file)
+
+
+def lines(capfd: Capture, *arguments: str, code: int) -> list[str]:
+    result = run(["doctor", *arguments], capfd)
+    assert result.code == code, result.out
+    assert result.err == ""
+    return result.out.splitlines()
+
+
+def test_the_installation(capfd: Capture) -> None:
+    found = lines(capfd, code=0)
+    assert found[0].startswith("ok    dns 0.1.0, Python 3.")
+    assert found[1].startswith("ok    torch 2.") and ", click 8." in found[1]
+    assert found[-2] == f"ok    no GPU; on the CPU there are {torch.get_num_threads()} threads"
+    assert found[-1].startswith("nothing wrong, ")
+
+
+def test_packages_that_are_missing_or_old(capfd: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    needed = ["torch>=99.1", "nosuchpackage>=1", 'nosuchextra>=2; extra == "plot"', "click>=8.1"]
+    monkeypatch.setattr(installation, "requires", lambda name: [*needed, 'x>=1; extra == "dev"'])
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    found = lines(capfd, code=1)
+    assert found[1].startswith(f"wrong torch is {torch.__version__}, older than 99.1 - pip install")
+    assert found[2] == "wrong nosuchpackage is not installed - pip install 'nosuchpackage>=1'"
+    assert found[3].startswith("ok    click 8.")
+    assert found[4] == (
+        "note  nosuchextra not installed, for dns plot, dns sensitivity - "
+        "pip install 'caffe-dns[plot]' if you want that"
+    )
+    assert found[5].startswith("note  the shell does not find the command dns - ")
+    assert found[-1] == "2 wrong, 2 to note"
+
+
+def test_a_gpu_that_pytorch_does_not_see(
+    capfd: Capture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    driver = tmp_path / "version"
+    driver.touch()
+    monkeypatch.setattr(installation, "_DRIVER", driver)
+    for cuda, said in (
+        (None, f"there is a GPU, but PyTorch {torch.__version__} is built for CPUs alone - "),
+        ("12.8", "there is a GPU, but PyTorch for CUDA 12.8 does not find it - "),
+    ):
+        monkeypatch.setattr(torch.version, "cuda", cuda)
+        (line,) = (line for line in lines(capfd, code=0) if "GPU" in line)
+        assert line.startswith(f"note  {said}")
+
+
+def test_a_training_that_would_go_well(capfd: Capture, tmp_path: Path) -> None:
+    file = solver(tmp_path)
+    before = sorted(tmp_path.iterdir())
+    found = lines(capfd, "--solver", file, code=0)
+    found = found[next(i for i, line in enumerate(found) if "no GPU" in line) + 1 :]
+    assert found[:2] == [
+        "ok    all files that the definitions name are there",
+        "ok    train net 'sgd_inv': 9 layers, 10,750 parameters, the shapes fit",
+    ]
+    assert found[2].startswith("ok    train net: a batch is read and decoded in ")
+    assert found[2].endswith(" ms: data 32x1x28x28, label 32")
+    assert found[3].startswith("ok    test net #0 'sgd_inv': 12 layers, 10,750 parameters")
+    assert found[4].endswith(" ms: data 50x1x28x28, label 50")
+    assert found[5].startswith("ok    first loss 2.") and "40 of them with their tests" in found[5]
+    assert " are in use at most" in found[6]
+    # Weights and one history, four bytes a parameter, of which the masks are a part.
+    assert found[7].startswith("ok    4 snapshots of ")
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_what_is_said_to_programs(capfd: Capture, tmp_path: Path) -> None:
+    result = run(["doctor", "--solver", solver(tmp_path, snapshot=0), "--json"], capfd)
+    found = json.loads(result.out)
+    assert {entry["level"] for entry in found} <= {"ok", "note"}
+    assert found[0]["what"].startswith("dns 0.1.0")
+    quiet = lines(capfd, "--solver", solver(tmp_path), "--quiet", code=0)
+    assert not any(line.startswith("ok") for line in quiet)
+
+
+def test_files_that_are_missing(capfd: Capture, tmp_path: Path) -> None:
+    text = (GOLDEN / NET).read_text().replace("data/", "gone/")
+    net = tmp_path / "net.prototxt"
+    net.write_text(text)
+    found = lines(capfd, "--solver", solver(tmp_path, net=str(net)), "--quiet", code=1)
+    wrong = [line for line in found if line.startswith("wrong")]
+    assert len(wrong) == 2
+    assert all(".source: there is no 'gone/" in line for line in wrong)
+    assert all(f" in {GOLDEN} - put it there, correct the name" in line for line in wrong)
+    found = lines(capfd, "--solver", solver(tmp_path, 'weights: "w.caffemodel"', net="n"), code=1)
+    assert [line[:30] for line in found if line.startswith("wrong")] == [
+        "wrong net: there is no 'n' in ",
+        "wrong weights: there is no 'w.",
+    ]
+    assert lines(capfd, "--solver", "nosuch", "--quiet", code=1)[-2:] == [
+        "wrong nosuch: there is no such file",
+        "1 wrong, 0 to note",
+    ]
+
+
+def test_snapshots_that_cannot_be_written(
+    capfd: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = solver(tmp_path, prefix="no/snap")
+    found = lines(capfd, "--solver", file, "--quiet", code=1)
+    (line,) = (line for line in found if line.startswith("wrong"))
+    assert f"the folder '{tmp_path}/no' of the snapshots does not exist" in line
+    assert line.endswith(f" - mkdir -p '{tmp_path}/no', or another snapshot_prefix")
+    usage = shutil.disk_usage(tmp_path)._replace(free=100000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    found = lines(capfd, "--solver", solver(tmp_path), "--quiet", code=1)
+    (line,) = (line for line in found if line.startswith("wrong"))
+    assert line.startswith("wrong 4 snapshots of ")
+    assert line.endswith("97.7 KiB are free - keep fewer of them: dns train --keep 3")
+
+
+def test_shapes_that_do_not_fit(capfd: Capture, tmp_path: Path) -> None:
+    net = tmp_path / "net.prototxt"
+    net.write_text((GOLDEN / NET).read_text().replace("kernel_size: 5", "kernel_size: 55"))
+    found = lines(capfd, "--solver", solver(tmp_path, net=str(net)), "--quiet", code=1)
+    (line,) = (line for line in found if line.startswith("wrong"))
+    assert line.startswith(f"wrong {net}:") and "layer '" in line
+
+
+def test_losses_and_memory(capfd: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    net = tmp_path / "net.prototxt"
+    shapes = "shape { dim: 2 dim: 3 } shape { dim: 2 dim: 3 } data_filler { value: 3e38 }"
+    net.write_text(
+        layer("in", "DummyData", "", "x y", f"dummy_data_param {{ {shapes} }}")
+        + ip("score", "x", outputs=3)
+        + layer("loss", "EuclideanLoss", "score y", "loss")
+    )
+    found = lines(capfd, "--solver", solver(tmp_path, net=str(net)), "--quiet", code=1)
+    wrong = [f"wrong the first loss is {x} - look at the data and the fillers" for x in NOT_FINITE]
+    assert set(wrong) & set(found)
+
+    def exhausted(solver: Solver, iterations: int) -> None:
+        raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: 9 bytes")
+
+    monkeypatch.setattr(Solver, "step", exhausted)
+    found = lines(capfd, "--solver", solver(tmp_path), "--quiet", code=1)
+    (line,) = (line for line in found if line.startswith("wrong"))
+    assert line.startswith("wrong the memory is not enough: ")
+    assert " - a smaller batch_size; " in line
+
+
+def test_layers_that_write_are_not_tried(capfd: Capture, tmp_path: Path) -> None:
+    net = tmp_path / "net.prototxt"
+    output = f'hdf5_output_param {{ file_name: "{tmp_path}/out.h5" }}'
+    net.write_text(
+        (GOLDEN / NET).read_text()
+        + f'layer {{ name: "w" type: "HDF5Output" bottom: "data" bottom: "label" {output} }}'
+    )
+    found = lines(capfd, "--solver", solver(tmp_path, net=str(net)), code=0)
+    assert found[-2] == "note  not tried: HDF5Output would write files"
+    assert not (tmp_path / "out.h5").exists()
