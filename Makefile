@@ -13,7 +13,7 @@ $(READY): pyproject.toml constraints.txt
 
 # Get MNIST, train LeNet-5, prune it, and score what is left.
 demo: $(READY)
-	PATH="$(CURDIR)/$(BIN):$$PATH" tools/demo
+	$(BIN)/dns demo
 
 # Everything that a change must pass. Two processes share the test files.
 test: lint

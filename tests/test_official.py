@@ -15,7 +15,7 @@ TEST_SET = ROOT / "data" / "mnist" / "mnist_test_lmdb"
 
 pytestmark = [
     pytest.mark.skipif(not OFFICIAL.exists(), reason="the official models are not here"),
-    pytest.mark.skipif(not TEST_SET.exists(), reason="needs MNIST: run tools/get_mnist"),
+    pytest.mark.skipif(not TEST_SET.exists(), reason="needs MNIST: run dns get_mnist"),
 ]
 
 #: Model: our definition, error in per cent, parameters kept in all and by layer.

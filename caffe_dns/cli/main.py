@@ -43,6 +43,9 @@ ACTIONS: dict[str, str] = {
     "summary": "show the layers of a net and their sizes",
     "export": "save a model for others, or compact",
     "doctor": "find out what is wrong before a training begins",
+    "models": "put definitions of nets and solvers into models/",
+    "get_mnist": "fetch MNIST as databases",
+    "demo": "train LeNet-5, prune it, and score what is left",
     "completion": "print what a shell needs to complete all of these",
 }
 
@@ -112,6 +115,8 @@ def normalize(arguments: Sequence[str]) -> list[str]:
     if given and given[0].startswith("-"):
         at = next((i for i, arg in enumerate(given) if arg in ACTIONS), 0)
         given.insert(0, given.pop(at))
+    if given and given[0].replace("-", "_") in ACTIONS:
+        given[0] = given[0].replace("-", "_")
     if not given or given[0] not in ACTIONS:
         return given
     switches = _switches(_load(given[0]))

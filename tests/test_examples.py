@@ -1,0 +1,54 @@
+"""The programs in examples/ run, on small databases."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.oracle import GOLDEN
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
+def run(name: str, *arguments: str, folder: Path) -> list[str]:
+    done = subprocess.run(
+        [sys.executable, "-W", "error", str(EXAMPLES / name), *arguments],
+        cwd=folder,
+        env={"PYTHONPATH": str(EXAMPLES.parent), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+def test_every_example_is_listed_and_tried() -> None:
+    listed = (EXAMPLES / "README.md").read_text()
+    names = {path.name for path in EXAMPLES.glob("*.py")}
+    assert names == {"score.py", "prune_module.py"}
+    assert all(f"`{name}`" in listed for name in names)
+
+
+def test_score() -> None:
+    said = run(
+        "score.py",
+        "runs/sgd_inv/train_val.prototxt",
+        "runs/sgd_inv/snap_iter_40.caffemodel",
+        "10",
+        folder=GOLDEN,
+    )
+    assert said[0] == "accuracy = 0.5760"  # Caffe's own, in the log of the run
+    assert said[1].startswith("loss = 1.42")
+    assert [line.split(":")[0] for line in said[2:]] == ["conv1", "conv2", "ip1", "ip2"]
+
+
+@pytest.mark.slow
+def test_prune_module(tmp_path: Path) -> None:
+    database = str(GOLDEN / "data" / "mnist1k_train_lmdb")
+    said = run("prune_module.py", database, "20", folder=tmp_path)
+    assert said[-1] == "Kept in all: 21554 of 431080 parameters (20.0 times smaller)"
+    again = run("prune_module.py", database, "20", folder=tmp_path)
+    assert again == ["going on after step 20", *said[-5:]]
