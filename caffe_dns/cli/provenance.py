@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import platform
+import re
 import shlex
 import socket
 import subprocess
@@ -52,10 +54,29 @@ def _described(folder: Path, *, only_root: bool = False) -> str:
     """
     if only_root and not (folder / ".git").exists():
         return ""
-    command = ["git", "-C", str(folder), "describe", "--always", "--exclude=*", "--dirty=|"]
     with suppress(OSError, subprocess.SubprocessError):
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_PATIENCE)
-        if done.returncode == 0 and done.stdout.strip():
-            commit, changed, _ = done.stdout.strip().partition("|")
+        # To look for changes, git would run the filters that a repository asks for.
+        filters = _ask_git(folder, "config", "--show-scope", "--get-regexp", r"^filter\.")
+        trusted = not re.search(r"^(local|worktree)\s", filters, re.MULTILINE)
+        changes = ["--dirty=|"] if trusted else []
+        told = _ask_git(folder, "describe", "--always", "--exclude=*", *changes).strip()
+        commit, changed, _ = told.partition("|")
+        if commit:
             return f" (git {commit}{' with changes' if changed else ''})"
     return ""
+
+
+def _ask_git(folder: Path, *arguments: str) -> str:
+    """What git says of the repository that a folder lies in; nothing where it has nothing to say.
+
+    A folder may come from anybody: no program that its repository names is run.
+    """
+    safe = ["-c", "core.fsmonitor=false", "-c", f"core.hooksPath={os.devnull}"]
+    done = subprocess.run(
+        ["git", "-C", str(folder), *safe, *arguments],
+        env={**os.environ, "GIT_OPTIONAL_LOCKS": "0"},
+        capture_output=True,
+        text=True,
+        timeout=_PATIENCE,
+    )
+    return done.stdout if done.returncode == 0 else ""

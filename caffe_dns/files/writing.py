@@ -18,7 +18,7 @@ from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
-from caffe_dns import interrupt
+from caffe_dns import interrupt, log
 from caffe_dns.encoding import on_disk
 from caffe_dns.errors import CaffeError
 
@@ -45,7 +45,9 @@ def write_atomically(path: str | Path, data: bytes) -> None:
 class NewFile:
     """A file that has a hidden name beside its own, `path`, until it is closed.
 
-    Whoever makes one closes it or gives it up. Whatever fails is a CaffeError that names `path`.
+    Then it takes the place of what was there, and who may read and write that may do so with the
+    new one. A link is replaced, with a warning, and what it leads to stays as it is. Whoever makes
+    a NewFile closes it or gives it up. Whatever fails is a CaffeError that names `path`.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -56,6 +58,13 @@ class NewFile:
             # Not tempfile: its files are private to the user, these get the usual permissions.
             flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
             self._descriptor = os.open(self._temporary, flags, 0o666)
+            if self._path.exists():
+                os.fchmod(self._descriptor, self._path.stat().st_mode & 0o777)
+        if self._path.is_symlink():
+            log.warning(
+                f"{path} is a link to {os.readlink(self._path)}: the file takes the place of the "
+                "link, and what it leads to is left as it is"
+            )
 
     def write(self, data: bytes | memoryview, start: int) -> None:
         """Put all of `data` into the file from byte `start` on."""

@@ -173,6 +173,18 @@ def test_the_state_of_the_folder(
     assert folder() == f"{tmp_path} (git {commit})"
     Path("solver.prototxt").write_text("2")
     assert folder() == f"{tmp_path} (git {commit} with changes)"
+    # A repository from somebody else runs nothing.
+    Path(".gitattributes").write_text("* filter=planted\n")
+    Path(".git/hooks").mkdir(exist_ok=True)
+    for hook in ("post-index-change", "pre-auto-gc"):
+        Path(f".git/hooks/{hook}").write_text("#!/bin/sh\ntouch HOOK\n")
+        Path(f".git/hooks/{hook}").chmod(0o755)
+    git("config", "core.fsmonitor", "touch FSMONITOR; false")
+    assert folder() == f"{tmp_path} (git {commit} with changes)"
+    git("config", "filter.planted.clean", "touch FILTER; cat")
+    assert folder() == f"{tmp_path} (git {commit})"
+    planted = {"HOOK", "FSMONITOR", "FILTER"}
+    assert not planted & {path.name for path in tmp_path.iterdir()}
     monkeypatch.setenv("PATH", "")
     assert folder() == str(tmp_path)
 

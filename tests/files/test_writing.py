@@ -24,6 +24,35 @@ def test_a_file_gets_the_usual_permissions(tmp_path: Path) -> None:
     assert (tmp_path / "ours").stat().st_mode == (tmp_path / "plain").stat().st_mode
 
 
+@pytest.mark.parametrize("mode", [0o600, 0o640, 0o666])
+def test_a_file_that_is_replaced_keeps_its_permissions(tmp_path: Path, mode: int) -> None:
+    path = tmp_path / "private"
+    path.touch()
+    path.chmod(mode)
+    write_atomically(path, b"new")
+    assert path.stat().st_mode & 0o777 == mode
+
+
+def test_a_link_is_replaced_and_not_followed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    precious = tmp_path / "elsewhere" / "precious"
+    precious.parent.mkdir()
+    precious.write_bytes(b"precious")
+    precious.chmod(0o600)
+    link = tmp_path / "model"
+    link.symlink_to(precious)
+    write_atomically(link, b"new")
+    assert (precious.read_bytes(), link.read_bytes()) == (b"precious", b"new")
+    assert not link.is_symlink()
+    assert link.stat().st_mode & 0o777 == 0o600
+    assert f"{link} is a link to {precious}: the file takes" in capsys.readouterr().err
+    dangling = tmp_path / "dangling"
+    dangling.symlink_to(tmp_path / "nowhere")
+    write_atomically(dangling, b"new")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["dangling", "elsewhere", "model"]
+
+
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
     path = tmp_path / "missing" / "model.bin"
     with pytest.raises(CaffeError) as caught:
