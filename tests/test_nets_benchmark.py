@@ -52,7 +52,8 @@ def test_nets(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture) -> 
     assert [text[2:32].strip() for text in lines[1:4]] == titles
     for text in lines[1:4]:
         milliseconds, images, _memory, speed, _ratio, way = text[32:].split()
-        assert float(images) == pytest.approx(3000 / float(milliseconds), rel=0.01)
+        # They are printed as a whole number, which is 4 on a machine that has much else to do.
+        assert float(images) == pytest.approx(3000 / float(milliseconds), rel=0.01, abs=0.51)
         assert float(speed) > 0 and way == "eager"
     assert lines[1].split()[4] == "1.00"
     # The CPU has no tf32.
