@@ -40,6 +40,7 @@ def tool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     for path in (ROOT / "models" / "lenet_300_100").glob("*.prototxt"):
         text = re.sub(r"max_iter: \d+", "max_iter: 3", path.read_text())
         text = re.sub(r"end_iter: \d+", "end_iter: 1", text)
+        text = text.replace("guo_crops", "guo")
         (folder / path.name).write_text(re.sub("compression: 56", "compression: 8", text))
     monkeypatch.setattr(module, "RECIPES", {"lenet_300_100": ("solver", "guo_56x_solver")})
     monkeypatch.setattr(module, "SCORED_BATCHES", {False: 5, True: 1})
@@ -56,7 +57,7 @@ def test_results(
     lines = capsys.readouterr().out.splitlines()
     assert lines[1] == "lenet_300_100, seeds 4"
     dense, pruned, scratch = lines[-3:]
-    assert re.fullmatch(r"\| dense \| \d+\.\d\d % \| all \| 1 \|  \|  \|", dense)
+    assert re.fullmatch(r"\| dense \| \d+\.\d\d % \| all \| 1 \|  \|  \|  \|", dense)
     kept = (
         r"\| \d+\.\d\d % \| 33,326 \| 8\.0 \| ip1 [\d,]+, ip2 [\d,]+, ip3 \d+ \| ip1 -?\d\.\d\d, "
     )
@@ -67,13 +68,30 @@ def test_results(
             assert database.entries() == records
 
 
+@pytest.mark.slow
+def test_compact_files(
+    tool: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--seeds", "4", "--compression", "60", "--bits", "3", "--keep", "kept"]
+    monkeypatch.setattr(sys, "argv", ["mnist_results", *flags])
+    assert tool.main() == 0
+    pruned, shared = capsys.readouterr().out.splitlines()[-2:]
+    assert re.match(r"\| guo_56x 60x \| \d+\.\d\d % \| 4,443 \| 60\.0 \|", pruned)
+    file = Path("kept/lenet_300_100_guo_56x_60x_3_bits_4.dnsz")
+    size = file.stat().st_size
+    assert file.read_bytes()[7] == 2
+    assert shared.startswith("| guo_56x 60x, 3 bits | ")
+    assert shared.endswith(f" | {size:,} ({size:,} to {size:,}) |")
+    assert 3000 < size < 5600
+
+
 def test_several_seeds(tool: ModuleType) -> None:
     results = [
         tool.Result("guo", seed, error, {"ip1": 1000 * seed, "ip2": 7}, 266610, {"ip1": 2.0 * seed})
         for seed, error in ((1, 2.5), (2, 1.5))
     ]
     assert tool.table(results).splitlines()[-1] == (
-        "| guo | 2.00 % (1.50 to 2.50) | 1,507 | 176.9 | ip1 1,500, ip2 7 | ip1 3.00 |"
+        "| guo | 2.00 % (1.50 to 2.50) | 1,507 | 176.9 | ip1 1,500, ip2 7 | ip1 3.00 |  |"
     )
 
 

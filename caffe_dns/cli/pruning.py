@@ -22,8 +22,12 @@ class Pruning:
     target: SurgeryStage | None
     hold_masks: bool
     masks_from_zeros: bool
+    #: Layers share 2^bits values, their masks held; None for as many values as weights.
+    bits: int | None = None
 
     def __post_init__(self) -> None:
+        if self.bits is not None and self.target is not None:
+            raise CaffeError("--bits and a target for surgery exclude each other: it holds masks")
         if not self.surgery and (self.hold_masks or self.masks_from_zeros):
             flag = "--hold-masks" if self.hold_masks else "--masks-from-zeros"
             raise CaffeError(f"{flag} and --no-surgery exclude each other: that has no masks")
@@ -36,13 +40,15 @@ class Pruning:
             raise CaffeError("--masks-from-zeros needs the weights that have them: --weights FILE")
         if self.target is not None:
             add_target(param, self.target, surgery=self.surgery)
-        if self.hold_masks:
+        if self.hold_masks or self.bits is not None:
             if not param.surgery_stage:
                 param.surgery_stage.add(iterations=param.max_iter)
             for stage in param.surgery_stage:
                 stage.surgery = False
                 for field in ("layer", "sparsity", "compression"):
                     stage.ClearField(field)
+                if self.bits is not None:
+                    stage.bits = self.bits
 
     def begin(self, trainer: Solver) -> None:
         """Before the first iteration of a run that is not resumed: masks, and what is said of them.

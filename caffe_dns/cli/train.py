@@ -82,6 +82,13 @@ _EFFECTS = "snapshot, stop or none"
 )
 @click.option("--hold-masks", is_flag=True, help="Train with the masks as they are.")
 @click.option(
+    "--bits",
+    type=click.IntRange(1, 8),
+    metavar="B",
+    help="Train with masks as they are, and 2 to the power of B values for the weights of each "
+    "layer.",
+)
+@click.option(
     "--masks-from-zeros", is_flag=True, help="Begin with masks of the zeros in the weights given."
 )
 @flags.unused("phase", "model")

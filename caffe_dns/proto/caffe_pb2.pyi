@@ -268,7 +268,7 @@ class SolverParameter(_message.Message):
     def __init__(self, net: _Optional[str] = ..., net_param: _Optional[_Union[NetParameter, _Mapping]] = ..., train_net: _Optional[str] = ..., test_net: _Optional[_Iterable[str]] = ..., train_net_param: _Optional[_Union[NetParameter, _Mapping]] = ..., test_net_param: _Optional[_Iterable[_Union[NetParameter, _Mapping]]] = ..., train_state: _Optional[_Union[NetState, _Mapping]] = ..., test_state: _Optional[_Iterable[_Union[NetState, _Mapping]]] = ..., test_iter: _Optional[_Iterable[int]] = ..., test_interval: _Optional[int] = ..., test_compute_loss: bool = ..., test_initialization: bool = ..., base_lr: _Optional[float] = ..., display: _Optional[int] = ..., average_loss: _Optional[int] = ..., max_iter: _Optional[int] = ..., iter_size: _Optional[int] = ..., lr_policy: _Optional[str] = ..., gamma: _Optional[float] = ..., power: _Optional[float] = ..., momentum: _Optional[float] = ..., weight_decay: _Optional[float] = ..., regularization_type: _Optional[str] = ..., stepsize: _Optional[int] = ..., stepvalue: _Optional[_Iterable[int]] = ..., clip_gradients: _Optional[float] = ..., snapshot: _Optional[int] = ..., snapshot_prefix: _Optional[str] = ..., snapshot_diff: bool = ..., snapshot_format: _Optional[_Union[SolverParameter.SnapshotFormat, str]] = ..., solver_mode: _Optional[_Union[SolverParameter.SolverMode, str]] = ..., device_id: _Optional[int] = ..., random_seed: _Optional[int] = ..., type: _Optional[str] = ..., delta: _Optional[float] = ..., momentum2: _Optional[float] = ..., rms_decay: _Optional[float] = ..., debug_info: bool = ..., snapshot_after_train: bool = ..., solver_type: _Optional[_Union[SolverParameter.SolverType, str]] = ..., layer_wise_reduce: bool = ..., weights: _Optional[_Iterable[str]] = ..., surgery_stop_iter: _Optional[int] = ..., surgery_iter_gamma: _Optional[float] = ..., surgery_iter_power: _Optional[float] = ..., eval_type: _Optional[str] = ..., ap_version: _Optional[str] = ..., show_per_class_result: bool = ..., warmup_iter: _Optional[int] = ..., warmup_start_lr: _Optional[float] = ..., rampup_interval: _Optional[int] = ..., rampup_lr: _Optional[float] = ..., min_lr: _Optional[float] = ..., stagelr: _Optional[_Iterable[float]] = ..., stageiter: _Optional[_Iterable[int]] = ..., larc: bool = ..., larc_policy: _Optional[str] = ..., larc_eta: _Optional[float] = ..., surgery_stage: _Optional[_Iterable[_Union[SurgeryStage, _Mapping]]] = ...) -> None: ...
 
 class SurgeryStage(_message.Message):
-    __slots__ = ("name", "iterations", "layer", "sparsity", "compression", "start_iter", "end_iter", "steepness", "interval", "solver", "surgery")
+    __slots__ = ("name", "iterations", "layer", "sparsity", "compression", "start_iter", "end_iter", "steepness", "interval", "solver", "surgery", "bits")
     NAME_FIELD_NUMBER: _ClassVar[int]
     ITERATIONS_FIELD_NUMBER: _ClassVar[int]
     LAYER_FIELD_NUMBER: _ClassVar[int]
@@ -280,6 +280,7 @@ class SurgeryStage(_message.Message):
     INTERVAL_FIELD_NUMBER: _ClassVar[int]
     SOLVER_FIELD_NUMBER: _ClassVar[int]
     SURGERY_FIELD_NUMBER: _ClassVar[int]
+    BITS_FIELD_NUMBER: _ClassVar[int]
     name: str
     iterations: int
     layer: _containers.RepeatedCompositeFieldContainer[LayerSurgery]
@@ -291,7 +292,8 @@ class SurgeryStage(_message.Message):
     interval: int
     solver: SolverParameter
     surgery: bool
-    def __init__(self, name: _Optional[str] = ..., iterations: _Optional[int] = ..., layer: _Optional[_Iterable[_Union[LayerSurgery, _Mapping]]] = ..., sparsity: _Optional[float] = ..., compression: _Optional[float] = ..., start_iter: _Optional[int] = ..., end_iter: _Optional[int] = ..., steepness: _Optional[float] = ..., interval: _Optional[int] = ..., solver: _Optional[_Union[SolverParameter, _Mapping]] = ..., surgery: bool = ...) -> None: ...
+    bits: int
+    def __init__(self, name: _Optional[str] = ..., iterations: _Optional[int] = ..., layer: _Optional[_Iterable[_Union[LayerSurgery, _Mapping]]] = ..., sparsity: _Optional[float] = ..., compression: _Optional[float] = ..., start_iter: _Optional[int] = ..., end_iter: _Optional[int] = ..., steepness: _Optional[float] = ..., interval: _Optional[int] = ..., solver: _Optional[_Union[SolverParameter, _Mapping]] = ..., surgery: bool = ..., bits: _Optional[int] = ...) -> None: ...
 
 class LayerSurgery(_message.Message):
     __slots__ = ("name", "sparsity", "threshold", "c_rate")
@@ -306,7 +308,7 @@ class LayerSurgery(_message.Message):
     def __init__(self, name: _Optional[str] = ..., sparsity: _Optional[float] = ..., threshold: _Optional[float] = ..., c_rate: _Optional[float] = ...) -> None: ...
 
 class SolverState(_message.Message):
-    __slots__ = ("iter", "learned_net", "history", "current_step", "data_position", "surgery_moments", "learned_net_sha256", "random_seed")
+    __slots__ = ("iter", "learned_net", "history", "current_step", "data_position", "surgery_moments", "learned_net_sha256", "random_seed", "shared_values")
     ITER_FIELD_NUMBER: _ClassVar[int]
     LEARNED_NET_FIELD_NUMBER: _ClassVar[int]
     HISTORY_FIELD_NUMBER: _ClassVar[int]
@@ -315,6 +317,7 @@ class SolverState(_message.Message):
     SURGERY_MOMENTS_FIELD_NUMBER: _ClassVar[int]
     LEARNED_NET_SHA256_FIELD_NUMBER: _ClassVar[int]
     RANDOM_SEED_FIELD_NUMBER: _ClassVar[int]
+    SHARED_VALUES_FIELD_NUMBER: _ClassVar[int]
     iter: int
     learned_net: str
     history: _containers.RepeatedCompositeFieldContainer[BlobProto]
@@ -323,7 +326,18 @@ class SolverState(_message.Message):
     surgery_moments: _containers.RepeatedCompositeFieldContainer[SurgeryMoments]
     learned_net_sha256: bytes
     random_seed: int
-    def __init__(self, iter: _Optional[int] = ..., learned_net: _Optional[str] = ..., history: _Optional[_Iterable[_Union[BlobProto, _Mapping]]] = ..., current_step: _Optional[int] = ..., data_position: _Optional[_Iterable[_Union[DataPosition, _Mapping]]] = ..., surgery_moments: _Optional[_Iterable[_Union[SurgeryMoments, _Mapping]]] = ..., learned_net_sha256: _Optional[bytes] = ..., random_seed: _Optional[int] = ...) -> None: ...
+    shared_values: _containers.RepeatedCompositeFieldContainer[SharedValues]
+    def __init__(self, iter: _Optional[int] = ..., learned_net: _Optional[str] = ..., history: _Optional[_Iterable[_Union[BlobProto, _Mapping]]] = ..., current_step: _Optional[int] = ..., data_position: _Optional[_Iterable[_Union[DataPosition, _Mapping]]] = ..., surgery_moments: _Optional[_Iterable[_Union[SurgeryMoments, _Mapping]]] = ..., learned_net_sha256: _Optional[bytes] = ..., random_seed: _Optional[int] = ..., shared_values: _Optional[_Iterable[_Union[SharedValues, _Mapping]]] = ...) -> None: ...
+
+class SharedValues(_message.Message):
+    __slots__ = ("layer", "value", "weight")
+    LAYER_FIELD_NUMBER: _ClassVar[int]
+    VALUE_FIELD_NUMBER: _ClassVar[int]
+    WEIGHT_FIELD_NUMBER: _ClassVar[int]
+    layer: str
+    value: _containers.RepeatedScalarFieldContainer[float]
+    weight: _containers.RepeatedScalarFieldContainer[float]
+    def __init__(self, layer: _Optional[str] = ..., value: _Optional[_Iterable[float]] = ..., weight: _Optional[_Iterable[float]] = ...) -> None: ...
 
 class DataPosition(_message.Message):
     __slots__ = ("net", "layer", "records")

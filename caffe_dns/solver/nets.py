@@ -13,7 +13,12 @@ from caffe_dns.net import Net
 from caffe_dns.proto.caffe_pb2 import TEST, TRAIN, NetParameter, NetState, SolverParameter
 from caffe_dns.proto.positions import Positions
 from caffe_dns.proto.upgrade import read_net, upgrade_net
-from caffe_dns.weights import copy_trained_layers, load_definition_blobs, weight_files
+from caffe_dns.weights import (
+    copy_trained_layers,
+    fit_definition,
+    load_definition_blobs,
+    weight_files,
+)
 
 _TRAIN_FIELDS = ("net", "net_param", "train_net", "train_net_param")
 
@@ -49,20 +54,20 @@ def build_train_net(param: SolverParameter, context: Context) -> Net:
     """The training net, with the weights that the solver definition names."""
     source = _train_source(param)
     log.info(f"Creating training net {source.title}")
-    net = _build(source.read(), NetState(phase=TRAIN), param.train_state, context)
+    net = _build(_read(source, param), NetState(phase=TRAIN), param.train_state, context)
     _load(net, param)
     return net
 
 
 def train_definition(param: SolverParameter) -> NetParameter:
     """The definition of the training net, all of its layers."""
-    return _train_source(param).read().param
+    return _read(_train_source(param), param).param
 
 
 def test_definition(param: SolverParameter) -> Definition:
     """The definition by which the net is first tested, or else trained; its state is the test's."""
     sources = _test_sources(param)
-    definition = (sources[0] if sources else _train_source(param)).read()
+    definition = _read(sources[0] if sources else _train_source(param), param)
     wanted = param.test_state[0] if param.test_state else NetState()
     definition.param.state.MergeFrom(wanted)
     return definition
@@ -73,13 +78,21 @@ def build_test_nets(param: SolverParameter, contexts: list[Context]) -> list[Net
     sources = _test_sources(param)
     nets = []
     # All are read before the first is built, as the log shows.
-    for index, definition in enumerate([source.read() for source in sources]):
+    for index, definition in enumerate([_read(source, param) for source in sources]):
         log.info(f"Creating test net (#{index}) specified by {sources[index].title}")
         wanted = param.test_state[index] if param.test_state else NetState()
         net = _build(definition, NetState(phase=TEST), wanted, contexts[index])
         _load(net, param)
         nets.append(net)
     return nets
+
+
+def _read(source: Source, param: SolverParameter) -> Definition:
+    """The definition, with the sizes of shrunk nets whose weights the solver definition names."""
+    definition = source.read()
+    files = [file for names in param.weights for file in weight_files(names)]
+    fitted = fit_definition(definition.param, files)
+    return definition if fitted == definition.param else Definition(fitted, definition.file)
 
 
 def _build(definition: Definition, state: NetState, wanted: NetState, context: Context) -> Net:

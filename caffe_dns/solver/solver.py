@@ -46,6 +46,7 @@ from caffe_dns.solver.snapshot import (
 )
 from caffe_dns.solver.update_rules import solver_types
 from caffe_dns.solver.update_rules.adaptive import Adam
+from caffe_dns.surgery.sharing import Sharing
 from caffe_dns.surgery.stages import plan, stage_at
 from caffe_dns.surgery.surgeon import Surgeon
 from caffe_dns.weights.transfer import copy_trained_layers, is_hdf5, save_weights, share_weights
@@ -103,6 +104,7 @@ class Solver:
         self._captured = capture(self.net, self.rule, self._sharing)
         check_sizes(param, self.net, self.rule.num_histories)
         self.surgeon = Surgeon.of_net(self.net, self.stages, self.seed) if surgery else None
+        self._sharing_values = Sharing(self.net, self.stages)
         log.info("Solver scaffolding done.")
         if self.surgeon is not None:
             self.surgeon.announce()
@@ -179,9 +181,11 @@ class Solver:
                 self._positions_before_tests.clear()
             if self.surgeon is not None:
                 self.surgeon.update_masks(self.iteration)
+            self._sharing_values.enter(self.iteration)
             display = _due(self.iteration, param.display)
             rate, stepped = self._set_rate()
             outcome = self._iterate(display)
+            self._sharing_values.renew()
             if display and self.ranks.is_root:
                 self._display(outcome.outputs, rate)
             if stepped:
@@ -328,6 +332,7 @@ class Solver:
             surgery_moments=self.surgeon.moments() if self.surgeon else [],
             learned_net_sha256=checksum(model),
             random_seed=self.seed,
+            shared_values=self._sharing_values.state(),
         )
         histories = gather_histories(self.rule, self.net.learnable_params)
         write_state(state_file, state, histories, hdf5=hdf5)
@@ -361,6 +366,7 @@ class Solver:
         self.ranks.share(self.net.learnable_params)
         if self.surgeon is not None:
             self.surgeon.restore(list(state.surgery_moments))
+        self._sharing_values.restore(list(state.shared_values))
         seek_data(self._nets, state.data_position)
 
     def close(self) -> None:

@@ -34,6 +34,8 @@ STAGE_SETTINGS = (
     "surgery_iter_gamma",
     "surgery_iter_power",
 )
+#: Up to 256 values: a byte for each weight.
+MOST_BITS = 8
 _LAYER_SETTINGS: tuple[Literal["sparsity", "threshold", "c_rate"], ...] = (
     "sparsity",
     "threshold",
@@ -190,6 +192,11 @@ def _check(stage: Stage) -> None:
 
 def _check_amounts(stage: Stage) -> None:
     surgery = stage.surgery
+    if surgery.HasField("bits"):
+        if not 1 <= surgery.bits <= MOST_BITS:
+            raise stage.error(f"must be 1 to {MOST_BITS}, not {surgery.bits}", "bits")
+        if surgery.surgery:
+            raise stage.error("needs masks that stay as they are: surgery: false", "bits")
     if surgery.HasField("sparsity") and surgery.HasField("compression"):
         raise stage.error("give either this or sparsity, not both", "compression")
     if surgery.HasField("compression") and not surgery.compression >= 1:

@@ -27,7 +27,13 @@ ADDED_FIELDS = {
         "surgery_iter_power",
         "surgery_stage",
     },
-    "SolverState": {"data_position", "surgery_moments", "learned_net_sha256", "random_seed"},
+    "SolverState": {
+        "data_position",
+        "surgery_moments",
+        "learned_net_sha256",
+        "random_seed",
+        "shared_values",
+    },
     "LayerParameter": {"cconvolution_param", "cinner_product_param", "extension_param"},
     "ConvolutionParameter": {"sparsity_term", "weight_mask_filler", "threshold"},
     "InnerProductParameter": {"sparsity_term", "weight_mask_filler", "threshold"},
@@ -40,6 +46,7 @@ ADDED_MESSAGES = {
     "SurgeryMoments",
     "SurgeryStage",
     "LayerSurgery",
+    "SharedValues",
 }
 
 

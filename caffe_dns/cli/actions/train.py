@@ -57,6 +57,7 @@ def run(
     target_compression: float | None,
     hold_masks: bool,
     masks_from_zeros: bool,
+    bits: int | None,
     ranks: JoinedRanks | None,
     page: LiveReport | None,
     **unused: object,
@@ -68,7 +69,7 @@ def run(
     if snapshot and weights:
         raise CaffeError("give -snapshot to resume training or -weights to finetune, but not both")
     target = find_target(target_sparsity, target_compression)
-    pruning = Pruning(not no_surgery, target, hold_masks, masks_from_zeros)
+    pruning = Pruning(not no_surgery, target, hold_masks, masks_from_zeros, bits)
     if tensorboard:
         check_tensorboard(tensorboard)
     handler = SignalHandler(

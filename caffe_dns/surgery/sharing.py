@@ -1,0 +1,138 @@
+"""Training with few values: the weights of each layer share 2^bits of them, in a stage with bits.
+
+Each weight that is kept has a place on the line of numbers, which every update moves; what the net
+computes with is the value that is nearest to it. The values are the means of the weights that have
+them, one round of k-means an iteration, so that they are trained as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from caffe_dns import log
+from caffe_dns.layers.masked import WeightedLayer
+from caffe_dns.net import Net
+from caffe_dns.proto.caffe_pb2 import SharedValues
+from caffe_dns.surgery.masked_layers import Replayed
+from caffe_dns.surgery.shared_values import find_values
+from caffe_dns.surgery.stages import Stage, stage_at
+
+
+class Sharing:
+    """The values of one net's layers, in those stages of a run that have bits."""
+
+    def __init__(self, net: Net, stages: Sequence[Stage]) -> None:
+        self._net, self._stages = net, stages
+        self._stage: Stage | None = None
+        self._layers: list[_Layer] = []
+        self._renew: Replayed | None = None
+        #: What a solver state says, by layer.
+        self._restored: dict[str, SharedValues] = {}
+
+    def enter(self, iteration: int) -> None:
+        """Before an iteration: let values be shared if a stage begins, or goes on, that says so."""
+        stage = stage_at(self._stages, iteration)
+        if stage is self._stage:
+            return
+        self._stage, self._layers, self._renew = stage, [], None
+        if not stage.surgery.HasField("bits"):
+            return
+        count = 2**stage.surgery.bits
+        for layer in _weighted_layers(self._net):
+            known = self._restored.get(layer.name) if iteration != stage.start else None
+            self._layers.append(_Layer(layer, count, known))
+        self._renew = Replayed(self._renew_layers, self._net.context.device)
+        for shared in self._layers:
+            log.info(f"Shared values of {shared.name}: {len(shared.values)} of {shared.size}")
+
+    def renew(self) -> None:
+        """After an update: move the weights, then the values."""
+        if self._renew is not None:
+            self._renew()
+
+    def state(self) -> list[SharedValues]:
+        """What a solver state has to hold."""
+        if self._stage is None:
+            return list(self._restored.values())
+        return [layer.state() for layer in self._layers]
+
+    def restore(self, entries: Sequence[SharedValues]) -> None:
+        """Take over what a solver state says."""
+        self._restored = {entry.layer: entry for entry in entries}
+        self._stage = None
+
+    @torch.no_grad()
+    def _renew_layers(self) -> None:
+        for layer in self._layers:
+            layer.renew()
+
+
+class _Layer:
+    """One layer's kept weights and biases, and the values that they share."""
+
+    def __init__(self, layer: WeightedLayer, count: int, known: SharedValues | None) -> None:
+        self.name = layer.name
+        masks = layer.mask_blobs()
+        self._parts: list[tuple[Tensor, tuple[Tensor, ...]]] = []
+        for index, parameter in enumerate(layer.blobs[: 2 if layer.bias_term else 1]):
+            mask = masks[index] if index < len(masks) else torch.ones_like(parameter)
+            self._parts.append((parameter.detach(), mask.nonzero(as_tuple=True)))
+        self._weights = self._gather().clone()
+        if known is not None and len(known.weight) == self.size:
+            self._weights.copy_(torch.tensor(known.weight))
+            found = np.array(known.value, np.float32)
+        else:
+            found = find_values(self._weights.cpu().numpy(), count).astype(np.float32)
+        self.values = torch.from_numpy(found).to(self._weights.device)
+        #: What the net computes with at the moment.
+        self._used = torch.empty_like(self._weights)
+        self._use()
+
+    @property
+    def size(self) -> int:
+        """How many weights and biases share the values."""
+        return self._weights.numel()
+
+    def renew(self) -> None:
+        """Move each weight by what the update did to its value, and each value to its weights."""
+        self._weights += self._gather() - self._used
+        nearest = self._nearest()
+        for index, value in enumerate(self.values.split(1)):
+            chosen = nearest == index
+            mean = (self._weights * chosen).sum() / chosen.sum().clamp(min=1)
+            value.copy_(torch.where(chosen.any(), mean, value))
+        self._use()
+
+    def state(self) -> SharedValues:
+        return SharedValues(
+            layer=self.name, value=self.values.tolist(), weight=self._weights.tolist()
+        )
+
+    def _nearest(self) -> Tensor:
+        """The index of the value that is nearest to each weight."""
+        return torch.bucketize(self._weights, (self.values[1:] + self.values[:-1]) / 2)
+
+    def _use(self) -> None:
+        """Put values in the place of weights, as float16 holds them."""
+        self._used.copy_(self.values.half().float()[self._nearest()])
+        sizes = [len(places[0]) for _, places in self._parts]
+        for (parameter, places), used in zip(self._parts, self._used.split(sizes), strict=True):
+            parameter.index_put_(places, used)
+
+    def _gather(self) -> Tensor:
+        return torch.cat([parameter[places] for parameter, places in self._parts])
+
+
+def _weighted_layers(net: Net) -> Iterator[WeightedLayer]:
+    """The layers with a matrix of weights; those that share a blob are one."""
+    owners: set[int] = set()
+    for step in net.steps:
+        if isinstance(step.layer, WeightedLayer):
+            address = step.layer.blobs[0].data_ptr()
+            if address not in owners:
+                owners.add(address)
+                yield step.layer
