@@ -11,6 +11,7 @@ from caffe_dns.export.deploy import Deployment, deploy
 from caffe_dns.export.inputs import ItemShape, replace_data
 from caffe_dns.export.model import UnmaskedModel
 from caffe_dns.export.shrink import fold as fold_model
+from caffe_dns.export.shrink import put_in_order
 from caffe_dns.export.shrink import shrink as shrink_model
 from caffe_dns.export.standard_layers import without_surgery
 from caffe_dns.layers.base import Context, Shape
@@ -103,7 +104,7 @@ def reduce_model(
         say(f"Folded into the weights before them: {', '.join(folded.layers) or 'no layer'}")
     if shrink:
         small = shrink_model(model)
-        model = small.model
+        model = put_in_order(small.model)
         for line in (*small.lost, *small.held):
             say(line)
     for line in comparison(measure(given), measure(model)):

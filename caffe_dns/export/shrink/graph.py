@@ -31,6 +31,8 @@ class Channels:
     needed: np.ndarray = field(init=False)
     #: Whether the channel is to go.
     removed: np.ndarray = field(init=False)
+    #: The order in which they are to stand, if not that in which they do.
+    order: np.ndarray | None = None
 
     def put(self, axis: int | None) -> None:
         """Say which axis the channels lie along, and that nothing is known of them yet."""
@@ -49,7 +51,9 @@ class Channels:
 
     @property
     def kept(self) -> np.ndarray:
-        """The indices of the channels that stay."""
+        """The indices of the channels that stay, in the order in which they are to stand."""
+        if self.order is not None:
+            return self.order[~self.removed[self.order]]
         return np.flatnonzero(~self.removed)
 
     def keep(self, mask: np.ndarray | bool) -> int:

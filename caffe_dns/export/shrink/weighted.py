@@ -94,7 +94,8 @@ class Weighted(Rule):
         node.arrays[0] = np.ascontiguousarray(self.pick(node))
         settings.num_output = len(kept)
         if settings.bias_term or added.any():
-            settings.bias_term = True
+            if not settings.bias_term:
+                settings.bias_term = True
             node.arrays[1:2] = [bias.astype(np.float32)]
 
 
@@ -207,7 +208,7 @@ class ConvolutionRule(Weighted):
         left = np.flatnonzero(~self._whole_groups(node))
         blocks = self._blocks(node, node.arrays[0])
         tops, bottoms = (
-            ~channels.removed.reshape(len(blocks), -1) for channels in (node.top, node.bottom)
+            _by_group(end.kept, len(end), len(blocks)) for end in (node.top, node.bottom)
         )
         picked = [blocks[group][tops[group]][:, bottoms[group]] for group in left]
         self.settings(node).group = len(left)
@@ -254,6 +255,12 @@ class DeconvolutionRule(ConvolutionRule):
 
     def _joined(self, blocks: np.ndarray) -> np.ndarray:
         return super()._joined(blocks.swapaxes(1, 2))
+
+
+def _by_group(kept: np.ndarray, count: int, groups: int) -> list[np.ndarray]:
+    """Of `count` channels in groups, those that are kept: for each group, its own numbers."""
+    size = count // groups
+    return [kept[kept // size == group] % size for group in range(groups)]
 
 
 def _wide(how: np.ufunc) -> type:
