@@ -164,7 +164,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         else:
             raise
     except (MemoryError, RuntimeError) as error:
-        if not _is_out_of_memory(error):
+        if not is_out_of_memory(error):
             raise
         _complain(f"out of memory; a smaller batch_size would need less: {first_line(error)}")
     sys.exit(code if isinstance(code, int) else 0)
@@ -199,7 +199,7 @@ def _spell_switch(arg: str, switches: dict[str, tuple[str | None, str | None]]) 
         yield spelling
 
 
-def _is_out_of_memory(error: BaseException) -> bool:
+def is_out_of_memory(error: BaseException) -> bool:
     text = str(error)
     return isinstance(error, MemoryError) or any(sign in text for sign in _OUT_OF_MEMORY)
 

@@ -208,6 +208,8 @@ def parse_meta(data: bytes, number: int) -> Meta:
         )
     if depth > _DEEPEST or (depth == 0) != (root == _NO_ROOT) or (depth == 0 and entries):
         raise CaffeError(f"page {number} claims {entries} records in a tree of {depth} levels")
+    if entries > (last_page + 1) * page_size // _NODE.size:
+        raise CaffeError(f"page {number} claims {entries} records in {last_page + 1} pages")
     return Meta(page_size, depth, entries, root, last_page, transaction)
 
 

@@ -15,6 +15,7 @@ from torch import Generator, Tensor
 
 from caffe_dns import kernels
 from caffe_dns.layers.base import Layer, Shape, check_shape, layer_types
+from caffe_dns.layers.spatial import MOST
 from caffe_dns.proto.caffe_pb2 import PoolingParameter
 
 Pair = tuple[int, int]
@@ -275,6 +276,8 @@ class Pooling(Layer):
         height, width = (getattr(settings, name) for name in fields)
         if min(height, width) < least:
             raise self.error(f"must be given and at least {least}", place)
+        if max(height, width) > MOST:
+            raise self.error(f"must be at most {MOST}", place)
         return height, width
 
     def _check_global(self) -> None:

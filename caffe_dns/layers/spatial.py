@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from caffe_dns.layers.base import Layer
 
+#: Caffe keeps these numbers, which files have without a sign, in an `int`.
+MOST = 2**31 - 1
+
 
 def spatial_setting(
     layer: Layer,
@@ -16,7 +19,7 @@ def spatial_setting(
     """A setting for each spatial axis, from the repeated `field` or from the _h and _w `pair`.
 
     The field may stand once for all axes, or once for each; without it `default` holds for all.
-    Raises CaffeError for another number of values and for values below `least`
+    Raises CaffeError for another number of values and for values below `least` or beyond an `int`
     (`base_conv_layer.cpp`, `im2col_layer.cpp`).
     """
     settings = layer.param.convolution_param
@@ -38,4 +41,6 @@ def spatial_setting(
         )
     if any(value < least for value in values):
         raise layer.error(f"must be at least {least}", place)
+    if max(values, default=0) > MOST:
+        raise layer.error(f"must be at most {MOST}", place)
     return tuple(values * num_spatial_axes if len(values) == 1 else values)

@@ -185,7 +185,7 @@ def hostile() -> dict[str, tuple[bytes, str]]:
     one = metas(**ONE_LEAF)
     good = leaf(2, KEYS, 4096)
     big = struct.pack("<Q", 3)
-    deep = {"size": 4096, "depth": 2, "entries": 10**6, "root": 2, "last": 3}
+    deep = {"size": 4096, "depth": 2, "entries": 500, "root": 2, "last": 3}
     small = (3).to_bytes(2, "little") + (2).to_bytes(2, "little")
     bits32 = (bytes(8) + small + struct.pack("<II", 0xBEEFC0DE, 1)).ljust(8192, b"\0")
     return {
@@ -199,6 +199,7 @@ def hostile() -> dict[str, tuple[bytes, str]]:
         "root is a meta page": (metas(**{**ONE_LEAF, "root": 1}) + good, "page 1"),
         "depth": (metas(**{**ONE_LEAF, "depth": 60000}) + good, "60000 levels"),
         "more records": (metas(**{**ONE_LEAF, "entries": 3}) + good, "claims 3 records"),
+        "absurdly many": (metas(**{**ONE_LEAF, "entries": 2**63}) + good, "records in 3 pages"),
         "fewer records": (metas(**{**ONE_LEAF, "entries": 1}) + good, "claims 1 records"),
         "huge last page": (metas(**{**ONE_LEAF, "last": 2**60}) + good, "is cut short"),
         "order": (one + leaf(2, KEYS[::-1], 4096), "not in order"),
