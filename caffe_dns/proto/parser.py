@@ -26,6 +26,8 @@ from caffe_dns.proto.unknown import Unknown, foreign_layers, other_kind, with_ot
 
 _CLOSING = {"{": "}", "<": ">"}
 _OPENING = {**_CLOSING, "[": "]"}
+#: With so many unknown names, it is another kind of file.
+_MOST_UNKNOWN = 1000
 #: As deep as protobuf reads binary messages.
 _DEEPEST = 100
 #: From here on, a number becomes infinite as a float.
@@ -127,7 +129,9 @@ class Parser:
         """Step over the value of a field of a fork if it changes nothing here."""
         idle = idle_field(descriptor.name, token.text)
         if idle is None:
-            self._note_field(self._unknown_field(token, descriptor), token, descriptor)
+            # The error is made for the first only: to look for what was meant takes long.
+            error = self._first_error or self._unknown_field(token, descriptor)
+            self._note_field(error, token, descriptor)
             self._skip_value()
             return
         self._take(":")
@@ -168,6 +172,8 @@ class Parser:
         """Keep an error about something unknown until the rest is read."""
         if self._first_error is None:
             self._first_error = error
+        elif len(self._unknown) == _MOST_UNKNOWN:
+            raise self._first_error
         elif name not in self._unknown:
             self._unknown[name] = Unknown(name, self._lines.line(token.offset), forks)
 

@@ -8,6 +8,7 @@ from google.protobuf import text_format
 from google.protobuf.message import Message
 
 from caffe_dns.errors import CaffeError
+from caffe_dns.proto import parser
 from caffe_dns.proto.caffe_pb2 import Datum, NetParameter, SolverParameter
 from caffe_dns.proto.text import parse_text, read_text
 from tests.oracle import GOLDEN
@@ -276,3 +277,17 @@ def test_numbers_that_are_not_finite_are_noted(value: str) -> None:
 @pytest.mark.parametrize("text", ["loss_weight: 3.4028235e38", "clip_param { min: 0 max: inf }"])
 def test_numbers_that_are_finite(text: str) -> None:
     parse_text(f"layer {{ {text} }}", NetParameter).check_finite()
+
+
+def test_another_kind_of_text_is_not_read_to_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Words by the million: what was meant is looked for once, and not all names are kept."""
+    looked: list[str] = []
+
+    def nearest(word: str, known: list[str]) -> str:
+        looked.append(word)
+        return ""
+
+    monkeypatch.setattr(parser, "nearest", nearest)
+    said = error_of("".join(f"word{n} x\n" for n in range(100_000)))
+    assert said == "net.prototxt:1: word0: unknown field 'word0' in NetParameter (column 1)"
+    assert looked == ["word0"]

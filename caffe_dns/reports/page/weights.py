@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import cv2
 import numpy as np
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
@@ -136,6 +135,8 @@ def _picture(mask: Tensor) -> bytes:
     pixels = np.empty((height, width, 4), np.uint8)
     pixels[..., :3] = _INK
     pixels[..., 3] = np.round(255 * alpha)
+    import cv2  # here, because importing it takes long and most runs do not need it
+
     done, png = cv2.imencode(".png", pixels)
     assert done
     return bytes(png)
