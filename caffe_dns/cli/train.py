@@ -49,6 +49,13 @@ _EFFECTS = "snapshot, stop or none"
     help="When training has diverged: stop, or warn and go on without snapshots.",
 )
 @click.option(
+    "--skip-bad-records",
+    type=click.IntRange(min=0),
+    default=0,
+    metavar="N",
+    help="Pass over at most N records of a database that cannot be decoded, and list them.",
+)
+@click.option(
     "--deterministic",
     is_flag=True,
     help="Give the same bits in every run on the same GPU, which takes longer.",

@@ -46,6 +46,8 @@ class Context:
     #: Whether layers of the standard types own masks (HolmesShuan's kind of surgery).
     surgery: bool = True
     allow_python_layers: bool = False
+    #: How many records that cannot be decoded a Data layer passes over.
+    skip_bad_records: int = 0
     #: The type of activations where it is not that of the parameters; see `Layer.keeps_type`.
     activations: torch.dtype | None = None
     #: The counter behind random draws: forward passes, or iterations where a solver trains.

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from contextlib import closing
+from typing import Any
 
 from caffe_dns import log
 from caffe_dns.data.batches import ImageBatches, Share
+from caffe_dns.data.forgiving import BadRecords, ForgivingSource
+from caffe_dns.data.sources import DatabaseSource, ImageSource
 from caffe_dns.errors import CaffeError
 from caffe_dns.layers.base import Context, count, layer_types
 from caffe_dns.layers.batch_data import ImageBatchLayer
@@ -14,6 +17,8 @@ from caffe_dns.proto.caffe_pb2 import LayerParameter
 
 #: Small batches are read together up to this number, and up to this many bytes of pixels.
 MOST_AT_ONCE, BYTES_AT_ONCE = 32, 4 << 20
+#: How many records behind a broken first one are looked at for their shape.
+_MOST_LOOKED_AT = 15
 
 
 @layer_types.register("Data")
@@ -23,6 +28,7 @@ class Data(ImageBatchLayer, DatabaseRecords):
     def __init__(self, param: LayerParameter, context: Context) -> None:
         super().__init__(param, context)
         self.batch_size = param.data_param.batch_size
+        self._bad_records = BadRecords(context.skip_bad_records)
         self.check_database()
         if param.data_param.rand_skip:
             skip = self.draw_skip(param.data_param.rand_skip)
@@ -34,7 +40,7 @@ class Data(ImageBatchLayer, DatabaseRecords):
             raise error.locate(layer=self.name) from None
 
     def reader(self, share: Share, *, pin: bool) -> ImageBatches:
-        source = self.resized(self.open_records())
+        source = self.resized(self._forgiving(self.open_records()))
         size = self.batch_size * self.batches_at_once
         return ImageBatches(source, self.transform, self.draws(), share, size, for_gpu=pin)
 
@@ -45,9 +51,13 @@ class Data(ImageBatchLayer, DatabaseRecords):
             return 1
         return max(1, min(MOST_AT_ONCE, BYTES_AT_ONCE // count(self._shape)))
 
+    def _forgiving(self, source: DatabaseSource) -> ImageSource[Any]:
+        return ForgivingSource(source, self._bad_records) if self._bad_records.limit else source
+
     def _look_at_first_record(self) -> None:
-        with closing(self.open_in_order(announce=True)) as source:
-            record = source.fetch(0)
+        with closing(self._forgiving(self.open_in_order(announce=True))) as source:
+            # Together, for one may have to stand in for another.
+            record = source.fetch_all(range(1 + min(self._bad_records.limit, _MOST_LOOKED_AT)))[0]
             try:
                 self.first_shape = source.decode(record)[0].shape
             except CaffeError as error:

@@ -69,6 +69,7 @@ class Solver:
         activations: torch.dtype | None = None,
         ranks: Ranks | None = None,
         on_nan: str = "stop",
+        skip_bad_records: int = 0,
     ) -> None:
         self.param = param
         self.ranks = ranks or Ranks()
@@ -90,6 +91,7 @@ class Solver:
                 world_size=self.ranks.size,
                 surgery=surgery,
                 allow_python_layers=allow_python_layers,
+                skip_bad_records=skip_bad_records,
                 activations=activations,
             )
             for _ in range(1 + len(param.test_iter))

@@ -49,6 +49,7 @@ def run(
     sigint_effect: str,
     sighup_effect: str,
     on_nan: str,
+    skip_bad_records: int,
     deterministic: bool,
     no_surgery: bool,
     allow_python_layers: bool,
@@ -93,6 +94,7 @@ def run(
         activations=use_precision(precision, device),
         ranks=ranks,
         on_nan=on_nan,
+        skip_bad_records=skip_bad_records,
     )
     log_seed(trainer.seed, given=trainer.seed_given)
     try:
