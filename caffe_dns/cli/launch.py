@@ -121,7 +121,8 @@ def _signals_to(ranks: Sequence[subprocess.Popen[bytes]]) -> Iterator[None]:
         if ranks:
             ranks[0].send_signal(number)
         else:
-            interrupt.end(number)
+            # A thread in which signals are not blocked has taken it. Rank 0 may be there already.
+            interrupt.noted.append(number)
 
     before = {number: signal.signal(number, forward) for number in _SIGNALS}
     try:

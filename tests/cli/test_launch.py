@@ -147,7 +147,12 @@ def test_sigterm_lets_all_ranks_end_with_a_snapshot(tmp_path: Path, capfd: Captu
 def test_a_signal_while_ranks_are_started_waits_for_rank_0(
     capfd: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Not even Python's own start loses it; rank 0 has nothing to save then."""
+    """Not even Python's own start loses it; rank 0 has nothing to save then.
+
+    Here it comes to a thread in which signals are not blocked, as libraries have them.
+    """
+    done = threading.Event()
+    threading.Thread(target=done.wait, daemon=True).start()
     start = launching._start
 
     def start_and_interrupt(*arguments: object) -> subprocess.Popen[bytes]:
@@ -157,6 +162,7 @@ def test_a_signal_while_ranks_are_started_waits_for_rank_0(
 
     monkeypatch.setattr(launching, "_start", start_and_interrupt)
     assert launch(ARGUMENTS, [0, 1]) == 130
+    done.set()
     assert not capfd.readouterr().err
 
 
