@@ -62,10 +62,16 @@ def _load(files: RunFiles, shapes: list[ItemShape]) -> RunNet:
     definition = _definition(files)
     known = shapes or _logged_shapes(files, definition)
     param = fit_definition(definition, weight_files(files.weights) if files.weights else ())
-    net = Net(replace_data(param, TRAIN, known), Context())
+    net = Net(replace_data(param, TRAIN, known), Context(surgery=_has_surgery(files)))
     if files.weights:
         load_weights(net, files.weights)
     return RunNet(net, _thresholds(files, net), definition, known, bool(files.weights))
+
+
+def _has_surgery(files: RunFiles) -> bool:
+    """Whether the run had masks: not where there is a log of it that says nothing of them."""
+    run = files.log.run
+    return run.is_empty() or bool(run.sparsities)
 
 
 def _definition(files: RunFiles) -> NetParameter:

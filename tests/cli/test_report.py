@@ -110,6 +110,11 @@ def test_the_net_and_its_weights(capfd: Capture, monkeypatch: pytest.MonkeyPatch
     assert costs[1][:3] == ["parameters", f"{known['parameters']:,}", f"{known['kept']:,}"]
     assert costs[2][:3] == ["MACs of one item", f"{known['macs']:,}", f"{known['macs_kept']:,}"]
     assert [row[0] for row in costs[4:]] == [f"ms, batch of {n}, one core" for n in (1, 64)]
+    cards = {c.all("dt")[0].text: [d.text for d in c.all("dd")] for c in page.all("dl")[0].inside}
+    assert cards["times fewer parameters"] == [
+        f"{known['parameters'] / known['kept']:.1f}",
+        f"{known['kept']:,} of {known['parameters']:,}",
+    ]
     layers = tables["Layers, their outputs, parameters and MACs of one item"].all("tr")
     assert [cell.text for cell in layers[-1].inside][3:5] == costs[1][1:3]
     first = page.all("svg")[0].all("g")[0].attributes["aria-label"] or ""

@@ -116,6 +116,12 @@ def test_the_net(argument: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert [layer.type for layer in model.definition.param.layer][-1] == "Softmax"
 
 
+def test_a_run_without_surgery_has_no_masks() -> None:
+    run_net = load_run_net(found("logs/train.log"), [])
+    assert run_net.trained
+    assert not any(step.layer.mask_indices for step in run_net.net.steps)
+
+
 def test_a_solver_without_snapshots(tmp_path: Path) -> None:
     text = Path(f"{RUN}/solver.prototxt").read_text()
     (tmp_path / "solver.prototxt").write_text(text.replace(f"{RUN}/snap", f"{tmp_path}/none"))

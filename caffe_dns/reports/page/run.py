@@ -9,6 +9,7 @@ from caffe_dns import log
 from caffe_dns.errors import CaffeError
 from caffe_dns.proto.text import to_text
 from caffe_dns.reports.curves import Run
+from caffe_dns.reports.kept import count_kept
 from caffe_dns.reports.page.costs import cost_table
 from caffe_dns.reports.page.curves import curve_section
 from caffe_dns.reports.page.graph import graph
@@ -33,7 +34,7 @@ class Entry:
 def sections(entries: Sequence[Entry]) -> list[Section]:
     """All of the page."""
     logs = [entry.log for entry in entries]
-    found = [_results(logs)]
+    found = [_results(entries)]
     if not all(entry.log.run.is_empty() for entry in entries):
         found.append(curve_section([log.run for log in logs]))
     for entry in entries:
@@ -69,9 +70,9 @@ def _of_net(entry: Entry, of: str) -> list[Section]:
     ]
 
 
-def _results(runs: Sequence[RunLog]) -> Section:
-    cards = [(entry.run.name, run_cards(entry)) for entry in runs]
-    if len(runs) == 1:
+def _results(entries: Sequence[Entry]) -> Section:
+    cards = [(entry.log.run.name, run_cards(entry)) for entry in entries]
+    if len(entries) == 1:
         return Section("Results", [Cards(cards[0][1])])
     labels = list(dict.fromkeys(card.label for _, own in cards for card in own))
     rows = []
@@ -81,9 +82,9 @@ def _results(runs: Sequence[RunLog]) -> Section:
     return Section("Results", [Table("Runs side by side", ["", *(n for n, _ in cards)], rows)])
 
 
-def run_cards(entry: RunLog) -> list[Card]:
+def run_cards(entry: Entry) -> list[Card]:
     """The figures that are to be seen first."""
-    run = entry.run
+    run = entry.log.run
     cards = []
     for name, series in run.scores.items():
         first, last = min(series), max(series)
@@ -91,11 +92,11 @@ def run_cards(entry: RunLog) -> list[Card]:
         cards.append(Card(name, log.number(series[last]), before if first < last else ""))
     for name, series in run.losses.items():
         cards.append(Card(name, log.number(series[max(series)])))
-    cards += _kept_card(run)
+    cards += [*_kept_card(run), *_ratio_card(entry.net)]
     every = [s for curves in (run.losses, run.scores) for s in curves.values()]
     if every:
         last = max(iteration for series in every for iteration in series)
-        took = entry.facts.get("took", "")
+        took = entry.log.facts.get("took", "")
         cards.append(Card("iterations", f"{last:,}", f"in {took} (h:mm:ss)" if took else ""))
     return cards
 
@@ -109,6 +110,17 @@ def _kept_card(run: Run) -> list[Card]:
     end = run.end_of_pruning()
     note = f"of {total:,} that have masks" + ("" if end is None else f"; the last at {end:,}")
     return [Card("parameters kept", f"{kept:,.0f}", note)]
+
+
+def _ratio_card(net: RunNet | None) -> list[Card]:
+    """How many times fewer parameters all of the net has."""
+    if net is None or not net.trained:
+        return []
+    counts = count_kept(net.net)
+    kept, total = sum(count.kept for count in counts), sum(count.total for count in counts)
+    if not kept:
+        return []
+    return [Card("times fewer parameters", f"{total / kept:.1f}", f"{kept:,} of {total:,}")]
 
 
 def _settings(runs: Sequence[RunLog]) -> Section:

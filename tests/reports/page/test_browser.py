@@ -11,24 +11,33 @@ pytest.importorskip("plotly", reason="the extra 'report' is not installed")
 
 from caffe_dns.reports.page.render import render
 from caffe_dns.reports.page.run import Entry, sections
-from caffe_dns.reports.run_log import read_run_log
+from caffe_dns.reports.run_files import find_run
+from caffe_dns.reports.run_net import load_run_net
 from tests.oracle import GOLDEN
 from tests.reports.page.reading import browser, open_page
 
 #: Where the pointer has to be to be above a point of a chart.
-_PLACE = """([id, point]) => {
+_PLACE = """(id) => {
   const plot = document.getElementById(id), { xaxis, yaxis } = plot._fullLayout;
   const box = plot.getBoundingClientRect(), at = (axis, value) => axis._offset + axis.d2p(value);
   const { x, y } = plot.data[0];
-  return [box.left + at(xaxis, x[point]), box.top + at(yaxis, y[point])];
+  return [box.left + at(xaxis, x.at(-1)), box.top + at(yaxis, y.at(-1))];
 }"""
 
 
 @pytest.fixture(scope="module")
 def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    run = read_run_log(str(GOLDEN / "logs" / "train.log"), "<img src=x onerror=alert(1)>")
-    path = tmp_path_factory.mktemp("page") / "report.html"
-    path.write_bytes(render(run.run.name, sections([Entry(run)])))
+    """The page of a run with a net, whose name and layers' names are markup."""
+    name = "<img src=x onerror=alert(1)>"
+    text = (GOLDEN / "runs" / "surgery_holmes" / "caffe.log").read_text()
+    for layer in ("conv1", "ip2"):
+        text = text.replace(f'name: "{layer}"', f'name: "{layer}{name}"')
+    folder = tmp_path_factory.mktemp("page")
+    (folder / "a.log").write_text(text)
+    files = find_run(str(folder / "a.log"), name)
+    path = folder / "report.html"
+    entry = Entry(files.log, load_run_net(files, [(1, 28, 28)]))
+    path.write_bytes(render(name, sections([entry])))
     return path
 
 
@@ -45,6 +54,7 @@ def test_in_chromium(file: Path) -> None:
             check_layout(page, dark, width)
             check_pointer(page)
             check_keys(page)
+            check_graph(page)
             assert said == []
 
 
@@ -71,15 +81,15 @@ def check_pointer(page: Any) -> None:
     """A point tells its value to the pointer, and the chart can be zoomed into."""
     plot = plot_of(page, "Scores")
     plot.scroll_into_view_if_needed()
-    x, y = page.evaluate(_PLACE, [plot.get_attribute("id"), 1])
+    x, y = page.evaluate(_PLACE, plot.get_attribute("id"))
     page.mouse.move(x, y)
     label = plot.locator(".hoverlayer .hovertext, .hoverlayer .legend").first
     label.wait_for()
-    series = plot.evaluate("plot => [plot.data[0].x[1], plot.data[0].y[1]]")
-    assert series[0] == 20 and f"{series[1]:g}" in label.text_content()
+    iteration, score = plot.evaluate("plot => [plot.data[0].x.at(-1), plot.data[0].y.at(-1)]")
+    assert iteration == 40 and f"{score:g}" in label.text_content()
     before = plot.evaluate("plot => plot._fullLayout.xaxis.range")
     page.mouse.down()
-    page.mouse.move(x + 80, y + 60, steps=4)
+    page.mouse.move(x - 80, y + 60, steps=4)
     page.mouse.up()
     page.wait_for_function(
         "([id, low]) => document.getElementById(id)._fullLayout.xaxis.range[0] > low",
@@ -102,3 +112,13 @@ def check_keys(page: Any) -> None:
     page.keyboard.press("+")
     page.keyboard.press("0")
     assert plot.evaluate("plot => plot._fullLayout.xaxis.autorange")
+
+
+def check_graph(page: Any) -> None:
+    """Each layer can be reached, and says what it is."""
+    nodes = page.locator("svg .node")
+    assert nodes.count() == 9  # the ReLU is told with what it works on
+    nodes.nth(2).focus()
+    assert page.evaluate("document.activeElement.getAttribute('aria-label')").startswith(
+        "conv1<img src=x onerror=alert(1)>, Convolution, output 1x8x24x24, 208 parameters"
+    )
