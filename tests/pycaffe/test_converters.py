@@ -44,7 +44,6 @@ def test_every_blob_and_shape_of_a_deployed_net(definition: Path, tmp_path: Path
         assert net.layer_dict[layer.name].type == layer.type
         for top in layer.top:
             assert tuple(net.blobs[top].shape) == own.blob_shapes[top]
-            assert top == data or net.blobs[top].shape[0] == 2
         blobs = net.layer_dict[layer.name].blobs
         arrays = own.params.get(layer.name, [])
         assert len(blobs) == len(arrays) == len(net.params.get(layer.name, []))
