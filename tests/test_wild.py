@@ -30,6 +30,10 @@ FILES = {
     "g_solver.prototxt": 'net: "gone" base_lr: 0.1 lr_policy: "fixed" max_iter: 3',
     "h_labels.prototxt": 'item { name: "x" }',
     "i_notes.txt": "layer {}",
+    "j_python.prototxt": DATA
+    + SCORES
+    + 'layer { name: "p" type: "Python" bottom: "ip" top: "wanted" python_param { module: "x" } }\n'
+    + LOSS.replace("label", "wanted"),
 }
 
 
@@ -49,17 +53,19 @@ def test_how_far_files_get(tmp_path: Path) -> None:
         "f": ("net", "parsed"),
         "g": ("solver", "built"),
         "h": ("other", "nothing"),
+        "j": ("net", "trained"),
     }
     reasons = {Path(row["file"]).name[0]: row["reason"] for row in results if row["reason"]}
     assert reasons.keys() == {"d", "e", "f"}
     assert "unknown field 'num_outputs'" in reasons["d"]
     assert "e_unknown.prototxt:2: layer 'ip': unknown layer type 'Teleporter'" in reasons["e"]
-    assert done.stdout.splitlines()[-6:] == [
-        "5 nets: parsed 4 (80.0 %), built 2 (40.0 %), ran 2 (40.0 %), trained 2 (40.0 %)",
-        "  2 (40.0 %) have fields or layer types that dns lacks",
-        "  1 (20.0 %) do not fit together, or not with constant data",
+    assert done.stdout.splitlines()[-7:] == [
+        "6 nets: parsed 5 (83.3 %), built 3 (50.0 %), ran 3 (50.0 %), trained 3 (50.0 %)",
+        "  2 (33.3 %) have fields or layer types that dns lacks",
+        "  1 (16.7 %) do not fit together, or not with constant data",
         "1 solvers: parsed 1 (100.0 %)",
         "1 nets have no loss: what has run counts as trained",
+        "1 nets have Python layers, for which constant data stand",
         "1 other files, 1 of a content seen before",
     ]
 

@@ -2,7 +2,8 @@
 
 What a data layer brings stands in its database, and so the shapes have to be found out from who
 reads them: the sides of images mostly from the crop, labels from the scores that they are compared
-with. Where nothing tells, usual ones are tried.
+with. Where nothing tells, usual ones are tried. Python layers, whose code is not to be run, are
+taken for data layers, too: what they make has the shape that its readers want.
 """
 
 from __future__ import annotations
@@ -21,7 +22,16 @@ from caffe_dns.proto.caffe_pb2 import FillerParameter, LayerParameter, NetParame
 from caffe_dns.proto.fields import is_repeated
 
 #: Channels, height and width that are tried where a definition does not tell them.
-IMAGES: tuple[Shape, ...] = ((3, 224, 224), (1, 28, 28), (3, 32, 32), (1, 64, 64), (6, 224, 224))
+IMAGES: tuple[Shape, ...] = (
+    (3, 224, 224),
+    (1, 28, 28),
+    (3, 32, 32),
+    (1, 64, 64),
+    (6, 224, 224),
+    (3, 360, 480),
+    (3, 321, 321),
+    (3, 473, 473),
+)
 BATCH = 2
 #: Rows that stand for regions of an image, and their columns: image, left, top, right, bottom.
 _REGIONS: Shape = (2, 5)
@@ -46,6 +56,8 @@ _OF_THEIR_OWN: dict[tuple[str, int], Shape] = {
     ("TripletLoss", 3): (BATCH,),
     ("Silence", 0): (BATCH,),
 }
+#: Layers that make smaller or larger images, of labels, too.
+_OF_IMAGES = {"Interp", "Pooling", "Crop"}
 _SOURCES = {"Input", "DummyData", "MemoryData"}
 
 
@@ -109,8 +121,8 @@ def with_constant_data(param: NetParameter, guess: Guess) -> NetParameter:
 
 
 def is_data(layer: LayerParameter) -> bool:
-    """Whether it brings something from outside the net."""
-    return not layer.bottom and layer.type != "Parameter"
+    """Whether it brings something from outside the net, or runs code of the user's."""
+    return layer.type == "Python" or (not layer.bottom and layer.type != "Parameter")
 
 
 @layer_types.register("TrialBoxes")
@@ -220,6 +232,8 @@ class _Blobs:
         if layer.type in _CLASSES and index > 0 and first:
             settings = _CLASSES[layer.type]
             axis = getattr(layer, settings).axis if settings else 1
+            if layer.type == "SoftmaxWithLossOHEM":  # whose third top has the labels' shape
+                return (*first[:axis], 1, *first[axis + 1 :])
             return _without_axis(first, axis)
         if layer.type == "LSTM" and index == 1 and first:
             return first[:2]
@@ -227,6 +241,8 @@ class _Blobs:
             return self._for_slice(layer)
         if index > 0 and first is not None:
             return first
+        if "label" in layer.bottom[index] and layer.type in _OF_IMAGES:
+            return (self._guess.batch, 1, *self._guess.image[1:])
         if any(word in layer.bottom[index] for word in ("label", "clip", "cont", "target")):
             return (self._guess.batch,)
         return (self._guess.batch, *self._guess.image)

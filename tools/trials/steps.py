@@ -62,10 +62,13 @@ def try_solver(path: Path, reached: Callable[[Step], None]) -> None:
     reached(Step.BUILT)
 
 
-def try_net(path: Path, reached: Callable[[Step], None], upto: Step) -> bool:
+def try_net(
+    path: Path, reached: Callable[[Step], None], upto: Step, found_code: Callable[[], None]
+) -> bool:
     """Take a net through all steps up to `upto`; tells of each that succeeds.
 
-    Returns whether it has something to train. Raises CaffeError.
+    `found_code` is called where constant data stand for Python layers. Returns whether there is
+    something to train. Raises CaffeError.
     """
     parsed = read_net(path)
     reached(Step.PARSED)
@@ -76,6 +79,8 @@ def try_net(path: Path, reached: Callable[[Step], None], upto: Step) -> bool:
     try:
         filtered = filter_layers(state)[0]
         check_types(filtered, places)
+        if any(layer.type == "Python" for layer in filtered.layer):
+            found_code()
         net, definition = _build(filtered)
     except CaffeError as error:
         raise places.locate(error) from None
