@@ -16,6 +16,8 @@ from caffe_dns.layers.forks.roi import ROIPooling
 @converts("ROIPooling")
 def roi_pooling(at: Bottoms) -> list[str]:
     layer, regions = cast(ROIPooling, at.layer), at.values[1]
+    if layer.pad_ratio:
+        raise at.unsupported("a ROIPooling with pad_ratio")
     if len(at.shapes[1]) != 2:
         regions = at.reshape(regions, [-1, 5])
     settings = {"pooled_shape": layer.size, "spatial_scale": layer.scale}

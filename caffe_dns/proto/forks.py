@@ -32,8 +32,8 @@ _MOVED: dict[str, dict[int, Moved]] = {
     # yiwenguo's surgery fork; BVLC has elu_param and bias_param there.
     "CConvolution": {140: Moved(1140)},
     "CInnerProduct": {141: Moved(1141)},
-    # Fast R-CNN and R-FCN, Intel Caffe, yjxiong's fork.
-    "ROIPooling": dict.fromkeys((8266711, 154, 150), Moved(2100)),
+    # Fast R-CNN and R-FCN, Intel Caffe, yjxiong's fork, MS-CNN.
+    "ROIPooling": dict.fromkeys((8266711, 154, 150, 147), Moved(2100)),
     # Faster R-CNN and R-FCN, Intel Caffe.
     "SmoothL1Loss": dict.fromkeys((8266712, 148), Moved(2101)),
     # R-FCN, Intel Caffe.
@@ -66,6 +66,8 @@ _MOVED: dict[str, dict[int, Moved]] = {
     # MobileNet-YOLO, Intel Caffe.
     "Reorg": dict.fromkeys((149, 159), Moved(2108)),
     "ReLU6": {211: Moved(2109)},
+    "BoxOutput": {151: Moved(2114), 154: Moved(2115)},
+    "DecodeBBox": {154: Moved(2115), 155: Moved(2116)},
     "Sparsify": {147: Moved(2113)},
     # SegNet; ENet.
     "DenseImageData": dict.fromkeys((138, 46), Moved(2112)),

@@ -61,8 +61,8 @@ FIELDS = {
         "TransformationParameter": "flow bgr2rgb pad",
     },
     "MS-CNN": {
-        "LayerParameter": "box_output_param detection_accuracy_param detection_loss_param "
-        "image_gt_data_param bbox_reg_param proposal_target_param",
+        "LayerParameter": "detection_accuracy_param detection_loss_param image_gt_data_param "
+        "proposal_target_param",
     },
     "DeepDetect": {
         "NonMaximumSuppressionParameter": "soft_nms theta",
@@ -105,7 +105,7 @@ LAYER_TYPES = {
     "PSPNet": "SegAccuracy",
     "CRF-RNN": "MultiStageMeanfield",
     "NVCaffe": "DetectNetTransformation",
-    "MS-CNN": "BBoxAccuracy BboxAccuracy BoxGroupOutput BoxOutput DecodeBBox DetectionAccuracy "
+    "MS-CNN": "BBoxAccuracy BboxAccuracy BoxGroupOutput DetectionAccuracy "
     "DetectionLoss DetectionGroupLoss DetectionGroupAccuracy ImageGtData ProposalTarget",
     "MobileNet-YOLO": "GaussianYolov3 RegionLoss YoloSeg Yolov3",
     "Intel Caffe": "ConvolutionReLU EvalDetection RegionLoss SpatialDropout",

@@ -147,7 +147,8 @@ class RegionPooling(Layer):
 class ROIPooling(RegionPooling):
     """The maximum of each of pooled_h x pooled_w bins of each region (Fast R-CNN).
 
-    Top R x C x pooled_h x pooled_w; 0 where a bin has no pixel. Of equal maxima, the first gets the
+    With `pad_ratio`, that share of its sides is added to a region on each side before (MS-CNN). Top
+    R x C x pooled_h x pooled_w; 0 where a bin has no pixel. Of equal maxima, the first gets the
     gradient.
     """
 
@@ -155,6 +156,7 @@ class ROIPooling(RegionPooling):
         settings = self.param.roi_pooling_param
         self.size = settings.pooled_h, settings.pooled_w
         self.scale = settings.spatial_scale
+        self.pad_ratio = settings.pad_ratio
         for name in ("pooled_h", "pooled_w"):
             if getattr(settings, name) < 1:
                 raise self.error("must be given and positive", f"roi_pooling_param.{name}")
@@ -166,6 +168,9 @@ class ROIPooling(RegionPooling):
     def forward(self, *bottoms: Tensor) -> Tensor:
         bottom, regions = bottoms
         images, corners = self.split(regions, bottom.shape[0])
+        if self.pad_ratio:
+            pad = (corners[:, 2:] - corners[:, :2] + 1) * self.pad_ratio
+            corners = torch.cat([corners[:, :2] - pad, corners[:, 2:] + pad], 1)
         corners = rounded(corners * self.scale)
         # Corners are x before y.
         bins = [

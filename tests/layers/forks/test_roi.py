@@ -181,3 +181,26 @@ def test_channels_of_psroi_pooling() -> None:
     assert "group_size: must be" in refused(
         kind.format("output_dim: 2 group_size: 0"), (1, 12, 4, 4), (2, 5)
     )
+
+
+def test_regions_with_a_border() -> None:
+    """MS-CNN's pad_ratio: the same as without, of regions that are larger by hand."""
+    settings = "roi_pooling_param { pooled_h: 3 pooled_w: 2 spatial_scale: 0.125 %s }"
+    bottom = draw(2, 3, 18, 14)
+    larger = [
+        [
+            image,
+            x1 - (x2 - x1 + 1) / 4,
+            y1 - (y2 - y1 + 1) / 4,
+            x2 + (x2 - x1 + 1) / 4,
+            y2 + (y2 - y1 + 1) / 4,
+        ]
+        for image, x1, y1, x2, y2 in REGIONS
+    ]
+    shapes = tuple(bottom.shape), (len(REGIONS), 5)
+    padded = make_layer("type: 'ROIPooling' " + settings % "pad_ratio: 0.25", *shapes)
+    plain = make_layer("type: 'ROIPooling' " + settings % "", *shapes)
+    regions = torch.tensor(REGIONS, dtype=torch.float64)
+    expected = plain(bottom, torch.tensor(larger, dtype=torch.float64))
+    assert torch.equal(padded(bottom, regions), expected)
+    assert not torch.equal(padded(bottom, regions), plain(bottom, regions))
