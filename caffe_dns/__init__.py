@@ -6,8 +6,6 @@ dict of all blobs, and `prune` prunes any other module while it trains. The comm
 
 from __future__ import annotations
 
-from caffe_dns.errors import CaffeError
-
 TYPE_CHECKING = False  # `typing` takes longer than the program has before it heeds signals
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -16,6 +14,7 @@ if TYPE_CHECKING:
 
     import torch
 
+    from caffe_dns.errors import CaffeError
     from caffe_dns.net import Net
     from caffe_dns.surgery.modules import prune
 
@@ -24,7 +23,11 @@ __all__ = ["CaffeError", "load_net", "prune"]
 
 
 def __getattr__(name: str) -> Any:
-    # Not before it is asked for: PyTorch takes a second to load.
+    # Not before it is asked for: PyTorch takes a second to load, and `dns` heeds signals first.
+    if name == "CaffeError":
+        from caffe_dns.errors import CaffeError
+
+        return CaffeError
     if name == "prune":
         from caffe_dns.surgery.modules import prune
 

@@ -152,5 +152,5 @@ import caffe_dns.__main__
 print(sorted(set(sys.modules) - before))
 """
     done = subprocess.run([sys.executable, "-S", "-c", program], capture_output=True, text=True)
-    ours = ["caffe_dns", "caffe_dns.__main__", "caffe_dns.errors", "caffe_dns.interrupt"]
+    ours = ["caffe_dns", "caffe_dns.__main__", "caffe_dns.interrupt"]
     assert sorted(eval(done.stdout)) == ["__future__", *ours], done.stderr
