@@ -8,6 +8,7 @@ knows layers.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -129,8 +130,19 @@ def relative_strength(descending: Tensor) -> Tensor:
     return squares / squares.cumsum(0).clamp(min=torch.finfo(squares.dtype).tiny)
 
 
+def strength_per_use(relative: Tensor, uses: int) -> Tensor:
+    """Relative strengths (see `relative_strength`) per multiplication, of weights of `uses` each.
+
+    What to keep within a budget is a knapsack, which is filled by value per cost (Dantzig, 1957).
+    That would empty a layer of many uses, were the budget small; its strongest comes first instead.
+    """
+    shares = relative / uses
+    shares[:1] = math.inf
+    return shares
+
+
 def kept_at(progress: float, start: int, end: int, steepness: float) -> int:
-    """How many parameters to keep on the way from `start` to `end`.
+    """How many parameters (or multiplications) to keep on the way from `start` to `end`.
 
     Their distance from the end goes with `(1 - progress) ^ steepness` (Zhu and Gupta, 2017, with
     steepness 3); progress is between 0 and 1.

@@ -16,6 +16,7 @@ from caffe_dns.solver.observers import Display
 from caffe_dns.solver.snapshot_files import Snapshot
 from caffe_dns.solver.solver import Solver
 from caffe_dns.surgery.layer_count import LayerCount
+from caffe_dns.surgery.surgeon import Surgeon
 
 _WIDTH = 11
 
@@ -87,7 +88,7 @@ class Card:
         return [
             _row("trained", what),
             *self._scores(),
-            *_compression(count_kept(self._trainer.net)),
+            *_compression(count_kept(self._trainer.net), self._trainer.surgeon),
         ]
 
     def _scores(self) -> list[str]:
@@ -129,13 +130,20 @@ class Card:
         return commands
 
 
-def _compression(counts: list[LayerCount]) -> list[str]:
-    """What is left of the weights and biases, where anything was pruned."""
+def _compression(counts: list[LayerCount], surgeon: Surgeon | None) -> list[str]:
+    """What is left of the weights and biases, and of the MACs, where anything was pruned."""
     kept, total = sum(count.kept for count in counts), sum(count.total for count in counts)
     # A few are zero by chance, as in `kept_lines`.
     if total - kept <= total / 100 or not kept:
         return []
-    return [_row("parameters", f"{kept:,} of {total:,} are left: {total / kept:.1f} times fewer")]
+    rows = [("parameters", kept, total)]
+    if surgeon is not None:
+        rows.append(("MACs", *surgeon.macs_kept()))
+    return [
+        _row(what, f"{left:,} of {every:,} are left: {every / left:.1f} times fewer")
+        for what, left, every in rows
+        if left
+    ]
 
 
 def _listed(title: str, lines: list[str]) -> list[str]:

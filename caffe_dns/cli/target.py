@@ -1,4 +1,4 @@
-"""`dns train --target-sparsity` and `--target-compression`: a stage of surgery from flags."""
+"""`dns train --target-sparsity`, `--target-compression`, `--target-macs`: a stage from flags."""
 
 from __future__ import annotations
 
@@ -11,13 +11,15 @@ from caffe_dns.solver.solver import Solver
 from caffe_dns.surgery.stages import parse_target
 
 
-def find_target(sparsity: str, compression: float | None) -> SurgeryStage | None:
+def find_target(
+    sparsity: str, compression: float | None, macs: float | None
+) -> SurgeryStage | None:
     """What the flags ask for, if they are given. Raises CaffeError for what makes no sense."""
-    if sparsity and compression is not None:
-        raise CaffeError("give --target-sparsity or --target-compression, not both")
-    if not sparsity and compression is None:
-        return None
-    return parse_target(sparsity, compression)
+    flags = {"sparsity": sparsity or None, "compression": compression, "macs": macs}
+    given = [f"--target-{name}" for name, value in flags.items() if value is not None]
+    if len(given) > 1:
+        raise CaffeError(f"give {given[0]} or {given[1]}, not both")
+    return parse_target(sparsity, compression, macs) if given else None
 
 
 def add_target(param: SolverParameter, stage: SurgeryStage, *, surgery: bool) -> None:

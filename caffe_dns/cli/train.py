@@ -87,6 +87,12 @@ _EFFECTS = "snapshot, stop or none"
     metavar="TIMES",
     help="Prune until the model has so many times fewer parameters: 108.",
 )
+@click.option(
+    "--target-macs",
+    type=float,
+    metavar="SHARE",
+    help="Prune until this share of the multiply-accumulates is left: 0.3.",
+)
 @click.option("--hold-masks", is_flag=True, help="Train with the masks as they are.")
 @click.option(
     "--bits",

@@ -2,7 +2,8 @@
 
 Here belongs what knows several layers at once; what is in a model file is in `weights`, training in
 `solver`. In order: `definition` (which layers, with splits), `building` (layers, connected by
-`wiring`, their parameters in `params`), `fusion` (what runs as one), `net`; `debug_info` looks on.
+`wiring`, their parameters in `params`), `fusion` (what runs as one), `net`; `debug_info` looks on,
+`multiplications` counts.
 """
 
 from caffe_dns.net.definition import with_state

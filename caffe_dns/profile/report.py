@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from caffe_dns.net import Net
+from caffe_dns.net.multiplications import batch_size
 from caffe_dns.profile.layer_memory import LayerMemory
 from caffe_dns.proto.caffe_pb2 import TRAIN
-from caffe_dns.reports.summary import batch_size, shortened
+from caffe_dns.reports.summary import shortened
 
 _HEADINGS = ("layer", "type", "forward ms", "backward ms", "parameters", "tops", "kept", "peak")
 #: The widest name of a layer or type.

@@ -10,7 +10,8 @@ import torch
 from caffe_dns.errors import CaffeError
 from caffe_dns.export.model import UnmaskedModel
 from caffe_dns.net import Net
-from caffe_dns.reports.summary import batch_size, summarize
+from caffe_dns.net.multiplications import batch_size
+from caffe_dns.reports.summary import summarize
 
 #: Batches that are timed, in items.
 BATCHES = (1, 64)

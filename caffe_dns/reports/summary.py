@@ -10,11 +10,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from caffe_dns.layers.base import Layer, Shape, count
-from caffe_dns.layers.convolution import BaseConvolution, Deconvolution
-from caffe_dns.layers.inner_product import BaseInnerProduct
+from caffe_dns.layers.base import Layer, Shape
 from caffe_dns.layers.masked import WeightedLayer
 from caffe_dns.net import Net
+from caffe_dns.net.multiplications import batch_size, uses
 from caffe_dns.net.wiring import Step
 
 
@@ -59,8 +58,8 @@ def _summarize(
             parameters += blob.numel()
             kept += nonzero
         if index == 0:
-            uses = _uses(layer, bottoms, tops)
-            macs, macs_kept = blob.numel() * uses // batch, nonzero * uses // batch
+            often = uses(layer, bottoms, tops)
+            macs, macs_kept = blob.numel() * often // batch, nonzero * often // batch
     return LayerSummary(layer.name, layer.type, tops, parameters, kept, macs, macs_kept)
 
 
@@ -69,27 +68,6 @@ def _effective(layer: Layer) -> list[Tensor]:
     if isinstance(layer, WeightedLayer):
         return [blob for blob in layer.effective() if blob is not None]
     return [blob for i, blob in enumerate(layer.blobs) if i not in layer.mask_indices]
-
-
-def _uses(layer: Layer, bottoms: list[Shape], tops: list[Shape]) -> int:
-    """How often each weight is multiplied in a forward pass of the whole batch."""
-    if isinstance(layer, BaseConvolution):
-        # A convolution puts its kernel at every place of the top, its transpose of the bottom.
-        placed = bottoms if isinstance(layer, Deconvolution) else tops
-        axis = layer.channel_axis
-        return sum(count(shape[:axis]) * count(shape[axis + 1 :]) for shape in placed)
-    if isinstance(layer, BaseInnerProduct):
-        return count(bottoms[0][: layer.first_axis])
-    return 0
-
-
-def batch_size(net: Net) -> int:
-    """The items of a batch: the first extent of the first blob that has any."""
-    for step in net.steps:
-        if not step.bottoms and step.layer.type != "Parameter":
-            shape = net.blob_shapes[step.tops[0]]
-            return max(1, shape[0]) if shape else 1
-    return 1
 
 
 # Printing ---------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from torch import Tensor
 from caffe_dns import mask_rules
 from caffe_dns.layers.masked import DeviationMasks, MagnitudeMasks
 from caffe_dns.net import Net
+from caffe_dns.net.multiplications import uses_by_layer
 from caffe_dns.proto.caffe_pb2 import LayerSurgery
 
 LayerWithMasks = DeviationMasks | MagnitudeMasks
@@ -66,6 +67,8 @@ class MaskedLayer:
     def __init__(self, layer: LayerWithMasks) -> None:
         self.layer = layer
         self.device = layer.blobs[0].device
+        #: How often each weight is multiplied in a forward pass of a batch; 0 if nobody counted.
+        self.uses = 0
         #: How many connections came back since the last display.
         self.spliced = torch.zeros((), dtype=torch.int64, device=self.device)
         #: The threshold in force where it follows a sparsity, in the layer's own terms.
@@ -80,6 +83,11 @@ class MaskedLayer:
     def size(self) -> int:
         """How many parameters have a mask."""
         return sum(mask.numel() for mask in self.layer.mask_blobs())
+
+    @property
+    def weights(self) -> int:
+        """How many weights have a mask, without biases."""
+        return self.layer.mask_blobs()[0].numel()
 
     @property
     def setting(self) -> float:
@@ -117,6 +125,10 @@ class MaskedLayer:
     def kept(self) -> int:
         """How many parameters are kept. Waits for the device."""
         return int(sum(mask.count_nonzero() for mask in self.layer.mask_blobs()))
+
+    def kept_weights(self) -> int:
+        """How many weights are kept, without biases. Waits for the device."""
+        return int(self.layer.mask_blobs()[0].count_nonzero())
 
     def zeros(self) -> int:
         """How many parameters are zero, whatever their masks. Waits for the device."""
@@ -160,8 +172,8 @@ class MaskedLayer:
 
 def find_masked_layers(net: Net) -> list[MaskedLayer]:
     """The masked layers of a net; layers that share a mask are one."""
-    masked_layers = []
-    owners: set[int] = set()
+    owners: dict[int, MaskedLayer] = {}
+    uses = uses_by_layer(net)
     for step in net.steps:
         layer = step.layer
         if not isinstance(layer, DeviationMasks | MagnitudeMasks) or not layer.mask_indices:
@@ -169,6 +181,6 @@ def find_masked_layers(net: Net) -> list[MaskedLayer]:
         mask = layer.mask_blobs()[0]
         # A shared mask belongs to the first layer; others may see it in another shape.
         if mask.data_ptr() not in owners:
-            owners.add(mask.data_ptr())
-            masked_layers.append(MaskedLayer(layer))
-    return masked_layers
+            owners[mask.data_ptr()] = MaskedLayer(layer)
+        owners[mask.data_ptr()].uses += uses.get(layer, 0)
+    return list(owners.values())

@@ -36,6 +36,12 @@ STAGE_SETTINGS = (
 )
 #: Up to 256 values: a byte for each weight.
 MOST_BITS = 8
+#: How far a stage prunes its layers together: one of these.
+_AMOUNTS: tuple[Literal["sparsity", "compression", "macs"], ...] = (
+    "sparsity",
+    "compression",
+    "macs",
+)
 _LAYER_SETTINGS: tuple[Literal["sparsity", "threshold", "c_rate"], ...] = (
     "sparsity",
     "threshold",
@@ -90,7 +96,7 @@ class Stage:
 
     def shares_target(self, settings: LayerSurgery) -> bool:
         """Whether a layer with these settings is pruned by what the whole stage is to reach."""
-        has_target = self.surgery.HasField("sparsity") or self.surgery.HasField("compression")
+        has_target = any(map(self.surgery.HasField, _AMOUNTS))
         return has_target and not any(settings.HasField(name) for name in _LAYER_SETTINGS)
 
     def error(self, message: str, field: str) -> CaffeError:
@@ -127,13 +133,17 @@ def stage_at(stages: Sequence[Stage], iteration: int) -> Stage:
     return next((stage for stage in stages if iteration < stage.end), stages[-1])
 
 
-def parse_target(sparsity: str, compression: float | None) -> SurgeryStage:
-    """The one stage that `--target-sparsity 0.9` or `conv2=0.97,ip1=0.99`, or a compression, asks
-    for. Raises CaffeError for anything else.
+def parse_target(
+    sparsity: str, compression: float | None, macs: float | None = None
+) -> SurgeryStage:
+    """The one stage that `--target-sparsity 0.9` or `conv2=0.97,ip1=0.99`, or a compression, or a
+    share of the multiply-accumulates, asks for. Raises CaffeError for anything else.
     """
     stage = SurgeryStage()
     if compression is not None:
         stage.compression = compression
+    elif macs is not None:
+        stage.macs = macs
     elif "=" not in sparsity:
         stage.sparsity = _number(sparsity)
     else:
@@ -197,10 +207,13 @@ def _check_amounts(stage: Stage) -> None:
             raise stage.error(f"must be 1 to {MOST_BITS}, not {surgery.bits}", "bits")
         if surgery.surgery:
             raise stage.error("needs masks that stay as they are: surgery: false", "bits")
-    if surgery.HasField("sparsity") and surgery.HasField("compression"):
-        raise stage.error("give either this or sparsity, not both", "compression")
+    amounts = [name for name in _AMOUNTS if surgery.HasField(name)]
+    if len(amounts) > 1:
+        raise stage.error(f"give either this or {amounts[0]}, not both", amounts[-1])
     if surgery.HasField("compression") and not surgery.compression >= 1:
         raise stage.error(f"must be at least 1, not {surgery.compression:g}", "compression")
+    if surgery.HasField("macs") and not 0 < surgery.macs <= 1:
+        raise stage.error(f"must be above 0 and at most 1, but is {surgery.macs:g}", "macs")
     for part in (surgery, *surgery.layer):
         if part.HasField("sparsity") and not 0 <= part.sparsity < 1:
             raise stage.error(
@@ -213,6 +226,12 @@ def _check_amounts(stage: Stage) -> None:
         given = [name for name in _LAYER_SETTINGS if entry.HasField(name)]
         if len(given) > 1:
             raise stage.error(f"'{entry.name}' can have only one of {', '.join(given)}", "layer")
+        if given and surgery.HasField("macs"):
+            raise stage.error(
+                f"'{entry.name}' has a {given[0]}, but all layers of a stage are pruned together "
+                "by this; give that one a stage of its own",
+                "macs",
+            )
         if given and given != ["sparsity"] and surgery.HasField("compression"):
             raise stage.error(
                 f"'{entry.name}' has a {given[0]}, so what it will keep is not known; "

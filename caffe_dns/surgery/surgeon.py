@@ -16,11 +16,12 @@ from caffe_dns import log, mask_rules
 from caffe_dns.errors import nearest
 from caffe_dns.layers.masked import MagnitudeMasks
 from caffe_dns.net import Net
+from caffe_dns.net.multiplications import batch_size, uses_by_layer
 from caffe_dns.proto.caffe_pb2 import LayerSurgery, SurgeryMoments
 from caffe_dns.surgery.masked_layers import Count, MaskedLayer, find_masked_layers
 from caffe_dns.surgery.renewal import Renewal
 from caffe_dns.surgery.stages import Stage, stage_at
-from caffe_dns.surgery.target import Target, make_groups
+from caffe_dns.surgery.target import NetSize, Target, make_groups
 
 #: What the fork calls the two kinds of layers in its sparsity lines.
 _FORK_NAMES = {"Convolution": "ConV", "InnerProduct": "IP"}
@@ -60,28 +61,27 @@ class Schedule:
 class Surgeon:
     """Renews the masks of some layers as the stages of the run and the layers' definitions say.
 
-    `parameters` is how many parameters the whole net has. Raises CaffeError for a stage that does
-    not fit.
+    `size` is that of the whole net. Raises CaffeError for a stage that does not fit.
     """
 
     def __init__(
         self,
         masked_layers: Sequence[MaskedLayer],
-        parameters: int,
+        size: NetSize,
         stages: Sequence[Stage],
         seed: int,
     ) -> None:
         self.stages = stages
         self.seed = seed
         self.masked_layers = masked_layers
-        self._parameters = parameters
+        self.size = size
         self._check_stages()
         self._stage: Stage | None = None
         #: For the layers of the stage that follow a threshold: when and how. Then for the others.
         self._schedules: list[Schedule] = []
         self._renewal = Renewal([])
         self._target: Target | None = None
-        #: What each layer kept when the stage began.
+        #: What each layer kept when the stage began, as `_find_kept` has it.
         self._kept: dict[str, int] = {}
         #: What a solver state says of the stage that it was written in.
         self._restored: dict[str, SurgeryMoments] = {}
@@ -90,7 +90,9 @@ class Surgeon:
     def of_net(cls, net: Net, stages: Sequence[Stage], seed: int) -> Surgeon:
         """The surgeon of all layers of a net that have masks."""
         parameters = sum(p.tensor.numel() for p in net.learnable_params if p.counts)
-        return cls(find_masked_layers(net), parameters, stages, seed)
+        macs = sum(layer.blobs[0].numel() * uses for layer, uses in uses_by_layer(net).items())
+        size = NetSize(parameters, macs, batch_size(net))
+        return cls(find_masked_layers(net), size, stages, seed)
 
     def announce(self) -> None:
         """One line that says which layers surgery touches, how, and how to switch it off."""
@@ -153,9 +155,23 @@ class Surgeon:
                 f"Surgery {count.layer}: kept {count.kept}, pruned {count.pruned}, sparsity "
                 f"{log.number(count.sparsity)}, spliced back {count.spliced_back}"
             )
+        if self._stage is not None and self._stage.surgery.HasField("macs"):
+            kept, macs = self.macs_kept()
+            log.info(f"MACs kept: {kept} of {macs} for one item, {log.number(kept / macs)} of them")
         for masked_layer in self.masked_layers:
             masked_layer.forget_spliced()
         return counts
+
+    def macs_kept(self) -> tuple[int, int]:
+        """The multiply-accumulates for one item with a weight that no mask prunes, and all.
+
+        Waits for the device.
+        """
+        pruned = sum(
+            masked_layer.uses * (masked_layer.weights - masked_layer.kept_weights())
+            for masked_layer in self.masked_layers
+        )
+        return (self.size.macs - pruned) // self.size.batch, self.size.macs // self.size.batch
 
     def _due(self, iteration: int) -> list[MaskedLayer]:
         """The layers that follow a threshold and whose masks are due in the current stage."""
@@ -187,7 +203,7 @@ class Surgeon:
                         "layer",
                     )
             # Whether the net can become so small at all, should nothing else be left.
-            make_groups(stage, self.masked_layers, dict.fromkeys(names, 0), self._parameters)
+            make_groups(stage, self.masked_layers, dict.fromkeys(names, 0), self.size)
 
     def _enter(self, iteration: int) -> Stage:
         """The stage of this iteration, after whatever is done once when it begins or goes on."""
@@ -212,10 +228,10 @@ class Surgeon:
             if masked_layer in chosen and isinstance(masked_layer.layer, MagnitudeMasks):
                 self._find_moments(masked_layer.layer, begins)
         self._kept = {
-            masked_layer.name: self._find_kept(masked_layer, begins)
+            masked_layer.name: self._find_kept(masked_layer, stage, begins)
             for masked_layer in self.masked_layers
         }
-        groups = make_groups(stage, self.masked_layers, self._kept, self._parameters)
+        groups = make_groups(stage, self.masked_layers, self._kept, self.size)
         followers = [masked_layer for group in groups for masked_layer in group.masked_layers]
         for masked_layer in followers:
             entry = self._restored.get(masked_layer.name)
@@ -240,12 +256,13 @@ class Surgeon:
                 "measured them from the weights as they are now"
             )
 
-    def _find_kept(self, masked_layer: MaskedLayer, begins: bool) -> int:
-        """How many parameters a layer kept when the stage began."""
+    def _find_kept(self, masked_layer: MaskedLayer, stage: Stage, begins: bool) -> int:
+        """How many parameters a layer kept when the stage began; weights where it is about MACs."""
         entry = self._restored.get(masked_layer.name)
         if not begins and entry is not None and entry.HasField("kept"):
             return entry.kept
-        return masked_layer.kept()
+        in_macs = stage.surgery.HasField("macs")
+        return masked_layer.kept_weights() if in_macs else masked_layer.kept()
 
     def _describe(self, stage: Stage) -> str:
         """The stage's layers and how they are pruned, for the log."""
@@ -338,6 +355,8 @@ def _describe_target(stage: Stage) -> str:
     surgery_stage = stage.surgery
     if surgery_stage.HasField("compression"):
         goal = f"to {log.number(surgery_stage.compression)} times fewer parameters"
+    elif surgery_stage.HasField("macs"):
+        goal = f"to {log.number(surgery_stage.macs)} of the net's multiply-accumulates"
     else:
         goal = f"to sparsity {log.number(surgery_stage.sparsity)}"
     return f"{goal}, from iteration {surgery_stage.start_iter} to {stage.end_iter} of the stage"

@@ -1,12 +1,15 @@
-"""Surgery to a given sparsity: how many parameters are kept when, and the thresholds that follow.
+"""Surgery to a given sparsity or to a share of the multiplications: what is kept when, and the
+thresholds that follow.
 
 The thresholds come from the weights themselves, at each renewal anew. Within a layer the largest
 are kept, with the hysteresis of the official surgery; how many each of several layers keeps is
-found by comparing their parameters' relative strengths.
+found by comparing their parameters' relative strengths, for a share of the multiply-accumulates
+(MACs) by what each of these costs.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -20,16 +23,32 @@ from caffe_dns.surgery.stages import Stage
 
 
 @dataclass(frozen=True)
+class NetSize:
+    """What a net has before it is pruned; `macs` and `batch` are 0 and 1 if nobody counted.
+
+    `macs` are those of a forward pass of `batch` items, of layers with masks and without.
+    """
+
+    parameters: int
+    macs: int = 0
+    batch: int = 1
+
+
+@dataclass(frozen=True)
 class Group:
-    """Layers that keep `start` parameters together when a stage begins, and `end` in the end."""
+    """Layers that keep `start` parameters together when a stage begins, and `end` in the end.
+
+    With `in_macs`, these are multiply-accumulates.
+    """
 
     masked_layers: Sequence[MaskedLayer]
     start: int
     end: int
+    in_macs: bool = False
 
 
 class Target:
-    """Renews the masks of a stage's layers that are to reach a sparsity."""
+    """Renews the masks of a stage's layers that are to reach a sparsity or a share of the MACs."""
 
     def __init__(self, stage: Stage, groups: Sequence[Group]) -> None:
         self.groups = groups
@@ -60,18 +79,20 @@ class Target:
 
     def _renew_groups(self) -> None:
         for group, wanted in zip(self.groups, self._wanted.split(1), strict=True):
-            _keep_strongest(group.masked_layers, wanted)
+            _keep_strongest(group, wanted)
 
 
 def make_groups(
-    stage: Stage, masked_layers: Sequence[MaskedLayer], kept: Mapping[str, int], parameters: int
+    stage: Stage, masked_layers: Sequence[MaskedLayer], kept: Mapping[str, int], size: NetSize
 ) -> list[Group]:
-    """What a stage's sparsities mean in numbers of parameters.
+    """What a stage's sparsities mean in numbers of parameters, or its share of the MACs in MACs.
 
     `masked_layers` are all of the net, `kept` says how many parameters each keeps when the stage
-    begins, and `parameters` is how many the net has. Raises CaffeError when the net cannot
+    begins, in a stage that goes for MACs how many weights. Raises CaffeError when the net cannot
     become as small as that.
     """
+    if stage.surgery.HasField("macs"):
+        return _groups_in_macs(stage, masked_layers, kept, size.macs)
     groups, together, others = [], [], []
     for masked_layer in masked_layers:
         settings = stage.settings_of(masked_layer.name)
@@ -83,15 +104,15 @@ def make_groups(
         else:
             others.append(masked_layer)
     if together:
-        size = sum(masked_layer.size for masked_layer in together)
+        prunable = sum(masked_layer.size for masked_layer in together)
         if stage.surgery.HasField("compression"):
             masked = sum(masked_layer.size for masked_layer in masked_layers)
             elsewhere = sum(group.end for group in groups)
             elsewhere += sum(kept[masked_layer.name] for masked_layer in others)
-            elsewhere += parameters - masked
-            end = _left_for(stage, parameters, elsewhere, len(together))
+            elsewhere += size.parameters - masked
+            end = _left_for(stage, size.parameters, elsewhere, len(together))
         else:
-            end = int((1 - stage.surgery.sparsity) * size + _ROUNDING)
+            end = int((1 - stage.surgery.sparsity) * prunable + _ROUNDING)
         start = sum(kept[masked_layer.name] for masked_layer in together)
         groups.append(Group(together, start, end))
     return groups
@@ -113,17 +134,54 @@ def _left_for(stage: Stage, parameters: int, elsewhere: int, layers: int) -> int
     return left
 
 
-def _keep_strongest(masked_layers: Sequence[MaskedLayer], wanted: Tensor) -> None:
-    """Renew the masks of some layers so that they keep `wanted` (int64, one element) together."""
-    strengths = [masked_layer.strengths() for masked_layer in masked_layers]
+def _groups_in_macs(
+    stage: Stage, masked_layers: Sequence[MaskedLayer], kept: Mapping[str, int], macs: int
+) -> list[Group]:
+    together = [layer for layer in masked_layers if stage.settings_of(layer.name) is not None]
+    if not together:
+        return []
+    left = {layer.name: layer.uses * kept[layer.name] for layer in masked_layers}
+    start = sum(left[layer.name] for layer in together)
+    masked = sum(layer.uses * layer.weights for layer in masked_layers)
+    elsewhere = macs - masked + sum(left.values()) - start
+    end = int(stage.surgery.macs * macs + _ROUNDING) - elsewhere
+    least = sum(layer.uses for layer in together)
+    if end < least:
+        possible = math.ceil((elsewhere + least) / macs * 1e4) / 1e4
+        raise stage.error(
+            f"{stage.surgery.macs:g} of the multiply-accumulates is out of reach: "
+            f"{elsewhere / macs:.4g} of them stay in any case, and a weight of each layer; "
+            f"at least {possible:g}",
+            "macs",
+        )
+    return [Group(together, start, end, in_macs=True)]
+
+
+def _keep_strongest(group: Group, wanted: Tensor) -> None:
+    """Renew the masks of a group so that it keeps `wanted` (int64, one element) together."""
+    layers = group.masked_layers
+    strengths = [masked_layer.strengths() for masked_layer in layers]
     ranked = [
-        torch.cat([strength.reshape(-1) for strength in own]).sort(descending=True).values
+        torch.cat([strength.reshape(-1) for strength in own]).sort(descending=True)
         for own in strengths
     ]
-    relative = [mask_rules.relative_strength(values) for values in ranked]
-    limit = _next_after(torch.cat(relative).sort(descending=True).values, wanted)
-    for masked_layer, own, values, shares in zip(
-        masked_layers, strengths, ranked, relative, strict=True
+    scores = [mask_rules.relative_strength(values) for values, _ in ranked]
+    if group.in_macs:
+        costs = [
+            (places < masked_layer.weights) * masked_layer.uses
+            for masked_layer, (_, places) in zip(layers, ranked, strict=True)
+        ]
+        scores = [
+            mask_rules.strength_per_use(own, masked_layer.uses)
+            for masked_layer, own in zip(layers, scores, strict=True)
+        ]
+        together, order = torch.cat(scores).sort(descending=True)
+        wanted = (torch.cat(costs)[order].cumsum(0) <= wanted).sum().view(1)
+    else:
+        together = torch.cat(scores).sort(descending=True).values
+    limit = _next_after(together, wanted)
+    for masked_layer, own, (values, _), shares in zip(
+        layers, strengths, ranked, scores, strict=True
     ):
         kept = (shares > limit).sum().view(1)
         masked_layer.prune_below(_next_after(values, kept).view(()), own)

@@ -1,4 +1,4 @@
-"""`dns train --target-sparsity` and `--target-compression`, and the definition that they write."""
+"""`dns train --target-sparsity`, `--target-compression`, `--target-macs`, and what they write."""
 
 from __future__ import annotations
 
@@ -68,6 +68,19 @@ def test_the_schedule_is_written_out(solver: str, tmp_path: Path, capfd: Capture
     assert stage.HasField("interval")
 
 
+def test_a_share_of_the_multiplications(solver: str, tmp_path: Path, capfd: Capture) -> None:
+    result = run_well(["train", "-solver", solver, "--target-macs", "0.25"], capfd)
+    # Each weight of ip1 and ip2 is multiplied once for an item.
+    macs = 12 * 49 + 12 * 10
+    assert f"MACs kept: {macs // 4} of {macs} for one item, 0.25 of them" in result.messages
+    assert f"MACs        {macs // 4} of {macs} are left: 4.0 times fewer" in result.out.splitlines()
+    text = (tmp_path / "snap_target_solver.prototxt").read_text()
+    (stage,) = parse_text(text, SolverParameter).message.surgery_stage
+    assert stage.macs == 0.25
+    shares = kept(tmp_path)
+    assert round(shares["ip1"] * 12 * 49 + shares["ip2"] * 120) == macs // 4
+
+
 def test_a_seed_that_was_drawn_is_written(solver: str, tmp_path: Path, capfd: Capture) -> None:
     path = Path(solver)
     path.write_text(path.read_text().replace("random_seed: 5", ""))
@@ -94,6 +107,15 @@ def test_layers_with_sparsities_of_their_own(solver: str, tmp_path: Path, capfd:
             ["--target-compression", "9", "--target-sparsity", "0.5"],
             "give --target-sparsity or --target-compression, not both",
         ),
+        (["--target-macs", "0"], "macs: must be above 0 and at most 1, but is 0"),
+        (["--target-macs", "nan"], "macs: must be above 0 and at most 1, but is nan"),
+        (["--target-macs", "much"], "--target-macs"),
+        (["--target-macs", "0.001"], "0.001 of the multiply-accumulates is out of reach"),
+        (
+            ["--target-macs", "0.5", "--target-compression", "9"],
+            "give --target-compression or --target-macs, not both",
+        ),
+        (["--target-macs", "0.5", "--hold-masks"], "exclude each other"),
         (["--target-sparsity", "0.5", "--no-surgery"], "exclude each other"),
     ],
 )

@@ -119,6 +119,19 @@ def test_where_the_sparsity_is_reached() -> None:
             "surgery_stage 1: compression: give either this or sparsity, not both",
         ),
         (
+            "surgery_stage { iterations: 5 macs: 1.5 }",
+            "surgery_stage 1: macs: must be above 0 and at most 1, but is 1.5",
+        ),
+        (
+            "surgery_stage { iterations: 5 macs: 0.5 compression: 5 }",
+            "surgery_stage 1: macs: give either this or compression, not both",
+        ),
+        (
+            "surgery_stage { iterations: 5 macs: 0.5 layer { name: 'a' sparsity: 0.5 } }",
+            "surgery_stage 1: macs: 'a' has a sparsity, but all layers of a stage are pruned "
+            "together by this; give that one a stage of its own",
+        ),
+        (
             "surgery_stage { iterations: 5 compression: 5 layer { name: 'a' threshold: 1 } }",
             "surgery_stage 1: compression: 'a' has a threshold, so what it will keep is not known; "
             "give it a sparsity",
@@ -177,6 +190,7 @@ def test_plans_that_make_no_sense(text: str, message: str) -> None:
 def test_parsing_targets() -> None:
     assert parse_target("0.9", None).sparsity == 0.9
     assert parse_target("", 108).compression == 108
+    assert parse_target("", None, 0.3).macs == 0.3
     by_layer = parse_target("conv2=0.97, ip1=0.99", None)
     assert [(entry.name, entry.sparsity) for entry in by_layer.layer] == [
         ("conv2", 0.97),

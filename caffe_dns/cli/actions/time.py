@@ -14,10 +14,10 @@ from caffe_dns.device.precision import use_precision
 from caffe_dns.device.selection import CPU, keep_freed_memory, scoring_device
 from caffe_dns.errors import CaffeError
 from caffe_dns.net import Net
+from caffe_dns.net.multiplications import batch_size
 from caffe_dns.profile.layer_memory import measure_memory
 from caffe_dns.profile.report import LayerCost, NetCost, to_lines, to_table
 from caffe_dns.profile.timing import LayerTimer, PassTimer
-from caffe_dns.reports.summary import batch_size
 
 
 @with_output

@@ -32,6 +32,7 @@ from caffe_dns.surgery.modules.adopted import Adopted
 from caffe_dns.surgery.modules.kept_apart import KeptApart
 from caffe_dns.surgery.stages import Stage
 from caffe_dns.surgery.surgeon import Surgeon
+from caffe_dns.surgery.target import NetSize
 
 _MOMENTS = ("mu", "sigma", "kept", "threshold")
 
@@ -51,7 +52,7 @@ class Pruner:
         self._model = model
         self._total = sum(parameter.numel() for parameter in model.parameters())
         masked_layers = [MaskedLayer(layer) for layer in layers]
-        self._surgeon = Surgeon(masked_layers, self._total, stages, seed)
+        self._surgeon = Surgeon(masked_layers, NetSize(self._total), stages, seed)
         pairs = [
             (parameter, mask)
             for layer in layers
