@@ -158,6 +158,7 @@ def test_a_signal_while_ranks_are_started_waits_for_rank_0(
     def start_and_interrupt(*arguments: object) -> subprocess.Popen[bytes]:
         process = start(*arguments)  # type: ignore[arg-type]
         os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.5)  # for the other thread to take it before this one knows of rank 0
         return process
 
     monkeypatch.setattr(launching, "_start", start_and_interrupt)
