@@ -26,16 +26,18 @@ STATES = Path(__file__).with_name("states")
 #: When the state is written, and up to where it has to lead.
 FIRST, LAST = 4, 8
 
+#: The BatchNorm comes first: a bias before it would have nothing but rounding for a gradient, and
+#: Adam and RMSProp would make steps of that.
 NET = """
 layer { name: "mnist" type: "Data" top: "data" top: "label"
   transform_param { scale: 0.00390625 crop_size: 24 mirror: true }
   data_param { source: "data/mnist1k_train_lmdb" batch_size: 8 backend: LMDB } }
 layer { name: "pool" type: "Pooling" bottom: "data" top: "pool"
   pooling_param { pool: AVE kernel_size: 6 stride: 6 } }
-layer { name: "conv" type: "CONV" bottom: "pool" top: "conv" param { lr_mult: 1 }
+layer { name: "norm" type: "BatchNorm" bottom: "pool" top: "norm" }
+layer { name: "conv" type: "CONV" bottom: "norm" top: "conv" param { lr_mult: 1 }
   param { lr_mult: 2 } convolution_param { num_output: 4 kernel_size: 2 CONV_RATE
   weight_filler { type: "xavier" } } CONV_MASKS }
-layer { name: "norm" type: "BatchNorm" bottom: "conv" top: "conv" }
 layer { name: "relu" type: "ReLU" bottom: "conv" top: "conv" }
 layer { name: "ip" type: "IP" bottom: "conv" top: "ip" param { lr_mult: 1 } param { lr_mult: 2 }
   inner_product_param { num_output: 10 IP_RATE weight_filler { type: "xavier" } } IP_MASKS }
