@@ -66,6 +66,7 @@ def load_net(
     import torch
 
     from caffe_dns import log
+    from caffe_dns.errors import CaffeError
     from caffe_dns.layers.base import Context
     from caffe_dns.net import Net
     from caffe_dns.net.definition import asks_for_surgery, with_state
