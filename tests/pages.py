@@ -73,7 +73,11 @@ class Desk:
 
     def lay_out(self) -> None:
         """Put there what a reader has who has read the first page."""
-        shutil.copytree(ROOT / "models" / "lenet", self.folder / "models" / "lenet")
+        # Without what training there has left.
+        left_out = shutil.ignore_patterns("*_iter_*", "*_pruned.*", "*_surgery.csv")
+        shutil.copytree(
+            ROOT / "models" / "lenet", self.folder / "models" / "lenet", ignore=left_out
+        )
         for file in (self.folder / "models" / "lenet").glob("*.prototxt"):
             file.write_text(self._shortened(file.read_text()))
         data = self.folder / "data" / "mnist"
