@@ -6,25 +6,17 @@ import json
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
-from importlib.machinery import SourceFileLoader
-from importlib.util import module_from_spec, spec_from_loader
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
 
-TOOL = Path(__file__).resolve().parents[1] / "tools/audit"
+from tests import programs
 
 
 @pytest.fixture
-def tool() -> ModuleType:
-    loader = SourceFileLoader("audit", str(TOOL))
-    spec = spec_from_loader(loader.name, loader)
-    assert spec is not None
-    module = module_from_spec(spec)
-    loader.exec_module(module)
-    return module
+def tool(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    return programs.load("audit", monkeypatch)
 
 
 @pytest.fixture

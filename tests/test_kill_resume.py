@@ -2,29 +2,21 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
-from importlib.machinery import SourceFileLoader
-from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
+from tests import programs
 from tests.processes import Forked
 
-TOOL = Path(__file__).resolve().parents[1] / "tools/reliability/kill_resume"
+PROGRAM = "reliability/kill_resume"
 
 
 @pytest.fixture
 def tool(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    loader = SourceFileLoader("kill_resume", str(TOOL))
-    spec = spec_from_loader(loader.name, loader)
-    assert spec is not None
-    module = module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, loader.name, module)
-    loader.exec_module(module)
-    return module
+    return programs.load(PROGRAM, monkeypatch)
 
 
 @pytest.mark.parametrize(("case", "ranks"), [("adam", 1), ("sgd", 2)])
@@ -51,10 +43,8 @@ def test_a_killed_run_ends_where_the_whole_one_does(
 
 @pytest.mark.slow
 def test_processes_that_are_started_anew() -> None:
-    command = [sys.executable, str(TOOL), "--kills", "1", "--only", "adam"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.endswith("1 kills, 0 of 1 cases differ\n")
+    said = programs.run(PROGRAM, "--kills", "1", "--only", "adam")
+    assert said.endswith("1 kills, 0 of 1 cases differ\n")
 
 
 def test_differences_are_found(tool: ModuleType, tmp_path: Path) -> None:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import re
 import shutil
 import sys
-from importlib.machinery import SourceFileLoader
-from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
 from types import ModuleType
 
@@ -14,6 +12,7 @@ import pytest
 
 from caffe_dns import log
 from caffe_dns.data.db import open_database
+from tests import programs
 from tests.oracle import GOLDEN
 from tests.processes import run_forked
 
@@ -23,12 +22,7 @@ ROOT = Path(__file__).resolve().parents[1]
 @pytest.fixture
 def tool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """The tool in a folder with recipes of three iterations."""
-    loader = SourceFileLoader("mnist_results", str(ROOT / "tools" / "mnist_results"))
-    spec = spec_from_loader(loader.name, loader)
-    assert spec is not None
-    module = module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, loader.name, module)
-    loader.exec_module(module)
+    module = programs.load("mnist_results", monkeypatch)
     monkeypatch.setattr(log, "_quiet", False)  # undone at the end
     monkeypatch.chdir(tmp_path)
     data = tmp_path / "data" / "mnist"

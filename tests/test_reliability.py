@@ -6,42 +6,20 @@ import os
 import signal
 import subprocess
 import sys
-from importlib.machinery import SourceFileLoader
-from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
-TOOLS = Path(__file__).resolve().parents[1] / "tools/reliability"
-
-
-def load(name: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    loader = SourceFileLoader(f"reliability_{name}", str(TOOLS / name))
-    spec = spec_from_loader(loader.name, loader)
-    assert spec is not None
-    module = module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, loader.name, module)
-    loader.exec_module(module)
-    return module
-
-
-def run(name: str, *arguments: str) -> str:
-    """What a program prints that finds nothing."""
-    done = subprocess.run(
-        [sys.executable, str(TOOLS / name), *arguments], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+from tests.programs import load, run
 
 
 def test_signals_are_heeded_at_the_start_and_while_data_are_waited_for() -> None:
-    said = run("signals", "--starts", "1", "--seconds", "1", "--only", "twice")
+    said = run("reliability/signals", "--starts", "1", "--seconds", "1", "--only", "twice")
     assert said.startswith("twice              as documented\n1 starts: 0 signals lost, 0 wrong")
 
 
 def test_a_lost_signal_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tool = load("signals", monkeypatch)
+    tool = load("reliability/signals", monkeypatch)
     monkeypatch.setattr(tool, "PATIENCE", 0.2)
     (tmp_path / "log").write_text("Traceback\n  caffe_dns/log.py")
     (tmp_path / ".s_iter_1.tmp").touch()
@@ -68,13 +46,13 @@ def test_a_lost_signal_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 def test_pythons_own_start_is_told_from_ours(
     log: str, alone: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert load("signals", monkeypatch).python_alone(log) is alone
+    assert load("reliability/signals", monkeypatch).python_alone(log) is alone
 
 
 def test_a_run_is_watched(tmp_path: Path) -> None:
     """Of so short a run nothing is asked but that it is seen."""
     flags = ["--batch", "2", "--settle", "0", "--most", "1e12", "--table", f"{tmp_path}/table"]
-    said = run("long_run", "--iterations", "201", *flags)
+    said = run("reliability/long_run", "--iterations", "201", *flags)
     assert said.startswith("201 iterations, ")
     head, *rows = (tmp_path / "table").read_text().splitlines()
     assert head == "iteration,memory,gpu_memory,files,threads"
@@ -83,7 +61,7 @@ def test_a_run_is_watched(tmp_path: Path) -> None:
 
 
 def test_growth_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    tool = load("long_run", monkeypatch)
+    tool = load("reliability/long_run", monkeypatch)
     samples = [tool.Sample(i, 1000000 + 5 * i, 0, 7, 3) for i in range(0, 1000, 100)]
     assert tool.slope(samples, "memory") == pytest.approx(5000)
     assert tool.slope(samples, "threads") == pytest.approx(0)

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from caffe_dns.proto.caffe_pb2 import NetParameter
 from caffe_dns.proto.text import parse_text
+from tests import programs
 from tools.trials.constant_data import Guess, with_constant_data
 from tools.trials.steps import kind_of
 
-TOOL = Path(__file__).resolve().parents[1] / "tools/wild"
 DATA = 'layer { name: "d" type: "Data" top: "data" top: "label" data_param { source: "gone" } }\n'
 SCORES = """layer { name: "ip" type: "InnerProduct" bottom: "data" top: "ip"
   inner_product_param { num_output: 4 } }
@@ -40,9 +38,7 @@ FILES = {
 def test_how_far_files_get(tmp_path: Path) -> None:
     for name, text in FILES.items():
         (tmp_path / name).write_text(text)
-    command = [sys.executable, str(TOOL), "--json", f"{tmp_path}/all.json", str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    said = programs.run("wild", "--json", f"{tmp_path}/all.json", str(tmp_path))
     results = json.loads((tmp_path / "all.json").read_text())
     reached = {Path(row["file"]).name[0]: (row["kind"], row["reached"]) for row in results}
     assert reached == {
@@ -59,7 +55,7 @@ def test_how_far_files_get(tmp_path: Path) -> None:
     assert reasons.keys() == {"d", "e", "f"}
     assert "unknown field 'num_outputs'" in reasons["d"]
     assert "e_unknown.prototxt:2: layer 'ip': unknown layer type 'Teleporter'" in reasons["e"]
-    assert done.stdout.splitlines()[-7:] == [
+    assert said.splitlines()[-7:] == [
         "6 nets: parsed 5 (83.3 %), built 3 (50.0 %), ran 3 (50.0 %), trained 3 (50.0 %)",
         "  2 (33.3 %) have fields or layer types that dns lacks",
         "  1 (16.7 %) do not fit together, or not with constant data",
@@ -78,10 +74,9 @@ def test_a_file_has_so_much_time(tmp_path: Path) -> None:
         for i in range(40)
     )
     (tmp_path / "slow.prototxt").write_text(f'input: "data" {big}\n{deep}')
-    command = [sys.executable, str(TOOL), "--seconds", "2", "--gigabytes", "30", str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert "built    " in done.stdout, done.stdout + done.stderr
-    assert "slow.prototxt: takes more than 2 s" in done.stdout
+    said = programs.run("wild", "--seconds", "2", "--gigabytes", "30", str(tmp_path))
+    assert "built    " in said
+    assert "slow.prototxt: takes more than 2 s" in said
 
 
 @pytest.mark.parametrize(

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
 import sys
-from importlib.machinery import SourceFileLoader
-from importlib.util import module_from_spec, spec_from_loader
-from pathlib import Path
 from types import ModuleType
 
 import pytest
 
-TOOL = Path(__file__).resolve().parents[1] / "tools/reliability/write_faults"
+from tests import programs
+
+PROGRAM = "reliability/write_faults"
 needs_compiler = pytest.mark.skipif(
     shutil.which("cc") is None or sys.platform != "linux", reason="needs a C compiler, and Linux"
 )
@@ -20,33 +18,20 @@ needs_compiler = pytest.mark.skipif(
 
 @pytest.fixture
 def tool(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    loader = SourceFileLoader("write_faults", str(TOOL))
-    spec = spec_from_loader(loader.name, loader)
-    assert spec is not None
-    module = module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, loader.name, module)
-    loader.exec_module(module)
-    return module
-
-
-def run(*flags: str) -> str:
-    """What the tool prints; it has to find nothing."""
-    command = [sys.executable, str(TOOL), *flags]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    return programs.load(PROGRAM, monkeypatch)
 
 
 @needs_compiler
 def test_a_few_cases() -> None:
     names = "train,hdf5_output,convert_imageset,convert_imageset_leveldb"
-    assert run("--most", "6", "--only", names).endswith("24 cases, 0 wrong\n")
+    said = programs.run(PROGRAM, "--most", "6", "--only", names)
+    assert said.endswith("24 cases, 0 wrong\n")
 
 
 @needs_compiler
 @pytest.mark.slow
 def test_every_command() -> None:
-    assert run("--most", "16").endswith(" 0 wrong\n")
+    assert programs.run(PROGRAM, "--most", "16").endswith(" 0 wrong\n")
 
 
 def test_what_is_wrong_is_found(tool: ModuleType) -> None:

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import sys
 import zlib
-from importlib.machinery import SourceFileLoader
-from importlib.util import module_from_spec, spec_from_loader
-from pathlib import Path
 from types import ModuleType
 
 import numpy as np
@@ -22,10 +18,10 @@ from caffe_dns.proto.upgrade import read_net
 from caffe_dns.weights.compact import Contents, decode, encode, shared
 from caffe_dns.weights.compact.elements import LIMITS
 from caffe_dns.weights.compact.files import SIGNATURE
+from tests import programs
 from tests.oracle import OFFICIAL
 
 START = len(SIGNATURE) + 1
-READER = Path(__file__).resolve().parents[3] / "tools" / "read_dnsz"
 
 
 def contents(*layers: list[np.ndarray], remarks: tuple[str, ...] = ()) -> Contents:
@@ -62,14 +58,7 @@ def assert_reversible(given: Contents) -> bytes:
 
 @pytest.fixture
 def reader(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    loader = SourceFileLoader("read_dnsz", str(READER))
-    spec = spec_from_loader(loader.name, loader)
-    assert spec is not None
-    module = module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, loader.name, module)
-    monkeypatch.setattr(sys, "dont_write_bytecode", True)
-    loader.exec_module(module)
-    return module
+    return programs.load("read_dnsz", monkeypatch)
 
 
 SHAPES = [
