@@ -4,7 +4,7 @@ A buffer holds some images, channel by channel: a channel's plane has `pitch` pl
 place has a number for each of `n` images. So whatever the number of images, the innermost loop goes
 over numbers that lie side by side. What lies in a row beyond its width has no meaning.
 
-Every function takes the two buffers, the operation's row of the table (see `program.Field`) and n.
+Every function takes the two buffers, the operation's row of the table and n.
 """
 
 from __future__ import annotations

@@ -27,10 +27,13 @@ from caffe_dns.sparse.tables import Planes, Tables
 Adder = Callable[[Layer, Tables], None]
 
 
-def _numbers(blob: Tensor | None, count: int, otherwise: float = 0.0) -> np.ndarray:
-    if blob is None:
-        return np.full(count, otherwise)
-    return blob.detach().double().cpu().numpy()
+def _numbers(blob: Tensor) -> np.ndarray:
+    return blob.detach().double().numpy()
+
+
+def _shifts(blob: Tensor | None, count: int) -> np.ndarray:
+    """What is added to each channel: nothing without a bias."""
+    return np.zeros(count) if blob is None else _numbers(blob)
 
 
 def _convolution(layer: Layer, tables: Tables) -> None:
@@ -42,7 +45,7 @@ def _convolution(layer: Layer, tables: Tables) -> None:
         tables.add(kernels.PAD, Planes.dense(before.channels, *around), pad_h=pad_h, pad_w=pad_w)
     bottom = tables.planes
     weight, bias = conv.effective()
-    matrix = _numbers(weight, 0)
+    matrix = _numbers(weight)
     outputs, shared, kernel_h, kernel_w = matrix.shape
     height = (bottom.height - dilation_h * (kernel_h - 1) - 1) // conv.stride[0] + 1
     width = (bottom.width - dilation_w * (kernel_w - 1) - 1) // conv.stride[1] + 1
@@ -54,27 +57,26 @@ def _convolution(layer: Layer, tables: Tables) -> None:
     kind = kernels.SUMS if plain else kernels.STRIDED_SUMS
     planes = Planes(outputs, height, width, pitch, height * pitch)
     tables.add(kind, planes, stride_h=conv.stride[0], stride_w=conv.stride[1])
-    biases, each = _numbers(bias, outputs), outputs // conv.group
+    biases, each = _shifts(bias, outputs), outputs // conv.group
     for group in range(conv.group):
         own = slice(group * each, (group + 1) * each)
         read = taps[group * shared : (group + 1) * shared].reshape(-1)
-        tables.add_sums(kind, planes, matrix[own].reshape(each, -1), read, biases[own])
+        tables.add_sums(matrix[own].reshape(each, -1), read, biases[own])
 
 
 def _inner_product(layer: Layer, tables: Tables) -> None:
     product = cast(BaseInnerProduct, layer)
     weight, bias = product.effective()
-    matrix = _numbers(weight.t() if product.transpose else weight, 0)
-    places, planes = tables.planes.places().reshape(-1), Planes.dense(len(matrix))
-    tables.add(kernels.SUMS, planes)
-    tables.add_sums(kernels.SUMS, planes, matrix, places, _numbers(bias, len(matrix)))
+    matrix = _numbers(weight.t() if product.transpose else weight)
+    places = tables.planes.places().reshape(-1)
+    tables.add(kernels.SUMS, Planes.dense(len(matrix)))
+    tables.add_sums(matrix, places, _shifts(bias, len(matrix)))
 
 
 def _relu(layer: Layer, tables: Tables) -> None:
     foldable = (kernels.SUMS, kernels.STRIDED_SUMS, kernels.LINE)
     if not tables.rows or tables.rows[-1][kernels.KIND] not in foldable:
-        channels = tables.planes.channels
-        tables.add_line(np.ones(channels), np.zeros(channels))
+        tables.add_copy()
     tables.rows[-1][kernels.RELU] = 1
 
 
@@ -96,19 +98,27 @@ def _pooling(layer: Layer, tables: Tables) -> None:
 
 def _batch_norm(layer: Layer, tables: Tables) -> None:
     norm = cast(BatchNorm, layer)
-    mean, variance = (_numbers(blob, 0) for blob in norm.global_stats())
+    mean, variance = (_numbers(blob) for blob in norm.global_stats())
     factor = 1 / np.sqrt(variance + norm.eps)
     tables.add_line(factor, -mean * factor)
 
 
 def _scale(layer: Layer, tables: Tables) -> None:
     factor, *shift = layer.blobs
-    channels = tables.planes.channels
-    tables.add_line(_numbers(factor, 0), _numbers(shift[0] if shift else None, channels))
+    tables.add_line(_numbers(factor), _shifts(shift[0] if shift else None, len(factor)))
 
 
 def _softmax(layer: Layer, tables: Tables) -> None:
     tables.add(kernels.SOFTMAX, tables.planes)
+
+
+def _flatten(layer: Layer, tables: Tables) -> None:
+    """Every place a channel; rows that go on beyond their width are made as short as that first."""
+    image = tables.planes
+    if image.plane != image.height * image.width:
+        dense = Planes.dense(image.channels, image.height, image.width)
+        tables.add(kernels.AVERAGE, dense, stride_h=1, stride_w=1, kernel_h=1, kernel_w=1)
+    tables.planes = Planes.dense(image.channels * image.height * image.width)
 
 
 def _nothing(layer: Layer, tables: Tables) -> None:
@@ -137,8 +147,8 @@ def adder(layer: Layer, shape: Shape) -> Adder | None:
     if isinstance(layer, Softmax):
         axis = layer.param.softmax_param.axis
         return _softmax if len(shape) == 2 and axis == 1 else None
-    flattens = isinstance(layer, Flatten) and layer.param.flatten_param.axis == 1
-    whole = layer.param.flatten_param.end_axis == -1
-    if layer.type == "Dropout" and layer.param.dropout_param.scale_train:
-        return _nothing
-    return _nothing if flattens and whole else None
+    if isinstance(layer, Flatten):
+        settings = layer.param.flatten_param
+        return _flatten if settings.axis == 1 and settings.end_axis == -1 else None
+    scales = layer.param.dropout_param.scale_train
+    return _nothing if layer.type == "Dropout" and scales else None

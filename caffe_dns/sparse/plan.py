@@ -59,14 +59,10 @@ def use_sparse(net: Net) -> list[CompiledLayers]:
         from caffe_dns.sparse import operations
     except ImportError:
         raise CaffeError("this needs the package numba: pip install 'caffe-dns[sparse]'") from None
-    shapes, found = net.blob_shapes, []
+    shapes = net.blob_shapes
     with torch.no_grad():
-        for row in _rows(net.steps, lambda step: _can(step, shapes, operations.adder)):
-            wins = {step.layer for step in row if _weighs(step) and _wins([step], shapes)}
-            for part in _rows(row, lambda step: not _weighs(step) or step.layer in wins):  # noqa: B023
-                weighted = [i for i, step in enumerate(part) if _weighs(step)]
-                if weighted and _wins(part, shapes):
-                    found.append(CompiledLayers(part))
+        rows = _rows(net.steps, lambda step: _can(step, shapes, operations.adder))
+        found = [CompiledLayers(part) for row in rows for part in _fast_parts(row, shapes)]
     groups: dict[Layer, FusedLayers] = {group.steps[0].layer: group for group in found}
     net.fusion = Fusion({True: groups, False: groups}, None)
     names = ", ".join(step.layer.name for group in found for step in group.steps)
@@ -85,6 +81,14 @@ def _rows(steps: Sequence[Step], can: Callable[[Step], bool]) -> Iterator[list[S
             row.append(step)
     if row:
         yield row
+
+
+def _fast_parts(row: list[Step], shapes: dict[str, Shape]) -> Iterator[list[Step]]:
+    """The parts of a row that are faster as programs, as is each of their layers with weights."""
+    slow = {step.layer for step in row if _weighs(step) and not _wins([step], shapes)}
+    for part in _rows(row, lambda step: step.layer not in slow):
+        if any(map(_weighs, part)) and _wins(part, shapes):
+            yield part
 
 
 def _weighs(step: Step) -> bool:
@@ -108,7 +112,7 @@ def _wins(steps: list[Step], shapes: dict[str, Shape]) -> bool:
     compiled = CompiledLayers(steps)
 
     def layers() -> None:
-        value = bottom.clone() if steps[0].bottoms == steps[0].tops else bottom
+        value = bottom
         for step in steps:
             top = step.layer(value)
             (value,) = (top,) if isinstance(top, Tensor) else top

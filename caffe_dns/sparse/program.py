@@ -35,7 +35,7 @@ class Program:
             add(layer, tables)
             (top,) = set(layer.reshape([top]))
         if not tables.rows:
-            tables.add_line(np.ones(shape[0]), np.zeros(shape[0]))
+            tables.add_copy()
         self._top = tuple(top[1:])
         self._images = max(1, min(MOST_IMAGES, CACHED // tables.largest))
         counts = [len(places) for places in tables.places]

@@ -63,10 +63,11 @@ class Tables:
         self.planes = planes
         self.largest = max(self.largest, planes.size)
 
-    def add_sums(
-        self, kind: int, planes: Planes, matrix: np.ndarray, places: np.ndarray, bias: np.ndarray
-    ) -> None:
-        """Sums by a matrix with a row for each channel; `places` says where its columns read."""
+    def add_sums(self, matrix: np.ndarray, places: np.ndarray, bias: np.ndarray) -> None:
+        """What the last operation sums up: a matrix has a row for each of its channels.
+
+        `places` says what the columns read.
+        """
         for weights, number in zip(matrix, bias, strict=True):
             (kept,) = np.nonzero(weights)
             self.places.append(places[kept])
@@ -75,17 +76,29 @@ class Tables:
 
     def add_line(self, factor: np.ndarray, shift: np.ndarray) -> None:
         """A factor and then a shift for each channel; into the sums before, if they are last."""
-        channels = self.planes.channels
-        last = self.rows[-1] if self.rows else None
-        in_sums = last is not None and last[kernels.KIND] in (kernels.SUMS, kernels.STRIDED_SUMS)
-        if last is not None and in_sums and not last[kernels.RELU]:
-            for channel in range(channels):
-                at = channel - channels
-                self.weights[at] = self.weights[at] * factor[channel]
-                self.biases[at] = self.biases[at] * float(factor[channel]) + float(shift[channel])
+        if self._ends_in_sums():
+            for at in range(-len(factor), 0):
+                self.weights[at] = self.weights[at] * factor[at]
+                self.biases[at] = self.biases[at] * float(factor[at]) + float(shift[at])
             return
+        self._add_line(factor, shift)
+
+    def add_copy(self) -> None:
+        """What leaves all numbers as they are."""
+        self._add_line(np.ones(self.planes.channels), np.zeros(self.planes.channels))
+
+    def _add_line(self, factor: np.ndarray, shift: np.ndarray) -> None:
         self.add(kernels.LINE, self.planes)
         for number, offset in zip(factor, shift, strict=True):
             self.places.append(np.zeros(1, np.int64))
             self.weights.append(np.array([number]))
             self.biases.append(float(offset))
+
+    def _ends_in_sums(self) -> bool:
+        """Whether the last operation makes sums, of these very channels and not rectified."""
+        if not self.rows:
+            return False
+        last = self.rows[-1]
+        in_sums = last[kernels.KIND] in (kernels.SUMS, kernels.STRIDED_SUMS)
+        same = last[kernels.OUT_CHANNELS] == self.planes.channels
+        return bool(in_sums and same and not last[kernels.RELU])

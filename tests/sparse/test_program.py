@@ -109,6 +109,17 @@ def test_the_rest(num: int) -> None:
     check(chain(("Dropout", "")), num)
 
 
+@pytest.mark.parametrize("kernel", [1, 2])
+def test_places_become_channels(kernel: int) -> None:
+    """Also behind rows that go on beyond their width, as those of a kernel of 2 do."""
+    settings = f"convolution_param {{ num_output: 3 kernel_size: {kernel} }}"
+    layers = [("Convolution", settings), ("Flatten", "")]
+    check(chain(*layers))
+    check(chain(*layers, ("Scale", "scale_param { bias_term: true }"), ("ReLU", "")))
+    check(chain(*layers, ("BatchNorm", "")), num=1)
+    check(chain(*layers, ("Softmax", "")))
+
+
 def test_more_images_than_a_buffer_holds() -> None:
     check(chain(("InnerProduct", "inner_product_param { num_output: 3 }")), 2 * MOST_IMAGES + 3)
 
