@@ -112,10 +112,12 @@ def slice_of(blob: Tensor, like: Tensor) -> tuple[Tensor, int]:
     layout = layout_of(like)
     if blob.dim() == 4:
         width = blob.shape[3]
-        wide = blob.stride(3) if layout.last else blob.stride(0) // layout.plane
-        strides = (wide * layout.plane, layout.plane, width, 1)
         if layout.last:
+            wide = blob.stride(3)
             strides = (wide * layout.plane, 1, width * wide, wide)
+        else:
+            wide = blob.stride(0) // layout.plane
+            strides = (wide * layout.plane, layout.plane, width, 1)
         if blob.stride() == strides and layout.rows * wide <= LARGEST:
             return blob, wide
     return laid_out(blob, like), layout.channels

@@ -20,6 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
@@ -66,6 +67,7 @@ def print_table(title: str, best: dict[str, float], first: str) -> None:
 # A whole net ------------------------------------------------------------------------------------
 
 
+@cache
 def export(model: str, weights: str, output: Path, *flags: str) -> Path:
     command = [sys.executable, "-m", "caffe_dns", "export", "--quiet", *flags]
     command += ["--model", model, "--weights", weights, "--output", str(output)]
