@@ -22,7 +22,7 @@ def count_kept(net: Net) -> list[LayerCount]:
     owned: dict[Layer, list[Tensor]] = {}
     for param in net.learnable_params:
         if param.counts:
-            owned.setdefault(param.layer, []).append(_effective(param.layer, param.index))
+            owned.setdefault(param.layer, []).append(effective_blob(param.layer, param.index))
     return [
         LayerCount(
             layer.name,
@@ -33,7 +33,7 @@ def count_kept(net: Net) -> list[LayerCount]:
     ]
 
 
-def _effective(layer: Layer, index: int) -> Tensor:
+def effective_blob(layer: Layer, index: int) -> Tensor:
     """A blob as the forward pass uses it: masked if it has a mask."""
     value = layer.effective()[index] if isinstance(layer, WeightedLayer) else layer.blobs[index]
     assert value is not None

@@ -8,13 +8,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from torch import Tensor
-
 from caffe_dns.layers.base import Layer, Shape
-from caffe_dns.layers.masked import WeightedLayer
 from caffe_dns.net import Net
 from caffe_dns.net.multiplications import batch_size, uses
-from caffe_dns.net.wiring import Step
+from caffe_dns.reports.kept import count_kept, effective_blob
+from caffe_dns.surgery.layer_count import LayerCount
 
 
 @dataclass(frozen=True)
@@ -34,40 +32,29 @@ def summarize(net: Net) -> list[LayerSummary]:
     """The layers in the net's order, without the Splits it put in; shared blobs count once."""
     shapes: dict[str, Shape] = {}
     batch = batch_size(net)
-    seen: set[int] = set()
+    counts = {count.name: count for count in count_kept(net)}
     rows = []
     for step in net.steps:
         bottoms = [shapes[blob] for blob in step.bottoms]
         tops = [tuple(shape) for shape in step.layer.reshape(bottoms)]
         shapes.update(zip(step.tops, tops, strict=True))
-        if step.layer.type != "Split":
-            rows.append(_summarize(step, bottoms, tops, batch, seen))
+        layer = step.layer
+        if layer.type != "Split":
+            count = counts.get(layer.name, LayerCount(layer.name, 0, 0))
+            macs, macs_kept = _macs(layer, bottoms, tops, batch)
+            rows.append(
+                LayerSummary(layer.name, layer.type, tops, count.total, count.kept, macs, macs_kept)
+            )
     return rows
 
 
-def _summarize(
-    step: Step, bottoms: list[Shape], tops: list[Shape], batch: int, seen: set[int]
-) -> LayerSummary:
-    layer = step.layer
-    parameters = kept = macs = macs_kept = 0
-    for index, blob in enumerate(_effective(layer)):
-        nonzero = int(blob.count_nonzero())
-        owner = layer.blobs[index]
-        if owner.data_ptr() not in seen and index not in layer.fixed_blobs:
-            seen.add(owner.data_ptr())
-            parameters += blob.numel()
-            kept += nonzero
-        if index == 0:
-            often = uses(layer, bottoms, tops)
-            macs, macs_kept = blob.numel() * often // batch, nonzero * often // batch
-    return LayerSummary(layer.name, layer.type, tops, parameters, kept, macs, macs_kept)
-
-
-def _effective(layer: Layer) -> list[Tensor]:
-    """The blobs as a forward pass uses them, without masks."""
-    if isinstance(layer, WeightedLayer):
-        return [blob for blob in layer.effective() if blob is not None]
-    return [blob for i, blob in enumerate(layer.blobs) if i not in layer.mask_indices]
+def _macs(layer: Layer, bottoms: list[Shape], tops: list[Shape], batch: int) -> tuple[int, int]:
+    """The multiply-accumulates of one item, and those with weights that are not zero."""
+    often = uses(layer, bottoms, tops)
+    if not often:
+        return 0, 0
+    weight = effective_blob(layer, 0)
+    return weight.numel() * often // batch, int(weight.count_nonzero()) * often // batch
 
 
 # Printing ---------------------------------------------------------------------------------------
