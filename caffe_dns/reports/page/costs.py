@@ -7,6 +7,7 @@ from caffe_dns.export.model import UnmaskedModel
 from caffe_dns.export.shrink import shrink
 from caffe_dns.reports.comparison import BATCHES, Cost, measure
 from caffe_dns.reports.page.parts import Table
+from caffe_dns.reports.summary import summarize
 
 #: Up to so many multiply-accumulates an item, a pass of the larger batches is timed, too.
 _SMALL = 20_000_000
@@ -15,10 +16,9 @@ _SMALL = 20_000_000
 def cost_table(model: UnmaskedModel) -> Table:
     """Parameters, bytes, MACs and time: of the net, of what is kept of it, and of it shrunk."""
     small = shrink(model).model
-    before = measure(model, BATCHES[:1])
-    batches = BATCHES if before.macs <= _SMALL else BATCHES[:1]
-    before = measure(model, batches) if len(batches) > 1 else before
-    after = measure(small, batches)
+    macs = sum(row.macs for row in summarize(model.to_net()))
+    batches = BATCHES if macs <= _SMALL else BATCHES[:1]
+    before, after = measure(model, batches), measure(small, batches)
     rows = [
         ["parameters", f"{before.stored:,}", f"{before.kept:,}", f"{after.stored:,}"],
         ["MACs of one item", f"{before.macs:,}", f"{before.macs_kept:,}", f"{after.macs:,}"],
