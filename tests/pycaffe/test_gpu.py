@@ -15,7 +15,7 @@ import caffe_dns.pycaffe as caffe
 from caffe_dns.layers.python import Python
 from caffe_dns.proto.upgrade import read_solver
 from caffe_dns.solver.solver import Solver
-from tests.pycaffe.test_net import NET
+from tests.pycaffe.harness import NET
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 

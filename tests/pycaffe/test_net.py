@@ -2,52 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 
 import caffe_dns.pycaffe as caffe
 from caffe_dns.errors import CaffeError
-from caffe_dns.proto.caffe_pb2 import NetParameter
 from tests.oracle import assert_close
-
-NET = """
-    force_backward: true
-    layer { name: 'in' type: 'Input' top: 'x' input_param { shape { dim: 4 dim: 3 } } }
-    layer { name: 'label' type: 'Input' top: 'y' input_param { shape { dim: 4 } } }
-    layer { name: 'ip1' type: 'InnerProduct' bottom: 'x' top: 'ip1'
-      inner_product_param { num_output: 5 weight_filler { type: 'xavier' } } }
-    layer { name: 'tanh' type: 'TanH' bottom: 'ip1' top: 'ip1' }
-    layer { name: 'ip2' type: 'InnerProduct' bottom: 'ip1' top: 'ip2'
-      inner_product_param { num_output: 2 weight_filler { type: 'xavier' } } }
-    layer { name: 'prob' type: 'Softmax' bottom: 'ip2' top: 'prob' }
-    layer { name: 'loss' type: 'SoftmaxWithLoss' bottom: 'ip2' bottom: 'y' top: 'loss'
-      loss_weight: 2 }"""
-
-
-def build(text: str = NET, phase: int = caffe.TEST, **settings: object) -> caffe.Net:
-    Path("net.prototxt").write_text(text)
-    return caffe.Net("net.prototxt", phase, **settings)  # type: ignore[arg-type]
-
-
-def filled() -> caffe.Net:
-    """The net with inputs and weights from a generator."""
-    caffe.set_surgery(False)
-    net = build()
-    generator = np.random.default_rng(3)
-    net.blobs["x"].data[...] = generator.standard_normal((4, 3))
-    net.blobs["y"].data[...] = [0, 1, 1, 0]
-    for blobs in net.params.values():
-        for blob in blobs:
-            blob.data[...] = generator.standard_normal(blob.shape)
-    return net
-
-
-def softmax(scores: np.ndarray) -> np.ndarray:
-    powers = np.exp(scores - scores.max(1, keepdims=True))
-    return powers / powers.sum(1, keepdims=True)
-
+from tests.pycaffe.harness import NET, build, filled, softmax
 
 # Memory -----------------------------------------------------------------------------------------
 
@@ -299,64 +260,6 @@ def test_levels_and_stages() -> None:
     assert list(build(text, level=2, stages=["val"]).blobs) == ["a", "b"]
 
 
-# Weights ----------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("ending", ["caffemodel", "caffemodel.h5"])
-def test_saving_and_loading(ending: str) -> None:
-    net = filled()
-    file = f"saved.{ending}"
-    (net.save_hdf5 if ending.endswith("h5") else net.save)(file)
-    other = build()
-    loaded = [caffe.Net("net.prototxt", file, caffe.TEST), build(weights=file), other]
-    other.copy_from(file)
-    for copy in loaded:
-        for name, blobs in net.params.items():
-            for mine, theirs in zip(copy.params[name], blobs, strict=True):
-                assert np.array_equal(mine.data, theirs.data)
-
-
-def test_saved_models_hold_what_was_written_into_arrays() -> None:
-    net = filled()
-    net.params["ip2"][1].data[...] = [8, 9]
-    net.save("saved.caffemodel")
-    layers = NetParameter.FromString(Path("saved.caffemodel").read_bytes()).layer
-    assert [list(layer.blobs[1].data) for layer in layers if layer.name == "ip2"] == [[8, 9]]
-
-
-def test_sharing_weights() -> None:
-    net, other = filled(), build()
-    other.share_with(net)
-    net.params["ip1"][0].data[...] = 7
-    assert (other.params["ip1"][0].data == 7).all()
-    other.forward(x=net.blobs["x"].data, y=net.blobs["y"].data)
-    assert_close(other.blobs["prob"].data, net.forward()["prob"], "prob")
-
-
-def test_shared_parameters_have_one_diff() -> None:
-    caffe.set_surgery(False)
-    layer = """layer {{ name: '{0}' type: 'InnerProduct' bottom: '{1}' top: '{0}'
-        param {{ name: 'w' share_mode: PERMISSIVE }}
-        inner_product_param {{ num_output: 4 bias_term: false axis: {2} transpose: {3} }} }}"""
-    net = build(
-        "force_backward: true layer { name: 'in' type: 'Input' top: 'x' input_param "
-        "{ shape { dim: 2 dim: 4 } } }"
-        + layer.format("a", "x", 1, "false")
-        + layer.format("b", "a", 1, "true"),
-        caffe.TRAIN,
-    )
-    net.params["a"][0].data[...] = np.arange(16).reshape(4, 4)
-    assert np.array_equal(net.params["b"][0].data, net.params["a"][0].data)
-    x = np.array([[1, 2, 3, 4], [0, 1, 0, 1]], np.float32)
-    net.forward(x=x)
-    net.backward(b=np.ones((2, 4)))
-    a = net.blobs["a"].data
-    w = net.params["a"][0].data
-    ga = np.ones((2, 4)) @ w.T
-    assert_close(net.params["a"][0].diff, ga.T @ x + a.T @ np.ones((2, 4)), "sum of both")
-    assert np.array_equal(net.params["b"][0].diff, net.params["a"][0].diff)
-
-
 # Python layers ----------------------------------------------------------------------------------
 
 
@@ -406,14 +309,6 @@ def test_wrong_arrays() -> None:
         net.forward_all()
     with pytest.raises(CaffeError, match="'z' is neither an input nor an output"):
         net.forward_backward_all(z=np.zeros(3))
-
-
-def test_a_comma_is_part_of_a_files_name() -> None:
-    net = filled()
-    net.save("a, b.caffemodel")
-    other = build(weights="a, b.caffemodel")
-    other.copy_from("a, b.caffemodel")
-    assert np.array_equal(other.params["ip1"][0].data, net.params["ip1"][0].data)
 
 
 def test_wrong_files() -> None:

@@ -11,7 +11,7 @@ import caffe_dns.pycaffe as caffe
 from caffe_dns.errors import CaffeError
 from caffe_dns.pycaffe import _caffe, pycaffe
 from tests.oracle import assert_close
-from tests.pycaffe.test_net import build, filled, softmax
+from tests.pycaffe.harness import build, filled, softmax
 
 LAYERS = ["in", "label", "ip1", "tanh", "ip2", "ip2_ip2_0_split", "prob", "loss"]
 
