@@ -6,6 +6,7 @@ shares of the image. On the host, and in pixels, boxes are in `caffe_dns.data.bo
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -90,3 +91,17 @@ def suppress(boxes: Tensor, valid: Tensor, threshold: float, eta: float = 1.0) -
             lower = stays[:, index : index + 1] & (thresholds > 0.5)
             thresholds = torch.where(lower, thresholds * eta, thresholds)
     return stays
+
+
+def uncovered(boxes: Tensor, leaves: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """The indices of one list, best first, of the boxes that stay: those that no better one covers.
+
+    `leaves` says which of the boxes in its second argument the one in its first does not cover.
+    """
+    left = torch.arange(len(boxes), device=boxes.device)
+    stays = [left[:0]]
+    while len(left):
+        stays.append(left[:1])
+        left = left[1:]
+        left = left[leaves(boxes[stays[-1]], boxes[left])]
+    return torch.cat(stays)

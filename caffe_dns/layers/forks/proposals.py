@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from caffe_dns.layers.base import Layer, Shape, count, layer_types
+from caffe_dns.layers.detection.boxes import uncovered
 from caffe_dns.proto.caffe_pb2 import TRAIN
 
 #: What an overlap is a share of: the union, the smaller of both boxes, the better one.
@@ -88,7 +89,7 @@ class BoxOutput(_Normalized):
             boxes = boxes[boxes[:, 4].argsort(descending=True, stable=True)]
             if self.options.max_nms_num:
                 boxes = boxes[: self.options.max_nms_num]
-            boxes = boxes[self._uncovered(boxes)]
+            boxes = boxes[uncovered(boxes, self._leaves)]
             if self.options.max_post_nms_num:
                 boxes = boxes[: self.options.max_post_nms_num]
             corners = torch.cat([boxes[:, :2], boxes[:, :2] + boxes[:, 2:4], boxes[:, 4:]], 1)
@@ -122,15 +123,8 @@ class BoxOutput(_Normalized):
         large = (boxes[:, 2:4] >= self.options.min_size).all(1)
         return boxes[large & (boxes[:, 4] >= self.options.fg_thr)]
 
-    def _uncovered(self, boxes: Tensor) -> Tensor:
-        """Which boxes, the best first, no better one that stays covers by more than iou_thr."""
-        left = torch.arange(len(boxes), device=boxes.device)
-        stays = [left[:0]]
-        while len(left):
-            stays.append(left[:1])
-            left = left[1:]
-            left = left[self._overlaps(boxes[stays[-1]], boxes[left]) <= self.options.iou_thr]
-        return torch.cat(stays)
+    def _leaves(self, box: Tensor, others: Tensor) -> Tensor:
+        return self._overlaps(box, others) <= self.options.iou_thr
 
     def _overlaps(self, box: Tensor, others: Tensor) -> Tensor:
         low = torch.maximum(box[:, :2], others[:, :2])

@@ -10,24 +10,13 @@ from torch import Tensor
 
 from caffe_dns import log
 from caffe_dns.layers.base import Layer, Shape, layer_types
-from caffe_dns.layers.detection.boxes import overlaps
+from caffe_dns.layers.detection.boxes import overlaps, uncovered
 from caffe_dns.layers.detection.detection_output import ROW
 
 #: Values of a box before its classes: x, y, width, height, and whether there is an object.
 _BOX = 5
 #: Those of a box with variances, of which each of the first four has one behind it.
 _GAUSSIAN_BOX = 9
-
-
-def _uncovered(boxes: Tensor, threshold: float) -> Tensor:
-    """Which boxes of a list, the best first, no better one covers by as much as the threshold."""
-    left = torch.arange(len(boxes), device=boxes.device)
-    stays = []
-    while len(left):
-        stays.append(left[:1])
-        left = left[1:]
-        left = left[overlaps(boxes[stays[-1]], boxes[left]) < threshold]
-    return torch.cat(stays)
 
 
 class YoloOutput(Layer):
@@ -79,12 +68,15 @@ class YoloOutput(Layer):
         rows = torch.cat(found)
         rows = rows[rows[:, 2].argsort(descending=True, stable=True)]
         if len(rows):
-            rows = rows[_uncovered(rows[:, 3:], self.options.nms_threshold)]
+            rows = rows[uncovered(rows[:, 3:], self._leaves)]
         else:
             log.info("Couldn't find any detections")
             rows = rows.new_full((len(bottoms[0]), ROW), -1)
             rows[:, 0] = torch.arange(len(rows), device=rows.device)
         return rows.reshape(1, 1, -1, ROW)
+
+    def _leaves(self, box: Tensor, others: Tensor) -> Tensor:
+        return overlaps(box, others) < self.options.nms_threshold
 
     def see(self, bottom: Tensor, index: int) -> Tensor:
         """The rows of the boxes in one bottom whose scores suffice, in the order of the cells."""
