@@ -80,22 +80,14 @@ class Leaves:
         self._data = data
         self._numbers = numbers
         self._page_size = page_size
-        words = np.frombuffer(data, "<u2")
-        pages = words.reshape(len(numbers), -1)
-        counts, uppers = self._check_headers(pages)
-        most = int(counts.max())
-        first = HEADER_SIZE // 2
-        pointers = pages[:, first : first + most][np.arange(most) < counts[:, None]].astype(int)
         #: For each record the index of its page.
-        self._pages = np.repeat(np.arange(len(numbers)), counts)
-        wrong = (pointers < uppers[self._pages]) | (pointers & 1 == 1)
-        self._refuse(wrong | (pointers + _NODE.size > page_size), "an entry in it lies beyond it")
-        starts = self._pages * page_size + pointers
+        self._pages, starts = _entries(data, numbers, _LEAF)
+        words = np.frombuffer(data, "<u2")
         low, high, self._flags, key_sizes = (words[starts // 2 + n].astype(int) for n in range(4))
         self._sizes = low | high << 16
         self._key_starts = starts + _NODE.size
         self._key_ends = self._key_starts + key_sizes
-        self.size = len(pointers)
+        self.size = len(starts)
 
     def ends(self) -> tuple[bytes, bytes]:
         """The first key and the last."""
@@ -159,19 +151,6 @@ class Leaves:
             greater = (after > before) | (after == before) & greater
         return np.concatenate([[False], ~greater])
 
-    def _check_headers(self, pages: IntArray) -> tuple[IntArray, IntArray]:
-        """How many entries each page has, at least one, and where their space begins."""
-        own = np.frombuffer(self._data, "<u8").reshape(len(pages), -1)[:, 0]
-        wrong = (pages[:, 5] & _KINDS != _LEAF) | (own != np.array(self._numbers, np.uint64))
-        lowers, uppers = pages[:, 6].astype(int), pages[:, 7].astype(int)
-        counts = (lowers - HEADER_SIZE) // 2
-        for page in wrong.nonzero()[0].tolist():
-            raise _damaged(self._numbers[page], f"it is not {_KIND_NAMES[_LEAF]} page")
-        wrong = (counts < 1) | (lowers > uppers) | (uppers > self._page_size)
-        for page in wrong.nonzero()[0].tolist():
-            raise _damaged(self._numbers[page], f"it claims {counts[page]} entries")
-        return counts, uppers
-
     def _refuse(self, wrong: BoolArray, why: str) -> None:
         """Raise CaffeError for the page of the first record that is wrong."""
         if wrong.any():
@@ -215,18 +194,9 @@ def parse_meta(data: bytes, number: int) -> Meta:
 
 def branch_pages(data: memoryview, number: int) -> list[int]:
     """The pages below the branch page `number`, in the order of their keys."""
-    own_number, _, flags, lower, upper = _HEADER.unpack_from(data)
-    if flags & _KINDS != _BRANCH or own_number != number:
-        raise _damaged(number, f"it is not {_KIND_NAMES[_BRANCH]} page")
-    count = (lower - HEADER_SIZE) // 2
-    if count < 1 or not lower <= upper <= len(data):
-        raise _damaged(number, f"it claims {count} entries")
-    pointers = np.frombuffer(data, "<u2", count, HEADER_SIZE).astype(int)
-    wrong = (pointers < upper) | (pointers + _NODE.size > len(data)) | (pointers & 1 == 1)
-    if wrong.any():
-        raise _damaged(number, "an entry in it lies beyond the page")
+    _, starts = _entries(data, [number], _BRANCH)
     words = np.frombuffer(data, "<u2")
-    low, high, top = (words[pointers // 2 + n].astype(int) for n in range(3))
+    low, high, top = (words[starts // 2 + n].astype(int) for n in range(3))
     pages: list[int] = (low | high << 16 | top << 32).tolist()
     return pages
 
@@ -241,6 +211,33 @@ def check_overflow(header: memoryview, number: int, size: int, page_size: int) -
         raise _damaged(number, "it is no overflow page, though a value is said to be there")
     if pages * page_size < HEADER_SIZE + size:
         raise _damaged(number, f"a value of {size} bytes does not fit its {pages} pages")
+
+
+def _entries(data: memoryview, numbers: Sequence[int], kind: int) -> tuple[IntArray, IntArray]:
+    """The entries of the pages `numbers`, which lie one after the other in `data`.
+
+    For each entry the index of its page, and where it begins in `data`. Raises CaffeError unless
+    all pages are of this kind and have one entry or more, and all entries lie in them.
+    """
+    words = np.frombuffer(data, "<u2")
+    pages = words.reshape(len(numbers), -1)
+    size = 2 * pages.shape[1]
+    own = np.frombuffer(data, "<u8").reshape(len(numbers), -1)[:, 0]
+    wrong = (pages[:, 5] & _KINDS != kind) | (own != np.array(numbers, np.uint64))
+    for page in wrong.nonzero()[0].tolist():
+        raise _damaged(numbers[page], f"it is not {_KIND_NAMES[kind]} page")
+    lowers, uppers = pages[:, 6].astype(int), pages[:, 7].astype(int)
+    counts = (lowers - HEADER_SIZE) // 2
+    wrong = (counts < 1) | (lowers > uppers) | (uppers > size)
+    for page in wrong.nonzero()[0].tolist():
+        raise _damaged(numbers[page], f"it claims {counts[page]} entries")
+    most, first = int(counts.max()), HEADER_SIZE // 2
+    pointers = pages[:, first : first + most][np.arange(most) < counts[:, None]].astype(int)
+    places = np.repeat(np.arange(len(numbers)), counts)
+    wrong = (pointers < uppers[places]) | (pointers + _NODE.size > size) | (pointers & 1 == 1)
+    if wrong.any():
+        raise _damaged(numbers[places[wrong.argmax()]], "an entry in it lies beyond the page")
+    return places, places * size + pointers
 
 
 def _kind(data: bytes) -> int:
