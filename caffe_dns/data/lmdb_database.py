@@ -62,8 +62,6 @@ class _LMDBCursor(Cursor):
         self._here: Leaves | None = None
         self._is_checked = False
         self._values: list[Value] | None = None
-        self._has_table = False
-        self._table: Table | None = None
         self._index = 0
 
     def first(self) -> bool:
@@ -105,18 +103,16 @@ class _LMDBCursor(Cursor):
         return values
 
     def take_table(self, count: int) -> Table | None:
-        if not self._has_table:
-            self._table = self._checked().table()
-            self._has_table = True
-        if self._table is None:
+        table = self._checked().table
+        if table is None:
             return None
-        rows = self._table[self._index : self._index + count]
+        rows = table[self._index : self._index + count]
         self._index += len(rows) - 1
         return rows
 
     def _next_leaves(self) -> bool:
-        self._values = self._table = None
-        self._is_checked = self._has_table = False
+        self._values = None
+        self._is_checked = False
         self._index = 0
         with self._about_file():
             self._here = next(self._leaves, None)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from typing import Any, TypeAlias, TypeVar
 
@@ -121,6 +122,7 @@ class Leaves:
             values[index] = overflow(page, int(self._sizes[index]))
         return values
 
+    @cached_property
     def table(self) -> ByteArray | None:
         """The values as rows [N, size] of uint8, or None where they are not all of one size."""
         if self._flags.any() or (self._sizes != self._sizes[0]).any():
