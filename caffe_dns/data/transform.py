@@ -182,27 +182,25 @@ class Transform:
         For the CPU, and the same to the last bit as `apply`, but for mirrors. Both arrays are
         [..., channels, height, width], the images uint8 or float32, `target` float32.
         """
-        np.copyto(target, images)
-        if self._host_mean is not None:
-            mean = self._host_mean
-            if self.mean is not None:
-                height, width = target.shape[-2:]
-                mean = mean[:, cut.top : cut.top + height, cut.left : cut.left + width]
-            np.subtract(target, mean, out=target)
-        if self.scale != 1:
-            np.multiply(target, np.float32(self.scale), out=target)
+        mean = self._host_mean
+        if mean is not None and self.mean is not None:
+            mean = crop(mean, cut, self.crop_size)
+        self._finish(images, mean, target)
 
     def finish_all(self, images: Image, cuts: IntArray, target: Image) -> None:
         """What `finish` does of images [N, channels, height, width], each cropped at its own place.
 
         `cuts` is [N, 3]. Nothing is mirrored.
         """
-        np.copyto(target, crop_all(images, cuts, self.crop_size))
-        if self._host_mean is not None:
-            mean = self._host_mean
-            if self.mean is not None:
-                mean = np.broadcast_to(mean, (len(cuts), *mean.shape))
-                mean = crop_all(mean, cuts, self.crop_size)
+        mean = self._host_mean
+        if mean is not None and self.mean is not None:
+            mean = np.broadcast_to(mean, (len(cuts), *mean.shape))
+            mean = crop_all(mean, cuts, self.crop_size)
+        self._finish(crop_all(images, cuts, self.crop_size), mean, target)
+
+    def _finish(self, images: Image, mean: Image | None, target: Image) -> None:
+        np.copyto(target, images)
+        if mean is not None:
             np.subtract(target, mean, out=target)
         if self.scale != 1:
             np.multiply(target, np.float32(self.scale), out=target)
