@@ -10,6 +10,13 @@ TYPE_CHECKING = False  # see caffe_dns
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+#: What PyTorch says where memory does not suffice, or where the size of it cannot be computed.
+_OUT_OF_MEMORY = (
+    "out of memory",
+    "can't allocate",
+    "Storage size calculation overflowed",
+    "integer multiplication overflow",
+)
 #: From this likeness on, a longer difference is an abbreviation: pool_param, pooling_param.
 _MOST = 0.85
 
@@ -107,3 +114,9 @@ def first_line(error: BaseException) -> str:
     """The first line of an error's text: what a library says, without its details."""
     text = str(error).strip()
     return text.splitlines()[0] if text else type(error).__name__
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether Python or PyTorch ran out of memory, of the host or of a GPU."""
+    text = str(error)
+    return isinstance(error, MemoryError) or any(sign in text for sign in _OUT_OF_MEMORY)

@@ -15,7 +15,7 @@ from caffe_dns import __version__, log
 from caffe_dns.cli import shell
 from caffe_dns.cli.lazy import import_for_good
 from caffe_dns.encoding import on_disk
-from caffe_dns.errors import CaffeError, first_line, nearest
+from caffe_dns.errors import CaffeError, first_line, is_out_of_memory, nearest
 
 #: Action -> one line of help. The module of the same name is imported only when its action runs.
 ACTIONS: dict[str, str] = {
@@ -48,14 +48,6 @@ ACTIONS: dict[str, str] = {
     "demo": "train LeNet-5, prune it, and score what is left",
     "completion": "print what a shell needs to complete all of these",
 }
-
-#: What PyTorch says where memory does not suffice, or where the size of it cannot be computed.
-_OUT_OF_MEMORY = (
-    "out of memory",
-    "can't allocate",
-    "Storage size calculation overflowed",
-    "integer multiplication overflow",
-)
 
 # Before torch is imported: it warns of lost connections with pages of C++ frames.
 os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
@@ -197,11 +189,6 @@ def _spell_switch(arg: str, switches: dict[str, tuple[str | None, str | None]]) 
     spelling = switches[name][0 if value in _TRUE else 1]
     if spelling is not None:
         yield spelling
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    text = str(error)
-    return isinstance(error, MemoryError) or any(sign in text for sign in _OUT_OF_MEMORY)
 
 
 def _complain(message: str) -> None:

@@ -17,7 +17,7 @@ from caffe_dns import log
 from caffe_dns.cli.card import duration
 from caffe_dns.cli.findings import NOTE, OK, WRONG, Finding
 from caffe_dns.encoding import on_disk
-from caffe_dns.errors import CaffeError, first_line
+from caffe_dns.errors import CaffeError, first_line, is_out_of_memory
 from caffe_dns.net import Net
 from caffe_dns.profile.report import bytes_text
 from caffe_dns.proto.caffe_pb2 import NetParameter, SolverParameter
@@ -241,7 +241,7 @@ def failed(error: Exception) -> Finding:
     """What ended a trial."""
     if isinstance(error, CaffeError):
         return Finding(WRONG, " ".join(str(error).split()))
-    if "out of memory" in str(error) or "can't allocate" in str(error):
+    if is_out_of_memory(error):
         return Finding(
             WRONG,
             f"the memory is not enough: {first_line(error)}",

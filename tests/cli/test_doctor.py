@@ -159,7 +159,7 @@ def test_shapes_that_do_not_fit(capfd: Capture, tmp_path: Path) -> None:
     assert line.startswith(f"wrong {net}:") and "layer '" in line
 
 
-def test_losses_and_memory(capfd: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_losses(capfd: Capture, tmp_path: Path) -> None:
     net = tmp_path / "net.prototxt"
     shapes = "shape { dim: 2 dim: 3 } shape { dim: 2 dim: 3 } data_filler { value: 3e38 }"
     net.write_text(
@@ -171,8 +171,20 @@ def test_losses_and_memory(capfd: Capture, tmp_path: Path, monkeypatch: pytest.M
     wrong = [f"wrong the first loss is {x} - look at the data and the fillers" for x in NOT_FINITE]
     assert set(wrong) & set(found)
 
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: 9 bytes"),
+        RuntimeError("Storage size calculation overflowed with sizes=[3037000500, 3037000500]"),
+        MemoryError(),
+    ],
+)
+def test_memory_that_does_not_suffice(
+    error: Exception, capfd: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def exhausted(solver: Solver, iterations: int) -> None:
-        raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: 9 bytes")
+        raise error
 
     monkeypatch.setattr(Solver, "step", exhausted)
     found = lines(capfd, "--solver", solver(tmp_path), "--quiet", code=1)
