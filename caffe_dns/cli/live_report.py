@@ -12,11 +12,9 @@ from torch import Tensor
 
 from caffe_dns import log
 from caffe_dns.cli.pruned import plain_model
-from caffe_dns.errors import CaffeError
 from caffe_dns.export.model import UnmaskedModel
 from caffe_dns.files import write_atomically
-from caffe_dns.files.writing import check_target
-from caffe_dns.reports.page.render import check_libraries, prepare, render
+from caffe_dns.reports.page.render import check_page, prepare, render
 from caffe_dns.reports.page.run import Entry, add_costs, sections
 from caffe_dns.reports.run_log import LogReader
 from caffe_dns.reports.run_net import RunNet
@@ -36,10 +34,7 @@ class LiveReport:
     """
 
     def __init__(self, file: str) -> None:
-        if not file.lower().endswith((".html", ".htm")):
-            raise CaffeError("a page's name ends in .html", file=file)
-        check_libraries()
-        check_target(file)
+        check_page(file)
         self.file = file
         self._log = LogReader()
         self._trainer: Solver | None = None

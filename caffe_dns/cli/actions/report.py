@@ -8,8 +8,7 @@ from caffe_dns.cli.definitions import parse_shapes
 from caffe_dns.errors import CaffeError
 from caffe_dns.export.inputs import ItemShape
 from caffe_dns.files import write_atomically
-from caffe_dns.files.writing import check_target
-from caffe_dns.reports.page.render import check_libraries, render
+from caffe_dns.reports.page.render import check_page, render
 from caffe_dns.reports.page.run import Entry, add_costs, sections
 from caffe_dns.reports.run_files import RunFiles, find_run, run_titles
 from caffe_dns.reports.run_net import load_run_net
@@ -17,10 +16,7 @@ from caffe_dns.reports.run_net import load_run_net
 
 def run(runs: tuple[str, ...], output: str, shape: tuple[str, ...]) -> None:
     """Do what `dns report` is asked for, by the values of its flags."""
-    if not output.lower().endswith((".html", ".htm")):
-        raise CaffeError("a page's name ends in .html", file=output)
-    check_libraries()
-    check_target(output)
+    check_page(output)
     shapes = parse_shapes(shape)
     found = [find_run(path, name) for path, name in zip(runs, run_titles(runs), strict=True)]
     entries = [_entry(files, shapes) for files in found]

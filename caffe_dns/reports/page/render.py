@@ -16,9 +16,18 @@ from typing import Any
 
 from caffe_dns.encoding import on_disk
 from caffe_dns.errors import CaffeError
+from caffe_dns.files import check_target
 from caffe_dns.reports.page.parts import Section
 
 _PACKAGE = "caffe_dns.reports.page"
+
+
+def check_page(file: str) -> None:
+    """Raise CaffeError where no page of this name can be made: before long work, say."""
+    if not file.lower().endswith((".html", ".htm")):
+        raise CaffeError("a page's name ends in .html", file=file)
+    check_libraries()
+    check_target(file)
 
 
 def check_libraries() -> None:
