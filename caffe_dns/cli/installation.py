@@ -108,10 +108,11 @@ def examine_gpus() -> Iterator[Finding]:
                 values = torch.ones(64, 64, device="cuda")
                 right = bool((values @ values == 64).all())
         except RuntimeError as error:
+            others = ",".join(str(other) for other in range(count) if other != number)
             yield Finding(
                 WRONG,
                 f"{title} does not compute: {first_line(error)}",
-                f"see what nvidia-smi says, or leave it out: CUDA_VISIBLE_DEVICES={number}",
+                f"see what nvidia-smi says, or leave it out: CUDA_VISIBLE_DEVICES={others}",
             )
             continue
         memory = f"{bytes_text(free)} of {bytes_text(total)} are free"

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from caffe_dns import kernels
 from caffe_dns.cli import installation
 from caffe_dns.solver.solver import Solver
 from tests.cli.harness import run
@@ -84,6 +87,23 @@ def test_a_gpu_that_pytorch_does_not_see(
         monkeypatch.setattr(torch.version, "cuda", cuda)
         (line,) = (line for line in lines(capfd, code=0) if "GPU" in line)
         assert line.startswith(f"note  {said}")
+
+
+def test_a_gpu_that_does_not_compute(capfd: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> None:
+        raise RuntimeError("CUDA error: uncorrectable ECC error encountered\nand more of it")
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda n: SimpleNamespace(name="H"))
+    monkeypatch.setattr(torch.cuda, "device", nullcontext)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", fail)
+    monkeypatch.setattr(kernels, "wanted", lambda device: True)
+    found = [line for line in lines(capfd, code=1) if "GPU" in line]
+    assert [line.split("=")[1] for line in found] == ["1,2", "0,2", "0,1"]
+    assert found[1] == (
+        "wrong GPU 1: H does not compute: CUDA error: uncorrectable ECC error encountered - "
+        "see what nvidia-smi says, or leave it out: CUDA_VISIBLE_DEVICES=0,2"
+    )
 
 
 def test_a_training_that_would_go_well(capfd: Capture, tmp_path: Path) -> None:
