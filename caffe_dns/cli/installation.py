@@ -19,13 +19,14 @@ from caffe_dns.profile.report import bytes_text
 
 #: `torch>=2.5`, `onnx>=1.15; extra == "onnx"`
 _REQUIREMENT = re.compile(r"([\w.-]+)>=([\d.]+)(?:.*extra == ['\"](\w+)['\"])?")
-#: What each extra is for.
+#: What each extra is for, but for those of developers.
 _EXTRAS = {
     "onnx": "dns export --output x.onnx",
     "safetensors": "dns export --output x.safetensors",
     "plot": "dns plot, dns sensitivity",
     "tensorboard": "dns train --tensorboard",
     "report": "dns report",
+    "sparse": "dns test --sparse",
 }
 _DRIVER = Path("/proc/driver/nvidia/version")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from contextlib import nullcontext
 from pathlib import Path
@@ -72,6 +73,13 @@ def test_packages_that_are_missing_or_old(capfd: Capture, monkeypatch: pytest.Mo
     )
     assert found[5].startswith("note  the shell does not find the command dns - ")
     assert found[-1] == "2 wrong, 2 to note"
+
+
+def test_what_each_extra_is_for_is_known() -> None:
+    text = (Path(__file__).parents[2] / "pyproject.toml").read_text()
+    section = text.partition("[project.optional-dependencies]\n")[2].partition("\n[")[0]
+    extras = set(re.findall(r"^(\w+) = \[", section, re.MULTILINE))
+    assert extras - {"dev", "fuzz"} == set(installation._EXTRAS)
 
 
 def test_a_gpu_that_pytorch_does_not_see(
