@@ -102,7 +102,7 @@ def _missing(named: Iterable[tuple[str, str]]) -> Iterator[Finding]:
     """The files that are named and not there, each once."""
     seen = set()
     for file, field in named:
-        if file and file not in seen and not Path(on_disk(file)).exists():
+        if file and file not in seen and not os.path.exists(on_disk(file)):
             seen.add(file)
             relative = "" if Path(file).is_absolute() else f" in {Path.cwd()}"
             yield Finding(
@@ -222,7 +222,7 @@ def _disk(param: SolverParameter, solver: Solver) -> Iterator[Finding]:
     each = size * (1 + solver.rule.num_histories)
     number = (param.max_iter // param.snapshot if param.snapshot else 0) or 1
     folder = Path(on_disk(param.snapshot_prefix)).parent
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         return
     free = shutil.disk_usage(folder).free
     what = f"{number} snapshots of {bytes_text(each)} each go to '{folder}', {bytes_text(free)} are"
