@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from caffe_dns import kernels
 from caffe_dns.errors import CaffeError
 from caffe_dns.net import Net
 from caffe_dns.proto.caffe_pb2 import SolverParameter
@@ -15,6 +16,7 @@ from caffe_dns.proto.text import parse_text
 from caffe_dns.solver.snapshot import gather_histories, restore_histories
 from caffe_dns.solver.update_rules import UpdateRule, solver_types
 from caffe_dns.solver.update_rules.adaptive import Adam
+from caffe_dns.solver.update_rules.sgd import SGD
 from tests.nets import input_layer, ip, layer, make_net, recorded_log
 
 STEPS = 6
@@ -190,6 +192,25 @@ def test_a_decay_of_its_own(kind: str) -> None:
     for i, param in enumerate(net.learnable_params):
         expected = references[kinds[i] == "L1"].values[i]
         np.testing.assert_allclose(param.tensor.detach(), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_decay_of_another_kind_that_comes_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel knows one kind; a parameter that a state has a history for may have another."""
+    by_kernel: list[int] = []
+    monkeypatch.setattr(kernels, "wanted", lambda device: True)
+    monkeypatch.setattr(SGD, "_step_by_kernel", lambda self, g: by_kernel.append(len(g)))
+    text = NET.replace("lr_mult: 0 }", "lr_mult: 0 regularization_type: 'L1' }", 1)
+    params = make_net(text).learnable_params
+    rule = SGD(parse("momentum: 0.9 weight_decay: 0.1"), params)
+    for param in rule.params:
+        param.tensor.grad = torch.zeros_like(param.tensor)
+    rule.apply()
+    assert by_kernel == [len(rule.params)]
+    (late,) = (param for param in params if param.regularization_type == "L1")
+    assert late not in rule.params
+    rule.track(late)
+    rule.apply()
+    assert len(by_kernel) == 1
 
 
 def test_a_decay_of_an_unknown_kind() -> None:

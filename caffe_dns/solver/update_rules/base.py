@@ -71,8 +71,6 @@ class UpdateRule:
         self._decays = [_float32(decay * p.decay_mult) for p in self.params]
         self._lr_mults = [p.lr_mult for p in self.params]
         self._l1s = [self._is_l1(p) for p in self.params]
-        if len(set(self._l1s)) > 1:
-            self.may_use_kernel = False
         device = self.tensors[0].device if self.tensors else torch.device("cpu")
         #: The learning rate of the next update, on the parameters' device.
         self.rate = torch.zeros((), device=device)

@@ -50,7 +50,7 @@ class SGD(UpdateRule):
     def _step(self, gradients: Tensors) -> None:
         if self.param.larc:
             self._step_by_layer(gradients)
-        elif self.tensors and self.may_use_kernel and kernels.wanted(self.rate.device):
+        elif self._can_use_kernel():
             self._step_by_kernel(gradients)
         elif self._can_fuse():
             self._step_fused(gradients)
@@ -77,6 +77,12 @@ class SGD(UpdateRule):
             regularize(tensors, gradient, self._decays[index], l1=self._l1s[index])
             histories = [[history[index]] for history in self.histories]
             torch._foreach_sub_(tensors, self.update(gradient, histories, rate))
+
+    def _can_use_kernel(self) -> bool:
+        """Whether a kernel of our own can do it, which knows one kind of decay for all."""
+        one_kind = any(self._l1s) == all(self._l1s)
+        fits = bool(self.tensors) and one_kind and self.may_use_kernel
+        return fits and kernels.wanted(self.rate.device)
 
     def _step_by_kernel(self, gradients: Tensors) -> None:
         if self._kernel is None:
