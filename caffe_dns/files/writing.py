@@ -58,8 +58,11 @@ class NewFile:
             # Not tempfile: its files are private to the user, these get the usual permissions.
             flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
             self._descriptor = os.open(self._temporary, flags, 0o666)
-            if self._path.exists():
-                os.fchmod(self._descriptor, self._path.stat().st_mode & 0o777)
+        try:
+            self._keep_permissions()
+        except CaffeError:
+            self.abort()
+            raise
         if self._path.is_symlink():
             log.warning(
                 f"{path} is a link to {os.readlink(self._path)}: the file takes the place of the "
@@ -98,6 +101,11 @@ class NewFile:
             self._close_descriptor()
         with suppress(OSError):
             self._temporary.unlink()
+
+    def _keep_permissions(self) -> None:
+        with self._errors():
+            if self._path.exists():
+                os.fchmod(self._descriptor, self._path.stat().st_mode & 0o777)
 
     def _close_descriptor(self) -> None:
         descriptor, self._descriptor = self._descriptor, -1

@@ -1,3 +1,4 @@
+import errno
 import os
 import re
 import subprocess
@@ -31,6 +32,18 @@ def test_a_file_that_is_replaced_keeps_its_permissions(tmp_path: Path, mode: int
     path.chmod(mode)
     write_atomically(path, b"new")
     assert path.stat().st_mode & 0o777 == mode
+
+
+def test_permissions_that_cannot_be_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(descriptor: int, mode: int) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    (tmp_path / "model").write_bytes(b"old")
+    monkeypatch.setattr(os, "fchmod", refuse)
+    with pytest.raises(CaffeError, match="model: cannot be written: Operation not permitted"):
+        write_atomically(tmp_path / "model", b"new")
+    assert os.listdir(tmp_path) == ["model"]
+    assert (tmp_path / "model").read_bytes() == b"old"
 
 
 def test_a_link_is_replaced_and_not_followed(
