@@ -112,8 +112,14 @@ def test_but_not_by_a_run_that_is_to_stop(pipe: tuple[int, int], monkeypatch: Pa
 
 @pytest.mark.parametrize(("lost", "code"), [(0, 0), (3, LOST_LOG)])
 def test_a_command_says_that_its_log_is_not_whole(lost: int, code: int, monkeypatch: Patch) -> None:
-    monkeypatch.setattr(parse_log, "save_tables", lambda *arguments: {})
-    monkeypatch.setattr(log, "lost_lines", lost)
+    """Its own log: what an earlier one in this process lost is not its fault."""
+
+    def save_tables(*_: object) -> dict[str, str]:
+        log.lost_lines += lost
+        return {}
+
+    monkeypatch.setattr(parse_log, "save_tables", save_tables)
+    monkeypatch.setattr(log, "lost_lines", 2)
     with pytest.raises(SystemExit) as caught:
         main(["parse_log", "a", "b"])
     assert caught.value.code == code
