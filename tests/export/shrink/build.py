@@ -1,4 +1,4 @@
-"""Plain models with weights that leave units without inputs and without readers."""
+"""Plain models with weights that leave units without inputs or readers, and shrunk ones."""
 
 from __future__ import annotations
 
@@ -7,12 +7,31 @@ import torch
 
 from caffe_dns.export.deploy import Deployment
 from caffe_dns.export.model import UnmaskedModel
+from caffe_dns.export.shrink import Shrunk, shrink
 from caffe_dns.net import Net
 from caffe_dns.proto.caffe_pb2 import TEST, NetParameter
-from tests.nets import make_net, parse_net
+from tests.nets import input_layer, layer, make_net, parse_net
 
+Weights = dict[str, list[np.ndarray]]
+IMAGES = input_layer(data=(2, 3, 6, 5))
 #: Relative to the largest entry of an output, in float64; weights and biases are float32.
 TOLERANCE = 1e-6
+
+
+def conv(name: str, bottom: str, outputs: int = 4, more: str = "kernel_size: 3") -> str:
+    return layer(
+        name, "Convolution", bottom, name, f"convolution_param {{ num_output: {outputs} {more} }}"
+    )
+
+
+def ip(name: str, bottom: str, outputs: int = 4, more: str = "") -> str:
+    return layer(
+        name,
+        "InnerProduct",
+        bottom,
+        name,
+        f"inner_product_param {{ num_output: {outputs} {more} }}",
+    )
 
 
 def pruned_model(param: NetParameter | str, seed: int = 0, kept: float = 0.3) -> UnmaskedModel:
@@ -25,15 +44,15 @@ def pruned_model(param: NetParameter | str, seed: int = 0, kept: float = 0.3) ->
     generator = np.random.default_rng(seed)
     net = make_net(str(param), TEST)
     blobs = []
-    for layer in param.layer:
-        found = net.layer(layer.name)
+    for entry in param.layer:
+        found = net.layer(entry.name)
         assert found is not None
         shapes = [
             tuple(blob.shape)
             for index, blob in enumerate(found.blobs)
             if index not in found.mask_indices
         ]
-        blobs.append([_values(layer.type, i, s, generator, kept) for i, s in enumerate(shapes)])
+        blobs.append([_values(entry.type, i, s, generator, kept) for i, s in enumerate(shapes)])
     return UnmaskedModel(Deployment(param), blobs)
 
 
@@ -86,8 +105,32 @@ def assert_same_outputs(one: UnmaskedModel, other: UnmaskedModel, seed: int = 0)
 def channels(model: UnmaskedModel) -> dict[str, int]:
     """How many outputs each layer with num_output has."""
     return {
-        layer.name: settings.num_output
-        for layer in model.definition.param.layer
-        for settings in (layer.convolution_param, layer.inner_product_param)
+        entry.name: settings.num_output
+        for entry in model.definition.param.layer
+        for settings in (entry.convolution_param, entry.inner_product_param)
         if settings.num_output
     }
+
+
+def full(text: str) -> tuple[UnmaskedModel, Weights]:
+    """A model in which nothing is zero, and its arrays by layer, to put zeros in."""
+    model = pruned_model(text, kept=1.0)
+    generator = np.random.default_rng(5)
+    for arrays in model.blobs:
+        for index, array in enumerate(arrays):
+            if array.ndim and not (len(arrays) >= 3 and index):  # not what a variance is made of
+                array[...] = generator.uniform(0.5, 1.5, array.shape)
+    return model, dict(
+        zip((la.name for la in model.definition.param.layer), model.blobs, strict=True)
+    )
+
+
+def shrunk(model: UnmaskedModel) -> Shrunk:
+    """The shrunk model, held to the outputs of the given one, which stays as it was."""
+    before = [[array.copy() for array in arrays] for arrays in model.blobs]
+    result = shrink(model)
+    for old, new in zip(before, model.blobs, strict=True):
+        for one, other in zip(old, new, strict=True):
+            np.testing.assert_array_equal(one, other)
+    assert_same_outputs(model, result.model)
+    return result

@@ -6,8 +6,16 @@ import numpy as np
 import pytest
 
 from caffe_dns.export.shrink import fold, shrink
-from tests.export.shrink.build import assert_same_outputs, channels, pruned_model
-from tests.export.shrink.test_rules import IMAGES, conv, full, ip, shrunk
+from tests.export.shrink.build import (
+    IMAGES,
+    assert_same_outputs,
+    channels,
+    conv,
+    full,
+    ip,
+    pruned_model,
+    shrunk,
+)
 from tests.nets import input_layer, layer
 
 BN = {
