@@ -7,50 +7,32 @@ import pytest
 
 from caffe_dns.export.model import UnmaskedModel
 from caffe_dns.export.shrink import put_in_order, shrink
-from tests.export.shrink.build import assert_same_outputs, pruned_model
+from tests.export.shrink.build import assert_same_outputs, conv, ip, pruned_model
 from tests.nets import input_layer, layer
 
 CHAIN = (
     input_layer(data=(2, 3, 9, 9))
-    + layer(
-        "conv1",
-        "Convolution",
-        "data",
-        "conv1",
-        "convolution_param { num_output: 6 kernel_size: 3 }",
-    )
+    + conv("conv1", "data", 6)
     + layer("bn", "BatchNorm", "conv1", "conv1")
     + layer("scale", "Scale", "conv1", "conv1", "scale_param { bias_term: true }")
     + layer("prelu", "PReLU", "conv1", "conv1")
     + layer("pool", "Pooling", "conv1", "pool", "pooling_param { kernel_size: 2 stride: 2 }")
-    + layer(
-        "conv2",
-        "Convolution",
-        "pool",
-        "conv2",
-        "convolution_param { num_output: 7 kernel_size: 2 }",
-    )
+    + conv("conv2", "pool", 7, "kernel_size: 2")
     + layer("relu", "ReLU", "conv2", "relu")
-    + layer("ip1", "InnerProduct", "relu", "ip1", "inner_product_param { num_output: 9 }")
+    + ip("ip1", "relu", 9)
     + layer("tanh", "TanH", "ip1", "ip1")
-    + layer("ip2", "InnerProduct", "ip1", "ip2", "inner_product_param { num_output: 4 }")
+    + ip("ip2", "ip1")
 )
 #: Where rows have to stay: behind groups, at outputs, before a concatenation, in a sum of two.
 HELD = (
     input_layer(data=(2, 4, 6, 6))
-    + layer(
-        "a",
-        "Convolution",
-        "data",
-        "a",
-        "convolution_param { num_output: 4 kernel_size: 3 group: 2 }",
-    )
-    + layer("b", "Convolution", "data", "b", "convolution_param { num_output: 4 kernel_size: 3 }")
-    + """layer { name: "sum" type: "Eltwise" bottom: "a" bottom: "b" top: "sum" }"""
-    + layer("c", "Convolution", "sum", "c", "convolution_param { num_output: 5 kernel_size: 1 }")
-    + layer("d", "Convolution", "data", "d", "convolution_param { num_output: 5 kernel_size: 3 }")
-    + """layer { name: "both" type: "Concat" bottom: "c" bottom: "d" top: "both" }"""
-    + layer("e", "InnerProduct", "both", "e", "inner_product_param { num_output: 4 }")
+    + conv("a", "data", 4, "kernel_size: 3 group: 2")
+    + conv("b", "data")
+    + layer("sum", "Eltwise", "a b", "sum")
+    + conv("c", "sum", 5, "kernel_size: 1")
+    + conv("d", "data", 5)
+    + layer("both", "Concat", "c d", "both")
+    + ip("e", "both")
 )
 
 
