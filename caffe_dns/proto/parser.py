@@ -25,7 +25,6 @@ from caffe_dns.proto.tokens import Lines, Token, Tokens
 from caffe_dns.proto.unknown import Unknown, foreign_layers, other_kind, with_others
 
 _CLOSING = {"{": "}", "<": ">"}
-_OPENING = {**_CLOSING, "[": "]"}
 #: With so many unknown names, it is another kind of file.
 _MOST_UNKNOWN = 1000
 #: As deep as protobuf reads binary messages.
@@ -180,16 +179,9 @@ class Parser:
     def _skip_value(self) -> None:
         """Step over the value of a field that is unknown, whatever it is."""
         self._take(":")
-        depth = 0
-        while True:
-            token = self._next()
-            depth += (token.text in _OPENING) - (token.text in _OPENING.values())
-            if token.kind in ("end", "unclosed") or depth < 0:
-                raise self._unexpected(token, "expected a value")
-            if depth == 0 and token.text != "-":
-                break
-        while token.kind == "string" and self._tokens.next.kind == "string":
-            self._next()
+        wrong = self._tokens.skip_value()
+        if wrong is not None:
+            raise self._unexpected(wrong, "expected a value")
 
     def _list(self, message: Message, field: FieldDescriptor) -> None:
         """The rest of `field: [a, b, c]`."""

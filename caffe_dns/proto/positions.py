@@ -11,10 +11,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 
-from caffe_dns.proto.tokens import Lines, Tokens
+from caffe_dns.proto.tokens import CLOSING, OPENING, Lines, Tokens
 
 _STEP = re.compile(r"(\w+)(?:\[(\d+)\])?")
-_OPENING, _CLOSING = ("{", "<", "["), ("}", ">", "]")
 
 
 @dataclass(slots=True)
@@ -96,7 +95,7 @@ def _fields(text: str, start: int) -> Iterator[Place]:
     The text has been parsed before.
     """
     tokens = Tokens(text, start)
-    while tokens.next.kind != "end" and tokens.next.text not in _CLOSING:
+    while tokens.next.kind != "end" and tokens.next.text not in CLOSING:
         token = tokens.take()
         if token.kind != "name":
             continue
@@ -112,13 +111,6 @@ def _fields(text: str, start: int) -> Iterator[Place]:
 
 def _skip_value(tokens: Tokens) -> int | None:
     """Step over a value; where the fields inside begin, if it is a message."""
-    inside = tokens.next.offset + 1 if tokens.next.text in _OPENING else None
-    depth = 0
-    while tokens.next.kind != "end":
-        token = tokens.take()
-        depth += (token.text in _OPENING) - (token.text in _CLOSING)
-        if depth <= 0 and token.text != "-":
-            break
-    while token.kind == "string" and tokens.next.kind == "string":
-        tokens.take()
+    inside = tokens.next.offset + 1 if tokens.next.text in OPENING else None
+    tokens.skip_value()
     return inside

@@ -21,6 +21,9 @@ _TOKEN = re.compile(
 )
 
 
+OPENING, CLOSING = ("{", "<", "["), ("}", ">", "]")
+
+
 class Token(NamedTuple):
     """`kind` is a group of `_TOKEN`, or `end`; `offset` counts characters from the start.
 
@@ -79,6 +82,20 @@ class Tokens:
         if found:
             self.take()
         return found
+
+    def skip_value(self) -> Token | None:
+        """Step over a value, with all that is inside; the token that is wrong if it is none."""
+        depth = 0
+        while True:
+            token = self.take()
+            depth += (token.text in OPENING) - (token.text in CLOSING)
+            if token.kind in ("end", "unclosed") or depth < 0:
+                return token
+            if depth == 0 and token.text != "-":
+                break
+        while token.kind == "string" and self.next.kind == "string":
+            self.take()
+        return None
 
     def _find(self) -> Token:
         while match := _TOKEN.match(self._text, self._end):
