@@ -52,6 +52,8 @@ def decode_file(data: bytes, path: str, *, color: bool = True) -> Image:
 
 #: A label at the end of a line.
 _LABELLED = re.compile(r" [+-]?\d+\s*$")
+#: More digits than 32 bits hold; Python refuses to make a number of thousands.
+_MOST_DIGITS = 20
 #: Bytes that are looked at to tell text from other files.
 _HEAD = 1024
 
@@ -102,8 +104,9 @@ def parse_list(path: str, lines: Sequence[str]) -> list[ListedImage]:
 def parse_listed(line: str) -> ListedImage:
     """A line of an image list; an empty one names no file."""
     name, _, label = line.rpartition(" ")
-    digits = re.match(r"\s*([+-]?\d+)", label)
-    return ListedImage(name or line, int(digits[1]) if digits else 0)
+    digits = re.match(r"\s*([+-]?)0*(\d+)", label)
+    number = int(digits[1] + digits[2][:_MOST_DIGITS]) if digits else 0
+    return ListedImage(name or line, number)
 
 
 def read_lines(path: str) -> list[str]:

@@ -70,3 +70,10 @@ def test_labels_have_32_bits(label: int) -> None:
         parse_list("l.txt", ["a.png 1", f"b.png {label}"])
     assert str(caught.value) == f"l.txt:2: label {label} is none that 32 bits hold"
     assert parse_list("l.txt", [f"a.png {2**31 - 1}"])[0].label == 2**31 - 1
+
+
+def test_labels_of_thousands_of_digits() -> None:
+    for label in ("9" * 5000, "-" + "9" * 5000):
+        with pytest.raises(CaffeError, match=r"^l\.txt:1: label .* is none that 32 bits hold"):
+            parse_list("l.txt", [f"a.png {label}"])
+    assert parse_list("l.txt", ["a.png -" + "0" * 5000 + "7"])[0].label == -7
