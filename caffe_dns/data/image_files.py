@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import codecs
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from caffe_dns import log
@@ -123,6 +123,11 @@ def read_lines(path: str) -> list[str]:
     raw = raw.removeprefix(codecs.BOM_UTF8).replace(b"\r\n", b"\n")
     text = raw.decode("utf-8", "surrogateescape")
     return text.removesuffix("\n").split("\n") if text else []
+
+
+def read_words(path: str) -> Iterator[str]:
+    """What stands in a list file between blanks and line ends. Raises CaffeError."""
+    return (word for line in read_lines(path) for word in line.split())
 
 
 @dataclass(frozen=True)

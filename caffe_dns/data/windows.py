@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from caffe_dns import log
-from caffe_dns.data.image_files import read_lines
+from caffe_dns.data.image_files import read_words
 from caffe_dns.encoding import on_disk
 from caffe_dns.errors import CaffeError
 
@@ -47,7 +47,7 @@ def read_window_file(
     Raises CaffeError for a file that cannot be read or breaks the format.
     """
     windows = WindowFile()
-    words = (word for line in read_lines(path) for word in line.split())
+    words = read_words(path)
     try:
         for mark in words:
             if mark != "#":

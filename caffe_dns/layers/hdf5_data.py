@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from caffe_dns import log
 from caffe_dns.data.batches import Share
 from caffe_dns.data.hdf5_rows import HDF5Batches, inspect_files
-from caffe_dns.data.image_files import read_lines
+from caffe_dns.data.image_files import read_words
 from caffe_dns.layers.base import Shape, layer_types
 from caffe_dns.layers.batch_data import BatchDataLayer
 
@@ -27,7 +27,7 @@ class HDF5Data(BatchDataLayer):
         if not settings.source:
             raise self.error("must name a list of HDF5 files", "hdf5_data_param.source")
         log.info(f"Loading list of HDF5 filenames from: {settings.source}")
-        paths = [word for line in read_lines(settings.source) for word in line.split()]
+        paths = list(read_words(settings.source))
         log.info(f"Number of HDF5 files: {len(paths)}")
         if not paths:
             raise self.error(f"{settings.source} lists no files", "hdf5_data_param.source")

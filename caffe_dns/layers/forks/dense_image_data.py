@@ -12,7 +12,7 @@ from torch import Tensor
 from caffe_dns import log
 from caffe_dns.data.batches import Share
 from caffe_dns.data.datum import Image, channels_first
-from caffe_dns.data.image_files import read_image, read_lines
+from caffe_dns.data.image_files import read_image, read_words
 from caffe_dns.data.random_resizing import refuse_resizing
 from caffe_dns.data.sources import Order
 from caffe_dns.data.transform import Cut, RecordDraws, Transform
@@ -159,7 +159,7 @@ class DenseImageData(BatchDataLayer):
                 "transform_param",
             )
         log.info(f"Opening file {settings.source}")
-        names = " ".join(read_lines(settings.source)).split()
+        names = list(read_words(settings.source))
         pairs = list(zip(names[::2], names[1::2], strict=False))
         if not pairs:
             raise CaffeError("lists no pair of an image and its labels", file=settings.source)
