@@ -7,7 +7,7 @@ Decoding is not done here.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TypeAlias
@@ -241,10 +241,15 @@ class Transform:
 
 def refuse_annotated(param: TransformationParameter) -> None:
     """Raise CaffeError, with the field, for what only AnnotatedData does to images."""
-    for field in _OF_ANNOTATED_DATA:
+    refuse_fields(param, _OF_ANNOTATED_DATA, "AnnotatedData")
+
+
+def refuse_fields(param: TransformationParameter, fields: Iterable[str], types: str) -> None:
+    """Raise CaffeError for the first of the fields that is given; they are for `types` only."""
+    for field in fields:
         if param.HasField(field):
             raise CaffeError(
-                "is for layers of type AnnotatedData only", field=f"transform_param.{field}"
+                f"is for layers of type {types} only", field=f"transform_param.{field}"
             )
 
 
