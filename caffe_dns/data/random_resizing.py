@@ -7,8 +7,8 @@ however records are spread over batches and ranks, and after a resume.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
 
 import numpy as np
 
@@ -74,10 +74,10 @@ class ResizedSource(ImageSource[tuple[int, Item]]):
     def fetch(self, record: int) -> tuple[int, Item]:
         return record, self._source.fetch(record)
 
-    def fetch_all(self, records: Any) -> list[tuple[int, Item]]:
+    def fetch_all(self, records: Sequence[int]) -> list[tuple[int, Item]]:
         return list(zip(records, self._source.fetch_all(records), strict=True))
 
-    def load(self, items: Any) -> Any:
+    def load(self, items: Sequence[tuple[int, Item]]) -> Iterator[tuple[int, Item]]:
         loaded = self._source.load([item for _, item in items])
         return zip((record for record, _ in items), loaded, strict=True)
 
