@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from caffe_dns.data.db import create_database, open_database
-from caffe_dns.data.published import write_mnist
+from caffe_dns.data.published import RECORDS_PER_COMMIT, write_mnist
 from caffe_dns.errors import CaffeError, first_line
 from caffe_dns.proto.caffe_pb2 import Datum
 
@@ -46,8 +46,6 @@ CHECKSUMS = {
 DATABASES = {"mnist_train_lmdb": ("train", 60000), "mnist_test_lmdb": ("t10k", 10000)}
 
 PADDED, BORDER = "mnist_train_padded_lmdb", 1
-
-RECORDS_PER_COMMIT = 1000
 
 #: What can go wrong with a network, an archive and a client that may not be installed.
 FETCH_ERRORS = (

@@ -18,7 +18,7 @@ from caffe_dns.proto.caffe_pb2 import Datum
 
 #: The first number in an idx file: unsigned bytes, along three axes or one.
 IMAGES_MAGIC, LABELS_MAGIC = 0x803, 0x801
-_RECORDS_PER_COMMIT = 1000
+RECORDS_PER_COMMIT = 1000
 
 #: Each record is a byte for the label and an image.
 _CIFAR_SHAPE = (3, 32, 32)
@@ -103,5 +103,5 @@ def _write(
             channels=channels, height=height, width=width, data=image.tobytes(), label=int(label)
         )
         database.put(f"{number:0{digits_of_key}}".encode(), datum.SerializeToString())
-        if (number + 1) % _RECORDS_PER_COMMIT == 0:
+        if (number + 1) % RECORDS_PER_COMMIT == 0:
             database.commit()
