@@ -89,7 +89,7 @@ def append_string(pieces: bytearray, token: Token) -> None:
         pieces += raw[end : match.start()]
         pieces += _unescape_one(match)
         end = match.end()
-    pieces += raw[end:] if end else raw
+    pieces += raw[end:]
 
 
 def _unescape_one(match: re.Match[bytes]) -> bytes:
