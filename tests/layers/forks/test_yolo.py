@@ -11,6 +11,7 @@ from torch import Tensor
 
 from caffe_dns.proto.caffe_pb2 import NetParameter
 from caffe_dns.proto.forks import renumber_layers
+from tests.layers.detection.reference import overlap
 from tests.layers.harness import draw, make_layer, refused
 from tests.nets import recorded_log
 
@@ -23,15 +24,6 @@ Row = tuple[float, ...]
 
 def sigmoid(value: float) -> float:
     return 1 / (1 + math.exp(-value))
-
-
-def overlap(first: Row, second: Row) -> float:
-    sides = [min(first[i + 2], second[i + 2]) - max(first[i], second[i]) for i in (0, 1)]
-    if min(sides) < 0:
-        return 0.0
-    area = [(box[2] - box[0]) * (box[3] - box[1]) for box in (first, second)]
-    common = sides[0] * sides[1]
-    return common / (sum(area) - common)
 
 
 def box_of(values: list[float], x: int, y: int, width: int, height: int, anchor: Row) -> Row:
