@@ -30,7 +30,7 @@ KINDS = {"sh", "python", "prototxt", "text"}
 #: How many iterations a recipe's runs are cut down to.
 ITERATIONS = 4
 #: What is looked at only: it would take the network, a GPU, other machines, or too long.
-_NOT_RUN = ("pip", "make", "git", "cd", "python3", "torchrun")
+_NOT_RUN = ("pip", "make")
 _NOT_RUN_OF_OURS = ("get_mnist", "demo", "doctor", "models")
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 _REDIRECT = re.compile(r"\s(2?)>\s*(\S+)\s*$")
@@ -181,10 +181,6 @@ def look_at(words: list[str]) -> None:
         for extra in re.findall(r"\[(.*)\]", " ".join(rest)):
             assert set(extra.split(",")) <= known, words
         assert "-c" not in rest or (ROOT / rest[rest.index("-c") + 1]).exists()
-    elif program == "torchrun":
-        check_flags(rest[rest.index("caffe_dns") + 1 :])
-    elif program.startswith("tools/"):
-        assert (ROOT / program).exists(), words
 
 
 def check_definition(text: str) -> None:
