@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -60,9 +60,12 @@ def find_weights(model: nn.Module, wanted: Iterable[str] | None = None) -> list[
     return list(_without_shared_biases(chosen))
 
 
-def _without_shared_biases(weights: Iterable[PrunableWeight]) -> Iterator[PrunableWeight]:
-    """A bias of several weights counts with the first; one that does not learn with none."""
-    seen: set[int] = set()
+def _without_shared_biases(weights: Sequence[PrunableWeight]) -> Iterator[PrunableWeight]:
+    """A bias of several weights counts with the first, one that was asked for by itself alone.
+
+    One that does not learn counts with none.
+    """
+    seen = {id(weight.weight) for weight in weights}
     for weight in weights:
         bias = weight.bias
         if bias is not None and (id(bias) in seen or not bias.requires_grad):

@@ -13,7 +13,7 @@ import caffe_dns
 from caffe_dns import CaffeError
 from caffe_dns.layers.base import Context
 from tests.nets import DATA, ip, make_net
-from tests.surgery.modules.models import tiny
+from tests.surgery.modules.models import tiny, tiny_batch, train
 
 ORDER = (
     "0, start, end and steps must come in this order, the last one later than the others; they are"
@@ -72,6 +72,21 @@ def test_names_of_layers_parameters_and_tied_weights() -> None:
     ]
     some = caffe_dns.prune(Kinds(), sparsity=0.5, steps=4, layers=["conv2", "linear.weight"])
     assert [count.name for count in some.counts()] == ["conv2", "linear"]
+
+
+def test_a_bias_that_is_named_itself_is_not_pruned_twice() -> None:
+    model = tiny()
+    whole = model[3].bias.detach().clone()
+    pruner = caffe_dns.prune(model, sparsity={"3": 0.5, "3.bias": 0.4}, steps=4, end=0)
+    assert [(count.name, count.kept, count.total) for count in pruner.counts()] == [
+        ("3", 96, 192),
+        ("3.bias", 1, 3),
+    ]
+    train(model, torch.optim.SGD(model.parameters(), lr=0.0), 3, tiny_batch(0), pruner.step)
+    assert torch.equal(model[3].bias, torch.where(pruner.masks()["3.bias"], whole, 0))
+    for parameter, pruned in zip(pruner.weights.parameters, pruner.weights.pruned, strict=True):
+        if parameter is model[3].bias:
+            assert torch.equal(parameter + pruned, whole)
 
 
 def test_a_net_of_caffe() -> None:
