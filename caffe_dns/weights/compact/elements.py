@@ -65,9 +65,8 @@ class Elements:
         self._mixer.learn_from(_primed())
         known = bytearray(_LONGEST_ORDER) + PRIMER
         start = len(known)
-        while _byte(
-            self._mixer, known, raw[len(known) - start] if len(known) - start < len(raw) else _END
-        ):
+        given = iter(raw)
+        while _byte(self._mixer, known, next(given, _END)):
             self._spend("bytes of text", 1)
         return bytes(known[start:-1])
 

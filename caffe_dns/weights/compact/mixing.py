@@ -65,10 +65,10 @@ _SHARE = [655360 // (10 * seen + 16) for seen in range(_MEMORY + 1)]
 
 
 class Mixer:
-    """Codes bits through `coder`, which may be changed in between."""
+    """Codes bits through `coder`."""
 
     def __init__(self, coder: Coder) -> None:
-        self.coder = coder
+        self._coder = coder
         #: For each context, the probability of a 1 in units of 1 / 65536, and how many bits it saw.
         self._seen: dict[Hashable, list[int]] = {}
         self._weights: dict[str, list[int]] = {}
@@ -93,7 +93,7 @@ class Mixer:
         mixed = sum(w * o for w, o in zip(weights, odds, strict=True)) >> 16
         probability = _PROBABILITY_OF[max(-LIMIT, min(LIMIT, mixed)) + LIMIT]
         probability = max(_FLOOR, min(65536 - _FLOOR, probability))
-        bit = self.coder.code(probability, bit)
+        bit = self._coder.code(probability, bit)
         error = ((bit << 16) - probability) * _RATE
         for index, own in enumerate(odds):
             weights[index] += own * error >> 20

@@ -2,13 +2,12 @@
 
 Both ends keep an interval [low, high] of 32-bit numbers. A bit takes the lower or the upper part of
 it; leading bytes that no longer can differ are written, and the interval is widened by as much.
+Probabilities are in units of 1 / 65536.
 """
 
 from __future__ import annotations
 
 _MAX = 0xFFFFFFFF
-#: Probabilities are in units of 1 / 65536.
-PROBABILITY_BITS = 16
 
 
 class Interval:

@@ -138,11 +138,9 @@ class _Layout:
                 for place, shape in enumerate(shapes)
             ]
         values = self._values(count - 1, shared)
-        flat: list[np.ndarray] = []
         steps = self._steps(shapes, arrays)
-        for matrix in _matrices(shapes, arrays):
-            flat.append(self._matrix(index, steps, values, matrix))
-        return _parted(shapes, flat)
+        given = _matrices(shapes, arrays)
+        return _parted(shapes, [self._matrix(index, steps, values, matrix) for matrix in given])
 
     def _shapes(self, given: Sequence[Shape]) -> list[Shape]:
         count = self._elements.integer("arrays", len(given))
