@@ -21,8 +21,10 @@ from caffe_dns.net.unknown_types import check_types
 from caffe_dns.proto.caffe_pb2 import TEST, TRAIN, LayerParameter, NetParameter, Phase
 from caffe_dns.proto.text import to_text
 
-#: Layers that only judge, silence or store what others make.
-_WITHOUT_USE = {"Accuracy", "DetectionEvaluate", "Silence", "HDF5Output"}
+#: Layers that only judge what others make.
+_JUDGES = {"Accuracy", "DetectionEvaluate"}
+#: And those that silence or store it.
+_WITHOUT_USE = _JUDGES | {"Silence", "HDF5Output"}
 #: Types that turn a loss's scores into what the loss compares with the label, and the message with
 #: their axis.
 _HEADS = {
@@ -253,8 +255,7 @@ def _outputs(param: NetParameter) -> list[str]:
 
 def _judged(param: NetParameter) -> list[str]:
     """What the judges of a net without losses look at."""
-    judges = ("Accuracy", "DetectionEvaluate")
-    return [layer.bottom[0] for layer in param.layer if layer.type in judges]
+    return [layer.bottom[0] for layer in param.layer if layer.type in _JUDGES]
 
 
 def _leading_to(param: NetParameter, outputs: Sequence[str]) -> NetParameter:
