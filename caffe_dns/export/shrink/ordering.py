@@ -31,8 +31,8 @@ def put_in_order(model: UnmaskedModel) -> UnmaskedModel:
     for node in graph.nodes:
         rules.append(rule_for(node))
         rules[-1].put_axes(node)
-    for node, channels in _free(graph, rules):
-        order = np.argsort(-_weights(node, rules[graph.nodes.index(node)]), kind="stable")
+    for maker, its_rule, channels in _free(graph, rules):
+        order = np.argsort(-_weights(maker, its_rule), kind="stable")
         for tied in channels:
             tied.order = order
     for node, rule in zip(graph.nodes, rules, strict=True):
@@ -41,15 +41,15 @@ def put_in_order(model: UnmaskedModel) -> UnmaskedModel:
     return replace(model, definition=definition, blobs=[node.arrays for node in graph.nodes])
 
 
-def _free(graph: Graph, rules: list[Rule]) -> list[tuple[Node, list[Channels]]]:
+def _free(graph: Graph, rules: list[Rule]) -> list[tuple[Node, Weighted, list[Channels]]]:
     """The layers whose rows may change places, each with all channels that are its rows."""
     sets: dict[int, list[Channels]] = {id(channels): [channels] for channels in graph.channels}
-    makers: dict[int, Node] = {}
+    makers: dict[int, tuple[Node, Weighted]] = {}
     held = {id(channels) for channels in graph.channels if not channels.readers}
     for node, rule in zip(graph.nodes, rules, strict=True):
         around = [*node.bottoms, *node.tops]
-        if _multiplies(node, rule):
-            makers[id(node.top)] = node
+        if isinstance(rule, Weighted) and _multiplies(node, rule):
+            makers[id(node.top)] = node, rule
         elif isinstance(rule, Entrywise | SecondAxis | Affine):
             tied = [*rule.tied(node), *node.tops]
             together = [
@@ -61,22 +61,21 @@ def _free(graph: Graph, rules: list[Rule]) -> list[tuple[Node, list[Channels]]]:
         else:
             held |= {id(channels) for channels in around}
     found = []
-    for key, node in makers.items():
+    for key, (node, rule) in makers.items():
         members = {id(channels) for channels in sets[key]}
         if not members & held and len(members & makers.keys()) == 1:
-            found.append((node, sets[key]))
+            found.append((node, rule, sets[key]))
     return found
 
 
-def _multiplies(node: Node, rule: Rule) -> bool:
+def _multiplies(node: Node, rule: Weighted) -> bool:
     """Whether rows and columns of a layer's weight can be put into any order."""
     if type(rule) is ConvolutionRule:
         return rule.settings(node).group == 1
     return isinstance(rule, InnerProductRule) and rule.sums_constants(node)
 
 
-def _weights(node: Node, rule: Rule) -> np.ndarray:
+def _weights(node: Node, rule: Weighted) -> np.ndarray:
     """How many weights and biases each row has."""
-    assert isinstance(rule, Weighted)
     counts: np.ndarray = rule.reduce(node, np.add, node.arrays[0] != 0).sum(1)
     return counts + (rule.bias(node) != 0)
