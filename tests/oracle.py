@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,17 @@ def assert_same_norm(actual: Tensor | np.ndarray, expected: np.ndarray, what: st
     assert values.shape == expected.shape, f"{what}: shape {values.shape}, not {expected.shape}"
     difference = np.linalg.norm(values.astype(np.float64) - expected)
     assert difference <= 2e-5 * np.linalg.norm(expected), f"{what}: norm of difference {difference}"
+
+
+def assert_same_bits(
+    actual: Sequence[Sequence[np.ndarray]], expected: Sequence[Sequence[np.ndarray]]
+) -> None:
+    """The arrays of all layers are those expected, NaN and -0 included; they are float32."""
+    for arrays, others in zip(actual, expected, strict=True):
+        for array, other in zip(arrays, others, strict=True):
+            assert array.dtype == np.float32
+            assert array.shape == other.shape
+            assert array.tobytes() == other.tobytes()
 
 
 def run_layer_case(name: str, device: str = "cpu") -> None:

@@ -17,7 +17,7 @@ from caffe_dns.proto.upgrade import read_net
 from caffe_dns.weights.compact import Contents, decode, is_compact, lossless, sections
 from caffe_dns.weights.compact.files import SIGNATURE
 from tests.export.build import CONVOLUTIONAL, small_model
-from tests.oracle import OFFICIAL
+from tests.oracle import OFFICIAL, assert_same_bits
 
 
 def of_arrays(*arrays: np.ndarray) -> UnmaskedModel:
@@ -38,11 +38,7 @@ def assert_reversible(model: UnmaskedModel) -> bytes:
     raw = to_bytes(model)
     again = compact.of_contents(decode(raw))
     assert again.definition == model.definition
-    for arrays, expected in zip(again.blobs, model.blobs, strict=True):
-        for array, original in zip(arrays, expected, strict=True):
-            assert array.dtype == np.float32
-            assert array.shape == original.shape
-            assert array.tobytes() == original.tobytes()
+    assert_same_bits(again.blobs, model.blobs)
     return raw
 
 

@@ -19,7 +19,7 @@ from caffe_dns.weights.compact import Contents, decode, encode, shared
 from caffe_dns.weights.compact.elements import LIMITS
 from caffe_dns.weights.compact.files import SIGNATURE
 from tests import programs
-from tests.oracle import OFFICIAL
+from tests.oracle import OFFICIAL, assert_same_bits
 
 START = len(SIGNATURE) + 1
 
@@ -47,11 +47,7 @@ def assert_reversible(given: Contents) -> bytes:
     again = decode(raw)
     assert again.definition == given.definition
     assert again.remarks == given.remarks
-    for arrays, expected in zip(again.blobs, given.blobs, strict=True):
-        for array, original in zip(arrays, expected, strict=True):
-            assert array.dtype == np.float32
-            assert array.shape == original.shape
-            assert array.tobytes() == original.tobytes()
+    assert_same_bits(again.blobs, given.blobs)
     assert encode(again) == raw
     return raw
 
@@ -117,9 +113,7 @@ def test_official_lenet() -> None:
     definition = small.definition
     raw = encode(Contents(definition.param, definition.remarks, small.blobs))
     assert len(raw) < 3_000
-    for arrays, expected in zip(decode(raw).blobs, small.blobs, strict=True):
-        for array, original in zip(arrays, expected, strict=True):
-            assert array.tobytes() == original.tobytes()
+    assert_same_bits(decode(raw).blobs, small.blobs)
 
 
 def test_damage_is_found() -> None:
