@@ -158,7 +158,7 @@ def _titled(nets: Iterable[Net]) -> Iterator[tuple[str, Net]]:
 
 
 def _describe(title: str, net: Net) -> Finding:
-    parameters = sum(p.tensor.numel() for p in net.learnable_params if not p.is_mask)
+    parameters = sum(p.tensor.numel() for p in net.learnable_params if p.counts)
     name = f" '{net.name}'" if net.name else ""
     return Finding(
         OK, f"{title}{name}: {len(net.steps)} layers, {parameters:,} parameters, the shapes fit"

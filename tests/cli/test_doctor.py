@@ -190,6 +190,19 @@ def test_shapes_that_do_not_fit(capfd: Capture, tmp_path: Path) -> None:
     assert line.startswith(f"wrong {net}:") and "layer '" in line
 
 
+def test_running_statistics_are_no_parameters(capfd: Capture, tmp_path: Path) -> None:
+    net = tmp_path / "net.prototxt"
+    shapes = "shape { dim: 2 dim: 3 } shape { dim: 2 dim: 3 } data_filler { value: 1 }"
+    net.write_text(
+        layer("in", "DummyData", "", "x y", f"dummy_data_param {{ {shapes} }}")
+        + ip("score", "x", outputs=3)
+        + layer("norm", "BatchNorm", "score", "score")
+        + layer("loss", "EuclideanLoss", "score y", "loss")
+    )
+    found = lines(capfd, "--solver", solver(tmp_path, net=str(net)), code=0)
+    assert "ok    train net: 4 layers, 12 parameters, the shapes fit" in found
+
+
 def test_losses(capfd: Capture, tmp_path: Path) -> None:
     net = tmp_path / "net.prototxt"
     shapes = "shape { dim: 2 dim: 3 } shape { dim: 2 dim: 3 } data_filler { value: 3e38 }"
