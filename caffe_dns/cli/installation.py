@@ -59,7 +59,7 @@ def _packages() -> Iterator[Finding]:
         if has is not None and _numbers(has) >= _numbers(least):
             found.append(f"{name} {has}")
         elif extra is not None:
-            missing.setdefault(extra, []).append(name)
+            missing.setdefault(extra, []).append(name if has is None else f"{name}>={least}")
         else:
             what = "is not installed" if has is None else f"is {has}, older than {least}"
             yield Finding(WRONG, f"{name} {what}", f"pip install '{name}>={least}'")

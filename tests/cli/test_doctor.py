@@ -61,6 +61,7 @@ def test_the_installation(capfd: Capture) -> None:
 
 def test_packages_that_are_missing_or_old(capfd: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
     needed = ["torch>=99.1", "nosuchpackage>=1", 'nosuchextra>=2; extra == "plot"', "click>=8.1"]
+    needed.append('click>=99; extra == "plot"')
     monkeypatch.setattr(installation, "requires", lambda name: [*needed, 'x>=1; extra == "dev"'])
     monkeypatch.setattr(shutil, "which", lambda name: None)
     found = lines(capfd, code=1)
@@ -68,7 +69,7 @@ def test_packages_that_are_missing_or_old(capfd: Capture, monkeypatch: pytest.Mo
     assert found[2] == "wrong nosuchpackage is not installed - pip install 'nosuchpackage>=1'"
     assert found[3].startswith("ok    click 8.")
     assert found[4] == (
-        "note  nosuchextra not installed, for dns plot, dns sensitivity - "
+        "note  nosuchextra, click>=99 not installed, for dns plot, dns sensitivity - "
         "pip install 'caffe-dns[plot]' if you want that"
     )
     assert found[5].startswith("note  the shell does not find the command dns - ")
