@@ -35,6 +35,9 @@ class YoloOutput(Layer):
         self.options = getattr(self.param, self.field)
         if not self.options.HasField("num_classes"):
             raise self.error("must be given", f"{self.field}.num_classes")
+        for name in ("num_classes", "num_box"):
+            if getattr(self.options, name) < 1:
+                raise self.error("must be positive", f"{self.field}.{name}")
         self.classes, self.boxes = self.options.num_classes, self.options.num_box
         pairs = self.options.biases
         if len(pairs) % 2:

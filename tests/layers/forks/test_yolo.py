@@ -128,6 +128,16 @@ def test_what_does_not_fit() -> None:
     assert "biases: has 3 values, not pairs" in refused(plain % "biases: [1, 2, 3]", (1, 6, 2, 2))
     assert "2 x 3; it has to be square" in refused(plain % "biases: [1, 2]", (1, 6, 2, 3))
     assert "num_classes: must be given" in refused("type: 'YoloDetectionOutput'", (1, 6, 2, 2))
+    assert "num_classes: must be positive" in refused(
+        "type: 'YoloDetectionOutput' yolo_detection_output_param { num_classes: 0 num_box: 1 "
+        "biases: [1, 2] }",
+        (1, 5, 2, 2),
+    )
+    assert "num_box: must be positive" in refused(
+        "type: 'Yolov3DetectionOutput' yolov3_detection_output_param { num_classes: 1 num_box: 0 "
+        "biases: [1, 2] mask: 0 mask_group_num: 1 anchors_scale: 8 }",
+        (1, 0, 2, 2),
+    )
     third = (
         "type: 'Yolov3DetectionOutput' yolov3_detection_output_param { num_classes: 1 num_box: 1 "
         "biases: [1, 2] anchors_scale: 8 %s }"
