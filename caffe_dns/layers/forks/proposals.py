@@ -159,6 +159,8 @@ class DecodeBBox(_Normalized):
             )
         if any(shape[:1] != codes[:1] for shape in bottom_shapes):
             raise self.error("the bottoms differ in their first axis", "bottom")
+        if any(len(shape) < 2 or not count(shape[1:]) for shape in bottom_shapes[2:]):
+            raise self.error(f"R x 1 would be right, not {tuple(bottom_shapes[2])}", "bottom")
         if len(bottom_shapes) == 3 and self.param.phase != TRAIN:
             raise self.error("a third bottom is for training only", "bottom")
         return [tuple(regions)]

@@ -141,5 +141,8 @@ def test_what_does_not_fit() -> None:
     assert "4 means and 4 deviations" in refused(norm, (1, 6, 2, 2))
     assert "R x 8 and R x 5 would be right" in refused("type: 'DecodeBBox'", (3, 4), (3, 5))
     assert "differ in their first axis" in refused("type: 'DecodeBBox'", (3, 8), (2, 5))
+    for third in ((3,), (3, 0)):
+        message = refused("type: 'DecodeBBox' phase: TRAIN", (3, 8), (3, 5), third)
+        assert f"R x 1 would be right, not {third}" in message
     shapes = (3, 8), (3, 5), (3, 1)
     assert "is for training only" in refused("type: 'DecodeBBox' phase: TEST", *shapes)
