@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from caffe_dns.errors import CaffeError
 from caffe_dns.files import write_atomically
+from caffe_dns.files.writing import check_target
 from caffe_dns.proto.caffe_pb2 import NetParameter
 from caffe_dns.reports import charts, sensitivity
 from caffe_dns.reports.page.render import check_libraries, render
@@ -19,9 +17,8 @@ def check_prefix(prefix: str) -> None:
     """Raise CaffeError when no files of this prefix can be made."""
     charts.check_matplotlib()
     check_libraries()
-    folder = Path(f"{prefix}.csv").parent
-    if not folder.is_dir():
-        raise CaffeError(f"cannot be written: there is no folder {folder}", file=f"{prefix}.csv")
+    for name in _names(prefix):
+        check_target(name)
 
 
 def save(prefix: str, study: Study, proposal: Proposal, definition: NetParameter) -> list[str]:
@@ -33,7 +30,11 @@ def save(prefix: str, study: Study, proposal: Proposal, definition: NetParameter
         render(title, sections(study, proposal)),
         sensitivity.to_definition(definition, study, proposal).encode(),
     )
-    names = [f"{prefix}.{ending}" for ending in _ENDINGS]
+    names = _names(prefix)
     for name, content in zip(names, contents, strict=True):
         write_atomically(name, content)
     return names
+
+
+def _names(prefix: str) -> list[str]:
+    return [f"{prefix}.{ending}" for ending in _ENDINGS]
