@@ -53,6 +53,13 @@ class Run:
     def is_empty(self) -> bool:
         return not (self.losses or self.scores or self.sparsities)
 
+    def check(self, path: str) -> None:
+        """Raise CaffeError when the log that was read at `path` has nothing to draw."""
+        if self.is_empty():
+            raise CaffeError(
+                "is not a training log: it has no losses, scores or sparsities", file=path
+            )
+
     def end_of_pruning(self) -> int | None:
         """The first display after which no mask changes any more; None if there is none."""
         iterations = sorted({i for series in self.kept.values() for i in series})
@@ -78,8 +85,7 @@ def read_lines(path: str) -> list[str]:
 def read_run(path: str, name: str) -> Run:
     """Read a log. Raises CaffeError when it cannot be read, or has nothing to draw."""
     run = run_of_lines(read_lines(path), name)
-    if run.is_empty():
-        raise CaffeError("is not a training log: it has no losses, scores or sparsities", file=path)
+    run.check(path)
     return run
 
 

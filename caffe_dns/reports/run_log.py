@@ -64,8 +64,7 @@ def read_run_log(path: str, name: str) -> RunLog:
     for line in read_lines(path):
         reader.read(line)
     found = reader.result(name)
-    if found.run.is_empty():
-        raise CaffeError("is not a training log: it has no losses, scores or sparsities", file=path)
+    found.run.check(path)
     return found
 
 
