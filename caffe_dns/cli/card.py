@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +10,7 @@ import click
 from torch import Tensor
 
 from caffe_dns import log
+from caffe_dns.cli.provenance import command_line
 from caffe_dns.reports.kept import count_kept
 from caffe_dns.solver.observers import Display
 from caffe_dns.solver.snapshot_files import Snapshot
@@ -116,17 +116,17 @@ class Card:
         if last is None:
             return []
         if self._trainer.stopped_early:
-            return [_command("train", "--solver", self.solver, "--snapshot", str(last.state))]
+            return [command_line("train", "--solver", self.solver, "--snapshot", str(last.state))]
         commands = []
         model = self._trainer.param.net or next(iter(self._trainer.param.test_net), "")
         if model and self._trainer.test_nets:
-            commands.append(_command("test", "--model", model, "--weights", str(last.model)))
+            commands.append(command_line("test", "--model", model, "--weights", str(last.model)))
         prefix = self._trainer.param.snapshot_prefix
         pruned = f"{prefix}_pruned.caffemodel"
         if pruned in files:
             given = ("--model", f"{prefix}_pruned.prototxt", "--weights", pruned)
             small = f"{prefix}_small.caffemodel"
-            commands.append(_command("export", *given, "--shrink", "--output", small))
+            commands.append(command_line("export", *given, "--shrink", "--output", small))
         return commands
 
 
@@ -152,10 +152,6 @@ def _listed(title: str, lines: list[str]) -> list[str]:
 
 def _row(title: str, text: str) -> str:
     return f"{title:<{_WIDTH}} {text}"
-
-
-def _command(*words: str) -> str:
-    return shlex.join(["dns", *words])
 
 
 def duration(seconds: float) -> str:

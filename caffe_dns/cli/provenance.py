@@ -37,8 +37,13 @@ def log_head(arguments: Sequence[str]) -> None:
         f"Host: {socket.gethostname()}, {platform.platform()}, {torch.get_num_threads()} threads"
     )
     folder = Path.cwd()
-    log.info(f"Command line: {shlex.join(['dns', *arguments])}")
+    log.info(f"Command line: {command_line(*arguments)}")
     log.info(f"Folder: {folder}{_described(folder)}")
+
+
+def command_line(*arguments: str) -> str:
+    """`dns` with these arguments, as a shell reads them."""
+    return shlex.join(["dns", *arguments])
 
 
 def log_seed(seed: int, *, given: bool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from caffe_dns import log
+from caffe_dns.cli.provenance import command_line
 from caffe_dns.cli.target import keeps_files
 from caffe_dns.errors import CaffeError
 from caffe_dns.export.caffemodel import to_caffemodel
@@ -44,12 +45,12 @@ def write_pruned(trainer: Solver) -> None:
     )
     tested = trainer.param.net or next(iter(trainer.param.test_net), "")
     if tested:
-        log.info(f"Pruned net: score it by dns test --model {tested} --weights {model}")
+        command = command_line("test", "--model", tested, "--weights", model)
+        log.info(f"Pruned net: score it by {command}")
     small = f"{trainer.param.snapshot_prefix}_small.caffemodel"
-    log.info(
-        "Pruned net: make it small by "
-        f"dns export --model {definition} --weights {model} --shrink --output {small}"
-    )
+    given = ("--model", definition, "--weights", model)
+    command = command_line("export", *given, "--shrink", "--output", small)
+    log.info(f"Pruned net: make it small by {command}")
 
 
 def _is_pruned(trainer: Solver) -> bool:

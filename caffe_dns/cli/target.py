@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from caffe_dns import log
+from caffe_dns.cli.provenance import command_line
 from caffe_dns.errors import CaffeError
 from caffe_dns.files import write_atomically
 from caffe_dns.proto.caffe_pb2 import SolverParameter, SurgeryStage
@@ -47,7 +48,8 @@ def write_definition(trainer: Solver) -> None:
     if list(definition.train_state.stage) == [""]:
         definition.ClearField("train_state")  # as an empty -stage leaves it
     name = f"{definition.snapshot_prefix}_target_solver.prototxt"
-    text = f"# The same run, with its schedule of surgery: dns train --solver {name}\n"
+    command = command_line("train", "--solver", name)
+    text = f"# The same run, with its schedule of surgery: {command}\n"
     write_atomically(name, (text + to_text(definition)).encode())
     log.info(f"Wrote {name}, which trains like this without the flags for a target")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import shutil
 import socket
 import subprocess
@@ -68,7 +69,7 @@ def test_the_card(tmp_path: Path, capfd: Capture) -> None:
     assert [f"{tmp_path}/{name}" for name in names] == listed[:4]
     assert f"{tmp_path}/snap_surgery.csv" in listed
     assert all(Path(name).exists() for name in listed)
-    score, shrink = (line[12:].split() for line in lines[last:])
+    score, shrink = (shlex.split(line[12:]) for line in lines[last:])
     assert score[:2] == ["dns", "test"] and score[-1] == f"{tmp_path}/snap_iter_4.caffemodel"
     run_well([*score[1:], "-iterations", "1"], capfd)
     assert shrink[:2] == ["dns", "export"] and f"{tmp_path}/snap_pruned.caffemodel" in shrink
@@ -94,9 +95,10 @@ def test_a_run_that_is_stopped(
     )
     _, card = train(tmp_path, capfd, test_interval=100, snapshot=100, max_iter=9)
     assert "; stopped at 2 of 9" in card
-    command = card.splitlines()[-1].removeprefix("next        ").split()
+    command = shlex.split(card.splitlines()[-1].removeprefix("next        "))
     state = f"{tmp_path}/snap_iter_2.solverstate"
-    assert command == f"dns train --solver {tmp_path}/solver.prototxt --snapshot {state}".split()
+    flags = ["--solver", f"{tmp_path}/solver.prototxt", "--snapshot", state]
+    assert command == ["dns", "train", *flags]
     messages = run_well(command[1:], capfd).messages
     assert f"Resuming from {state}" in messages
 
@@ -119,7 +121,7 @@ def test_the_head(tmp_path: Path, capfd: Capture, monkeypatch: pytest.MonkeyPatc
         messages[0],
     )
     assert messages[1].startswith(f"Host: {socket.gethostname()}, ")
-    solver = f"{tmp_path}/solver.prototxt"
+    solver = shlex.quote(f"{tmp_path}/solver.prototxt")
     assert messages[2] == f"Command line: dns train --solver {solver} --weights {WEIGHTS}"
     assert messages[3].startswith(f"Folder: {GOLDEN}")
     assert "Random seed: 11 (from random_seed)" in messages

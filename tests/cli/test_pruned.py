@@ -39,12 +39,14 @@ PRUNING = ["--target-sparsity", "0.8"]
 @pytest.mark.parametrize("kind", ["InnerProduct", "CInnerProduct"])
 @pytest.mark.parametrize("crop", [False, True])
 def test_the_net_without_masks(kind: str, crop: bool, tmp_path: Path, capfd: Capture) -> None:
+    folder = tmp_path / "a folder"  # which a shell takes for two words
+    folder.mkdir()
     net = small_net(kind=kind, crop=crop)
-    train = [*write_solver(tmp_path, net), *PRUNING]
+    train = [*write_solver(folder, net), *PRUNING]
     messages = run_well(train, capfd).messages
     assert messages[-1] == "Optimization Done."
-    model, definition = tmp_path / "snap_pruned.caffemodel", tmp_path / "snap_pruned.prototxt"
-    plain, masked = arrays(model), arrays(tmp_path / "snap_iter_6.caffemodel")
+    model, definition = folder / "snap_pruned.caffemodel", folder / "snap_pruned.prototxt"
+    plain, masked = arrays(model), arrays(folder / "snap_iter_6.caffemodel")
     for name in ("ip1", "ip2"):
         assert len(plain[name]) == 2
         np.testing.assert_array_equal(plain[name][0], masked[name][0] * masked[name][2])
@@ -64,7 +66,7 @@ def test_the_net_without_masks(kind: str, crop: bool, tmp_path: Path, capfd: Cap
     for message in messages[-3:-1]:
         command = shlex.split(message[message.index("dns ") :])[1:]
         run_well(command, capfd)
-    assert (tmp_path / "snap_small.prototxt").exists()
+    assert (folder / "snap_small.prototxt").exists()
 
 
 @pytest.mark.parametrize(
