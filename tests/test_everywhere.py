@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,9 +19,12 @@ CHECKS = {
     "another user": "os.getuid() != 0 and os.getgid() != 0",
     "no network": "[name for _, name in socket.if_nameindex()] == ['lo']",
 }
-#: What a setting needs to be allowed, as a command and as whom to run it.
-NEEDS: dict[str, tuple[list[str], dict[str, str]]] = {
-    "another user": ([sys.executable, "-c", "import pytest, torch"], {"user": "nobody"}),
+#: What a setting needs to be allowed, as a command and as whom to run it, without his groups.
+NEEDS: dict[str, tuple[list[str], dict[str, Any]]] = {
+    "another user": (
+        [sys.executable, "-c", "import pytest, torch"],
+        {"user": "nobody", "extra_groups": []},
+    ),
     "no network": (["unshare", "--net", "ip", "link", "set", "lo", "up"], {}),
 }
 
@@ -37,7 +41,7 @@ def run_under(setting: str, body: str, folder: Path) -> subprocess.CompletedProc
 def allowed(setting: str) -> bool:
     command, more = NEEDS[setting]
     try:
-        return subprocess.run(command, capture_output=True, **more).returncode == 0  # type: ignore[call-overload]
+        return subprocess.run(command, capture_output=True, **more).returncode == 0
     except OSError:
         return False
 
