@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -17,7 +18,7 @@ def run(name: str, *arguments: str, folder: Path) -> list[str]:
     done = subprocess.run(
         [sys.executable, "-W", "error", str(EXAMPLES / name), *arguments],
         cwd=folder,
-        env={"PYTHONPATH": str(EXAMPLES.parent), "OMP_NUM_THREADS": "1"},
+        env={"PYTHONPATH": os.environ["PYTHONPATH"], "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
     )

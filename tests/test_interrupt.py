@@ -36,7 +36,6 @@ def run(
 
     return subprocess.run(
         [sys.executable, "-c", BEGIN + program],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
         preexec_fn=prepare,
         capture_output=True,
         text=True,
@@ -113,9 +112,7 @@ def test_other_programs_keep_their_handlers() -> None:
         "interrupt.settle(); interrupt.finish()\n"
         "assert signal.getsignal(signal.SIGINT) is before"
     )
-    subprocess.run(
-        [sys.executable, "-c", program], check=True, env={**os.environ, "PYTHONPATH": str(ROOT)}
-    )
+    subprocess.run([sys.executable, "-c", program], check=True)
 
 
 def test_temporary_files_go_with_the_program(tmp_path: Path) -> None:
