@@ -34,6 +34,18 @@ def test_every_command() -> None:
     assert programs.run(PROGRAM, "--most", "16").endswith(" 0 wrong\n")
 
 
+def test_a_library_without_effect_is_found(tool: ModuleType) -> None:
+    class Idle:
+        def run(self, *_: object) -> object:
+            return tool.End(0, "", {"x": b"whole"})
+
+        def operations(self) -> list[str]:
+            return []
+
+    (wrong,) = tool.try_command(Idle(), ["train"], 0, 1).wrong
+    assert wrong.startswith("no operation is seen")
+
+
 def test_what_is_wrong_is_found(tool: ModuleType) -> None:
     earlier, whole = {"x": b"earlier"}, {"x": b"whole", "y": b"whole"}
     line = "dns: out/x: cannot be written: No space left on device"
