@@ -93,7 +93,7 @@ def trainer(
         loss.backward()
         optimizer.step()
 
-    once = record(iteration) if way == "graph" else iteration
+    once = Recorded(iteration) if way == "graph" else iteration
 
     def train(steps: int) -> None:
         for _ in range(steps):
@@ -105,18 +105,27 @@ def trainer(
     return train
 
 
-def record(iteration: Callable[[], None]) -> Callable[[], None]:
-    """What replays an iteration from a CUDA graph."""
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        for _ in range(WARM_UP):
+class Recorded:
+    """An iteration replayed from a CUDA graph.
+
+    The graph owns only what was allocated while it was recorded: the iteration is kept because it
+    holds the weights and the inputs, to which the graph has bare addresses.
+    """
+
+    def __init__(self, iteration: Callable[[], None]) -> None:
+        self._iteration = iteration
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(WARM_UP):
+                iteration()
+        torch.cuda.current_stream().wait_stream(side)
+        self._graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self._graph):
             iteration()
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        iteration()
-    return graph.replay
+
+    def __call__(self) -> None:
+        self._graph.replay()
 
 
 def report(name: str, way: str, options: argparse.Namespace, device: torch.device) -> None:
