@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -66,3 +67,33 @@ def test_growth_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     assert tool.slope(samples, "memory") == pytest.approx(5000)
     assert tool.slope(samples, "threads") == pytest.approx(0)
     assert tool.slope(samples[:1], "memory") == 0
+
+
+def test_what_is_wrong_with_a_mutant_is_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tool = load("reliability/mutants", monkeypatch)
+
+    def read(path: str) -> str | None:
+        if Path(path).read_bytes() == b"good":
+            return None
+        raise ZeroDivisionError
+
+    def damage(good: bytes, draw: random.Random) -> bytes:
+        return good if draw.random() < 0.5 else b"bad"
+
+    monkeypatch.chdir(tmp_path)
+    kept = tmp_path / "kept"
+    workers = tool.Workers({"some": tool.Format(b"good", "file.x", damage, read)}, 1, 1, kept)
+    outcome = workers.try_portion("some", range(10, 30))
+    assert outcome.codes.total() == 20
+    assert 0 < outcome.codes[tool.READ] == 20 - outcome.codes[tool.TRACEBACK] < 20
+    assert list(outcome.kinds) == ["traceback at ?: ZeroDivisionError"]
+    assert [path.read_bytes() for path in kept.iterdir()] == [b"bad"]
+
+
+def test_portions_are_read_in_folders_of_their_own(tmp_path: Path) -> None:
+    flags = ["--only", "mean,datum", "--jobs", "2"]
+    *rows, last = run("reliability/mutants", "--count", "51", *flags).splitlines()
+    assert [row.split()[:3] for row in rows] == [["mean", "51", "tried"], ["datum", "51", "tried"]]
+    assert last == "102 tried, 0 wrong"
