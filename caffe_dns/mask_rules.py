@@ -126,17 +126,17 @@ def relative_strength(descending: Tensor) -> Tensor:
     that no layer is emptied as long as there is one parameter for each (layer-adaptive magnitude,
     Lee et al., ICLR 2021).
     """
-    squares = descending.square()
+    squares = descending.clamp(min=0).square()
     return squares / squares.cumsum(0).clamp(min=torch.finfo(squares.dtype).tiny)
 
 
-def strength_per_use(relative: Tensor, uses: int) -> Tensor:
-    """Relative strengths (see `relative_strength`) per multiplication, of weights of `uses` each.
+def strength_per_cost(relative: Tensor, cost: int) -> Tensor:
+    """Relative strengths (see `relative_strength`) per cost, of what costs so much each.
 
     What to keep within a budget is a knapsack, which is filled by value per cost (Dantzig, 1957).
-    That would empty a layer of many uses, were the budget small; its strongest comes first instead.
+    That would empty a layer of high costs, were the budget small; its strongest comes first.
     """
-    shares = relative / uses
+    shares = relative / cost
     shares[:1] = math.inf
     return shares
 

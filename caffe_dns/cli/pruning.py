@@ -45,7 +45,7 @@ class Pruning:
                 param.surgery_stage.add(iterations=param.max_iter)
             for stage in param.surgery_stage:
                 stage.surgery = False
-                for field in ("layer", "sparsity", "compression", "macs"):
+                for field in ("layer", "sparsity", "compression", "macs", "pattern"):
                     stage.ClearField(field)
                 if self.bits is not None:
                     stage.bits = self.bits

@@ -1,4 +1,4 @@
-"""`dns train --target-sparsity`, `--target-compression`, `--target-macs`: a stage from flags."""
+"""`dns train --target-sparsity`, `--target-compression`, `--target-macs`, `--pattern`: a stage."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from caffe_dns.surgery.stages import parse_target
 
 
 def find_target(
-    sparsity: str, compression: float | None, macs: float | None
+    sparsity: str, compression: float | None, macs: float | None, pattern: str = ""
 ) -> SurgeryStage | None:
     """What the flags ask for, if they are given. Raises CaffeError for what makes no sense."""
     flags = {"sparsity": sparsity or None, "compression": compression, "macs": macs}
     given = [f"--target-{name}" for name, value in flags.items() if value is not None]
     if len(given) > 1:
         raise CaffeError(f"give {given[0]} or {given[1]}, not both")
-    return parse_target(sparsity, compression, macs) if given else None
+    return parse_target(sparsity, compression, macs, pattern) if given or pattern else None
 
 
 def add_target(param: SolverParameter, stage: SurgeryStage, *, surgery: bool) -> None:

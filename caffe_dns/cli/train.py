@@ -93,6 +93,12 @@ _EFFECTS = "snapshot, stop or none"
     metavar="SHARE",
     help="Prune until this share of the multiply-accumulates is left: 0.3.",
 )
+@click.option(
+    "--pattern",
+    default="",
+    metavar="N:M|1xK",
+    help="Keep at most N of M neighbouring inputs of an output (2:4), or prune K at once (1x4).",
+)
 @click.option("--hold-masks", is_flag=True, help="Train with the masks as they are.")
 @click.option(
     "--bits",

@@ -206,6 +206,10 @@ class Deconvolution(DeviationMasks, BaseConvolution):
         settings = self.param.convolution_param
         return settings.HasField("sparsity_term") and settings.sparsity_term
 
+    @property
+    def input_axis(self) -> int | None:  # type: ignore[override]
+        return 0 if self.group == 1 else None
+
     def weight_shape(self) -> Shape:
         return (self.channels, self.num_output // self.group, *self.kernel)
 

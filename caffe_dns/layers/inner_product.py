@@ -34,6 +34,7 @@ class BaseInnerProduct(WeightedLayer):
         self.products = count(weight_shape) * count(tuple(shape[1 : self.first_axis]))
         if self.transpose:
             weight_shape = weight_shape[::-1]
+            self.input_axis = 0
         self.add_weights(weight_shape, (self.num_output,), settings)
 
     def reshape(self, bottom_shapes: Sequence[Shape]) -> list[Shape]:

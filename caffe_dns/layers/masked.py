@@ -42,6 +42,8 @@ class WeightedLayer(Layer):
     output_axis: int
     #: How many products the layer sums up for one image.
     products: int
+    #: The weight's axis of input channels; None where no axis alone has them.
+    input_axis: int | None = 1
     #: Products of weight and bias, while masks are applied to all layers together.
     _ready: list[Tensor | None] | None = None
 
@@ -169,6 +171,10 @@ class DeviationMasks(WeightedLayer):
         """A distance as a `threshold`: in standard deviations."""
         return distance / self.blobs[0].detach().std(correction=0)
 
+    def as_distance(self, threshold: float) -> Tensor:
+        """The inverse of `in_own_terms`."""
+        return threshold * self.blobs[0].detach().std(correction=0)
+
 
 class MagnitudeMasks(WeightedLayer):
     """Masks by magnitude on weight and bias. Blobs: [W, b, Mw, Mb] or [W, Mw]."""
@@ -229,6 +235,11 @@ class MagnitudeMasks(WeightedLayer):
         """A distance as a `c_rate`: in standard deviations above the mean of the magnitudes."""
         mu, sigma = self.moments
         return (distance - mu) / sigma
+
+    def as_distance(self, c_rate: float) -> Tensor:
+        """The inverse of `in_own_terms`; 0 where that would be negative."""
+        mu, sigma = self.moments
+        return (mu + c_rate * sigma).clamp(min=0)
 
 
 class MasksTogether:

@@ -13,6 +13,7 @@ from caffe_dns.layers.masked import DeviationMasks, MagnitudeMasks
 from caffe_dns.net import Net
 from caffe_dns.net.multiplications import uses_by_layer
 from caffe_dns.proto.caffe_pb2 import LayerSurgery
+from caffe_dns.surgery.patterns import Pattern, from_rows, to_rows
 
 LayerWithMasks = DeviationMasks | MagnitudeMasks
 
@@ -73,6 +74,8 @@ class MaskedLayer:
         self.spliced = torch.zeros((), dtype=torch.int64, device=self.device)
         #: The threshold in force where it follows a sparsity, in the layer's own terms.
         self._followed: Tensor | None = None
+        #: What the weight's mask has to look like; anything if None.
+        self.pattern: Pattern | None = None
         self.follow_definition(LayerSurgery())
 
     @property
@@ -105,9 +108,19 @@ class MaskedLayer:
         """The threshold in force where it follows a sparsity. Waits for the device."""
         return None if self._followed is None else float(self._followed)
 
-    def follow_definition(self, settings: LayerSurgery) -> None:
+    @property
+    def row_length(self) -> int:
+        """How many weights an output has."""
+        return self._rows(self.layer.blobs[0]).shape[1]
+
+    def unit_size(self, pattern: Pattern | None) -> int:
+        """How many weights are cut as one in this pattern."""
+        return 1 if pattern is None else pattern.unit_size(self.row_length)
+
+    def follow_definition(self, settings: LayerSurgery, pattern: Pattern | None = None) -> None:
         """From now on, renew by the layer's own threshold, or by the one in these settings."""
         layer = self.layer
+        self.pattern = pattern
         if isinstance(layer, MagnitudeMasks):
             given = settings.HasField("c_rate")
             layer.c_rate = settings.c_rate if given else layer.mask_settings().c_rate
@@ -145,18 +158,56 @@ class MaskedLayer:
         return list(zip(self.layer.blobs, self.layer.mask_blobs(), strict=False))
 
     def strengths(self) -> list[Tensor]:
-        """For each mask, the threshold up to which each of its parameters is kept."""
-        return [
+        """For each mask, the threshold up to which each of its parameters is kept.
+
+        In a pattern these are of the weight's units, as `Pattern.units` has them.
+        """
+        found = [
             mask_rules.strength(distance, mask)
             for distance, mask in zip(self.layer.distances(), self.layer.mask_blobs(), strict=True)
         ]
+        if self.pattern is not None:
+            found[0] = self.pattern.units(self._rows(found[0]))
+        return found
+
+    def costs(self, *, in_macs: bool) -> Tensor:
+        """What each of the `strengths` costs, one after the other: parameters or multiplications.
+
+        A bias costs no multiplication.
+        """
+        weight, *biases = self.layer.mask_blobs()
+        if self.pattern is None:
+            sizes = torch.ones(weight.numel(), dtype=torch.int64, device=self.device)
+        else:
+            rows = self._rows(weight)
+            sizes = self.pattern.sizes(rows).repeat(len(rows))
+        others = [
+            torch.full((bias.numel(),), int(not in_macs), device=self.device) for bias in biases
+        ]
+        return torch.cat([sizes * (self.uses if in_macs else 1), *others])
 
     def prune_below(self, threshold: Tensor, strengths: list[Tensor]) -> None:
         """Keep exactly what is stronger than a threshold (a distance, 0-dim)."""
-        for mask, strength in zip(self.layer.mask_blobs(), strengths, strict=True):
-            self.spliced += mask_rules.replace(mask, (strength > threshold).to(mask.dtype))
+        self._keep_above(threshold, strengths)
         assert self._followed is not None
         self._followed.copy_(self.layer.in_own_terms(threshold.clamp(min=0)))
+
+    def _keep_above(self, threshold: Tensor, strengths: list[Tensor]) -> None:
+        for index, (mask, strength) in enumerate(
+            zip(self.layer.mask_blobs(), strengths, strict=True)
+        ):
+            kept = (strength > threshold).to(mask.dtype)
+            if index == 0 and self.pattern is not None:
+                rows = self.pattern.weights(kept, self.row_length)
+                assert self.layer.input_axis is not None
+                kept = from_rows(rows, mask, self.layer.input_axis)
+            self.spliced += mask_rules.replace(mask, kept)
+
+    def _rows(self, weight: Tensor) -> Tensor:
+        """What is like the weight, as a matrix: outputs x inputs."""
+        if self.layer.input_axis is None:
+            raise self.layer.error("takes no pattern: no axis of its weight has the inputs alone")
+        return to_rows(weight, self.layer.input_axis)
 
     def count(self) -> Count:
         """The state of the masks. Waits for the device."""
@@ -167,7 +218,10 @@ class MaskedLayer:
         self.spliced.zero_()
 
     def _renew(self) -> None:
-        self.spliced += self.layer.renew_masks()
+        if self.pattern is None:
+            self.spliced += self.layer.renew_masks()
+        else:
+            self._keep_above(self.layer.as_distance(self.setting), self.strengths())
 
 
 def find_masked_layers(net: Net) -> list[MaskedLayer]:

@@ -24,25 +24,30 @@ if TYPE_CHECKING:
 class Renewal:
     """Renews the masks of some layers, those that are due, by the thresholds that they have now.
 
-    On a GPU that is a replayed CUDA graph of two kernels, whoever is due; elsewhere one layer is
-    renewed after the other. Masks, parameters and moments have to stay in place.
+    On a GPU that is a replayed CUDA graph of two kernels, whoever is due; elsewhere, and in a
+    pattern, one layer is renewed after the other. Masks, parameters and moments have to stay in
+    place.
     """
 
     def __init__(self, masked_layers: Sequence[MaskedLayer]) -> None:
-        self._numbers = {masked_layer: number for number, masked_layer in enumerate(masked_layers)}
-        self._kernel = _make_kernel(masked_layers)
+        # The kernel knows no patterns.
+        plain = [masked_layer for masked_layer in masked_layers if masked_layer.pattern is None]
+        self._kernel = _make_kernel(plain)
+        self._numbers: dict[MaskedLayer, int] = {}
         if self._kernel is not None:
-            self._replayed = Replayed(self._kernel.run, masked_layers[0].device)
+            self._numbers = {masked_layer: number for number, masked_layer in enumerate(plain)}
+            self._replayed = Replayed(self._kernel.run, plain[0].device)
 
     @torch.no_grad()
     def run(self, due: Sequence[MaskedLayer]) -> None:
         """Renew the masks of these masked layers."""
-        if self._kernel is None:
-            for masked_layer in due:
-                masked_layer.renew()
-        elif due:
-            self._kernel.choose([self._numbers[masked_layer] for masked_layer in due])
+        numbers = [self._numbers[layer] for layer in due if layer in self._numbers]
+        if self._kernel is not None and numbers:
+            self._kernel.choose(numbers)
             self._replayed()
+        for masked_layer in due:
+            if masked_layer not in self._numbers:
+                masked_layer.renew()
 
 
 def _make_kernel(masked_layers: Sequence[MaskedLayer]) -> MaskKernel | None:

@@ -14,6 +14,7 @@ from typing import Literal
 from caffe_dns.errors import CaffeError
 from caffe_dns.lr_policy import check_policy, learning_rate, next_step
 from caffe_dns.proto.caffe_pb2 import LayerSurgery, SolverParameter, SurgeryStage
+from caffe_dns.surgery.patterns import Pattern, parse_pattern
 
 #: What a stage's `solver { }` may set.
 STAGE_SETTINGS = (
@@ -99,6 +100,14 @@ class Stage:
         has_target = any(map(self.surgery.HasField, _AMOUNTS))
         return has_target and not any(settings.HasField(name) for name in _LAYER_SETTINGS)
 
+    def pattern_of(self, layer: str) -> Pattern | None:
+        """The pattern that a layer's mask keeps in this stage, if any."""
+        settings = self.settings_of(layer)
+        if settings is None:
+            return None
+        text = settings.pattern or self.surgery.pattern
+        return parse_pattern(text) if text else None
+
     def error(self, message: str, field: str) -> CaffeError:
         return CaffeError(message, field=f"surgery_stage {self.number}: {field}")
 
@@ -134,16 +143,23 @@ def stage_at(stages: Sequence[Stage], iteration: int) -> Stage:
 
 
 def parse_target(
-    sparsity: str, compression: float | None, macs: float | None = None
+    sparsity: str, compression: float | None, macs: float | None = None, pattern: str = ""
 ) -> SurgeryStage:
     """The one stage that `--target-sparsity 0.9` or `conv2=0.97,ip1=0.99`, or a compression, or a
-    share of the multiply-accumulates, asks for. Raises CaffeError for anything else.
+    share of the multiply-accumulates, asks for, in a pattern if one is given. A pattern N:M alone
+    asks for the sparsity that it comes to. Raises CaffeError for anything else.
     """
     stage = SurgeryStage()
+    if pattern:
+        stage.pattern = pattern
     if compression is not None:
         stage.compression = compression
     elif macs is not None:
         stage.macs = macs
+    elif not sparsity:
+        group = parse_pattern(pattern)
+        if group.most < group.group:
+            stage.sparsity = 1 - group.most / group.group
     elif "=" not in sparsity:
         stage.sparsity = _number(sparsity)
     else:
@@ -186,6 +202,7 @@ def _check(stage: Stage) -> None:
     except CaffeError as error:
         raise stage.error(error.message, error.field or "lr_policy") from None
     _check_amounts(stage)
+    _check_patterns(stage)
     if surgery.start_iter < 0:
         raise stage.error(f"must not be negative, but is {surgery.start_iter}", "start_iter")
     if not surgery.start_iter <= stage.end_iter < stage.length:
@@ -198,6 +215,18 @@ def _check(stage: Stage) -> None:
         raise stage.error(f"must be at least 1, not {surgery.interval}", "interval")
     if not surgery.steepness > 0:
         raise stage.error(f"must be above 0, not {surgery.steepness:g}", "steepness")
+
+
+def _check_patterns(stage: Stage) -> None:
+    for part in (stage.surgery, *stage.surgery.layer):
+        if not part.HasField("pattern"):
+            continue
+        if not stage.surgery.surgery:
+            raise stage.error("without surgery, masks stay as they are", "pattern")
+        try:
+            parse_pattern(part.pattern)
+        except CaffeError as error:
+            raise stage.error(error.message, "pattern") from None
 
 
 def _check_amounts(stage: Stage) -> None:

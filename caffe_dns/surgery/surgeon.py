@@ -202,6 +202,8 @@ class Surgeon:
                         f"'{entry.name}' is of type {layer.type}, which has a {have} and no {lack}",
                         "layer",
                     )
+            for masked_layer in self.masked_layers:
+                masked_layer.unit_size(stage.pattern_of(masked_layer.name))  # if it can have one
             # Whether the net can become so small at all, should nothing else be left.
             make_groups(stage, self.masked_layers, dict.fromkeys(names, 0), self.size)
 
@@ -224,7 +226,9 @@ class Surgeon:
             if settings[masked_layer.name] is not None
         ]
         for masked_layer in self.masked_layers:
-            masked_layer.follow_definition(settings[masked_layer.name] or LayerSurgery())
+            masked_layer.follow_definition(
+                settings[masked_layer.name] or LayerSurgery(), stage.pattern_of(masked_layer.name)
+            )
             if masked_layer in chosen and isinstance(masked_layer.layer, MagnitudeMasks):
                 self._find_moments(masked_layer.layer, begins)
         self._kept = {
@@ -272,15 +276,19 @@ class Surgeon:
             settings = stage.settings_of(masked_layer.name)
             if settings is None:
                 continue
+            shape = f", pattern {settings.pattern}" if settings.HasField("pattern") else ""
             if settings.HasField("sparsity"):
-                listed.append(f"{masked_layer.name} (to sparsity {log.number(settings.sparsity)})")
+                goal = f"to sparsity {log.number(settings.sparsity)}"
+                listed.append(f"{masked_layer.name} ({goal}{shape})")
             elif stage.shares_target(settings):
-                together.append(masked_layer.name)
+                together.append(f"{masked_layer.name}{shape}")
             else:
-                listed.append(_describe_threshold(masked_layer, settings))
+                threshold = _describe_threshold(masked_layer, settings)
+                listed.append(f"{masked_layer.name} ({threshold}{shape})")
         if together:
             listed.append(f"{', '.join(together)} ({_describe_target(stage)})")
-        return ", ".join(listed) or "no layer"
+        shape = f", all in the pattern {stage.surgery.pattern}" if stage.surgery.pattern else ""
+        return (", ".join(listed) or "no layer") + shape
 
     # State --------------------------------------------------------------------------------------
 
@@ -345,10 +353,10 @@ def _describe_threshold(masked_layer: MaskedLayer, settings: LayerSurgery) -> st
         own = layer.mask_settings()
         c_rate = settings.c_rate if settings.HasField("c_rate") else own.c_rate
         until = log.number(own.iter_stop)
-        return f"{layer.name} (c_rate {log.number(c_rate)}, until iteration {until})"
+        return f"c_rate {log.number(c_rate)}, until iteration {until}"
     own_threshold = layer.mask_settings().threshold
     threshold = settings.threshold if settings.HasField("threshold") else own_threshold
-    return f"{layer.name} (threshold {log.number(threshold)})"
+    return f"threshold {log.number(threshold)}"
 
 
 def _describe_target(stage: Stage) -> str:

@@ -110,7 +110,8 @@ def make_groups(
             elsewhere = sum(group.end for group in groups)
             elsewhere += sum(kept[masked_layer.name] for masked_layer in others)
             elsewhere += size.parameters - masked
-            end = _left_for(stage, size.parameters, elsewhere, len(together))
+            least = sum(layer.unit_size(stage.pattern_of(layer.name)) for layer in together)
+            end = _left_for(stage, size.parameters, elsewhere, least)
         else:
             end = int((1 - stage.surgery.sparsity) * prunable + _ROUNDING)
         start = sum(kept[masked_layer.name] for masked_layer in together)
@@ -122,10 +123,10 @@ def make_groups(
 _ROUNDING = 1e-6
 
 
-def _left_for(stage: Stage, parameters: int, elsewhere: int, layers: int) -> int:
+def _left_for(stage: Stage, parameters: int, elsewhere: int, least: int) -> int:
     left = int(parameters / stage.surgery.compression + _ROUNDING) - elsewhere
-    if left < layers:
-        most = parameters / (elsewhere + layers)
+    if left < least:
+        most = parameters / (elsewhere + least)
         raise stage.error(
             f"{stage.surgery.compression:g} times smaller is out of reach: of {parameters} "
             f"parameters, {elsewhere} stay in any case; at most {most:.4g} times",
@@ -145,7 +146,7 @@ def _groups_in_macs(
     masked = sum(layer.uses * layer.weights for layer in masked_layers)
     elsewhere = macs - masked + sum(left.values()) - start
     end = int(stage.surgery.macs * macs + _ROUNDING) - elsewhere
-    least = sum(layer.uses for layer in together)
+    least = sum(layer.uses * layer.unit_size(stage.pattern_of(layer.name)) for layer in together)
     if end < least:
         possible = math.ceil((elsewhere + least) / macs * 1e4) / 1e4
         raise stage.error(
@@ -166,13 +167,17 @@ def _keep_strongest(group: Group, wanted: Tensor) -> None:
         for own in strengths
     ]
     scores = [mask_rules.relative_strength(values) for values, _ in ranked]
-    if group.in_macs:
+    if group.in_macs or any(layer.pattern is not None for layer in layers):
         costs = [
-            (places < masked_layer.weights) * masked_layer.uses
+            masked_layer.costs(in_macs=group.in_macs)[places]
             for masked_layer, (_, places) in zip(layers, ranked, strict=True)
         ]
         scores = [
-            mask_rules.strength_per_use(own, masked_layer.uses)
+            mask_rules.strength_per_cost(
+                own,
+                masked_layer.unit_size(masked_layer.pattern)
+                * (masked_layer.uses if group.in_macs else 1),
+            )
             for masked_layer, own in zip(layers, scores, strict=True)
         ]
         together, order = torch.cat(scores).sort(descending=True)

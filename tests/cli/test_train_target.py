@@ -81,6 +81,30 @@ def test_a_share_of_the_multiplications(solver: str, tmp_path: Path, capfd: Capt
     assert round(shares["ip1"] * 12 * 49 + shares["ip2"] * 120) == macs // 4
 
 
+def test_a_pattern_alone_is_a_target(solver: str, tmp_path: Path, capfd: Capture) -> None:
+    run_well(["train", "-solver", solver, "--pattern", "2:4"], capfd)
+    text = (tmp_path / "snap_target_solver.prototxt").read_text()
+    (stage,) = parse_text(text, SolverParameter).message.surgery_stage
+    assert (stage.pattern, stage.sparsity) == ("2:4", 0.5)
+    masks = {layer.name: layer.blobs[2] for layer in model(tmp_path).layer if len(layer.blobs) == 3}
+    for name, inputs in (("ip1", 49), ("ip2", 12)):
+        rows = [
+            masks[name].data[at : at + inputs] for at in range(0, len(masks[name].data), inputs)
+        ]
+        groups = [row[start : start + 4] for row in rows for start in range(0, inputs, 4)]
+        assert 0 < max(map(sum, groups)) <= 2
+
+
+def test_blocks_follow_the_thresholds(solver: str, tmp_path: Path, capfd: Capture) -> None:
+    result = run_well(["train", "-solver", solver, "--pattern", "1x4"], capfd)
+    (line,) = (message for message in result.messages if message.startswith("Surgery on "))
+    assert line == (
+        "Surgery on ip1 (threshold 1.281), ip2 (threshold 1.281), all in the pattern 1x4. "
+        "To train without it: --no-surgery"
+    )
+    assert 0 < kept(tmp_path)["ip1"] < 1
+
+
 def test_a_seed_that_was_drawn_is_written(solver: str, tmp_path: Path, capfd: Capture) -> None:
     path = Path(solver)
     path.write_text(path.read_text().replace("random_seed: 5", ""))
@@ -117,6 +141,8 @@ def test_layers_with_sparsities_of_their_own(solver: str, tmp_path: Path, capfd:
         ),
         (["--target-macs", "0.5", "--hold-masks"], "exclude each other"),
         (["--target-sparsity", "0.5", "--no-surgery"], "exclude each other"),
+        (["--pattern", "2:3x"], "'2:3x' is no pattern; known: N:M"),
+        (["--pattern", "2:4", "--hold-masks"], "exclude each other"),
     ],
 )
 def test_wrong_targets(

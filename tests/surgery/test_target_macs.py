@@ -177,7 +177,7 @@ layer { name: "conv" type: "KINDConvolution" bottom: "pool" top: "conv"
 """
 
 
-def solver_of(folder: Path, kind: str) -> Solver:
+def solver_of(folder: Path, kind: str, stages: str = STAGES) -> Solver:
     folder.mkdir(exist_ok=True)
     # A convolution between the pooling and the inner products.
     text = small_net(kind=f"{kind}InnerProduct").replace(
@@ -185,7 +185,7 @@ def solver_of(folder: Path, kind: str) -> Solver:
     )
     place = text.index('layer { name: "ip1"')
     text = text[:place] + CONV.replace("KIND", kind) + text[place:]
-    return make_solver(folder, STAGES, text)
+    return make_solver(folder, stages, text)
 
 
 @pytest.mark.parametrize("kind", ["", "C"])

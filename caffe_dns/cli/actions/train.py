@@ -57,6 +57,7 @@ def run(
     target_sparsity: str,
     target_compression: float | None,
     target_macs: float | None,
+    pattern: str,
     hold_masks: bool,
     masks_from_zeros: bool,
     bits: int | None,
@@ -70,7 +71,7 @@ def run(
     snapshots = Snapshots(snapshot, resume, keep)
     if snapshot and weights:
         raise CaffeError("give -snapshot to resume training or -weights to finetune, but not both")
-    target = find_target(target_sparsity, target_compression, target_macs)
+    target = find_target(target_sparsity, target_compression, target_macs, pattern)
     pruning = Pruning(not no_surgery, target, hold_masks, masks_from_zeros, bits)
     if tensorboard:
         check_tensorboard(tensorboard)

@@ -5,6 +5,8 @@ Such a layer computes nothing. It owns the masks, and its blobs are the module's
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from caffe_dns.layers.base import Context
@@ -25,6 +27,7 @@ class _Adopted(WeightedLayer):
         param = LayerParameter(name=weight.name, type="Parameter", phase=TRAIN)
         super().__init__(param, Context(device=weight.weight.device))
         self.bias_term = weight.bias is not None
+        self.input_axis = weight.input_axis
         for name in ("weight", "bias"):
             parameter = getattr(weight, name)
             if parameter is not None:
@@ -41,7 +44,7 @@ class AdoptedByDeviation(_Adopted, DeviationMasks):
     """A weight that is pruned by standard deviation; its bias stays."""
 
     def __init__(self, weight: PrunableWeight, settings: InnerProductParameter) -> None:
-        super().__init__(PrunableWeight(weight.name, weight.weight))
+        super().__init__(replace(weight, bias=None))
         self._settings = settings
         self.add_masks()
         self.lay_out_masks()

@@ -34,6 +34,7 @@ def prune(
     c_rate: PerLayer | None = None,
     layers: Sequence[str] | None = None,
     rule: str = "magnitude",
+    pattern: str = "",
     start: int = 0,
     end: int | None = None,
     interval: int = 50,
@@ -56,7 +57,9 @@ def prune(
     `rule` is "magnitude" (weights and biases) or "deviation" (weights alone, by their distance from
     their mean) where neither threshold nor c_rate says it. `layers` names what is to be pruned:
     modules or parameters; unless given, it is every Conv1d to Conv3d, also transposed, Linear and
-    MultiheadAttention that learns, and every layer of Caffe without masks. With `from_zeros`,
+    MultiheadAttention that learns, and every layer of Caffe without masks. `pattern` is what masks
+    of weights look like: "2:4", at most 2 of 4 neighbours along the inputs are kept, or "1x4", 4
+    neighbours are cut as one; inputs are in the order kh, kw, C. With `from_zeros`,
     entries that are zero are pruned from the beginning. Move the model to its device first. Raises
     CaffeError for settings that make no sense or do not fit the model.
     """
@@ -82,6 +85,8 @@ def prune(
         for layer in adopted:
             MaskedLayer(layer).mask_zeros()
     stage = SurgeryStage(start_iter=start, end_iter=stop, interval=interval, steepness=steepness)
+    if pattern:
+        stage.pattern = pattern
     quantity.fill(stage, [weight.name for weight in weights])
     solver = SolverParameter(
         lr_policy="fixed",  # of no consequence

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.parameter import UninitializedParameter
 
 from caffe_dns.errors import BadValue, nearest
@@ -32,6 +32,8 @@ class PrunableWeight:
     name: str
     weight: nn.Parameter
     bias: nn.Parameter | None = None
+    #: The weight's axis of input channels; None where no axis alone has them.
+    input_axis: int | None = 1
 
 
 def find_weights(model: nn.Module, wanted: Iterable[str] | None = None) -> list[PrunableWeight]:
@@ -80,13 +82,21 @@ def _all_weights(model: nn.Module) -> Iterator[PrunableWeight]:
         if isinstance(module, _ConvNd | nn.Linear) or _is_plain_layer(module):
             weight, bias = _own(module, "weight"), _own(module, "bias")
             if weight is not None:
-                yield PrunableWeight(name or "weight", weight, bias)
+                yield PrunableWeight(name or "weight", weight, bias, _input_axis(module))
         elif isinstance(module, nn.MultiheadAttention):
             for kind, beside in _ATTENTION.items():
                 weight = _own(module, kind)
                 bias = _own(module, beside) if beside else None
                 if weight is not None:
                     yield PrunableWeight(f"{prefix}{kind}", weight, bias)
+
+
+def _input_axis(module: nn.Module) -> int | None:
+    if isinstance(module, WeightedLayer):
+        return module.input_axis
+    if isinstance(module, _ConvTransposeNd):
+        return 0 if module.groups == 1 else None
+    return 1
 
 
 def _is_plain_layer(module: nn.Module) -> bool:
@@ -115,7 +125,8 @@ def _parameter(
             f"there are: {', '.join(names) or 'none'}"
         )
     parameter = parameters[name]
-    return first.get(id(parameter)) or PrunableWeight(name, parameter)
+    axis = 1 if parameter.dim() > 1 else None
+    return first.get(id(parameter)) or PrunableWeight(name, parameter, input_axis=axis)
 
 
 def _check(weight: PrunableWeight) -> None:

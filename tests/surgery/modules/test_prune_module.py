@@ -190,3 +190,19 @@ def test_a_model_that_is_moved_afterwards() -> None:
         "device and memory format first, then prune it",
     ):
         pruner.step()
+
+
+def test_a_pattern_along_the_inputs() -> None:
+    """2 of 4 neighbours: of conv2d the channels innermost, of a transposed one the first axis."""
+    model = nn.Sequential(nn.Conv2d(4, 3, 3), nn.ConvTranspose2d(8, 3, 3), nn.Linear(6, 5))
+    masks = caffe_dns.prune(model, sparsity=0.5, steps=10, end=0, pattern="2:4").masks()
+    conv, up, linear = masks["0.weight"], masks["1.weight"], masks["2.weight"]
+    groups = [conv.permute(0, 2, 3, 1).reshape(-1, 4), up.permute(1, 2, 3, 0).reshape(-1, 4)]
+    for group in (*groups, linear[:, :4], linear[:, 4:]):
+        assert 0 < group.sum(1).max() <= 2
+
+
+def test_weights_that_take_no_pattern() -> None:
+    model = nn.ConvTranspose2d(4, 4, 3, groups=2)
+    with pytest.raises(CaffeError, match="no axis of its weight has the inputs alone"):
+        caffe_dns.prune(model, sparsity=0.5, steps=10, pattern="1x4")

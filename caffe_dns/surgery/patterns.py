@@ -1,0 +1,95 @@
+"""Patterns that masks may have to keep: weights cut as one, or so many of a group at most.
+
+What the masks of a pattern look like is said here, on a matrix with a row for each output; by which
+numbers weights are cut is the business of `mask_rules`.
+
+The columns of a row are its inputs, the innermost the input channels: a convolution's weight
+[out, C, kh, kw] has rows in the order kh, kw, C. So read kernels that keep channels innermost in
+memory, and the sparse matrix units of GPUs: where C is a multiple of M, a group of N:M is M input
+channels at one place of the kernel.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from caffe_dns.errors import BadValue
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """Of each `group` neighbours in a row, `most` stay at most, `unit` neighbours are cut as one.
+
+    Groups and units do not go on in the next row. The last of a row may be shorter, as if the row
+    were filled up with zeros: `most` are kept of a shorter group, too.
+    """
+
+    unit: int = 1
+    most: int = 1
+    group: int = 1
+
+    def unit_size(self, length: int) -> int:
+        """How many weights of a row of this length are cut as one."""
+        return min(self.unit, length)
+
+    def units(self, strengths: Tensor) -> Tensor:
+        """The strengths of the units, rows x units, of those of the weights, rows x columns.
+
+        That of a unit is the root of the mean square of its weights', so that one threshold suits
+        units of all sizes. What its group has no place for is minus infinity.
+        """
+        if self.unit > 1:
+            squares = self._split(strengths.square(), self.unit_size(strengths.shape[1]), 0.0)
+            strengths = (squares.sum(2) / self.sizes(strengths)).sqrt()
+        if self.group > 1:
+            grouped = self._split(strengths, self.group, -math.inf)
+            surplus = grouped.sort(descending=True, stable=True).indices[..., self.most :]
+            grouped = grouped.scatter(2, surplus, -math.inf)
+            strengths = grouped.flatten(1)[:, : strengths.shape[1]]
+        return strengths
+
+    def sizes(self, weights: Tensor) -> Tensor:
+        """How many weights each unit of a row has; `weights` is rows x columns."""
+        length = weights.shape[1]
+        size = self.unit_size(length)
+        starts = torch.arange(0, length, size, device=weights.device)
+        return (length - starts).clamp(max=size)
+
+    def weights(self, units: Tensor, length: int) -> Tensor:
+        """What holds for each unit, for each of its weights: rows x `length`."""
+        return units.repeat_interleave(self.unit_size(length), 1)[:, :length]
+
+    @staticmethod
+    def _split(rows: Tensor, size: int, filling: float) -> Tensor:
+        """Rows x parts x size, the last part filled up."""
+        return pad(rows, (0, -rows.shape[1] % size), value=filling).unflatten(1, (-1, size))
+
+
+def parse_pattern(text: str) -> Pattern:
+    """The pattern that is written so. Raises BadValue for what is none."""
+    if found := re.fullmatch(r"(\d+):(\d+)", text):
+        most, group = map(int, found.groups())
+        if 0 < most < group:
+            return Pattern(most=most, group=group)
+    elif (found := re.fullmatch(r"1x(\d+)", text)) and int(found[1]) > 1:
+        return Pattern(unit=int(found[1]))
+    raise BadValue(
+        f"'{text}' is no pattern; known: N:M, at most N of M neighbours are kept (2:4), and 1xK, K "
+        "neighbours are cut as one (1x4)"
+    )
+
+
+def to_rows(weight: Tensor, input_axis: int) -> Tensor:
+    """A weight as a matrix, outputs x inputs, `input_axis` the innermost."""
+    return weight.movedim(input_axis, -1).flatten(1)
+
+
+def from_rows(rows: Tensor, weight: Tensor, input_axis: int) -> Tensor:
+    """A matrix as `to_rows` makes it of a weight, in the weight's shape."""
+    return rows.reshape(weight.movedim(input_axis, -1).shape).movedim(-1, input_axis)
