@@ -300,18 +300,20 @@ class SurgeryStage(_message.Message):
     def __init__(self, name: _Optional[str] = ..., iterations: _Optional[int] = ..., layer: _Optional[_Iterable[_Union[LayerSurgery, _Mapping]]] = ..., sparsity: _Optional[float] = ..., compression: _Optional[float] = ..., macs: _Optional[float] = ..., pattern: _Optional[str] = ..., start_iter: _Optional[int] = ..., end_iter: _Optional[int] = ..., steepness: _Optional[float] = ..., interval: _Optional[int] = ..., solver: _Optional[_Union[SolverParameter, _Mapping]] = ..., surgery: bool = ..., bits: _Optional[int] = ...) -> None: ...
 
 class LayerSurgery(_message.Message):
-    __slots__ = ("name", "sparsity", "threshold", "c_rate", "pattern")
+    __slots__ = ("name", "sparsity", "threshold", "c_rate", "pattern", "bits")
     NAME_FIELD_NUMBER: _ClassVar[int]
     SPARSITY_FIELD_NUMBER: _ClassVar[int]
     THRESHOLD_FIELD_NUMBER: _ClassVar[int]
     C_RATE_FIELD_NUMBER: _ClassVar[int]
     PATTERN_FIELD_NUMBER: _ClassVar[int]
+    BITS_FIELD_NUMBER: _ClassVar[int]
     name: str
     sparsity: float
     threshold: float
     c_rate: float
     pattern: str
-    def __init__(self, name: _Optional[str] = ..., sparsity: _Optional[float] = ..., threshold: _Optional[float] = ..., c_rate: _Optional[float] = ..., pattern: _Optional[str] = ...) -> None: ...
+    bits: int
+    def __init__(self, name: _Optional[str] = ..., sparsity: _Optional[float] = ..., threshold: _Optional[float] = ..., c_rate: _Optional[float] = ..., pattern: _Optional[str] = ..., bits: _Optional[int] = ...) -> None: ...
 
 class SolverState(_message.Message):
     __slots__ = ("iter", "learned_net", "history", "current_step", "data_position", "surgery_moments", "learned_net_sha256", "random_seed", "shared_values")

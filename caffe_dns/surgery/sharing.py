@@ -27,6 +27,7 @@ class Sharing:
 
     def __init__(self, net: Net, stages: Sequence[Stage]) -> None:
         self._net, self._stages = net, stages
+        self._check_stages()
         self._stage: Stage | None = None
         self._layers: list[_Layer] = []
         self._renew: Replayed | None = None
@@ -41,10 +42,9 @@ class Sharing:
         self._stage, self._layers, self._renew = stage, [], None
         if not stage.surgery.HasField("bits"):
             return
-        count = 2**stage.surgery.bits
-        for layer in _weighted_layers(self._net):
+        for layer in weighted_layers(self._net):
             known = self._restored.get(layer.name) if iteration != stage.start else None
-            self._layers.append(_Layer(layer, count, known))
+            self._layers.append(_Layer(layer, 2 ** stage.bits_of(layer.name), known))
         self._renew = Replayed(self._renew_layers, self._net.context.device)
         for shared in self._layers:
             log.info(f"Shared values of {shared.name}: {len(shared.values)} of {shared.size}")
@@ -64,6 +64,17 @@ class Sharing:
         """Take over what a solver state says."""
         self._restored = {entry.layer: entry for entry in entries}
         self._stage = None
+
+    def _check_stages(self) -> None:
+        names = [layer.name for layer in weighted_layers(self._net)]
+        for stage in self._stages:
+            for entry in stage.surgery.layer if stage.surgery.HasField("bits") else ():
+                if entry.name not in names:
+                    raise stage.error(
+                        f"no layer with a matrix of weights is named '{entry.name}'; there are: "
+                        f"{', '.join(names) or 'none'}",
+                        "layer",
+                    )
 
     @torch.no_grad()
     def _renew_layers(self) -> None:
@@ -127,7 +138,7 @@ class _Layer:
         return torch.cat([parameter[places] for parameter, places in self._parts])
 
 
-def _weighted_layers(net: Net) -> Iterator[WeightedLayer]:
+def weighted_layers(net: Net) -> Iterator[WeightedLayer]:
     """The layers with a matrix of weights; those that share a blob are one."""
     owners: set[int] = set()
     for step in net.steps:

@@ -43,10 +43,11 @@ _AMOUNTS: tuple[Literal["sparsity", "compression", "macs"], ...] = (
     "compression",
     "macs",
 )
-_LAYER_SETTINGS: tuple[Literal["sparsity", "threshold", "c_rate"], ...] = (
+_LAYER_SETTINGS: tuple[Literal["sparsity", "threshold", "c_rate", "bits"], ...] = (
     "sparsity",
     "threshold",
     "c_rate",
+    "bits",
 )
 
 
@@ -94,6 +95,11 @@ class Stage:
         if not self.surgery.layer:
             return LayerSurgery(name=layer)
         return next((entry for entry in self.surgery.layer if entry.name == layer), None)
+
+    def bits_of(self, layer: str) -> int:
+        """How many values a layer's weights share in a stage with bits: 2 to the power of this."""
+        own = [entry.bits for entry in self.surgery.layer if entry.name == layer]
+        return own[0] if own else self.surgery.bits
 
     def shares_target(self, settings: LayerSurgery) -> bool:
         """Whether a layer with these settings is pruned by what the whole stage is to reach."""
@@ -231,11 +237,8 @@ def _check_patterns(stage: Stage) -> None:
 
 def _check_amounts(stage: Stage) -> None:
     surgery = stage.surgery
-    if surgery.HasField("bits"):
-        if not 1 <= surgery.bits <= MOST_BITS:
-            raise stage.error(f"must be 1 to {MOST_BITS}, not {surgery.bits}", "bits")
-        if surgery.surgery:
-            raise stage.error("needs masks that stay as they are: surgery: false", "bits")
+    if surgery.HasField("bits") and surgery.surgery:
+        raise stage.error("needs masks that stay as they are: surgery: false", "bits")
     amounts = [name for name in _AMOUNTS if surgery.HasField(name)]
     if len(amounts) > 1:
         raise stage.error(f"give either this or {amounts[0]}, not both", amounts[-1])
@@ -248,10 +251,14 @@ def _check_amounts(stage: Stage) -> None:
             raise stage.error(
                 f"must be at least 0 and below 1, but is {part.sparsity:g}", "sparsity"
             )
+        if part.HasField("bits") and not 1 <= part.bits <= MOST_BITS:
+            raise stage.error(f"must be 1 to {MOST_BITS}, not {part.bits}", "bits")
     names = [entry.name for entry in surgery.layer]
     for entry in surgery.layer:
         if names.count(entry.name) > 1:
             raise stage.error(f"'{entry.name}' is given more than once", "layer")
+        if entry.HasField("bits") != surgery.HasField("bits"):
+            raise stage.error(f"'{entry.name}' and the stage must both have bits, or none", "layer")
         given = [name for name in _LAYER_SETTINGS if entry.HasField(name)]
         if len(given) > 1:
             raise stage.error(f"'{entry.name}' can have only one of {', '.join(given)}", "layer")

@@ -187,7 +187,8 @@ class Surgeon:
     def _check_stages(self) -> None:
         names = [masked_layer.name for masked_layer in self.masked_layers]
         for stage in self.stages:
-            for entry in stage.surgery.layer:
+            # Those of a stage with bits also name layers without masks, whose values are shared.
+            for entry in () if stage.surgery.HasField("bits") else stage.surgery.layer:
                 if entry.name not in names:
                     raise stage.error(
                         f"no masked layer is named '{entry.name}'{nearest(entry.name, names)}; "

@@ -126,9 +126,34 @@ def test_a_stage_of_its_own(tmp_path: Path) -> None:
     solver.close()
 
 
+def test_layers_with_bits_of_their_own(tmp_path: Path) -> None:
+    stage = 'surgery_stage { surgery: false bits: 4 layer { name: "ip1" bits: 2 } }'
+    solver = masked(tmp_path, f"max_iter: 2 {stage}")
+    solver.step(2)
+    counts = [len(np.unique(entries(solver, name))) for name in ("ip1", "ip2")]
+    assert counts[0] == 4 < counts[1] <= 16
+    solver.close()
+
+
 @pytest.mark.parametrize(
     ("stage", "complaint"),
     [
+        (
+            'surgery: false bits: 2 layer { name: "ip1" bits: 9 }',
+            "surgery_stage 1: bits: must be 1 to 8, not 9",
+        ),
+        (
+            'surgery: false bits: 2 layer { name: "ip1" sparsity: 0.5 }',
+            "surgery_stage 1: layer: 'ip1' and the stage must both have bits, or none",
+        ),
+        (
+            'surgery: false layer { name: "ip1" bits: 3 }',
+            "surgery_stage 1: layer: 'ip1' and the stage must both have bits, or none",
+        ),
+        (
+            'surgery: false bits: 2 layer { name: "ip3" bits: 3 }',
+            "no layer with a matrix of weights is named 'ip3'; there are: ip1, ip2",
+        ),
         ("surgery: false bits: 0", "surgery_stage 1: bits: must be 1 to 8, not 0"),
         ("surgery: false bits: 9", "surgery_stage 1: bits: must be 1 to 8, not 9"),
         ("bits: 2", "surgery_stage 1: bits: needs masks that stay as they are: surgery: false"),
