@@ -35,8 +35,8 @@ _effects: dict[int, str] = {}
 def begin() -> None:
     """Note all signals from now on. For the program `dns` itself, not for those that import it.
 
-    Whoever starts it with these signals blocked (`env --block-signal=INT`) loses none to Python's
-    own start, either.
+    Whoever starts it with these signals blocked, as bin/dns does, loses none to Python's own start,
+    either.
     """
     global _ignored
     _open_standard_descriptors()

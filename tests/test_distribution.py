@@ -71,6 +71,7 @@ def test_a_wheel_is_enough(checkout: Path, wheel: Path, tmp_path: Path) -> None:
     (packages,) = environment.glob("lib/python*/site-packages")
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(packages)
+        assert any(name.endswith(".data/scripts/dns") for name in archive.namelist())
     # What it depends on, without the path that leads to this project.
     others = tmp_path / "others"
     others.mkdir()

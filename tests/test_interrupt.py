@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -151,3 +152,19 @@ print(sorted(set(sys.modules) - before))
     done = subprocess.run([sys.executable, "-S", "-c", program], capture_output=True, text=True)
     ours = ["caffe_dns", "caffe_dns.__main__", "caffe_dns.interrupt"]
     assert sorted(eval(done.stdout)) == ["__future__", *ours], done.stderr
+
+
+def test_the_command_keeps_signals_waiting_while_python_starts(tmp_path: Path) -> None:
+    """Also by a link to it from elsewhere, as pipx makes them."""
+    folder = tmp_path / "a folder"
+    folder.mkdir()
+    shutil.copy(ROOT / "bin" / "dns", folder)
+    program = folder / "dns-unguarded"
+    program.write_text(
+        f"#!{sys.executable}\nimport signal, sys\n"
+        "print(sorted(map(int, signal.pthread_sigmask(signal.SIG_BLOCK, []))), sys.argv[1:])"
+    )
+    program.chmod(0o755)
+    (tmp_path / "dns").symlink_to(folder / "dns")
+    done = subprocess.run([tmp_path / "dns", "a  b", ""], capture_output=True, text=True)
+    assert done.stdout == f"{sorted(map(int, (SIGHUP, SIGINT, SIGTERM)))} ['a  b', '']\n"

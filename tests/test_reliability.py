@@ -35,21 +35,6 @@ def test_a_lost_signal_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert deaf.returncode == -signal.SIGKILL
 
 
-@pytest.mark.parametrize(
-    ("log", "alone"),
-    [
-        ("", False),
-        ('Traceback\n  File "site.py"\nKeyboardInterrupt', True),
-        ('Traceback\n  File "bin/dns"\n  File "caffe_dns/__main__.py"\nKeyboardInterrupt', True),
-        ('Traceback\n  File "caffe_dns/__main__.py"\n  File "caffe_dns/cli/main.py"', False),
-    ],
-)
-def test_pythons_own_start_is_told_from_ours(
-    log: str, alone: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert load("reliability/signals", monkeypatch).python_alone(log) is alone
-
-
 def test_a_run_is_watched(tmp_path: Path) -> None:
     """Of so short a run nothing is asked but that it is seen."""
     flags = ["--batch", "2", "--settle", "0", "--most", "1e12", "--table", f"{tmp_path}/table"]

@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
+
+
+def program() -> list[str]:
+    """The command `dns` as it is installed beside this interpreter; else the module."""
+    installed = Path(sys.executable).with_name("dns")
+    return [str(installed)] if installed.exists() else [sys.executable, "-m", "caffe_dns"]
 
 
 def environment(*folders: Path) -> dict[str, str]:
