@@ -43,11 +43,12 @@ DEFINITIONS = [file for file in FILES if file.endswith("train_val.prototxt")]
 #: Weights and biases, factors and shifts of Scale layers; not the statistics of BatchNorm layers.
 #: CaffeNet, GoogLeNet, VGG-16, SqueezeNet and MobileNet as published with their models; ResNet-50
 #: as elsewhere (25,557,032), plus the 64 biases of conv1 that only Caffe's has.
-#: SSD for shapes as counted by hand.
+#: SSD for shapes and the net for solar cells as counted by hand.
 PARAMETERS = {
     "alexnet": 60_965_224,
     "alexnet_bn_dns": 62_397_480,
     "caffenet": 60_965_224,
+    "elpv": 2_796_258,
     "googlenet": 6_998_552,
     "lenet": 431_080,
     "lenet_300_100": 266_610,
@@ -61,6 +62,8 @@ PARAMETERS = {
 SMALL = ("lenet", "lenet_300_100", "mobilenet_v1", "squeezenet", "ssd_shapes")
 #: What comes out of a deploy net, where it is not `prob`, the classes' probabilities.
 DETECTORS = ("ssd_shapes",)
+#: How many classes there are where they are not ImageNet's.
+CLASSES = {"lenet": 10, "lenet_300_100": 10, "elpv": 2}
 
 
 def slow_unless(small: tuple[str, ...], files: list[str]) -> list[object]:
@@ -122,9 +125,8 @@ def test_number_of_parameters(folder: str) -> None:
     if folder in DETECTORS:
         assert net.outputs == ["detection_out"]
         return
-    classes = 10 if folder.startswith("lenet") else 1000
     assert net.outputs == ["prob"]
-    assert net.blob_shapes["prob"][:2] == (1, classes)
+    assert net.blob_shapes["prob"][:2] == (1, CLASSES.get(folder, 1000))
 
 
 @pytest.mark.parametrize("file", DEFINITIONS)
@@ -224,12 +226,12 @@ def on_dummy_data(
     Detectors, which need objects, have the database `pictures` instead.
     """
     net: NetParameter = read_net(str(file)).message
+    deployed = read_net(str(Path(file).parent / "deploy.prototxt")).message.layer[0]
+    shape = (batch, *deployed.input_param.shape[0].dim[1:])
     for layer in net.layer:
         if layer.type == "AnnotatedData":
             layer.data_param.source, layer.data_param.batch_size = str(pictures), batch
         if layer.type == "Data":
-            crop = layer.transform_param.crop_size
-            shape = (batch, 3, crop, crop) if crop else (batch, 1, 28, 28)
             replace_data(layer, shape)
         elif layer.type == "Convolution" and not filled:
             layer.convolution_param.ClearField("weight_filler")
@@ -276,7 +278,7 @@ def test_a_detector_learns(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 @pytest.mark.parametrize(
     "folder",
-    slow_unless((*SMALL, "googlenet", "resnet50"), sorted(PARAMETERS)),
+    slow_unless((*SMALL, "elpv", "googlenet", "resnet50"), sorted(PARAMETERS)),
 )
 def test_opencv_reads_what_we_write(folder: str, tmp_path: Path) -> None:
     cv2 = pytest.importorskip("cv2")

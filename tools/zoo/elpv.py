@@ -1,0 +1,84 @@
+"""A residual net for photographs of solar cells."""
+
+from __future__ import annotations
+
+from caffe_dns.proto.caffe_pb2 import (
+    TEST,
+    TRAIN,
+    DataParameter,
+    LayerParameter,
+    NetParameter,
+    NetStateRule,
+    RandomAspectRatioParameter,
+    TransformationParameter,
+)
+from tools.zoo.builder import MAX, MSRA, NetBuilder
+from tools.zoo.variants import deploy, prune
+
+#: Height and width of the pictures; good and defective.
+SIDE, CLASSES = 150, 2
+#: What compute_image_mean says of the training pictures, rounded.
+MEAN = 152
+BATCHES = {TRAIN: 64, TEST: 41}  # 16 of 41 are all of 656
+#: Channels of the first stage; each further one has twice as many.
+WIDTH = 32
+
+
+def elpv(width: int = WIDTH) -> dict[str, NetParameter]:
+    """ResNet-18 of half the width, for grey pictures."""
+    net = NetBuilder("ResNet-18-elpv", weight_filler=MSRA)
+    net.net.layer.extend(_pictures(phase) for phase in (TRAIN, TEST))
+    blob = net.convolution("conv1", "data", width, 7, stride=2, pad=3, bias_term=False)
+    blob = net.relu("conv1_relu", net.batch_norm("bn_conv1", "scale_conv1", blob))
+    blob = net.pool("pool1", blob, MAX, 3, 2)
+    for stage in range(2, 6):
+        for letter in "ab":
+            wider = stage > 2 and letter == "a"
+            blob = _block(net, f"{stage}{letter}", blob, width << (stage - 2), wider)
+    blob = net.inner_product("fc2", net.global_average("pool5", blob), CLASSES)
+    net.scores(blob, {"accuracy": 1})
+    return {
+        "train_val": net.net,
+        "prune_train_val": prune(net.net),
+        "deploy": deploy(net.net, blob, (1, 1, SIDE, SIDE)),
+    }
+
+
+def _block(net: NetBuilder, block: str, bottom: str, width: int, wider: bool) -> str:
+    """Two convolutions beside a shortcut; where it is `wider`, both have a stride of 2."""
+
+    def branch(name: str, blob: str, kernel: int, stride: int) -> str:
+        name = f"{block}_{name}"
+        blob = net.convolution(
+            f"res{name}", blob, width, kernel, stride=stride, pad=kernel // 2, bias_term=False
+        )
+        return net.batch_norm(f"bn{name}", f"scale{name}", blob)
+
+    stride = 2 if wider else 1
+    shortcut = branch("branch1", bottom, 1, stride) if wider else bottom
+    blob = net.relu(f"res{block}_branch2a_relu", branch("branch2a", bottom, 3, stride))
+    blob = branch("branch2b", blob, 3, 1)
+    blob = net.append(f"res{block}", "Eltwise", (shortcut, blob), f"res{block}")
+    return net.relu(f"res{block}_relu", blob)
+
+
+def _pictures(phase: int) -> LayerParameter:
+    """Whole pictures for tests; for training, parts of them, stretched and mirrored at random."""
+    layer = LayerParameter(name="data", type="Data", top=["data", "label"])
+    layer.include.append(NetStateRule(phase=phase))  # type: ignore[arg-type]
+    transform = TransformationParameter(mean_value=[MEAN], scale=1 / 64)
+    if phase == TRAIN:
+        transform.mirror = True
+        transform.crop_size = SIDE
+        transform.random_aspect_ratio_param.CopyFrom(
+            RandomAspectRatioParameter(
+                min_area_ratio=0.6, max_area_ratio=1, aspect_ratio_change=0.8
+            )
+        )
+    layer.transform_param.CopyFrom(transform)
+    source = f"data/elpv/{'train' if phase == TRAIN else 'test'}_lmdb"
+    layer.data_param.CopyFrom(
+        DataParameter(source=source, batch_size=BATCHES[phase], backend=DataParameter.LMDB)
+    )
+    layer.data_param.shuffle = phase == TRAIN
+    return layer
