@@ -102,6 +102,34 @@ def test_labels_have_the_shape_that_their_reader_wants(
     assert shapes == [(2, 3, 8, 8), wanted]
 
 
+def test_regions_have_the_axes_of_their_losses() -> None:
+    """py-R-FCN's own labels are R x 1 x 1 x 1, and so are the losses of its boxes."""
+    text = (
+        DATA
+        + SCORES
+        + """
+layer { name: "p" type: "Python" bottom: "ip" top: "labels" python_param { module: "x" } }
+layer { name: "l" type: "SoftmaxWithLossOHEM" bottom: "ip" bottom: "labels"
+  top: "a" top: "b" top: "each" }
+layer { name: "box" type: "SmoothL1LossOHEM" bottom: "ip" bottom: "ip" top: "c" top: "each_box" }
+layer { name: "sum" type: "Eltwise" bottom: "each" bottom: "each_box" top: "sum" }
+"""
+    )
+    made = with_constant_data(parse_text(text, NetParameter).message, Guess(2, (3, 9, 9)))
+    constants = {layer.top[0]: layer for layer in made.layer if layer.type == "DummyData"}
+    assert list(constants["labels"].dummy_data_param.shape[0].dim) == [2, 1, 1, 1]
+
+
+def test_files_that_layers_read_besides_their_data_are_left_out() -> None:
+    text = """layer { name: "d" type: "AnnotatedData" top: "data" top: "label" }
+layer { name: "i" type: "Input" top: "boxes" input_param { shape { dim: [1, 1, 5, 7] } } }
+layer { name: "e" type: "DetectionEvaluate" bottom: "boxes" bottom: "label" top: "e"
+  detection_evaluate_param { num_classes: 3 background_label_id: 0 name_size_file: "gone" } }"""
+    made = with_constant_data(parse_text(text, NetParameter).message, Guess(2, (3, 9, 9)))
+    settings = made.layer[-1].detection_evaluate_param
+    assert settings.num_classes == 3 and not settings.name_size_file
+
+
 def test_kinds_of_files(tmp_path: Path) -> None:
     for name, kind in (("a_net", "net"), ("g_solver", "solver"), ("h_labels", "other")):
         path = tmp_path / name

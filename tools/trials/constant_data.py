@@ -8,10 +8,11 @@ taken for data layers, too: what they make has the shape that its readers want.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
+from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 from torch import Tensor
 
@@ -117,6 +118,7 @@ def with_constant_data(param: NetParameter, guess: Guess) -> NetParameter:
             result.layer.extend(_constant(top, blobs.of_data(top)) for top in layer.top)
         else:
             result.layer.add().CopyFrom(layer)
+            _clear(result.layer[-1], _names_a_file)
     return result
 
 
@@ -182,7 +184,8 @@ class _Blobs:
         plain = LayerParameter()
         plain.CopyFrom(layer)
         plain.phase = self._param.state.phase
-        _drop_fillers(plain)
+        _clear(plain, _is_filler)
+        _clear(plain, _names_a_file)
         made = layer_types[layer.type](plain, Context(surgery=False)).setup(bottoms)
         self._shapes.update(zip(layer.top, map(tuple, made), strict=False))
 
@@ -232,8 +235,9 @@ class _Blobs:
         if layer.type in _CLASSES and index > 0 and first:
             settings = _CLASSES[layer.type]
             axis = getattr(layer, settings).axis if settings else 1
-            if layer.type == "SoftmaxWithLossOHEM":  # whose third top has the labels' shape
-                return (*first[:axis], 1, *first[axis + 1 :])
+            if layer.type == "SoftmaxWithLossOHEM":
+                # Its third top has the labels' shape, and is added to one that has four axes.
+                return (*first[:axis], 1, *first[axis + 1 :], 1, 1, 1)[:4]
             return _without_axis(first, axis)
         if layer.type == "LSTM" and index == 1 and first:
             return first[:2]
@@ -263,12 +267,22 @@ def _without_axis(shape: Shape, axis: int) -> Shape:
     return (*shape[:axis], *shape[axis + 1 :]) or (1,)
 
 
-def _drop_fillers(message: Message) -> None:
+def _is_filler(field: FieldDescriptor) -> bool:
     """Shapes are asked for, not first values, which take long to draw."""
+    return field.message_type is not None and field.message_type.name == "FillerParameter"
+
+
+def _names_a_file(field: FieldDescriptor) -> bool:
+    """Lists of names and sizes of images and the like, which are data as well."""
+    return field.name.endswith("_file")
+
+
+def _clear(message: Message, unwanted: Callable[[FieldDescriptor], bool]) -> None:
+    """Take such fields out of a message and those in it, of which there is one each."""
     for field, value in message.ListFields():
-        if field.message_type is None or is_repeated(field):
+        if is_repeated(field):
             continue
-        if field.message_type.name == "FillerParameter":
+        if unwanted(field):
             message.ClearField(field.name)
-        else:
-            _drop_fillers(value)
+        elif field.message_type is not None:
+            _clear(value, unwanted)
