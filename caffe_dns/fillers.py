@@ -72,7 +72,7 @@ def _xavier(shape: Shape, filler: FillerParameter, generator: Generator) -> Tens
 
 @filler_types.register("msra")
 def _msra(shape: Shape, filler: FillerParameter, generator: Generator) -> Tensor:
-    std = math.sqrt(2.0 / _fan(shape, filler))
+    std = math.sqrt(2.0 / _fan(shape, filler) / (1 + filler.alpha**2))
     return torch.empty(shape).normal_(0.0, std, generator=generator)
 
 

@@ -94,6 +94,12 @@ def test_msra(text: str, fan: int) -> None:
     check_normal(filled(f"type: 'msra' {text}"), 0, math.sqrt(2 / fan))
 
 
+def test_msra_before_a_prelu() -> None:
+    """The variance is that of He et al., equation 15: 2 / ((1 + a^2) n)."""
+    values = filled("type: 'msra' alpha: 0.5")
+    check_normal(values, 0, math.sqrt(2 / (1.25 * 30 * 5 * 7)))
+
+
 @pytest.mark.parametrize(
     ("text", "fan"),
     [("", 1), ("variance_norm: FAN_OUT", 20_000), ("variance_norm: AVERAGE", 10_000.5)],

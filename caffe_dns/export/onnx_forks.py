@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import cast
 
+import torch
+
 from caffe_dns.export.onnx_graph import INT64, Bottoms, converts
 from caffe_dns.layers.forks.batch_norm import BN
 from caffe_dns.layers.forks.channels import Reorg, ShuffleChannel
-from caffe_dns.layers.forks.neuron import SIX, ReLU6, Sparsify
+from caffe_dns.layers.forks.neuron import SIX, Insanity, ReLU6, Sparsify
 from caffe_dns.layers.forks.resize import Interp, Upsample
 from caffe_dns.layers.forks.roi import ROIPooling
 
@@ -117,6 +119,18 @@ def reorg(at: Bottoms) -> list[str]:
         squares = at.reshape(at.values[0], [0, fewer, height, stride, width, stride])
         axes = (0, 3, 5, 1, 2, 4)
     return [at.reshape(at.add("Transpose", squares, perm=axes), [0, *at.top_shapes[0][1:]])]
+
+
+@converts("Insanity")
+def insanity(at: Bottoms) -> list[str]:
+    return [at.add("LeakyRelu", *at.values, alpha=cast(Insanity, at.layer).slope)]
+
+
+@converts("ContinuationIndicator")
+def continuation_indicator(at: Bottoms) -> list[str]:
+    """A constant, for batches of the net's size."""
+    at.graph.fixed_batch = True
+    return [at.constant("indicator", at.layer(torch.zeros(()).expand(at.shapes[0])))]
 
 
 @converts("ReLU6")

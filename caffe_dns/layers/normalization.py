@@ -38,6 +38,8 @@ class BatchNorm(SameShape):
     def build(self, bottom_shapes: Sequence[Shape]) -> None:
         settings = self.param.batch_norm_param
         self.fraction, self.eps = settings.moving_average_fraction, settings.eps
+        #: How many images share the statistics of a batch; 0 for all (Intel Caffe).
+        self.images = settings.stats_batch_size
         if not bottom_shapes[0]:
             raise self.error("the bottom needs at least 1 axis", "bottom")
         if self.eps < 0:
@@ -80,6 +82,12 @@ class BatchNorm(SameShape):
                 f"the statistics are of {self.channels} channels, the bottom has {channels}",
                 "bottom",
             )
+        if self.images and not self.use_global_stats and bottom_shapes[0][0] % self.images:
+            raise self.error(
+                f"is {self.images}; a divisor of the batch size, {bottom_shapes[0][0]}, would be "
+                "right",
+                "batch_norm_param.stats_batch_size",
+            )
         return super().reshape(bottom_shapes)
 
     @property
@@ -110,14 +118,28 @@ class BatchNorm(SameShape):
         bottom = values if values.dim() > 1 else values.unsqueeze(1)
         if self.scale_bias:
             factor, shift = self._with_own(factor, shift)
-        if not self.use_global_stats and kernels.suit(bottom) and not self.scale_bias:
-            top = self._normalize_in_kernel(bottom, factor, shift, bias, relu)
+        if self.images and not self.use_global_stats:
+            parts = bottom.split(self.images)
+            top = torch.cat([self._normalize(part, factor, shift, bias, relu) for part in parts])
         else:
-            if bias is not None:
-                bottom = bottom + bias.to(bottom.dtype).view(-1, *[1] * (bottom.dim() - 2))
-            top = self._normalize_in_torch(bottom, factor, shift)
-            top = torch.relu(top) if relu else top
+            top = self._normalize(bottom, factor, shift, bias, relu)
         return top.view_as(values)
+
+    def _normalize(
+        self,
+        bottom: Tensor,
+        factor: Tensor | None,
+        shift: Tensor | None,
+        bias: Tensor | None,
+        relu: bool,
+    ) -> Tensor:
+        """The top for images that share statistics."""
+        if not self.use_global_stats and kernels.suit(bottom) and not self.scale_bias:
+            return self._normalize_in_kernel(bottom, factor, shift, bias, relu)
+        if bias is not None:
+            bottom = bottom + bias.to(bottom.dtype).view(-1, *[1] * (bottom.dim() - 2))
+        top = self._normalize_in_torch(bottom, factor, shift)
+        return torch.relu(top) if relu else top
 
     def _with_own(
         self, factor: Tensor | None, shift: Tensor | None

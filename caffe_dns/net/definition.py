@@ -101,6 +101,20 @@ def meets_rule(state: NetState, rule: NetStateRule, layer: str) -> bool:
     return True
 
 
+def with_statistics_of(param: NetParameter) -> NetParameter:
+    """A copy whose BatchNorm layers have the net's `bn_stats_batch_size`, if it gives one.
+
+    Theirs do not count then (`apply_bn_stats_batch_size.cpp` of Intel Caffe).
+    """
+    result = NetParameter()
+    result.CopyFrom(param)
+    if result.HasField("bn_stats_batch_size"):
+        for layer in result.layer:
+            if layer.type == "BatchNorm":
+                layer.batch_norm_param.stats_batch_size = result.bn_stats_batch_size
+    return result
+
+
 def insert_splits(param: NetParameter) -> NetParameter:
     """A copy in which a top that is read more than once goes through a Split layer.
 

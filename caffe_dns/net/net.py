@@ -18,7 +18,7 @@ from caffe_dns import log
 from caffe_dns.errors import BadValue, CaffeError
 from caffe_dns.layers.base import Context, Layer, Shape
 from caffe_dns.net.building import build
-from caffe_dns.net.definition import filter_layers, insert_splits
+from caffe_dns.net.definition import filter_layers, insert_splits, with_statistics_of
 from caffe_dns.net.fusion import plan_fusion
 from caffe_dns.net.names import check_names
 from caffe_dns.net.params import Param
@@ -74,7 +74,7 @@ class Net(nn.Module):
                 places = Places(param, kept, positions, file)
             check_types(filtered, places)
             log.info(f"Initializing net from parameters: \n{to_text(filtered)}")
-            self.param = insert_splits(filtered)
+            self.param = insert_splits(with_statistics_of(filtered))
             self._graph = build(self.param, self.context)
             check_names(self._graph.steps, filtered, places)
         except CaffeError as error:

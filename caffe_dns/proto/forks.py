@@ -44,7 +44,7 @@ _MOVED: dict[str, dict[int, Moved]] = {
         **dict.fromkeys((152, 137), Moved(2104)),
         45: Moved(2104, {(1, LENGTH): 2100, (2, LENGTH): 2101, (3, VARINT): 2102}),
     },
-    # NVCaffe; the last two Intel Caffe.
+    # NVCaffe; the last three Intel Caffe.
     "BatchNorm": {
         139: Moved(
             139,
@@ -54,6 +54,7 @@ _MOVED: dict[str, dict[int, Moved]] = {
                 (7, VARINT): 2102,
                 (7, LENGTH): 2103,
                 (8, LENGTH): 2101,
+                (9, VARINT): 2104,
             },
         )
     },
@@ -69,6 +70,10 @@ _MOVED: dict[str, dict[int, Moved]] = {
     "BoxOutput": {151: Moved(2114), 154: Moved(2115)},
     "DecodeBBox": {154: Moved(2115), 155: Moved(2116)},
     "Sparsify": {147: Moved(2113)},
+    # happynear.
+    "Insanity": {202: Moved(2117)},
+    # DeepDetect.
+    "ContinuationIndicator": {158: Moved(2118)},
     # SegNet; ENet.
     "DenseImageData": dict.fromkeys((138, 46), Moved(2112)),
     "YoloDetectionOutput": {601: Moved(2110)},

@@ -67,7 +67,6 @@ _FIELDS: dict[str, dict[str, Idle]] = {
         "eltwise_mem_sharing": _ANY,
         # Intel Caffe.
         "engine": _ANY,
-        "bn_stats_batch_size": Idle((0,)),
     },
     "LayerParameter": {
         "forward_type": _TYPE,
@@ -118,7 +117,6 @@ _FIELDS: dict[str, dict[str, Idle]] = {
     },
     "BatchNormParameter": {
         "engine": _ANY,
-        "stats_batch_size": Idle((0,)),
         "relu": _IS_OFF,
         "update_global_stats": _IS_OFF,
     },

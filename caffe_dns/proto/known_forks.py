@@ -46,9 +46,9 @@ FIELDS = {
         "LayerParameter": "engine multinode mn_activation_param mn_grad_compress_param "
         "quantization_param region_loss_param eval_detection_param spatial_dropout_param "
         "split_param",
-        "NetParameter": "engine compile_net_state bn_stats_batch_size multinode",
+        "NetParameter": "engine compile_net_state multinode",
         "SolverParameter": "engine disabled_update local_lr_auto local_gw_ratio test_offset",
-        "BatchNormParameter": "engine use_weight_bias bias_term stats_batch_size relu",
+        "BatchNormParameter": "engine use_weight_bias bias_term relu",
         "ConcatParameter": "engine per_fla_fuse",
         "ConvolutionParameter": "relu negative_slope conv_algorithm coeff fusion_type",
         "EltwiseParameter": "engine",
@@ -69,8 +69,7 @@ FIELDS = {
         "NoiseParameter": "all_effects",
         "DetectionOutputParameter": "objectness_score",
         "MultiBoxLossParameter": "objectness_score",
-        "LayerParameter": "continuation_indicator_param ctc_loss_param "
-        "labelsequence_accuracy_param",
+        "LayerParameter": "ctc_loss_param labelsequence_accuracy_param",
     },
     "MobileNet-YOLO": {
         "LayerParameter": "yolov3_param yolo_seg_param segmentation_evaluate_param",
@@ -88,7 +87,6 @@ FIELDS = {
         "ConvolutionParameter": "conv_mode",
         "InnerProductParameter": "gemm_mode spmdm_transpose_in spmdm_transpose_out",
     },
-    "cvjena": {"LayerParameter": "insanity_param"},
     "wenwei202's SSL": {
         "SolverParameter": "breadth_decay kernel_shape_decay block_group_decay force_decay "
         "force_type force_decay_type force_direction force_iter",
@@ -109,8 +107,7 @@ LAYER_TYPES = {
     "DetectionLoss DetectionGroupLoss DetectionGroupAccuracy ImageGtData ProposalTarget",
     "MobileNet-YOLO": "GaussianYolov3 RegionLoss YoloSeg Yolov3",
     "Intel Caffe": "ConvolutionReLU EvalDetection RegionLoss SpatialDropout",
-    "cvjena": "Insanity",
-    "DeepDetect": "ContinuationIndicator CtcLoss LabelsequenceAccuracy",
+    "DeepDetect": "CtcLoss LabelsequenceAccuracy",
 }
 
 

@@ -47,6 +47,10 @@ LAYERS = {
     "shuffle": one("ShuffleChannel", "shuffle_channel_param { group: 3 }"),
     "relu6": one("ReLU6"),
     "relu6_slope": one("ReLU6", "relu6_param { negative_slope: 0.25 }"),
+    "insanity": one("Insanity"),
+    "continuation_indicator": one(
+        "ContinuationIndicator", "continuation_indicator_param { time_step: 3 }"
+    ),
     "ceil_mode": one("Pooling", "pooling_param { kernel_size: 2 stride: 2 ceil_mode: false }"),
 }
 

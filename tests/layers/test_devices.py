@@ -136,6 +136,16 @@ CASES = {
     ),
     "reorg": Case(settings("Reorg", "reorg_param", "stride: 2"), [draw(2, 8, 4, 6)]),
     "relu6": Case("type: 'ReLU6'", [4 * draw(*IMAGES)]),
+    "insanity": Case("type: 'Insanity'", [draw(*IMAGES)]),
+    "continuation_indicator": Case(
+        settings("ContinuationIndicator", "continuation_indicator_param", "time_step: 3"),
+        [draw(*IMAGES)],
+        (),
+    ),
+    "batch_norm_parts": Case(
+        settings("BatchNorm", "batch_norm_param", "stats_batch_size: 2", "phase: TRAIN"),
+        [draw(4, 6, 9, 8)],
+    ),
     "permute": Case(
         settings("Permute", "permute_param", "order: 0 order: 2 order: 3 order: 1"),
         [draw(*IMAGES)],

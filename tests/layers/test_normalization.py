@@ -59,6 +59,26 @@ def test_batch_norm_sums_up_statistics(shape: tuple[int, ...]) -> None:
         np.testing.assert_allclose(blob, values, rtol=1e-10)
 
 
+@pytest.mark.parametrize("more", ["", "scale_bias: true"])
+def test_images_that_share_statistics(more: str) -> None:
+    """As if each part were a batch of its own, one after the other."""
+    settings = f"moving_average_fraction: 0.75 eps: 0.01 {more}"
+    whole = batch_norm(f"{settings} stats_batch_size: 2", 6, 3, 4)
+    single = batch_norm(settings, 2, 3, 4)
+    bottom = draw(6, 3, 4)
+    top = whole(bottom)
+    expected = torch.cat([single(part) for part in bottom.split(2)])
+    torch.testing.assert_close(top, expected, rtol=0, atol=0)
+    for blob, other in zip(whole.blobs, single.blobs, strict=True):
+        assert torch.equal(blob, other)
+    assert torch.autograd.gradcheck(whole, bottom.requires_grad_())
+    # With statistics of before, images share nothing.
+    tested = batch_norm(f"{settings} stats_batch_size: 4", 6, 3, 4, train=False)
+    assert tested(bottom).shape == bottom.shape
+    with pytest.raises(CaffeError, match=r"is 4; a divisor of the batch size, 6, would be right"):
+        batch_norm("stats_batch_size: 4", 6, 3, 4)
+
+
 def test_batch_norm_uses_global_statistics_in_test() -> None:
     layer = batch_norm("", 4, 3, 5, train=False)
     bottom = draw(4, 3, 5)

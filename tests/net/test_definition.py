@@ -5,7 +5,13 @@ from __future__ import annotations
 import pytest
 
 from caffe_dns.errors import CaffeError
-from caffe_dns.net.definition import filter_layers, insert_splits, meets_rule, with_state
+from caffe_dns.net.definition import (
+    filter_layers,
+    insert_splits,
+    meets_rule,
+    with_state,
+    with_statistics_of,
+)
 from caffe_dns.proto.caffe_pb2 import TEST, TRAIN, LayerParameter, NetState, NetStateRule
 from caffe_dns.proto.text import parse_text
 from tests.nets import input_layer, parse_net, recorded_log
@@ -74,6 +80,19 @@ def test_level_zero_and_the_empty_stage_are_levels_and_stages() -> None:
     assert meets_rule(state, NetStateRule(max_level=0), "x")
     assert not meets_rule(state, NetStateRule(min_level=1), "x")
     assert meets_rule(state, NetStateRule(stage=[""]), "x")
+
+
+def test_statistics_of_all_batch_norms() -> None:
+    layers = (
+        "layer { type: 'BatchNorm' batch_norm_param { stats_batch_size: 4 eps: 1 } } "
+        "layer { type: 'BatchNorm' } layer { type: 'ReLU' }"
+    )
+    param = parse_net(layers)
+    assert with_statistics_of(param) == param
+    first, second, other = with_statistics_of(parse_net(f"bn_stats_batch_size: 8 {layers}")).layer
+    assert first.batch_norm_param.stats_batch_size == 8 and first.batch_norm_param.eps == 1
+    assert second.batch_norm_param.stats_batch_size == 8
+    assert other == param.layer[2]
 
 
 def test_with_state_adds_to_the_definitions_own() -> None:

@@ -134,11 +134,14 @@ def test_upsample(number: int) -> None:
         ("Reorg", 149, "reorg_param"),
         ("Reorg", 159, "reorg_param"),
         ("ReLU6", 211, "relu6_param"),
+        ("Insanity", 202, "insanity_param"),
+        ("ContinuationIndicator", 158, "continuation_indicator_param"),
     ],
 )
 def test_layers_of_small_nets(type: str, number: int, field: str) -> None:
-    # One number, 3, as the first field; a float in ReLU6's.
-    content = b"\x0d\x00\x00\x40\x40" if type == "ReLU6" else b"\x08\x03"
+    # One number, 3, as the first field; a float in that of some.
+    is_float = type in ("ReLU6", "Insanity")
+    content = b"\x0d\x00\x00\x40\x40" if is_float else b"\x08\x03"
     (value,) = (v for _, v in getattr(fork_layer(type, number, content), field).ListFields())
     assert value == 3
 

@@ -23,7 +23,7 @@ from tests.nets import recorded_log
     ("text", "kind"),
     [
         ("default_forward_type: FLOAT global_grad_scale: 1000. name: 'a'", NetParameter),
-        ("engine: 'MKL2017'; bn_stats_batch_size: 0, name: 'a'", NetParameter),
+        ("engine: 'MKL2017'; reduce_buckets: 3, name: 'a'", NetParameter),
         ("name: 'a' layer { forward_math: FLOAT debug: true }", NetParameter),
         ("layer { engine: \"MKLDNN:DLA\" } name: 'a'", NetParameter),
         ("name: 'a' layer { connectivity_mode: CONNECTED }", NetParameter),
@@ -55,9 +55,9 @@ def test_engines_of_forks_are_the_default() -> None:
     ("text", "message"),
     [
         (
-            "name: 'a'\nbn_stats_batch_size: 32",
-            "line 2: bn_stats_batch_size: 'bn_stats_batch_size' of Intel Caffe is not supported "
-            "but for 0, with which it changes nothing (column 1)",
+            "layer { name: 'a'\nloss_param { label_smoothing: 0.5 } }",
+            "line 2: layer.loss_param.label_smoothing: 'label_smoothing' of NVCaffe and Intel "
+            "Caffe is not supported but for 0, with which it changes nothing (column 14)",
         ),
         (
             "layer { pooling_param { torch_pooling: true } }",

@@ -62,6 +62,7 @@ class Channelwise(Rule):
     "ELU",
     "Eltwise",
     "Exp",
+    "Insanity",
     "Log",
     "Power",
     "ReLU",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -32,6 +33,42 @@ class ReLU6(SameShape):
         if self.negative_slope == 0:
             return F.relu6(bottom)
         return torch.where(bottom >= SIX, SIX, F.leaky_relu(bottom, self.negative_slope))
+
+
+@layer_types.register("Insanity")
+class Insanity(SameShape):
+    """Values below 0 over a divisor that is drawn from `lb` to `ub` while training.
+
+    Each entry has one of its own, anew in each pass; else the divisor is (ub - lb) / (log |ub| -
+    log |lb|), whose inverse is the mean of theirs (`insanity_layer.cpp` of happynear).
+    """
+
+    keeps_type = True
+
+    def build(self, bottom_shapes: Sequence[Shape]) -> None:
+        settings = self.param.insanity_param
+        self.low, self.high = settings.lb, settings.ub
+        if len(bottom_shapes[0]) < 2:
+            raise self.error("the bottom needs at least 2 axes", "bottom")
+        if not self.low < self.high or 0 in (self.low, self.high) or self.low == -self.high:
+            raise self.error(
+                f"is {self.high:g}; more than lb = {self.low:g} would be right, neither of them 0, "
+                "nor one the other's negative",
+                "insanity_param.ub",
+            )
+
+    @property
+    def slope(self) -> float:
+        """What values below 0 are multiplied by when nothing is drawn."""
+        return math.log(abs(self.high / self.low)) / (self.high - self.low)
+
+    def forward(self, *bottoms: Tensor) -> Tensor:
+        (bottom,) = bottoms
+        if not self.training:
+            return F.leaky_relu(bottom, self.slope)
+        divisors = torch.empty_like(bottom)
+        divisors.uniform_(self.low, self.high, generator=self.generator())
+        return torch.where(bottom > 0, bottom, bottom / divisors)
 
 
 class _Sparsify(torch.autograd.Function):

@@ -1,4 +1,4 @@
-"""ReLU6 against its formula."""
+"""ReLU6, Insanity and Sparsify against their formulas."""
 
 from __future__ import annotations
 
@@ -43,3 +43,38 @@ def test_sparsify(threshold: float) -> None:
     assert x.grad is not None
     np.testing.assert_allclose(x.grad, gradient, rtol=1e-12)
     assert "thre: must be at least 0" in refused(text.replace(str(threshold), "-1"), (4, 30))
+
+
+def test_insanity() -> None:
+    text = "type: 'Insanity' insanity_param { lb: 3 ub: 5 }"
+    x = draw(40, 500)
+    values = x.numpy()
+    divisor = (5 - 3) / (math.log(5) - math.log(3))
+    made = make_layer(text, (40, 500))
+    expected = np.where(values > 0, values, values / divisor)
+    np.testing.assert_allclose(run(made, x)[0], expected, rtol=1e-12)
+    check_gradients(make_layer(text, (4, 30)), draw(4, 30))
+    # While training, each entry has a divisor of its own, which the gradient has, too.
+    made.train()
+    leaf = x.clone().requires_grad_()
+    tops = [made(leaf), made(leaf)]
+    slopes = (tops[0] / leaf).detach().numpy()
+    assert (slopes[values > 0] == 1).all()
+    drawn = 1 / slopes[values < 0]
+    assert drawn.min() > 3 and drawn.max() < 5
+    np.testing.assert_allclose([drawn.mean(), drawn.std()], [4, 2 / math.sqrt(12)], rtol=0.02)
+    assert (tops[0] != tops[1])[x < 0].all()
+    tops[0].sum().backward()
+    assert leaf.grad is not None
+    np.testing.assert_allclose(leaf.grad, slopes, rtol=1e-12)
+    # The same numbers in every run.
+    np.testing.assert_array_equal(
+        make_layer(text + " phase: TRAIN", (40, 500))(x), tops[0].detach()
+    )
+
+
+@pytest.mark.parametrize(("low", "high"), [(3, 3), (5, 3), (0, 3), (-3, 0), (-3, 3)])
+def test_divisors_of_no_range(low: float, high: float) -> None:
+    text = f"type: 'Insanity' insanity_param {{ lb: {low} ub: {high} }}"
+    assert f"insanity_param.ub: is {high}; more than lb = {low}" in refused(text, (4, 30))
+    assert "at least 2 axes" in refused("type: 'Insanity'", (4,))
