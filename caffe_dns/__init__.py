@@ -57,9 +57,10 @@ def load_net(
     layers of the standard types own no masks; None leaves that to the definition, which asks
     for masks by any field about them. Fillers and layers draw from `seed`. `activations` is
     torch.bfloat16 to compute most layers in that. `quiet` keeps Caffe's log lines away. With
-    `sparse`, for TEST on a CPU, rows of layers leave out weights that are 0 where that is faster;
-    blobs within such a row are then not among those that the net returns, and weights must not
-    change any more. Raises CaffeError for anything wrong with the files.
+    `sparse`, for TEST, layers leave out weights that are 0 where that is faster: on a CPU in rows,
+    whose inner blobs are then not among those that the net returns; on a GPU where `activations`
+    are torch.bfloat16 and weights in the pattern 2:4. Weights must not change any more. Raises
+    CaffeError for anything wrong with the files.
     """
     from pathlib import Path
 

@@ -7,7 +7,7 @@ business.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, ClassVar, TypeVar
 
@@ -44,6 +44,8 @@ class WeightedLayer(Layer):
     products: int
     #: The weight's axis of input channels; None where no axis alone has them.
     input_axis: int | None = 1
+    #: What `without_bias` gives, of parameters that do not change any more; see `sparse`.
+    fixed_product: Callable[[Tensor], tuple[Tensor, Tensor | None]] | None = None
     #: Products of weight and bias, while masks are applied to all layers together.
     _ready: list[Tensor | None] | None = None
 
@@ -80,6 +82,8 @@ class WeightedLayer(Layer):
 
     def without_bias(self, bottom: Tensor) -> tuple[Tensor, Tensor | None]:
         """The top of one bottom before the bias is added, and the bias."""
+        if self.fixed_product is not None:
+            return self.fixed_product(bottom)
         weight, bias = self.effective(self.context.activations)
         return self.apply_to(bottom, weight, None), bias
 
@@ -260,7 +264,8 @@ class MasksTogether:
 
         With `again`, the products may be written over by the next pass.
         """
-        entries = [entry for layer in self.layers for entry in self._entries(layer)]
+        learning = [layer for layer in self.layers if layer.fixed_product is None]
+        entries = [entry for layer in learning for entry in self._entries(layer)]
         products = self._multiply(entries, again) if entries else []
         for (layer, index, _, _), product in zip(entries, products, strict=False):
             if layer._ready is None:

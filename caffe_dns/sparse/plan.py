@@ -17,6 +17,7 @@ from caffe_dns.net.fusion import FusedLayers, Fusion
 from caffe_dns.net.net import Net
 from caffe_dns.net.wiring import Step
 from caffe_dns.proto.caffe_pb2 import TEST
+from caffe_dns.sparse.semi_structured import use_sparse_units
 
 #: The share of weights that are not 0 from which on nobody tries.
 DENSE = 0.6
@@ -44,17 +45,26 @@ class CompiledLayers:
         return program(bottom)
 
 
-def use_sparse(net: Net) -> list[CompiledLayers]:
-    """Let rows of layers run as programs where that is faster, for a batch as `blob_shapes` has it.
+def use_sparse(net: Net) -> Sequence[FusedLayers]:
+    """Leave out zeros in the layers where that is faster, for a batch as `blob_shapes` has it.
 
-    For nets in the phase TEST on a CPU. Their weights must not change any more, no gradient comes
+    On a CPU, rows of layers run as programs; on a GPU, layers in the pattern 2:4 on sparse matrix
+    units. For nets in the phase TEST: their weights must not change any more, no gradient comes
     through, and blobs within a row are not among those that a pass returns. Returns the rows.
-    Raises CaffeError for other nets, and without numba.
+    Raises CaffeError for other nets, without numba on a CPU, without cuSPARSELt on a GPU.
     """
-    if net.phase != TEST or net.context.device.type != "cpu":
-        raise CaffeError("sparse weights are for nets of the phase TEST, on a CPU")
+    if net.phase != TEST:
+        raise CaffeError("sparse weights are for nets of the phase TEST")
     if next(net.parameters(), torch.zeros(())).dtype != torch.float32:
-        raise CaffeError("sparse weights are for nets in float32")
+        raise CaffeError("sparse weights are for nets with parameters in float32")
+    if net.context.device.type == "cpu":
+        return _use_programs(net)
+    if not torch.backends.cusparselt.is_available():
+        raise CaffeError("this build of PyTorch has no cuSPARSELt, which sparse weights need")
+    return use_sparse_units(net)
+
+
+def _use_programs(net: Net) -> list[CompiledLayers]:
     try:
         from caffe_dns.sparse import operations
     except ImportError:
