@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from caffe_dns.errors import CaffeError
 from caffe_dns.proto.caffe_pb2 import NetParameter
 from caffe_dns.proto.text import parse_text
 from tests import programs
 from tools.trials.constant_data import Guess, with_constant_data
+from tools.trials.faults import is_fault
 from tools.trials.steps import kind_of
 
 DATA = 'layer { name: "d" type: "Data" top: "data" top: "label" data_param { source: "gone" } }\n'
@@ -18,6 +20,9 @@ SCORES = """layer { name: "ip" type: "InnerProduct" bottom: "data" top: "ip"
   inner_product_param { num_output: 4 } }
 """
 LOSS = 'layer { name: "l" type: "SoftmaxWithLoss" bottom: "ip" bottom: "label" top: "l" }\n'
+SHAPES = """layer { name: "i" type: "Input" top: "a" top: "b"
+  input_param { shape { dim: 9 dim: 3 } shape { dim: 9 dim: 4 } } }
+"""
 FILES = {
     "a_net.prototxt": DATA + SCORES + LOSS,
     "b_same.prototxt": DATA + SCORES + LOSS,
@@ -25,6 +30,10 @@ FILES = {
     "d_broken.prototxt": DATA + SCORES.replace("num_output", "num_outputs") + LOSS,
     "e_unknown.prototxt": DATA + SCORES.replace("InnerProduct", "Teleporter") + LOSS,
     "f_wrong.prototxt": DATA + SCORES + LOSS.replace("label", "labels"),
+    "k_template.prototxt": DATA + SCORES.replace("4", "CLASSES") + LOSS,
+    "l_shapes.prototxt": SHAPES
+    + 'layer { name: "e" type: "Eltwise" bottom: "a" bottom: "b" top: "e" }',
+    "m_test.prototxt": DATA + SCORES.replace("{", "{ include { phase: TEST }", 1) + LOSS,
     "g_solver.prototxt": 'net: "gone" base_lr: 0.1 lr_policy: "fixed" max_iter: 3',
     "h_labels.prototxt": 'item { name: "x" }',
     "i_notes.txt": "layer {}",
@@ -50,15 +59,22 @@ def test_how_far_files_get(tmp_path: Path) -> None:
         "g": ("solver", "built"),
         "h": ("other", "nothing"),
         "j": ("net", "trained"),
+        "k": ("net", "nothing"),
+        "l": ("net", "parsed"),
+        "m": ("net", "trained"),
     }
     reasons = {Path(row["file"]).name[0]: row["reason"] for row in results if row["reason"]}
-    assert reasons.keys() == {"d", "e", "f"}
+    assert reasons.keys() == {"d", "e", "f", "k", "l"}
+    faulty = {Path(row["file"]).name[0] for row in results if row["faulty"]}
+    assert faulty == {"f", "k", "l"}
     assert "unknown field 'num_outputs'" in reasons["d"]
     assert "e_unknown.prototxt:2: layer 'ip': unknown layer type 'Teleporter'" in reasons["e"]
-    assert said.splitlines()[-7:] == [
-        "6 nets: parsed 5 (83.3 %), built 3 (50.0 %), ran 3 (50.0 %), trained 3 (50.0 %)",
-        "  2 (33.3 %) have fields or layer types that dns lacks",
-        "  1 (16.7 %) do not fit together, or not with constant data",
+    assert said.splitlines()[-8:] == [
+        "9 nets: parsed 7 (77.8 %), built 4 (44.4 %), ran 4 (44.4 %), trained 4 (44.4 %)",
+        "  3 (33.3 %) are wrong for every Caffe",
+        "  2 (22.2 %) have fields or layer types that dns lacks",
+        "  without those wrong for every Caffe, 6: parsed 5 (83.3 %), built 4 (66.7 %), "
+        "ran 4 (66.7 %), trained 4 (66.7 %)",
         "1 solvers: parsed 1 (100.0 %)",
         "1 nets have no loss: what has run counts as trained",
         "1 nets have Python layers, for which constant data stand",
@@ -135,3 +151,23 @@ def test_kinds_of_files(tmp_path: Path) -> None:
         path = tmp_path / name
         path.write_text(FILES[f"{name}.prototxt"])
         assert kind_of(path) == kind
+
+
+@pytest.mark.parametrize(
+    ("message", "whatever_data", "with_own_data"),
+    [
+        ("expected a whole number, found 'N' (column 3)", True, True),
+        ("expected a LayerType (NONE, DATA), found '\"Data\"' (column 3)", True, True),
+        ("expected a LayerType (NONE, DATA), found 'BN' (column 3)", False, False),
+        ("unknown field 'x' in LayerParameter", False, False),
+        ("Top blob 'a' produced by multiple sources", True, True),
+        ("all bottoms must have one shape", False, True),
+        ("'x' of a fork is not supported", False, False),
+    ],
+)
+def test_what_is_wrong_for_every_caffe(
+    message: str, whatever_data: bool, with_own_data: bool
+) -> None:
+    error = CaffeError(message)
+    assert is_fault(error, made_up=True) == whatever_data
+    assert is_fault(error, made_up=False) == with_own_data

@@ -81,22 +81,26 @@ def guesses(param: NetParameter) -> Iterator[Guess]:
             layer.hdf5_data_param.batch_size,
             layer.memory_data_param.batch_size,
             *(shape.dim[0] for shape in layer.input_param.shape if shape.dim),
+            *(shape.dim[0] for shape in layer.dummy_data_param.shape if shape.dim),
         )
         if size
     }
-    for batch in dict.fromkeys([BATCH, 1, *sorted(given)[:2]]):
+    for batch in dict.fromkeys([BATCH, 1, *sorted(given)[:2], *sorted(given)[-1:]]):
         for image in IMAGES:
             yield Guess(batch, image)
 
 
 class NoGuess(CaffeError):
-    """A layer does not fit the data that were made up; `depth` layers do."""
+    """A layer does not fit the data that were made up; `depth` layers do.
 
-    def __init__(self, error: CaffeError, depth: int) -> None:
+    `made_up` says whether what reaches this layer has a shape that was made up.
+    """
+
+    def __init__(self, error: CaffeError, depth: int, made_up: bool) -> None:
         super().__init__(
             error.message, file=error.file, line=error.line, layer=error.layer, field=error.field
         )
-        self.depth = depth
+        self.depth, self.made_up = depth, made_up
 
 
 def with_constant_data(param: NetParameter, guess: Guess) -> NetParameter:
@@ -109,7 +113,8 @@ def with_constant_data(param: NetParameter, guess: Guess) -> NetParameter:
         try:
             blobs.append(layer)
         except CaffeError as error:
-            raise NoGuess(error.locate(layer=layer.name), depth) from None
+            made_up = not blobs.certain.issuperset(layer.bottom)
+            raise NoGuess(error.locate(layer=layer.name), depth, made_up) from None
     result = NetParameter()
     result.CopyFrom(param)
     del result.layer[:]
@@ -160,6 +165,8 @@ class _Blobs:
         self._guess = guess
         self._shapes: dict[str, Shape] = {}
         self._data: dict[str, Shape | None] = {}
+        #: Those whose shape follows from what the definition says itself.
+        self.certain: set[str] = set()
 
     def of_data(self, top: str) -> Shape:
         """What a data layer has to bring; one number for each item where nobody asks."""
@@ -168,6 +175,7 @@ class _Blobs:
     def append(self, layer: LayerParameter) -> None:
         """Find out the shapes of a layer's tops. Raises CaffeError."""
         if is_data(layer):
+            self.certain.difference_update(layer.top)
             shapes = list(self._brought(layer))
             for top, shape in zip(layer.top, shapes, strict=True):
                 self._data[top] = shape
@@ -188,6 +196,10 @@ class _Blobs:
         _clear(plain, _names_a_file)
         made = layer_types[layer.type](plain, Context(surgery=False)).setup(bottoms)
         self._shapes.update(zip(layer.top, map(tuple, made), strict=False))
+        if self.certain.issuperset(layer.bottom):
+            self.certain.update(layer.top)
+        else:
+            self.certain.difference_update(layer.top)
 
     def _brought(self, layer: LayerParameter) -> Iterator[Shape | None]:
         for index, top in enumerate(layer.top):
@@ -210,6 +222,8 @@ class _Blobs:
         plain = LayerParameter()
         plain.CopyFrom(layer)
         shape = tuple(layer_types[layer.type](plain, Context()).setup([])[index])
+        if shape and shape[0] <= self._guess.batch:
+            self.certain.add(layer.top[index])
         return (min(shape[0], self._guess.batch), *shape[1:]) if shape else None
 
     def _image(self, layer: LayerParameter) -> Shape:

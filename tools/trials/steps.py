@@ -19,10 +19,12 @@ from caffe_dns.net.definition import filter_layers, with_state
 from caffe_dns.net.places import Places
 from caffe_dns.net.unknown_types import check_types
 from caffe_dns.proto.caffe_pb2 import TEST, TRAIN, NetParameter, SolverParameter
+from caffe_dns.proto.text import Parsed
 from caffe_dns.proto.upgrade import read_net, read_solver
 from caffe_dns.solver.checks import check_definition
 from caffe_dns.solver.solver import Solver
 from tools.trials.constant_data import NoGuess, guesses, is_data, with_constant_data
+from tools.trials.faults import is_graph_fault
 
 _ITERATIONS = 2
 _NET_FIELDS = {"layer", "layers", "input"}
@@ -74,16 +76,7 @@ def try_net(
     reached(Step.PARSED)
     if upto is Step.PARSED:
         return True
-    state = _state(parsed.message)
-    places = Places.of(parsed, state)
-    try:
-        filtered = filter_layers(state)[0]
-        check_types(filtered, places)
-        if any(layer.type == "Python" for layer in filtered.layer):
-            found_code()
-        net, definition = _build(filtered)
-    except CaffeError as error:
-        raise places.locate(error) from None
+    net, definition = _build_in_a_state(parsed, found_code)
     reached(Step.BUILT)
     trains = any(step.needs_backward for step in net.steps)
     if upto is Step.BUILT:
@@ -97,24 +90,51 @@ def try_net(
     return trains
 
 
-def _state(param: NetParameter) -> NetParameter:
-    """The definition in the first state in which it has a loss, or data at least."""
+def _build_in_a_state(
+    parsed: Parsed[NetParameter], found_code: Callable[[], None]
+) -> tuple[Net, NetParameter]:
+    """The net, and its definition, in the first state that connects its blobs.
+
+    Raises the error of the first of all.
+    """
+    first: CaffeError | None = None
+    for state in _promising(parsed.message):
+        places = Places.of(parsed, state)
+        try:
+            filtered = filter_layers(state)[0]
+            check_types(filtered, places)
+            if any(layer.type == "Python" for layer in filtered.layer):
+                found_code()
+            return _build(filtered)
+        except CaffeError as error:
+            first = first or places.locate(error)
+            if not is_graph_fault(error):
+                break
+    assert first is not None
+    raise first
+
+
+def _promising(param: NetParameter) -> list[NetParameter]:
+    """The definition in the states in which it has a loss, or data at least, or in the first."""
     states = list(_states(param))
     for wanted in (_has_loss, _has_data):
+        found = []
         for state in states:
             try:
                 if wanted(filter_layers(state)[0]):
-                    return state
+                    found.append(state)
             except CaffeError:  # which building it says again
                 continue
-    return states[0]
+        if found:
+            return found
+    return states[:1]
 
 
 def _states(param: NetParameter) -> Iterator[NetParameter]:
     """The definition in each phase, without stages, and in each stage that its rules name."""
     rules = [rule for layer in param.layer for rule in (*layer.include, *layer.exclude)]
     stages = dict.fromkeys(stage for rule in rules for stage in rule.stage)
-    for given in ([], *([stage] for stage in stages), [*stages]):
+    for given in dict.fromkeys([(), *((stage,) for stage in stages), tuple(stages)]):
         for phase in (TRAIN, TEST):
             yield with_state(param, phase, 0, given)
 
@@ -141,6 +161,8 @@ def _build(param: NetParameter) -> tuple[Net, NetParameter]:
         try:
             definition = with_constant_data(param, guess)
         except NoGuess as error:
+            if not error.made_up:
+                raise
             if furthest is None or error.depth > furthest.depth:
                 furthest = error
             continue
