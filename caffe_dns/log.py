@@ -15,7 +15,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 from caffe_dns import interrupt
 from caffe_dns.encoding import on_disk
@@ -111,7 +110,7 @@ def number(value: float) -> str:
 def _write(severity: str, message: str) -> None:
     seconds, nanoseconds = divmod(time.time_ns(), 10**9)
     frame = sys._getframe(2)
-    position = f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno}"
+    position = f"{os.path.basename(frame.f_code.co_filename)}:{frame.f_lineno}"
     stamp = time.strftime("%m%d %H:%M:%S", time.localtime(seconds))
     micros = nanoseconds // 1000
     message = message.removesuffix("\n")  # as glog, which ends each message with one line break

@@ -63,6 +63,7 @@ class UpdateRule:
             # Under force_backward, gradients of what does not learn count in clip_gradients.
             and (self.tracks_frozen or p.lr_mult != 0 or p.tensor.requires_grad)
         ]
+        self._places = {param: place for place, param in enumerate(self.params)}
         self.tensors: Tensors = [p.tensor.detach() for p in self.params]
         self.histories: list[Tensors] = [
             [torch.zeros_like(tensor) for tensor in self.tensors] for _ in range(self.num_histories)
@@ -127,6 +128,7 @@ class UpdateRule:
         With momentum, what is left of the history still moves it, as in Caffe.
         """
         tensor = param.tensor.detach()
+        self._places[param] = len(self.params)
         self.params.append(param)
         self.tensors.append(tensor)
         for history in self.histories:
@@ -138,10 +140,8 @@ class UpdateRule:
 
     def history(self, param: Param, moment: int) -> Tensor | None:
         """The history of one parameter, or None for one that the rule does not move."""
-        for index, candidate in enumerate(self.params):
-            if candidate is param:
-                return self.histories[moment][index]
-        return None
+        place = self._places.get(param)
+        return None if place is None else self.histories[moment][place]
 
     def update(self, gradients: Tensors, histories: list[Tensors], rate: Tensor) -> Tensors:
         """What to subtract from the parameters; changes `histories` in place.
