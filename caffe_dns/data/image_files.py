@@ -169,3 +169,6 @@ class ImageListSource(ImageSource[ListedImage]):
 
     def is_encoded(self, item: ListedImage) -> bool:
         return True
+
+    def explain(self, error: CaffeError, record: int) -> CaffeError:
+        return error.locate(file=self._settings.root_folder + self.fetch(record).name)

@@ -36,7 +36,7 @@ class ShuffledSource(DatabaseSource):
         self._order = Order(len(self._values), seed, stream)
 
     def fetch(self, record: int) -> Value:
-        return self._values[self._order.index(record + self._skip)]
+        return self._values[self._index_of(record)]
 
     def fetch_all(self, records: Sequence[int]) -> list[Value]:
         return in_memory_if_small([self.fetch(record) for record in records])
@@ -44,6 +44,9 @@ class ShuffledSource(DatabaseSource):
     def decode_alike(self, items: Sequence[Value], records: IntArray) -> tuple[Image, Image] | None:
         # Not kept: what is kept lies in the order of the database.
         return parse_small(items)
+
+    def _index_of(self, record: int) -> int:
+        return self._order.index(record + self._skip)
 
     def close(self) -> None:
         self._values.clear()

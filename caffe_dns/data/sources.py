@@ -202,8 +202,7 @@ class DatabaseSource(ImageSource[Value]):
     def explain(self, error: CaffeError, record: int) -> CaffeError:
         if error.file is not None:  # of which this is not the record's fault
             return error
-        index = record + self._skip
-        index %= self._entries or index + 1
+        index = self._index_of(record)
         key = os.fsdecode(self._key(index))
         return CaffeError(
             f"record {index} (key {key!r}): {error.message}",
@@ -214,6 +213,11 @@ class DatabaseSource(ImageSource[Value]):
 
     def close(self) -> None:
         self._database.close()
+
+    def _index_of(self, record: int) -> int:
+        """Where this record lies in the database."""
+        index = record + self._skip
+        return index % (self._entries or index + 1)
 
     def _key(self, index: int) -> bytes:
         cursor = self._database.cursor()

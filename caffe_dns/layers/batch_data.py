@@ -10,6 +10,7 @@ import weakref
 from abc import abstractmethod
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from functools import partial
 from typing import Any, ClassVar, Protocol
 
@@ -25,6 +26,9 @@ from caffe_dns.data.transform import RecordDraws, Transform
 from caffe_dns.errors import CaffeError
 from caffe_dns.layers.base import Context, Layer, Shape
 from caffe_dns.proto.caffe_pb2 import TRAIN, LayerParameter
+
+#: How many batches back a label that does not fit is looked for: those of iter_size, and more.
+_BATCHES_LOOKED_AT = 64
 
 
 class Batch(Protocol):
@@ -138,6 +142,10 @@ class ImageBatchLayer(BatchDataLayer):
     #: Channels, height and width of the first image, before the transform.
     first_shape: tuple[int, int, int]
 
+    @abstractmethod
+    def records(self) -> ImageSource[Any]:
+        """The images as they are stored, in the order in which batches have them."""
+
     def build(self, bottom_shapes: Sequence[Shape]) -> None:
         settings = self.param.transform_param
         #: Whether images get a random size before they are cropped.
@@ -151,6 +159,21 @@ class ImageBatchLayer(BatchDataLayer):
 
     def reshape(self, bottom_shapes: Sequence[Shape]) -> list[Shape]:
         return [self._shape, (self.batch_size,)][: self.num_tops]
+
+    def name_record(self, error: CaffeError, fits: Callable[[int], bool]) -> CaffeError:
+        """An error about a label of a batch taken lately, with its record's place.
+
+        That is the last one used whose label does not fit; the error as it is if there is none.
+        """
+        at_once = self.batch_size * self.ranks
+        with closing(self.records()) as source:
+            for end in range(self.position(), 0, -at_once)[:_BATCHES_LOOKED_AT]:
+                records = range(max(end - at_once, 0), end)
+                items = source.load(source.fetch_all(records))
+                for record, item in zip(records, items, strict=True):
+                    if not fits(source.decode(item)[1]):
+                        return source.explain(error, record)
+        return error
 
     # What follows depends on the seed in force now: a solver that resumes changes it after setup.
 

@@ -5,9 +5,20 @@ Only checks live here; what belongs to a single layer type stays with that type.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch import Tensor
 
+from caffe_dns.errors import CaffeError
 from caffe_dns.layers.base import Layer
+
+
+class WrongLabel(CaffeError):
+    """A label that is no class. `fits` says of every label whether it is one, or is ignored."""
+
+    def __init__(self, message: str, layer: str, fits: Callable[[int], bool]) -> None:
+        super().__init__(message, layer=layer, field="bottom")
+        self.fits = fits
 
 
 def refuse_in_place(layer: Layer) -> None:
@@ -26,11 +37,35 @@ def check_indices(layer: Layer, indices: Tensor, limit: int, what: str) -> None:
     Looks at blobs in host memory only: on a GPU the host would have to wait for the values, and the
     kernels that use the indices stop by themselves.
     """
-    if indices.device.type != "cpu" or indices.numel() == 0:
-        return
-    least, most = int(indices.min()), int(indices.max())
-    if least < 0 or most >= limit:
-        wrong = least if least < 0 else most
-        raise layer.error(
-            f"{what} {wrong} is out of range; 0 to {limit - 1} would be right", "bottom"
+    wrong = _first_outside(indices, limit)
+    if wrong is not None:
+        raise layer.error(_out_of_range(what, wrong, limit), "bottom")
+
+
+def check_labels(layer: Layer, labels: Tensor, classes: int, ignored: int | None = None) -> None:
+    """Raise WrongLabel for an entry of `labels` that is no class and not `ignored`.
+
+    As `check_indices`, in host memory only.
+    """
+    counted = labels if ignored is None else labels.masked_fill(labels == ignored, 0)
+    wrong = _first_outside(counted, classes)
+    if wrong is not None:
+        raise WrongLabel(
+            _out_of_range("label", wrong, classes),
+            layer.name,
+            lambda label: 0 <= label < classes or label == ignored,
         )
+
+
+def _first_outside(indices: Tensor, limit: int) -> int | None:
+    """The least entry of `indices` where it is negative, the largest where it is no index."""
+    if indices.device.type != "cpu" or indices.numel() == 0:
+        return None
+    least, most = int(indices.min()), int(indices.max())
+    if least < 0:
+        return least
+    return most if most >= limit else None
+
+
+def _out_of_range(what: str, wrong: int, limit: int) -> str:
+    return f"{what} {wrong} is out of range; 0 to {limit - 1} would be right"

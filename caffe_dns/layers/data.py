@@ -40,9 +40,12 @@ class Data(ImageBatchLayer, DatabaseRecords):
             raise error.locate(layer=self.name) from None
 
     def reader(self, share: Share, *, pin: bool) -> ImageBatches:
-        source = self.resized(self._forgiving(self.open_records()))
+        source = self.resized(self.records())
         size = self.batch_size * self.batches_at_once
         return ImageBatches(source, self.transform, self.draws(), share, size, for_gpu=pin)
+
+    def records(self) -> ImageSource[Any]:
+        return self._forgiving(self.open_records())
 
     @property
     def batches_at_once(self) -> int:

@@ -37,12 +37,12 @@ class ImageData(ImageBatchLayer):
         log.info(f"A total of {len(self._images)} images.")
         if settings.rand_skip:
             self._check_skip(self.draw_skip(settings.rand_skip))
-        source = self._source()
+        source = self.records()
         self.first_shape = source.decode(source.fetch(0))[0].shape
         super().build(bottom_shapes)
 
     def reader(self, share: Share, *, pin: bool) -> ImageBatches:
-        source, size = self.resized(self._source()), self.batch_size
+        source, size = self.resized(self.records()), self.batch_size
         return ImageBatches(source, self.transform, self.draws(), share, size, for_gpu=pin)
 
     def _check_skip(self, skip: int) -> None:
@@ -52,7 +52,7 @@ class ImageData(ImageBatchLayer):
                 f"skips {skip} images of {len(self._images)}", "image_data_param.rand_skip"
             )
 
-    def _source(self) -> ImageListSource:
+    def records(self) -> ImageListSource:
         settings = self.param.image_data_param
         seed = self.context.seed if settings.shuffle else None
         return ImageListSource(

@@ -17,7 +17,7 @@ from torch import Tensor
 from caffe_dns import kernels, log
 from caffe_dns.errors import CaffeError
 from caffe_dns.layers.base import LossLayer, Shape, count, layer_types
-from caffe_dns.layers.checks import check_indices
+from caffe_dns.layers.checks import check_labels
 from caffe_dns.proto.blobs import blob_to_array
 from caffe_dns.proto.caffe_pb2 import BlobProto, HingeLossParameter, LossParameter
 from caffe_dns.proto.text import read_binary
@@ -63,12 +63,9 @@ class NormalizedLoss(LossLayer):
             self.normalization = self.default_normalization
 
     def class_labels(self, label: Tensor, classes: int) -> Tensor:
-        """`label` as integers. Raises CaffeError for one that is no class and not ignored."""
+        """`label` as integers. Raises WrongLabel for one that is no class and not ignored."""
         labels = label.long()
-        counted = labels
-        if self.ignore_label is not None:
-            counted = labels.masked_fill(labels == self.ignore_label, 0)
-        check_indices(self, counted, classes, "label")
+        check_labels(self, labels, classes, self.ignore_label)
         return labels
 
     def normalize(self, total: Tensor, labels: Tensor, outer: int) -> Tensor:
@@ -314,7 +311,7 @@ class OneLabelLoss(LossLayer):
         """Scores [N, classes] and labels [N, 1], which index the scores' columns."""
         rows = scores.reshape(labels.numel(), -1)
         columns = labels.reshape(-1, 1).long()
-        check_indices(self, columns, rows.shape[1], "label")
+        check_labels(self, columns, rows.shape[1])
         return rows, columns
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from caffe_dns.layers.base import Layer, Shape, count, layer_types
-from caffe_dns.layers.checks import check_indices
+from caffe_dns.layers.checks import check_labels
 
 
 @layer_types.register("Accuracy")
@@ -52,11 +52,11 @@ class Accuracy(Layer):
         classes = bottoms[0].shape[axis]
         scores = bottoms[0].reshape(count(bottoms[0].shape[:axis]), classes, -1)
         labels = bottoms[1].long().reshape(len(scores), 1, -1)
+        check_labels(self, labels, classes, self.ignored)
         counted = torch.ones_like(labels, dtype=torch.bool)
         if self.ignored is not None:
             counted = labels != self.ignored
             labels = labels.where(counted, 0)
-        check_indices(self, labels, classes, "label")
         as_good = (scores >= scores.gather(1, labels)).sum(1, keepdim=True)
         # The label's own score is among those that are as good.
         correct = (as_good <= self.top_k) & counted & (self.top_k > 0)

@@ -17,12 +17,14 @@ from torch import Tensor, nn
 from caffe_dns import log
 from caffe_dns.errors import BadValue, CaffeError
 from caffe_dns.layers.base import Context, Layer, Shape
+from caffe_dns.layers.checks import WrongLabel
 from caffe_dns.net.building import build
 from caffe_dns.net.definition import filter_layers, insert_splits, with_statistics_of
 from caffe_dns.net.fusion import plan_fusion
 from caffe_dns.net.names import check_names
 from caffe_dns.net.params import Param
 from caffe_dns.net.places import Places
+from caffe_dns.net.records import name_record
 from caffe_dns.net.unknown_types import check_types
 from caffe_dns.net.wiring import Step
 from caffe_dns.proto.caffe_pb2 import NetParameter, Phase
@@ -209,7 +211,10 @@ class Net(nn.Module):
         activations = self.context.activations
         if activations is not None and not step.layer.keeps_type:
             bottoms = [b.float() if b.dtype == activations else b for b in bottoms]
-        tops = step.layer(*bottoms)
+        try:
+            tops = step.layer(*bottoms)
+        except WrongLabel as error:
+            raise name_record(self.steps, step, error) from None
         if isinstance(tops, Tensor):
             tops = (tops,)
         blobs.update(zip(step.tops, tops, strict=True))

@@ -1,0 +1,24 @@
+"""Which record a label comes from, for messages about labels that do not fit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from caffe_dns.errors import CaffeError
+from caffe_dns.layers.batch_data import ImageBatchLayer
+from caffe_dns.layers.checks import WrongLabel
+from caffe_dns.net.wiring import Step
+
+
+def name_record(steps: Sequence[Step], step: Step, error: WrongLabel) -> CaffeError:
+    """The error that `step` raised about its labels, the second bottom, with their record's place.
+
+    As it is where the labels are not those that a layer of `steps` has read, one for each image.
+    """
+    makers = {top: maker for maker in steps for top in maker.tops}
+    maker = makers.get(step.bottoms[1])
+    while maker is not None and maker.layer.type == "Split":
+        maker = makers.get(maker.bottoms[0])
+    if maker is None or not isinstance(maker.layer, ImageBatchLayer):
+        return error
+    return maker.layer.name_record(error, error.fits)

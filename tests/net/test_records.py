@@ -1,0 +1,104 @@
+"""A label that is no class is refused with the record that has it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import lmdb
+import numpy as np
+import pytest
+
+from caffe_dns.errors import CaffeError
+from caffe_dns.layers.base import Context
+from caffe_dns.net import Net
+from caffe_dns.proto.caffe_pb2 import Datum
+from tests.nets import make_net
+
+#: Of the records, number 7 alone has a label that is no class.
+COUNT, WRONG = 10, 7
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> str:
+    path = tmp_path / "records"
+    with lmdb.open(str(path)) as environment, environment.begin(write=True) as transaction:
+        for index in range(COUNT):
+            label = 12 if index == WRONG else index % 3
+            datum = Datum(channels=1, height=2, width=2, data=bytes(4), label=label)
+            transaction.put(f"key{index:02}".encode(), datum.SerializeToString())
+    return str(path)
+
+
+def text(database: str, more: str = "", tail: str = "") -> str:
+    return f"""
+layer {{ name: "in" type: "Data" top: "data" top: "label"
+  data_param {{ source: "{database}" batch_size: 3 backend: LMDB {more} }} }}
+layer {{ name: "ip" type: "InnerProduct" bottom: "data" top: "ip"
+  inner_product_param {{ num_output: 4 }} }}
+layer {{ name: "loss" type: "SoftmaxWithLoss" bottom: "ip" bottom: "label" top: "loss" }}
+{tail}"""
+
+
+def complaint(net: Net, batches: int = 4) -> str:
+    """What one of so many batches ends with."""
+    try:
+        with pytest.raises(CaffeError) as caught:
+            for _ in range(batches):
+                net()
+    finally:
+        net.close()
+    return str(caught.value)
+
+
+def test_a_database_is_named_with_number_and_key(database: str) -> None:
+    said = complaint(make_net(text(database)))
+    what = "label 12 is out of range; 0 to 3 would be right"
+    assert said == f"{database}: layer 'loss': bottom: record 7 (key 'key07'): {what}"
+
+
+def test_the_label_may_have_several_readers(database: str) -> None:
+    accuracy = 'layer { name: "accuracy" type: "Accuracy" bottom: "ip" bottom: "label" top: "a" }'
+    assert "record 7 (key 'key07')" in complaint(make_net(text(database, tail=accuracy)))
+
+
+def test_of_a_shuffled_database_it_is_the_same_record(database: str) -> None:
+    assert "record 7 (key 'key07')" in complaint(make_net(text(database, "shuffle: true")))
+
+
+def test_batches_that_were_read_together_are_told_apart(database: str) -> None:
+    """As with iter_size: the batch behind the wrong one has been read, too."""
+    net = make_net(text(database))
+    batches = [net.read_sources() for _ in range(5)]
+    with pytest.raises(CaffeError, match="record 7 ") as caught:
+        for batch in batches:
+            net.compute(batch)
+    net.close()
+    assert "key07" in str(caught.value)
+
+
+def test_every_rank_names_it(database: str) -> None:
+    net = make_net(text(database), context=Context(rank=1, world_size=2))
+    assert "record 7 (key 'key07')" in complaint(net)
+
+
+def test_of_a_list_the_image_is_named(tmp_path: Path) -> None:
+    for index in range(3):
+        cv2.imwrite(f"{tmp_path}/{index}.png", np.zeros((2, 2, 3), np.uint8))
+    (tmp_path / "list").write_text(f"{tmp_path}/0.png 0\n{tmp_path}/1.png 9\n{tmp_path}/2.png 1\n")
+    source = f'image_data_param {{ source: "{tmp_path}/list" batch_size: 1 }}'
+    definition = text("").replace('"Data"', '"ImageData"')
+    definition = definition.replace(
+        'data_param { source: "" batch_size: 3 backend: LMDB  }', source
+    )
+    said = complaint(make_net(definition))
+    assert said.startswith(f"{tmp_path}/1.png: layer 'loss': bottom: label 9 is out of range")
+
+
+def test_a_label_of_no_record_stays_as_it_is() -> None:
+    constant = """
+layer { name: "in" type: "DummyData" top: "ip" top: "label" dummy_data_param {
+  shape { dim: 2 dim: 4 } shape { dim: 2 } data_filler { value: 0 } data_filler { value: 9 } } }
+layer { name: "loss" type: "SoftmaxWithLoss" bottom: "ip" bottom: "label" top: "loss" }"""
+    said = complaint(make_net(constant))
+    assert said == "layer 'loss': bottom: label 9 is out of range; 0 to 3 would be right"
