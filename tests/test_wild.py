@@ -125,6 +125,8 @@ def test_regions_have_the_axes_of_their_losses() -> None:
         + SCORES
         + """
 layer { name: "p" type: "Python" bottom: "ip" top: "labels" python_param { module: "x" } }
+layer { name: "q" type: "Python" top: "all_rois" python_param { module: "x" } }
+layer { name: "r" type: "Concat" bottom: "all_rois" bottom: "all_rois" top: "r" }
 layer { name: "l" type: "SoftmaxWithLossOHEM" bottom: "ip" bottom: "labels"
   top: "a" top: "b" top: "each" }
 layer { name: "box" type: "SmoothL1LossOHEM" bottom: "ip" bottom: "ip" top: "c" top: "each_box" }
@@ -134,6 +136,7 @@ layer { name: "sum" type: "Eltwise" bottom: "each" bottom: "each_box" top: "sum"
     made = with_constant_data(parse_text(text, NetParameter).message, Guess(2, (3, 9, 9)))
     constants = {layer.top[0]: layer for layer in made.layer if layer.type == "DummyData"}
     assert list(constants["labels"].dummy_data_param.shape[0].dim) == [2, 1, 1, 1]
+    assert list(constants["all_rois"].dummy_data_param.shape[0].dim) == [2, 5]
 
 
 def test_files_that_layers_read_besides_their_data_are_left_out() -> None:
@@ -162,6 +165,7 @@ def test_kinds_of_files(tmp_path: Path) -> None:
         ("unknown field 'x' in LayerParameter", False, False),
         ("Top blob 'a' produced by multiple sources", True, True),
         ("all bottoms must have one shape", False, True),
+        ("must be given and positive", True, True),
         ("'x' of a fork is not supported", False, False),
     ],
 )

@@ -55,7 +55,10 @@ class BatchNorm(SameShape):
         if self.scale_bias:
             self._add_scale_and_bias()
         if settings.HasField("filler") and settings.filler != FillerParameter(value=1):
-            raise self.error("{ value: 1 } would be right", "batch_norm_param.filler")
+            raise self.error(
+                "{ value: 1 } would be right where no Scale layer reads the top",
+                "batch_norm_param.filler",
+            )
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
         """Take the statistics of a torch.nn.BatchNorm as well: averages of one batch."""

@@ -342,4 +342,4 @@ if _descriptor._USE_C_DESCRIPTORS == False:
   _globals['_CONTINUATIONINDICATORPARAMETER']._serialized_start=29437
   _globals['_CONTINUATIONINDICATORPARAMETER']._serialized_end=29508
 # @@protoc_insertion_point(module_scope)
-# SHA-256 of proto/caffe.proto: d494047bbad346265d36fd6d8c61226717937a3ff390088a482b8dbce9c8272b
+# SHA-256 of proto/caffe.proto: 79b971e396ec5b91402d894f2e8bdc26a37db4dcc12e3ebbe997583cc0c1bfa9

@@ -93,6 +93,7 @@ def upgrade_net_as_needed(param: NetParameter, file: str) -> tuple[NetParameter,
     except CaffeError as error:
         raise error.locate(file=file) from None
     _upgrade_batch_norm(param, file)
+    _give_fillers_to_scales(param)
     return param, v0_compatible and v1_compatible
 
 
@@ -205,6 +206,27 @@ def _upgrade_batch_norm(param: NetParameter, file: str) -> None:
             spec.lr_mult = 0
             spec.decay_mult = 0
     log.info("Successfully upgraded batch norm layers using deprecated params.")
+
+
+def _give_fillers_to_scales(param: NetParameter) -> None:
+    """Move fillers of Intel Caffe's BatchNorm to the Scale that reads it.
+
+    There the two become one layer, in which the BatchNorm's fillers count
+    (`Net::CompilationRuleRemoveScale`).
+    """
+    for at, layer in enumerate(param.layer):
+        settings = layer.batch_norm_param
+        if layer.type != "BatchNorm" or not settings.HasField("filler") or settings.scale_bias:
+            continue
+        later = param.layer[at + 1 :]
+        reader = next((each for each in later if {*layer.top} & {*each.bottom}), None)
+        if reader is None or reader.type != "Scale" or len(reader.bottom) != 1:
+            continue
+        reader.scale_param.filler.CopyFrom(settings.filler)
+        settings.ClearField("filler")
+        if settings.HasField("bias_filler"):
+            reader.scale_param.bias_filler.CopyFrom(settings.bias_filler)
+            settings.ClearField("bias_filler")
 
 
 def upgrade_solver(param: SolverParameter, file: str) -> SolverParameter:

@@ -259,6 +259,8 @@ class _Blobs:
             return self._for_slice(layer)
         if index > 0 and first is not None:
             return first
+        if "rois" in layer.bottom[index]:
+            return _REGIONS
         if "label" in layer.bottom[index] and layer.type in _OF_IMAGES:
             return (self._guess.batch, 1, *self._guess.image[1:])
         if any(word in layer.bottom[index] for word in ("label", "clip", "cont", "target")):

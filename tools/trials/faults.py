@@ -2,8 +2,8 @@
 
 What dns says of a file is no evidence against it by itself, for dns may be wrong or lack something.
 It is where the rule does not depend on either: protobuf's text format, whose grammar all forks
-share; a graph whose blobs are not made, or made twice; shapes that do not fit although the
-definition itself gives those of all data.
+share; numbers of outputs that are missing; a graph whose blobs are not made, or made twice; shapes
+that do not fit although the definition itself gives those of all data.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ _GRAMMAR = (
     r"expected (?!a \w+ \().*, found|expected .*, found '\"|is never closed|has no partner|"
     r"needs the field"
 )
+#: Outputs of a convolution and the like, which `LayerSetUp` checks; templates leave them at 0.
+_SETTINGS = r"must be given and positive"
 #: `Net::AppendTop` and `Net::AppendBottom`.
 _GRAPH = r"Unknown bottom blob|produced by multiple sources"
 #: What layers check of the shapes of their bottoms.
@@ -38,5 +40,5 @@ def is_fault(error: CaffeError, *, made_up: bool) -> bool:
 
     `made_up` says that the layer's bottoms depend on data that were made up.
     """
-    wrong = f"{_GRAMMAR}|{_GRAPH}" if made_up else f"{_GRAMMAR}|{_GRAPH}|{_SHAPES}"
-    return re.search(wrong, error.message) is not None
+    rules = (_GRAMMAR, _GRAPH, _SETTINGS) if made_up else (_GRAMMAR, _GRAPH, _SETTINGS, _SHAPES)
+    return any(re.search(rule, error.message) for rule in rules)
