@@ -22,7 +22,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_any, tree_map
 
 #: Each element is moved, compared, or computed with one rounding that IEEE 754 fixes; or it is
 #: drawn, which happens to weights only before those of a file replace them.
@@ -82,7 +81,7 @@ class RoundedOnce(TorchDispatchMode):
             return IN_ORDER[name](*args, **kwargs)
         if name in EXACT and kwargs.get("alpha", 1) == 1:
             return func(*args, **kwargs)
-        if not tree_any(_is_float32, (args, kwargs)):
+        if not any(map(_has_float32, (*args, *kwargs.values()))):
             return func(*args, **kwargs)
         if name in EXACT or name in ROUNDED:
             return rounded_once(func, args, kwargs)
@@ -92,14 +91,27 @@ class RoundedOnce(TorchDispatchMode):
 def rounded_once(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     """An operation in float64, its results rounded to float32; those in place go to their place."""
     widened = _widened_tensor if func.overloadpacket.__name__ in DOUBLE_SCALARS else _widened
-    wide = [tree_map(widened, argument) for argument in args]
-    result = func(*wide, **tree_map(widened, dict(kwargs)))
+    wide = [_mapped(widened, argument) for argument in args]
+    result = func(*wide, **{key: _mapped(widened, value) for key, value in kwargs.items()})
     schema = func._schema
     for declared, narrow, computed in zip(schema.arguments, args, wide, strict=False):
         if declared.alias_info is not None and declared.alias_info.is_write:
-            tree_map(_assign, narrow, computed)
+            _assign(narrow, computed)
     in_place = schema.returns and schema.returns[0].alias_info is not None
-    return args[0] if in_place else tree_map(_narrowed, result)
+    return args[0] if in_place else _mapped(_narrowed, result)
+
+
+def _mapped(function: Callable[[Any], Any], value: Any) -> Any:
+    """A function of a value, or of each in a list or tuple: operators nest no deeper."""
+    if isinstance(value, (list, tuple)):
+        return type(value)([function(item) for item in value])
+    return function(value)
+
+
+def _has_float32(value: Any) -> bool:
+    if isinstance(value, (list, tuple)):
+        return any(map(_is_float32, value))
+    return _is_float32(value)
 
 
 def _is_float32(value: Any) -> bool:
@@ -121,7 +133,10 @@ def _narrowed(value: Any) -> Any:
 
 
 def _assign(to: Any, value: Any) -> None:
-    if isinstance(to, Tensor) and to is not value:
+    if isinstance(to, (list, tuple)):
+        for each, computed in zip(to, value, strict=True):
+            _assign(each, computed)
+    elif isinstance(to, Tensor) and to is not value:
         to.copy_(value)
 
 

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
+
+#: Functions for whose calls Triton's language has been patched.
+_patched: set[Callable[..., Any]] = set()
 
 
 @pytest.fixture(autouse=True)
@@ -12,3 +18,20 @@ def _large_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     if not torch.cuda.is_available():
         layout = pytest.importorskip("caffe_dns.kernels.layout")
         monkeypatch.setattr(layout, "SMALL_TILE", layout.TILE)
+
+
+@pytest.fixture(autouse=True)
+def _patches_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The interpreter patches the language for a launch, and for each call of a function in it.
+
+    The latter patches are never undone: the first call is enough, a thousand take long.
+    """
+    interpreter = pytest.importorskip("triton.runtime.interpreter")
+
+    def call(self: Any, *args: Any, **named: Any) -> Any:
+        if self.fn not in _patched:
+            _patched.add(self.fn)
+            interpreter._patch_lang(self.fn)
+        return self.rewrite()(*args, **named)
+
+    monkeypatch.setattr(interpreter.InterpretedFunction, "__call__", call)
