@@ -30,7 +30,7 @@ MOST_KERNEL_CLASSES = 16384
 LEAST_PROBABILITY = 1e-20
 
 
-class _Clamp(torch.autograd.Function):
+class Clamp(torch.autograd.Function):
     """`values` between `least` and `most`, with the gradient of `values` itself.
 
     Caffe clamps in forward only: its gradients do not vanish where it clamped.
@@ -205,7 +205,7 @@ class SoftmaxWithLoss(SoftmaxBasedLoss):
         # PyTorch's own default, -100, is a label like any other here.
         ignored = self.ignore_label if self.ignore_label is not None else -(2**62)
         losses = F.nll_loss(log_probabilities, labels, ignore_index=ignored, reduction="none")
-        clamped: Tensor = _Clamp.apply(losses, None, MOST_SOFTMAX_LOSS)
+        clamped: Tensor = Clamp.apply(losses, None, MOST_SOFTMAX_LOSS)
         if self.class_weights is None:
             return clamped
         if self.ignore_label is not None:
@@ -257,7 +257,7 @@ class InfogainLoss(SoftmaxBasedLoss):
             matrix = F.pad(matrix, (0, 0, 0, 1))
             labels = labels.masked_fill(labels == self.ignore_label, classes)
         weights = matrix[labels].movedim(-1, 1)
-        clamped = _Clamp.apply(log_probabilities, math.log(LEAST_PROBABILITY), None)
+        clamped = Clamp.apply(log_probabilities, math.log(LEAST_PROBABILITY), None)
         return -(weights * clamped).sum()
 
     def _read_matrix(self) -> Tensor:
@@ -325,7 +325,7 @@ class MultinomialLogisticLoss(OneLabelLoss):
 
     def forward(self, *bottoms: Tensor) -> Tensor:
         rows, labels = self.rows_and_labels(*bottoms)
-        chosen = _Clamp.apply(rows.gather(1, labels), LEAST_PROBABILITY, None)
+        chosen = Clamp.apply(rows.gather(1, labels), LEAST_PROBABILITY, None)
         return -chosen.log().sum() / rows.shape[0]
 
 

@@ -67,8 +67,14 @@ _MOVED: dict[str, dict[int, Moved]] = {
     # MobileNet-YOLO, Intel Caffe.
     "Reorg": dict.fromkeys((149, 159), Moved(2108)),
     "ReLU6": {211: Moved(2109)},
+    # MS-CNN.
     "BoxOutput": {151: Moved(2114), 154: Moved(2115)},
     "DecodeBBox": {154: Moved(2115), 155: Moved(2116)},
+    "DetectionLoss": {149: Moved(2119), 154: Moved(2115)},
+    "DetectionAccuracy": {150: Moved(2120), 154: Moved(2115)},
+    "ProposalTarget": {152: Moved(2121), 154: Moved(2115)},
+    "BboxAccuracy": {154: Moved(2115)},
+    "ImageGtData": {153: Moved(2122)},
     "Sparsify": {147: Moved(2113)},
     # happynear.
     "Insanity": {202: Moved(2117)},

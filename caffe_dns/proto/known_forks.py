@@ -60,10 +60,6 @@ FIELDS = {
         "ReshapeParameter": "pixelshuffler",
         "TransformationParameter": "flow bgr2rgb pad",
     },
-    "MS-CNN": {
-        "LayerParameter": "detection_accuracy_param detection_loss_param image_gt_data_param "
-        "proposal_target_param",
-    },
     "DeepDetect": {
         "NonMaximumSuppressionParameter": "soft_nms theta",
         "NoiseParameter": "all_effects",
@@ -103,8 +99,7 @@ LAYER_TYPES = {
     "PSPNet": "SegAccuracy",
     "CRF-RNN": "MultiStageMeanfield",
     "NVCaffe": "DetectNetTransformation",
-    "MS-CNN": "BBoxAccuracy BboxAccuracy BoxGroupOutput DetectionAccuracy "
-    "DetectionLoss DetectionGroupLoss DetectionGroupAccuracy ImageGtData ProposalTarget",
+    "MS-CNN": "BBoxAccuracy BoxGroupOutput DetectionGroupLoss DetectionGroupAccuracy ImageGtData",
     "MobileNet-YOLO": "GaussianYolov3 RegionLoss YoloSeg Yolov3",
     "Intel Caffe": "ConvolutionReLU EvalDetection RegionLoss SpatialDropout",
     "DeepDetect": "CtcLoss LabelsequenceAccuracy",

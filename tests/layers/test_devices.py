@@ -18,6 +18,8 @@ from tests.layers.detection import test_detection_evaluate as evaluation
 from tests.layers.detection import test_detection_output as detection
 from tests.layers.detection import test_multibox_loss as multibox
 from tests.layers.detection.reference_loss import Settings
+from tests.layers.forks import test_detection_loss as mscnn
+from tests.layers.forks import test_proposal_target as proposals
 from tests.layers.harness import draw, make_layer
 from tests.oracle import assert_close
 
@@ -145,6 +147,27 @@ CASES = {
     "batch_norm_parts": Case(
         settings("BatchNorm", "batch_norm_param", "stats_batch_size: 2", "phase: TRAIN"),
         [draw(4, 6, 9, 8)],
+    ),
+    "detection_loss": Case(
+        mscnn.loss_text("sample_mode: 'bootstrap' pos_neg_weighted: true", mscnn.NORM),
+        mscnn.bottoms(),
+    ),
+    "detection_accuracy": Case(mscnn.accuracy_text(), mscnn.bottoms(), (), tops=2),
+    "proposal_target": Case(
+        settings(
+            "ProposalTarget",
+            "proposal_target_param",
+            "cls_num: 3 batch_size: -1 bg_thr_lw: 0.1 bg_thr_hg: 0.4",
+        ),
+        proposals.given(),
+        (),
+        tops=7,
+    ),
+    "bbox_accuracy": Case(
+        "type: 'BboxAccuracy'",
+        [0.3 * draw(3, 12), *(bottom[:3] for bottom in proposals.found())],
+        (),
+        tops=2,
     ),
     "permute": Case(
         settings("Permute", "permute_param", "order: 0 order: 2 order: 3 order: 1"),

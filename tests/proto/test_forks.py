@@ -136,6 +136,9 @@ def test_upsample(number: int) -> None:
         ("ReLU6", 211, "relu6_param"),
         ("Insanity", 202, "insanity_param"),
         ("ContinuationIndicator", 158, "continuation_indicator_param"),
+        ("DetectionLoss", 149, "detection_loss_param"),
+        ("DetectionAccuracy", 150, "detection_accuracy_param"),
+        ("ProposalTarget", 152, "proposal_target_param"),
     ],
 )
 def test_layers_of_small_nets(type: str, number: int, field: str) -> None:

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from caffe_dns.layers.base import Layer, Shape, count, layer_types
+from caffe_dns.layers.base import Shape, count, layer_types
 from caffe_dns.layers.detection.boxes import uncovered
+from caffe_dns.layers.forks.fields import Field, NormalizedLayer
 from caffe_dns.proto.caffe_pb2 import TRAIN
 
 #: What an overlap is a share of: the union, the smaller of both boxes, the better one.
@@ -18,28 +19,8 @@ _NMS_TYPES = ("IOU", "IOMU", "IOFU")
 _NO_REGION = (0.0, 1.0, 1.0, 10.0, 10.0)
 
 
-class _Normalized(Layer):
-    """A layer on differences of boxes that `bbox_reg_param` has normalized."""
-
-    def build(self, bottom_shapes: Sequence[Shape]) -> None:
-        settings = self.param.bbox_reg_param
-        #: Means and deviations of x, y, width and height, or None.
-        self.normalization: tuple[list[float], list[float]] | None = None
-        if settings.bbox_mean and settings.bbox_std:
-            if len(settings.bbox_mean) != 4 or len(settings.bbox_std) != 4:
-                raise self.error("4 means and 4 deviations would be right", "bbox_reg_param")
-            self.normalization = list(settings.bbox_mean), list(settings.bbox_std)
-
-    def denormalized(self, codes: Tensor) -> Tensor:
-        """The differences, rows of 4."""
-        if self.normalization is None:
-            return codes
-        mean, deviation = (codes.new_tensor(values) for values in self.normalization)
-        return codes * deviation + mean
-
-
 @layer_types.register("BoxOutput")
-class BoxOutput(_Normalized):
+class BoxOutput(NormalizedLayer):
     """The regions of each image that are left of those of all scales (`box_output_layer.cpp`).
 
     Bottoms N x (classes + 4) x H x W, one for each scale: scores, the background's first, and the
@@ -107,15 +88,14 @@ class BoxOutput(_Normalized):
         values = bottom.flatten(2).transpose(1, 2)
         scores = values[..., 1:-4].amax(-1) - values[..., 0]
         codes = self.denormalized(values[..., -4:])
-        field = codes.new_tensor([options.field_w[index], options.field_h[index]])
-        rate = options.downsample_rate[index]
-        cells = torch.arange(height * width, device=codes.device)
-        places = torch.stack([cells % width, cells // width], 1).to(codes.dtype)
-        reach, growth = 1 / options.field_xyr, math.log(options.field_whr)
-        middle = codes[..., :2].clamp(-reach, reach) * field + (places + 0.5) * rate
-        sides = codes[..., 2:].clamp(-growth, growth).exp() * field
+        field = Field(
+            options.field_w[index], options.field_h[index], options.downsample_rate[index]
+        )
+        middle, sides = field.decode(
+            codes, width, 1 / options.field_xyr, math.log(options.field_whr)
+        )
         corner = (middle - sides / 2).clamp(min=0)
-        image = codes.new_tensor([width * rate, height * rate])
+        image = codes.new_tensor([width * field.rate, height * field.rate])
         sides = torch.minimum(sides, image - corner)
         return torch.cat([corner, sides, scores.unsqueeze(-1)], -1)
 
@@ -140,7 +120,7 @@ class BoxOutput(_Normalized):
 
 
 @layer_types.register("DecodeBBox")
-class DecodeBBox(_Normalized):
+class DecodeBBox(NormalizedLayer):
     """Regions, corrected by what a net says of their boxes (`decode_bbox_layer.cpp`).
 
     Bottoms: differences R x 8 (x 1 x 1), of which the second four count, and regions R x 5
