@@ -165,7 +165,8 @@ def main() -> None:
     for name in options.nets:
         for way in options.ways:
             report(name, way, options, device)
-            torch.compiler.reset()
+            if way == "compiled":
+                torch.compiler.reset()
             if on_gpu:
                 torch.cuda.empty_cache()
 
