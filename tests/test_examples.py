@@ -29,7 +29,7 @@ def run(name: str, *arguments: str, folder: Path) -> list[str]:
 def test_every_example_is_listed_and_tried() -> None:
     listed = (EXAMPLES / "README.md").read_text()
     names = {path.name for path in EXAMPLES.glob("*.py")}
-    assert names == {"score.py", "prune_module.py"}
+    assert names == {"score.py", "prune_module.py", "train_together.py"}
     assert all(f"`{name}`" in listed for name in names)
 
 
@@ -53,3 +53,18 @@ def test_prune_module(tmp_path: Path) -> None:
     assert said[-1] == "Kept in all: 21554 of 431080 parameters (20.0 times smaller)"
     again = run("prune_module.py", database, "20", folder=tmp_path)
     assert again == ["going on after step 20", *said[-5:]]
+
+
+@pytest.mark.slow
+def test_train_together(tmp_path: Path) -> None:
+    run_folder = GOLDEN / "runs" / "sgd_inv"
+    text = (run_folder / "train_val.prototxt").read_text()
+    (tmp_path / "train_val.prototxt").write_text(text.replace("data/", f"{GOLDEN}/data/"))
+    (tmp_path / "solver.prototxt").write_text(
+        'net: "train_val.prototxt" base_lr: 0.01 lr_policy: "fixed" max_iter: 3 test_iter: 1 '
+        'test_interval: 2 snapshot_prefix: "together" solver_mode: CPU'
+    )
+    assert run("train_together.py", "solver.prototxt", folder=tmp_path) == [
+        "2 processes have trained 3 iterations"
+    ]
+    assert (tmp_path / "together_iter_3.caffemodel").exists()

@@ -141,6 +141,9 @@ class Ranks:
         """What averages the gradients of those that get one; None where there is nobody else."""
         return None
 
+    def to_means(self, tensors: Sequence[Tensor]) -> None:
+        """Replace tensors without gaps, which all ranks have in the same order, by their means."""
+
     def start_gathering(self, values: Tensor) -> Callable[[], Tensor]:
         """Start to gather the rows [N, ...] of all ranks; returns what waits for them, in order.
 
@@ -172,7 +175,7 @@ class JoinedRanks(Ranks):
         log.set_quiet(not self.is_root)
         world = self.world
         try:
-            store, _, _ = next(dist.rendezvous("env://", timeout=_START))
+            store = self.meet(_START)
             self._heartbeat = Heartbeat(
                 world.rank,
                 world.size,
@@ -191,6 +194,11 @@ class JoinedRanks(Ranks):
                 f"{world.address}:{world.port}: {first_line(error)}"
             ) from None
         return self
+
+    def meet(self, timeout: timedelta) -> dist.Store:
+        """Wait for the others in the store of torchrun's variables."""
+        store, _, _ = next(dist.rendezvous("env://", timeout=timeout))
+        return store
 
     def __exit__(
         self,
@@ -273,6 +281,10 @@ class JoinedRanks(Ranks):
         # Other layers may hand down a gradient, or a view of it, that more than one has.
         movable = [p.tensor for p in learning if isinstance(p.layer, WeightedLayer)]
         return GradientAverage([p.tensor for p in learning], self._start_mean, movable)
+
+    def to_means(self, tensors: Sequence[Tensor]) -> None:
+        for wait in [self._start_mean(tensor) for tensor in tensors]:
+            wait()
 
     def start_gathering(self, values: Tensor) -> Callable[[], Tensor]:
         sent = values.contiguous()

@@ -17,6 +17,7 @@ from caffe_dns.pycaffe.mode import (
     solver_count,
     solver_rank,
 )
+from caffe_dns.pycaffe.nccl import NCCL, has_nccl
 from caffe_dns.pycaffe.net import Net
 from caffe_dns.pycaffe.solver import (
     AdaDeltaSolver,
@@ -28,7 +29,7 @@ from caffe_dns.pycaffe.solver import (
     Solver,
     get_solver,
 )
-from caffe_dns.pycaffe.timer import NCCL, Timer, has_nccl
+from caffe_dns.pycaffe.timer import Timer
 
 #: The version of Caffe whose interface this is.
 __version__ = "1.0.0"

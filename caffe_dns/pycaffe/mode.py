@@ -18,6 +18,7 @@ from caffe_dns import rng
 from caffe_dns.device.selection import CPU, scoring_device
 from caffe_dns.errors import CaffeError
 from caffe_dns.layers import layer_types
+from caffe_dns.parallel.ranks import Ranks
 
 
 @dataclass
@@ -33,6 +34,8 @@ class Mode:
     surgery: bool | None = None
     python_layers: bool = True
     quiet: bool = False
+    solver_count: int = 1
+    solver_rank: int = 0
 
     def device(self) -> torch.device:
         """The device for new nets."""
@@ -41,6 +44,31 @@ class Mode:
     def new_seed(self) -> int:
         """The seed for a new net."""
         return secrets.randbits(31) if self.seeds is None else next(self.seeds)
+
+    def ranks(self) -> Ranks:
+        """This process among those that train together, for new solvers.
+
+        Raises CaffeError for a rank that there is not.
+        """
+        if self.solver_rank >= self.solver_count:
+            raise CaffeError(
+                f"set_solver_rank({self.solver_rank}) of set_solver_count({self.solver_count}): "
+                "ranks count from 0 and lie below the number of solvers"
+            )
+        return SeparateRanks(self.solver_rank, self.solver_count)
+
+    def heed_log_level(self) -> None:
+        """Log what the program wants to see, and on rank 0 alone."""
+        logging.set_quiet(self.quiet or self.solver_rank > 0)
+
+
+class SeparateRanks(Ranks):
+    """Ranks that train apart: what they exchange, the program has them exchange by `NCCL`."""
+
+    def __init__(self, rank: int, size: int) -> None:
+        self.rank = rank
+        self.size = size
+        self.are_alike = False  # Nothing may count on it before they have met.
 
 
 mode = Mode()
@@ -85,31 +113,32 @@ def allow_python_layers(allowed: bool = True) -> None:
 
 
 def solver_count() -> int:
-    """How many processes train together: one, in programs."""
-    return 1
+    """How many processes train together."""
+    return mode.solver_count
 
 
 def set_solver_count(solvers: int) -> None:
-    """Raises CaffeError for more than one: several train with `dns train -gpu 0,1`."""
-    if solvers != 1:
-        raise CaffeError(
-            f"a program trains in one process, not in {solvers}; "
-            "`dns train -gpu 0,1` or torchrun starts several"
-        )
+    """How many processes train together; new solvers see their part of the records each."""
+    if solvers < 1:
+        raise CaffeError(f"the number of solvers is at least 1, not {solvers}")
+    mode.solver_count = solvers
 
 
 def solver_rank() -> int:
     """The number of this process among those that train together."""
-    return 0
+    return mode.solver_rank
 
 
 def set_solver_rank(rank: int) -> None:
-    """Raises CaffeError for any other rank than 0."""
-    set_solver_count(1 if rank == 0 else rank + 1)
+    """The number of this process, counted from 0; 0 tests, logs and writes snapshots."""
+    if rank < 0:
+        raise CaffeError(f"solvers count from 0, so that there is none {rank}")
+    mode.solver_rank = rank
+    mode.heed_log_level()
 
 
 def set_multiprocess(multiprocess: bool) -> None:
-    """Whether solvers that train together are processes, not threads: there is one of them."""
+    """Whether solvers that train together are processes; here they are so in any case."""
 
 
 def init_log(level: int = 0, stderr: bool = True) -> None:
@@ -120,7 +149,7 @@ def init_log(level: int = 0, stderr: bool = True) -> None:
     if not stderr:
         raise CaffeError("the log goes to stderr; there are no log files")
     mode.quiet = level > 0
-    logging.set_quiet(mode.quiet)
+    mode.heed_log_level()
 
 
 def log(message: str) -> None:

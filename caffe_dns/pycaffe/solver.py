@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Protocol, cast
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ from torch import Tensor
 from caffe_dns.errors import CaffeError
 from caffe_dns.net.definition import asks_for_surgery
 from caffe_dns.net.params import Param
+from caffe_dns.parallel.ranks import Ranks
 from caffe_dns.proto.caffe_pb2 import SolverParameter
 from caffe_dns.proto.upgrade import read_solver
 from caffe_dns.pycaffe.mode import mode, set_random_seed
@@ -30,9 +31,17 @@ from caffe_dns.surgery.stages import stage_at
 from caffe_dns.user_code import as_raised
 
 
-@dataclass(frozen=True)
-class SolverCallback:
+class SolverCallback(Protocol):
     """Who is told when an iteration begins, and when its gradients are there."""
+
+    def on_start(self) -> object: ...
+
+    def on_gradients_ready(self) -> object: ...
+
+
+@dataclass(frozen=True)
+class _Functions:
+    """A callback of two functions."""
 
     on_start: Callable[[], object]
     on_gradients_ready: Callable[[], object]
@@ -47,6 +56,7 @@ class _Trainer(CoreSolver):
             device=mode.device(),
             surgery=_asks_for_surgery(param) if mode.surgery is None else mode.surgery,
             allow_python_layers=mode.python_layers,
+            ranks=mode.ranks(),
         )
         self.callbacks: list[SolverCallback] = []
         self.train_net = Net.of(self.net)
@@ -64,6 +74,18 @@ class _Trainer(CoreSolver):
         self._set_rate()
         self._apply()
         execution.attach_diffs()
+
+    def follow_root(self, ranks: Ranks) -> None:
+        """Take over weights, masks and seed of rank 0, as all ranks do."""
+        self.train_net.execution.forget()
+        ranks.share(self.net.learnable_params)
+        self._reseed(ranks.from_root(self.seed))
+
+    def average(self, ranks: Ranks) -> None:
+        """Replace the gradients by their means over the ranks."""
+        self.train_net.execution.attach_diffs()
+        gradients = [param.tensor.grad for param in self.net.learnable_params]
+        ranks.to_means([gradient for gradient in gradients if gradient is not None])
 
     def _iterate(self, display: bool) -> Outcome:
         self.net.context.passes = self.iteration
@@ -166,39 +188,46 @@ class Solver:
 
     def step(self, iterations: int) -> None:
         """Train for a number of iterations, with the tests and snapshots that fall due."""
-        self._bring_writes()
+        self.bring_writes()
         with as_raised():
             self.core.step(iterations)
 
     def add_callback(
-        self, on_start: Callable[[], object], on_gradients_ready: Callable[[], object]
+        self,
+        on_start: Callable[[], object] | SolverCallback,
+        on_gradients_ready: Callable[[], object] | None = None,
     ) -> None:
         """From now on, call `on_start` when an iteration begins, after the tests that are due, and
-        `on_gradients_ready` before each update of `step` and `solve`.
+        `on_gradients_ready` before each update of `step` and `solve`. An object that has both, as
+        `NCCL`, can be given alone.
         """
-        self.core.callbacks.append(SolverCallback(on_start, on_gradients_ready))
+        if on_gradients_ready is None:
+            self.core.callbacks.append(cast(SolverCallback, on_start))
+        else:
+            functions = _Functions(cast(Callable[[], object], on_start), on_gradients_ready)
+            self.core.callbacks.append(functions)
 
     def solve(self, resume_file: str | Path | None = None) -> None:
         """Train up to max_iter, from a solver state if one is given."""
         if resume_file is not None:
             self.restore(resume_file)
-        self._bring_writes()
+        self.bring_writes()
         with as_raised():
             self.core.solve()
 
     def apply_update(self) -> None:
         """One update of the weights from the diffs of `net.params`; `iter` stays as it is."""
-        self._bring_writes()
+        self.bring_writes()
         self.core.apply_update()
 
     def snapshot(self) -> None:
         """Write the model and the solver state."""
-        self._bring_writes()
+        self.bring_writes()
         self.core.snapshot()
 
     def restore(self, state_file: str | Path) -> None:
         """Go on from a solver state."""
-        self._bring_writes()
+        self.bring_writes()
         self.net.execution.forget()
         self.core.restore(str(state_file))
 
@@ -206,7 +235,8 @@ class Solver:
         """Let `net` use the weights of the net that is trained."""
         net.share_with(self.net)
 
-    def _bring_writes(self) -> None:
+    def bring_writes(self) -> None:
+        """Bring to the device what programs have written on the host."""
         for net in (self.net, *self.test_nets):
             net.execution.bring_writes()
 

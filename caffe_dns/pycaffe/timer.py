@@ -1,4 +1,4 @@
-"""`caffe.Timer`, and what programs ask about training in several processes."""
+"""`caffe.Timer`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import time
 
 import torch
 
-from caffe_dns.errors import CaffeError
 from caffe_dns.pycaffe.mode import mode
 
 
@@ -39,20 +38,3 @@ def _now() -> float:
     if mode.gpu:
         torch.cuda.synchronize()
     return time.perf_counter()
-
-
-def has_nccl() -> bool:
-    """Whether `NCCL` can be made: never, as a Caffe that was built without it."""
-    return False
-
-
-class NCCL:
-    """What averages gradients of several solvers in BVLC's Caffe.
-
-    Programs train in one process here, so making one raises CaffeError.
-    """
-
-    def __init__(self, solver: object, uid: str | bytes) -> None:
-        raise CaffeError(
-            "programs train in one process; `dns train -gpu 0,1` or torchrun starts several"
-        )

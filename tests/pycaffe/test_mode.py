@@ -30,18 +30,6 @@ def test_seeds() -> None:
     assert np.array_equal(first, noise()) and np.array_equal(second, noise())
 
 
-def test_one_process() -> None:
-    assert (caffe.solver_count(), caffe.solver_rank(), caffe.has_nccl()) == (1, 0, False)
-    caffe.set_solver_count(1)
-    caffe.set_solver_rank(0)
-    caffe.set_multiprocess(True)
-    for call in (lambda: caffe.set_solver_count(2), lambda: caffe.set_solver_rank(1)):
-        with pytest.raises(CaffeError, match=r"trains in one process, not in 2; `dns train -gpu"):
-            call()
-    with pytest.raises(CaffeError, match="programs train in one process"):
-        caffe.NCCL(None, b"uid")
-
-
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_no_gpu() -> None:
     caffe.set_mode_cpu()
