@@ -96,8 +96,9 @@ _EFFECTS = "snapshot, stop or none"
 @click.option(
     "--pattern",
     default="",
-    metavar="N:M|1xK",
-    help="Keep at most N of M neighbouring inputs of an output (2:4), or prune K at once (1x4).",
+    metavar="N:M|1xK|filter",
+    help="Keep at most N of M neighbouring inputs of an output (2:4), prune K at once (1x4), or "
+    "whole filters with the weights that read them (filter).",
 )
 @click.option("--hold-masks", is_flag=True, help="Train with the masks as they are.")
 @click.option(

@@ -40,6 +40,8 @@ class WeightedLayer(Layer):
     bias_term = True
     #: The axis of the top that the bias belongs to.
     output_axis: int
+    #: How many channels the top has.
+    num_output: int
     #: How many products the layer sums up for one image.
     products: int
     #: The weight's axis of input channels; None where no axis alone has them.

@@ -350,4 +350,4 @@ if _descriptor._USE_C_DESCRIPTORS == False:
   _globals['_IMAGEGTDATAPARAMETER']._serialized_start=30673
   _globals['_IMAGEGTDATAPARAMETER']._serialized_end=31294
 # @@protoc_insertion_point(module_scope)
-# SHA-256 of proto/caffe.proto: 2a39cabe58ef998e78755307ffe61d6d5e97958a6b012add646acc0108e12ecc
+# SHA-256 of proto/caffe.proto: a9d11fa2f363dec641345605199dacfa4df2ab1d89c73f3187acbbe667134440

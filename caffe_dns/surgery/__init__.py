@@ -2,7 +2,7 @@
 
 The rules themselves are in `mask_rules`, the masks in the layers (`layers.masked`); here belongs
 what decides about them during training, and the study of what a net would stand (`sensitivity`).
-In order: `stages`, `surgeon`, `masked_layers`, `patterns`, `renewal`, `target`; then
+In order: `stages`, `surgeon`, `masked_layers`, `patterns`, `filters`, `renewal`, `target`; then
 `prunable_layers`, and `modules`, which does it to modules of PyTorch that are no nets of Caffe.
 """
 

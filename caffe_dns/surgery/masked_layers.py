@@ -160,15 +160,48 @@ class MaskedLayer:
     def strengths(self) -> list[Tensor]:
         """For each mask, the threshold up to which each of its parameters is kept.
 
-        In a pattern these are of the weight's units, as `Pattern.units` has them.
+        In a pattern these are of the weight's units, rows x units.
         """
-        found = [
-            mask_rules.strength(distance, mask)
-            for distance, mask in zip(self.layer.distances(), self.layer.mask_blobs(), strict=True)
-        ]
-        if self.pattern is not None:
-            found[0] = self.pattern.units(self._rows(found[0]))
-        return found
+        (distance, *more), (mask, *biases) = self.layer.distances(), self.layer.mask_blobs()
+        pattern = self.pattern
+        if pattern is None:
+            weights = mask_rules.strength(distance, mask)
+        else:
+            units = pattern.distances(self._rows(distance)), pattern.kept(self._rows(mask))
+            weights = pattern.in_place(mask_rules.strength(*units))
+        return [weights, *map(mask_rules.strength, more, biases)]
+
+    @property
+    def biases(self) -> int:
+        """How many biases have a mask."""
+        return self.size - self.weights
+
+    def cost(self, in_macs: bool) -> int:
+        """What one output costs for one input channel: parameters or multiplications."""
+        channels = self.layer.blobs[0].shape[self._input_axis]
+        return self.row_length // channels * (self.uses if in_macs else 1)
+
+    def limit(self) -> Tensor:
+        """The threshold that the layer renews its masks by, as a distance."""
+        return self.layer.as_distance(self.setting)
+
+    def follow(self, threshold: Tensor) -> None:
+        """Note the threshold in force, a distance, where it follows a sparsity."""
+        assert self._followed is not None
+        self._followed.copy_(self.layer.in_own_terms(threshold))
+
+    def filters_kept(self) -> Tensor:
+        """Whether a weight of each output is kept, bool."""
+        return self._rows(self.layer.mask_blobs()[0]).any(1)
+
+    def keep_filters(self, outputs: Tensor, inputs: Tensor) -> None:
+        """Keep the weights of these outputs for these input channels (bool), and their biases."""
+        mask, *biases = self.layer.mask_blobs()
+        shape = mask.movedim(self._input_axis, -1).shape
+        kept = outputs.view(-1, *[1] * (len(shape) - 1)) & inputs
+        kept = kept.expand(shape).movedim(-1, self._input_axis)
+        for each, renewed in zip((mask, *biases), (kept, outputs), strict=False):
+            self.spliced += mask_rules.replace(each, renewed.to(each.dtype))
 
     def costs(self, *, in_macs: bool) -> Tensor:
         """What each of the `strengths` costs, one after the other: parameters or multiplications.
@@ -189,8 +222,7 @@ class MaskedLayer:
     def prune_below(self, threshold: Tensor, strengths: list[Tensor]) -> None:
         """Keep exactly what is stronger than a threshold (a distance, 0-dim)."""
         self._keep_above(threshold, strengths)
-        assert self._followed is not None
-        self._followed.copy_(self.layer.in_own_terms(threshold.clamp(min=0)))
+        self.follow(threshold.clamp(min=0))
 
     def _keep_above(self, threshold: Tensor, strengths: list[Tensor]) -> None:
         for index, (mask, strength) in enumerate(
@@ -199,15 +231,18 @@ class MaskedLayer:
             kept = (strength > threshold).to(mask.dtype)
             if index == 0 and self.pattern is not None:
                 rows = self.pattern.weights(kept, self.row_length)
-                assert self.layer.input_axis is not None
-                kept = from_rows(rows, mask, self.layer.input_axis)
+                kept = from_rows(rows, mask, self._input_axis)
             self.spliced += mask_rules.replace(mask, kept)
 
     def _rows(self, weight: Tensor) -> Tensor:
         """What is like the weight, as a matrix: outputs x inputs."""
+        return to_rows(weight, self._input_axis)
+
+    @property
+    def _input_axis(self) -> int:
         if self.layer.input_axis is None:
             raise self.layer.error("takes no pattern: no axis of its weight has the inputs alone")
-        return to_rows(weight, self.layer.input_axis)
+        return self.layer.input_axis
 
     def count(self) -> Count:
         """The state of the masks. Waits for the device."""
@@ -221,7 +256,7 @@ class MaskedLayer:
         if self.pattern is None:
             self.spliced += self.layer.renew_masks()
         else:
-            self._keep_above(self.layer.as_distance(self.setting), self.strengths())
+            self._keep_above(self.limit(), self.strengths())
 
 
 def find_masked_layers(net: Net) -> list[MaskedLayer]:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -33,26 +34,43 @@ class Pattern:
     unit: int = 1
     most: int = 1
     group: int = 1
+    #: A unit that no row is longer than.
+    ROW: ClassVar[int] = 1 << 62
+
+    @property
+    def is_filter(self) -> bool:
+        """Whether all that an output has is cut as one."""
+        return self.unit == self.ROW
 
     def unit_size(self, length: int) -> int:
         """How many weights of a row of this length are cut as one."""
         return min(self.unit, length)
 
-    def units(self, strengths: Tensor) -> Tensor:
-        """The strengths of the units, rows x units, of those of the weights, rows x columns.
+    def distances(self, distances: Tensor) -> Tensor:
+        """The distances of the units, rows x units, of those of the weights, rows x columns.
 
         That of a unit is the root of the mean square of its weights', so that one threshold suits
-        units of all sizes. What its group has no place for is minus infinity.
+        units of all sizes.
         """
-        if self.unit > 1:
-            squares = self._split(strengths.square(), self.unit_size(strengths.shape[1]), 0.0)
-            strengths = (squares.sum(2) / self.sizes(strengths)).sqrt()
-        if self.group > 1:
-            grouped = self._split(strengths, self.group, -math.inf)
-            surplus = grouped.sort(descending=True, stable=True).indices[..., self.most :]
-            grouped = grouped.scatter(2, surplus, -math.inf)
-            strengths = grouped.flatten(1)[:, : strengths.shape[1]]
-        return strengths
+        if self.unit == 1:
+            return distances
+        squares = self._split(distances.square(), self.unit_size(distances.shape[1]), 0.0)
+        return (squares.sum(2) / self.sizes(distances)).sqrt()
+
+    def kept(self, mask: Tensor) -> Tensor:
+        """The mask of the units: a unit is there if any of its weights is."""
+        if self.unit == 1:
+            return mask
+        return self._split(mask, self.unit_size(mask.shape[1]), 0.0).amax(2)
+
+    def in_place(self, strengths: Tensor) -> Tensor:
+        """The strengths of units, minus infinity for those that their group has no place for."""
+        if self.group == 1:
+            return strengths
+        grouped = self._split(strengths, self.group, -math.inf)
+        surplus = grouped.sort(descending=True, stable=True).indices[..., self.most :]
+        grouped = grouped.scatter(2, surplus, -math.inf)
+        return grouped.flatten(1)[:, : strengths.shape[1]]
 
     def sizes(self, weights: Tensor) -> Tensor:
         """How many weights each unit of a row has; `weights` is rows x columns."""
@@ -79,9 +97,11 @@ def parse_pattern(text: str) -> Pattern:
             return Pattern(most=most, group=group)
     elif (found := re.fullmatch(r"1x(\d+)", text)) and int(found[1]) > 1:
         return Pattern(unit=int(found[1]))
+    elif text == "filter":
+        return Pattern(unit=Pattern.ROW)
     raise BadValue(
-        f"'{text}' is no pattern; known: N:M, at most N of M neighbours are kept (2:4), and 1xK, K "
-        "neighbours are cut as one (1x4)"
+        f"'{text}' is no pattern; known: N:M, at most N of M neighbours are kept (2:4); 1xK, K "
+        "neighbours are cut as one (1x4); filter, all that an output has"
     )
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from caffe_dns import kernels
 from caffe_dns.layers.masked import MagnitudeMasks
+from caffe_dns.surgery.filters import Filters
 from caffe_dns.surgery.masked_layers import LayerWithMasks, MaskedLayer, Replayed
 
 if TYPE_CHECKING:
@@ -29,7 +30,10 @@ class Renewal:
     place.
     """
 
-    def __init__(self, masked_layers: Sequence[MaskedLayer]) -> None:
+    def __init__(
+        self, masked_layers: Sequence[MaskedLayer], filters: Filters | None = None
+    ) -> None:
+        self._filters = filters
         # The kernel knows no patterns.
         plain = [masked_layer for masked_layer in masked_layers if masked_layer.pattern is None]
         self._kernel = _make_kernel(plain)
@@ -45,8 +49,11 @@ class Renewal:
         if self._kernel is not None and numbers:
             self._kernel.choose(numbers)
             self._replayed()
+        whole = [layer for layer in due if self._filters and layer in self._filters.masked_layers]
+        if self._filters is not None and whole:
+            self._filters.renew(whole)
         for masked_layer in due:
-            if masked_layer not in self._numbers:
+            if masked_layer not in self._numbers and masked_layer not in whole:
                 masked_layer.renew()
 
 

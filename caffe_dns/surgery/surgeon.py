@@ -18,6 +18,8 @@ from caffe_dns.layers.masked import MagnitudeMasks
 from caffe_dns.net import Net
 from caffe_dns.net.multiplications import batch_size, uses_by_layer
 from caffe_dns.proto.caffe_pb2 import LayerSurgery, SurgeryMoments
+from caffe_dns.surgery.describing import describe
+from caffe_dns.surgery.filters import Filters
 from caffe_dns.surgery.masked_layers import Count, MaskedLayer, find_masked_layers
 from caffe_dns.surgery.renewal import Renewal
 from caffe_dns.surgery.stages import Stage, stage_at
@@ -61,7 +63,8 @@ class Schedule:
 class Surgeon:
     """Renews the masks of some layers as the stages of the run and the layers' definitions say.
 
-    `size` is that of the whole net. Raises CaffeError for a stage that does not fit.
+    `size` is that of the whole net, `net` says who reads the layers' outputs. Raises CaffeError for
+    a stage that does not fit.
     """
 
     def __init__(
@@ -70,8 +73,10 @@ class Surgeon:
         size: NetSize,
         stages: Sequence[Stage],
         seed: int,
+        net: Net | None = None,
     ) -> None:
         self.stages = stages
+        self._net = net
         self.seed = seed
         self.masked_layers = masked_layers
         self.size = size
@@ -92,7 +97,7 @@ class Surgeon:
         parameters = sum(p.tensor.numel() for p in net.learnable_params if p.counts)
         macs = sum(layer.blobs[0].numel() * uses for layer, uses in uses_by_layer(net).items())
         size = NetSize(parameters, macs, batch_size(net))
-        return cls(find_masked_layers(net), size, stages, seed)
+        return cls(find_masked_layers(net), size, stages, seed, net)
 
     def announce(self) -> None:
         """One line that says which layers surgery touches, how, and how to switch it off."""
@@ -104,7 +109,10 @@ class Surgeon:
         if len(self.stages) > 1:
             log.info(f"Surgery in {len(self.stages)} stages. To train without it: --no-surgery")
             return
-        log.info(f"Surgery on {self._describe(self.stages[0])}. To train without it: --no-surgery")
+        log.info(
+            f"Surgery on {describe(self.stages[0], self.masked_layers)}. "
+            "To train without it: --no-surgery"
+        )
 
     def update_masks(self, iteration: int) -> None:
         """Renew the masks that are due at this iteration, before its first forward pass."""
@@ -206,7 +214,19 @@ class Surgeon:
             for masked_layer in self.masked_layers:
                 masked_layer.unit_size(stage.pattern_of(masked_layer.name))  # if it can have one
             # Whether the net can become so small at all, should nothing else be left.
-            make_groups(stage, self.masked_layers, dict.fromkeys(names, 0), self.size)
+            nothing, filters = dict.fromkeys(names, 0), self._filters(stage)
+            make_groups(stage, self.masked_layers, nothing, self.size, filters)
+
+    def _filters(self, stage: Stage) -> Filters | None:
+        """The layers of a stage whose filters are cut, if there are any."""
+        chosen = []
+        for masked_layer in self.masked_layers:
+            pattern = stage.pattern_of(masked_layer.name)
+            if pattern is not None and pattern.is_filter:
+                chosen.append(masked_layer)
+        if chosen and self._net is None:
+            raise stage.error("filters are for nets of Caffe's layers", "pattern")
+        return Filters(self._net, chosen) if chosen and self._net is not None else None
 
     def _enter(self, iteration: int) -> Stage:
         """The stage of this iteration, after whatever is done once when it begins or goes on."""
@@ -216,7 +236,8 @@ class Surgeon:
         self._stage = stage
         begins = iteration == stage.start
         if begins and len(self.stages) > 1 and self.masked_layers:
-            log.info(f"Surgery {stage.title}, up to iteration {stage.end}: {self._describe(stage)}")
+            described = describe(stage, self.masked_layers)
+            log.info(f"Surgery {stage.title}, up to iteration {stage.end}: {described}")
         settings = {
             masked_layer.name: stage.settings_of(masked_layer.name)
             for masked_layer in self.masked_layers
@@ -236,7 +257,8 @@ class Surgeon:
             masked_layer.name: self._find_kept(masked_layer, stage, begins)
             for masked_layer in self.masked_layers
         }
-        groups = make_groups(stage, self.masked_layers, self._kept, self.size)
+        filters = self._filters(stage)
+        groups = make_groups(stage, self.masked_layers, self._kept, self.size, filters)
         followers = [masked_layer for group in groups for masked_layer in group.masked_layers]
         for masked_layer in followers:
             entry = self._restored.get(masked_layer.name)
@@ -245,7 +267,7 @@ class Surgeon:
         self._target = Target(stage, groups) if groups else None
         others = [masked_layer for masked_layer in chosen if masked_layer not in followers]
         self._schedules = _schedules(stage, others)
-        self._renewal = Renewal(others)
+        self._renewal = Renewal(others, filters)
         return stage
 
     def _find_moments(self, layer: MagnitudeMasks, begins: bool) -> None:
@@ -268,28 +290,6 @@ class Surgeon:
             return entry.kept
         in_macs = stage.surgery.HasField("macs")
         return masked_layer.kept_weights() if in_macs else masked_layer.kept()
-
-    def _describe(self, stage: Stage) -> str:
-        """The stage's layers and how they are pruned, for the log."""
-        listed = []
-        together = []
-        for masked_layer in self.masked_layers:
-            settings = stage.settings_of(masked_layer.name)
-            if settings is None:
-                continue
-            shape = f", pattern {settings.pattern}" if settings.HasField("pattern") else ""
-            if settings.HasField("sparsity"):
-                goal = f"to sparsity {log.number(settings.sparsity)}"
-                listed.append(f"{masked_layer.name} ({goal}{shape})")
-            elif stage.shares_target(settings):
-                together.append(f"{masked_layer.name}{shape}")
-            else:
-                threshold = _describe_threshold(masked_layer, settings)
-                listed.append(f"{masked_layer.name} ({threshold}{shape})")
-        if together:
-            listed.append(f"{', '.join(together)} ({_describe_target(stage)})")
-        shape = f", all in the pattern {stage.surgery.pattern}" if stage.surgery.pattern else ""
-        return (", ".join(listed) or "no layer") + shape
 
     # State --------------------------------------------------------------------------------------
 
@@ -346,26 +346,3 @@ def _schedules(stage: Stage, masked_layers: Sequence[MaskedLayer]) -> list[Sched
         gamma, power = param.surgery_iter_gamma, param.surgery_iter_power
         schedules.append(Schedule(together, "solver", gamma, power, stage.start, stop))
     return schedules
-
-
-def _describe_threshold(masked_layer: MaskedLayer, settings: LayerSurgery) -> str:
-    layer = masked_layer.layer
-    if isinstance(layer, MagnitudeMasks):
-        own = layer.mask_settings()
-        c_rate = settings.c_rate if settings.HasField("c_rate") else own.c_rate
-        until = log.number(own.iter_stop)
-        return f"c_rate {log.number(c_rate)}, until iteration {until}"
-    own_threshold = layer.mask_settings().threshold
-    threshold = settings.threshold if settings.HasField("threshold") else own_threshold
-    return f"threshold {log.number(threshold)}"
-
-
-def _describe_target(stage: Stage) -> str:
-    surgery_stage = stage.surgery
-    if surgery_stage.HasField("compression"):
-        goal = f"to {log.number(surgery_stage.compression)} times fewer parameters"
-    elif surgery_stage.HasField("macs"):
-        goal = f"to {log.number(surgery_stage.macs)} of the net's multiply-accumulates"
-    else:
-        goal = f"to sparsity {log.number(surgery_stage.sparsity)}"
-    return f"{goal}, from iteration {surgery_stage.start_iter} to {stage.end_iter} of the stage"

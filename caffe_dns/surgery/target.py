@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from caffe_dns import mask_rules
+from caffe_dns.surgery.filters import Filters
 from caffe_dns.surgery.masked_layers import MaskedLayer, Replayed
 from caffe_dns.surgery.stages import Stage
 
@@ -38,13 +39,14 @@ class NetSize:
 class Group:
     """Layers that keep `start` parameters together when a stage begins, and `end` in the end.
 
-    With `in_macs`, these are multiply-accumulates.
+    With `in_macs`, these are multiply-accumulates. With `filters`, their filters are cut.
     """
 
     masked_layers: Sequence[MaskedLayer]
     start: int
     end: int
     in_macs: bool = False
+    filters: Filters | None = None
 
 
 class Target:
@@ -79,11 +81,18 @@ class Target:
 
     def _renew_groups(self) -> None:
         for group, wanted in zip(self.groups, self._wanted.split(1), strict=True):
-            _keep_strongest(group, wanted)
+            if group.filters is not None:
+                group.filters.keep(group.masked_layers, wanted, in_macs=group.in_macs)
+            else:
+                _keep_strongest(group, wanted)
 
 
 def make_groups(
-    stage: Stage, masked_layers: Sequence[MaskedLayer], kept: Mapping[str, int], size: NetSize
+    stage: Stage,
+    masked_layers: Sequence[MaskedLayer],
+    kept: Mapping[str, int],
+    size: NetSize,
+    filters: Filters | None = None,
 ) -> list[Group]:
     """What a stage's sparsities mean in numbers of parameters, or its share of the MACs in MACs.
 
@@ -92,30 +101,32 @@ def make_groups(
     become as small as that.
     """
     if stage.surgery.HasField("macs"):
-        return _groups_in_macs(stage, masked_layers, kept, size.macs)
+        return _groups_in_macs(stage, masked_layers, kept, size.macs, filters)
     groups, together, others = [], [], []
     for masked_layer in masked_layers:
         settings = stage.settings_of(masked_layer.name)
         if settings is not None and settings.HasField("sparsity"):
             end = int((1 - settings.sparsity) * masked_layer.size + _ROUNDING)
-            groups.append(Group([masked_layer], kept[masked_layer.name], end))
+            alone = _cut_by_filters(stage, [masked_layer], filters)
+            groups.append(Group([masked_layer], kept[masked_layer.name], end, filters=alone))
         elif settings is not None and stage.shares_target(settings):
             together.append(masked_layer)
         else:
             others.append(masked_layer)
     if together:
+        shared = _cut_by_filters(stage, together, filters)
         prunable = sum(masked_layer.size for masked_layer in together)
         if stage.surgery.HasField("compression"):
             masked = sum(masked_layer.size for masked_layer in masked_layers)
             elsewhere = sum(group.end for group in groups)
             elsewhere += sum(kept[masked_layer.name] for masked_layer in others)
             elsewhere += size.parameters - masked
-            least = sum(layer.unit_size(stage.pattern_of(layer.name)) for layer in together)
+            least = _least(stage, together, shared)
             end = _left_for(stage, size.parameters, elsewhere, least)
         else:
             end = int((1 - stage.surgery.sparsity) * prunable + _ROUNDING)
         start = sum(kept[masked_layer.name] for masked_layer in together)
-        groups.append(Group(together, start, end))
+        groups.append(Group(together, start, end, filters=shared))
     return groups
 
 
@@ -136,7 +147,11 @@ def _left_for(stage: Stage, parameters: int, elsewhere: int, least: int) -> int:
 
 
 def _groups_in_macs(
-    stage: Stage, masked_layers: Sequence[MaskedLayer], kept: Mapping[str, int], macs: int
+    stage: Stage,
+    masked_layers: Sequence[MaskedLayer],
+    kept: Mapping[str, int],
+    macs: int,
+    filters: Filters | None,
 ) -> list[Group]:
     together = [layer for layer in masked_layers if stage.settings_of(layer.name) is not None]
     if not together:
@@ -146,16 +161,42 @@ def _groups_in_macs(
     masked = sum(layer.uses * layer.weights for layer in masked_layers)
     elsewhere = macs - masked + sum(left.values()) - start
     end = int(stage.surgery.macs * macs + _ROUNDING) - elsewhere
-    least = sum(layer.uses * layer.unit_size(stage.pattern_of(layer.name)) for layer in together)
+    shared = _cut_by_filters(stage, together, filters)
+    least = _least(stage, together, shared, in_macs=True)
     if end < least:
         possible = math.ceil((elsewhere + least) / macs * 1e4) / 1e4
         raise stage.error(
             f"{stage.surgery.macs:g} of the multiply-accumulates is out of reach: "
-            f"{elsewhere / macs:.4g} of them stay in any case, and a weight of each layer; "
+            f"{elsewhere / macs:.4g} of them stay in any case, and a "
+            f"{'weight' if shared is None else 'filter'} of each layer; "
             f"at least {possible:g}",
             "macs",
         )
-    return [Group(together, start, end, in_macs=True)]
+    return [Group(together, start, end, in_macs=True, filters=shared)]
+
+
+def _cut_by_filters(
+    stage: Stage, layers: Sequence[MaskedLayer], filters: Filters | None
+) -> Filters | None:
+    """`filters` if the filters of these layers are cut. Raises CaffeError if those of some are."""
+    cut = [filters is not None and layer in filters.masked_layers for layer in layers]
+    if any(cut) and not all(cut):
+        raise stage.error(
+            "layers that share a target are all pruned by filters, or none", "pattern"
+        )
+    return filters if any(cut) else None
+
+
+def _least(
+    stage: Stage, layers: Sequence[MaskedLayer], filters: Filters | None, *, in_macs: bool = False
+) -> int:
+    """The parameters or MACs that these layers keep at least."""
+    if filters is not None:
+        return filters.least(layers, in_macs=in_macs)
+    return sum(
+        layer.unit_size(stage.pattern_of(layer.name)) * (layer.uses if in_macs else 1)
+        for layer in layers
+    )
 
 
 def _keep_strongest(group: Group, wanted: Tensor) -> None:

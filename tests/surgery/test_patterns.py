@@ -16,7 +16,7 @@ from tests.oracle import assert_close
 def test_at_most_so_many_of_a_group(length: int, most: int, group: int) -> None:
     strengths = torch.rand(5, length, dtype=torch.float64)
     strengths[1] = 0.5  # all alike
-    found = parse_pattern(f"{most}:{group}").units(strengths)
+    found = parse_pattern(f"{most}:{group}").in_place(strengths)
     for row, own in zip(strengths.numpy(), found.numpy(), strict=True):
         for start in range(0, length, group):
             part = row[start : start + group]
@@ -35,7 +35,7 @@ def test_blocks_are_as_strong_as_their_mean_square(length: int) -> None:
         [np.sqrt(np.mean(row[start : start + 4] ** 2)) for start in starts]
         for row in strengths.numpy()
     ]
-    assert_close(pattern.units(strengths), np.array(expected), "strengths")
+    assert_close(pattern.distances(strengths), np.array(expected), "strengths")
     sizes = [len(range(start, min(start + 4, length))) for start in starts]
     assert pattern.sizes(strengths).tolist() == sizes
     units = torch.arange(5 * len(sizes)).view(5, -1)
@@ -61,7 +61,9 @@ def test_inputs_lie_innermost(shape: tuple[int, ...], axis: int, place: tuple[in
     assert torch.equal(from_rows(rows, weight, axis), weight)
 
 
-@pytest.mark.parametrize("text", ["", "4:2", "4:4", "0:4", "1x1", "2x4", "2:4 ", "x", "filters"])
+@pytest.mark.parametrize(
+    "text", ["", "4:2", "4:4", "0:4", "1x1", "2x4", "2:4 ", "filters", "Filter"]
+)
 def test_what_is_no_pattern(text: str) -> None:
     with pytest.raises(BadValue, match=f"'{text}' is no pattern; known: N:M"):
         parse_pattern(text)

@@ -8,6 +8,7 @@ import numpy as np
 
 from caffe_dns.export.shrink.graph import Channels, Node
 from caffe_dns.export.shrink.rules import Rule, channel_rules, run_on_constants
+from caffe_dns.net.channels import ENTRYWISE, SECOND_AXIS
 from caffe_dns.proto.caffe_pb2 import LRNParameter
 
 
@@ -54,30 +55,12 @@ class Channelwise(Rule):
                 node.arrays[index] = np.take(array, kept, axis)
 
 
-@channel_rules.register(
-    "AbsVal",
-    "BNLL",
-    "Clip",
-    "Dropout",
-    "ELU",
-    "Eltwise",
-    "Exp",
-    "Insanity",
-    "Log",
-    "Power",
-    "ReLU",
-    "ReLU6",
-    "Sigmoid",
-    "Split",
-    "Swish",
-    "TanH",
-    "Threshold",
-)
+@channel_rules.register(*ENTRYWISE)
 class Entrywise(Channelwise):
     """Every entry of the top is made of those at its place in the bottoms."""
 
 
-@channel_rules.register("BatchNorm", "PReLU", "Pooling")
+@channel_rules.register(*SECOND_AXIS)
 class SecondAxis(Channelwise):
     """Channels are the second axis, whatever the blob; arrays of one number are for all."""
 

@@ -1,0 +1,171 @@
+"""Which outputs of layers with weights arrive at which inputs of others, through those between."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import accumulate
+
+import torch
+from torch import Tensor
+
+from caffe_dns.layers.arithmetic import Bias, Scale
+from caffe_dns.layers.base import Layer, Shape
+from caffe_dns.layers.convolution import BaseConvolution
+from caffe_dns.layers.inner_product import BaseInnerProduct
+from caffe_dns.layers.masked import WeightedLayer
+from caffe_dns.layers.shape import Concat, Flatten
+from caffe_dns.net.net import Net
+from caffe_dns.net.wiring import Step
+
+#: Types whose tops have at every place what they make of the entries at that place.
+ENTRYWISE = (
+    "AbsVal",
+    "BNLL",
+    "Clip",
+    "Dropout",
+    "ELU",
+    "Eltwise",
+    "Exp",
+    "Insanity",
+    "Log",
+    "Power",
+    "ReLU",
+    "ReLU6",
+    "Sigmoid",
+    "Split",
+    "Swish",
+    "TanH",
+    "Threshold",
+)
+#: Types that work on each channel by itself, along the second axis.
+SECOND_AXIS = ("BatchNorm", "PReLU", "Pooling")
+
+
+@dataclass
+class ChannelFlow:
+    """Where the outputs of some layers with weights go; those of all layers are numbered together.
+
+    `outputs` says which numbers a layer's have. `inputs` has for each layer and each of its inputs
+    the numbers of the outputs that arrive there, inputs x the most of them; what no such layer made
+    is `nobody`'s. `held` are the layers of which an output goes elsewhere, or through what is not
+    known to keep channels apart.
+    """
+
+    outputs: dict[Layer, range]
+    nobody: int
+    inputs: dict[Layer, Tensor] = field(default_factory=dict)
+    held: set[Layer] = field(default_factory=set)
+
+    def hold(self, blobs: Iterable[Tensor | None]) -> None:
+        """Hold the layers that make these channels."""
+        for numbers in blobs:
+            found = set() if numbers is None else set(numbers.unique().tolist())
+            self.held |= {layer for layer, own in self.outputs.items() if found & set(own)}
+
+
+def trace(net: Net, layers: Sequence[WeightedLayer]) -> ChannelFlow:
+    """Follow the outputs of these layers, which lie along the second axis, through the net.
+
+    A layer that has several bottoms or groups, or shares its weight, is not followed: it is held,
+    and so are those that it reads.
+    """
+    ends = list(accumulate((layer.num_output for layer in layers), initial=0))
+    outputs: dict[Layer, range] = {
+        layer: range(first, end) for layer, first, end in zip(layers, ends, ends[1:], strict=False)
+    }
+    flow = ChannelFlow(outputs, ends[-1])
+    blobs: dict[str, Tensor] = {}
+    for step in net.steps:
+        # Each blob has one reader.
+        arriving = [blobs.pop(name, None) for name in step.bottoms]
+        layer = step.layer
+        if layer in outputs and _is_simple(net, step):
+            shape = net.blob_shapes[step.bottoms[0]]
+            (numbers,) = arriving
+            flow.inputs[layer] = _spread(
+                _known(numbers, shape, flow), _inputs_per_channel(step, shape)
+            )
+            blobs[step.tops[0]] = torch.tensor(outputs[layer]).view(-1, 1)
+            continue
+        passed = _passed(step, arriving, net.blob_shapes, flow)
+        if isinstance(layer, WeightedLayer) and layer in outputs:
+            flow.held.add(layer)
+            inputs = layer.blobs[0].shape[layer.input_axis or 0]
+            flow.inputs[layer] = torch.full((inputs, 1), flow.nobody)
+        if passed is None:
+            flow.hold(arriving)
+        else:
+            blobs.update((top, passed) for top in step.tops)
+    flow.hold(blobs.values())
+    return flow
+
+
+def _is_simple(net: Net, step: Step) -> bool:
+    """Whether a layer has one bottom, whose channels it tells apart, and a weight of its own."""
+    layer = step.layer
+    if len(step.bottoms) != 1:
+        return False
+    if isinstance(layer, BaseConvolution):
+        if layer.group != 1 or layer.channel_axis != 1:
+            return False
+    elif not isinstance(layer, BaseInnerProduct) or layer.first_axis != 1:
+        return False
+    place = layer.blobs[0].data_ptr()
+    return not any(
+        isinstance(other.layer, WeightedLayer)
+        and other.layer is not layer
+        and other.layer.blobs[0].data_ptr() == place
+        for other in net.steps
+    )
+
+
+def _inputs_per_channel(step: Step, shape: Shape) -> int:
+    """How many inputs of a layer read one channel of its bottom."""
+    return math.prod(shape[2:]) if isinstance(step.layer, BaseInnerProduct) else 1
+
+
+def _passed(
+    step: Step, arriving: Sequence[Tensor | None], shapes: Mapping[str, Shape], flow: ChannelFlow
+) -> Tensor | None:
+    """What arrives at the channels of a layer's tops; None where nobody knows, or nothing does."""
+    if all(numbers is None for numbers in arriving):
+        return None
+    layer, of_bottoms = step.layer, [shapes[name] for name in step.bottoms]
+    blobs = [_known(*pair, flow) for pair in zip(arriving, of_bottoms, strict=True)]
+    if layer.type in ENTRYWISE:
+        # A sum is there as long as one of its terms is.
+        return None if any(a is None for a in arriving) else torch.cat(blobs, 1)
+    if len(step.tops) != 1:
+        return None
+    if isinstance(layer, Concat) and layer._axis(len(of_bottoms[0])) == 1:
+        most = max(numbers.shape[1] for numbers in blobs)
+        return torch.cat([_widened(numbers, most) for numbers in blobs])
+    if len(blobs) > 1:
+        return None
+    if isinstance(layer, Scale | Bias) and layer.blobs[0].dim() == 1:
+        settings = layer.param.scale_param if isinstance(layer, Scale) else layer.param.bias_param
+        return blobs[0] if settings.axis == 1 else None
+    if isinstance(layer, Flatten):
+        settings = layer.param.flatten_param
+        whole = settings.axis == 1 and settings.end_axis in (-1, len(of_bottoms[0]) - 1)
+        return _spread(blobs[0], math.prod(of_bottoms[0][2:])) if whole else None
+    return blobs[0] if layer.type in SECOND_AXIS else None
+
+
+def _known(numbers: Tensor | None, shape: Shape, flow: ChannelFlow) -> Tensor:
+    """The numbers of a blob's channels; nobody's where no layer made them."""
+    if numbers is not None:
+        return numbers
+    return torch.full((shape[1] if len(shape) > 1 else 1, 1), flow.nobody)
+
+
+def _spread(numbers: Tensor, places: int) -> Tensor:
+    """The numbers of channels for each of so many places of a channel."""
+    return numbers.repeat_interleave(places, 0)
+
+
+def _widened(numbers: Tensor, most: int) -> Tensor:
+    """Room for so many numbers at each channel; what is named once more changes nothing."""
+    return torch.cat([numbers, numbers[:, :1].expand(-1, most - numbers.shape[1])], 1)

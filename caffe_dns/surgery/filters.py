@@ -1,0 +1,128 @@
+"""Surgery on whole filters: a filter is cut with the weights that read it, so that nobody does.
+
+What is left is what a net of fewer channels has: `--shrink` takes away the others, exactly, behind
+paddings and normalizations, too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from caffe_dns import mask_rules
+from caffe_dns.net import Net
+from caffe_dns.net.channels import trace
+from caffe_dns.surgery.masked_layers import MaskedLayer
+
+
+class Filters:
+    """The layers of a stage whose filters are cut, and where these are read.
+
+    A layer keeps all its filters if one of them is read by somebody else, as an output of the net
+    is, and else the strongest one at least.
+    """
+
+    def __init__(self, net: Net, masked_layers: Sequence[MaskedLayer]) -> None:
+        self.masked_layers = masked_layers
+        flow = trace(net, [masked_layer.layer for masked_layer in masked_layers])
+        self._outputs = {m: flow.outputs[m.layer] for m in masked_layers}
+        self._inputs = {m: flow.inputs[m.layer].to(m.device) for m in masked_layers}
+        self.held = {m for m in masked_layers if m.layer in flow.held}
+        #: What a filter and the weights that read it cost as long as nothing is cut, by `in_macs`.
+        self._whole = {
+            in_macs: {m: self._find_cost(m, in_macs) for m in masked_layers}
+            for in_macs in (False, True)
+        }
+
+    def renew(self, due: Iterable[MaskedLayer]) -> None:
+        """Cut and splice the filters of these layers by the thresholds that they have."""
+        kept = {}
+        for masked_layer in due:
+            strengths = masked_layer.strengths()[0].view(-1)
+            above = strengths > masked_layer.limit()
+            kept[masked_layer] = above | (strengths == strengths.max())
+        self._set(kept)
+
+    def keep(self, group: Sequence[MaskedLayer], wanted: Tensor, *, in_macs: bool) -> None:
+        """Keep as many filters as `wanted` (int64, one element) parameters or MACs allow."""
+        strengths = [m.strengths()[0].view(-1) for m in group]
+        scores = torch.cat(
+            [self._scores(m, own, in_macs) for m, own in zip(group, strengths, strict=True)]
+        )
+        count = len(scores)
+        order = scores.argsort(descending=True, stable=True)
+        places = torch.empty_like(order)
+        places[order] = torch.arange(count, device=scores.device)
+        ranks = dict(zip(group, places.split([len(own) for own in strengths]), strict=True))
+        since = self._since(ranks, count)
+        numbers = torch.arange(1, count + 1, device=scores.device)
+        number = (self._costs(group, since, numbers, in_macs) <= wanted).sum()
+        number = number.clamp(min=scores.isinf().sum())
+        kept = {m: rank < number for m, rank in ranks.items()}
+        for masked_layer, own in zip(group, strengths, strict=True):
+            masked_layer.follow(own.masked_fill(kept[masked_layer], 0).max())
+        self._set(kept)
+
+    def least(self, group: Sequence[MaskedLayer], *, in_macs: bool) -> int:
+        """The parameters or MACs of these layers with a filter each, or all of one that is held."""
+        first = {
+            m: torch.arange(len(self._outputs[m]), device=m.device) for m in self.masked_layers
+        }
+        since = self._since(first, 1)
+        numbers = torch.ones(1, dtype=torch.int64, device=since.device)
+        return int(self._costs(group, since, numbers, in_macs))
+
+    def _scores(self, masked_layer: MaskedLayer, strengths: Tensor, in_macs: bool) -> Tensor:
+        if masked_layer in self.held:
+            return torch.full_like(strengths, torch.inf)
+        ordered, places = strengths.sort(descending=True, stable=True)
+        cost = self._whole[in_macs][masked_layer]
+        shares = mask_rules.strength_per_cost(mask_rules.relative_strength(ordered), cost)
+        return torch.empty_like(shares).scatter(0, places, shares)
+
+    def _since(self, ranks: Mapping[MaskedLayer, Tensor], never: int) -> Tensor:
+        """For each filter of all layers the number of stronger ones, and 0 at the end for nobody.
+
+        A filter of another layer has 0 if it is kept, else `never`.
+        """
+        found = []
+        for m in self.masked_layers:
+            if m in self.held:
+                found.append(torch.zeros(len(self._outputs[m]), dtype=torch.int64, device=m.device))
+            else:
+                found.append(ranks[m] if m in ranks else never * ~m.filters_kept())
+        return torch.cat([*found, torch.zeros_like(found[0][:1])])
+
+    def _costs(
+        self, group: Sequence[MaskedLayer], since: Tensor, numbers: Tensor, in_macs: bool
+    ) -> Tensor:
+        """What the layers of a group have when so many filters are kept, for each number."""
+        total = torch.zeros_like(numbers)
+        for m in group:
+            own = self._outputs[m]
+            outputs = torch.searchsorted(since[own.start : own.stop].sort().values, numbers)
+            arriving = since[self._inputs[m]].amin(1).sort().values
+            total += m.cost(in_macs) * outputs * torch.searchsorted(arriving, numbers)
+            if not in_macs:
+                total += m.biases * outputs
+        return total
+
+    def _set(self, kept: Mapping[MaskedLayer, Tensor]) -> None:
+        """Put the masks in place, where these layers keep other filters than they did."""
+        there = [
+            torch.ones_like(m.filters_kept()) if m in self.held else kept.get(m, m.filters_kept())
+            for m in self.masked_layers
+        ]
+        everyone = torch.cat([*there, torch.ones_like(there[0][:1])])
+        for masked_layer, outputs in zip(self.masked_layers, there, strict=True):
+            inputs = everyone[self._inputs[masked_layer]].any(1)
+            masked_layer.keep_filters(outputs, inputs)
+
+    def _find_cost(self, masked_layer: MaskedLayer, in_macs: bool) -> int:
+        own, cost = self._outputs[masked_layer], 0.0
+        for reader, inputs in self._inputs.items():
+            arriving = int(((inputs >= own.start) & (inputs < own.stop)).any(1).sum())
+            cost += reader.cost(in_macs) * len(self._outputs[reader]) * arriving / len(own)
+        return round(cost) + masked_layer.cost(in_macs) * len(self._inputs[masked_layer])
