@@ -79,9 +79,26 @@ def _values(
     return values.astype(np.float32)
 
 
-def outputs(model: UnmaskedModel, seed: int = 0) -> dict[str, np.ndarray]:
+def masked_net(param: NetParameter, seed: int = 0, kept: float = 0.3) -> Net:
+    """A net of this definition with masks that keep this share of weights, none of them zero."""
+    net = make_net(str(param), TEST)
+    with torch.no_grad():
+        for entry, arrays in zip(param.layer, pruned_model(param, seed, kept).blobs, strict=True):
+            found = net.layer(entry.name)
+            assert found is not None
+            masks = [found.blobs[index] for index in found.mask_indices]
+            weights = [b for i, b in enumerate(found.blobs) if i not in found.mask_indices]
+            for blob, array in zip(weights, arrays, strict=True):
+                blob.copy_(torch.from_numpy(array))
+            for blob, mask in zip(weights, masks, strict=False):
+                mask.copy_(blob != 0)
+                blob[blob == 0] = 1
+    return net
+
+
+def outputs(model: UnmaskedModel | Net, seed: int = 0) -> dict[str, np.ndarray]:
     """What the model computes in float64 of random inputs."""
-    net: Net = model.to_net().double()
+    net: Net = (model if isinstance(model, Net) else model.to_net()).double()
     generator = np.random.default_rng(seed)
     inputs = {name: generator.standard_normal(net.blob_shapes[name]) for name in net.inputs}
     with torch.no_grad():
@@ -89,7 +106,7 @@ def outputs(model: UnmaskedModel, seed: int = 0) -> dict[str, np.ndarray]:
     return {name: blobs[name].numpy() for name in net.outputs}
 
 
-def assert_same_outputs(one: UnmaskedModel, other: UnmaskedModel, seed: int = 0) -> None:
+def assert_same_outputs(one: UnmaskedModel | Net, other: UnmaskedModel, seed: int = 0) -> None:
     expected, actual = outputs(one, seed), outputs(other, seed)
     assert expected.keys() == actual.keys()
     others = outputs(one, seed + 1)

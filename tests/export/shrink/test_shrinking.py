@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from caffe_dns.export.deploy import deploy
+from caffe_dns.export.deploy import Deployment, deploy
+from caffe_dns.export.model import UnmaskedModel
 from caffe_dns.export.shrink import shrink
 from caffe_dns.proto.caffe_pb2 import NetParameter
 from caffe_dns.proto.upgrade import read_net
-from tests.export.shrink.build import assert_same_outputs, channels, pruned_model
+from tests.export.shrink.build import assert_same_outputs, channels, masked_net, pruned_model
 
 MODELS = sorted((Path(__file__).parents[3] / "models").glob("*/deploy.prototxt"))
 #: By what numbers of channels are divided for the quick tests.
@@ -51,6 +52,20 @@ def test_nets_of_models_narrowed(file: Path) -> None:
     assert_same_outputs(model, shrunk.model)
     # What is small already stays as it is.
     assert channels(shrink(shrunk.model).model) == channels(shrunk.model)
+
+
+@pytest.mark.parametrize(
+    ("seed", "kept"),
+    [(1, 0.4), *(pytest.param(*each, marks=pytest.mark.slow) for each in ((2, 0.3), (3, 0.8)))],
+)
+@pytest.mark.parametrize("file", MODELS, ids=lambda file: file.parent.name)
+def test_masked_nets_of_models_narrowed(file: Path, seed: int, kept: float) -> None:
+    param = narrowed(scoring(file))
+    net = masked_net(param, seed, kept)
+    model = UnmaskedModel.of_net(Deployment(param), net)
+    reduced = shrink(model).model
+    assert reduced.total < model.total
+    assert_same_outputs(net, reduced, seed)
 
 
 @pytest.mark.slow
