@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from caffe_dns.errors import CaffeError
+from caffe_dns.layers.base import Context
 from caffe_dns.net import Net
 from caffe_dns.proto.caffe_pb2 import SolverParameter
 from caffe_dns.proto.text import parse_text
@@ -22,6 +23,7 @@ from tests.surgery.test_target_macs import (
     FREE,
     USES,
     macs_left,
+    net_text,
     solver_of,
     surgeon_of,
 )
@@ -184,3 +186,32 @@ def test_what_is_no_pattern(stage: str, message: str) -> None:
     with pytest.raises(CaffeError) as error:
         surgeon_of("deviation", stage)
     assert str(error.value).startswith(message)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("kind", ["official", "deviation"])
+@pytest.mark.parametrize("pattern", ["2:4", "1x4", "filter"])
+@pytest.mark.parametrize("target", ["macs: 0.4", "sparsity: 0.7", ""])
+def test_on_a_gpu(kind: str, pattern: str, target: str) -> None:
+    """What a CPU does, also where a CUDA graph is replayed."""
+    param: SolverParameter = parse_text(
+        f"lr_policy: 'fixed' surgery_stage {{ iterations: 100 interval: 10 end_iter: 60 {target} "
+        f"pattern: '{pattern}' }}",
+        SolverParameter,
+    ).message
+    nets = [
+        make_net(net_text(kind), context=Context(device=torch.device(device)))
+        for device in ("cpu", "cuda")
+    ]
+    surgeons = [Surgeon.of_net(net, plan(param), 1) for net in nets]
+    for iteration in range(61):
+        disturb(nets[0], iteration)
+        for surgeon in surgeons:
+            for own, other in zip(*(net.learnable_params for net in nets), strict=True):
+                if not own.is_mask:
+                    other.tensor.data.copy_(own.tensor.data)
+            surgeon.update_masks(iteration)
+    masks = [[p.tensor.cpu() for p in net.learnable_params if p.is_mask] for net in nets]
+    for own, other in zip(*masks, strict=True):
+        assert own.sum() > 0
+        assert torch.equal(own, other)
