@@ -26,17 +26,35 @@ def read_image(
     """
     import cv2  # here, because importing it takes long and most runs do not need it
 
-    # Not imread, which writes to stderr about files that are missing.
     path = on_disk(path)
-    try:
-        data = read_file(path)
-    except OSError as error:
-        raise CaffeError(f"cannot be read: {error.strerror}", file=path) from None
-    image = decode_file(data, path, color=color)
+    image = decode_file(_content(path), path, color=color)
     if height > 0 and width > 0:
         how = cv2.INTER_NEAREST if nearest else cv2.INTER_LINEAR
         image = cv2.resize(image, (width, height), interpolation=how)
     return image
+
+
+def _content(path: str) -> bytes:
+    # Not imread, which writes to stderr about files that are missing.
+    try:
+        return read_file(path)
+    except OSError as error:
+        raise CaffeError(f"cannot be read: {error.strerror}", file=path) from None
+
+
+class ImageFiles:
+    """Reads images in colour; with `keep`, each file once, whose bytes stay in memory."""
+
+    def __init__(self, *, keep: bool) -> None:
+        self._kept: dict[str, bytes] | None = {} if keep else None
+
+    def read(self, path: str) -> Image:
+        """The image as `read_image` gives it. Raises CaffeError as that does."""
+        if self._kept is None:
+            return decode_file(_content(path), path)
+        if path not in self._kept:
+            self._kept[path] = _content(path)
+        return decode_file(self._kept[path], path)
 
 
 def decode_file(data: bytes, path: str, *, color: bool = True) -> Image:

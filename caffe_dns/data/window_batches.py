@@ -11,12 +11,11 @@ import torch
 from caffe_dns.data.batches import Share
 from caffe_dns.data.datum import Image, IntArray
 from caffe_dns.data.hdf5_rows import ArrayBatch
-from caffe_dns.data.image_files import decode_file
+from caffe_dns.data.image_files import ImageFiles
 from caffe_dns.data.transform import RecordDraws
 from caffe_dns.data.windows import Window, WindowFile
 from caffe_dns.data.workers import Workers, reading_threads
 from caffe_dns.errors import CaffeError
-from caffe_dns.files.reading import read_file
 
 
 @dataclass(frozen=True)
@@ -70,7 +69,7 @@ class WindowBatches:
         self._numbers = share.batches(settings.batch_size)
         self._pin = pin
         self._workers = Workers(reading_threads(for_gpu=pin))
-        self._cache: dict[int, bytes] = {}
+        self._files = ImageFiles(keep=settings.cache_images)
 
     def read(self) -> ArrayBatch:
         """The next batch. Raises CaffeError for images and windows that cannot be used."""
@@ -97,8 +96,8 @@ class WindowBatches:
         chosen = self._windows.background if index < background else self._windows.foreground
         window = chosen[int(draw[1]) % len(chosen)]
         mirrored = settings.mirror and bool(draw[0] & 1)
-        image = self._image(window.image)
         path = self._windows.images[window.image]
+        image = self._files.read(path)
         try:
             warp = plan_warp(window, image.shape[0], image.shape[1], settings, mirrored)
         except CaffeError as error:
@@ -124,18 +123,6 @@ class WindowBatches:
             rows.start + offset : rows.stop + offset,
             columns.start + offset : columns.stop + offset,
         ]
-
-    def _image(self, index: int) -> Image:
-        path = self._windows.images[index]
-        data = self._cache.get(index)
-        if data is None:
-            try:
-                data = read_file(path)
-            except OSError as error:
-                raise CaffeError(f"cannot be read: {error.strerror}", file=path) from None
-            if self._settings.cache_images:
-                self._cache[index] = data
-        return decode_file(data, path)
 
 
 def plan_warp(

@@ -99,7 +99,7 @@ LAYER_TYPES = {
     "PSPNet": "SegAccuracy",
     "CRF-RNN": "MultiStageMeanfield",
     "NVCaffe": "DetectNetTransformation",
-    "MS-CNN": "BBoxAccuracy BoxGroupOutput DetectionGroupLoss DetectionGroupAccuracy ImageGtData",
+    "MS-CNN": "BBoxAccuracy BoxGroupOutput DetectionGroupLoss DetectionGroupAccuracy",
     "MobileNet-YOLO": "GaussianYolov3 RegionLoss YoloSeg Yolov3",
     "Intel Caffe": "ConvolutionReLU EvalDetection RegionLoss SpatialDropout",
     "DeepDetect": "CtcLoss LabelsequenceAccuracy",
