@@ -11,7 +11,7 @@ from caffe_dns.errors import CaffeError
 from caffe_dns.proto.caffe_pb2 import NetParameter
 from caffe_dns.proto.text import parse_text
 from tests import programs
-from tools.trials.constant_data import Guess, with_constant_data
+from tools.trials.constant_data import Guess, guesses, with_constant_data
 from tools.trials.faults import is_fault
 from tools.trials.steps import kind_of
 
@@ -147,6 +147,11 @@ layer { name: "e" type: "DetectionEvaluate" bottom: "boxes" bottom: "label" top:
     made = with_constant_data(parse_text(text, NetParameter).message, Guess(2, (3, 9, 9)))
     settings = made.layer[-1].detection_evaluate_param
     assert settings.num_classes == 3 and not settings.name_size_file
+
+
+def test_batches_are_of_as_many_items_as_share_statistics() -> None:
+    param = parse_text("bn_stats_batch_size: 8\n" + DATA, NetParameter).message
+    assert next(guesses(param)).batch == 8
 
 
 def test_kinds_of_files(tmp_path: Path) -> None:

@@ -85,7 +85,9 @@ def guesses(param: NetParameter) -> Iterator[Guess]:
         )
         if size
     }
-    for batch in dict.fromkeys([BATCH, 1, *sorted(given)[:2], *sorted(given)[-1:]]):
+    # Intel Caffe's BatchNorm divides the batch into parts of this size.
+    least = param.bn_stats_batch_size or BATCH
+    for batch in dict.fromkeys([least, 1, *sorted(given)[:2], *sorted(given)[-1:]]):
         for image in IMAGES:
             yield Guess(batch, image)
 
