@@ -149,6 +149,17 @@ layer { name: "e" type: "DetectionEvaluate" bottom: "boxes" bottom: "label" top:
     assert settings.num_classes == 3 and not settings.name_size_file
 
 
+@pytest.mark.parametrize(("points", "channels"), [("", 2), ("slice_point: 3", 6)])
+def test_pairs_of_images_lie_in_one_blob(points: str, channels: int) -> None:
+    text = (
+        DATA
+        + f"""layer {{ name: "s" type: "Slice" bottom: "data" top: "left" top: "right"
+  slice_param {{ {points} }} }}"""
+    )
+    made = with_constant_data(parse_text(text, NetParameter).message, Guess(2, (3, 9, 9)))
+    assert list(made.layer[0].dummy_data_param.shape[0].dim) == [2, channels, 9, 9]
+
+
 def test_batches_are_of_as_many_items_as_share_statistics() -> None:
     param = parse_text("bn_stats_batch_size: 8\n" + DATA, NetParameter).message
     assert next(guesses(param)).batch == 8

@@ -240,6 +240,9 @@ class _Blobs:
             height, width = resize.height or height, resize.width or width
         if transform.crop_size:
             height = width = transform.crop_size
+        readers = [each for each in self._param.layer if layer.top[0] in each.bottom]
+        if readers and readers[0].type == "Slice" and _slice_axis(readers[0]) == 1:
+            channels = self._for_slice(readers[0])[1]
         return (self._guess.batch, channels, height, width)
 
     def _wanted(self, layer: LayerParameter, index: int) -> Shape:
@@ -270,14 +273,19 @@ class _Blobs:
         return (self._guess.batch, *self._guess.image)
 
     def _for_slice(self, layer: LayerParameter) -> Shape:
-        settings = layer.slice_param
-        extent = settings.slice_point[-1] + 1 if settings.slice_point else len(layer.top)
-        shape = [self._guess.batch, *self._guess.image]
-        axis = settings.slice_dim if settings.HasField("slice_dim") else settings.axis
+        """A bottom whose last piece is as long as the one before, or one number of a label."""
+        points = [0, *layer.slice_param.slice_point]
+        extent = 2 * points[-1] - points[-2] if len(points) > 1 else len(layer.top)
         if "label" in layer.bottom[0]:
-            return (self._guess.batch, extent)
-        shape[axis] = extent
+            return (self._guess.batch, points[-1] + 1 if len(points) > 1 else extent)
+        shape = [self._guess.batch, *self._guess.image]
+        shape[_slice_axis(layer)] = extent
         return tuple(shape)
+
+
+def _slice_axis(layer: LayerParameter) -> int:
+    settings = layer.slice_param
+    return settings.slice_dim if settings.HasField("slice_dim") else settings.axis
 
 
 def _without_axis(shape: Shape, axis: int) -> Shape:
