@@ -149,6 +149,18 @@ layer { name: "e" type: "DetectionEvaluate" bottom: "boxes" bottom: "label" top:
     assert settings.num_classes == 3 and not settings.name_size_file
 
 
+def test_what_python_layers_change_keeps_its_shape() -> None:
+    text = (
+        DATA
+        + SCORES
+        + """
+layer { name: "p" type: "Python" bottom: "ip" top: "dropped" python_param { module: "x" } }
+layer { name: "e" type: "Eltwise" bottom: "dropped" bottom: "ip" top: "e" }"""
+    )
+    made = with_constant_data(parse_text(text, NetParameter).message, Guess(2, (3, 9, 9)))
+    assert list(made.layer[3].dummy_data_param.shape[0].dim) == [2, 4]
+
+
 @pytest.mark.parametrize(("points", "channels"), [("", 2), ("slice_point: 3", 6)])
 def test_pairs_of_images_lie_in_one_blob(points: str, channels: int) -> None:
     text = (

@@ -262,7 +262,9 @@ class _Blobs:
             return first[:2]
         if layer.type == "Slice" and first is None:
             return self._for_slice(layer)
-        if index > 0 and first is not None:
+        if layer.type == "Eltwise" and first is None:
+            first = next((self._shapes[b] for b in layer.bottom if b in self._shapes), None)
+        if first is not None:
             return first
         if "rois" in layer.bottom[index]:
             return _REGIONS
