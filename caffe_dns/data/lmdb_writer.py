@@ -31,7 +31,8 @@ class LMDBWriter(Writer):
             )
         except (lmdb.Error, OSError) as error:
             self.abort()
-            raise CaffeError(f"cannot be made: {first_line(error)}", file=path) from None
+            what = error.strerror if isinstance(error, OSError) else first_line(error)
+            raise CaffeError(f"cannot be made: {what}", file=path) from None
 
     def put(self, key: bytes, value: bytes) -> None:
         self._pending.append((key, value))

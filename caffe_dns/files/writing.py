@@ -52,7 +52,7 @@ class NewFile:
 
     def __init__(self, path: str | Path) -> None:
         self._path = Path(on_disk(str(path)))
-        check_target(self._path)
+        self._check_place()
         self._temporary = temporary_beside(self._path)
         with self._errors():
             # Not tempfile: its files are private to the user, these get the usual permissions.
@@ -63,11 +63,6 @@ class NewFile:
         except CaffeError:
             self.abort()
             raise
-        if self._path.is_symlink():
-            log.warning(
-                f"{path} is a link to {os.readlink(self._path)}: the file takes the place of the "
-                "link, and what it leads to is left as it is"
-            )
 
     def write(self, data: bytes | memoryview, start: int) -> None:
         """Put all of `data` into the file from byte `start` on."""
@@ -92,6 +87,11 @@ class NewFile:
         with self._errors():
             os.fsync(self._descriptor)
             self._close_descriptor()
+            if self._path.is_symlink():
+                log.warning(
+                    f"{self._path} is a link to {os.readlink(self._path)}: the file takes the "
+                    "place of the link, and what it leads to is left as it is"
+                )
             os.replace(self._temporary, self._path)
             sync_folder(self._path.parent)
 
@@ -101,6 +101,14 @@ class NewFile:
             self._close_descriptor()
         with suppress(OSError):
             self._temporary.unlink()
+
+    def _check_place(self) -> None:
+        path = str(self._path)
+        if os.path.isdir(path):
+            raise CaffeError("cannot be written: it is a folder", file=path)
+        if not os.path.isdir(self._path.parent):
+            folder = self._path.parent
+            raise CaffeError(f"cannot be written: there is no folder {folder}", file=path)
 
     def _keep_permissions(self) -> None:
         with self._errors():
@@ -201,12 +209,8 @@ def _is_at_work(process: int, entry: os.DirEntry[str]) -> bool:
 
 
 def check_target(path: str | Path) -> None:
-    """Raise CaffeError where no file of this name can be: before long work, say."""
-    path = Path(on_disk(str(path)))
-    if os.path.isdir(path):
-        raise CaffeError("cannot be written: it is a folder", file=str(path))
-    if not os.path.isdir(path.parent):
-        raise CaffeError(f"cannot be written: there is no folder {path.parent}", file=str(path))
+    """Raise CaffeError where no file of this name can be written: before long work, say."""
+    NewFile(path).abort()
 
 
 def sync_folder(folder: Path) -> None:

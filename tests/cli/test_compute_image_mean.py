@@ -81,6 +81,8 @@ def test_wrong_input(tmp_path: Path, capfd: Capture) -> None:
     assert "'leveldb'" in said("-backend=leveldbb", "tools/resized_leveldb", target)
     assert "no records" in said(make_database(tmp_path / "empty", []), target)
     assert "no folder" in said("tools/resized_lmdb", str(tmp_path / "no" / "mean"))
+    # Before the database is read, of which something is wrong, too.
+    assert "File name too long" in said("tools/encoded_lmdb", str(tmp_path / ("a" * 240)))
     assert "'INPUT_DB'" in said()
     junk = tmp_path / "junk"
     with create_database(str(junk)) as writer:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from caffe_dns.errors import CaffeError
-from caffe_dns.files import remove_leftovers, temporary_beside, write_atomically
+from caffe_dns.files import check_target, remove_leftovers, temporary_beside, write_atomically
 
 
 def test_a_file_is_written_and_replaced(tmp_path: Path) -> None:
@@ -152,3 +152,20 @@ def test_an_earlier_process_of_our_number_is_dead(tmp_path: Path) -> None:
     os.utime(left, (0, 0))
     remove_leftovers(path)
     assert not left.exists()
+
+
+def test_what_cannot_be_written_is_found_before_long_work(tmp_path: Path) -> None:
+    kept = tmp_path / "kept"
+    kept.write_bytes(b"old")
+    check_target(kept)
+    check_target(tmp_path / "new")
+    with pytest.raises(CaffeError, match="cannot be written: File name too long"):
+        check_target(tmp_path / ("a" * 240))
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"old"]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_where_nobody_may_write_is_found_before_long_work(tmp_path: Path) -> None:
+    tmp_path.chmod(0o555)
+    with pytest.raises(CaffeError, match="cannot be written: Permission denied"):
+        check_target(tmp_path / "new")

@@ -17,7 +17,7 @@ from caffe_dns.cli.images import (
     use_device,
 )
 from caffe_dns.errors import CaffeError
-from caffe_dns.files import write_atomically
+from caffe_dns.files import check_target, write_atomically
 from caffe_dns.pycaffe.classifier import Classifier
 from caffe_dns.pycaffe.images import load_image, to_npy
 
@@ -38,6 +38,9 @@ def run(
     ext: str,
 ) -> None:
     """Do what `dns classify` is asked for, by the values of its flags."""
+    # As numpy.save does, whatever the name.
+    name = output_file if output_file.endswith(".npy") else f"{output_file}.npy"
+    check_target(name)
     permit(allow_python_layers)
     use_device(gpu)
     classifier = Classifier(
@@ -55,8 +58,6 @@ def run(
     scores = classifier.predict(images, not center_only)
     click.echo(f"Done in {time.perf_counter() - start:.2f} s.")
     click.echo(f"Saving results into {output_file}")
-    # As numpy.save does, whatever the name.
-    name = output_file if output_file.endswith(".npy") else f"{output_file}.npy"
     write_atomically(name, to_npy(scores))
 
 

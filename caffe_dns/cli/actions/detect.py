@@ -14,7 +14,7 @@ import numpy as np
 from caffe_dns.cli.images import numbers, permit, read_mean, use_device
 from caffe_dns.data.image_files import read_lines
 from caffe_dns.errors import CaffeError
-from caffe_dns.files import write_atomically
+from caffe_dns.files import check_target, write_atomically
 from caffe_dns.pycaffe.detector import Detection, Detector
 
 _COORDINATES = ("ymin", "xmin", "ymax", "xmax")
@@ -35,6 +35,7 @@ def run(
     context_pad: int,
 ) -> None:
     """Do what `dns detect` is asked for, by the values of its flags."""
+    check_target(output_file)
     as_csv = output_file.lower().endswith(".csv")
     if not as_csv:
         _pandas(output_file)
