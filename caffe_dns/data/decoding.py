@@ -19,6 +19,7 @@ Buffer: TypeAlias = "bytes | memoryview"
 Image: TypeAlias = "np.ndarray[Any, np.dtype[Any]]"
 
 _JPEG_START, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
+_PNG_START, _PNG_LAST = b"\x89PNG\r\n\x1a\n", b"IEND"
 #: Pixels of an image, before it is decoded: what its header claims costs nothing to write there.
 MOST_PIXELS = 1 << 26
 # OpenCV looks at this when it is imported. Whoever has larger images may set it.
@@ -35,12 +36,27 @@ def decode(data: Buffer, flag: int, what: str) -> Image | None:
     """
     if not len(data):  # for which OpenCV raises
         return None
+    if bytes(data[: len(_PNG_START)]) == _PNG_START and not _is_whole_png(data):
+        return None
     pixels = _imdecode(data, flag, what)
     if pixels is None and bytes(data[:2]) == _JPEG_START:
         pixels = _imdecode(bytes(data) + _JPEG_END * _MOST_ENDS, flag, what)
         if pixels is not None:
             log.warning(f"{what} is a JPEG that is cut short; what is missing is gray")
     return pixels
+
+
+def _is_whole_png(data: Buffer) -> bool:
+    """Whether the chunks of a PNG are there, to the last.
+
+    OpenCV decodes no other, but takes as much memory as a chunk claims to be long.
+    """
+    at = len(_PNG_START)
+    last = False
+    while not last and at + 12 <= len(data):  # length, type and checksum
+        last = data[at + 4 : at + 8] == _PNG_LAST
+        at += 12 + int.from_bytes(data[at : at + 4], "big")
+    return last and at <= len(data)
 
 
 def _imdecode(data: Buffer, flag: int, what: str) -> Image | None:

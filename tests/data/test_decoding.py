@@ -48,3 +48,25 @@ def test_says_nothing_of_whole_images(tmp_path: Path) -> None:
     with recorded_log() as messages:
         read_image(f"{tmp_path}/whole.jpg")
     assert not messages
+
+
+def test_a_png_whose_chunks_claim_more_than_there_is_is_not_given_to_opencv(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """OpenCV takes the memory before it looks whether there is so much."""
+    image = np.random.default_rng(1).integers(0, 256, (24, 20, 3)).astype(np.uint8)
+    whole = bytes(cv2.imencode(".png", image)[1])
+    assert np.array_equal(
+        decode_image(whole + b"behind", color=True, gray=False), image.transpose(2, 0, 1)
+    )
+    monkeypatch.setattr(cv2, "imdecode", None)
+    for chunk in (b"IHDR", b"IDAT", b"IEND"):
+        at = whole.index(chunk) - 4
+        for claim in (1, 1 << 30, (1 << 32) - 1):
+            length = int.from_bytes(whole[at : at + 4], "big") + claim
+            damaged = whole[:at] + min(length, (1 << 32) - 1).to_bytes(4, "big") + whole[at + 4 :]
+            with pytest.raises(CaffeError, match="cannot be decoded"):
+                decode_image(damaged, color=True, gray=False)
+    for size in (8, 20, len(whole) - 1):
+        with pytest.raises(CaffeError, match="cannot be decoded"):
+            decode_image(whole[:size], color=True, gray=False)
