@@ -16,6 +16,7 @@ from torch import Tensor
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+from caffe_dns.kernels.apart import SplitKernel
 from caffe_dns.kernels.batch_norm import NormalizedBatch, Statistics
 from caffe_dns.kernels.bias_relu import BiasedReLU
 from caffe_dns.kernels.columns import by_columns
@@ -107,6 +108,7 @@ def run_without_images() -> None:
         kernel = SGDKernel(weights, weights, [1.0], [0.0], momentum=0.9, l1=l1, nesterov=nesterov)
         kernel.run(weights, torch.ones(()))
         Products(weights, [None], torch.bfloat16 if l1 else torch.float32).run()
+    SplitKernel(weights, weights, weights).run()
     by_columns(torch.zeros(4, 6))
     for labels in (torch.zeros(4), torch.zeros(4, dtype=torch.int64)):
         SoftmaxLoss.apply(torch.zeros(4, 10), labels, 1.0, 87.0)

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+
+from caffe_dns import kernels
+
+if TYPE_CHECKING:
+    from caffe_dns.kernels.apart import SplitKernel
 
 
 class KeptApart:
@@ -19,8 +25,18 @@ class KeptApart:
         self.parameters = list(parameters)
         self.masks = list(masks)
         self.pruned = [torch.zeros_like(mask) for mask in masks]
+        self._addresses = [parameter.data_ptr() for parameter in self.parameters]
         #: Whether the whole weights are in the parameters, and `pruned` is out of date.
         self._merged = False
+        self._kernel = self._make_kernel()
+
+    def moved(self) -> list[int]:
+        """The numbers of the parameters that lie elsewhere than at first."""
+        return [
+            number
+            for number, parameter in enumerate(self.parameters)
+            if parameter.data_ptr() != self._addresses[number]
+        ]
 
     @torch.no_grad()
     def merge(self) -> None:
@@ -33,12 +49,29 @@ class KeptApart:
     def split(self) -> None:
         """Leave in the parameters what the masks keep."""
         self.merge()
-        torch._foreach_copy_(self.pruned, self.parameters)
-        torch._foreach_mul_(self.parameters, self.masks)
-        torch._foreach_sub_(self.pruned, self.parameters)
+        # A compiler would not know what the kernel writes to.
+        if self._kernel is None or torch.compiler.is_compiling() or self.moved():
+            torch._foreach_copy_(self.pruned, self.parameters)
+            torch._foreach_mul_(self.parameters, self.masks)
+            torch._foreach_sub_(self.pruned, self.parameters)
+        else:
+            self._kernel.run()
         self._merged = False
 
     def forget(self) -> None:
         """Give up what is pruned."""
         self.split()
         torch._foreach_zero_(self.pruned)
+
+    def _make_kernel(self) -> SplitKernel | None:
+        """What puts all apart at once, where it can be had."""
+        rows = list(zip(self.parameters, self.masks, self.pruned, strict=True))
+        if not kernels.wanted(self.parameters[0].device) or not all(
+            parameter.dtype == torch.float32
+            and parameter.stride() == mask.stride() == pruned.stride()
+            for parameter, mask, pruned in rows
+        ):
+            return None
+        from caffe_dns.kernels.apart import SplitKernel
+
+        return SplitKernel(self.parameters, self.masks, self.pruned)

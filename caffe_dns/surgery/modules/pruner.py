@@ -60,7 +60,6 @@ class Pruner:
         ]
         self.weights = KeptApart([p for p, _ in pairs], [mask for _, mask in pairs])
         self._names = _names(model, self.weights.parameters)
-        self._addresses = [parameter.data_ptr() for parameter in self.weights.parameters]
         self._watch: _OptimizerWatch | None = _OptimizerWatch(self)
         self._surgeon.update_masks(0)
         self.weights.split()
@@ -82,9 +81,8 @@ class Pruner:
             self.weights.merge()
             self._surgeon.update_masks(self.iteration)
             self.weights.split()
-        elif not watch.seen:
-            # Somebody updates by hand, or replays a step that was recorded.
-            self.weights.split()
+        elif not (watch.seen or watch.recorded):
+            self.weights.split()  # Somebody updates by hand.
         watch.forget()
 
     def apply(self) -> nn.Module:
@@ -170,14 +168,11 @@ class Pruner:
     def _check_place(self) -> None:
         if is_capturing(self.weights.parameters[0]):
             raise BadValue("step() belongs behind the replay of a CUDA graph, not into the graph")
-        for name, parameter, address in zip(
-            self._names, self.weights.parameters, self._addresses, strict=True
-        ):
-            if parameter.data_ptr() != address:
-                raise BadValue(
-                    f"'{name}' lies elsewhere than it did when it was pruned: move the model to "
-                    "its device and memory format first, then prune it"
-                )
+        for number in self.weights.moved():
+            raise BadValue(
+                f"'{self._names[number]}' lies elsewhere than it did when it was pruned: move the "
+                "model to its device and memory format first, then prune it"
+            )
 
 
 class _OptimizerWatch:
@@ -190,6 +185,8 @@ class _OptimizerWatch:
     def __init__(self, pruner: Pruner) -> None:
         #: Whether a step was seen since the last `forget`.
         self.seen = False
+        #: Whether a step was recorded as a CUDA graph: a replay puts the weights apart by itself.
+        self.recorded = False
         self._depth = 0
         self._ids = {id(parameter) for parameter in pruner.weights.parameters}
         self._pruner = weakref.ref(pruner)
@@ -226,6 +223,7 @@ class _OptimizerWatch:
         if self._depth <= 0:
             pruner.weights.split()
             self.seen = True
+            self.recorded |= is_capturing(pruner.weights.parameters[0])
 
     def _concerned(self, optimizer: Optimizer) -> Pruner | None:
         updated: Iterable[Tensor] = (p for group in optimizer.param_groups for p in group["params"])
