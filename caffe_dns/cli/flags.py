@@ -56,6 +56,12 @@ shape = click.option(
     help="The shape of an item, where the data are not here; once for each data layer. That of a "
     "label that is no single number follows a colon: 3,500,500:1,500,500.",
 )
+threads = click.option(
+    "--threads",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Compute with so many threads on the CPU. Default: OMP_NUM_THREADS, or one for each core.",
+)
 all_losses = click.option(
     "--all-losses",
     is_flag=True,

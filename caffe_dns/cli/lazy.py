@@ -11,6 +11,7 @@ from types import ModuleType
 from typing import Any
 
 from caffe_dns import interrupt
+from caffe_dns.cli import threads
 
 
 def runs(action: str) -> Callable[[Callable[[], None]], Callable[..., Any]]:
@@ -23,7 +24,10 @@ def runs(action: str) -> Callable[[Callable[[], None]], Callable[..., Any]]:
         @wraps(help_of)
         def command(**flags: Any) -> Any:
             interrupt.settle(flags.get("sigint_effect"), flags.get("sighup_effect"))
-            return import_for_good(f"caffe_dns.cli.actions.{action}").run(**flags)
+            module = import_for_good(f"caffe_dns.cli.actions.{action}")
+            if (count := flags.pop("threads", None)) is not None:
+                threads.use(count)
+            return module.run(**flags)
 
         return command
 

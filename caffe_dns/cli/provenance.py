@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from caffe_dns import __version__, log
+from caffe_dns.cli import threads
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 #: Seconds after which git is not waited for any longer.
@@ -33,9 +34,7 @@ def log_head(arguments: Sequence[str]) -> None:
     if torch.version.cuda:
         parts.append(f"CUDA {torch.version.cuda}")
     log.info(f"Versions: {', '.join(parts)}")
-    log.info(
-        f"Host: {socket.gethostname()}, {platform.platform()}, {torch.get_num_threads()} threads"
-    )
+    log.info(f"Host: {socket.gethostname()}, {platform.platform()}, {threads.described()}")
     folder = Path.cwd()
     log.info(f"Command line: {command_line(*arguments)}")
     log.info(f"Folder: {folder}{_described(folder)}")

@@ -13,6 +13,7 @@ from caffe_dns.cli.lazy import runs
 @flags.weights
 @flags.iterations
 @flags.gpu
+@flags.threads
 @flags.level
 @flags.stage
 @flags.python_layers

@@ -14,6 +14,7 @@ from caffe_dns.cli.lazy import runs
 @flags.iterations
 @flags.gpu
 @flags.precision
+@flags.threads
 @flags.level
 @flags.stage
 @flags.no_surgery

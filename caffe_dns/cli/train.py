@@ -35,6 +35,7 @@ _EFFECTS = "snapshot, stop or none"
 )
 @flags.gpu
 @flags.precision
+@flags.threads
 @flags.level
 @flags.stage
 @click.option("--sigint_effect", default="stop", show_default=True, help=f"On SIGINT: {_EFFECTS}.")

@@ -1,22 +1,24 @@
 #!/usr/bin/env python3
 """LeNet, batch 64, on the CPU: `dns train` from LMDB against a hand-written eager PyTorch loop.
 
-    python tools/benchmarks/lenet_cpu.py [--rounds N] [--iterations N]
+    python tools/benchmarks/lenet_cpu.py [--rounds N] [--iterations N] [--load N]
 
 Each contestant is a process of its own. They train in turn, round after round, while the others
 wait, so that all see the same machine. The hand-written loops have their data in memory already;
 dns reads it from the database. Printed are iterations per second (median of the rounds) and the
-ratio to the best hand-written loop, by the median of the ratios within each round. Needs data/mnist
-(dns get_mnist).
+ratio to the best hand-written loop, by the median of the ratios within each round. With --load, so
+many other processes compute meanwhile. Needs data/mnist (dns get_mnist).
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from multiprocessing import Pipe, get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -26,6 +28,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from caffe_dns import log
+from caffe_dns.cli.threads import wait_briefly
 from caffe_dns.device.selection import training_device
 from caffe_dns.proto.upgrade import read_solver
 from caffe_dns.solver.solver import Solver
@@ -110,6 +113,36 @@ def serve(name: str, pipe: Connection) -> None:
         pipe.send(time.perf_counter() - start)
 
 
+def start(name: str) -> Connection:
+    """Start a contestant's process; ours waits as `dns` does."""
+    pipe, far_end = Pipe()
+    before = dict(os.environ)
+    if name not in BY_HAND:
+        wait_briefly()
+    get_context("spawn").Process(target=serve, args=(name, far_end), daemon=True).start()
+    os.environ.clear()
+    os.environ.update(before)
+    return pipe
+
+
+@contextmanager
+def others(count: int) -> Iterator[None]:
+    """So many processes beside, which never rest."""
+    processes = [get_context("spawn").Process(target=_compute, daemon=True) for _ in range(count)]
+    for process in processes:
+        process.start()
+    try:
+        yield
+    finally:
+        for process in processes:
+            process.kill()
+
+
+def _compute() -> None:
+    while True:
+        pass
+
+
 def measure(pipe: Connection, iterations: int) -> float:
     """Iterations per second."""
     pipe.send(iterations)
@@ -121,24 +154,24 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--iterations", type=int, default=100)
+    parser.add_argument("--load", type=int, default=0)
     options = parser.parse_args()
     if not Path("data/mnist/mnist_train_lmdb").is_dir():
         raise SystemExit("no MNIST in data/mnist; dns get_mnist brings it")
-    pipes = {}
-    for name in CONTESTANTS:
-        pipes[name], far_end = Pipe()
-        get_context("spawn").Process(target=serve, args=(name, far_end), daemon=True).start()
+    pipes = {name: start(name) for name in CONTESTANTS}
     for pipe in pipes.values():
         measure(pipe, options.iterations // 2)
-    rounds = [
-        {name: measure(pipe, options.iterations) for name, pipe in pipes.items()}
-        for _ in range(options.rounds)
-    ]
+    with others(options.load):
+        rounds = [
+            {name: measure(pipe, options.iterations) for name, pipe in pipes.items()}
+            for _ in range(options.rounds)
+        ]
     for pipe in pipes.values():
         pipe.send(0)
     print(
         f"LeNet, batch {BATCH}, {torch.get_num_threads()} threads, torch {torch.__version__}, "
-        f"{platform.machine()}; median of {options.rounds} rounds of {options.iterations}"
+        f"{platform.machine()}; median of {options.rounds} rounds of {options.iterations}; "
+        f"{options.load} processes beside"
     )
     print(f"{'':32}{'iter/s':>9}{'ratio to the best by hand':>28}")
     for name in CONTESTANTS:
