@@ -17,7 +17,14 @@ from caffe_dns.data.annotated_datum import Annotated
 from caffe_dns.data.box_samplers import check_sampler, draw_parts
 from caffe_dns.data.boxes import Boxes, Size, clip
 from caffe_dns.data.datum import Image
-from caffe_dns.data.image_effects import add_noise, check_distortion, check_noise, distort
+from caffe_dns.data.image_effects import (
+    add_noise,
+    check_distortion,
+    check_noise,
+    distort,
+    in_ssd_form,
+    is_of_deepdetect,
+)
 from caffe_dns.data.resizing import check_resize, count_by_scale, new_size, resize, resize_boxes
 from caffe_dns.errors import CaffeError
 from caffe_dns.proto.caffe_pb2 import TRAIN, BatchSampler, ResizeParameter, TransformationParameter
@@ -35,6 +42,10 @@ class AnnotatedTransform:
         self.param = param
         self._samplers = list(samplers)
         self._random_crop = phase == TRAIN
+        with _within("transform_param.distort_param"):
+            self._distortion = in_ssd_form(param.distort_param)
+        #: DeepDetect distorts colours before the frame and again after resizing.
+        self._distorts_twice = is_of_deepdetect(param.distort_param)
         self._constraint = param.emit_constraint if param.HasField("emit_constraint") else None
         self.crop = (param.crop_h, param.crop_w)
         if param.crop_size:
@@ -52,11 +63,12 @@ class AnnotatedTransform:
                 _check_values(param.resize_param.pad_value, channels, "pad_value")
         if param.HasField("distort_param"):
             with _within("transform_param.distort_param"):
-                check_distortion(param.distort_param, channels)
+                check_distortion(self._distortion, channels)
         if param.HasField("noise_param"):
             with _within("transform_param.noise_param"):
                 check_noise(param.noise_param, channels)
-            if param.noise_param.HasField("prob"):
+            noise = param.noise_param
+            if noise.HasField("prob") and not noise.HasField("all_effects"):
                 _warn_of_prob("noise_param", param.noise_param.prob)
         if param.HasField("expand_param"):
             with _within("transform_param"):
@@ -106,7 +118,7 @@ class AnnotatedTransform:
                 field="transform_param",
             )
         if param.HasField("distort_param"):
-            image = distort(record.image, param.distort_param, draws)
+            image = distort(record.image, self._distortion, draws)
             record = replace(record, image=image)
         if param.HasField("expand_param"):
             record = self._expand(record, draws)
@@ -149,6 +161,8 @@ class AnnotatedTransform:
         if param.HasField("resize_param"):
             image = resize(image, param.resize_param, draws)
             objects = objects.with_boxes(resize_boxes(objects.boxes, size, param.resize_param))
+        if self._distorts_twice:
+            image = distort(image, self._distortion, draws)
         if param.HasField("noise_param"):
             image = add_noise(image, param.noise_param, draws)
         image, part = self._crop(image, draws)

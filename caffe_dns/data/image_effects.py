@@ -14,6 +14,7 @@ from caffe_dns.data.datum import Image
 from caffe_dns.errors import CaffeError
 from caffe_dns.proto.caffe_pb2 import DistortionParameter, NoiseParameter
 
+_DISTORTIONS = ("brightness", "contrast", "saturation", "hue", "random_order")
 #: Side of the blur's kernel, and its deviation in pixels.
 _BLUR, _BLUR_DEVIATION = 7, 1.5
 #: How often the commonest level of a local histogram may come.
@@ -42,6 +43,29 @@ def distort(image: Image, param: DistortionParameter, draws: np.random.Generator
     if draws.uniform() < param.random_order_prob:
         image = image[:, :, draws.permutation(image.shape[2])]
     return image
+
+
+def in_ssd_form(param: DistortionParameter) -> DistortionParameter:
+    """The same distortions with a probability for each, where DeepDetect gives one for all.
+
+    Raises CaffeError, with the field, for settings of both kinds.
+    """
+    result = DistortionParameter()
+    result.CopyFrom(param)
+    if not is_of_deepdetect(param):
+        return result
+    for kind in _DISTORTIONS:
+        name = f"{kind}_prob"
+        if param.HasField(name):
+            raise CaffeError("cannot be given with settings of DeepDetect, as prob is", field=name)
+        if getattr(param, kind) or param.all_effects:
+            setattr(result, name, param.prob)
+    return result
+
+
+def is_of_deepdetect(param: DistortionParameter) -> bool:
+    """Whether distortions are asked for as DeepDetect does."""
+    return any(param.HasField(name) for name in ("prob", "all_effects", *_DISTORTIONS))
 
 
 def check_distortion(param: DistortionParameter, channels: int) -> None:
@@ -102,37 +126,57 @@ def _in_hsv(image: Image, channel: int, table: Image) -> Image:
 
 
 def add_noise(image: Image, param: NoiseParameter, draws: np.random.Generator) -> Image:
-    """The image after all that `param` names (`ApplyNoise`)."""
+    """The image after all that `param` names (`ApplyNoise`).
+
+    In DeepDetect's form each happens with probability `prob`, and nothing if that is 0.
+    """
+    if _is_off(param):
+        return image
+
+    def happens(field: str) -> bool:
+        if not param.HasField("all_effects"):
+            return bool(getattr(param, field))
+        return _is_asked_for(param, field) and draws.uniform() < param.prob
+
     for field, effect in _EFFECTS.items():
-        if getattr(param, field):
+        if happens(field):
             image = _with_channels(effect(np.ascontiguousarray(image)))
     if param.jpeg > 0:
         image = _compressed(image, int(param.jpeg))
     for field, effect in _LATE_EFFECTS.items():
-        if getattr(param, field):
+        if happens(field):
             image = _with_channels(effect(np.ascontiguousarray(image)))
-    if param.saltpepper:
+    if happens("saltpepper"):
         image = _peppered(image, param, draws)
-    if param.convert_to_hsv:
-        import cv2
-
-        image = cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_BGR2HSV)
+    for field, convert in _CONVERSIONS.items():
+        if happens(field):
+            image = convert(np.ascontiguousarray(image))
     return image
+
+
+def _is_off(param: NoiseParameter) -> bool:
+    return param.HasField("all_effects") and param.prob <= 0
+
+
+def _is_asked_for(param: NoiseParameter, field: str) -> bool:
+    return bool(getattr(param, field)) or param.all_effects
 
 
 def check_noise(param: NoiseParameter, channels: int) -> None:
     """Raise CaffeError, with the field, for what cannot be done to images of so many channels."""
-    if param.convert_to_lab:
+    if _is_off(param):
+        return
+    if param.convert_to_lab and not param.HasField("all_effects"):
         raise CaffeError("is not supported: its values are no bytes", field="convert_to_lab")
     values = len(param.saltpepper_param.value)
-    if param.saltpepper and values not in (1, channels):
+    if _is_asked_for(param, "saltpepper") and values not in (1, channels):
         raise CaffeError(
             f"given {values} times for images of {channels} channel(s); one, or one for each "
             "channel, would be right",
             field="saltpepper_param.value",
         )
-    for field in ("decolorize", "convert_to_hsv"):
-        if getattr(param, field) and channels != 3:
+    for field in ("decolorize", *_CONVERSIONS):
+        if _is_asked_for(param, field) and channels != 3:
             raise CaffeError(f"takes images of 3 channels, these have {channels}", field=field)
 
 
@@ -199,6 +243,20 @@ def _inverted(image: Image) -> Image:
     return 255 - image
 
 
+def _to_hsv(image: Image) -> Image:
+    import cv2
+
+    return cv2.cvtColor(image, cv2.COLOR_BGR2HSV)
+
+
+def _to_lab(image: Image) -> Image:
+    """L, a and b as they are, in bytes: what is below 0 becomes 0."""
+    import cv2
+
+    lab = cv2.cvtColor(image.astype(np.float32) / 255, cv2.COLOR_BGR2LAB)
+    return np.clip(np.rint(lab), 0, 255).astype(np.uint8)
+
+
 def _peppered(image: Image, param: NoiseParameter, draws: np.random.Generator) -> Image:
     """The image with some pixels, drawn one by one, of one colour."""
     height, width, channels = image.shape
@@ -219,3 +277,5 @@ _EFFECTS = {
     "clahe": _locally_equalized,
 }
 _LATE_EFFECTS = {"erode": _eroded, "posterize": _posterized, "inverse": _inverted}
+#: What is done at the end, to colours as a whole.
+_CONVERSIONS = {"convert_to_hsv": _to_hsv, "convert_to_lab": _to_lab}

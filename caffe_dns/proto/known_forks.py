@@ -62,7 +62,6 @@ FIELDS = {
     },
     "DeepDetect": {
         "NonMaximumSuppressionParameter": "soft_nms theta",
-        "NoiseParameter": "all_effects",
         "DetectionOutputParameter": "objectness_score",
         "MultiBoxLossParameter": "objectness_score",
         "LayerParameter": "ctc_loss_param labelsequence_accuracy_param",

@@ -198,3 +198,13 @@ def test_what_cannot_be_done_to_an_image_is_named() -> None:
     floats = transform("distort_param { brightness_prob: 1 }")
     with pytest.raises(CaffeError, match="take images of bytes, not float_data"):
         floats.apply(scene(np.float32), np.random.default_rng(0))
+
+
+def test_deepdetect_distorts_colours_twice() -> None:
+    """Each time all values move by up to 20."""
+    shifts = set()
+    for seed in range(60):
+        text = "distort_param { prob: 1 brightness: true brightness_delta: 20 }"
+        image = apply(text, seed=seed).image.astype(int)
+        shifts |= set((image - scene().image)[scene().image == 150].tolist())
+    assert 25 < max(shifts) <= 40 and -40 <= min(shifts) < -25

@@ -8,7 +8,13 @@ import numpy as np
 import pytest
 from google.protobuf import text_format
 
-from caffe_dns.data.image_effects import add_noise, check_distortion, check_noise, distort
+from caffe_dns.data.image_effects import (
+    add_noise,
+    check_distortion,
+    check_noise,
+    distort,
+    in_ssd_form,
+)
 from caffe_dns.errors import CaffeError
 from caffe_dns.proto.caffe_pb2 import DistortionParameter, NoiseParameter
 
@@ -179,3 +185,58 @@ def test_noise_that_cannot_be_made(text: str, channels: int, message: str) -> No
 def test_distortions_that_cannot_be_made(text: str, channels: int, message: str) -> None:
     with pytest.raises(CaffeError, match=message):
         check_distortion(text_format.Parse(text, DistortionParameter()), channels)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("prob: 0.25 contrast: true", {"contrast_prob": 0.25}),
+        (
+            "prob: 0.25 all_effects: true hue: false",
+            dict.fromkeys(
+                [
+                    "brightness_prob",
+                    "contrast_prob",
+                    "hue_prob",
+                    "saturation_prob",
+                    "random_order_prob",
+                ],
+                0.25,
+            ),
+        ),
+        ("all_effects: false brightness: true", {}),
+        ("hue_prob: 0.5", {"hue_prob": 0.5}),
+    ],
+)
+def test_distortions_as_deepdetect_asks_for_them(text: str, expected: dict[str, float]) -> None:
+    param = in_ssd_form(text_format.Parse(text, DistortionParameter()))
+    found = {f.name: v for f, v in param.ListFields() if f.name.endswith("_prob") and v}
+    assert found == expected
+
+
+def test_distortions_of_both_kinds() -> None:
+    param = text_format.Parse("prob: 0.5 hue_prob: 0.5", DistortionParameter())
+    with pytest.raises(CaffeError, match="hue_prob: cannot be given with settings of DeepDetect"):
+        in_ssd_form(param)
+
+
+def test_noise_as_deepdetect_asks_for_it() -> None:
+    def made(text: str, seed: int = 0) -> np.ndarray:
+        param = text_format.Parse(text, NoiseParameter())
+        check_noise(param, 3)
+        return add_noise(IMAGE, param, np.random.default_rng(seed))
+
+    # A quality of compression without a probability does nothing, nor do effects not asked for.
+    assert made("prob: 0 all_effects: true jpeg: 5 convert_to_lab: true") is IMAGE
+    assert made("prob: 1 all_effects: false") is IMAGE
+    np.testing.assert_array_equal(made("prob: 1 all_effects: false inverse: true"), 255 - IMAGE)
+    results = [made("prob: 0.25 all_effects: false inverse: true", seed) for seed in range(200)]
+    turned = sum(bool((result != IMAGE).any()) for result in results)
+    assert 30 < turned < 70
+    # White has the lightness 100 and no colour; of blue, b is far below 0.
+    ends = np.array([[[255, 255, 255], [255, 0, 0]]], np.uint8)
+    param = text_format.Parse("prob: 1 all_effects: false convert_to_lab: true", NoiseParameter())
+    lab = add_noise(ends, param, np.random.default_rng(0))
+    np.testing.assert_array_equal(lab[0], [[100, 0, 0], [32, 79, 0]])
+    with pytest.raises(CaffeError, match=r"saltpepper_param.value: given 0 times"):
+        made("prob: 0.5 all_effects: true")
