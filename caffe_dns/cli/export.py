@@ -23,12 +23,13 @@ from caffe_dns.cli.lazy import runs
 @click.option(
     "--definition", default="", metavar="FILE", help="Also write the matching deploy.prototxt."
 )
+@flags.bits(
+    2,
+    "Let the weights of each layer share 2 to the power of B values, B from 2 to 8, and 0: for a "
+    ".dnsz of few bytes; auto finds a B for each, by what the definition's test data score.",
+)
 @click.option(
-    "--bits",
-    type=click.IntRange(2, 8),
-    metavar="B",
-    help="Let the weights of each layer share 2 to the power of B values, B from 2 to 8, and 0: "
-    "for a .dnsz of few bytes.",
+    "--iterations", default=50, show_default=True, help="The test batches that --bits auto scores."
 )
 @flags.shrink
 @flags.fold

@@ -7,9 +7,14 @@ from typing import Any, TypeVar
 
 import click
 
+from caffe_dns.errors import CaffeError
 from caffe_dns.plugins import import_plugin
 
 F = TypeVar("F", bound=Callable[..., Any])
+#: Of --bits: to be found.
+AUTO = "auto"
+#: Of accuracy.
+DEFAULT_LOSS = 0.01
 
 gpu = click.option(
     "--gpu",
@@ -136,6 +141,46 @@ def unused(*names: str) -> Callable[[F], F]:
         return function
 
     return add
+
+
+class _BitsType(click.ParamType):
+    name = "bits"
+
+    def __init__(self, least: int) -> None:
+        self._least = least
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value == AUTO:
+            return value
+        try:
+            bits = int(value)
+        except ValueError:
+            bits = 0
+        if not self._least <= bits <= 8:
+            self.fail(f"{value!r} is neither {AUTO} nor from {self._least} to 8", param, ctx)
+        return bits
+
+
+def bits(least: int, help: str) -> Callable[[F], F]:
+    """--bits, from `least` to 8 or AUTO, and --loss-of-accuracy, which goes with AUTO."""
+
+    def add(function: F) -> F:
+        function = click.option(
+            "--loss-of-accuracy",
+            type=float,
+            metavar="LOSS",
+            help="What --bits auto may cost before any training: of an accuracy so much, of a loss "
+            f"this share. Default: {DEFAULT_LOSS:g}.",
+        )(function)
+        return click.option("--bits", type=_BitsType(least), metavar="B", help=help)(function)
+
+    return add
+
+
+def check_loss_of_accuracy(value: float) -> None:
+    """Raise CaffeError for what is no loss of an accuracy."""
+    if not 0 <= value < 1:
+        raise CaffeError(f"--loss-of-accuracy must be at least 0 and below 1, not {value:g}")
 
 
 def stages(flag: str) -> list[str]:

@@ -5,10 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from caffe_dns import log
+from caffe_dns.cli.bits import BitsFlag, put_bits
+from caffe_dns.cli.flags import AUTO
 from caffe_dns.cli.target import add_target, write_definition
 from caffe_dns.errors import CaffeError
 from caffe_dns.proto.caffe_pb2 import SolverParameter, SurgeryStage
 from caffe_dns.solver.solver import Solver
+from caffe_dns.surgery.stages import MOST_BITS
 
 #: From which share of zeros on they are taken to have been pruned, and not to be zero by chance.
 _PRUNED = 0.01
@@ -23,7 +26,9 @@ class Pruning:
     hold_masks: bool
     masks_from_zeros: bool
     #: Layers share 2^bits values, their masks held; None for as many values as weights.
-    bits: int | None = None
+    bits: BitsFlag = None
+    #: How much accuracy bits that are found may cost.
+    loss_of_accuracy: float = 0.0
 
     def __post_init__(self) -> None:
         if self.bits is not None and self.target is not None:
@@ -48,19 +53,25 @@ class Pruning:
                 for field in ("layer", "sparsity", "compression", "macs", "pattern"):
                     stage.ClearField(field)
                 if self.bits is not None:
-                    stage.bits = self.bits
+                    stage.bits = MOST_BITS if isinstance(self.bits, str) else self.bits
 
     def begin(self, trainer: Solver) -> None:
         """Before the first iteration of a run that is not resumed: masks, and what is said of them.
 
-        Raises CaffeError where masks are to be made, and no layer has any.
+        Raises CaffeError where masks are to be made, and no layer has any, and where bits are to be
+        found, and no net can be scored.
         """
         if trainer.surgeon is not None:
             if self.masks_from_zeros:
                 _mask_zeros(trainer)
             _tell_masks(trainer)
-        if self.target is not None and trainer.ranks.is_root:
-            write_definition(trainer)
+        if self.bits == AUTO:
+            put_bits(trainer, self.loss_of_accuracy)
+        if trainer.ranks.is_root:
+            if self.target is not None:
+                write_definition(trainer, "target", "the flags for a target")
+            elif self.bits == AUTO:
+                write_definition(trainer, "bits", f"--bits {AUTO}")
 
 
 def _mask_zeros(trainer: Solver) -> None:

@@ -24,7 +24,7 @@ from caffe_dns.cli.lazy import runs
 )
 @click.option(
     "--loss-of-accuracy",
-    default=0.01,
+    default=flags.DEFAULT_LOSS,
     show_default=True,
     help="What the proposed thresholds may cost: of an accuracy so much, of a loss this share.",
 )

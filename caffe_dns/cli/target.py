@@ -38,8 +38,8 @@ def add_target(param: SolverParameter, stage: SurgeryStage, *, surgery: bool) ->
     param.surgery_stage.append(stage)
 
 
-def write_definition(trainer: Solver) -> None:
-    """Write the solver definition that trains like this without the flags for a target."""
+def write_definition(trainer: Solver, kind: str, without: str) -> None:
+    """Write the solver definition that trains like this without the flags named by `without`."""
     if not keeps_files(trainer.param):
         return
     definition = SolverParameter()
@@ -47,11 +47,11 @@ def write_definition(trainer: Solver) -> None:
     definition.random_seed = trainer.seed
     if list(definition.train_state.stage) == [""]:
         definition.ClearField("train_state")  # as an empty -stage leaves it
-    name = f"{definition.snapshot_prefix}_target_solver.prototxt"
+    name = f"{definition.snapshot_prefix}_{kind}_solver.prototxt"
     command = command_line("train", "--solver", name)
     text = f"# The same run, with its schedule of surgery: {command}\n"
     write_atomically(name, (text + to_text(definition)).encode())
-    log.info(f"Wrote {name}, which trains like this without the flags for a target")
+    log.info(f"Wrote {name}, which trains like this without {without}")
 
 
 def keeps_files(param: SolverParameter) -> bool:

@@ -102,12 +102,10 @@ _EFFECTS = "snapshot, stop or none"
     "whole filters with the weights that read them (filter).",
 )
 @click.option("--hold-masks", is_flag=True, help="Train with the masks as they are.")
-@click.option(
-    "--bits",
-    type=click.IntRange(1, 8),
-    metavar="B",
-    help="Train with masks as they are, and 2 to the power of B values for the weights of each "
-    "layer.",
+@flags.bits(
+    1,
+    "Train with masks as they are, and 2 to the power of B values for the weights of each layer; "
+    "auto finds a B for each, by what the test net scores before training.",
 )
 @click.option(
     "--masks-from-zeros", is_flag=True, help="Begin with masks of the zeros in the weights given."

@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
 
 from caffe_dns.export.model import UnmaskedModel
 from caffe_dns.surgery.shared_values import find_values, nearest
+from caffe_dns.surgery.stages import MOST_BITS
 
 
-def share_values(model: UnmaskedModel, bits: int) -> UnmaskedModel:
+def share_values(model: UnmaskedModel, bits: int | Mapping[str, int]) -> UnmaskedModel:
     """The model with at most 2^bits values, and 0, in each layer that has a matrix of weights.
+
+    Bits may be given by layer; those that are not named then have 8.
 
     They are float16 numbers. Layers that have so few already stay as they are, as do those without
     a matrix: BatchNorm, Scale, PReLU.
     """
-    blobs = [_share(arrays, bits) for arrays in model.blobs]
+    names = [layer.name for layer in model.definition.param.layer]
+    given = dict.fromkeys(names, bits) if isinstance(bits, int) else bits
+    blobs = [
+        _share(arrays, given.get(name, MOST_BITS))
+        for name, arrays in zip(names, model.blobs, strict=True)
+    ]
     return replace(model, blobs=blobs)
 
 

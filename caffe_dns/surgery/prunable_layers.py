@@ -65,7 +65,7 @@ class PrunableLayer(ABC):
             for rank in ranks
         ]
 
-    def prune(self, setting: float) -> None:
+    def apply(self, setting: float) -> None:
         """Put the layer's blobs as they are under this setting."""
         masks = self._masks(setting)
         for parameter, values, mask in zip(self._parameters, self._values, masks, strict=True):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -20,8 +21,8 @@ from caffe_dns.layers.batch_data import BatchDataLayer
 from caffe_dns.layers.score import Accuracy
 from caffe_dns.net import Net
 from caffe_dns.net.wiring import Step
-from caffe_dns.surgery.prunable_layers import PrunableLayer
 
+_Layer = TypeVar("_Layer", bound="AdjustableLayer")
 #: Shares of the weights to prune.
 SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.93, 0.95, 0.97, 0.98, 0.99)
 
@@ -120,6 +121,45 @@ def find_objective(net: Net) -> Objective:
     raise CaffeError("the phase TEST has neither an Accuracy layer nor a loss to score by")
 
 
+class AdjustableLayer(Protocol):
+    """A layer whose weights can be changed by a setting, and put back.
+
+    What is said here of pruned weights holds for what else is saved: `total` is all that could be.
+    """
+
+    @property
+    def field(self) -> str:
+        """What a setting is called."""
+        ...
+
+    @property
+    def sharers(self) -> list[str]:
+        """Other layers that use the same weight."""
+        ...
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def total(self) -> int: ...
+
+    def settings_for(self, shares: Sequence[float]) -> list[float]:
+        """The settings that prune these shares."""
+        ...
+
+    def apply(self, setting: float) -> None:
+        """Put the layer's blobs as they are under this setting."""
+        ...
+
+    def restore(self) -> None:
+        """Put the layer's blobs as they were."""
+        ...
+
+    def effect(self, setting: float) -> tuple[int, float]:
+        """How much is pruned under this setting, and its part of the sum of squares."""
+        ...
+
+
 class Bench:
     """Runs the part of a net that its objective depends on, over and over, on the same batches."""
 
@@ -136,14 +176,14 @@ class Bench:
             step.layer.param.name: index for index, step in reversed([*enumerate(self._steps)])
         }
 
-    def depends_on(self, prunable_layer: PrunableLayer) -> bool:
+    def depends_on(self, layer: AdjustableLayer) -> bool:
         """Whether the objective depends on this layer at all."""
-        return prunable_layer.name in self._starts
+        return layer.name in self._starts
 
     @torch.no_grad()
     def score_alone(
         self,
-        prunable_layers: Sequence[PrunableLayer],
+        layers: Sequence[AdjustableLayer],
         settings: Sequence[Sequence[float]],
         advance: Callable[[int], None],
     ) -> tuple[float, list[list[float]]]:
@@ -155,36 +195,36 @@ class Bench:
         device = self.net.context.device
         dense = torch.zeros((), dtype=torch.float64, device=device)
         totals = [torch.zeros(len(some), dtype=dense.dtype, device=device) for some in settings]
-        self._rewind()
+        self.rewind()
         for batch in range(self.batches):
             blobs = self._read()
             reached = 0
-            for prunable_layer, some, total in zip(prunable_layers, settings, totals, strict=True):
-                start = self._starts[prunable_layer.name]
+            for layer, some, total in zip(layers, settings, totals, strict=True):
+                start = self._starts[layer.name]
                 blobs = self._run(blobs, reached, start)
                 reached = start
                 for index, setting in enumerate(some):
-                    prunable_layer.prune(setting)
+                    layer.apply(setting)
                     total[index] += self._finish(blobs, start)
-                prunable_layer.restore()
+                layer.restore()
             dense += self._finish(blobs, reached)
             advance(batch + 1)
         return float(dense) / self.batches, [(t / self.batches).tolist() for t in totals]
 
     @torch.no_grad()
-    def score_together(self, plan: Mapping[PrunableLayer, float]) -> float:
-        """The score with all the prunable layers of a plan under their settings at once."""
+    def score_together(self, plan: Mapping[_Layer, float]) -> float:
+        """The score with all the layers of a plan under their settings at once."""
         total = torch.zeros((), dtype=torch.float64, device=self.net.context.device)
-        for prunable_layer, setting in plan.items():
-            prunable_layer.prune(setting)
-        self._rewind()
+        for layer, setting in plan.items():
+            layer.apply(setting)
+        self.rewind()
         for _ in range(self.batches):
             total += self._finish(self._read(), 0)
-        for prunable_layer in plan:
-            prunable_layer.restore()
+        for layer in plan:
+            layer.restore()
         return float(total) / self.batches
 
-    def _rewind(self) -> None:
+    def rewind(self) -> None:
         """Begin again with the first record, and with the first of the random draws."""
         self.net.context.passes = 0
         for step in self._sources:
@@ -213,35 +253,36 @@ class Bench:
 
 def measure(
     bench: Bench,
-    prunable_layers: Sequence[PrunableLayer],
+    layers: Sequence[AdjustableLayer],
     advance: Callable[[int], None] = lambda done: None,
+    shares: Sequence[float] = SHARES,
 ) -> Study:
-    """Score the net with each prunable layer pruned alone by each of SHARES."""
-    settings = [prunable_layer.settings_for(SHARES) for prunable_layer in prunable_layers]
-    dense, scores = bench.score_alone(prunable_layers, settings, advance)
+    """Score the net with each layer alone pruned by each of these shares."""
+    settings = [layer.settings_for(shares) for layer in layers]
+    dense, scores = bench.score_alone(layers, settings, advance)
     curves = []
-    for prunable_layer, some, found in zip(prunable_layers, settings, scores, strict=True):
+    for layer, some, found in zip(layers, settings, scores, strict=True):
         points = [
-            Point(share, setting, *prunable_layer.effect(setting), score)
-            for share, setting, score in zip(SHARES, some, found, strict=True)
+            Point(share, setting, *layer.effect(setting), score)
+            for share, setting, score in zip(shares, some, found, strict=True)
         ]
         # Where many weights are equal, several shares prune the same ones.
         distinct = {point.pruned: point for point in points}
         kept = list(distinct.values())
         curves.append(
             Curve(
-                prunable_layer.name,
-                prunable_layer.field,
-                prunable_layer.total,
+                layer.name,
+                layer.field,
+                layer.total,
                 kept,
-                prunable_layer.sharers,
+                layer.sharers,
             )
         )
     return Study(bench.objective, bench.batches, dense, curves)
 
 
 def propose(
-    bench: Bench, prunable_layers: Sequence[PrunableLayer], study: Study, limit: float
+    bench: Bench, layers: Sequence[AdjustableLayer], study: Study, limit: float
 ) -> Proposal:
     """Settings for all layers that together lose at most `limit`, as large as a search finds them.
 
@@ -253,7 +294,7 @@ def propose(
     while low < high:  # the choices grow milder, so halve
         middle = (low + high) // 2
         choice = choices[middle]
-        plan = {s: point.setting for s in prunable_layers if (point := choice[s.name]) is not None}
+        plan = {s: point.setting for s in layers if (point := choice[s.name]) is not None}
         score = bench.score_together(plan)
         if study.holds(score, limit):
             best = Proposal(limit, choice, score)

@@ -7,7 +7,7 @@ them, one round of k-means an iteration, so that they are trained as well.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from caffe_dns import log
 from caffe_dns.layers.masked import WeightedLayer
 from caffe_dns.net import Net
 from caffe_dns.proto.caffe_pb2 import SharedValues
+from caffe_dns.surgery.kept_entries import KeptEntries, weighted_layers
 from caffe_dns.surgery.masked_layers import Replayed
 from caffe_dns.surgery.shared_values import find_values
 from caffe_dns.surgery.stages import Stage, stage_at
@@ -87,12 +88,8 @@ class _Layer:
 
     def __init__(self, layer: WeightedLayer, count: int, known: SharedValues | None) -> None:
         self.name = layer.name
-        masks = layer.mask_blobs()
-        self._parts: list[tuple[Tensor, tuple[Tensor, ...]]] = []
-        for index, parameter in enumerate(layer.blobs[: 2 if layer.bias_term else 1]):
-            mask = masks[index] if index < len(masks) else torch.ones_like(parameter)
-            self._parts.append((parameter.detach(), mask.nonzero(as_tuple=True)))
-        self._weights = self._gather().clone()
+        self._entries = KeptEntries(layer, zeros=True)
+        self._weights = self._entries.get()
         if known is not None and len(known.weight) == self.size:
             self._weights.copy_(torch.tensor(known.weight))
             found = np.array(known.value, np.float32)
@@ -110,7 +107,7 @@ class _Layer:
 
     def renew(self) -> None:
         """Move each weight by what the update did to its value, and each value to its weights."""
-        self._weights += self._gather() - self._used
+        self._weights += self._entries.get() - self._used
         nearest = self._nearest()
         for index, value in enumerate(self.values.split(1)):
             chosen = nearest == index
@@ -130,20 +127,4 @@ class _Layer:
     def _use(self) -> None:
         """Put values in the place of weights, as float16 holds them."""
         self._used.copy_(self.values.half().float()[self._nearest()])
-        sizes = [len(places[0]) for _, places in self._parts]
-        for (parameter, places), used in zip(self._parts, self._used.split(sizes), strict=True):
-            parameter.index_put_(places, used)
-
-    def _gather(self) -> Tensor:
-        return torch.cat([parameter[places] for parameter, places in self._parts])
-
-
-def weighted_layers(net: Net) -> Iterator[WeightedLayer]:
-    """The layers with a matrix of weights; those that share a blob are one."""
-    owners: set[int] = set()
-    for step in net.steps:
-        if isinstance(step.layer, WeightedLayer):
-            address = step.layer.blobs[0].data_ptr()
-            if address not in owners:
-                owners.add(address)
-                yield step.layer
+        self._entries.put(self._used)

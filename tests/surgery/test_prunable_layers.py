@@ -45,7 +45,7 @@ def test_deviation_rule(layer: str) -> None:
     for share, threshold in zip(SHARES, settings, strict=True):
         pruned = np.abs(before - before.mean()) < threshold * before.std()
         assert abs(pruned.sum() - max(share * before.size, 1)) <= 1 + before.size / 1000
-        prunable_layer.prune(threshold)
+        prunable_layer.apply(threshold)
         np.testing.assert_array_equal(flat([weight]), np.where(pruned, 0, before))
         count, energy = prunable_layer.effect(threshold)
         assert count == pruned.sum()
@@ -67,7 +67,7 @@ def test_magnitude_rule(layer: str) -> None:
     for share, c_rate in zip(SHARES, prunable_layer.settings_for(SHARES), strict=True):
         pruned = np.abs(before) <= 0.9 * max(mu + c_rate * sigma, 0)
         assert abs(pruned.sum() - max(share * before.size, 1)) <= 1 + before.size / 500
-        prunable_layer.prune(c_rate)
+        prunable_layer.apply(c_rate)
         np.testing.assert_array_equal(flat(parameters), np.where(pruned, 0, before))
         assert prunable_layer.effect(c_rate)[0] == pruned.sum()
 
@@ -80,7 +80,7 @@ def test_a_pruned_model_is_whole_with_its_masks() -> None:
     now = net.params["ip1"]
     assert torch.equal(now[0] * now[2], effective)
     # The rule looks at all weights, as it does in training.
-    prunable_layer.prune(prunable_layer.settings_for([0.2])[0])
+    prunable_layer.apply(prunable_layer.settings_for([0.2])[0])
     left = int((now[0] * now[2]).count_nonzero())
     assert left == pytest.approx(0.8 * weight.numel(), rel=0.01)
     prunable_layer.restore()

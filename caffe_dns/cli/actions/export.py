@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from caffe_dns.cli import definitions
+from caffe_dns.cli import definitions, flags
+from caffe_dns.cli.bits import BitsFlag, find_bits, find_limit
 from caffe_dns.cli.output import Output, with_output
 from caffe_dns.encoding import encode
 from caffe_dns.errors import CaffeError
@@ -28,7 +29,9 @@ def run(
     output_file: str,
     format_name: str,
     definition: str,
-    bits: int | None,
+    bits: BitsFlag,
+    loss_of_accuracy: float | None,
+    iterations: int,
     shrink: bool,
     fold: bool,
     batch: int,
@@ -45,10 +48,11 @@ def run(
     if not output_file:
         raise CaffeError("export needs a file to write: --output FILE")
     check_target(output_file)
+    limit = find_limit(bits, loss_of_accuracy)
     chosen = find_format(output_file, format_name)
     files = [file.strip() for file in weights.split(",")]
     if len(files) == 1 and is_compact(files[0]):
-        if model:
+        if model and bits != flags.AUTO:
             raise CaffeError("brings its definition with it; leave --model out", file=files[0])
         plain = compact.load(files[0])
     else:
@@ -67,7 +71,14 @@ def run(
         output.line()
         if not definition and chosen in _WITHOUT_DEFINITION:
             definition = _beside(output_file, model)
-    plain = plain if bits is None else share_values(plain, bits)
+    shared: int | dict[str, int] | None
+    if isinstance(bits, str):
+        found = find_bits(plain, model, limit, iterations, level, stage)
+        output.line(f"Bits: {found}")
+        shared = dict(found.of_layer)
+    else:
+        shared = bits
+    plain = plain if shared is None else share_values(plain, shared)
     small = compact.to_bytes(plain)
     raw = small if chosen == "compact" else export_formats[chosen].to_bytes(plain)
     write_atomically(output_file, raw)
@@ -87,7 +98,7 @@ def run(
             "weights": plain.total,
             "weights_kept": plain.kept,
             "compact_bytes": len(small),
-            "bits": bits,
+            "bits": shared,
         }
     )
 

@@ -71,10 +71,7 @@ def _check_flags(model: str, weights: str, iterations: int, loss_of_accuracy: fl
         raise CaffeError("sensitivity needs model weights to prune: --weights FILE")
     if iterations < 1:
         raise CaffeError(f"-iterations must be at least 1, not {iterations}")
-    if not 0 <= loss_of_accuracy < 1:
-        raise CaffeError(
-            f"--loss-of-accuracy must be at least 0 and below 1, not {loss_of_accuracy:g}"
-        )
+    flags.check_loss_of_accuracy(loss_of_accuracy)
 
 
 def _study(

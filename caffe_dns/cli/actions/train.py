@@ -8,6 +8,7 @@ import click
 
 from caffe_dns import log
 from caffe_dns.cli import flags
+from caffe_dns.cli.bits import BitsFlag, find_limit
 from caffe_dns.cli.card import Card
 from caffe_dns.cli.definitions import require_data
 from caffe_dns.cli.launch import as_rank, launch
@@ -60,7 +61,8 @@ def run(
     pattern: str,
     hold_masks: bool,
     masks_from_zeros: bool,
-    bits: int | None,
+    bits: BitsFlag,
+    loss_of_accuracy: float | None,
     ranks: JoinedRanks | None,
     page: LiveReport | None,
     **unused: object,
@@ -72,7 +74,8 @@ def run(
     if snapshot and weights:
         raise CaffeError("give -snapshot to resume training or -weights to finetune, but not both")
     target = find_target(target_sparsity, target_compression, target_macs, pattern)
-    pruning = Pruning(not no_surgery, target, hold_masks, masks_from_zeros, bits)
+    limit = find_limit(bits, loss_of_accuracy)
+    pruning = Pruning(not no_surgery, target, hold_masks, masks_from_zeros, bits, limit)
     if tensorboard:
         check_tensorboard(tensorboard)
     handler = SignalHandler(
@@ -161,7 +164,13 @@ def _observers(trainer: Solver, tensorboard: str, page: LiveReport | None) -> li
 
 def _files_beside(param: SolverParameter, tensorboard: str, page: LiveReport | None) -> list[str]:
     """What a run may have written besides its snapshots."""
-    endings = ("surgery.csv", "target_solver.prototxt", "pruned.caffemodel", "pruned.prototxt")
+    endings = (
+        "surgery.csv",
+        "target_solver.prototxt",
+        "bits_solver.prototxt",
+        "pruned.caffemodel",
+        "pruned.prototxt",
+    )
     beside = [f"{param.snapshot_prefix}_{ending}" for ending in endings]
     return [
         *(beside if keeps_files(param) else []),
