@@ -130,6 +130,25 @@ def relative_strength(descending: Tensor) -> Tensor:
     return squares / squares.cumsum(0).clamp(min=torch.finfo(squares.dtype).tiny)
 
 
+def distance_by_loss(parameter: Tensor, squares: Tensor) -> Tensor:
+    """The root of twice what the loss is expected to rise by without each parameter.
+
+    That is w^2 F / 2, with the mean square F of the gradient for the second derivative (optimal
+    brain damage, LeCun et al., 1989, with the diagonal of the empirical Fisher information).
+    """
+    return parameter.abs() * squares.sqrt()
+
+
+def strength_by_loss(descending: Tensor) -> Tensor:
+    """Strengths of a layer by the loss, sorted from the largest, in a measure across layers.
+
+    The largest comes before those of all others, so that no layer is emptied.
+    """
+    squares = descending.square()
+    squares[:1] = math.inf
+    return squares
+
+
 def strength_per_cost(relative: Tensor, cost: int) -> Tensor:
     """Relative strengths (see `relative_strength`) per cost, of what costs so much each.
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import tempfile
+from dataclasses import dataclass
 
 from caffe_dns import load_net, log
 from caffe_dns.cli import flags
 from caffe_dns.cli.definitions import require_data
+from caffe_dns.cli.output import Output
 from caffe_dns.errors import CaffeError
 from caffe_dns.export import compact
 from caffe_dns.export.model import UnmaskedModel
+from caffe_dns.export.sharing import share_values
 from caffe_dns.files import write_atomically
 from caffe_dns.solver.solver import Solver
 from caffe_dns.surgery.bits import Bits, choose_bits
@@ -21,42 +24,64 @@ from caffe_dns.weights import share_weights, weight_files
 BitsFlag = int | str | None
 
 
-def find_limit(bits: BitsFlag, loss_of_accuracy: float | None) -> float:
+def find_limit(bits: BitsFlag, loss: float | None) -> float:
     """What bits that are found may cost. Raises CaffeError for flags that make no sense."""
-    if loss_of_accuracy is None:
+    if loss is None:
         return flags.DEFAULT_LOSS
     if bits != flags.AUTO:
         raise CaffeError(f"--loss-of-accuracy needs --bits {flags.AUTO}")
-    flags.check_loss_of_accuracy(loss_of_accuracy)
-    return loss_of_accuracy
+    flags.check_loss_of_accuracy(loss)
+    return loss
 
 
-def find_bits(
-    plain: UnmaskedModel, model: str, limit: float, batches: int, level: int, stage: str
-) -> Bits:
-    """Bits for the layers of a model, by what `model`, a definition with data, scores with it."""
-    if not model:
-        raise CaffeError(f"--bits {flags.AUTO} needs a definition with data to score: --model FILE")
-    with tempfile.TemporaryDirectory() as folder:
-        weights = f"{folder}/model.dnsz"
-        write_atomically(weights, compact.to_bytes(plain))
-        net = load_net(
-            model,
-            "TEST",
-            weight_files(weights),
-            level=level,
-            stages=flags.stages(stage),
-            allow_python_layers=plain.allow_python_layers,
-        )
-    was_quiet = log.set_quiet(True)  # the data layer's, about starting again
-    try:
-        require_data(net, model)
-        return choose_bits(net, batches, limit)
-    except CaffeError as error:
-        raise error.locate(file=model) from None
-    finally:
-        log.set_quiet(was_quiet)
-        net.close()
+@dataclass(frozen=True)
+class Scoring:
+    """How bits are found for a model: by what a definition with data scores with it."""
+
+    model: str
+    #: What they may cost.
+    limit: float
+    batches: int
+    level: int
+    stage: str
+
+    def find_bits(self, plain: UnmaskedModel) -> Bits:
+        """Bits for the layers of a model. Raises CaffeError where nothing can be scored."""
+        if not self.model:
+            raise CaffeError(f"--bits {flags.AUTO} needs a definition with data: --model FILE")
+        with tempfile.TemporaryDirectory() as folder:
+            weights = f"{folder}/model.dnsz"
+            write_atomically(weights, compact.to_bytes(plain))
+            net = load_net(
+                self.model,
+                "TEST",
+                weight_files(weights),
+                level=self.level,
+                stages=flags.stages(self.stage),
+                allow_python_layers=plain.allow_python_layers,
+            )
+        was_quiet = log.set_quiet(True)  # the data layer's, about starting again
+        try:
+            require_data(net, self.model)
+            return choose_bits(net, self.batches, self.limit)
+        except CaffeError as error:
+            raise error.locate(file=self.model) from None
+        finally:
+            log.set_quiet(was_quiet)
+            net.close()
+
+
+def share(
+    plain: UnmaskedModel, bits: BitsFlag, scoring: Scoring, output: Output
+) -> tuple[UnmaskedModel, int | dict[str, int] | None]:
+    """The model with as few values as the flag says, and the bits, by layer if they were found."""
+    if bits is None:
+        return plain, None
+    if isinstance(bits, int):
+        return share_values(plain, bits), bits
+    found = scoring.find_bits(plain)
+    output.line(f"Bits: {found}")
+    return share_values(plain, found.of_layer), dict(found.of_layer)
 
 
 def put_bits(trainer: Solver, limit: float) -> None:

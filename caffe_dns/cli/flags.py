@@ -167,6 +167,7 @@ def bits(least: int, help: str) -> Callable[[F], F]:
     def add(function: F) -> F:
         function = click.option(
             "--loss-of-accuracy",
+            "loss",
             type=float,
             metavar="LOSS",
             help="What --bits auto may cost before any training: of an accuracy so much, of a loss "

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from caffe_dns import log
-from caffe_dns.cli.bits import BitsFlag, put_bits
+from caffe_dns.cli.bits import BitsFlag, find_limit, put_bits
 from caffe_dns.cli.flags import AUTO
 from caffe_dns.cli.target import add_target, write_definition
 from caffe_dns.errors import CaffeError
@@ -28,9 +28,10 @@ class Pruning:
     #: Layers share 2^bits values, their masks held; None for as many values as weights.
     bits: BitsFlag = None
     #: How much accuracy bits that are found may cost.
-    loss_of_accuracy: float = 0.0
+    loss: float | None = None
 
     def __post_init__(self) -> None:
+        find_limit(self.bits, self.loss)
         if self.bits is not None and self.target is not None:
             raise CaffeError("--bits and a target for surgery exclude each other: it holds masks")
         if not self.surgery and (self.hold_masks or self.masks_from_zeros):
@@ -66,7 +67,7 @@ class Pruning:
                 _mask_zeros(trainer)
             _tell_masks(trainer)
         if self.bits == AUTO:
-            put_bits(trainer, self.loss_of_accuracy)
+            put_bits(trainer, find_limit(self.bits, self.loss))
         if trainer.ranks.is_root:
             if self.target is not None:
                 write_definition(trainer, "target", "the flags for a target")

@@ -104,8 +104,10 @@ class Solver:
         #: What makes gradients those of all ranks.
         self._sharing = share_gradients(self.net, self.ranks)
         self._captured = capture(self.net, self.rule, self._sharing)
-        check_sizes(param, self.net, self.rule.num_histories)
         self.surgeon = Surgeon.of_net(self.net, self.stages, self.seed) if surgery else None
+        if self.surgeon is not None and self.surgeon.needs_squares:
+            self.surgeon.squares = self.rule.keep_squares()
+        check_sizes(param, self.net, self.rule.num_histories)
         self._sharing_values = Sharing(self.net, self.stages)
         log.info("Solver scaffolding done.")
         if self.surgeon is not None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from caffe_dns import log
 from caffe_dns.layers.masked import MagnitudeMasks
-from caffe_dns.proto.caffe_pb2 import LayerSurgery
+from caffe_dns.proto.caffe_pb2 import LayerSurgery, SurgeryStage
 from caffe_dns.surgery.masked_layers import MaskedLayer
 from caffe_dns.surgery.stages import Stage
 
@@ -54,4 +54,5 @@ def _describe_target(stage: Stage) -> str:
         goal = f"to {log.number(surgery_stage.macs)} of the net's multiply-accumulates"
     else:
         goal = f"to sparsity {log.number(surgery_stage.sparsity)}"
-    return f"{goal}, from iteration {surgery_stage.start_iter} to {stage.end_iter} of the stage"
+    by = ", ranked by the loss" if surgery_stage.ranking == SurgeryStage.LOSS else ""
+    return f"{goal}{by}, from iteration {surgery_stage.start_iter} to {stage.end_iter} of the stage"

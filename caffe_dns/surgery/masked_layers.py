@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -72,7 +72,9 @@ class MaskedLayer:
         self.uses = 0
         #: How many connections came back since the last display.
         self.spliced = torch.zeros((), dtype=torch.int64, device=self.device)
-        #: The threshold in force where it follows a sparsity, in the layer's own terms.
+        #: For each mask the mean squares of gradients, where what is kept goes by the loss.
+        self._squares: list[Tensor] | None = None
+        #: The threshold in force where it follows a sparsity, in the layer's own terms, or by loss.
         self._followed: Tensor | None = None
         #: What the weight's mask has to look like; anything if None.
         self.pattern: Pattern | None = None
@@ -104,6 +106,11 @@ class MaskedLayer:
         return self.setting if self._followed is None else float(self._followed)
 
     @property
+    def goes_by_loss(self) -> bool:
+        """Whether what is kept goes by the loss, and not by the magnitude."""
+        return self._squares is not None
+
+    @property
     def followed(self) -> float | None:
         """The threshold in force where it follows a sparsity. Waits for the device."""
         return None if self._followed is None else float(self._followed)
@@ -128,10 +135,22 @@ class MaskedLayer:
             given = settings.HasField("threshold")
             layer.threshold = settings.threshold if given else layer.mask_settings().threshold
         self._followed = None
+        self._squares = None
         self.renew = Replayed(self._renew, self.device)
 
-    def follow_sparsity(self, threshold: float | None = None) -> None:
-        """From now on, masks are set by `prune_below`; `threshold` is the one in force."""
+    def follow_sparsity(
+        self, threshold: float | None = None, squares: Mapping[int, Tensor] | None = None
+    ) -> None:
+        """From now on, masks are set by `prune_below`; `threshold` is the one in force.
+
+        With `squares`, the mean squares of gradients by the addresses of their parameters, what is
+        kept goes by the loss. Raises CaffeError for a layer that does not learn, and so has none.
+        """
+        if squares is not None:
+            addresses = [parameter.data_ptr() for parameter, _ in self._pairs()]
+            if not all(address in squares for address in addresses):
+                raise self.layer.error("does not learn, so that no gradient ranks its weights")
+            self._squares = [squares[address] for address in addresses]
         value = self.threshold if threshold is None else threshold
         self._followed = torch.tensor(value, dtype=torch.float32, device=self.device)
 
@@ -162,7 +181,7 @@ class MaskedLayer:
 
         In a pattern these are of the weight's units, rows x units.
         """
-        (distance, *more), (mask, *biases) = self.layer.distances(), self.layer.mask_blobs()
+        (distance, *more), (mask, *biases) = self._distances(), self.layer.mask_blobs()
         pattern = self.pattern
         if pattern is None:
             weights = mask_rules.strength(distance, mask)
@@ -188,7 +207,8 @@ class MaskedLayer:
     def follow(self, threshold: Tensor) -> None:
         """Note the threshold in force, a distance, where it follows a sparsity."""
         assert self._followed is not None
-        self._followed.copy_(self.layer.in_own_terms(threshold))
+        by_loss = self._squares is not None
+        self._followed.copy_(threshold if by_loss else self.layer.in_own_terms(threshold))
 
     def filters_kept(self) -> Tensor:
         """Whether a weight of each output is kept, bool."""
@@ -202,6 +222,15 @@ class MaskedLayer:
         kept = kept.expand(shape).movedim(-1, self._input_axis)
         for each, renewed in zip((mask, *biases), (kept, outputs), strict=False):
             self.spliced += mask_rules.replace(each, renewed.to(each.dtype))
+
+    def _distances(self) -> list[Tensor]:
+        """What a threshold is compared with, for each mask."""
+        if self._squares is None:
+            return self.layer.distances()
+        return [
+            mask_rules.distance_by_loss(parameter.detach(), squares)
+            for (parameter, _), squares in zip(self._pairs(), self._squares, strict=True)
+        ]
 
     def costs(self, *, in_macs: bool) -> Tensor:
         """What each of the `strengths` costs, one after the other: parameters or multiplications.

@@ -240,6 +240,15 @@ def _check_amounts(stage: Stage) -> None:
     if surgery.HasField("bits") and surgery.surgery:
         raise stage.error("needs masks that stay as they are: surgery: false", "bits")
     amounts = [name for name in _AMOUNTS if surgery.HasField(name)]
+    some = amounts or any(entry.HasField("sparsity") for entry in surgery.layer)
+    if surgery.HasField("ranking") and not (some and surgery.surgery):
+        raise stage.error(
+            "needs something to rank for: a sparsity, a compression or macs", "ranking"
+        )
+    if surgery.ranking == SurgeryStage.LOSS and any(
+        part.HasField("pattern") for part in (surgery, *surgery.layer)
+    ):
+        raise stage.error("LOSS is for parameters alone, not for those of a pattern", "ranking")
     if len(amounts) > 1:
         raise stage.error(f"give either this or {amounts[0]}, not both", amounts[-1])
     if surgery.HasField("compression") and not surgery.compression >= 1:

@@ -7,17 +7,18 @@ the schedule, and the lines of the log.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from caffe_dns import log, mask_rules
 from caffe_dns.errors import nearest
 from caffe_dns.layers.masked import MagnitudeMasks
 from caffe_dns.net import Net
 from caffe_dns.net.multiplications import batch_size, uses_by_layer
-from caffe_dns.proto.caffe_pb2 import LayerSurgery, SurgeryMoments
+from caffe_dns.proto.caffe_pb2 import LayerSurgery, SurgeryMoments, SurgeryStage
 from caffe_dns.surgery.describing import describe
 from caffe_dns.surgery.filters import Filters
 from caffe_dns.surgery.masked_layers import Count, MaskedLayer, find_masked_layers
@@ -81,6 +82,8 @@ class Surgeon:
         self.masked_layers = masked_layers
         self.size = size
         self._check_stages()
+        #: The mean squares of gradients, by the addresses of their parameters; see `needs_squares`.
+        self.squares: Mapping[int, Tensor] = {}
         self._stage: Stage | None = None
         #: For the layers of the stage that follow a threshold: when and how. Then for the others.
         self._schedules: list[Schedule] = []
@@ -98,6 +101,11 @@ class Surgeon:
         macs = sum(layer.blobs[0].numel() * uses for layer, uses in uses_by_layer(net).items())
         size = NetSize(parameters, macs, batch_size(net))
         return cls(find_masked_layers(net), size, stages, seed, net)
+
+    @property
+    def needs_squares(self) -> bool:
+        """Whether a stage ranks by the loss, so that `squares` must be there before it begins."""
+        return any(stage.surgery.ranking == SurgeryStage.LOSS for stage in self.stages)
 
     def announce(self) -> None:
         """One line that says which layers surgery touches, how, and how to switch it off."""
@@ -263,7 +271,10 @@ class Surgeon:
         for masked_layer in followers:
             entry = self._restored.get(masked_layer.name)
             known = not begins and entry is not None and entry.HasField("threshold")
-            masked_layer.follow_sparsity(entry.threshold if entry is not None and known else None)
+            masked_layer.follow_sparsity(
+                entry.threshold if entry is not None and known else None,
+                self.squares if stage.surgery.ranking == SurgeryStage.LOSS else None,
+            )
         self._target = Target(stage, groups) if groups else None
         others = [masked_layer for masked_layer in chosen if masked_layer not in followers]
         self._schedules = _schedules(stage, others)

@@ -207,7 +207,9 @@ def _keep_strongest(group: Group, wanted: Tensor) -> None:
         torch.cat([strength.reshape(-1) for strength in own]).sort(descending=True)
         for own in strengths
     ]
-    scores = [mask_rules.relative_strength(values) for values, _ in ranked]
+    by_loss = layers[0].goes_by_loss  # as all of a stage are
+    compare = mask_rules.strength_by_loss if by_loss else mask_rules.relative_strength
+    scores = [compare(values) for values, _ in ranked]
     if group.in_macs or any(layer.pattern is not None for layer in layers):
         costs = [
             masked_layer.costs(in_macs=group.in_macs)[places]

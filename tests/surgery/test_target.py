@@ -275,3 +275,86 @@ def test_a_state_without_counts_starts_from_what_is_kept(tmp_path: Path) -> None
     surgeon.update_masks(40)
     kept = sum(mask_of(net, name, "official").sum() for name in ("conv", "a"))
     assert kept == round(40 + (406 - 40) / 3)
+
+
+def test_ranked_by_the_loss() -> None:
+    """What w^2 F, with hysteresis, says is kept, over all layers alike, and one of each."""
+    net, surgeon = surgeon_of("official", "sparsity: 0.9 ranking: LOSS")
+    assert surgeon.needs_squares
+    generator = torch.Generator().manual_seed(3)
+    learning = [param.tensor for param in net.learnable_params if not param.is_mask]
+    squares = {
+        t.data_ptr(): torch.rand(t.shape, generator=generator) * (1e-6 if t.dim() == 4 else 1)
+        for t in learning
+    }
+    surgeon.squares = squares
+    for iteration in range(0, 61, 20):
+        disturb(net, iteration)
+        found = []
+        for name in ("conv", "a"):
+            mask = mask_of(net, name, "official")
+            blobs = net.params[name][:2]
+            loss = np.concatenate(
+                [
+                    (b.detach().double() ** 2 * squares[b.data_ptr()].double()).numpy().ravel()
+                    for b in blobs
+                ]
+            ) / np.where(mask == 1, 0.81, 1.21)
+            loss[loss.argmax()] = np.inf
+            found += [(value, name, place) for place, value in enumerate(loss)]
+        total = sum(SIZES["official"].values())
+        last = total // 10
+        wanted = round(last + (total - last) * (1 - iteration / 60) ** 3)
+        expected = {name: np.zeros(SIZES["official"][name]) for name in ("conv", "a")}
+        for _, name, place in sorted(found, reverse=True)[:wanted]:
+            expected[name][place] = 1
+        surgeon.update_masks(iteration)
+        for name, masks in expected.items():
+            np.testing.assert_array_equal(mask_of(net, name, "official"), masks)
+    assert mask_of(net, "conv", "official").sum() == 1
+    assert surgeon.moments()[1].threshold > 0
+
+
+def test_squares_of_gradients(tmp_path: Path) -> None:
+    """A running mean of what backward leaves, in front of clipping and decay."""
+    settings = "max_iter: 3 momentum: 0 lr_policy: 'fixed' base_lr: 1 {} surgery_stage {{ {} }}"
+    stage = "sparsity: 0.5 end_iter: 2 start_iter: 2"
+    clipped = "clip_gradients: 1e-3 weight_decay: 0.1"
+    plain = make_solver(tmp_path, settings.format("weight_decay: 0", stage))
+    ranked = make_solver(tmp_path, settings.format(clipped, f"{stage} ranking: LOSS"))
+    assert ranked.rule.num_histories == 2
+    before = [p.tensor.detach().clone() for p in plain.rule.params]
+    plain.step(1)
+    ranked.step(1)
+    for param, other, old in zip(plain.rule.params, ranked.rule.params, before, strict=True):
+        gradient = (old - param.tensor.detach()).double() / param.lr_mult
+        squares = ranked.rule.history(other, 1)
+        assert squares is not None
+        torch.testing.assert_close(squares.double(), 0.002 * gradient**2, rtol=1e-3, atol=1e-10)
+    plain.close()
+    ranked.close()
+
+
+def test_a_resumed_run_ranks_the_same(tmp_path: Path) -> None:
+    settings = "max_iter: 12 surgery_stage { sparsity: 0.8 end_iter: 10 interval: 2 ranking: LOSS }"
+    whole = make_solver(tmp_path, settings)
+    whole.step(12)
+    first = make_solver(tmp_path, settings)
+    first.step(7)
+    first.snapshot()
+    resumed = make_solver(tmp_path, settings)
+    resumed.restore(f"{tmp_path}/snap_iter_7.solverstate")
+    resumed.step(5)
+    assert_same_weights(resumed, whole)
+    for solver in (whole, first, resumed):
+        solver.close()
+
+
+def test_ranking_refused(tmp_path: Path) -> None:
+    with pytest.raises(CaffeError, match="ranking: needs something to rank for"):
+        make_solver(tmp_path, "surgery_stage { ranking: LOSS }")
+    with pytest.raises(CaffeError, match="ranking: LOSS is for parameters alone"):
+        make_solver(tmp_path, "surgery_stage { sparsity: 0.5 ranking: LOSS pattern: '1x4' }")
+    net = small_net().replace("lr_mult: 1", "lr_mult: 0", 1)
+    with pytest.raises(CaffeError, match=r"'ip1'.*does not learn"):
+        make_solver(tmp_path, "surgery_stage { sparsity: 0.5 ranking: LOSS }", net=net).step(1)

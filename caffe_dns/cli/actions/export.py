@@ -6,14 +6,14 @@ import os
 from pathlib import Path
 
 from caffe_dns.cli import definitions, flags
-from caffe_dns.cli.bits import BitsFlag, find_bits, find_limit
+from caffe_dns.cli.bits import BitsFlag, Scoring, find_limit, share
 from caffe_dns.cli.output import Output, with_output
 from caffe_dns.encoding import encode
 from caffe_dns.errors import CaffeError
 from caffe_dns.export import compact
+from caffe_dns.export.deploy import Deployment
 from caffe_dns.export.formats import export_formats, find_format, size_table
 from caffe_dns.export.model import UnmaskedModel
-from caffe_dns.export.sharing import share_values
 from caffe_dns.files import check_target, write_atomically
 from caffe_dns.layers.base import Context
 from caffe_dns.weights.compact import is_compact
@@ -30,7 +30,7 @@ def run(
     format_name: str,
     definition: str,
     bits: BitsFlag,
-    loss_of_accuracy: float | None,
+    loss: float | None,
     iterations: int,
     shrink: bool,
     fold: bool,
@@ -48,7 +48,7 @@ def run(
     if not output_file:
         raise CaffeError("export needs a file to write: --output FILE")
     check_target(output_file)
-    limit = find_limit(bits, loss_of_accuracy)
+    limit = find_limit(bits, loss)
     chosen = find_format(output_file, format_name)
     files = [file.strip() for file in weights.split(",")]
     if len(files) == 1 and is_compact(files[0]):
@@ -62,23 +62,13 @@ def run(
         described = definitions.read_deployment(
             model, batch, shape, level, stage, all_losses, context
         )
-        try:
-            plain = UnmaskedModel.load(described, weights, context)
-        except CaffeError as error:
-            raise described.places.locate(error) if described.places else error from None
+        plain = _load(described, weights, context)
     if shrink or fold:
         plain = definitions.reduce_model(plain, shrink=shrink, fold=fold, say=output.line)
         output.line()
         if not definition and chosen in _WITHOUT_DEFINITION:
             definition = _beside(output_file, model)
-    shared: int | dict[str, int] | None
-    if isinstance(bits, str):
-        found = find_bits(plain, model, limit, iterations, level, stage)
-        output.line(f"Bits: {found}")
-        shared = dict(found.of_layer)
-    else:
-        shared = bits
-    plain = plain if shared is None else share_values(plain, shared)
+    plain, shared = share(plain, bits, Scoring(model, limit, iterations, level, stage), output)
     small = compact.to_bytes(plain)
     raw = small if chosen == "compact" else export_formats[chosen].to_bytes(plain)
     write_atomically(output_file, raw)
@@ -101,6 +91,13 @@ def run(
             "bits": shared,
         }
     )
+
+
+def _load(described: Deployment, weights: str, context: Context) -> UnmaskedModel:
+    try:
+        return UnmaskedModel.load(described, weights, context)
+    except CaffeError as error:
+        raise described.places.locate(error) if described.places else error from None
 
 
 def _beside(output: str, model: str) -> str:

@@ -8,7 +8,7 @@ import click
 
 from caffe_dns import log
 from caffe_dns.cli import flags
-from caffe_dns.cli.bits import BitsFlag, find_limit
+from caffe_dns.cli.bits import BitsFlag
 from caffe_dns.cli.card import Card
 from caffe_dns.cli.definitions import require_data
 from caffe_dns.cli.launch import as_rank, launch
@@ -62,7 +62,7 @@ def run(
     hold_masks: bool,
     masks_from_zeros: bool,
     bits: BitsFlag,
-    loss_of_accuracy: float | None,
+    loss: float | None,
     ranks: JoinedRanks | None,
     page: LiveReport | None,
     **unused: object,
@@ -74,8 +74,7 @@ def run(
     if snapshot and weights:
         raise CaffeError("give -snapshot to resume training or -weights to finetune, but not both")
     target = find_target(target_sparsity, target_compression, target_macs, pattern)
-    limit = find_limit(bits, loss_of_accuracy)
-    pruning = Pruning(not no_surgery, target, hold_masks, masks_from_zeros, bits, limit)
+    pruning = Pruning(not no_surgery, target, hold_masks, masks_from_zeros, bits, loss)
     if tensorboard:
         check_tensorboard(tensorboard)
     handler = SignalHandler(

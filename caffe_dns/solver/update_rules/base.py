@@ -39,6 +39,10 @@ class Group:
     l1: bool
 
 
+#: What a gradient counts for in the running mean of squares, which so remembers some 500.
+_NEW_SHARE = 0.002
+
+
 class UpdateRule:
     """State and arithmetic of one solver type over the parameters that it moves.
 
@@ -48,6 +52,8 @@ class UpdateRule:
 
     #: How many histories the rule keeps for each parameter.
     num_histories = 1
+    #: See `keep_squares`.
+    _squares: Tensors | None = None
     #: Whether the histories of parameters that do not learn change all the same, through the decay.
     tracks_frozen = True
     #: Whether a kernel may do it all at once; else every step goes through `update`.
@@ -107,6 +113,9 @@ class UpdateRule:
     def apply(self) -> None:
         """One update from the gradients that backward left; frees them."""
         gradients = self._take_gradients()
+        if self._squares is not None:
+            squares = torch._foreach_mul(gradients, gradients)
+            torch._foreach_lerp_(self._squares, squares, _NEW_SHARE)
         self._clip(gradients)
         if self.param.iter_size > 1:
             torch._foreach_mul_(gradients, _float32(1.0 / self.param.iter_size))
@@ -131,17 +140,30 @@ class UpdateRule:
         self._places[param] = len(self.params)
         self.params.append(param)
         self.tensors.append(tensor)
-        for history in self.histories:
+        for history in self._all_histories():
             history.append(torch.zeros_like(tensor))
         self._decays.append(_float32(self.param.weight_decay * param.decay_mult))
         self._lr_mults.append(param.lr_mult)
         self._l1s.append(self._is_l1(param))
         self._groups = self._group()
 
+    def keep_squares(self) -> dict[int, Tensor]:
+        """From now on, keep a running mean of each gradient's square, as the last history.
+
+        Returns these by the addresses of their parameters.
+        """
+        self._squares = [torch.zeros_like(tensor) for tensor in self.tensors]
+        self.num_histories += 1
+        pairs = zip(self.tensors, self._squares, strict=True)
+        return {tensor.data_ptr(): squares for tensor, squares in pairs}
+
+    def _all_histories(self) -> list[Tensors]:
+        return self.histories if self._squares is None else [*self.histories, self._squares]
+
     def history(self, param: Param, moment: int) -> Tensor | None:
         """The history of one parameter, or None for one that the rule does not move."""
         place = self._places.get(param)
-        return None if place is None else self.histories[moment][place]
+        return None if place is None else self._all_histories()[moment][place]
 
     def update(self, gradients: Tensors, histories: list[Tensors], rate: Tensor) -> Tensors:
         """What to subtract from the parameters; changes `histories` in place.
