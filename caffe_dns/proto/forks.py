@@ -76,6 +76,9 @@ _MOVED: dict[str, dict[int, Moved]] = {
     "BboxAccuracy": {154: Moved(2115)},
     "ImageGtData": {153: Moved(2122)},
     "Sparsify": {147: Moved(2113)},
+    # Intel Caffe.
+    "RegionLoss": {209: Moved(2123)},
+    "EvalDetection": {301: Moved(2124)},
     # happynear.
     "Insanity": {202: Moved(2117)},
     # DeepDetect.

@@ -44,8 +44,7 @@ FIELDS = {
     },
     "Intel Caffe": {
         "LayerParameter": "engine multinode mn_activation_param mn_grad_compress_param "
-        "quantization_param region_loss_param eval_detection_param spatial_dropout_param "
-        "split_param",
+        "quantization_param spatial_dropout_param split_param",
         "NetParameter": "engine compile_net_state multinode",
         "SolverParameter": "engine disabled_update local_lr_auto local_gw_ratio test_offset",
         "BatchNormParameter": "engine use_weight_bias bias_term relu",
@@ -99,8 +98,8 @@ LAYER_TYPES = {
     "CRF-RNN": "MultiStageMeanfield",
     "NVCaffe": "DetectNetTransformation",
     "MS-CNN": "BBoxAccuracy BoxGroupOutput DetectionGroupLoss DetectionGroupAccuracy",
-    "MobileNet-YOLO": "GaussianYolov3 RegionLoss YoloSeg Yolov3",
-    "Intel Caffe": "ConvolutionReLU EvalDetection RegionLoss SpatialDropout",
+    "MobileNet-YOLO": "GaussianYolov3 YoloSeg Yolov3",
+    "Intel Caffe": "ConvolutionReLU SpatialDropout",
     "DeepDetect": "CtcLoss LabelsequenceAccuracy",
 }
 

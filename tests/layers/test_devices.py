@@ -20,6 +20,7 @@ from tests.layers.detection import test_multibox_loss as multibox
 from tests.layers.detection.reference_loss import Settings
 from tests.layers.forks import test_detection_loss as mscnn
 from tests.layers.forks import test_proposal_target as proposals
+from tests.layers.forks import test_yolo_regions as regions_of_yolo
 from tests.layers.harness import draw, make_layer
 from tests.oracle import assert_close
 
@@ -169,6 +170,8 @@ CASES = {
         (),
         tops=2,
     ),
+    "region_loss": Case(regions_of_yolo.loss_text(), regions_of_yolo.bottoms()),
+    "eval_detection": Case(regions_of_yolo.eval_text(), regions_of_yolo.bottoms(), ()),
     "permute": Case(
         settings("Permute", "permute_param", "order: 0 order: 2 order: 3 order: 1"),
         [draw(*IMAGES)],

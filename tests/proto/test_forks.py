@@ -139,6 +139,8 @@ def test_upsample(number: int) -> None:
         ("DetectionLoss", 149, "detection_loss_param"),
         ("DetectionAccuracy", 150, "detection_accuracy_param"),
         ("ProposalTarget", 152, "proposal_target_param"),
+        ("RegionLoss", 209, "region_loss_param"),
+        ("EvalDetection", 301, "eval_detection_param"),
     ],
 )
 def test_layers_of_small_nets(type: str, number: int, field: str) -> None:

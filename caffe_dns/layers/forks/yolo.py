@@ -85,24 +85,26 @@ class YoloOutput(Layer):
         """The rows of the boxes in one bottom whose scores suffice, in the order of the cells."""
         raise NotImplementedError
 
-    def cells(self, bottom: Tensor) -> Tensor:
-        """A bottom as N x H x W x A x values."""
-        num, _, height, width = bottom.shape
-        return bottom.view(num, self.boxes, -1, height, width).permute(0, 3, 4, 1, 2)
 
-    def corners(self, centres: Tensor, sides: Tensor, anchors: Tensor) -> Tensor:
-        """The boxes as xmin, ymin, xmax, ymax, of centres and logarithms of sides.
+def cells_of(bottom: Tensor, boxes: int) -> Tensor:
+    """A bottom as N x H x W x boxes x values."""
+    num, _, height, width = bottom.shape
+    return bottom.view(num, boxes, -1, height, width).permute(0, 3, 4, 1, 2)
 
-        `centres` and `sides` are N x H x W x A x 2, `anchors` A x 2 in shares of the image.
-        """
-        _, height, width, _, _ = centres.shape
-        extents = centres.new_tensor([width, height])
-        rows = torch.arange(height, device=centres.device).view(-1, 1, 1, 1)
-        columns = torch.arange(width, device=centres.device).view(1, -1, 1, 1)
-        places = torch.cat(torch.broadcast_tensors(columns, rows), -1).to(centres.dtype)
-        middle = (places + centres.sigmoid()) / extents
-        half = sides.exp() * anchors / 2
-        return torch.cat([middle - half, middle + half], -1)
+
+def corners_of(centres: Tensor, sides: Tensor, anchors: Tensor) -> Tensor:
+    """The boxes as xmin, ymin, xmax, ymax, of centres and logarithms of sides.
+
+    `centres` and `sides` are N x H x W x A x 2, `anchors` A x 2 in shares of the image.
+    """
+    _, height, width, _, _ = centres.shape
+    extents = centres.new_tensor([width, height])
+    rows = torch.arange(height, device=centres.device).view(-1, 1, 1, 1)
+    columns = torch.arange(width, device=centres.device).view(1, -1, 1, 1)
+    places = torch.cat(torch.broadcast_tensors(columns, rows), -1).to(centres.dtype)
+    middle = (places + centres.sigmoid()) / extents
+    half = sides.exp() * anchors / 2
+    return torch.cat([middle - half, middle + half], -1)
 
 
 @layer_types.register("YoloDetectionOutput")
@@ -131,9 +133,9 @@ class YoloDetectionOutput(YoloOutput):
         return tops
 
     def see(self, bottom: Tensor, index: int) -> Tensor:
-        cells = self.cells(bottom)
+        cells = cells_of(bottom, self.boxes)
         anchors = cells.new_tensor(self.anchors_of(index)) / bottom.shape[3]
-        boxes = self.corners(cells[..., :2], cells[..., 2:4], anchors)
+        boxes = corners_of(cells[..., :2], cells[..., 2:4], anchors)
         scores, labels = cells[..., _BOX:].softmax(-1).max(-1)
         scores = scores * cells[..., 4].sigmoid()
         enough = scores >= self.options.confidence_threshold
@@ -180,7 +182,7 @@ class Yolov3DetectionOutput(YoloOutput):
         return [self.anchors[place] for place in chosen]
 
     def see(self, bottom: Tensor, index: int) -> Tensor:
-        cells = self.cells(bottom)
+        cells = cells_of(bottom, self.boxes)
         height, width = bottom.shape[2:]
         scale = self.options.anchors_scale[index]
         size = cells.new_tensor([width * scale, height * scale])
@@ -196,6 +198,6 @@ class Yolov3DetectionOutput(YoloOutput):
         *places, labels = found = (scores > self.options.confidence_threshold).nonzero(
             as_tuple=True
         )
-        boxes = self.corners(centres, sides, anchors)[tuple(places)]
+        boxes = corners_of(centres, sides, anchors)[tuple(places)]
         columns = [torch.zeros_like(scores[found]), labels + 1.0, scores[found]]
         return torch.cat([torch.stack(columns, -1), boxes], -1)
