@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.programs import load, run
+from tests.programs import TOOLS, load, run
 
 
 def test_signals_are_heeded_at_the_start_and_while_data_are_waited_for() -> None:
@@ -82,3 +83,30 @@ def test_portions_are_read_in_folders_of_their_own(tmp_path: Path) -> None:
     *rows, last = run("reliability/mutants", "--count", "51", *flags).splitlines()
     assert [row.split()[:3] for row in rows] == [["mean", "51", "tried"], ["datum", "51", "tried"]]
     assert last == "102 tried, 0 wrong"
+
+
+def test_a_seed_that_diverges_is_counted(tmp_path: Path) -> None:
+    (tmp_path / "net").write_text(
+        """layer { name: "in" type: "DummyData" top: "data" dummy_data_param {
+  shape { dim: 4 dim: 3 } data_filler { type: "gaussian" } } }
+layer { name: "ip" type: "InnerProduct" bottom: "data" top: "ip"
+  inner_product_param { num_output: 3 weight_filler { type: "xavier" } } }
+layer { name: "loss" type: "EuclideanLoss" bottom: "ip" bottom: "data" top: "loss" }"""
+    )
+    for name, rate in (("sound", 0.01), ("wild", 1e9)):
+        (tmp_path / name).write_text(
+            f'net: "{tmp_path}/net" base_lr: {rate} lr_policy: "fixed" display: 5 max_iter: 100'
+        )
+    program = str(TOOLS / "reliability" / "seeds")
+    solvers = [f"{tmp_path}/sound", f"{tmp_path}/wild"]
+    flags = ["--seeds", "2", "--iterations", "11", "--flags=--no-surgery"]
+    done = subprocess.run(
+        [sys.executable, program, *solvers, *flags], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1, done.stderr
+    sound, wild, *seeds = done.stdout.splitlines()
+    assert sound.startswith(f"{tmp_path}/sound: 2 seeds, 0 diverge, last losses ")
+    assert wild == f"{tmp_path}/wild: 2 seeds, 2 diverge"
+    assert [re.sub("dns: .*diverged.*", "said", seed) for seed in seeds] == [
+        f"    seed {seed}, exit code 1: said" for seed in (1, 2)
+    ]
