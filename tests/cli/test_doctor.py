@@ -51,12 +51,21 @@ def lines(capfd: Capture, *arguments: str, code: int) -> list[str]:
     return result.out.splitlines()
 
 
-def test_the_installation(capfd: Capture) -> None:
+def test_the_installation(capfd: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(installation, "requires", {"caffe-dns": ["torch>=2", "click>=8"]}.get)
     found = lines(capfd, code=0)
     assert found[0].startswith("ok    dns 0.1.0, Python 3.")
     assert found[1].startswith("ok    torch 2.") and ", click 8." in found[1]
     assert found[-2] == f"ok    no GPU; on the CPU there are {torch.get_num_threads()} threads"
     assert found[-1].startswith("nothing wrong, ")
+
+
+def test_without_being_installed(capfd: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    def requires(name: str) -> list[str]:
+        raise installation.PackageNotFoundError(name)
+
+    monkeypatch.setattr(installation, "requires", requires)
+    assert lines(capfd, code=0)[1] == f"ok    torch {torch.__version__}"
 
 
 def test_packages_that_are_missing_or_old(capfd: Capture, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,9 +16,11 @@ from tests.solver.test_scores import detection_net
 from tests.test_models import randomise
 
 
-def test_mean_average_precision(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_mean_average_precision(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     net, weights = tmp_path / "net.prototxt", tmp_path / "empty.caffemodel"
-    net.write_text(detection_net(tmp_path))
+    net.write_text(detection_net(tmp_path, monkeypatch))
     weights.write_bytes(NetParameter(layer=[{"name": "other", "type": "ReLU"}]).SerializeToString())
     command = ["test", "-model", str(net), "-weights", str(weights), "-iterations", "2"]
     result = run_well(command, capfd)

@@ -15,8 +15,9 @@ ROWS = [4, 1, 3]
 
 
 @pytest.fixture
-def listed(tmp_path: Path) -> str:
+def listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """A definition, still open, of three files whose rows are numbered from 0 to 7."""
+    monkeypatch.chdir(tmp_path)  # whose name may have a blank, at which a path in a list ends
     first = 0
     for index, rows in enumerate(ROWS):
         numbers = np.arange(first, first + rows)
@@ -25,7 +26,7 @@ def listed(tmp_path: Path) -> str:
             file["label"] = numbers
             file["third"] = numbers[:, None].astype("f4")
         first += rows
-    (tmp_path / "list").write_text(f"{tmp_path}/0.h5 {tmp_path}/1.h5\n\n  {tmp_path}/2.h5")
+    (tmp_path / "list").write_text("0.h5 1.h5\n\n  2.h5")
     return f"type: 'HDF5Data' hdf5_data_param {{ source: '{tmp_path}/list' "
 
 
