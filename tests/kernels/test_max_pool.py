@@ -27,18 +27,26 @@ WINDOWS = [
 ]
 
 
+def draw(last: bool, dtype: torch.dtype) -> tuple[torch.Generator, torch.Tensor]:
+    """Whole numbers, so that there are ties, and sums are exact; and what draws more.
+
+    Two blocks, of rows, and of channels where they are innermost.
+    """
+    generator = torch.Generator().manual_seed(3)
+    shape = (2, 70, 5, 6) if last else (2, 20, 7, 9)
+    bottom = torch.randint(-3, 3, shape, generator=generator).to(DEVICE, dtype)
+    return generator, bottom.contiguous(
+        memory_format=torch.channels_last if last else torch.contiguous_format
+    )
+
+
 @pytest.mark.parametrize("window", WINDOWS)
 @pytest.mark.parametrize("last", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_same_as_the_layer(window: Window, last: bool, dtype: torch.dtype) -> None:
-    generator = torch.Generator().manual_seed(3)
-    # Whole numbers, so that there are ties, and sums are exact. Two blocks, of channels or of rows.
-    bottom = torch.randint(-3, 3, (2, 70 if last else 20, 7, 9), generator=generator)
-    bottom = bottom.to(DEVICE, dtype)
-    if last:
-        bottom = bottom.contiguous(memory_format=torch.channels_last)
+    generator, bottom = draw(last, dtype)
     bottom.requires_grad_()
-    size = window.output_size((7, 9))
+    size = window.output_size(bottom.shape[2:])
     found = MaxPool.apply(bottom, None, size, window.kernel, window.stride, window.pad, False)
     wanted = max_pool(bottom, window)[0]
     assert torch.equal(found, wanted)
@@ -53,15 +61,11 @@ def test_the_same_as_the_layer(window: Window, last: bool, dtype: torch.dtype) -
 @pytest.mark.parametrize("last", [False, True])
 @pytest.mark.parametrize("relu", [False, True])
 def test_a_bias_and_a_relu_before(window: Window, last: bool, relu: bool) -> None:
-    generator = torch.Generator().manual_seed(3)
-    channels = 70 if last else 20
-    bottom = torch.randint(-3, 3, (2, channels, 7, 9), generator=generator)
-    bottom = bottom.to(DEVICE, torch.float32)
-    bias = torch.randint(-2, 3, (channels,), generator=generator).to(DEVICE, torch.float32)
-    if last:
-        bottom = bottom.contiguous(memory_format=torch.channels_last)
+    generator, bottom = draw(last, torch.float32)
+    bias = torch.randint(-2, 3, bottom.shape[1:2], generator=generator)
+    bias = bias.to(DEVICE, torch.float32)
     inputs = (bottom.requires_grad_(), bias.requires_grad_())
-    size = window.output_size((7, 9))
+    size = window.output_size(bottom.shape[2:])
     found = MaxPool.apply(*inputs, size, window.kernel, window.stride, window.pad, relu)
     biased = bottom + bias.view(-1, 1, 1)
     wanted = max_pool(torch.relu(biased) if relu else biased, window)[0]
