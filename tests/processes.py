@@ -18,6 +18,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 CONTEXT = multiprocessing.get_context("forkserver")
+#: How long to wait for what has to happen, in seconds: the machine may be busy.
+PATIENCE = 240
 CONTEXT.set_forkserver_preload(["caffe_dns.cli.main", "caffe_dns.cli.actions.train"])
 
 

@@ -20,7 +20,7 @@ from caffe_dns.cli.launch import launch
 from caffe_dns.proto.caffe_pb2 import SolverState
 from tests.cli.harness import complaint, run_well
 from tests.parallel.harness import LOCAL
-from tests.processes import Forked
+from tests.processes import PATIENCE, Forked
 from tests.solver.harness import small_net
 
 ARGUMENTS = ["train", "--solver", "solver.prototxt"]
@@ -53,7 +53,7 @@ def when(path: Path, act: Callable[[], object]) -> None:
     """Act as soon as there is such a file."""
 
     def watch() -> None:
-        end = time.monotonic() + 60
+        end = time.monotonic() + PATIENCE
         while not path.exists() and time.monotonic() < end:
             time.sleep(0.02)
         act()
@@ -109,35 +109,47 @@ def test_what_is_wrong_is_said_once(tmp_path: Path, capfd: Capture) -> None:
     assert "Newton" in complaints[0]
 
 
+def end_with_7(_: list[str]) -> None:
+    """A rank that says nothing."""
+    time.sleep(1)
+    os._exit(7)
+
+
+@pytest.mark.usefixtures("children")
 def test_a_rank_that_ends_on_its_own_is_named(
     tmp_path: Path, capfd: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_endless_solver(tmp_path)
-    (tmp_path / "sitecustomize.py").write_text(
-        "import os, threading\n"
-        "if os.environ.get('RANK') == '0':\n"
-        "    threading.Timer(1, os._exit, [7]).start()\n"
-    )
-    monkeypatch.syspath_prepend(str(tmp_path))
+    start = launching._start
+
+    def start_but_the_first(arguments: list[str], environment: dict[str, str]) -> Forked:
+        if environment["RANK"] != "0":
+            return start(arguments, environment)  # type: ignore[return-value]
+        log = tmp_path / "rank0.log"
+        return Forked("tests.cli.test_launch:end_with_7", [], tmp_path, environment, log)
+
+    monkeypatch.setattr(launching, "_start", start_but_the_first)
     assert launch(ARGUMENTS, [3, 5]) == 7
     last = capfd.readouterr().err.splitlines()[-1]
     assert last == "dns: rank 0 (GPU 3) ended with exit code 7, so all ranks end"
 
 
-def test_signals_go_to_rank_0(tmp_path: Path, capfd: Capture) -> None:
+@pytest.mark.usefixtures("children")
+def test_signals_go_to_rank_0(tmp_path: Path) -> None:
     write_endless_solver(tmp_path)
     before = signal.getsignal(signal.SIGINT)
     when(tmp_path / "snap_iter_20.solverstate", lambda: os.kill(os.getpid(), signal.SIGINT))
     assert launch(ARGUMENTS, [0, 1]) == 0
-    assert "] Optimization stopped early." in capfd.readouterr().err
+    assert "] Optimization stopped early." in (tmp_path / "rank0.log").read_text()
     assert signal.getsignal(signal.SIGINT) is before
 
 
+@pytest.mark.usefixtures("children")
 def test_sigterm_lets_all_ranks_end_with_a_snapshot(tmp_path: Path, capfd: Capture) -> None:
     write_endless_solver(tmp_path)
     when(tmp_path / "snap_iter_20.solverstate", lambda: os.kill(os.getpid(), signal.SIGTERM))
     assert launch(ARGUMENTS, [0, 1]) == 128 + signal.SIGTERM
-    said = capfd.readouterr().err
+    said = capfd.readouterr().err + (tmp_path / "rank0.log").read_text()
     assert "] Optimization stopped early." in said
     assert "dns: " not in said
     last = max(int(path.stem.split("_")[-1]) for path in tmp_path.glob("snap_iter_*.solverstate"))
@@ -175,10 +187,10 @@ def test_no_rank_outlives_the_launcher(tmp_path: Path) -> None:
     )
     trains = threading.Event()
     when(tmp_path / "snap_iter_20.solverstate", trains.set)
-    assert trains.wait(60)
+    assert trains.wait(PATIENCE)
     parent.kill()
     # The pipe is at its end when the last rank has closed it.
-    _, said = parent.communicate(timeout=30)
+    _, said = parent.communicate(timeout=PATIENCE)
     assert b"dns: what started the ranks is gone" in said
 
 

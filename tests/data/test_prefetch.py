@@ -13,6 +13,7 @@ import pytest
 from caffe_dns.data.prefetch import Prefetcher
 from caffe_dns.errors import CaffeError
 from tests.oracle import GOLDEN
+from tests.processes import PATIENCE
 
 
 def test_keeps_the_order_and_the_bound() -> None:
@@ -84,6 +85,6 @@ layer()
 {end}
 """
     command = [sys.executable, "-c", program]
-    done = subprocess.run(command, capture_output=True, timeout=60, cwd=GOLDEN.parents[1])
+    done = subprocess.run(command, capture_output=True, timeout=PATIENCE, cwd=GOLDEN.parents[1])
     assert done.returncode == (3 if "SystemExit" in end else 0)
     assert b"Traceback" not in done.stderr

@@ -10,6 +10,7 @@ import torch
 
 from caffe_dns.data.workers import Workers, available_cores, reading_threads
 from caffe_dns.errors import CaffeError
+from tests.processes import PATIENCE
 
 
 @pytest.mark.parametrize("threads", [1, 3])
@@ -24,7 +25,7 @@ def test_every_index_comes_once(threads: int, indices: range) -> None:
 
 
 def test_the_work_is_shared() -> None:
-    barrier = threading.Barrier(3, timeout=60)  # which three threads can pass, together
+    barrier = threading.Barrier(3, timeout=PATIENCE)  # which three threads can pass, together
 
     def work(some: range) -> None:
         barrier.wait()

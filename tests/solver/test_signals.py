@@ -16,6 +16,7 @@ import pytest
 from caffe_dns import interrupt
 from caffe_dns.errors import CaffeError
 from caffe_dns.solver.signals import Action, SignalHandler, parse_action
+from tests.processes import PATIENCE, Forked
 from tests.solver.harness import make_solver, small_net
 
 ROOT = Path(__file__).parents[2]
@@ -129,9 +130,11 @@ def test_a_solver_that_is_interrupted_stops_with_a_snapshot(tmp_path: Path) -> N
 
 
 class Run:
-    """`dns train` of a long run, with its log."""
+    """`dns train` of a long run, forked or from its very start, with its log."""
 
-    def __init__(self, folder: Path, *flags: str) -> None:
+    process: Forked | subprocess.Popen[bytes]
+
+    def __init__(self, folder: Path, *flags: str, forked: bool = True) -> None:
         (folder / "net.prototxt").write_text(small_net())
         text = (
             f"net: '{folder}/net.prototxt' snapshot_prefix: '{folder}/snap' solver_mode: CPU "
@@ -139,17 +142,18 @@ class Run:
         )
         (folder / "solver.prototxt").write_text(text)
         self.log = folder / "log"
+        words = ["train", "--solver", "solver.prototxt", *flags]
+        if forked:
+            self.process = Forked("caffe_dns.cli.main:main", words, folder, {}, stderr=self.log)
+            return
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "caffe_dns", "train", "--solver", "solver.prototxt", *flags],
-                cwd=folder,
-                env={**os.environ, "OMP_NUM_THREADS": "1"},
-                stderr=log,
+                [sys.executable, "-m", "caffe_dns", *words], cwd=folder, stderr=log
             )
 
     def wait_for(self, condition: Callable[[str], object]) -> str:
         """Wait until the log meets a condition; returns it."""
-        end = time.monotonic() + 60
+        end = time.monotonic() + PATIENCE
         while not condition(text := self.log.read_text()):
             assert self.process.poll() is None, text[-1000:]
             assert time.monotonic() < end, text[-1000:]
@@ -164,8 +168,8 @@ class Run:
 def run(tmp_path: Path) -> Iterator[Callable[..., Run]]:
     runs: list[Run] = []
 
-    def start(*flags: str) -> Run:
-        runs.append(Run(tmp_path, *flags))
+    def start(*flags: str, forked: bool = True) -> Run:
+        runs.append(Run(tmp_path, *flags, forked=forked))
         return runs[-1]
 
     yield start
@@ -185,7 +189,7 @@ def test_a_run_snapshots_on_sighup_and_stops_on_sigint(
     snapped = int(re.findall(r"snap_iter_(\d+)\.solverstate", text)[0])
     training.wait_for(lambda text: training.iterations(text)[-1] > snapped)
     training.process.send_signal(signal.SIGINT)
-    assert training.process.wait(60) == 0
+    assert training.process.wait(PATIENCE) == 0
     text = training.log.read_text()
     states = [int(n) for n in re.findall(r"snap_iter_(\d+)\.solverstate", text)]
     assert len(states) == 2
@@ -206,7 +210,7 @@ def test_effects_are_flags(run: Callable[..., Run], tmp_path: Path) -> None:
     training.wait_for(lambda text: training.iterations(text)[-1] > last + 20)
     assert not list(tmp_path.glob("snap_iter*"))
     training.process.send_signal(signal.SIGHUP)
-    assert training.process.wait(60) == 0
+    assert training.process.wait(PATIENCE) == 0
     assert len(list(tmp_path.glob("snap_iter*.solverstate"))) == 1
 
 
@@ -214,14 +218,14 @@ def test_sigterm_ends_a_run_with_a_snapshot(run: Callable[..., Run], tmp_path: P
     training = run()
     training.wait_for(lambda text: "Iteration 20, lr" in text)
     training.process.send_signal(signal.SIGTERM)
-    assert training.process.wait(60) == 143
+    assert training.process.wait(PATIENCE) == 143
     assert len(list(tmp_path.glob("snap_iter*.solverstate"))) == 1
     assert "Traceback" not in training.log.read_text()
 
 
 def test_a_signal_before_training_ends_without_a_word(run: Callable[..., Run]) -> None:
-    training = run()
+    training = run(forked=False)
     time.sleep(0.3)  # Python itself has begun, and imports
     training.process.send_signal(signal.SIGINT)
-    assert training.process.wait(60) in (130, -signal.SIGINT)
+    assert training.process.wait(PATIENCE) in (130, -signal.SIGINT)
     assert "Iteration" not in training.log.read_text()
