@@ -5,15 +5,16 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
 import caffe_dns.kernels
 
-pytest.importorskip("triton")
 
-
+# Not imported: the other tests say before how it is to run.
+@pytest.mark.skipif(find_spec("triton") is None, reason="needs Triton")
 @pytest.mark.parametrize(
     "flags",
     [
