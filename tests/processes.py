@@ -75,6 +75,8 @@ class Forked:
 def _call(
     function: str, words: list[str], folder: str, environment: dict[str, str], streams: list[str]
 ) -> None:
+    # As `dns` does at its start: signals may be blocked where the first such process is asked for.
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(folder)
