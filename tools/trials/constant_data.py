@@ -8,6 +8,7 @@ taken for data layers, too: what they make has the shape that its readers want.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -16,7 +17,7 @@ from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 from torch import Tensor
 
-from caffe_dns.errors import CaffeError
+from caffe_dns.errors import CaffeError, is_out_of_memory
 from caffe_dns.layers import layer_types
 from caffe_dns.layers.base import Context, Layer, Shape
 from caffe_dns.proto.caffe_pb2 import FillerParameter, LayerParameter, NetParameter
@@ -52,6 +53,7 @@ _OF_THEIR_OWN: dict[tuple[str, int], Shape] = {
     ("ROIPooling", 1): _REGIONS,
     ("PSROIPooling", 1): _REGIONS,
     ("MultiBoxLoss", 3): _BOXES,
+    ("DetectionOutput", 3): _BOXES,
     ("DetectionEvaluate", 1): _BOXES,
     ("ContrastiveLoss", 2): (BATCH,),
     ("TripletLoss", 3): (BATCH,),
@@ -59,6 +61,7 @@ _OF_THEIR_OWN: dict[tuple[str, int], Shape] = {
 }
 #: Layers that make smaller or larger images, of labels, too.
 _OF_IMAGES = {"Interp", "Pooling", "Crop"}
+_NOWHERE = torch.device("meta")
 _SOURCES = {"Input", "DummyData", "MemoryData"}
 
 
@@ -71,38 +74,47 @@ class Guess:
 
 
 def guesses(param: NetParameter) -> Iterator[Guess]:
-    """What to try: small batches first, then those that the definition has."""
-    given = {
-        size
-        for layer in param.layer
-        for size in (
-            layer.data_param.batch_size,
-            layer.image_data_param.batch_size,
-            layer.hdf5_data_param.batch_size,
-            layer.memory_data_param.batch_size,
-            *(shape.dim[0] for shape in layer.input_param.shape if shape.dim),
-            *(shape.dim[0] for shape in layer.dummy_data_param.shape if shape.dim),
-        )
-        if size
-    }
+    """What to try: small batches first, then those that the definition, of all phases, has."""
+    given = sorted({size for layer in param.layer for size in _batches(layer)} - {0})
+    images = [image for layer in param.layer for image in _images(layer)]
     # Intel Caffe's BatchNorm divides the batch into parts of this size.
     least = param.bn_stats_batch_size or BATCH
-    for batch in dict.fromkeys([least, 1, *sorted(given)[:2], *sorted(given)[-1:]]):
-        for image in IMAGES:
+    for batch in dict.fromkeys([least, 1, *given[:2], *given[-1:]]):
+        for image in dict.fromkeys([*images, *IMAGES]):
             yield Guess(batch, image)
 
 
+def _batches(layer: LayerParameter) -> Iterator[int]:
+    """Numbers of items that a layer brings or wants."""
+    for settings in (layer.data_param, layer.image_data_param, layer.hdf5_data_param):
+        yield settings.batch_size
+    yield layer.memory_data_param.batch_size
+    for shape in (*layer.input_param.shape, *layer.dummy_data_param.shape):
+        yield from shape.dim[:1]
+    dims = layer.reshape_param.shape.dim
+    if all(dim > 0 for dim in dims):  # times and streams, of a vector each
+        yield math.prod(dims[:-1])
+
+
+def _images(layer: LayerParameter) -> Iterator[Shape]:
+    """Channels, height and width of the images that a layer brings, where it says so."""
+    memory = layer.memory_data_param
+    if layer.type == "MemoryData":
+        yield memory.channels, memory.height, memory.width
+    for shape in layer.input_param.shape:
+        if len(shape.dim) == 4:
+            channels, height, width = shape.dim[1:]
+            yield channels, height, width
+
+
 class NoGuess(CaffeError):
-    """A layer does not fit the data that were made up; `depth` layers do.
+    """A layer does not fit the data that were made up; `depth` layers do."""
 
-    `made_up` says whether what reaches this layer has a shape that was made up.
-    """
-
-    def __init__(self, error: CaffeError, depth: int, made_up: bool) -> None:
+    def __init__(self, error: CaffeError, depth: int) -> None:
         super().__init__(
             error.message, file=error.file, line=error.line, layer=error.layer, field=error.field
         )
-        self.depth, self.made_up = depth, made_up
+        self.depth = depth
 
 
 def with_constant_data(param: NetParameter, guess: Guess) -> NetParameter:
@@ -114,9 +126,12 @@ def with_constant_data(param: NetParameter, guess: Guess) -> NetParameter:
     for depth, layer in enumerate(param.layer):
         try:
             blobs.append(layer)
-        except CaffeError as error:
-            made_up = not blobs.certain.issuperset(layer.bottom)
-            raise NoGuess(error.locate(layer=layer.name), depth, made_up) from None
+        except (RuntimeError, MemoryError) as error:
+            if is_out_of_memory(error):
+                raise NoGuess(CaffeError("takes more than there is of memory"), depth) from None
+            if not isinstance(error, CaffeError):
+                raise
+            raise NoGuess(error.locate(layer=layer.name), depth) from None
     result = NetParameter()
     result.CopyFrom(param)
     del result.layer[:]
@@ -167,8 +182,7 @@ class _Blobs:
         self._guess = guess
         self._shapes: dict[str, Shape] = {}
         self._data: dict[str, Shape | None] = {}
-        #: Those whose shape follows from what the definition says itself.
-        self.certain: set[str] = set()
+        self._regions = _regions(param)
 
     def of_data(self, top: str) -> Shape:
         """What a data layer has to bring; one number for each item where nobody asks."""
@@ -177,7 +191,6 @@ class _Blobs:
     def append(self, layer: LayerParameter) -> None:
         """Find out the shapes of a layer's tops. Raises CaffeError."""
         if is_data(layer):
-            self.certain.difference_update(layer.top)
             shapes = list(self._brought(layer))
             for top, shape in zip(layer.top, shapes, strict=True):
                 self._data[top] = shape
@@ -196,12 +209,9 @@ class _Blobs:
         plain.phase = self._param.state.phase
         _clear(plain, _is_filler)
         _clear(plain, _names_a_file)
-        made = layer_types[layer.type](plain, Context(surgery=False)).setup(bottoms)
+        with _NOWHERE:  # large blobs without their memory
+            made = layer_types[layer.type](plain, Context(_NOWHERE, surgery=False)).setup(bottoms)
         self._shapes.update(zip(layer.top, map(tuple, made), strict=False))
-        if self.certain.issuperset(layer.bottom):
-            self.certain.update(layer.top)
-        else:
-            self.certain.difference_update(layer.top)
 
     def _brought(self, layer: LayerParameter) -> Iterator[Shape | None]:
         for index, top in enumerate(layer.top):
@@ -224,8 +234,6 @@ class _Blobs:
         plain = LayerParameter()
         plain.CopyFrom(layer)
         shape = tuple(layer_types[layer.type](plain, Context()).setup([])[index])
-        if shape and shape[0] <= self._guess.batch:
-            self.certain.add(layer.top[index])
         return (min(shape[0], self._guess.batch), *shape[1:]) if shape else None
 
     def _image(self, layer: LayerParameter) -> Shape:
@@ -250,7 +258,7 @@ class _Blobs:
         first = self._shapes.get(layer.bottom[0])
         own = _OF_THEIR_OWN.get((layer.type, index))
         if own is not None:
-            return own
+            return own if own != _REGIONS else self._regions
         if layer.type in _CLASSES and index > 0 and first:
             settings = _CLASSES[layer.type]
             axis = getattr(layer, settings).axis if settings else 1
@@ -267,7 +275,7 @@ class _Blobs:
         if first is not None:
             return first
         if "rois" in layer.bottom[index]:
-            return _REGIONS
+            return self._regions
         if "label" in layer.bottom[index] and layer.type in _OF_IMAGES:
             return (self._guess.batch, 1, *self._guess.image[1:])
         if any(word in layer.bottom[index] for word in ("label", "clip", "cont", "target")):
@@ -283,6 +291,13 @@ class _Blobs:
         shape = [self._guess.batch, *self._guess.image]
         shape[_slice_axis(layer)] = extent
         return tuple(shape)
+
+
+def _regions(param: NetParameter) -> Shape:
+    """Regions of images; more than usual where they are sliced, such as those of objects."""
+    slices = [layer for layer in param.layer if layer.type == "Slice" and _slice_axis(layer) == 0]
+    points = [point for layer in slices for point in layer.slice_param.slice_point]
+    return (max([_REGIONS[0], *(2 * point for point in points)]), *_REGIONS[1:])
 
 
 def _slice_axis(layer: LayerParameter) -> int:

@@ -1,9 +1,9 @@
 """Which definitions no Caffe takes, whatever their layers mean and whatever their data are.
 
-What dns says of a file is no evidence against it by itself, for dns may be wrong or lack something.
-It is where the rule does not depend on either: protobuf's text format, whose grammar all forks
-share; numbers of outputs that are missing; a graph whose blobs are not made, or made twice; shapes
-that do not fit although the definition itself gives those of all data.
+What dns says of a file is no evidence against it by itself, for dns may be wrong or lack something,
+and shapes depend on what a fork's layers do. It is where the rule depends on neither: protobuf's
+text format, whose grammar all forks share; numbers of outputs that are missing; a graph whose blobs
+are not made, or made twice.
 """
 
 from __future__ import annotations
@@ -22,12 +22,6 @@ _GRAMMAR = (
 _SETTINGS = r"must be given and positive"
 #: `Net::AppendTop` and `Net::AppendBottom`.
 _GRAPH = r"Unknown bottom blob|produced by multiple sources"
-#: What layers check of the shapes of their bottoms.
-_SHAPES = (
-    r"all bottoms must have|are not divisible by|cannot become|larger than the padded input|"
-    r"does not (fit|divide)|is beyond the|do not (evenly divide|fit)|need as many|are not N x C|"
-    r"shape mismatch"
-)
 
 
 def is_graph_fault(error: CaffeError) -> bool:
@@ -35,10 +29,6 @@ def is_graph_fault(error: CaffeError) -> bool:
     return re.search(_GRAPH, error.message) is not None
 
 
-def is_fault(error: CaffeError, *, made_up: bool) -> bool:
-    """Whether the definition is wrong for every Caffe.
-
-    `made_up` says that the layer's bottoms depend on data that were made up.
-    """
-    rules = (_GRAMMAR, _GRAPH, _SETTINGS) if made_up else (_GRAMMAR, _GRAPH, _SETTINGS, _SHAPES)
-    return any(re.search(rule, error.message) for rule in rules)
+def is_fault(error: CaffeError) -> bool:
+    """Whether the definition is wrong for every Caffe."""
+    return any(re.search(rule, error.message) for rule in (_GRAMMAR, _GRAPH, _SETTINGS))

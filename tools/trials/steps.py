@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from enum import Enum
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from caffe_dns.proto.text import Parsed
 from caffe_dns.proto.upgrade import read_net, read_solver
 from caffe_dns.solver.checks import check_definition
 from caffe_dns.solver.solver import Solver
-from tools.trials.constant_data import NoGuess, guesses, is_data, with_constant_data
+from tools.trials.constant_data import Guess, NoGuess, guesses, is_data, with_constant_data
 from tools.trials.faults import is_graph_fault
 
 _ITERATIONS = 2
@@ -105,7 +105,7 @@ def _build_in_a_state(
             check_types(filtered, places)
             if any(layer.type == "Python" for layer in filtered.layer):
                 found_code()
-            return _build(filtered)
+            return _build(filtered, list(guesses(parsed.message)))
         except CaffeError as error:
             first = first or places.locate(error)
             if not is_graph_fault(error):
@@ -154,15 +154,13 @@ def _has_loss(param: NetParameter) -> bool:
     return _has_data(param) and any(losses)
 
 
-def _build(param: NetParameter) -> tuple[Net, NetParameter]:
+def _build(param: NetParameter, tries: Sequence[Guess]) -> tuple[Net, NetParameter]:
     """The net on the first data that it takes. Raises the error of those that got furthest."""
     furthest: NoGuess | None = None
-    for guess in guesses(param):
+    for guess in tries:
         try:
             definition = with_constant_data(param, guess)
         except NoGuess as error:
-            if not error.made_up:
-                raise
             if furthest is None or error.depth > furthest.depth:
                 furthest = error
             continue
