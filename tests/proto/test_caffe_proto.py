@@ -37,6 +37,7 @@ ADDED_FIELDS = {
     "LayerParameter": {"cconvolution_param", "cinner_product_param", "extension_param"},
     "ConvolutionParameter": {"sparsity_term", "weight_mask_filler", "threshold"},
     "InnerProductParameter": {"sparsity_term", "weight_mask_filler", "threshold"},
+    "PriorBoxParameter": {"use_default_aspect_ratio"},
 }
 ADDED_MESSAGES = {
     "CConvolutionParameter",

@@ -26,7 +26,8 @@ class PriorBox(Layer):
     image. Top 1 x 2 x (H * W * boxes * 4): the boxes' corners in shares of the image, place after
     place, row by row; then for each of these numbers its variance. For each min_size there is a
     square, one of sqrt(min_size * max_size) if it has a max_size, and one box for each aspect ratio
-    but 1. Sizes are cut to whole pixels. No gradient passes through.
+    but 1. Without `use_default_aspect_ratio` the square is there only where an aspect ratio is 1,
+    and in its turn. Sizes are cut to whole pixels. No gradient passes through.
     """
 
     bottoms = (1, 2)
@@ -92,7 +93,8 @@ class PriorBox(Layer):
             raise self._wrong("max_size", f"{counts}; one for each, or none, would be")
         sizes = []
         for index, size in enumerate(int(size) for size in least):
-            sizes.append((float(size), float(size)))
+            if self.param.prior_box_param.use_default_aspect_ratio:
+                sizes.append((float(size), float(size)))
             if most:
                 if most[index] <= least[index]:
                     said = f"is {most[index]:g}; more than the min_size {least[index]:g}"
@@ -101,19 +103,23 @@ class PriorBox(Layer):
                 sizes.append((side, side))
             for ratio in self._ratios():
                 sizes.append((size * math.sqrt(ratio), size / math.sqrt(ratio)))
+        if not sizes:
+            raise self._wrong("use_default_aspect_ratio", "leaves no box; an aspect_ratio would be")
         return sizes
 
     def _ratios(self) -> list[float]:
-        """The aspect ratios beside 1, as they are given and, with `flip`, turned over."""
-        ratios = [1.0]
-        for ratio in self.param.prior_box_param.aspect_ratio:
+        """The aspect ratios beside the default, as they are given and, with `flip`, turned over."""
+        settings = self.param.prior_box_param
+        default = [1.0] if settings.use_default_aspect_ratio else []
+        ratios = [*default]
+        for ratio in settings.aspect_ratio:
             if ratio <= 0:
                 raise self._wrong("aspect_ratio", f"is {ratio:g}; more than 0 would be")
             if all(abs(ratio - other) >= SAME_RATIO for other in ratios):
                 ratios.append(ratio)
-                if self.param.prior_box_param.flip:
+                if settings.flip and abs(ratio - 1) >= SAME_RATIO:
                     ratios.append(1 / ratio)
-        return ratios[1:]
+        return ratios[len(default) :]
 
     def _pair(self, both: str, high: str, wide: str) -> Extents | None:
         """What is given for height and width, as one field for both or as two; None if nothing."""

@@ -68,6 +68,17 @@ def test_ratios_are_taken_once_and_turned_over_only_if_asked() -> None:
     assert_close(flipped, written_out(sizes, (3, 2), (40, 30), (40 / 3, 15)), "flipped")
 
 
+def test_the_square_may_be_left_out() -> None:
+    given = "min_size: 10 max_size: 16 use_default_aspect_ratio: false aspect_ratio: 2"
+    root = math.sqrt(2)
+    sizes = [(math.sqrt(160),) * 2, (10 * root, 10 / root), (10 / root, 10 * root)]
+    boxes = make_boxes(given)[0]
+    assert_close(boxes, written_out(sizes, (3, 2), (40, 30), (40 / 3, 15)), "boxes")
+    boxes = make_boxes(f"{given} aspect_ratio: 1")[0]
+    sizes.append((10, 10))
+    assert_close(boxes, written_out(sizes, (3, 2), (40, 30), (40 / 3, 15)), "boxes")
+
+
 @pytest.mark.parametrize(
     ("settings", "image", "step", "offset"),
     [
@@ -123,6 +134,10 @@ def test_boxes_follow_the_size_of_the_map() -> None:
         ("min_size: 3 img_size: 4 img_h: 4", "img_size: is given beside img_h or img_w"),
         ("min_size: 3 img_h: 4", "img_w: is 0; more than 0 would be right"),
         ("min_size: 3 step: -1", "step: is -1; more than 0 would be right"),
+        (
+            "min_size: 3 use_default_aspect_ratio: false",
+            "use_default_aspect_ratio: leaves no box; an aspect_ratio would be right",
+        ),
     ],
 )
 def test_wrong_settings_are_named(settings: str, message: str) -> None:
