@@ -117,7 +117,7 @@ def our_rows() -> set[tuple[str, ...]]:
     rows: set[tuple[str, ...]] = set()
     for entry in messages_and_enums():
         name = short(entry.full_name)
-        if name in ADDED_MESSAGES or entry.full_name in fork_types():
+        if name.partition(".")[0] in ADDED_MESSAGES or entry.full_name in fork_types():
             continue
         if isinstance(entry, EnumDescriptor):
             values = [value for value in entry.values if value.number not in FORK_NUMBERS]
