@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from caffe_dns import log
 from caffe_dns.cli.provenance import command_line
-from caffe_dns.cli.target import keeps_files
+from caffe_dns.cli.snapshots import keeps_files
 from caffe_dns.errors import CaffeError
 from caffe_dns.export.caffemodel import to_caffemodel
 from caffe_dns.export.deploy import deploy

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from caffe_dns import log
 from caffe_dns.cli.bits import BitsFlag, find_limit, put_bits
 from caffe_dns.cli.flags import AUTO
+from caffe_dns.cli.latency import LatencyTarget
 from caffe_dns.cli.target import add_target, write_definition
 from caffe_dns.errors import CaffeError
 from caffe_dns.proto.caffe_pb2 import SolverParameter, SurgeryStage
 from caffe_dns.solver.solver import Solver
-from caffe_dns.surgery.stages import MOST_BITS
+from caffe_dns.surgery.stages import AMOUNTS, MOST_BITS
 
 #: From which share of zeros on they are taken to have been pruned, and not to be zero by chance.
 _PRUNED = 0.01
@@ -29,6 +31,8 @@ class Pruning:
     bits: BitsFlag = None
     #: How much accuracy bits that are found may cost.
     loss: float | None = None
+    #: What the target is to be, once the times of layers are measured.
+    latency: LatencyTarget | None = None
 
     def __post_init__(self) -> None:
         find_limit(self.bits, self.loss)
@@ -40,21 +44,36 @@ class Pruning:
         if self.hold_masks and self.target is not None:
             raise CaffeError("--hold-masks and a target for surgery exclude each other")
 
+    def check_alone(self, alone: bool) -> None:
+        """Raises CaffeError if several processes are to train, and cannot for what is asked."""
+        if self.latency is not None and not alone:
+            raise CaffeError("--target-latency measures on one GPU; give --gpu one of them")
+
     def plan(self, param: SolverParameter, *, resumed: bool) -> None:
         """Put the flags into the solver definition. Raises CaffeError where they do not fit it."""
         if self.masks_from_zeros and (resumed or not param.weights):
             raise CaffeError("--masks-from-zeros needs the weights that have them: --weights FILE")
         if self.target is not None:
             add_target(param, self.target, surgery=self.surgery)
+        if self.latency is not None and resumed:
+            raise CaffeError(
+                "--target-latency would measure anew: resume with the definition that the run has "
+                "written, --solver PREFIX_target_solver.prototxt"
+            )
         if self.hold_masks or self.bits is not None:
             if not param.surgery_stage:
                 param.surgery_stage.add(iterations=param.max_iter)
             for stage in param.surgery_stage:
                 stage.surgery = False
-                for field in ("layer", "sparsity", "compression", "macs", "pattern"):
+                for field in ("layer", "pattern", "latency_table", *AMOUNTS):
                     stage.ClearField(field)
                 if self.bits is not None:
                     stage.bits = MOST_BITS if isinstance(self.bits, str) else self.bits
+
+    def measure(self, param: SolverParameter, build: Callable[[SolverParameter], Solver]) -> None:
+        """Measure what a target needs, with solvers that `build` makes of a definition."""
+        if self.latency is not None:
+            self.latency.measure(param, build)
 
     def begin(self, trainer: Solver) -> None:
         """Before the first iteration of a run that is not resumed: masks, and what is said of them.

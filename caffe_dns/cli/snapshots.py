@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from caffe_dns import log
 from caffe_dns.errors import CaffeError
 from caffe_dns.parallel.ranks import Ranks
+from caffe_dns.proto.caffe_pb2 import SolverParameter
 from caffe_dns.proto.upgrade import read_solver
 from caffe_dns.solver.snapshot_files import Rotation, newest_whole
 from caffe_dns.solver.solver import Solver
@@ -57,3 +58,8 @@ class Snapshots:
             if resumed:
                 self._rotation.adopt(trainer.param.snapshot_prefix, trainer.iteration)
             trainer.on_snapshot = self._rotation.add
+
+
+def keeps_files(param: SolverParameter) -> bool:
+    """Whether the run leaves files beside its snapshots."""
+    return bool(param.snapshot_prefix) and bool(param.snapshot or param.snapshot_after_train)

@@ -1,9 +1,11 @@
-"""`dns train --target-sparsity`, `--target-compression`, `--target-macs`, `--pattern`: a stage."""
+"""`dns train --target-...` and `--pattern`: a stage of surgery from flags."""
 
 from __future__ import annotations
 
 from caffe_dns import log
+from caffe_dns.cli.latency import LatencyTarget
 from caffe_dns.cli.provenance import command_line
+from caffe_dns.cli.snapshots import keeps_files
 from caffe_dns.errors import CaffeError
 from caffe_dns.files import write_atomically
 from caffe_dns.proto.caffe_pb2 import SolverParameter, SurgeryStage
@@ -13,13 +15,26 @@ from caffe_dns.surgery.stages import parse_target
 
 
 def find_target(
-    sparsity: str, compression: float | None, macs: float | None, pattern: str = ""
+    sparsity: str,
+    compression: float | None,
+    macs: float | None,
+    latency: LatencyTarget | None,
+    pattern: str,
 ) -> SurgeryStage | None:
     """What the flags ask for, if they are given. Raises CaffeError for what makes no sense."""
-    flags = {"sparsity": sparsity or None, "compression": compression, "macs": macs}
+    flags = {
+        "sparsity": sparsity or None,
+        "compression": compression,
+        "macs": macs,
+        "latency": latency,
+    }
     given = [f"--target-{name}" for name, value in flags.items() if value is not None]
     if len(given) > 1:
         raise CaffeError(f"give {given[0]} or {given[1]}, not both")
+    if latency is not None:
+        if pattern not in ("", "filter"):
+            raise CaffeError("--target-latency is for whole filters: --pattern filter")
+        pattern = "filter"
     return parse_target(sparsity, compression, macs, pattern) if given or pattern else None
 
 
@@ -52,8 +67,3 @@ def write_definition(trainer: Solver, kind: str, without: str) -> None:
     text = f"# The same run, with its schedule of surgery: {command}\n"
     write_atomically(name, (text + to_text(definition)).encode())
     log.info(f"Wrote {name}, which trains like this without {without}")
-
-
-def keeps_files(param: SolverParameter) -> bool:
-    """Whether the run leaves files beside its snapshots."""
-    return bool(param.snapshot_prefix) and bool(param.snapshot or param.snapshot_after_train)

@@ -95,6 +95,13 @@ _EFFECTS = "snapshot, stop or none"
     help="Prune until this share of the multiply-accumulates is left: 0.3.",
 )
 @click.option(
+    "--target-latency",
+    default="",
+    metavar="SHARE|MS",
+    help="Cut filters until a pass of one item takes this share of the time (0.3), or so long "
+    "(2.5ms), as measured on this device.",
+)
+@click.option(
     "--pattern",
     default="",
     metavar="N:M|1xK|filter",

@@ -57,6 +57,8 @@ class ChannelFlow:
     nobody: int
     inputs: dict[Layer, Tensor] = field(default_factory=dict)
     held: set[Layer] = field(default_factory=set)
+    #: What arrives at the channels of the layers between them, as in `inputs`.
+    between: dict[Layer, Tensor] = field(default_factory=dict)
 
     def hold(self, blobs: Iterable[Tensor | None]) -> None:
         """Hold the layers that make these channels."""
@@ -97,6 +99,7 @@ def trace(net: Net, layers: Sequence[WeightedLayer]) -> ChannelFlow:
         if passed is None:
             flow.hold(arriving)
         else:
+            flow.between[layer] = passed
             blobs.update((top, passed) for top in step.tops)
     flow.hold(blobs.values())
     return flow

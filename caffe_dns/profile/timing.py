@@ -61,7 +61,8 @@ class _CudaClock(_Clock):
         torch.cuda.synchronize()
 
 
-def _clock_of(net: Net) -> _Clock:
+def clock_of(net: Net) -> _Clock:
+    """The clock of the net's device."""
     return _CudaClock() if net.context.device.type == "cuda" else _HostClock()
 
 
@@ -75,7 +76,7 @@ class LayerTimer:
     def __init__(self, net: Net) -> None:
         self.net = net
         self.reset()
-        self._clock = _clock_of(net)
+        self._clock = clock_of(net)
         self._marks: list[Any] = []
         #: Bottoms and tops of each layer in the current pass.
         self._blobs: list[tuple[list[Tensor], list[Tensor]]] = []
@@ -147,7 +148,7 @@ class PassTimer:
 
     def __init__(self, net: Net) -> None:
         self.net = net
-        self._clock = _clock_of(net)
+        self._clock = clock_of(net)
         self._inputs = zero_inputs(net)
         self._rule = _NoUpdate(SolverParameter(), net.learnable_params)
         on_gpu = net.context.device.type == "cuda"

@@ -272,7 +272,7 @@ class SolverParameter(_message.Message):
     def __init__(self, net: _Optional[str] = ..., net_param: _Optional[_Union[NetParameter, _Mapping]] = ..., train_net: _Optional[str] = ..., test_net: _Optional[_Iterable[str]] = ..., train_net_param: _Optional[_Union[NetParameter, _Mapping]] = ..., test_net_param: _Optional[_Iterable[_Union[NetParameter, _Mapping]]] = ..., train_state: _Optional[_Union[NetState, _Mapping]] = ..., test_state: _Optional[_Iterable[_Union[NetState, _Mapping]]] = ..., test_iter: _Optional[_Iterable[int]] = ..., test_interval: _Optional[int] = ..., test_compute_loss: bool = ..., test_initialization: bool = ..., base_lr: _Optional[float] = ..., display: _Optional[int] = ..., average_loss: _Optional[int] = ..., max_iter: _Optional[int] = ..., iter_size: _Optional[int] = ..., lr_policy: _Optional[str] = ..., gamma: _Optional[float] = ..., power: _Optional[float] = ..., momentum: _Optional[float] = ..., weight_decay: _Optional[float] = ..., regularization_type: _Optional[str] = ..., stepsize: _Optional[int] = ..., stepvalue: _Optional[_Iterable[int]] = ..., clip_gradients: _Optional[float] = ..., snapshot: _Optional[int] = ..., snapshot_prefix: _Optional[str] = ..., snapshot_diff: bool = ..., snapshot_format: _Optional[_Union[SolverParameter.SnapshotFormat, str]] = ..., solver_mode: _Optional[_Union[SolverParameter.SolverMode, str]] = ..., device_id: _Optional[int] = ..., random_seed: _Optional[int] = ..., type: _Optional[str] = ..., delta: _Optional[float] = ..., momentum2: _Optional[float] = ..., rms_decay: _Optional[float] = ..., debug_info: bool = ..., snapshot_after_train: bool = ..., solver_type: _Optional[_Union[SolverParameter.SolverType, str]] = ..., layer_wise_reduce: bool = ..., weights: _Optional[_Iterable[str]] = ..., surgery_stop_iter: _Optional[int] = ..., surgery_iter_gamma: _Optional[float] = ..., surgery_iter_power: _Optional[float] = ..., eval_type: _Optional[str] = ..., ap_version: _Optional[str] = ..., show_per_class_result: bool = ..., warmup_iter: _Optional[int] = ..., warmup_start_lr: _Optional[float] = ..., rampup_interval: _Optional[int] = ..., rampup_lr: _Optional[float] = ..., min_lr: _Optional[float] = ..., stagelr: _Optional[_Iterable[float]] = ..., stageiter: _Optional[_Iterable[int]] = ..., larc: bool = ..., larc_policy: _Optional[str] = ..., larc_eta: _Optional[float] = ..., surgery_stage: _Optional[_Iterable[_Union[SurgeryStage, _Mapping]]] = ...) -> None: ...
 
 class SurgeryStage(_message.Message):
-    __slots__ = ("name", "iterations", "layer", "sparsity", "compression", "macs", "pattern", "ranking", "start_iter", "end_iter", "steepness", "interval", "solver", "surgery", "bits")
+    __slots__ = ("name", "iterations", "layer", "sparsity", "compression", "macs", "latency", "latency_table", "pattern", "ranking", "start_iter", "end_iter", "steepness", "interval", "solver", "surgery", "bits")
     class Ranking(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         MAGNITUDE: _ClassVar[SurgeryStage.Ranking]
@@ -285,6 +285,8 @@ class SurgeryStage(_message.Message):
     SPARSITY_FIELD_NUMBER: _ClassVar[int]
     COMPRESSION_FIELD_NUMBER: _ClassVar[int]
     MACS_FIELD_NUMBER: _ClassVar[int]
+    LATENCY_FIELD_NUMBER: _ClassVar[int]
+    LATENCY_TABLE_FIELD_NUMBER: _ClassVar[int]
     PATTERN_FIELD_NUMBER: _ClassVar[int]
     RANKING_FIELD_NUMBER: _ClassVar[int]
     START_ITER_FIELD_NUMBER: _ClassVar[int]
@@ -300,6 +302,8 @@ class SurgeryStage(_message.Message):
     sparsity: float
     compression: float
     macs: float
+    latency: float
+    latency_table: _containers.RepeatedCompositeFieldContainer[LayerLatency]
     pattern: str
     ranking: SurgeryStage.Ranking
     start_iter: int
@@ -309,7 +313,17 @@ class SurgeryStage(_message.Message):
     solver: SolverParameter
     surgery: bool
     bits: int
-    def __init__(self, name: _Optional[str] = ..., iterations: _Optional[int] = ..., layer: _Optional[_Iterable[_Union[LayerSurgery, _Mapping]]] = ..., sparsity: _Optional[float] = ..., compression: _Optional[float] = ..., macs: _Optional[float] = ..., pattern: _Optional[str] = ..., ranking: _Optional[_Union[SurgeryStage.Ranking, str]] = ..., start_iter: _Optional[int] = ..., end_iter: _Optional[int] = ..., steepness: _Optional[float] = ..., interval: _Optional[int] = ..., solver: _Optional[_Union[SolverParameter, _Mapping]] = ..., surgery: bool = ..., bits: _Optional[int] = ...) -> None: ...
+    def __init__(self, name: _Optional[str] = ..., iterations: _Optional[int] = ..., layer: _Optional[_Iterable[_Union[LayerSurgery, _Mapping]]] = ..., sparsity: _Optional[float] = ..., compression: _Optional[float] = ..., macs: _Optional[float] = ..., latency: _Optional[float] = ..., latency_table: _Optional[_Iterable[_Union[LayerLatency, _Mapping]]] = ..., pattern: _Optional[str] = ..., ranking: _Optional[_Union[SurgeryStage.Ranking, str]] = ..., start_iter: _Optional[int] = ..., end_iter: _Optional[int] = ..., steepness: _Optional[float] = ..., interval: _Optional[int] = ..., solver: _Optional[_Union[SolverParameter, _Mapping]] = ..., surgery: bool = ..., bits: _Optional[int] = ...) -> None: ...
+
+class LayerLatency(_message.Message):
+    __slots__ = ("name", "share", "milliseconds")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    SHARE_FIELD_NUMBER: _ClassVar[int]
+    MILLISECONDS_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    share: _containers.RepeatedScalarFieldContainer[float]
+    milliseconds: _containers.RepeatedScalarFieldContainer[float]
+    def __init__(self, name: _Optional[str] = ..., share: _Optional[_Iterable[float]] = ..., milliseconds: _Optional[_Iterable[float]] = ...) -> None: ...
 
 class LayerSurgery(_message.Message):
     __slots__ = ("name", "sparsity", "threshold", "c_rate", "pattern", "bits")

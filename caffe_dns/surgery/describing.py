@@ -50,6 +50,8 @@ def _describe_target(stage: Stage) -> str:
     surgery_stage = stage.surgery
     if surgery_stage.HasField("compression"):
         goal = f"to {log.number(surgery_stage.compression)} times fewer parameters"
+    elif surgery_stage.HasField("latency"):
+        goal = f"to {log.number(surgery_stage.latency)} ms for one item, as measured"
     elif surgery_stage.HasField("macs"):
         goal = f"to {log.number(surgery_stage.macs)} of the net's multiply-accumulates"
     else:

@@ -6,6 +6,7 @@ paddings and normalizations, too.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 from caffe_dns import mask_rules
 from caffe_dns.net import Net
 from caffe_dns.net.channels import trace
+from caffe_dns.surgery.costs import Costs
 from caffe_dns.surgery.masked_layers import MaskedLayer
 
 
@@ -24,17 +26,21 @@ class Filters:
     is, and else the strongest one at least.
     """
 
-    def __init__(self, net: Net, masked_layers: Sequence[MaskedLayer]) -> None:
+    def __init__(self, net: Net, masked_layers: Sequence[MaskedLayer], costs: Costs) -> None:
         self.masked_layers = masked_layers
+        self._costs = costs
         flow = trace(net, [masked_layer.layer for masked_layer in masked_layers])
         self._outputs = {m: flow.outputs[m.layer] for m in masked_layers}
         self._inputs = {m: flow.inputs[m.layer].to(m.device) for m in masked_layers}
         self.held = {m for m in masked_layers if m.layer in flow.held}
-        #: What a filter and the weights that read it cost as long as nothing is cut, by `in_macs`.
-        self._whole = {
-            in_macs: {m: self._find_cost(m, in_macs) for m in masked_layers}
-            for in_macs in (False, True)
+        #: The layers between them, and the outputs that arrive at each of their channels.
+        self._between = {
+            layer.name: numbers.to(masked_layers[0].device)
+            for layer, numbers in flow.between.items()
         }
+        self._fixed = costs.fixed([*(m.name for m in masked_layers), *self._between])
+        #: What a filter and the weights that read it cost as long as nothing is cut.
+        self._whole = {m: self._find_cost(m) for m in masked_layers}
 
     def renew(self, due: Iterable[MaskedLayer]) -> None:
         """Cut and splice the filters of these layers by the thresholds that they have."""
@@ -45,12 +51,13 @@ class Filters:
             kept[masked_layer] = above | (strengths == strengths.max())
         self._set(kept)
 
-    def keep(self, group: Sequence[MaskedLayer], wanted: Tensor, *, in_macs: bool) -> None:
-        """Keep as many filters as `wanted` (int64, one element) parameters or MACs allow."""
+    def keep(self, group: Sequence[MaskedLayer], wanted: Tensor) -> None:
+        """Keep as many filters as `group` may have for its costs to be `wanted` at most.
+
+        That is an int64 tensor of one element.
+        """
         strengths = [m.strengths()[0].view(-1) for m in group]
-        scores = torch.cat(
-            [self._scores(m, own, in_macs) for m, own in zip(group, strengths, strict=True)]
-        )
+        scores = torch.cat([self._scores(m, own) for m, own in zip(group, strengths, strict=True)])
         count = len(scores)
         order = scores.argsort(descending=True, stable=True)
         places = torch.empty_like(order)
@@ -58,27 +65,44 @@ class Filters:
         ranks = dict(zip(group, places.split([len(own) for own in strengths]), strict=True))
         since = self._since(ranks, count)
         numbers = torch.arange(1, count + 1, device=scores.device)
-        number = (self._costs(group, since, numbers, in_macs) <= wanted).sum()
+        number = (self._sum(group, since, numbers) <= wanted).sum()
         number = number.clamp(min=scores.isinf().sum())
         kept = {m: rank < number for m, rank in ranks.items()}
         for masked_layer, own in zip(group, strengths, strict=True):
             masked_layer.follow(own.masked_fill(kept[masked_layer], 0).max())
         self._set(kept)
 
-    def least(self, group: Sequence[MaskedLayer], *, in_macs: bool) -> int:
-        """The parameters or MACs of these layers with a filter each, or all of one that is held."""
-        first = {
-            m: torch.arange(len(self._outputs[m]), device=m.device) for m in self.masked_layers
-        }
-        since = self._since(first, 1)
-        numbers = torch.ones(1, dtype=torch.int64, device=since.device)
-        return int(self._costs(group, since, numbers, in_macs))
+    def keep_share(self, share: float) -> None:
+        """Keep the first filters of each layer, this share of them, and at least one."""
+        self._set(
+            {
+                m: torch.arange(len(own), device=m.device) < max(1, math.ceil(share * len(own)))
+                for m, own in self._outputs.items()
+            }
+        )
 
-    def _scores(self, masked_layer: MaskedLayer, strengths: Tensor, in_macs: bool) -> Tensor:
+    def least(self, group: Sequence[MaskedLayer]) -> int:
+        """What these layers cost with a filter each, or with all where they are held."""
+        first = {m: torch.arange(len(own), device=m.device) for m, own in self._outputs.items()}
+        return self._at_one(group, self._since(first, 1))
+
+    def cost(self) -> int:
+        """What all layers cost with the filters that they keep now. Waits for the device."""
+        return self._at_one(self.masked_layers, self._since({}, 1))
+
+    def dense(self) -> int:
+        """What all layers cost as long as nothing is cut."""
+        return self._at_one(self.masked_layers, torch.zeros_like(self._since({}, 1)))
+
+    def _at_one(self, group: Sequence[MaskedLayer], since: Tensor) -> int:
+        """The costs with the filters that are there from the first number on."""
+        return int(self._sum(group, since, torch.ones_like(since[:1])))
+
+    def _scores(self, masked_layer: MaskedLayer, strengths: Tensor) -> Tensor:
         if masked_layer in self.held:
             return torch.full_like(strengths, torch.inf)
         ordered, places = strengths.sort(descending=True, stable=True)
-        cost = self._whole[in_macs][masked_layer]
+        cost = self._whole[masked_layer]
         shares = mask_rules.strength_per_cost(mask_rules.relative_strength(ordered), cost)
         return torch.empty_like(shares).scatter(0, places, shares)
 
@@ -95,18 +119,17 @@ class Filters:
                 found.append(ranks[m] if m in ranks else never * ~m.filters_kept())
         return torch.cat([*found, torch.zeros_like(found[0][:1])])
 
-    def _costs(
-        self, group: Sequence[MaskedLayer], since: Tensor, numbers: Tensor, in_macs: bool
-    ) -> Tensor:
-        """What the layers of a group have when so many filters are kept, for each number."""
-        total = torch.zeros_like(numbers)
+    def _sum(self, group: Sequence[MaskedLayer], since: Tensor, numbers: Tensor) -> Tensor:
+        """What the layers of a group cost when so many filters are kept, for each number."""
+        total = torch.full_like(numbers, self._fixed)
         for m in group:
             own = self._outputs[m]
             outputs = torch.searchsorted(since[own.start : own.stop].sort().values, numbers)
             arriving = since[self._inputs[m]].amin(1).sort().values
-            total += m.cost(in_macs) * outputs * torch.searchsorted(arriving, numbers)
-            if not in_macs:
-                total += m.biases * outputs
+            total += self._costs.of(m, outputs, torch.searchsorted(arriving, numbers))
+        for name, channels in self._between.items():
+            there = torch.searchsorted(since[channels].amin(1).sort().values, numbers)
+            total += self._costs.between(name, there / len(channels))
         return total
 
     def _set(self, kept: Mapping[MaskedLayer, Tensor]) -> None:
@@ -120,9 +143,16 @@ class Filters:
             inputs = everyone[self._inputs[masked_layer]].any(1)
             masked_layer.keep_filters(outputs, inputs)
 
-    def _find_cost(self, masked_layer: MaskedLayer, in_macs: bool) -> int:
-        own, cost = self._outputs[masked_layer], 0.0
+    def _find_cost(self, masked_layer: MaskedLayer) -> int:
+        own = self._outputs[masked_layer]
+        cost = self._dense(masked_layer) / len(own)
         for reader, inputs in self._inputs.items():
             arriving = int(((inputs >= own.start) & (inputs < own.stop)).any(1).sum())
-            cost += reader.cost(in_macs) * len(self._outputs[reader]) * arriving / len(own)
-        return round(cost) + masked_layer.cost(in_macs) * len(self._inputs[masked_layer])
+            cost += self._dense(reader) * arriving / len(inputs) / len(own)
+        return max(1, round(cost))
+
+    def _dense(self, masked_layer: MaskedLayer) -> int:
+        """What a layer costs as long as nothing is cut."""
+        whole = len(self._outputs[masked_layer]), len(self._inputs[masked_layer])
+        outputs, inputs = (torch.tensor([n], device=masked_layer.device) for n in whole)
+        return int(self._costs.of(masked_layer, outputs, inputs))

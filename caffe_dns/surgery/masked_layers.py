@@ -195,10 +195,10 @@ class MaskedLayer:
         """How many biases have a mask."""
         return self.size - self.weights
 
-    def cost(self, in_macs: bool) -> int:
-        """What one output costs for one input channel: parameters or multiplications."""
-        channels = self.layer.blobs[0].shape[self._input_axis]
-        return self.row_length // channels * (self.uses if in_macs else 1)
+    @property
+    def products(self) -> int:
+        """How many weights an output has for an input channel: the places of the kernel."""
+        return self.row_length // self.layer.blobs[0].shape[self._input_axis]
 
     def limit(self) -> Tensor:
         """The threshold that the layer renews its masks by, as a distance."""

@@ -7,6 +7,8 @@ follow a sparsity that of `target`.
 
 from __future__ import annotations
 
+import math
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -38,10 +40,11 @@ STAGE_SETTINGS = (
 #: Up to 256 values: a byte for each weight.
 MOST_BITS = 8
 #: How far a stage prunes its layers together: one of these.
-_AMOUNTS: tuple[Literal["sparsity", "compression", "macs"], ...] = (
+AMOUNTS: tuple[Literal["sparsity", "compression", "macs", "latency"], ...] = (
     "sparsity",
     "compression",
     "macs",
+    "latency",
 )
 _LAYER_SETTINGS: tuple[Literal["sparsity", "threshold", "c_rate", "bits"], ...] = (
     "sparsity",
@@ -103,7 +106,7 @@ class Stage:
 
     def shares_target(self, settings: LayerSurgery) -> bool:
         """Whether a layer with these settings is pruned by what the whole stage is to reach."""
-        has_target = any(map(self.surgery.HasField, _AMOUNTS))
+        has_target = any(map(self.surgery.HasField, AMOUNTS))
         return has_target and not any(settings.HasField(name) for name in _LAYER_SETTINGS)
 
     def pattern_of(self, layer: str) -> Pattern | None:
@@ -235,15 +238,38 @@ def _check_patterns(stage: Stage) -> None:
             raise stage.error(error.message, "pattern") from None
 
 
+def _check_latency(stage: Stage) -> None:
+    surgery = stage.surgery
+    if surgery.HasField("latency"):
+        if not 0 < surgery.latency < math.inf:
+            raise stage.error(f"must be above 0, but is {surgery.latency:g}", "latency")
+        if surgery.pattern != "filter" or any(entry.pattern for entry in surgery.layer):
+            raise stage.error("is for whole filters: pattern: 'filter'", "latency")
+        if not surgery.latency_table:
+            raise stage.error("needs a latency_table, which --target-latency measures", "latency")
+    elif surgery.latency_table:
+        raise stage.error("is of no use without a latency", "latency_table")
+    for row in surgery.latency_table:
+        shares = list(row.share)
+        rising = len(shares) > 1 and shares[0] >= 0 and shares[-1] == 1
+        rising = rising and all(map(operator.lt, shares, shares[1:]))
+        if not rising or len(row.milliseconds) != len(shares) or min(row.milliseconds) < 0:
+            raise stage.error(
+                f"'{row.name}' needs two shares or more that rise to 1, and the milliseconds of "
+                "each",
+                "latency_table",
+            )
+
+
 def _check_amounts(stage: Stage) -> None:
     surgery = stage.surgery
     if surgery.HasField("bits") and surgery.surgery:
         raise stage.error("needs masks that stay as they are: surgery: false", "bits")
-    amounts = [name for name in _AMOUNTS if surgery.HasField(name)]
+    amounts = [name for name in AMOUNTS if surgery.HasField(name)]
     some = amounts or any(entry.HasField("sparsity") for entry in surgery.layer)
     if surgery.HasField("ranking") and not (some and surgery.surgery):
         raise stage.error(
-            "needs something to rank for: a sparsity, a compression or macs", "ranking"
+            "needs something to rank for: a sparsity, a compression, macs or latency", "ranking"
         )
     if surgery.ranking == SurgeryStage.LOSS and any(
         part.HasField("pattern") for part in (surgery, *surgery.layer)
@@ -255,6 +281,7 @@ def _check_amounts(stage: Stage) -> None:
         raise stage.error(f"must be at least 1, not {surgery.compression:g}", "compression")
     if surgery.HasField("macs") and not 0 < surgery.macs <= 1:
         raise stage.error(f"must be above 0 and at most 1, but is {surgery.macs:g}", "macs")
+    _check_latency(stage)
     for part in (surgery, *surgery.layer):
         if part.HasField("sparsity") and not 0 <= part.sparsity < 1:
             raise stage.error(
@@ -271,12 +298,13 @@ def _check_amounts(stage: Stage) -> None:
         given = [name for name in _LAYER_SETTINGS if entry.HasField(name)]
         if len(given) > 1:
             raise stage.error(f"'{entry.name}' can have only one of {', '.join(given)}", "layer")
-        if given and surgery.HasField("macs"):
-            raise stage.error(
-                f"'{entry.name}' has a {given[0]}, but all layers of a stage are pruned together "
-                "by this; give that one a stage of its own",
-                "macs",
-            )
+        for goal in ("macs", "latency"):
+            if given and surgery.HasField(goal):
+                raise stage.error(
+                    f"'{entry.name}' has a {given[0]}, but all layers of a stage are pruned "
+                    "together by this; give that one a stage of its own",
+                    goal,
+                )
         if given and given != ["sparsity"] and surgery.HasField("compression"):
             raise stage.error(
                 f"'{entry.name}' has a {given[0]}, so what it will keep is not known; "

@@ -19,6 +19,13 @@ from caffe_dns.layers.masked import MagnitudeMasks
 from caffe_dns.net import Net
 from caffe_dns.net.multiplications import batch_size, uses_by_layer
 from caffe_dns.proto.caffe_pb2 import LayerSurgery, SurgeryMoments, SurgeryStage
+from caffe_dns.surgery.costs import (
+    PER_MILLISECOND,
+    Costs,
+    Latency,
+    Multiplications,
+    Parameters,
+)
 from caffe_dns.surgery.describing import describe
 from caffe_dns.surgery.filters import Filters
 from caffe_dns.surgery.masked_layers import Count, MaskedLayer, find_masked_layers
@@ -174,6 +181,8 @@ class Surgeon:
         if self._stage is not None and self._stage.surgery.HasField("macs"):
             kept, macs = self.macs_kept()
             log.info(f"MACs kept: {kept} of {macs} for one item, {log.number(kept / macs)} of them")
+        if (latency := self.latency()) is not None:
+            log.info(f"Latency by the table: {log.number(latency)} ms for one item")
         for masked_layer in self.masked_layers:
             masked_layer.forget_spliced()
         return counts
@@ -188,6 +197,16 @@ class Surgeon:
             for masked_layer in self.masked_layers
         )
         return (self.size.macs - pruned) // self.size.batch, self.size.macs // self.size.batch
+
+    def latency(self) -> float | None:
+        """The milliseconds of a pass of one item, by the stage's table, if it has one.
+
+        Waits for the device.
+        """
+        if self._stage is None or not self._stage.surgery.HasField("latency"):
+            return None
+        filters = self.filters(self._stage)
+        return None if filters is None else filters.cost() / PER_MILLISECOND
 
     def _due(self, iteration: int) -> list[MaskedLayer]:
         """The layers that follow a threshold and whose masks are due in the current stage."""
@@ -222,10 +241,10 @@ class Surgeon:
             for masked_layer in self.masked_layers:
                 masked_layer.unit_size(stage.pattern_of(masked_layer.name))  # if it can have one
             # Whether the net can become so small at all, should nothing else be left.
-            nothing, filters = dict.fromkeys(names, 0), self._filters(stage)
+            nothing, filters = dict.fromkeys(names, 0), self.filters(stage)
             make_groups(stage, self.masked_layers, nothing, self.size, filters)
 
-    def _filters(self, stage: Stage) -> Filters | None:
+    def filters(self, stage: Stage) -> Filters | None:
         """The layers of a stage whose filters are cut, if there are any."""
         chosen = []
         for masked_layer in self.masked_layers:
@@ -234,7 +253,9 @@ class Surgeon:
                 chosen.append(masked_layer)
         if chosen and self._net is None:
             raise stage.error("filters are for nets of Caffe's layers", "pattern")
-        return Filters(self._net, chosen) if chosen and self._net is not None else None
+        if not chosen or self._net is None:
+            return None
+        return Filters(self._net, chosen, _costs(stage, chosen[0].device))
 
     def _enter(self, iteration: int) -> Stage:
         """The stage of this iteration, after whatever is done once when it begins or goes on."""
@@ -265,7 +286,7 @@ class Surgeon:
             masked_layer.name: self._find_kept(masked_layer, stage, begins)
             for masked_layer in self.masked_layers
         }
-        filters = self._filters(stage)
+        filters = self.filters(stage)
         groups = make_groups(stage, self.masked_layers, self._kept, self.size, filters)
         followers = [masked_layer for group in groups for masked_layer in group.masked_layers]
         for masked_layer in followers:
@@ -326,6 +347,13 @@ class Surgeon:
         """Take over what a solver state says; what it lacks is measured, as the forks do."""
         self._restored = {entry.layer: entry for entry in moments}
         self._stage = None
+
+
+def _costs(stage: Stage, device: torch.device) -> Costs:
+    """What the filters of a stage are counted in."""
+    if stage.surgery.HasField("latency"):
+        return Latency(stage.surgery.latency_table, device)
+    return Multiplications() if stage.surgery.HasField("macs") else Parameters()
 
 
 def _schedules(stage: Stage, masked_layers: Sequence[MaskedLayer]) -> list[Schedule]:

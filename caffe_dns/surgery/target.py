@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from caffe_dns import mask_rules
+from caffe_dns.surgery.costs import PER_MILLISECOND
 from caffe_dns.surgery.filters import Filters
 from caffe_dns.surgery.masked_layers import MaskedLayer, Replayed
 from caffe_dns.surgery.stages import Stage
@@ -39,7 +40,8 @@ class NetSize:
 class Group:
     """Layers that keep `start` parameters together when a stage begins, and `end` in the end.
 
-    With `in_macs`, these are multiply-accumulates. With `filters`, their filters are cut.
+    With `in_macs`, these are multiply-accumulates. With `filters`, their filters are cut, and the
+    numbers are what these cost.
     """
 
     masked_layers: Sequence[MaskedLayer]
@@ -82,7 +84,7 @@ class Target:
     def _renew_groups(self) -> None:
         for group, wanted in zip(self.groups, self._wanted.split(1), strict=True):
             if group.filters is not None:
-                group.filters.keep(group.masked_layers, wanted, in_macs=group.in_macs)
+                group.filters.keep(group.masked_layers, wanted)
             else:
                 _keep_strongest(group, wanted)
 
@@ -102,6 +104,8 @@ def make_groups(
     """
     if stage.surgery.HasField("macs"):
         return _groups_in_macs(stage, masked_layers, kept, size.macs, filters)
+    if stage.surgery.HasField("latency"):
+        return _groups_in_time(stage, filters)
     groups, together, others = [], [], []
     for masked_layer in masked_layers:
         settings = stage.settings_of(masked_layer.name)
@@ -175,6 +179,21 @@ def _groups_in_macs(
     return [Group(together, start, end, in_macs=True, filters=shared)]
 
 
+def _groups_in_time(stage: Stage, filters: Filters | None) -> list[Group]:
+    """In nanoseconds; the schedule begins with the dense net."""
+    if filters is None:
+        return []
+    layers, end = filters.masked_layers, int(stage.surgery.latency * PER_MILLISECOND)
+    if end < (least := filters.least(layers)):
+        possible = math.ceil(least / PER_MILLISECOND * 1e4) / 1e4
+        raise stage.error(
+            f"{stage.surgery.latency:g} ms is out of reach: with a filter of each layer the net "
+            f"takes {possible:g}",
+            "latency",
+        )
+    return [Group(layers, filters.dense(), end, filters=filters)]
+
+
 def _cut_by_filters(
     stage: Stage, layers: Sequence[MaskedLayer], filters: Filters | None
 ) -> Filters | None:
@@ -192,7 +211,7 @@ def _least(
 ) -> int:
     """The parameters or MACs that these layers keep at least."""
     if filters is not None:
-        return filters.least(layers, in_macs=in_macs)
+        return filters.least(layers)
     return sum(
         layer.unit_size(stage.pattern_of(layer.name)) * (layer.uses if in_macs else 1)
         for layer in layers

@@ -6,12 +6,15 @@ from pathlib import Path
 
 import pytest
 
+from caffe_dns.net import Net
+from caffe_dns.profile.latency import PassTime
 from caffe_dns.proto.caffe_pb2 import NetParameter, SolverParameter
 from caffe_dns.proto.text import parse_text
 from tests.cli.harness import complaint, run_well
 from tests.solver.harness import SETTINGS, small_net
 
 Capture = pytest.CaptureFixture[str]
+Monkey = pytest.MonkeyPatch
 
 #: Settings of the harness, but with the last snapshot.
 SOLVER = SETTINGS.replace("snapshot_after_train: false", "display: 1").replace(
@@ -105,6 +108,48 @@ def test_blocks_follow_the_thresholds(solver: str, tmp_path: Path, capfd: Captur
     assert 0 < kept(tmp_path)["ip1"] < 1
 
 
+def test_a_latency(solver: str, tmp_path: Path, capfd: Capture, monkeypatch: Monkey) -> None:
+    """By times that are the weights of layers, in place of those of a clock."""
+
+    def time_pass(net: Net) -> PassTime:
+        sizes = {
+            step.layer.name: 1.0 + sum(blob.numel() for blob in step.layer.blobs[:1])
+            for step in net.steps
+        }
+        return PassTime(sum(sizes.values()), sizes)
+
+    monkeypatch.setattr("caffe_dns.cli.latency.time_pass", time_pass)
+    result = run_well(["train", "-solver", solver, "--target-latency", "0.5"], capfd)
+    name = f"{tmp_path}/snap_target_solver.prototxt"
+    (stage,) = parse_text(Path(name).read_text(), SolverParameter).message.surgery_stage
+    table = {row.name: row for row in stage.latency_table}
+    assert list(table["ip1"].share) == [2 / 12, 3 / 12, 6 / 12, 9 / 12, 1]
+    assert list(table["ip1"].milliseconds) == [1 + 49 * n for n in (2, 3, 6, 9, 12)]
+    dense = sum(row.milliseconds[-1] for row in table.values())
+    assert stage.pattern == "filter" and stage.latency == dense / 2
+    (line,) = (m for m in result.messages if m.startswith("Latency for one item: "))
+    numbers = [float(word) for word in line.split() if word[:1].isdigit()]
+    assert numbers[0] == pytest.approx(numbers[1], rel=0.05) and numbers[0] <= dense / 2
+    first = model(tmp_path)
+    run_well(["train", "-solver", name], capfd)
+    assert model(tmp_path) == first
+
+
+def test_a_latency_on_several_gpus(solver: str, capfd: Capture, monkeypatch: Monkey) -> None:
+    monkeypatch.setattr("caffe_dns.cli.actions.train.parse_gpus", lambda gpu: [0, 1])
+    given = ["train", "-solver", solver, "--target-latency", "0.9", "-gpu", "0,1"]
+    assert "measures on one GPU" in complaint(given, capfd)
+
+
+def test_a_latency_is_measured_once(solver: str, tmp_path: Path, capfd: Capture) -> None:
+    path = Path(solver)
+    path.write_text(path.read_text() + " snapshot: 5")
+    run_well(["train", "-solver", solver, "--target-sparsity", "0.9"], capfd)
+    state = f"{tmp_path}/snap_iter_5.solverstate"
+    given = ["train", "-solver", solver, "--target-latency", "0.9", "-snapshot", state]
+    assert "resume with the definition that the run has written" in complaint(given, capfd)
+
+
 def test_a_seed_that_was_drawn_is_written(solver: str, tmp_path: Path, capfd: Capture) -> None:
     path = Path(solver)
     path.write_text(path.read_text().replace("random_seed: 5", ""))
@@ -141,6 +186,13 @@ def test_layers_with_sparsities_of_their_own(solver: str, tmp_path: Path, capfd:
         ),
         (["--target-macs", "0.5", "--hold-masks"], "exclude each other"),
         (["--target-sparsity", "0.5", "--no-surgery"], "exclude each other"),
+        (["--target-latency", "2"], "--target-latency must be a share of the dense net's"),
+        (["--target-latency", "fast"], "like 0.3, or milliseconds, like 2.5ms, not 'fast'"),
+        (["--target-latency", "0.5", "--pattern", "2:4"], "is for whole filters"),
+        (
+            ["--target-latency", "1ms", "--target-macs", "0.5"],
+            "give --target-macs or --target-latency, not both",
+        ),
         (["--pattern", "2:3x"], "'2:3x' is no pattern; known: N:M"),
         (["--pattern", "2:4", "--hold-masks"], "exclude each other"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import click
@@ -11,14 +12,15 @@ from caffe_dns.cli import flags
 from caffe_dns.cli.bits import BitsFlag
 from caffe_dns.cli.card import Card
 from caffe_dns.cli.definitions import require_data
+from caffe_dns.cli.latency import LatencyTarget, tell_latency
 from caffe_dns.cli.launch import as_rank, launch
 from caffe_dns.cli.live_report import LiveReport, with_report
 from caffe_dns.cli.progress import Progress
 from caffe_dns.cli.provenance import log_head, log_seed
 from caffe_dns.cli.pruned import write_pruned
 from caffe_dns.cli.pruning import Pruning
-from caffe_dns.cli.snapshots import Snapshots
-from caffe_dns.cli.target import find_target, keeps_files
+from caffe_dns.cli.snapshots import Snapshots, keeps_files
+from caffe_dns.cli.target import find_target
 from caffe_dns.device.determinism import always_the_same_bits
 from caffe_dns.device.precision import use_precision
 from caffe_dns.device.selection import parse_gpus, training_device
@@ -58,6 +60,7 @@ def run(
     target_sparsity: str,
     target_compression: float | None,
     target_macs: float | None,
+    target_latency: str,
     pattern: str,
     hold_masks: bool,
     masks_from_zeros: bool,
@@ -73,14 +76,17 @@ def run(
     snapshots = Snapshots(snapshot, resume, keep)
     if snapshot and weights:
         raise CaffeError("give -snapshot to resume training or -weights to finetune, but not both")
-    target = find_target(target_sparsity, target_compression, target_macs, pattern)
-    pruning = Pruning(not no_surgery, target, hold_masks, masks_from_zeros, bits, loss)
+    latency = LatencyTarget.parse(target_latency)
+    target = find_target(target_sparsity, target_compression, target_macs, latency, pattern)
+    pruning = Pruning(not no_surgery, target, hold_masks, masks_from_zeros, bits, loss, latency)
     if tensorboard:
         check_tensorboard(tensorboard)
     handler = SignalHandler(
         parse_action(sigint_effect, "sigint_effect"), parse_action(sighup_effect, "sighup_effect")
     )
-    if ranks is None and len(gpus := parse_gpus(gpu)) > 1:
+    gpus = parse_gpus(gpu) if ranks is None else []
+    pruning.check_alone(ranks is None and len(gpus) < 2)
+    if len(gpus) > 1:
         return launch(click.get_current_context().obj, gpus)
     log_head(click.get_current_context().obj)
     state = snapshots.find_state(solver, ranks)
@@ -89,9 +95,9 @@ def run(
     device = training_device(gpu, param, ranks.world if ranks else None)
     if ranks is not None:
         ranks.use(device)
-    trainer = _build(
+    build = partial(
+        _build,
         solver,
-        param,
         device=device,
         surgery=not no_surgery,
         allow_python_layers=allow_python_layers,
@@ -100,15 +106,12 @@ def run(
         on_nan=on_nan,
         skip_bad_records=skip_bad_records,
     )
+    pruning.measure(param, build)
+    trainer = build(param)
     log_seed(trainer.seed, given=trainer.seed_given)
     try:
-        if state:
-            log.info(f"Resuming from {state}")
-            trainer.restore(state)
-        else:
-            pruning.begin(trainer)
+        _begin(trainer, state, pruning, snapshots)
         if trainer.ranks.is_root:
-            snapshots.rotate(trainer, resumed=bool(state))
             trainer.observers = _observers(trainer, tensorboard, page)
         card = Card(trainer, solver, _files_beside(param, tensorboard, page))
         with always_the_same_bits(deterministic):
@@ -128,6 +131,17 @@ def _build(file: str, param: SolverParameter, **settings: Any) -> Solver:
         raise error.locate(file=file) from None
 
 
+def _begin(trainer: Solver, state: str, pruning: Pruning, snapshots: Snapshots) -> None:
+    """Before the first iteration: go on from a state, or begin with masks as the flags say."""
+    if state:
+        log.info(f"Resuming from {state}")
+        trainer.restore(state)
+    else:
+        pruning.begin(trainer)
+    if trainer.ranks.is_root:
+        snapshots.rotate(trainer, resumed=bool(state))
+
+
 def _solve(trainer: Solver, handler: SignalHandler, card: Card, page: LiveReport | None) -> None:
     """Train to the end, with a progress bar, heeding signals; then show the card."""
     for net in (trainer.net, *trainer.test_nets):
@@ -143,6 +157,7 @@ def _solve(trainer: Solver, handler: SignalHandler, card: Card, page: LiveReport
         trainer.solve()
     if shown and trainer.iteration == trainer.param.max_iter:
         write_pruned(trainer)
+        tell_latency(trainer)
         if page is not None:
             page.finish()
     log.info("Optimization Done.")
