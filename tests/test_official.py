@@ -5,8 +5,17 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
+from caffe_dns import load_net
+from caffe_dns.data.datum import parse_datum
+from caffe_dns.data.db import open_database
+from caffe_dns.export.deploy import deploy
+from caffe_dns.export.model import UnmaskedModel
+from caffe_dns.export.shrink import shrink
+from caffe_dns.proto.upgrade import read_net
 from tests.cli.harness import run_well
 from tests.oracle import OFFICIAL
 
@@ -35,6 +44,28 @@ MODELS = {
         {"conv1": 74, "conv2": 779, "ip1": 2923, "ip2": 217},
     ),
 }
+
+
+@pytest.mark.parametrize("name", [name for name in MODELS if name.endswith("sparse")])
+def test_shrunk_models_predict_the_same_of_every_test_image(name: str) -> None:
+    definition = ROOT / "models" / MODELS[name][0] / "deploy.prototxt"
+    weights = str(OFFICIAL / f"{name}.caffemodel")
+    model = UnmaskedModel.load(deploy(read_net(definition).message), weights)
+    shrunk = shrink(model).model
+    assert shrunk.total < model.total
+    masked = load_net(definition, weights=weights)
+    assert any(step.layer.mask_indices for step in masked.steps)
+    with open_database(str(TEST_SET)) as database:
+        images = [parse_datum(bytes(record)).data for _, record in database.records()]
+    pixels = np.frombuffer(b"".join(images), np.uint8).reshape(-1, 1, 28, 28)
+    inputs = torch.from_numpy(pixels / np.float32(256))
+    predictions = []
+    for net in (masked, shrunk.to_net()):
+        net.reshape({"data": tuple(inputs.shape)})
+        with torch.no_grad():
+            predictions.append(net({"data": inputs})["prob"].argmax(1))
+    assert len(predictions[0]) == 10000
+    assert torch.equal(*predictions)
 
 
 @pytest.mark.parametrize("name", MODELS)

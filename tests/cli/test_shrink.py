@@ -73,6 +73,17 @@ def test_other_formats(ending: str, model: list[str], tmp_path: Path, capfd: Cap
     out = tmp_path / f"small.{ending}"
     run_well(["export", *model, "--shrink", "--output", str(out)], capfd)
     assert (tmp_path / "small.prototxt").exists() == (ending == "safetensors")
+    if ending == "onnx":
+        from onnx import load
+
+        arrays = {array.name: tuple(array.dims) for array in load(out).graph.initializer}
+        assert {(3, 1, 3, 3), (3, 3 * 36)} <= set(arrays.values())
+    if ending == "safetensors":
+        from safetensors.numpy import load_file
+
+        arrays = load_file(out)
+        assert arrays["conv.weight"].shape == (3, 1, 3, 3)
+        assert arrays["ip.weight"].shape == (3, 3 * 36)
     if ending == "dnsz":
         again = tmp_path / "again.caffemodel"
         run_well(["export", "--weights", str(out), "--shrink", "--output", str(again)], capfd)
