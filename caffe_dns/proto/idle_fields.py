@@ -78,7 +78,6 @@ _FIELDS: dict[str, dict[str, Idle]] = {
         "engine": _ANY,
         # Intel Caffe's whole numbers instead of floats.
         "quantization_param": Idle((), rounds=True, is_message=True),
-        "connectivity_mode": Idle(("CONNECTED", 0)),
     },
     # Factors of decays that the solver has, or has not; if it has, that is an error.
     "ParamSpec": {

@@ -85,7 +85,6 @@ FIELDS = {
         "SolverParameter": "breadth_decay kernel_shape_decay block_group_decay force_decay "
         "force_type force_decay_type force_direction force_iter",
         "ParamSpec": "breadth_decay_mult kernel_shape_decay_mult block_group_lasso force_mult",
-        "LayerParameter": "connectivity_mode",
     },
 }
 

@@ -46,6 +46,7 @@ from caffe_dns.solver.snapshot import (
 )
 from caffe_dns.solver.update_rules import solver_types
 from caffe_dns.solver.update_rules.adaptive import Adam
+from caffe_dns.surgery.frozen import FrozenZeros
 from caffe_dns.surgery.sharing import Sharing
 from caffe_dns.surgery.stages import plan, stage_at
 from caffe_dns.surgery.surgeon import Surgeon
@@ -108,6 +109,7 @@ class Solver:
         if self.surgeon is not None and self.surgeon.needs_squares:
             self.surgeon.squares = self.rule.keep_squares()
         check_sizes(param, self.net, self.rule.num_histories)
+        self._frozen = FrozenZeros(self.net)
         self._sharing_values = Sharing(self.net, self.stages)
         log.info("Solver scaffolding done.")
         if self.surgeon is not None:
@@ -188,7 +190,8 @@ class Solver:
             self._sharing_values.enter(self.iteration)
             display = _due(self.iteration, param.display)
             rate, stepped = self._set_rate()
-            outcome = self._iterate(display)
+            with self._frozen.held():
+                outcome = self._iterate(display)
             self._sharing_values.renew()
             if display and self.ranks.is_root:
                 self._display(outcome.outputs, rate)
@@ -243,10 +246,9 @@ class Solver:
         return outcome
 
     def _display(self, outputs: Mapping[str, Tensor], rate: float) -> None:
-        now = time.perf_counter()
         last_iteration, last_time = self._last_display
-        self._last_display = (self.iteration, now)
-        lapse = now - last_time
+        self._last_display = (self.iteration, time.perf_counter())
+        lapse = self._last_display[1] - last_time
         loss = self._smoothed_loss()
         speed = (self.iteration - last_iteration) / (lapse or 1.0)
         log.info(
@@ -321,8 +323,7 @@ class Solver:
             log.warning(f"Iteration {self.iteration}: no snapshot is written")
             return
         hdf5 = self.param.snapshot_format == SolverParameter.HDF5
-        ending = ".h5" if hdf5 else ""
-        kind = "HDF5" if hdf5 else "binary proto"
+        ending, kind = (".h5", "HDF5") if hdf5 else ("", "binary proto")
         model = snapshot_name(self.param, self.iteration, f".caffemodel{ending}")
         log.info(f"Snapshotting to {kind} file {model}")
         save_weights(self.net, model, hdf5=hdf5, diffs=self._diffs())

@@ -26,7 +26,7 @@ from tests.nets import recorded_log
         ("engine: 'MKL2017'; reduce_buckets: 3, name: 'a'", NetParameter),
         ("name: 'a' layer { forward_math: FLOAT debug: true }", NetParameter),
         ("layer { engine: \"MKLDNN:DLA\" } name: 'a'", NetParameter),
-        ("name: 'a' layer { connectivity_mode: CONNECTED }", NetParameter),
+        ("name: 'a' layer { cudnn_math_override: 1 }", NetParameter),
         ("base_lr: 1 breadth_decay: 0.0 force_type: 'Linear'", SolverParameter),
         ("larc_turbo: false base_lr: 1 momentum_policy: 'fixed'", SolverParameter),
         ("local_lr_auto: f local_gw_ratio: 0.005 base_lr: 1 test_offset: -0", SolverParameter),
