@@ -96,6 +96,8 @@ class Surgeon:
         self._schedules: list[Schedule] = []
         self._renewal = Renewal([])
         self._target: Target | None = None
+        #: The layers of the stage whose filters are cut.
+        self._filters: Filters | None = None
         #: What each layer kept when the stage began, as `_find_kept` has it.
         self._kept: dict[str, int] = {}
         #: What a solver state says of the stage that it was written in.
@@ -205,8 +207,7 @@ class Surgeon:
         """
         if self._stage is None or not self._stage.surgery.HasField("latency"):
             return None
-        filters = self.filters(self._stage)
-        return None if filters is None else filters.cost() / PER_MILLISECOND
+        return None if self._filters is None else self._filters.cost() / PER_MILLISECOND
 
     def _due(self, iteration: int) -> list[MaskedLayer]:
         """The layers that follow a threshold and whose masks are due in the current stage."""
@@ -286,7 +287,7 @@ class Surgeon:
             masked_layer.name: self._find_kept(masked_layer, stage, begins)
             for masked_layer in self.masked_layers
         }
-        filters = self.filters(stage)
+        filters = self._filters = self.filters(stage)
         groups = make_groups(stage, self.masked_layers, self._kept, self.size, filters)
         followers = [masked_layer for group in groups for masked_layer in group.masked_layers]
         for masked_layer in followers:

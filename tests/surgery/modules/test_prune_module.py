@@ -206,3 +206,9 @@ def test_weights_that_take_no_pattern() -> None:
     model = nn.ConvTranspose2d(4, 4, 3, groups=2)
     with pytest.raises(CaffeError, match="no axis of its weight has the inputs alone"):
         caffe_dns.prune(model, sparsity=0.5, steps=10, pattern="1x4")
+
+
+def test_filters_are_for_nets_of_caffe() -> None:
+    """What reads the outputs of a module, nobody knows."""
+    with pytest.raises(CaffeError, match="pattern: filters are for nets of Caffe's layers"):
+        caffe_dns.prune(nn.Linear(4, 4), sparsity=0.5, steps=10, pattern="filter")
