@@ -189,9 +189,18 @@ def test_as_many_regions_as_are_sliced() -> None:
     layer { name: "p" type: "Python" top: "rois" python_param { module: "x" } }
     layer { name: "r" type: "ReLU" bottom: "rois" top: "r" }
     layer { name: "s" type: "Slice" bottom: "r" top: "objects" top: "others"
+      slice_param { axis: 0 slice_point: 32 } }
+    layer { name: "q" type: "Python" top: "data" top: "labels" python_param { module: "x" } }
+    layer { name: "t" type: "Slice" bottom: "labels" top: "of_objects" top: "of_others"
       slice_param { axis: 0 slice_point: 32 } }"""
     made = with_constant_data(parse_text(text, NetParameter).message, Guess(2, (3, 9, 9)))
-    assert list(made.layer[0].dummy_data_param.shape[0].dim) == [64, 5]
+    shapes = {
+        layer.top[0]: list(layer.dummy_data_param.shape[0].dim)
+        for layer in made.layer
+        if layer.type == "DummyData"
+    }
+    # Detectors take one image at a time.
+    assert shapes == {"rois": [64, 5], "data": [1, 3, 9, 9], "labels": [64]}
 
 
 def test_batches_are_of_as_many_items_as_share_statistics() -> None:

@@ -220,7 +220,8 @@ class _Blobs:
             elif index == 0 and layer.type not in ("HDF5Data", "Python"):
                 yield self._image(layer)
             elif layer.type == "Python" and top in ("data", "image"):
-                yield (1, *self._guess.image)
+                # Detectors take one at a time.
+                yield (self._guess.batch if self._guess.batch > BATCH else 1, *self._guess.image)
             else:
                 yield None
 
@@ -286,6 +287,8 @@ class _Blobs:
         """A bottom whose last piece is as long as the one before, or one number of a label."""
         points = [0, *layer.slice_param.slice_point]
         extent = 2 * points[-1] - points[-2] if len(points) > 1 else len(layer.top)
+        if "label" in layer.bottom[0] and _slice_axis(layer) == 0:
+            return (extent,)
         if "label" in layer.bottom[0]:
             return (self._guess.batch, points[-1] + 1 if len(points) > 1 else extent)
         shape = [self._guess.batch, *self._guess.image]
