@@ -104,6 +104,11 @@ def test_a_file_has_so_much_time(tmp_path: Path) -> None:
         ('type: "EuclideanLoss"', (2, 5, 8, 8)),
         ('type: "SigmoidCrossEntropyLoss"', (2, 5, 8, 8)),
         ('type: "Accuracy" accuracy_param { axis: 1 }', (2, 8, 8)),
+        (
+            'type: "DetectionLoss" detection_loss_param {'
+            " cls_num: 1 coord_num: 4 field_w: 3 field_h: 3 downsample_rate: 8 }",
+            (2, 6, 8, 8),
+        ),
     ],
 )
 def test_labels_have_the_shape_that_their_reader_wants(

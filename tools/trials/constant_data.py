@@ -55,6 +55,9 @@ _OF_THEIR_OWN: dict[tuple[str, int], Shape] = {
     ("MultiBoxLoss", 3): _BOXES,
     ("DetectionOutput", 3): _BOXES,
     ("DetectionEvaluate", 1): _BOXES,
+    ("RegionLoss", 1): _BOXES,
+    ("EvalDetection", 1): _BOXES,
+    ("ProposalTarget", 1): (2, 7),
     ("ContrastiveLoss", 2): (BATCH,),
     ("TripletLoss", 3): (BATCH,),
     ("Silence", 0): (BATCH,),
@@ -169,7 +172,7 @@ def _constant(top: str, shape: Shape) -> LayerParameter:
         return LayerParameter(name=f"constant {top}", type="TrialBoxes", top=[top])
     layer = LayerParameter(name=f"constant {top}", type="DummyData", top=[top])
     layer.dummy_data_param.shape.add(dim=shape)
-    value = 0.5 if len(shape) == 4 else 0.0
+    value = 0.5 if len(shape) == 4 and "label" not in top else 0.0
     layer.dummy_data_param.data_filler.append(FillerParameter(type="constant", value=value))
     return layer
 
@@ -267,6 +270,8 @@ class _Blobs:
                 # Its third top has the labels' shape, and is added to one that has four axes.
                 return (*first[:axis], 1, *first[axis + 1 :], 1, 1, 1)[:4]
             return _without_axis(first, axis)
+        if layer.type in ("DetectionLoss", "DetectionAccuracy") and index == 1 and first:
+            return (first[0], 6, *first[2:])
         if layer.type == "LSTM" and index == 1 and first:
             return first[:2]
         if layer.type == "Slice" and first is None:
