@@ -51,6 +51,8 @@ def detection_output(at: Bottoms) -> list[str]:
     N images, C classes without the background, K candidates in each of these.
     """
     layer = cast(DetectionOutput, at.layer)
+    if layer.refines:
+        raise at.unsupported("a RefineDet (objectness_score)")
     if layer.options.nms_param.eta < 1:
         raise at.unsupported("a threshold that adapts (nms_param.eta)")
     boxes, scores, most = _candidates(at, layer)

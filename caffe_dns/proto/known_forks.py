@@ -61,7 +61,6 @@ FIELDS = {
     },
     "DeepDetect": {
         "NonMaximumSuppressionParameter": "soft_nms theta",
-        "DetectionOutputParameter": "objectness_score",
         "MultiBoxLossParameter": "objectness_score",
         "LayerParameter": "ctc_loss_param labelsequence_accuracy_param",
     },

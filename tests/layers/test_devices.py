@@ -210,6 +210,17 @@ CASES = {
 }
 
 
+CASES["detection_output_refined"] = Case(
+    settings(
+        "DetectionOutput",
+        "detection_output_param",
+        f"num_classes: {detection.CLASSES} code_type: CENTER_SIZE objectness_score: 0.4",
+    ),
+    [*detection.bottoms(), *detection.refinement()],
+    (),
+)
+
+
 def multibox_case(name: str) -> Case:
     options = Settings(**{"num_classes": multibox.CLASSES, **multibox.CASES[name]})
     box_classes = 1 if options.share_location else options.num_classes

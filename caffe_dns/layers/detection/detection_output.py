@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from caffe_dns import log
-from caffe_dns.layers.base import Shape, layer_types
+from caffe_dns.layers.base import Shape, count, layer_types
 from caffe_dns.layers.detection.boxes import suppress
 from caffe_dns.layers.detection.detection_files import DetectionFiles
 from caffe_dns.layers.detection.predictions import PredictionLayer, order_of
@@ -23,15 +23,17 @@ class DetectionOutput(PredictionLayer):
     """The boxes left after non-maximum suppression in each class (`detection_output_layer.cpp`).
 
     Bottoms: locations N x (P * L * 4), scores N x (P * C), prior boxes 1 x 2 x (P * 4); a fourth,
-    the images, is not looked at. Top 1 x 1 x boxes x 7: number of the image in the batch, label,
+    the images, is not looked at. With `objectness_score` (DeepDetect's RefineDet) the fourth says
+    whether a prior box is an object's, N x (P * 2), by what comes second, and a fifth, N x (P * 4),
+    moves the prior boxes first. Top 1 x 1 x boxes x 7: number of the image in the batch, label,
     score, and the box in shares of the image; ordered by image, label and score. Without any box,
     each image has a row with its number and -1 throughout. How many rows there are is known only in
     the forward pass; `reshape` says one. No gradient passes through.
     """
 
     field = "detection_output_param"
-    bottoms = (3, 4)
-    no_force_backward = (0, 1, 2, 3)
+    bottoms = (3, 5)
+    no_force_backward = (0, 1, 2, 3, 4)
 
     def build(self, bottom_shapes: Sequence[Shape]) -> None:
         super().build(bottom_shapes)
@@ -46,11 +48,22 @@ class DetectionOutput(PredictionLayer):
         if options.HasField("confidence_threshold"):
             self.least_score = options.confidence_threshold
         self.top_k = options.nms_param.top_k if options.nms_param.HasField("top_k") else -1
+        self.refines = options.HasField("objectness_score")
+        if len(bottom_shapes) == 5 and not self.refines:
+            raise self.error("must be given for five bottoms", f"{self.field}.objectness_score")
         self.labels = [label for label in range(self.classes) if label != self.background]
         self.files = DetectionFiles.open(self, options.save_output_param, self.background)
 
     def reshape(self, bottom_shapes: Sequence[Shape]) -> list[Shape]:
         self.check_shapes(bottom_shapes)
+        boxes = count(bottom_shapes[2][2:]) // 4
+        for shape, each in zip(bottom_shapes[3:] if self.refines else (), (2, 4), strict=False):
+            if shape[:1] != bottom_shapes[0][:1] or count(shape[1:]) != boxes * each:
+                raise self.error(
+                    f"is {tuple(shape)}; {bottom_shapes[0][0]} x {boxes * each} would be right for "
+                    f"{boxes} prior boxes",
+                    "bottom",
+                )
         return [(1, 1, 1, ROW)]
 
     @torch.no_grad()
@@ -59,8 +72,13 @@ class DetectionOutput(PredictionLayer):
         images, boxes = len(bottoms[0]), len(priors)
         codes = bottoms[0].reshape(images, boxes, self.box_classes, 4).transpose(1, 2)
         code = self.code(self.options.variance_encoded_in_target)
+        if self.refines and len(bottoms) == 5:
+            moves = bottoms[4].reshape(images, 1, boxes, 4)
+            priors = code.decode(moves, priors, variances)
         decoded = code.decode(codes, priors, variances)
         scores = bottoms[1].reshape(images, boxes, self.classes).transpose(1, 2)
+        if self.refines and len(bottoms) > 3:
+            scores = self._of_objects(scores, bottoms[3].reshape(images, boxes, 2))
         labels = torch.tensor(self.labels, device=scores.device)
         if self.box_classes > 1:
             decoded = decoded[:, labels]
@@ -72,6 +90,13 @@ class DetectionOutput(PredictionLayer):
             rows = scores.new_full((images, ROW), -1)
             rows[:, 0] = torch.arange(images, device=rows.device)
         return rows.reshape(1, 1, -1, ROW)
+
+    def _of_objects(self, scores: Tensor, objects: Tensor) -> Tensor:
+        """Scores [N, classes, P] with those of class 0 alone where a prior box is no object's."""
+        nothing = torch.zeros_like(scores)
+        nothing[:, 0] = 1
+        found = objects[:, None, :, 1] >= self.options.objectness_score
+        return torch.where(found, scores, nothing)
 
     def _candidates(self, decoded: Tensor, scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Boxes, scores and whether they stay, for each image and class the best ones first.

@@ -254,3 +254,49 @@ def test_prior_boxes_without_area_are_named() -> None:
     values[2][0, 0, 4:8] = 0.25
     with pytest.raises(CaffeError, match=r"prior box 1 \(0.25, 0.25, 0.25, 0.25\) has no area"):
         detect(f"num_classes: {CLASSES} code_type: CENTER_SIZE", values)
+
+
+def refinement() -> list[Tensor]:
+    """Whether prior boxes are an object's, and how they are to be moved."""
+    generator = torch.Generator().manual_seed(8)
+    shares = torch.rand(IMAGES, PRIORS, generator=generator).double()
+    moves = torch.randn(IMAGES, PRIORS * 4, generator=generator).double() * 0.3
+    return [torch.stack([1 - shares, shares], -1).flatten(1), moves]
+
+
+@pytest.mark.parametrize("count", [4, 5])
+def test_prior_boxes_that_are_refined(count: int) -> None:
+    """Each image has prior boxes of its own then, some of which are background."""
+    values = [*bottoms(), *refinement()][:count]
+    settings = f"num_classes: {CLASSES} code_type: CENTER_SIZE confidence_threshold: 0.05 "
+    rows = detect(f"{settings} objectness_score: 0.4", values)
+    expected = []
+    priors, variances = values[2].view(2, PRIORS, 4).tolist()
+    for image in range(IMAGES):
+        codes = values[0].view(IMAGES, PRIORS, 4)[image].tolist()
+        here = priors
+        if count == 5:
+            moves = values[4].view(IMAGES, PRIORS, 4)[image].tolist()
+            here = [
+                reference.decode("CENTER_SIZE", moves[i], priors[i], variances[i])
+                for i in range(PRIORS)
+            ]
+        boxes = [
+            reference.decode("CENTER_SIZE", codes[i], here[i], variances[i]) for i in range(PRIORS)
+        ]
+        objects = values[3].view(IMAGES, PRIORS, 2)[image, :, 1] >= 0.4
+        for label in range(1, CLASSES):
+            scores = values[1].view(IMAGES, PRIORS, CLASSES)[image, :, label]
+            its = scores.where(objects, 0).tolist()
+            for i in reference.suppress(boxes, its, 0.3, least=0.05):
+                expected.append([image, label, its[i], *boxes[i]])
+    assert len(expected) > 5
+    np.testing.assert_allclose(rows, np.array(expected), rtol=1e-12)
+
+
+def test_refinements_that_do_not_fit() -> None:
+    text = f"type: 'DetectionOutput' detection_output_param {{ num_classes: {CLASSES} %s }}"
+    shapes = [tuple(value.shape) for value in [*bottoms(), *refinement()]]
+    assert "objectness_score: must be given for five" in refused(text % "", *shapes)
+    wrong = refused(text % "objectness_score: 0.1", *shapes[:4], (IMAGES, PRIORS * 3))
+    assert f"is (3, 90); 3 x {PRIORS * 4} would be right for {PRIORS} prior boxes" in wrong
