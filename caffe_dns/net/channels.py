@@ -60,6 +60,22 @@ class ChannelFlow:
     #: What arrives at the channels of the layers between them, as in `inputs`.
     between: dict[Layer, Tensor] = field(default_factory=dict)
 
+    def added(self) -> Tensor:
+        """For each output the first one of those that sums add it to; of nobody's, itself."""
+        firsts = list(range(self.nobody + 1))
+
+        def find(number: int) -> int:
+            while firsts[number] != number:
+                firsts[number] = number = firsts[firsts[number]]
+            return number
+
+        for channels in self.between.values():
+            for numbers in channels.tolist():
+                same = {find(number) for number in numbers}
+                for first in same:
+                    firsts[first] = min(same)
+        return torch.tensor([find(number) for number in firsts])
+
     def hold(self, blobs: Iterable[Tensor | None]) -> None:
         """Hold the layers that make these channels."""
         for numbers in blobs:

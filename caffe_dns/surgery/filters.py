@@ -23,7 +23,8 @@ class Filters:
     """The layers of a stage whose filters are cut, and where these are read.
 
     A layer keeps all its filters if one of them is read by somebody else, as an output of the net
-    is, and else the strongest one at least.
+    is, and else the strongest one at least. Filters that a sum adds to each other are kept or cut
+    together, with the strongest of them.
     """
 
     def __init__(self, net: Net, masked_layers: Sequence[MaskedLayer], costs: Costs) -> None:
@@ -32,6 +33,7 @@ class Filters:
         flow = trace(net, [masked_layer.layer for masked_layer in masked_layers])
         self._outputs = {m: flow.outputs[m.layer] for m in masked_layers}
         self._inputs = {m: flow.inputs[m.layer].to(m.device) for m in masked_layers}
+        self._sets = flow.added().to(masked_layers[0].device)
         self.held = {m for m in masked_layers if m.layer in flow.held}
         #: The layers between them, and the outputs that arrive at each of their channels.
         self._between = {
@@ -67,7 +69,7 @@ class Filters:
         numbers = torch.arange(1, count + 1, device=scores.device)
         number = (self._sum(group, since, numbers) <= wanted).sum()
         number = number.clamp(min=scores.isinf().sum())
-        kept = {m: rank < number for m, rank in ranks.items()}
+        kept = {m: self._own(since, m) < number for m in group}
         for masked_layer, own in zip(group, strengths, strict=True):
             masked_layer.follow(own.masked_fill(kept[masked_layer], 0).max())
         self._set(kept)
@@ -117,14 +119,19 @@ class Filters:
                 found.append(torch.zeros(len(self._outputs[m]), dtype=torch.int64, device=m.device))
             else:
                 found.append(ranks[m] if m in ranks else never * ~m.filters_kept())
-        return torch.cat([*found, torch.zeros_like(found[0][:1])])
+        each = torch.cat([*found, torch.zeros_like(found[0][:1])])
+        return each.scatter_reduce(0, self._sets, each, "amin")[self._sets]
+
+    def _own(self, since: Tensor, masked_layer: MaskedLayer) -> Tensor:
+        """What all filters have, for those of one layer."""
+        own = self._outputs[masked_layer]
+        return since[own.start : own.stop]
 
     def _sum(self, group: Sequence[MaskedLayer], since: Tensor, numbers: Tensor) -> Tensor:
         """What the layers of a group cost when so many filters are kept, for each number."""
         total = torch.full_like(numbers, self._fixed)
         for m in group:
-            own = self._outputs[m]
-            outputs = torch.searchsorted(since[own.start : own.stop].sort().values, numbers)
+            outputs = torch.searchsorted(self._own(since, m).sort().values, numbers)
             arriving = since[self._inputs[m]].amin(1).sort().values
             total += self._costs.of(m, outputs, torch.searchsorted(arriving, numbers))
         for name, channels in self._between.items():
@@ -134,14 +141,10 @@ class Filters:
 
     def _set(self, kept: Mapping[MaskedLayer, Tensor]) -> None:
         """Put the masks in place, where these layers keep other filters than they did."""
-        there = [
-            torch.ones_like(m.filters_kept()) if m in self.held else kept.get(m, m.filters_kept())
-            for m in self.masked_layers
-        ]
-        everyone = torch.cat([*there, torch.ones_like(there[0][:1])])
-        for masked_layer, outputs in zip(self.masked_layers, there, strict=True):
-            inputs = everyone[self._inputs[masked_layer]].any(1)
-            masked_layer.keep_filters(outputs, inputs)
+        there = self._since({m: (~own).long() for m, own in kept.items()}, 1) == 0
+        for masked_layer in self.masked_layers:
+            inputs = there[self._inputs[masked_layer]].any(1)
+            masked_layer.keep_filters(self._own(there, masked_layer), inputs)
 
     def _find_cost(self, masked_layer: MaskedLayer) -> int:
         own = self._outputs[masked_layer]

@@ -42,6 +42,9 @@ def test_through_all_that_keeps_channels_apart() -> None:
     assert inputs["a"] == inputs["b"] == [[nobody], [nobody]]
     arriving = [{0, 3}, {1, 4}, {2, 5}, {nobody}, {nobody}, {3}, {4}, {5}]
     assert [set(numbers) for numbers in inputs["ip"]] == [n for n in arriving for _ in range(4)]
+    net = make_net(NET)
+    flow = trace(net, [s.layer for s in net.steps if isinstance(s.layer, WeightedLayer)])
+    assert flow.added().tolist() == [0, 1, 2, 0, 1, 2, 6, 7, 8]
 
 
 def test_what_arrives_changes_what_is_read() -> None:
