@@ -60,6 +60,8 @@ PARAMETERS = {
 }
 #: Nets that train for a few iterations within seconds; the others are left to the slow tests.
 SMALL = ("lenet", "lenet_300_100", "mobilenet_v1", "squeezenet", "ssd_shapes")
+#: Of these, those that take images of any size: they average over all pixels before the classes.
+OF_ANY_SIZE = ("mobilenet_v1", "squeezenet")
 #: What comes out of a deploy net, where it is not `prob`, the classes' probabilities.
 DETECTORS = ("ssd_shapes",)
 #: How many classes there are where they are not ImageNet's.
@@ -175,7 +177,8 @@ def test_mobilenet_keeps_depthwise_convolutions_dense() -> None:
 @pytest.mark.parametrize("file", slow_unless(SMALL, SOLVERS))
 def test_training_and_resuming(file: str, tmp_path: Path, pictures: Path) -> None:
     param: SolverParameter = read_solver(MODELS / file).message
-    param.net_param.CopyFrom(on_dummy_data(param.net, batch=2, pictures=pictures))
+    size = 96 if Path(file).parent.name in OF_ANY_SIZE else None
+    param.net_param.CopyFrom(on_dummy_data(param.net, batch=2, size=size, pictures=pictures))
     for field in ("net", "test_iter", "test_interval", "iter_size", "snapshot_after_train"):
         param.ClearField(field)
     param.random_seed = 3
@@ -219,15 +222,22 @@ def arrays_of(model: Path) -> dict[str, np.ndarray]:
 
 
 def on_dummy_data(
-    file: str | Path, batch: int, *, filled: bool = True, pictures: Path = MODELS
+    file: str | Path,
+    batch: int,
+    *,
+    filled: bool = True,
+    size: int | None = None,
+    pictures: Path = MODELS,
 ) -> NetParameter:
     """A definition on DummyData instead of databases, and without fillers if not `filled`.
 
+    Images are `size` pixels wide and high, or as large as those of the deploy net.
     Detectors, which need objects, have the database `pictures` instead.
     """
     net: NetParameter = read_net(str(file)).message
     deployed = read_net(str(Path(file).parent / "deploy.prototxt")).message.layer[0]
-    shape = (batch, *deployed.input_param.shape[0].dim[1:])
+    channels, *extents = deployed.input_param.shape[0].dim[1:]
+    shape = (batch, channels, *([size] * len(extents) if size else extents))
     for layer in net.layer:
         if layer.type == "AnnotatedData":
             layer.data_param.source, layer.data_param.batch_size = str(pictures), batch
