@@ -47,6 +47,7 @@ ADDED_MESSAGES = {
     "SurgeryMoments",
     "SurgeryStage",
     "LayerSurgery",
+    "LayerLatency",
     "SharedValues",
 }
 
