@@ -198,7 +198,10 @@ def _complain(message: str) -> None:
 
 
 def _unknown_action(name: str) -> None:
-    log.error("Available caffe actions:")
-    for action in sorted(ACTIONS):
-        log.error(f"\t{action}")
-    log.fatal(f"Unknown action: {name}{nearest(name, list(ACTIONS))}")
+    """Say what was perhaps meant, else, as Caffe does, what there is."""
+    meant = nearest(name, list(ACTIONS))
+    if not meant:
+        log.error("Available caffe actions:")
+        for action in sorted(ACTIONS):
+            log.error(f"\t{action}")
+    log.fatal(f"Unknown action: {name}{meant}")

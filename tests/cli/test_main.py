@@ -86,7 +86,7 @@ def test_version(capfd: Capture) -> None:
 
 
 def test_unknown_action(capfd: Capture) -> None:
-    result = run(["trian"], capfd)
+    result = run(["quux"], capfd)
     recorded = (GOLDEN / "logs" / "unknown_action.log").read_text().splitlines()
     theirs = [line.partition("] ")[2] for line in recorded]
     assert result.code == 1
@@ -95,7 +95,13 @@ def test_unknown_action(capfd: Capture) -> None:
     assert result.messages[0] == theirs[0] == "Available caffe actions:"
     assert result.messages[1:-1] == [f"\t{action}" for action in sorted(ACTIONS)]
     assert set(theirs[1:-1]) <= set(result.messages)
-    assert result.messages[-1] == f"{theirs[-1]} (did you mean 'train'?)"
+    assert result.messages[-1] == theirs[-1].replace("trian", "quux")
+
+
+def test_an_action_that_is_misspelt_is_told_in_one_line(capfd: Capture) -> None:
+    result = run(["tets"], capfd)
+    assert (result.code, result.out, result.complaints) == (1, "", [])
+    assert result.messages == ["Unknown action: tets (did you mean 'test'?)"]
 
 
 def test_help_of_a_command(capfd: Capture) -> None:
