@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import ctypes
-from contextlib import suppress
 from typing import Protocol
 
 import torch
 
 from caffe_dns import log
+from caffe_dns.device.heap import keep_freed_memory
 from caffe_dns.errors import CaffeError
 from caffe_dns.proto.caffe_pb2 import SolverParameter
 
 CPU = torch.device("cpu")
-#: Parameters of glibc's mallopt; 32 MiB is the most that it takes for the second.
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
-_MOST_ON_THE_HEAP = 32 << 20
 
 
 class LocalRank(Protocol):
@@ -108,18 +104,6 @@ def scoring_device(flag: str) -> torch.device:
     log.info(f"Use GPU with device ID {gpus[0]}")
     log.info(f"GPU device name: {torch.cuda.get_device_name(gpus[0])}")
     return use_gpu(gpus[0])
-
-
-def keep_freed_memory() -> None:
-    """Let the allocator keep what an iteration frees, for the next one takes as much again.
-
-    Otherwise glibc hands large blocks back to the kernel, which has to clear them for every
-    iteration: about a tenth of the time of LeNet on a CPU. Other allocators are left alone.
-    """
-    with suppress(OSError, AttributeError):
-        libc = ctypes.CDLL("libc.so.6")
-        libc.mallopt(_M_MMAP_THRESHOLD, _MOST_ON_THE_HEAP)
-        libc.mallopt(_M_TRIM_THRESHOLD, 1 << 30)
 
 
 def use_gpu(gpu: int) -> torch.device:

@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 
 from caffe_dns import log
+from caffe_dns.device.heap import beside_the_heap
 from caffe_dns.errors import CaffeError
 from caffe_dns.layers.base import Context
 from caffe_dns.net import Net
 from caffe_dns.net.debug_info import DebugInfo
-from caffe_dns.net.params import Param
 from caffe_dns.parallel.ranks import Ranks
 from caffe_dns.parallel.sufficient_factors import share_gradients
 from caffe_dns.proto.caffe_pb2 import DataPosition, SolverParameter, SolverState
@@ -311,6 +311,7 @@ class Solver:
 
     # State --------------------------------------------------------------------------------------
 
+    @beside_the_heap()
     def snapshot(self) -> None:
         """Write the model, then the state that names it, unless training has diverged.
 
@@ -326,7 +327,7 @@ class Solver:
         ending, kind = (".h5", "HDF5") if hdf5 else ("", "binary proto")
         model = snapshot_name(self.param, self.iteration, f".caffemodel{ending}")
         log.info(f"Snapshotting to {kind} file {model}")
-        save_weights(self.net, model, hdf5=hdf5, diffs=self._diffs())
+        save_weights(self.net, model, hdf5=hdf5, diffs=self._last_update.diffs())
         state_file = snapshot_name(self.param, self.iteration, f".solverstate{ending}")
         log.info(f"Snapshotting solver state to {kind} file {state_file}")
         state = SolverState(
@@ -342,10 +343,6 @@ class Solver:
         histories = gather_histories(self.rule, self.net.learnable_params)
         write_state(state_file, state, histories, hdf5=hdf5)
         self.on_snapshot(self.iteration, state_file)
-
-    def _diffs(self) -> dict[Param, Tensor] | None:
-        """The diffs that snapshots have beside the blobs: what the last update subtracted."""
-        return self._last_update.diffs()
 
     def restore(self, file: str) -> None:
         """Go on from a solver state of ours, of Caffe or of a fork.

@@ -10,8 +10,9 @@ from caffe_dns import load_net, log
 from caffe_dns.cli import flags
 from caffe_dns.cli.output import Output, with_output
 from caffe_dns.cli.progress import Progress
+from caffe_dns.device.heap import keep_freed_memory
 from caffe_dns.device.precision import use_precision
-from caffe_dns.device.selection import CPU, keep_freed_memory, scoring_device
+from caffe_dns.device.selection import CPU, scoring_device
 from caffe_dns.errors import CaffeError
 from caffe_dns.net import Net
 from caffe_dns.net.multiplications import batch_size

@@ -1,0 +1,47 @@
+"""What glibc's allocator does with memory that is freed. Other allocators are left alone."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+#: Parameters of mallopt.
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+#: For the latter, the most that it takes, and what it is by itself.
+_MOST_ON_THE_HEAP, _USUAL_ON_THE_HEAP = 32 << 20, 128 << 10
+_keeps = False
+
+
+def keep_freed_memory() -> None:
+    """Let the allocator keep what an iteration frees, for the next one takes as much again.
+
+    Otherwise glibc hands large blocks back to the kernel, which has to clear them for every
+    iteration: about a tenth of the time of LeNet on a CPU.
+    """
+    global _keeps
+    _keeps = True
+    _set(_M_MMAP_THRESHOLD, _MOST_ON_THE_HEAP)
+    _set(_M_TRIM_THRESHOLD, 1 << 30)
+
+
+@contextmanager
+def beside_the_heap() -> Iterator[None]:
+    """Within it, large blocks come from the kernel and go back to it all the same.
+
+    For work that an iteration does not do, as a snapshot: it would have to find gaps among what
+    iterations have left, now and then would not, and the process would have grown by a megabyte.
+    """
+    if not _keeps:
+        yield
+        return
+    _set(_M_MMAP_THRESHOLD, _USUAL_ON_THE_HEAP)
+    try:
+        yield
+    finally:
+        _set(_M_MMAP_THRESHOLD, _MOST_ON_THE_HEAP)
+
+
+def _set(parameter: int, value: int) -> None:
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").mallopt(parameter, value)
