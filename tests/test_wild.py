@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from caffe_dns.errors import CaffeError
+from caffe_dns.net import Net
 from caffe_dns.proto.caffe_pb2 import NetParameter
 from caffe_dns.proto.text import parse_text
 from tests import programs
@@ -206,6 +207,18 @@ def test_as_many_regions_as_are_sliced() -> None:
     }
     # Detectors take one image at a time.
     assert shapes == {"rois": [64, 5], "data": [1, 3, 9, 9], "labels": [64]}
+
+
+def test_objects_that_proposals_are_compared_with_have_a_class() -> None:
+    text = """
+    layer { name: "d" type: "Python" top: "rois" top: "objects" python_param { module: "x" } }
+    layer { name: "t" type: "ProposalTarget" bottom: "rois" bottom: "objects"
+      top: "a" top: "b" top: "c" top: "d" top: "e" top: "f"
+      proposal_target_param { cls_num: 2 batch_size: 8 img_width: 224 img_height: 224 } }"""
+    param = parse_text(text, NetParameter).message
+    net = Net(with_constant_data(param, Guess(2, (3, 9, 9))))
+    classes = net()["b"]
+    assert classes.shape == (8, 1, 1, 1) and classes.eq(1).any()
 
 
 def test_batches_are_of_as_many_items_as_share_statistics() -> None:

@@ -39,6 +39,12 @@ BATCH = 2
 _REGIONS: Shape = (2, 5)
 #: Boxes that are to be found, in SSD's order: 8 numbers each.
 _BOXES: Shape = (1, 1, 2, 8)
+#: The same in MS-CNN's order: image, corners in pixels, class, and whether it is ignored.
+_OBJECTS: Shape = (2, 7)
+_ROWS = {
+    _BOXES: [[0, 1, 0, 0.1, 0.1, 0.5, 0.6, 0], [0, 1, 1, 0.4, 0.3, 0.9, 0.8, 0]],
+    _OBJECTS: [[0, 20, 20, 110, 130, 1, 0], [0, 90, 70, 200, 180, 1, 0]],
+}
 #: Layers that compare their first bottom with a class for each place.
 _CLASSES = {
     "SoftmaxWithLoss": "softmax_param",
@@ -57,7 +63,7 @@ _OF_THEIR_OWN: dict[tuple[str, int], Shape] = {
     ("DetectionEvaluate", 1): _BOXES,
     ("RegionLoss", 1): _BOXES,
     ("EvalDetection", 1): _BOXES,
-    ("ProposalTarget", 1): (2, 7),
+    ("ProposalTarget", 1): _OBJECTS,
     ("ContrastiveLoss", 2): (BATCH,),
     ("TripletLoss", 3): (BATCH,),
     ("Silence", 0): (BATCH,),
@@ -154,23 +160,25 @@ def is_data(layer: LayerParameter) -> bool:
 
 @layer_types.register("TrialBoxes")
 class TrialBoxes(Layer):
-    """Boxes that are to be found in the first image, all of class 1, in SSD's order."""
+    """Boxes that are to be found in the first image, all of class 1."""
 
     bottoms = (0, 0)
     is_source = True
 
+    def build(self, bottom_shapes: Sequence[Shape]) -> None:
+        self.shape = tuple(self.param.dummy_data_param.shape[0].dim)
+
     def reshape(self, bottom_shapes: Sequence[Shape]) -> list[Shape]:
-        return [_BOXES]
+        return [self.shape]
 
     def forward(self, *bottoms: Tensor) -> Tensor:
-        boxes = torch.tensor([[0, 1, 0, 0.1, 0.1, 0.5, 0.6, 0], [0, 1, 1, 0.4, 0.3, 0.9, 0.8, 0]])
-        return boxes.to(self.context.device).view(_BOXES)
+        rows = torch.tensor(_ROWS[self.shape], dtype=torch.float32, device=self.context.device)
+        return rows.view(self.shape)
 
 
 def _constant(top: str, shape: Shape) -> LayerParameter:
-    if shape == _BOXES:
-        return LayerParameter(name=f"constant {top}", type="TrialBoxes", top=[top])
-    layer = LayerParameter(name=f"constant {top}", type="DummyData", top=[top])
+    kind = "TrialBoxes" if shape in _ROWS else "DummyData"
+    layer = LayerParameter(name=f"constant {top}", type=kind, top=[top])
     layer.dummy_data_param.shape.add(dim=shape)
     value = 0.5 if len(shape) == 4 and "label" not in top else 0.0
     layer.dummy_data_param.data_filler.append(FillerParameter(type="constant", value=value))
