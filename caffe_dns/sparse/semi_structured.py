@@ -96,8 +96,15 @@ def use_sparse_units(net: Net) -> list[SparseLayer]:
             matrix = weight.flatten(1)
             if not in_pattern(matrix):
                 continue
-            product = Product(layer, compress(filled_up(matrix)), len(matrix), bias)
-            if _wins(product, weight, net.blob_shapes[step.bottoms[0]]):
+            try:
+                product = Product(layer, compress(filled_up(matrix)), len(matrix), bias)
+                wins = _wins(product, weight, net.blob_shapes[step.bottoms[0]])
+            except RuntimeError as error:
+                # There are sizes that cuSPARSELt does not take, and it alone knows which.
+                reason = str(error).splitlines()[0]
+                log.info(f"Layer {layer.name} stays dense: {reason}")
+                continue
+            if wins:
                 layer.fixed_product = product.without_bias
                 found.append(step)
     for groups in net.fusion.layers.values():

@@ -106,6 +106,17 @@ def test_what_is_wrong_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "The sparse product of layer point is off by 0.0" in messages[0]
 
 
+def test_what_cannot_run_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(matrix: Tensor) -> Tensor:
+        raise RuntimeError("CUDA error: operation not supported\nand more of it")
+
+    monkeypatch.setattr(semi_structured, "compress", refuse)
+    with recorded_log() as messages:
+        assert semi_structured.use_sparse_units(net_on("cpu")) == []
+    refused = "stays dense: CUDA error: operation not supported"
+    assert messages[:-1] == [f"Layer {name} {refused}" for name in FASTER]
+
+
 def test_other_precisions() -> None:
     with recorded_log() as messages:
         assert semi_structured.use_sparse_units(net_on("cpu", None)) == []

@@ -191,9 +191,10 @@ def test_what_is_no_pattern(stage: str, message: str) -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("kind", ["official", "deviation"])
 @pytest.mark.parametrize("pattern", ["2:4", "1x4", "filter"])
-@pytest.mark.parametrize("target", ["macs: 0.4", "sparsity: 0.7", ""])
+@pytest.mark.parametrize("target", ["macs: 0.4", "sparsity: 0.7", "layer { name: 'narrow' SET }"])
 def test_on_a_gpu(kind: str, pattern: str, target: str) -> None:
     """What a CPU does, also where a CUDA graph is replayed."""
+    target = target.replace("SET", "threshold: 0.8" if kind == "deviation" else "c_rate: 0.3")
     param: SolverParameter = parse_text(
         f"lr_policy: 'fixed' surgery_stage {{ iterations: 100 interval: 10 end_iter: 60 {target} "
         f"pattern: '{pattern}' }}",
@@ -213,5 +214,5 @@ def test_on_a_gpu(kind: str, pattern: str, target: str) -> None:
             surgeon.update_masks(iteration)
     masks = [[p.tensor.cpu() for p in net.learnable_params if p.is_mask] for net in nets]
     for own, other in zip(*masks, strict=True):
-        assert own.sum() > 0
+        assert own.dim() == 1 or own.any()  # all biases of a layer may go
         assert torch.equal(own, other)

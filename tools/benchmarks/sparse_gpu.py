@@ -91,7 +91,11 @@ def main() -> None:
         print("| --- | ---: | ---: | ---: | ---: | ---: |")
         for name, shape in LAYERS.items():
             for batch in flags.batches:
-                dense, sparse, apart = measure(shape, batch, DTYPES[precision])
+                try:
+                    dense, sparse, apart = measure(shape, batch, DTYPES[precision])
+                except RuntimeError as error:
+                    print(f"| {name} | {batch} | {str(error).splitlines()[0]} | | | |", flush=True)
+                    continue
                 times = f"{dense * 1e3:.4f} | {sparse * 1e3:.4f} | {dense / sparse:.2f}"
                 print(f"| {name} | {batch} | {times} | {apart:.1e} |", flush=True)
 
