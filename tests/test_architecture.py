@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -68,6 +69,7 @@ def imports(path: Path) -> Iterator[str]:
         yield from (part(name) for name in names if name.split(".")[0] == "caffe_dns")
 
 
+@cache
 def graph() -> dict[str, set[str]]:
     """What each part of the package imports from the others."""
     found: dict[str, set[str]] = {}
@@ -77,18 +79,15 @@ def graph() -> dict[str, set[str]]:
     return found
 
 
-GRAPH = graph()
-
-
 def test_there_are_no_cycles() -> None:
     try:
-        TopologicalSorter(GRAPH).prepare()
+        TopologicalSorter(graph()).prepare()
     except CycleError as error:
         pytest.fail(f"imports in a circle: {' -> '.join(error.args[1])}")
 
 
 def test_the_order_names_every_room() -> None:
-    assert set().union(*ORDER) == set(GRAPH)
+    assert set().union(*ORDER) == set(graph())
 
 
 def test_few_modules_lie_outside_of_rooms() -> None:
@@ -105,16 +104,16 @@ def test_every_room_says_what_belongs_there(room: Path) -> None:
 def test_nothing_imports_what_stands_above_it(level: int) -> None:
     above = set().union(*ORDER[level + 1 :])
     for module in ORDER[level]:
-        assert not GRAPH[module] & above, f"{module} imports {GRAPH[module] & above}"
+        assert not graph()[module] & above, f"{module} imports {graph()[module] & above}"
 
 
 def test_only_main_imports_the_commands() -> None:
-    assert {module for module, used in GRAPH.items() if "cli" in used} == {"__main__"}
+    assert {module for module, used in graph().items() if "cli" in used} == {"__main__"}
 
 
 def test_every_part_is_reached() -> None:
-    used = set().union(*GRAPH.values())
-    assert set(GRAPH) - used <= {"__main__", "pycaffe"}
+    used = set().union(*graph().values())
+    assert set(graph()) - used <= {"__main__", "pycaffe"}
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
