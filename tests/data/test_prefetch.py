@@ -69,22 +69,33 @@ def test_close_ends_the_thread_while_the_queue_is_full_and_wakes_a_waiter() -> N
     assert threading.active_count() == before
 
 
-@pytest.mark.parametrize("end", ["", "raise SystemExit(3)", "del layer"])
-def test_a_program_ends_without_closing(end: str) -> None:
-    program = f"""
+#: Begins three programs that have imported everything, and prints how they ended.
+PROGRAMS = """
+import os
 from google.protobuf import text_format
 from caffe_dns.layers import Context, layer_types
 from caffe_dns.proto.caffe_pb2 import LayerParameter
-text = '''name: "d" type: "Data" top: "data" top: "label" phase: TEST data_param {{
-    source: "tests/golden/tools/encoded_lmdb" batch_size: 2 backend: LMDB }}
-    transform_param {{ crop_size: 8 force_color: true }}'''
-param = text_format.Parse(text, LayerParameter())
-layer = layer_types[param.type](param, Context())
-layer.setup([])
-layer()
-{end}
+codes = []
+for end in ("", "raise SystemExit(3)", "del layer"):
+    child = os.fork()
+    if child == 0:
+        text = '''name: "d" type: "Data" top: "data" top: "label" phase: TEST data_param {
+            source: "tests/golden/tools/encoded_lmdb" batch_size: 2 backend: LMDB }
+            transform_param { crop_size: 8 force_color: true }'''
+        param = text_format.Parse(text, LayerParameter())
+        layer = layer_types[param.type](param, Context())
+        layer.setup([])
+        layer()
+        exec(end)
+        break
+    codes.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+else:
+    print(codes)
 """
-    command = [sys.executable, "-c", program]
+
+
+def test_programs_end_without_closing() -> None:
+    command = [sys.executable, "-c", PROGRAMS]
     done = subprocess.run(command, capture_output=True, timeout=PATIENCE, cwd=GOLDEN.parents[1])
-    assert done.returncode == (3 if "SystemExit" in end else 0)
+    assert done.stdout == b"[0, 3, 0]\n", done.stderr
     assert b"Traceback" not in done.stderr
