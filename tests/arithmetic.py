@@ -27,24 +27,26 @@ from torch.utils._python_dispatch import TorchDispatchMode
 #: drawn, which happens to weights only before those of a file replace them.
 _EXACT = """
 _foreach_add _foreach_add_ _foreach_copy_ _foreach_div _foreach_div_ _foreach_mul _foreach_mul_
-_foreach_sign _foreach_sqrt _foreach_sqrt_ _foreach_sub_ _foreach_zero_ _local_scalar_dense
-_to_copy _unsafe_view abs abs_ add add_ alias all amax amin any argmax as_strided bitwise_not cat
-ceil clamp clamp_ clamp_max clamp_min clone constant_pad_nd copy_ count_nonzero detach div div_
-empty empty_like eq eq_ equal expand fill_ flip floor full gather ge ge_ gt gt_ index index_select
-is_same_size isfinite le lift_fresh logical_and logical_not lt lt_ masked_fill masked_fill_ max
-max_pool2d max_pool2d_with_indices maximum minimum mul mul_ ne ne_ neg normal_ ones ones_like
-permute reciprocal relu repeat roll round scalar_tensor select select_backward set_ sign slice
-slice_backward sort split split_with_sizes sqrt sqrt_ squeeze stack sub sub_ t threshold_backward
-topk transpose unbind unfold uniform_ unsqueeze view where zero_ zeros zeros_like
+_foreach_sign _foreach_sub_ _foreach_zero_ _local_scalar_dense _to_copy _unsafe_view abs abs_ add
+add_ alias all amax amin any argmax as_strided bitwise_not cat ceil clamp clamp_ clamp_max clamp_min
+clone constant_pad_nd copy_ count_nonzero detach div div_ empty empty_like eq eq_ equal expand fill_
+flip floor full gather ge ge_ gt gt_ index index_select is_same_size isfinite le lift_fresh
+logical_and logical_not lt lt_ masked_fill masked_fill_ max max_pool2d max_pool2d_with_indices
+maximum minimum mul mul_ ne ne_ neg normal_ ones ones_like permute reciprocal relu repeat roll round
+scalar_tensor select select_backward set_ sign slice slice_backward sort split split_with_sizes
+squeeze stack sub sub_ t threshold_backward topk transpose unbind unfold uniform_ unsqueeze view
+where zero_ zeros zeros_like
 """
-#: What adds, multiplies and adds, or takes functions from a processor's library.
+#: What adds, multiplies and adds, or takes functions from a processor's library: also square roots,
+#: which MKL approximates on some.
 _ROUNDED = """
-_foreach_addcdiv_ _foreach_addcmul_ _foreach_lerp_ _foreach_norm _foreach_pow _fused_sgd_
-_log_softmax _log_softmax_backward_data _softmax _softmax_backward_data addcdiv addcdiv_ addcmul
-addcmul_ addmm avg_pool2d avg_pool2d_backward baddbmm bmm convolution convolution_backward cumsum
-dot exp lerp lerp_ linalg_vector_norm log max_pool2d_with_indices_backward mean mm mse_loss mv
-native_batch_norm native_batch_norm_backward nll_loss_backward nll_loss_forward norm pow prod
-rsqrt sigmoid sigmoid_backward softmax square std sum tanh tanh_backward var var_mean
+_foreach_addcdiv_ _foreach_addcmul_ _foreach_lerp_ _foreach_norm _foreach_pow _foreach_sqrt
+_foreach_sqrt_ _fused_sgd_ _log_softmax _log_softmax_backward_data _softmax _softmax_backward_data
+addcdiv addcdiv_ addcmul addcmul_ addmm avg_pool2d avg_pool2d_backward baddbmm bmm convolution
+convolution_backward cumsum dot exp lerp lerp_ linalg_vector_norm log
+max_pool2d_with_indices_backward mean mm mse_loss mv native_batch_norm native_batch_norm_backward
+nll_loss_backward nll_loss_forward norm pow prod rsqrt sigmoid sigmoid_backward softmax sqrt sqrt_
+square std sum tanh tanh_backward var var_mean
 """
 #: Of these, the kernels for float32 compute with scalars as they are given.
 DOUBLE_SCALARS = {"_fused_sgd_"}
