@@ -129,6 +129,17 @@ def test_temporary_files_go_with_the_program(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == [".model.tmp"]
 
 
+def test_a_program_is_left_without_pythons_own_end() -> None:
+    program = (
+        "import atexit; atexit.register(print, 'end')\n"
+        "interrupt.at_end.append(lambda: print('cleaned'))\n"
+    )
+    done = run(program + "interrupt.leave(3)")
+    assert (done.returncode, done.stdout, done.stderr) == (3, "cleaned\n", "")
+    done = run("interrupt._ignored = None\n" + program + "interrupt.leave(3)")
+    assert (done.returncode, done.stdout) == (0, "end\n")
+
+
 def test_closed_descriptors_are_not_given_to_files() -> None:
     """A warning of a library would go into the next file that is opened."""
     program = (

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 
 import click
 
-from caffe_dns import __version__, log
+from caffe_dns import __version__, interrupt, log
 from caffe_dns.cli import shell
 from caffe_dns.cli.lazy import import_for_good
 from caffe_dns.encoding import on_disk
@@ -160,6 +160,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if not is_out_of_memory(error):
             raise
         _complain(f"out of memory; a smaller batch_size would need less: {first_line(error)}")
+        interrupt.leave(1)
     sys.exit(code if isinstance(code, int) else 0)
 
 
