@@ -5,10 +5,10 @@ from tests.nets import input_layer, layer, refused
 
 
 def test_fields_of_forks_are_named_with_all_that_have_them() -> None:
-    assert forks_with_field("LayerParameter", "detection_loss_param") == "MS-CNN"
+    assert forks_with_field("LayerParameter", "video_data_param") == "SSD"
     assert forks_with_field("BatchNormParameter", "engine") == "NVCaffe and Intel Caffe"
     assert forks_with_field("LayerParameter", "engine_param") is None
-    assert forks_with_field("NetParameter", "detection_loss_param") is None
+    assert forks_with_field("NetParameter", "video_data_param") is None
 
 
 def test_no_field_and_no_layer_type_of_ours_is_called_foreign() -> None:
@@ -21,7 +21,10 @@ def test_no_field_and_no_layer_type_of_ours_is_called_foreign() -> None:
 
 
 def test_layer_types_of_forks_are_named() -> None:
-    assert forks_with_layer("DetectionLoss") == "MS-CNN"
-    assert forks_with_layer("DetectionLosss") is None
-    net = input_layer(data=(1, 2)) + layer("out", "DetectionLoss", "data", "out")
-    assert refused(net) == "layer 'out': 'DetectionLoss' is a layer type of MS-CNN, which dns lacks"
+    assert forks_with_layer("DetectionGroupLoss") == "MS-CNN"
+    assert forks_with_layer("DetectionGroupLosss") is None
+    net = input_layer(data=(1, 2)) + layer("out", "DetectionGroupLoss", "data", "out")
+    assert (
+        refused(net)
+        == "layer 'out': 'DetectionGroupLoss' is a layer type of MS-CNN, which dns lacks"
+    )
