@@ -13,7 +13,7 @@ ARG INDEX=https://download.pytorch.org/whl/cu128
 RUN pip install --no-cache-dir --index-url "$INDEX" torch
 
 COPY . /src
-RUN pip install --no-cache-dir "/src[onnx,safetensors,plot,tensorboard,report]" && rm -rf /src
+RUN pip install --no-cache-dir "/src[all]" && rm -rf /src
 
 WORKDIR /work
 ENTRYPOINT ["dns"]

@@ -89,7 +89,7 @@ def test_what_each_extra_is_for_is_known() -> None:
     text = (Path(__file__).parents[2] / "pyproject.toml").read_text()
     section = text.partition("[project.optional-dependencies]\n")[2].partition("\n[")[0]
     extras = set(re.findall(r"^(\w+) = \[", section, re.MULTILINE))
-    assert extras - {"dev", "fuzz"} == set(installation._EXTRAS)
+    assert extras - {"all", "dev", "fuzz"} == set(installation._EXTRAS)
 
 
 def test_a_gpu_that_pytorch_does_not_see(
