@@ -20,7 +20,7 @@ from tools.reliability.formats import Format, build_formats, check_good
 NAMES = ["net_train", "net_guo", "net_deploy", "net_varied", "solver", "caffemodel", "solverstate"]
 NAMES += ["caffemodel_h5", "solverstate_h5", "dnsz", "lmdb_raw", "lmdb_encoded", "leveldb"]
 NAMES += ["hdf5_data", "mean", "datum", "image_datum", "image_list"]
-COUNTS = [50, pytest.param(400, marks=pytest.mark.slow)]
+COUNT = 200
 
 
 @pytest.fixture(scope="module")
@@ -41,15 +41,12 @@ def test_what_is_whole_is_read(formats: dict[str, Format]) -> None:
     check_good(formats)
 
 
-@pytest.mark.parametrize("count", COUNTS)
 @pytest.mark.parametrize("name", NAMES)
-def test_what_is_damaged_is_read_or_refused(
-    name: str, count: int, formats: dict[str, Format]
-) -> None:
+def test_what_is_damaged_is_read_or_refused(name: str, formats: dict[str, Format]) -> None:
     each = formats[name]
     draw = random.Random(f"tests {name}")
     refused = 0
-    for number in range(count):
+    for number in range(COUNT):
         Path(each.file).write_bytes(each.damage(each.good, draw))
         try:
             assert each.read(each.file) is None, f"mutant {number}"
@@ -59,4 +56,4 @@ def test_what_is_damaged_is_read_or_refused(
         except MemoryError:
             assert each.asks
     Path(each.file).write_bytes(each.good)
-    assert 0 < refused < count
+    assert 0 < refused < COUNT

@@ -23,7 +23,7 @@ from caffe_dns.proto.caffe_pb2 import SolverParameter
 from caffe_dns.proto.upgrade import read_solver
 from caffe_dns.pycaffe.mode import mode, set_random_seed
 from caffe_dns.pycaffe.net import Net
-from caffe_dns.solver.iteration import Outcome, run_iteration
+from caffe_dns.solver.iteration import LastUpdate, Outcome, run_iteration
 from caffe_dns.solver.nets import train_definition
 from caffe_dns.solver.solver import Solver as CoreSolver
 from caffe_dns.solver.update_rules.base import Tensors
@@ -47,6 +47,21 @@ class _Functions:
     on_gradients_ready: Callable[[], object]
 
 
+class _KeptUpdate(LastUpdate):
+    """The last update, as the diffs of the parameters hold it."""
+
+    def __init__(self, net: Net, *, wanted: bool) -> None:
+        super().__init__(net.core, wanted=wanted)
+        self._execution = net.execution
+
+    def diffs(self) -> dict[Param, Tensor] | None:
+        if not self._wanted:
+            return None
+        self._execution.attach_diffs()
+        gradients = {param: param.tensor.grad for param in self._net.learnable_params}
+        return {param: diff for param, diff in gradients.items() if diff is not None}
+
+
 class _Trainer(CoreSolver):
     """The solver itself, with each iteration run over the blobs of `train_net`."""
 
@@ -60,6 +75,7 @@ class _Trainer(CoreSolver):
         )
         self.callbacks: list[SolverCallback] = []
         self.train_net = Net.of(self.net)
+        self._last_update = _KeptUpdate(self.train_net, wanted=param.snapshot_diff)
         self.rule.may_use_kernel = False
         self._update = self.rule.update
         self.rule.update = self._update_and_keep  # type: ignore[method-assign]
@@ -120,13 +136,6 @@ class _Trainer(CoreSolver):
         for callback in self.callbacks:
             callback.on_gradients_ready()
         self._apply()
-
-    def _diffs(self) -> dict[Param, Tensor] | None:
-        if not self.param.snapshot_diff:
-            return None
-        self.train_net.execution.attach_diffs()
-        gradients = {param: param.tensor.grad for param in self.net.learnable_params}
-        return {param: diff for param, diff in gradients.items() if diff is not None}
 
     def _update_and_keep(
         self, gradients: Tensors, histories: list[Tensors], rate: Tensor

@@ -246,5 +246,7 @@ def test_a_net_without_data_is_refused_with_the_stages_that_have_some() -> None:
         make(SCORES)
     with pytest.raises(CaffeError, match=r"layer 'ip': bottom: Unknown bottom blob 'dota'"):
         make(DATA + SCORES.replace('"data"', '"dota"'))
-    with pytest.raises(CaffeError, match=r"layer 'x': 'DetectionLoss' is a layer type of MS-CNN"):
-        make(DATA + SCORES + 'layer { name: "x" type: "DetectionLoss" bottom: "ip" top: "x" }')
+    with pytest.raises(
+        CaffeError, match=r"layer 'x': 'DetectionGroupLoss' is a layer type of MS-CNN"
+    ):
+        make(DATA + SCORES + 'layer { name: "x" type: "DetectionGroupLoss" bottom: "ip" top: "x" }')

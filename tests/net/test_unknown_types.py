@@ -11,11 +11,11 @@ from caffe_dns.errors import CaffeError
 from tests.nets import refused
 
 LAYERS = """layer { name: "a" type: "Input" top: "a" input_param { shape { dim: 1 } } }
-layer { name: "b" type: "ImageGtData" top: "b" include { phase: TRAIN } }
+layer { name: "b" type: "ImageSegData" top: "b" include { phase: TRAIN } }
 layer { name: "b"
   type: "InerProduct" bottom: "a" top: "b" include { phase: TEST } }
-layer { name: "c" type: "DetectionLoss" bottom: "b" top: "c" }
-layer { name: "d" type: "DetectionLoss" bottom: "b" top: "d" }
+layer { name: "c" type: "DetectionGroupLoss" bottom: "b" top: "c" }
+layer { name: "d" type: "DetectionGroupLoss" bottom: "b" top: "d" }
 layer { name: "e" type: "Teleporter" bottom: "b" top: "e" }
 """
 
@@ -27,15 +27,15 @@ def test_all_are_named_with_their_forks_and_places(tmp_path: Path) -> None:
         load_net(file)
     assert str(caught.value) == (
         f"{file}:4: layer 'b': unknown layer type 'InerProduct' (column 3) "
-        "(did you mean 'InnerProduct'?); also unknown: 'DetectionLoss' (line 5, MS-CNN), "
+        "(did you mean 'InnerProduct'?); also unknown: 'DetectionGroupLoss' (line 5, MS-CNN), "
         "'Teleporter' (line 7)"
     )
 
 
 def test_the_fork_is_named_and_nothing_far_is_proposed() -> None:
     assert refused(LAYERS) == (
-        "layer 'b': 'ImageGtData' is a layer type of MS-CNN, which dns lacks; "
-        "also unknown: 'DetectionLoss' (MS-CNN), 'Teleporter'"
+        "layer 'b': 'ImageSegData' is a layer type of DeepLab, which dns lacks; "
+        "also unknown: 'DetectionGroupLoss' (MS-CNN), 'Teleporter'"
     )
     assert refused('layer { name: "x" type: "Teleporter" top: "x" }') == (
         "layer 'x': unknown layer type 'Teleporter'"
