@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -81,3 +82,24 @@ def assert_same_weights(solver: Solver, other: Solver) -> None:
     mine, theirs = weights_of(solver), weights_of(other)
     assert mine.keys() == theirs.keys()
     assert all(torch.equal(mine[key], theirs[key]) for key in mine)
+
+
+def whole_and_resumed(
+    make: Callable[[Path], Solver], folder: Path, stop: int, end: int
+) -> tuple[Solver, Solver]:
+    """A run, and one resumed from a snapshot of another on the way; they have the same weights.
+
+    `make` makes the solver in a folder, which it makes as well.
+    """
+    whole = make(folder / "whole")
+    whole.step(end)
+    first = make(folder / "parts")
+    first.step(stop)
+    first.snapshot()
+    second = make(folder / "parts")
+    second.restore(f"{folder}/parts/snap_iter_{stop}.solverstate")
+    second.step(end - stop)
+    for solver in (whole, first, second):
+        solver.close()
+    assert_same_weights(whole, second)
+    return whole, second

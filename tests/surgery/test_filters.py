@@ -18,7 +18,7 @@ from caffe_dns.proto.text import parse_text
 from caffe_dns.reports.summary import summarize
 from caffe_dns.surgery import Surgeon, plan
 from tests.nets import input_layer, layer, make_net, recorded_log
-from tests.solver.harness import assert_same_weights
+from tests.solver.harness import whole_and_resumed
 from tests.surgery.test_surgeon import FILLED
 from tests.surgery.test_target import disturb
 from tests.surgery.test_target_macs import solver_of
@@ -199,17 +199,7 @@ def test_a_resumed_run_is_the_same(tmp_path: Path, kind: str) -> None:
         "display: 1 max_iter: 14 surgery_stage { iterations: 14 interval: 2 end_iter: 7 "
         "macs: 0.6 pattern: 'filter' }"
     )
-    whole = solver_of(tmp_path / "whole", kind, stages)
-    whole.step(14)
-    first = solver_of(tmp_path / "parts", kind, stages)
-    first.step(5)
-    first.snapshot()
-    second = solver_of(tmp_path / "parts", kind, stages)
-    second.restore(f"{tmp_path}/parts/snap_iter_5.solverstate")
-    second.step(9)
-    for solver in (whole, first, second):
-        solver.close()
-    assert_same_weights(whole, second)
+    _, second = whole_and_resumed(lambda folder: solver_of(folder, kind, stages), tmp_path, 5, 14)
     assert not filters(second.net, "ip1").all()
     assert filters(second.net, "ip2").all()
 

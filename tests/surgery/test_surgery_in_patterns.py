@@ -16,7 +16,7 @@ from caffe_dns.proto.caffe_pb2 import SolverParameter
 from caffe_dns.proto.text import parse_text
 from caffe_dns.surgery import Surgeon, plan
 from tests.nets import input_layer, layer, make_net
-from tests.solver.harness import assert_same_weights
+from tests.solver.harness import whole_and_resumed
 from tests.surgery.test_target import disturb
 from tests.surgery.test_target_macs import (
     DENSE,
@@ -140,17 +140,7 @@ def test_a_threshold_in_a_pattern(kind: str, pattern: str) -> None:
 @pytest.mark.parametrize("pattern", ["2:4", "1x4"])
 def test_a_resumed_run_is_the_same(tmp_path: Path, kind: str, pattern: str) -> None:
     stages = STAGES.format(f"sparsity: 0.7 pattern: '{pattern}'")
-    whole = solver_of(tmp_path / "whole", kind, stages)
-    whole.step(14)
-    first = solver_of(tmp_path / "parts", kind, stages)
-    first.step(5)
-    first.snapshot()
-    second = solver_of(tmp_path / "parts", kind, stages)
-    second.restore(f"{tmp_path}/parts/snap_iter_5.solverstate")
-    second.step(9)
-    for solver in (whole, first, second):
-        solver.close()
-    assert_same_weights(whole, second)
+    _, second = whole_and_resumed(lambda folder: solver_of(folder, kind, stages), tmp_path, 5, 14)
     for name in ("conv", "ip1", "ip2"):
         assert holds(pattern, second.net.params[name][2])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from caffe_dns.solver.solver import Solver
 from caffe_dns.surgery.stages import plan
 from caffe_dns.surgery.surgeon import Surgeon
 from tests.nets import make_net
-from tests.solver.harness import assert_same_weights, make_solver, small_net
+from tests.solver.harness import assert_same_weights, make_solver, small_net, whole_and_resumed
 from tests.surgery.test_surgeon import GUO, HOLMES
 
 STAGE = "lr_policy: 'fixed' surgery_stage {{ iterations: 100 interval: 20 end_iter: 60 {} }}"
@@ -224,17 +225,8 @@ def stages_solver(folder: Path, kind: str) -> Solver:
 @pytest.mark.parametrize("kind", ["InnerProduct", "CInnerProduct"])
 @pytest.mark.parametrize("stop", [3, 5, 9, 12, 14, 16])
 def test_a_run_resumed_in_any_stage_is_the_same(tmp_path: Path, kind: str, stop: int) -> None:
-    whole = stages_solver(tmp_path / "whole", kind)
-    whole.step(18)
-    first = stages_solver(tmp_path / "parts", kind)
-    first.step(stop)
-    first.snapshot()
-    second = stages_solver(tmp_path / "parts", kind)
-    second.restore(f"{tmp_path}/parts/snap_iter_{stop}.solverstate")
-    second.step(18 - stop)
-    for solver in (whole, first, second):
-        solver.close()
-    assert_same_weights(whole, second)
+    make = partial(stages_solver, kind=kind)
+    whole, second = whole_and_resumed(make, tmp_path, stop, 18)
     assert whole.surgeon is not None
     assert second.surgeon is not None
     assert [c.threshold for c in whole.surgeon.display()] == [

@@ -18,7 +18,7 @@ from caffe_dns.solver.solver import Solver
 from caffe_dns.surgery.stages import plan
 from caffe_dns.surgery.surgeon import Surgeon
 from tests.nets import input_layer, layer, make_net, recorded_log
-from tests.solver.harness import assert_same_weights, make_solver, small_net
+from tests.solver.harness import make_solver, small_net, whole_and_resumed
 from tests.surgery.test_surgeon import FILLED
 from tests.surgery.test_target import distances, disturb, mask_of, shares
 
@@ -190,17 +190,7 @@ def solver_of(folder: Path, kind: str, stages: str = STAGES) -> Solver:
 
 @pytest.mark.parametrize("kind", ["", "C"])
 def test_a_resumed_run_is_the_same(tmp_path: Path, kind: str) -> None:
-    whole = solver_of(tmp_path / "whole", kind)
-    whole.step(14)
-    first = solver_of(tmp_path / "parts", kind)
-    first.step(8)
-    first.snapshot()
-    second = solver_of(tmp_path / "parts", kind)
-    second.restore(f"{tmp_path}/parts/snap_iter_8.solverstate")
-    second.step(6)
-    for solver in (whole, first, second):
-        solver.close()
-    assert_same_weights(whole, second)
+    whole, second = whole_and_resumed(lambda folder: solver_of(folder, kind), tmp_path, 8, 14)
     assert whole.surgeon is not None and second.surgeon is not None
     kept, macs = whole.surgeon.macs_kept()
     assert macs == 27 * 25 + 12 * 75 + 120
