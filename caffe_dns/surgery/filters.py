@@ -42,7 +42,7 @@ class Filters:
         }
         self._fixed = costs.fixed([*(m.name for m in masked_layers), *self._between])
         #: What a filter and the weights that read it cost as long as nothing is cut.
-        self._whole = {m: self._find_cost(m) for m in masked_layers}
+        self._whole = self._find_costs()
 
     def renew(self, due: Iterable[MaskedLayer]) -> None:
         """Cut and splice the filters of these layers by the thresholds that they have."""
@@ -94,7 +94,7 @@ class Filters:
 
     def dense(self) -> int:
         """What all layers cost as long as nothing is cut."""
-        return self._at_one(self.masked_layers, torch.zeros_like(self._since({}, 1)))
+        return self._at_one(self.masked_layers, torch.zeros_like(self._sets))
 
     def _at_one(self, group: Sequence[MaskedLayer], since: Tensor) -> int:
         """The costs with the filters that are there from the first number on."""
@@ -146,13 +146,20 @@ class Filters:
             inputs = there[self._inputs[masked_layer]].any(1)
             masked_layer.keep_filters(self._own(there, masked_layer), inputs)
 
-    def _find_cost(self, masked_layer: MaskedLayer) -> int:
-        own = self._outputs[masked_layer]
-        cost = self._dense(masked_layer) / len(own)
+    def _find_costs(self) -> dict[MaskedLayer, int]:
+        dense = {m: self._dense(m) for m in self.masked_layers}
+        sizes = [len(own) for own in self._outputs.values()]
+        costs = [dense[m] / size for m, size in zip(self.masked_layers, sizes, strict=True)]
+        # Which layer each output is of; nobody's come last.
+        makers = torch.arange(len(sizes) + 1).repeat_interleave(torch.tensor([*sizes, 1]))
+        makers = makers.to(self._sets.device)
         for reader, inputs in self._inputs.items():
-            arriving = int(((inputs >= own.start) & (inputs < own.stop)).any(1).sum())
-            cost += self._dense(reader) * arriving / len(inputs) / len(own)
-        return max(1, round(cost))
+            reads = makers.new_zeros((len(inputs), len(sizes) + 1), dtype=torch.bool)
+            arriving = reads.scatter_(1, makers[inputs], True).sum(0).tolist()[:-1]
+            for place, (number, size) in enumerate(zip(arriving, sizes, strict=True)):
+                costs[place] += dense[reader] * number / len(inputs) / size
+        rounded = (max(1, round(cost)) for cost in costs)
+        return dict(zip(self.masked_layers, rounded, strict=True))
 
     def _dense(self, masked_layer: MaskedLayer) -> int:
         """What a layer costs as long as nothing is cut."""

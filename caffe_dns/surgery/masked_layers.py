@@ -118,7 +118,7 @@ class MaskedLayer:
     @property
     def row_length(self) -> int:
         """How many weights an output has."""
-        return self._rows(self.layer.blobs[0]).shape[1]
+        return self.layer.blobs[0].movedim(self._input_axis, -1)[0].numel()
 
     def unit_size(self, pattern: Pattern | None) -> int:
         """How many weights are cut as one in this pattern."""
