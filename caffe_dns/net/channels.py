@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
@@ -94,12 +95,15 @@ def trace(net: Net, layers: Sequence[WeightedLayer]) -> ChannelFlow:
         layer: range(first, end) for layer, first, end in zip(layers, ends, ends[1:], strict=False)
     }
     flow = ChannelFlow(outputs, ends[-1])
+    weighted = [step.layer for step in net.steps if isinstance(step.layer, WeightedLayer)]
+    users = Counter(layer.blobs[0].data_ptr() for layer in weighted)
+    unshared = {layer for layer in weighted if users[layer.blobs[0].data_ptr()] == 1}
     blobs: dict[str, Tensor] = {}
     for step in net.steps:
         # Each blob has one reader.
         arriving = [blobs.pop(name, None) for name in step.bottoms]
         layer = step.layer
-        if layer in outputs and _is_simple(net, step):
+        if layer in outputs and layer in unshared and _is_simple(step):
             shape = net.blob_shapes[step.bottoms[0]]
             (numbers,) = arriving
             flow.inputs[layer] = _spread(
@@ -121,23 +125,14 @@ def trace(net: Net, layers: Sequence[WeightedLayer]) -> ChannelFlow:
     return flow
 
 
-def _is_simple(net: Net, step: Step) -> bool:
-    """Whether a layer has one bottom, whose channels it tells apart, and a weight of its own."""
+def _is_simple(step: Step) -> bool:
+    """Whether a layer has one bottom, whose channels it tells apart."""
     layer = step.layer
     if len(step.bottoms) != 1:
         return False
     if isinstance(layer, BaseConvolution):
-        if layer.group != 1 or layer.channel_axis != 1:
-            return False
-    elif not isinstance(layer, BaseInnerProduct) or layer.first_axis != 1:
-        return False
-    place = layer.blobs[0].data_ptr()
-    return not any(
-        isinstance(other.layer, WeightedLayer)
-        and other.layer is not layer
-        and other.layer.blobs[0].data_ptr() == place
-        for other in net.steps
-    )
+        return layer.group == 1 and layer.channel_axis == 1
+    return isinstance(layer, BaseInnerProduct) and layer.first_axis == 1
 
 
 def _inputs_per_channel(step: Step, shape: Shape) -> int:
