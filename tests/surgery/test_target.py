@@ -348,5 +348,7 @@ def test_ranking_refused(tmp_path: Path) -> None:
     with pytest.raises(CaffeError, match="ranking: LOSS is for parameters alone"):
         make_solver(tmp_path, "surgery_stage { sparsity: 0.5 ranking: LOSS pattern: '1x4' }")
     net = small_net().replace("lr_mult: 1", "lr_mult: 0", 1)
-    with pytest.raises(CaffeError, match=r"'ip1'.*does not learn"):
-        make_solver(tmp_path, "surgery_stage { sparsity: 0.5 ranking: LOSS }", net=net).step(1)
+    for kind in ("SGD", "Adam"):
+        settings = f"type: '{kind}' surgery_stage {{ sparsity: 0.5 ranking: LOSS }}"
+        with pytest.raises(CaffeError, match=r"'ip1'.*does not learn"):
+            make_solver(tmp_path, settings, net=net).step(1)

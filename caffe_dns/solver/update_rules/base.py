@@ -150,12 +150,15 @@ class UpdateRule:
     def keep_squares(self) -> dict[int, Tensor]:
         """From now on, keep a running mean of each gradient's square, as the last history.
 
-        Returns these by the addresses of their parameters.
+        Returns these by the addresses of their parameters, of those alone that have gradients.
         """
         self._squares = [torch.zeros_like(tensor) for tensor in self.tensors]
         self.num_histories += 1
-        pairs = zip(self.tensors, self._squares, strict=True)
-        return {tensor.data_ptr(): squares for tensor, squares in pairs}
+        return {
+            param.tensor.data_ptr(): squares
+            for param, squares in zip(self.params, self._squares, strict=True)
+            if param.tensor.requires_grad
+        }
 
     def _all_histories(self) -> list[Tensors]:
         return self.histories if self._squares is None else [*self.histories, self._squares]
