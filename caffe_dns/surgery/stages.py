@@ -253,7 +253,8 @@ def _check_latency(stage: Stage) -> None:
         shares = list(row.share)
         rising = len(shares) > 1 and shares[0] >= 0 and shares[-1] == 1
         rising = rising and all(map(operator.lt, shares, shares[1:]))
-        if not rising or len(row.milliseconds) != len(shares) or min(row.milliseconds) < 0:
+        timed = len(row.milliseconds) == len(shares)
+        if not (rising and timed and all(0 <= ms < math.inf for ms in row.milliseconds)):
             raise stage.error(
                 f"'{row.name}' needs two shares or more that rise to 1, and the milliseconds of "
                 "each",

@@ -115,6 +115,10 @@ ROW = "latency_table { name: 'stem' share: 0.5 share: 1 milliseconds: 1 millisec
             "latency_table: 'a' needs two shares or more that rise to 1",
         ),
         (
+            f"latency: 1 pattern: 'filter' {ROW.replace('milliseconds: 2', 'milliseconds: nan')}",
+            "latency_table: 'stem' needs two shares or more that rise to 1, and the milliseconds",
+        ),
+        (
             f"latency: 1 pattern: 'filter' layer {{ name: 'stem' sparsity: 0.5 }} {ROW}",
             "latency: 'stem' has a sparsity, but all layers of a stage are pruned together",
         ),
