@@ -29,13 +29,13 @@ class BoxCode:
     def encode(self, boxes: Tensor, priors: Tensor, variances: Tensor) -> Tensor:
         """The differences (`EncodeBBox`)."""
         if self.kind == PriorBoxParameter.CENTER_SIZE:
-            sides = _sides(priors)
-            shifts = (_centres(boxes) - _centres(priors)) / sides
-            code = torch.cat([shifts, (_sides(boxes) / sides).log()], -1)
+            sides = sides_of(priors)
+            shifts = (centres_of(boxes) - centres_of(priors)) / sides
+            code = torch.cat([shifts, (sides_of(boxes) / sides).log()], -1)
         else:
             code = boxes - priors
             if self.kind == PriorBoxParameter.CORNER_SIZE:
-                sides = _sides(priors)
+                sides = sides_of(priors)
                 code = code / torch.cat([sides, sides], -1)
         return code if self.variance_in_target else code / variances
 
@@ -45,32 +45,44 @@ class BoxCode:
             code = code * variances
         if self.kind == PriorBoxParameter.CORNER:
             return priors + code
-        sides = _sides(priors)
+        sides = sides_of(priors)
         if self.kind == PriorBoxParameter.CORNER_SIZE:
             return priors + code * torch.cat([sides, sides], -1)
-        centres = _centres(priors) + code[..., :2] * sides
-        halves = code[..., 2:].exp() * sides / 2
-        return torch.cat([centres - halves, centres + halves], -1)
+        centres = centres_of(priors) + code[..., :2] * sides
+        return boxes_around(centres, code[..., 2:].exp() * sides)
 
 
-def _sides(boxes: Tensor) -> Tensor:
+def sides_of(boxes: Tensor) -> Tensor:
+    """Width and height of each box."""
     return boxes[..., 2:] - boxes[..., :2]
 
 
-def _centres(boxes: Tensor) -> Tensor:
+def centres_of(boxes: Tensor) -> Tensor:
+    """x and y of the middle of each box."""
     return (boxes[..., :2] + boxes[..., 2:]) / 2
+
+
+def boxes_around(centres: Tensor, sides: Tensor) -> Tensor:
+    """The boxes that have these centres and sides."""
+    halves = sides / 2
+    return torch.cat([centres - halves, centres + halves], -1)
 
 
 def areas(boxes: Tensor) -> Tensor:
     """The area of each box; 0 for boxes that end before they begin."""
-    return _sides(boxes).clamp(min=0).prod(-1)
+    return sides_of(boxes).clamp(min=0).prod(-1)
+
+
+def intersections(first: Tensor, second: Tensor) -> Tensor:
+    """What two boxes have in common, an area."""
+    low = torch.maximum(first[..., :2], second[..., :2])
+    high = torch.minimum(first[..., 2:], second[..., 2:])
+    return (high - low).clamp(min=0).prod(-1)
 
 
 def overlaps(first: Tensor, second: Tensor) -> Tensor:
     """What two boxes have in common, as a share of what they cover (`JaccardOverlap`)."""
-    low = torch.maximum(first[..., :2], second[..., :2])
-    high = torch.minimum(first[..., 2:], second[..., 2:])
-    common = (high - low).clamp(min=0).prod(-1)
+    common = intersections(first, second)
     union = areas(first) + areas(second) - common
     return torch.where(common > 0, common / union, 0)
 

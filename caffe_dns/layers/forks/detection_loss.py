@@ -19,7 +19,7 @@ from torch import Tensor
 
 from caffe_dns.layers.base import LossLayer, Shape, layer_types
 from caffe_dns.layers.checks import check_indices
-from caffe_dns.layers.detection.boxes import overlaps
+from caffe_dns.layers.detection.boxes import boxes_around, overlaps
 from caffe_dns.layers.forks.fields import Field, NormalizedLayer
 from caffe_dns.layers.loss import MOST_SOFTMAX_LOSS, Clamp
 from caffe_dns.proto.caffe_pb2 import DetectionAccuracyParameter, DetectionLossParameter
@@ -255,7 +255,7 @@ class DetectionAccuracy(DetectionMap):
         found = counted & (cells.classes != 0)
         codes = self.denormalized(cells.codes)
         middles, sides = self.field.decode(codes, cells.columns, self.shift, self.growth)
-        shares = overlaps(_corners(middles, sides), _corners(cells.middles, cells.sides))
+        shares = overlaps(boxes_around(middles, sides), boxes_around(cells.middles, cells.sides))
         of_boxes = _mean(shares, cells.found & ~self.ignored(cells.labels))
         accuracy = torch.stack([_mean(right.to(shares.dtype), some) for some in (counted, found)])
         return [accuracy.view(1, 1, 1, 2), of_boxes.view(1, 1, 1, 1)][: self.num_tops]
@@ -267,10 +267,6 @@ class DetectionAccuracy(DetectionMap):
         classes = torch.arange(self.options.cls_num, device=label.device).view(1, -1, 1)
         before = (cells.scores > own) | ((cells.scores == own) & (classes > label))
         return before.sum(1)
-
-
-def _corners(middles: Tensor, sides: Tensor) -> Tensor:
-    return torch.cat([middles - sides / 2, middles + sides / 2], -1)
 
 
 def _mean(values: Tensor, counted: Tensor) -> Tensor:

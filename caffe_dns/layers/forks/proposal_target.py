@@ -14,7 +14,7 @@ from torch import Tensor
 
 from caffe_dns.layers.base import Shape, count, layer_types
 from caffe_dns.layers.checks import check_indices
-from caffe_dns.layers.detection.boxes import overlaps
+from caffe_dns.layers.detection.boxes import boxes_around, centres_of, overlaps, sides_of
 from caffe_dns.layers.forks.fields import NormalizedLayer
 from caffe_dns.layers.forks.roi import rounded
 
@@ -27,10 +27,6 @@ _THE_SAME = 0.975
 def _spans(regions: Tensor) -> Tensor:
     """Rows of x, y, and where the region ends, one pixel beyond its last: for overlaps."""
     return torch.cat([regions[:, 1:3], regions[:, 3:5] + 1], 1)
-
-
-def _middles_and_sides(spans: Tensor) -> tuple[Tensor, Tensor]:
-    return (spans[:, :2] + spans[:, 2:]) / 2, spans[:, 2:] - spans[:, :2]
 
 
 @dataclass(frozen=True)
@@ -185,9 +181,10 @@ class ProposalTarget(NormalizedLayer):
 
     def _codes(self, regions: Tensor, objects: Tensor) -> Tensor:
         """The differences of objects from regions, N x 4."""
-        middles, sides = _middles_and_sides(_spans(regions))
-        there, theirs = _middles_and_sides(_spans(objects))
-        return self.normalized(torch.cat([(there - middles) / sides, (theirs / sides).log()], 1))
+        here, there = _spans(regions), _spans(objects)
+        sides = sides_of(here)
+        moved = (centres_of(there) - centres_of(here)) / sides
+        return self.normalized(torch.cat([moved, (sides_of(there) / sides).log()], 1))
 
     def _weights(self, chosen: Chosen) -> Tensor:
         """Those of regions: foreground and background count as `fg_fraction` says."""
@@ -232,10 +229,9 @@ class BboxAccuracy(NormalizedLayer):
         columns = 4 * labels[:, None] + torch.arange(4, device=labels.device)
         codes = self.denormalized(codes.gather(1, columns))
         before, wanted = _spans(regions), _spans(objects)
-        middles, sides = _middles_and_sides(before)
-        middles = middles + codes[:, :2] * sides
-        halves = sides * codes[:, 2:].exp() / 2
-        after = torch.cat([middles - halves, middles + halves], 1)
+        sides = sides_of(before)
+        centres = centres_of(before) + codes[:, :2] * sides
+        after = boxes_around(centres, sides * codes[:, 2:].exp())
         number = counted.sum()
         tops = []
         for spans in (after, before):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from caffe_dns.layers.base import Shape, count, layer_types
-from caffe_dns.layers.detection.boxes import uncovered
+from caffe_dns.layers.detection.boxes import intersections, uncovered
 from caffe_dns.layers.forks.fields import Field, NormalizedLayer
 from caffe_dns.proto.caffe_pb2 import TRAIN
 
@@ -73,8 +73,8 @@ class BoxOutput(NormalizedLayer):
             boxes = boxes[uncovered(boxes, self._leaves)]
             if self.options.max_post_nms_num:
                 boxes = boxes[: self.options.max_post_nms_num]
-            corners = torch.cat([boxes[:, :2], boxes[:, :2] + boxes[:, 2:4], boxes[:, 4:]], 1)
-            found.append(torch.cat([corners.new_full((len(corners), 1), image), corners], 1))
+            number = boxes.new_full((len(boxes), 1), image)
+            found.append(torch.cat([number, _corners(boxes), boxes[:, 4:]], 1))
         rows = torch.cat(found)
         regions = rows[:, :5]
         if not len(rows):
@@ -107,9 +107,7 @@ class BoxOutput(NormalizedLayer):
         return self._overlaps(box, others) <= self.options.iou_thr
 
     def _overlaps(self, box: Tensor, others: Tensor) -> Tensor:
-        low = torch.maximum(box[:, :2], others[:, :2])
-        high = torch.minimum(box[:, :2] + box[:, 2:4], others[:, :2] + others[:, 2:4])
-        common = (high - low).clamp(min=0).prod(1)
+        common = intersections(_corners(box), _corners(others))
         own, theirs = box[:, 2:4].prod(1), others[:, 2:4].prod(1)
         whole = {
             "IOU": own + theirs - common,
@@ -117,6 +115,11 @@ class BoxOutput(NormalizedLayer):
             "IOFU": own.expand_as(theirs),
         }[self.options.nms_type]
         return torch.where(common > 0, common / whole, 0)
+
+
+def _corners(boxes: Tensor) -> Tensor:
+    """The corners of rows of x, y, width and height."""
+    return torch.cat([boxes[:, :2], boxes[:, :2] + boxes[:, 2:4]], 1)
 
 
 @layer_types.register("DecodeBBox")

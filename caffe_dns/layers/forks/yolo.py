@@ -10,7 +10,7 @@ from torch import Tensor
 
 from caffe_dns import log
 from caffe_dns.layers.base import Layer, Shape, layer_types
-from caffe_dns.layers.detection.boxes import overlaps, uncovered
+from caffe_dns.layers.detection.boxes import boxes_around, overlaps, uncovered
 from caffe_dns.layers.detection.detection_output import ROW
 
 #: Values of a box before its classes: x, y, width, height, and whether there is an object.
@@ -103,8 +103,7 @@ def corners_of(centres: Tensor, sides: Tensor, anchors: Tensor) -> Tensor:
     columns = torch.arange(width, device=centres.device).view(1, -1, 1, 1)
     places = torch.cat(torch.broadcast_tensors(columns, rows), -1).to(centres.dtype)
     middle = (places + centres.sigmoid()) / extents
-    half = sides.exp() * anchors / 2
-    return torch.cat([middle - half, middle + half], -1)
+    return boxes_around(middle, sides.exp() * anchors)
 
 
 @layer_types.register("YoloDetectionOutput")

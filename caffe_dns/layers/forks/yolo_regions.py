@@ -16,7 +16,13 @@ from torch import Tensor
 
 from caffe_dns.layers.base import Layer, LossLayer, Shape, layer_types
 from caffe_dns.layers.checks import check_indices
-from caffe_dns.layers.detection.boxes import overlaps, uncovered
+from caffe_dns.layers.detection.boxes import (
+    boxes_around,
+    centres_of,
+    overlaps,
+    sides_of,
+    uncovered,
+)
 from caffe_dns.layers.forks.yolo import cells_of, corners_of
 from caffe_dns.proto.caffe_pb2 import EvalDetectionParameter, RegionLossParameter
 
@@ -167,14 +173,14 @@ class RegionLoss(RegionLayer, LossLayer):
 
     def _places(self, cells: Tensor, boxes: Tensor, objects: Objects) -> tuple[Tensor, ...]:
         """Image, row, column and box that each object belongs to."""
-        middles, sides = _middles_and_sides(objects.boxes)
-        columns, rows = (middles * self.side).long().unbind(1)
+        sides = sides_of(objects.boxes)
+        columns, rows = (centres_of(objects.boxes) * self.side).long().unbind(1)
         for places in (columns, rows):
             check_indices(self, places, self.side, "the cell of an object")
         if self.options.bias_match:
             like = self.anchors(cells).expand(len(sides), -1, -1)
         else:
-            like = _middles_and_sides(boxes[objects.images, rows, columns])[1]
+            like = sides_of(boxes[objects.images, rows, columns])
         shares = overlaps(_around(like), _around(sides).unsqueeze(1))
         return objects.images, rows, columns, shares.argmax(1)
 
@@ -183,11 +189,11 @@ class RegionLoss(RegionLayer, LossLayer):
     ) -> Tensor:
         """The differences [n, 5 + classes] of boxes with these values from their objects."""
         options = self.options
-        middles, sides = _middles_and_sides(objects.boxes[chosen])
+        boxes = objects.boxes[chosen]
         cell = torch.stack([places[2], places[1]], 1)
         at, likely = values[:, :2].sigmoid(), values[:, 4:5].sigmoid()
-        moved = (middles * self.side - cell - at).clamp(-1, 1) * at * (1 - at)
-        grown = (sides / self.anchors(values)[places[3]]).log() - values[:, 2:4]
+        moved = (centres_of(boxes) * self.side - cell - at).clamp(-1, 1) * at * (1 - at)
+        grown = (sides_of(boxes) / self.anchors(values)[places[3]]).log() - values[:, 2:4]
         box = -options.coord_scale * torch.cat([moved, grown.clamp(-1, 1)], 1)
         sure = -2 * options.object_scale * (1 - likely) ** 4 * likely
         shares = values[:, _BOX:].softmax(1)
@@ -196,14 +202,9 @@ class RegionLoss(RegionLayer, LossLayer):
         return torch.cat([box, sure, options.class_scale * (shares - wanted)], 1)
 
 
-def _middles_and_sides(boxes: Tensor) -> tuple[Tensor, Tensor]:
-    low, high = boxes[..., :2], boxes[..., 2:]
-    return (low + high) / 2, high - low
-
-
 def _around(sides: Tensor) -> Tensor:
     """Boxes with these sides around one point."""
-    return torch.cat([-sides / 2, sides / 2], -1)
+    return boxes_around(torch.zeros_like(sides), sides)
 
 
 @layer_types.register("EvalDetection")
