@@ -162,11 +162,10 @@ class DetectionLoss(DetectionMap, LossLayer):
             if mode != "bootstrap":
                 chosen[image, self._drawn(cells.found[image])] = True
             if mode != "random":
+                # Of equal scores, the last one comes first.
+                places = candidates[image].nonzero().flatten().flip(0)
                 for label in range(1, self.options.cls_num):
                     most = self._multiple(cells.classes[image] == label)
-                    places = candidates[image].nonzero().flatten()
-                    # Of equal scores, the last one comes first.
-                    places = places.flip(0)
                     scores = cells.scores[image, label, places].detach()
                     order = scores.argsort(descending=True, stable=True)
                     chosen[image, places[order[: max(most, _LEAST_BACKGROUND)]]] = True
