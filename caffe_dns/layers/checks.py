@@ -37,7 +37,7 @@ def check_indices(layer: Layer, indices: Tensor, limit: int, what: str) -> None:
     Looks at blobs in host memory only: on a GPU the host would have to wait for the values, and the
     kernels that use the indices stop by themselves.
     """
-    wrong = _first_outside(indices, limit)
+    wrong = _first_outside(indices, limit, None)
     if wrong is not None:
         raise layer.error(_out_of_range(what, wrong, limit), "bottom")
 
@@ -47,8 +47,7 @@ def check_labels(layer: Layer, labels: Tensor, classes: int, ignored: int | None
 
     As `check_indices`, in host memory only.
     """
-    counted = labels if ignored is None else labels.masked_fill(labels == ignored, 0)
-    wrong = _first_outside(counted, classes)
+    wrong = _first_outside(labels, classes, ignored)
     if wrong is not None:
         raise WrongLabel(
             _out_of_range("label", wrong, classes),
@@ -57,10 +56,15 @@ def check_labels(layer: Layer, labels: Tensor, classes: int, ignored: int | None
         )
 
 
-def _first_outside(indices: Tensor, limit: int) -> int | None:
-    """The least entry of `indices` where it is negative, the largest where it is no index."""
+def _first_outside(indices: Tensor, limit: int, ignored: int | None) -> int | None:
+    """The least entry of `indices` where it is negative, the largest where it is no index.
+
+    Entries that are `ignored` do not count.
+    """
     if indices.device.type != "cpu" or indices.numel() == 0:
         return None
+    if ignored is not None:
+        indices = indices.masked_fill(indices == ignored, 0)
     least, most = int(indices.min()), int(indices.max())
     if least < 0:
         return least

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from caffe_dns.layers.base import LossLayer, Shape, layer_types
-from caffe_dns.layers.checks import check_indices
+from caffe_dns.layers.checks import check_labels
 from caffe_dns.layers.detection.boxes import boxes_around, overlaps
 from caffe_dns.layers.forks.fields import Field, NormalizedLayer
 from caffe_dns.layers.loss import MOST_SOFTMAX_LOSS, Clamp
@@ -93,7 +93,7 @@ class DetectionMap(NormalizedLayer):
         classes, labels = self.options.cls_num, labels.detach().flatten(2)
         whole = labels[:, 0].long()
         shown = whole.clamp(max=1) if self.options.objectness else whole
-        check_indices(self, shown.masked_fill(self.ignored(shown), 0), classes, "label")
+        check_labels(self, shown, classes, self.ignore_label)
         return Cells(
             scores=values[:, :classes].flatten(2),
             codes=values[:, classes:].flatten(2).transpose(1, 2),
