@@ -16,9 +16,13 @@ def name_record(steps: Sequence[Step], step: Step, error: WrongLabel) -> CaffeEr
     As it is where the labels are not those that a layer of `steps` has read, one for each image.
     """
     makers = {top: maker for maker in steps for top in maker.tops}
-    maker = makers.get(step.bottoms[1])
+    labels = step.bottoms[1]
+    maker = makers.get(labels)
     while maker is not None and maker.layer.type == "Split":
-        maker = makers.get(maker.bottoms[0])
+        labels = maker.bottoms[0]
+        maker = makers.get(labels)
     if maker is None or not isinstance(maker.layer, ImageBatchLayer):
+        return error
+    if labels not in maker.tops[1:]:  # but images, whose pixels are the labels
         return error
     return maker.layer.name_record(error, error.fits)

@@ -102,3 +102,19 @@ layer { name: "in" type: "DummyData" top: "ip" top: "label" dummy_data_param {
 layer { name: "loss" type: "SoftmaxWithLoss" bottom: "ip" bottom: "label" top: "loss" }"""
     said = complaint(make_net(constant))
     assert said == "layer 'loss': bottom: label 9 is out of range; 0 to 3 would be right"
+
+
+def test_labels_that_are_images_stay_as_they_are(tmp_path: Path) -> None:
+    """The record's own label, which nobody reads, is not to blame."""
+    path = tmp_path / "pixels"
+    with lmdb.open(str(path)) as environment, environment.begin(write=True) as transaction:
+        datum = Datum(channels=1, height=2, width=2, data=bytes([0, 1, 9, 2]), label=12)
+        transaction.put(b"key", datum.SerializeToString())
+    pixels = f"""
+layer {{ name: "in" type: "Data" top: "label"
+  data_param {{ source: "{path}" batch_size: 1 backend: LMDB }} }}
+layer {{ name: "scores" type: "DummyData" top: "ip" dummy_data_param {{
+  shape {{ dim: 1 dim: 4 dim: 2 dim: 2 }} data_filler {{ value: 0 }} }} }}
+layer {{ name: "loss" type: "SoftmaxWithLoss" bottom: "ip" bottom: "label" top: "loss" }}"""
+    said = complaint(make_net(pixels))
+    assert said == "layer 'loss': bottom: label 9 is out of range; 0 to 3 would be right"
