@@ -97,7 +97,7 @@ def put_bits(trainer: Solver, limit: float) -> None:
 
 
 def _score(trainer: Solver, limit: float) -> dict[str, int]:
-    if not trainer.test_nets:
+    if not trainer.test_nets or not trainer.param.test_iter[0]:
         raise CaffeError(f"--bits {flags.AUTO} needs a test net to score, and a test_iter")
     net = trainer.test_nets[0]
     share_weights(net, trainer.net)

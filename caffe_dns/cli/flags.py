@@ -178,6 +178,12 @@ def bits(least: int, help: str) -> Callable[[F], F]:
     return add
 
 
+def check_iterations(value: int) -> None:
+    """Raise CaffeError for less than one."""
+    if value < 1:
+        raise CaffeError(f"-iterations must be at least 1, not {value}")
+
+
 def check_loss_of_accuracy(value: float) -> None:
     """Raise CaffeError for what is no loss of an accuracy."""
     if not 0 <= value < 1:

@@ -89,5 +89,9 @@ def test_wrong_flags(train: list[str], tmp_path: Path, capfd: Capture) -> None:
     assert "below 1, not 1" in said("--bits", "auto", "--loss-of-accuracy", "1")
     text = (tmp_path / "solver.prototxt").read_text()
     without = re.sub(r"test_(iter|interval): \d+", "", text)
-    (tmp_path / "solver.prototxt").write_text(without)
-    assert "--bits auto needs a test net to score" in said("--bits", "auto")
+    for wrong in (without, re.sub(r"test_iter: \d+", "test_iter: 0", text)):
+        (tmp_path / "solver.prototxt").write_text(wrong)
+        assert "--bits auto needs a test net to score" in said("--bits", "auto")
+    plain = ["--model", f"{tmp_path}/net.prototxt", "--weights", f"{tmp_path}/plain.caffemodel"]
+    no_batch = ["--output", f"{tmp_path}/x.dnsz", "--bits", "auto", "--iterations", "0"]
+    assert "-iterations must be at least 1" in complaint(["export", *plain, *no_batch], capfd)

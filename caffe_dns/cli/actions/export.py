@@ -49,6 +49,7 @@ def run(
         raise CaffeError("export needs a file to write: --output FILE")
     check_target(output_file)
     limit = find_limit(bits, loss)
+    flags.check_iterations(iterations)
     chosen = find_format(output_file, format_name)
     files = [file.strip() for file in weights.split(",")]
     if len(files) == 1 and is_compact(files[0]):

@@ -69,8 +69,7 @@ def _check_flags(model: str, weights: str, iterations: int, loss_of_accuracy: fl
         raise CaffeError("sensitivity needs a model definition to score: --model FILE")
     if not weights:
         raise CaffeError("sensitivity needs model weights to prune: --weights FILE")
-    if iterations < 1:
-        raise CaffeError(f"-iterations must be at least 1, not {iterations}")
+    flags.check_iterations(iterations)
     flags.check_loss_of_accuracy(loss_of_accuracy)
 
 

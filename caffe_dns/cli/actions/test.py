@@ -46,8 +46,7 @@ def run(
         raise CaffeError("test needs a model definition to score: --model FILE")
     if not weights:
         raise CaffeError("test needs model weights to score: --weights FILE")
-    if iterations < 1:
-        raise CaffeError(f"-iterations must be at least 1, not {iterations}")
+    flags.check_iterations(iterations)
     check_ap_version(ap_version, "-ap_version")
     device = scoring_device(gpu)
     context = Context(

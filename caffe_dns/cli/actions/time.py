@@ -40,8 +40,7 @@ def run(
         raise CaffeError("time needs a model definition to time: --model FILE")
     if phase not in ("", "TRAIN", "TEST"):
         raise CaffeError(f"-phase must be TRAIN or TEST, not '{phase}'")
-    if iterations < 1:
-        raise CaffeError(f"-iterations must be at least 1, not {iterations}")
+    flags.check_iterations(iterations)
     device = scoring_device(gpu)
     if device == CPU:
         keep_freed_memory()  # as training does
