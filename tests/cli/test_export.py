@@ -104,6 +104,9 @@ def test_wrong_input_of_export(tmp_path: Path, capfd: Capture) -> None:
     assert "--weights" in said(*MODEL, *out)
     assert "--output" in said(*MODEL, "--weights", WEIGHTS)
     assert "--model" in said("--weights", WEIGHTS, *out)
+    # Before the weights are read, of which something is wrong, too.
+    line = said(*MODEL, "--weights", "gone", *out, "--definition", str(tmp_path / "no" / "x"))
+    assert "cannot be written: there is no folder" in line
     assert "tells no format" in said(*MODEL, "--weights", WEIGHTS, "--output", "model.bin")
     assert "No such file" in said(*MODEL, "--weights", "gone.caffemodel", *out)
     assert "there is no such file" in said("--model", "gone.prototxt", "--weights", WEIGHTS, *out)

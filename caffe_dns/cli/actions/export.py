@@ -43,13 +43,8 @@ def run(
     output: Output,
 ) -> None:
     """Do what `dns export` is asked for, by the values of its flags."""
-    if not weights:
-        raise CaffeError("export needs model weights: --weights FILE")
-    if not output_file:
-        raise CaffeError("export needs a file to write: --output FILE")
-    check_target(output_file)
+    _check_flags(weights, output_file, definition, iterations)
     limit = find_limit(bits, loss)
-    flags.check_iterations(iterations)
     chosen = find_format(output_file, format_name)
     files = [file.strip() for file in weights.split(",")]
     if len(files) == 1 and is_compact(files[0]):
@@ -92,6 +87,17 @@ def run(
             "bits": shared,
         }
     )
+
+
+def _check_flags(weights: str, output_file: str, definition: str, iterations: int) -> None:
+    if not weights:
+        raise CaffeError("export needs model weights: --weights FILE")
+    if not output_file:
+        raise CaffeError("export needs a file to write: --output FILE")
+    check_target(output_file)
+    if definition:
+        check_target(definition)
+    flags.check_iterations(iterations)
 
 
 def _load(described: Deployment, weights: str, context: Context) -> UnmaskedModel:
