@@ -190,8 +190,7 @@ class Solver:
             self._sharing_values.enter(self.iteration)
             display = _due(self.iteration, param.display)
             rate, stepped = self._set_rate()
-            with self._frozen.held():
-                outcome = self._iterate(display)
+            outcome = self._iterate(display)
             self._sharing_values.renew()
             if display and self.ranks.is_root:
                 self._display(outcome.outputs, rate)
@@ -233,10 +232,11 @@ class Solver:
         batches = [self.net.read_sources() for _ in range(self.param.iter_size)]
         self._last_update.begin()
         debug = display and self.param.debug_info
-        if self._captured is None or debug:
-            outcome = run_iteration(self.net, self.rule, batches, *self._sharing, debug=debug)
-        else:
-            outcome = self._captured.run(batches)
+        with self._frozen.held():
+            if self._captured is None or debug:
+                outcome = run_iteration(self.net, self.rule, batches, *self._sharing, debug=debug)
+            else:
+                outcome = self._captured.run(batches)
         if display or _due(self.iteration + 1, self.param.snapshot):
             self._batch = batches[-1]
         self._last_update.end()

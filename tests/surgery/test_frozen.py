@@ -62,6 +62,19 @@ def test_zeros_in_groups(tmp_path: Path) -> None:
     assert torch.equal(ip == 0, wide)
 
 
+def test_a_snapshot_has_no_diff_of_what_stays(tmp_path: Path) -> None:
+    settings = "weight_decay: 0.01 snapshot_diff: true"
+    solver = make_solver(tmp_path, settings, net("connectivity_mode: DISCONNECTED_ELTWISE"))
+    weight = solver.net.params["ip1"][0]
+    with torch.no_grad():
+        weight[::2, ::3] = 0
+    solver.step(2)
+    diffs = solver._last_update.diffs()
+    assert diffs is not None
+    (diff,) = (diff for param, diff in diffs.items() if param.tensor is weight)
+    assert torch.equal(diff == 0, weight == 0)
+
+
 def test_what_has_no_weights(tmp_path: Path) -> None:
     text = net("").replace('type: "ReLU"', 'type: "ReLU" connectivity_mode: DISCONNECTED_ELTWISE')
     with pytest.raises(CaffeError, match=r"'relu': connectivity_mode: type ReLU has no weights"):
