@@ -37,7 +37,7 @@ class Concat(Layer):
 
     def reshape(self, bottom_shapes: Sequence[Shape]) -> list[Shape]:
         first = tuple(bottom_shapes[0])
-        axis = self._axis(len(first))
+        axis = self.own_axis(len(first))
         for i, shape in enumerate(bottom_shapes):
             if len(shape) != len(first) or any(
                 extent != shape[j] for j, extent in enumerate(first) if j != axis
@@ -53,9 +53,10 @@ class Concat(Layer):
     def forward(self, *bottoms: Tensor) -> Tensor:
         if len(bottoms) == 1:
             return bottoms[0]
-        return torch.cat(bottoms, self._axis(bottoms[0].dim()))
+        return torch.cat(bottoms, self.own_axis(bottoms[0].dim()))
 
-    def _axis(self, num_axes: int) -> int:
+    def own_axis(self, num_axes: int) -> int:
+        """The axis along which bottoms with so many axes are joined."""
         settings = self.param.concat_param
         return _axis_or_legacy(self, settings, "concat_dim", num_axes, "concat_param")
 
@@ -80,14 +81,15 @@ class Slice(Layer):
 
     def reshape(self, bottom_shapes: Sequence[Shape]) -> list[Shape]:
         shape = bottom_shapes[0]
-        axis = self._axis(len(shape))
+        axis = self.own_axis(len(shape))
         return [(*shape[:axis], part, *shape[axis + 1 :]) for part in self._parts(shape[axis])]
 
     def forward(self, *bottoms: Tensor) -> Sequence[Tensor]:
-        axis = self._axis(bottoms[0].dim())
+        axis = self.own_axis(bottoms[0].dim())
         return torch.split(bottoms[0], self._parts(bottoms[0].shape[axis]), axis)
 
-    def _axis(self, num_axes: int) -> int:
+    def own_axis(self, num_axes: int) -> int:
+        """The axis along which a bottom with so many axes is cut."""
         settings = self.param.slice_param
         return _axis_or_legacy(self, settings, "slice_dim", num_axes, "slice_param")
 

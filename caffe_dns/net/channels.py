@@ -153,7 +153,7 @@ def _passed(
         return None if any(a is None for a in arriving) else torch.cat(blobs, 1)
     if len(step.tops) != 1:
         return None
-    if isinstance(layer, Concat) and layer._axis(len(of_bottoms[0])) == 1:
+    if isinstance(layer, Concat) and layer.own_axis(len(of_bottoms[0])) == 1:
         most = max(numbers.shape[1] for numbers in blobs)
         return torch.cat([_widened(numbers, most) for numbers in blobs])
     if len(blobs) > 1:

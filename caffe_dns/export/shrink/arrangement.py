@@ -64,7 +64,7 @@ class Joined(Channelwise):
 class ConcatRule(Joined):
     def axis(self, node: Node) -> int:
         assert isinstance(node.layer, Concat)
-        return node.layer._axis(len(node.bottom.shape))
+        return node.layer.own_axis(len(node.bottom.shape))
 
     def whole(self, node: Node) -> Channels:
         return node.top
@@ -77,7 +77,7 @@ class ConcatRule(Joined):
 class SliceRule(Joined):
     def axis(self, node: Node) -> int:
         assert isinstance(node.layer, Slice)
-        return node.layer._axis(len(node.bottom.shape))
+        return node.layer.own_axis(len(node.bottom.shape))
 
     def whole(self, node: Node) -> Channels:
         return node.bottom
