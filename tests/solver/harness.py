@@ -53,7 +53,11 @@ def small_net(*, crop: bool = False, extra: str = "", kind: str = "InnerProduct"
 def make_solver(
     folder: Path, settings: str = "", net: str | None = None, *, quiet: bool = True, **more: Any
 ) -> Solver:
-    """A solver whose net and snapshots are in `folder`. Later settings replace earlier ones."""
+    """A solver whose net and snapshots are in `folder`, which may have to be made.
+
+    Later settings replace earlier ones.
+    """
+    folder.mkdir(exist_ok=True)
     (folder / "net.prototxt").write_text(net or small_net())
     param = parse_text(SETTINGS, SolverParameter).message
     param.snapshot_prefix = f"{folder}/snap"
@@ -89,7 +93,7 @@ def whole_and_resumed(
 ) -> tuple[Solver, Solver]:
     """A run, and one resumed from a snapshot of another on the way; they have the same weights.
 
-    `make` makes the solver in a folder, which it makes as well.
+    `make` makes the solver in a folder, as `make_solver` does.
     """
     whole = make(folder / "whole")
     whole.step(end)

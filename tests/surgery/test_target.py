@@ -17,7 +17,7 @@ from caffe_dns.solver.solver import Solver
 from caffe_dns.surgery.stages import plan
 from caffe_dns.surgery.surgeon import Surgeon
 from tests.nets import make_net
-from tests.solver.harness import assert_same_weights, make_solver, small_net, whole_and_resumed
+from tests.solver.harness import make_solver, small_net, whole_and_resumed
 from tests.surgery.test_surgeon import GUO, HOLMES
 
 STAGE = "lr_policy: 'fixed' surgery_stage {{ iterations: 100 interval: 20 end_iter: 60 {} }}"
@@ -213,7 +213,6 @@ surgery_stage { iterations: 4 surgery: false }
 
 
 def stages_solver(folder: Path, kind: str) -> Solver:
-    folder.mkdir(exist_ok=True)
     text = small_net(kind=kind)
     if kind == "CInnerProduct":
         settings = "cinner_product_param { power: 0 }"
@@ -329,17 +328,7 @@ def test_squares_of_gradients(tmp_path: Path) -> None:
 
 def test_a_resumed_run_ranks_the_same(tmp_path: Path) -> None:
     settings = "max_iter: 12 surgery_stage { sparsity: 0.8 end_iter: 10 interval: 2 ranking: LOSS }"
-    whole = make_solver(tmp_path, settings)
-    whole.step(12)
-    first = make_solver(tmp_path, settings)
-    first.step(7)
-    first.snapshot()
-    resumed = make_solver(tmp_path, settings)
-    resumed.restore(f"{tmp_path}/snap_iter_7.solverstate")
-    resumed.step(5)
-    assert_same_weights(resumed, whole)
-    for solver in (whole, first, resumed):
-        solver.close()
+    whole_and_resumed(partial(make_solver, settings=settings), tmp_path, 7, 12)
 
 
 def test_ranking_refused(tmp_path: Path) -> None:

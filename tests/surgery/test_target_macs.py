@@ -178,7 +178,6 @@ layer { name: "conv" type: "KINDConvolution" bottom: "pool" top: "conv"
 
 
 def solver_of(folder: Path, kind: str, stages: str = STAGES) -> Solver:
-    folder.mkdir(exist_ok=True)
     # A convolution between the pooling and the inner products.
     text = small_net(kind=f"{kind}InnerProduct").replace(
         'bottom: "pool" top: "ip1"', 'bottom: "conv" top: "ip1"'
