@@ -1,7 +1,7 @@
 """Lists of images with the objects in them, and regions of no interest, as MS-CNN writes them.
 
-For each image: `# NUMBER`, its path, channels, height and width; how many objects, and of each its
-class, whether it is ignored, and its corners; how many regions of no interest, and their corners
+Behind the head of each image (see `marked_lists`): how many objects, and of each its class, whether
+it is ignored, and its corners; how many regions of no interest, and their corners
 (`image_gt_data_layer.cpp`).
 """
 
@@ -13,10 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from caffe_dns import log
 from caffe_dns.data.boxes import Boxes
-from caffe_dns.data.image_files import read_words
-from caffe_dns.encoding import on_disk
+from caffe_dns.data.marked_lists import ImageHead, log_counts, read_marked_list, whole_number
 from caffe_dns.errors import CaffeError
 
 
@@ -44,46 +42,25 @@ class ListedObjects:
 
 def read_object_file(path: str, root_folder: str) -> list[ListedObjects]:
     """The images of a list. Raises CaffeError for one that cannot be read or breaks the format."""
-    found: list[ListedObjects] = []
-    words = read_words(path)
-    try:
-        for mark in words:
-            if mark != "#":
-                raise CaffeError(f"has '{mark}' where '#' and an image should stand")
-            found.append(_read_image(words, root_folder))
-    except (StopIteration, ValueError):
-        image = found[-1].path if found else "the first image"
-        raise CaffeError(f"breaks the format at or after {image}", file=path) from None
-    except CaffeError as error:
-        raise error.locate(file=path) from None
-    if not found:
-        raise CaffeError("Window file is empty", file=path)
-    _log_counts(found)
+    found = read_marked_list(path, root_folder, _read_image)
+    samples = Counter({0: 0})
+    samples.update(int(label) for image in found for label in image.objects.classes)
+    log_counts(len(found), samples)
     return found
 
 
-def _read_image(words: Iterator[str], root_folder: str) -> ListedObjects:
-    next(words)  # its number, of which nothing depends
-    path = on_disk(root_folder) + next(words)
-    channels, height, width = [int(next(words)) for _ in range(3)]
+def _read_image(head: ImageHead, words: Iterator[str]) -> ListedObjects:
     rows = _read_rows(words, 6)
     if len(rows) and rows[:, 0].min() <= 0:
         raise CaffeError(
-            f"gives an object of {path} the class {rows[:, 0].min():g}; a positive number would "
-            "be right"
+            f"gives an object of {head.path} the class {rows[:, 0].min():g}; a positive "
+            "number would be right"
         )
     objects = Objects(rows[:, 2:], rows[:, 0], rows[:, 1] != 0, _read_rows(words, 4))
-    return ListedObjects(path, (channels, height, width), objects)
+    return ListedObjects(head.path, head.shape, objects)
 
 
 def _read_rows(words: Iterator[str], columns: int) -> Boxes:
-    count = int(next(words))
-    rows = [[int(next(words)) for _ in range(columns)] for _ in range(count)]
+    count = whole_number(words)
+    rows = [[whole_number(words) for _ in range(columns)] for _ in range(count)]
     return np.array(rows, np.float64).reshape(count, columns)
-
-
-def _log_counts(images: list[ListedObjects]) -> None:
-    log.info(f"Number of images: {len(images)}")
-    classes = Counter(int(label) for image in images for label in image.objects.classes)
-    for label in sorted({0, *classes}):
-        log.info(f"class {label} has {classes[label]} samples")

@@ -12,8 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from caffe_dns import log
-from caffe_dns.data.image_files import read_words
-from caffe_dns.encoding import on_disk
+from caffe_dns.data.marked_lists import ImageHead, log_counts, read_marked_list, whole_number
 from caffe_dns.errors import CaffeError
 
 
@@ -47,60 +46,46 @@ def read_window_file(
     Raises CaffeError for a file that cannot be read or breaks the format.
     """
     windows = WindowFile()
-    words = read_words(path)
-    try:
-        for mark in words:
-            if mark != "#":
-                raise CaffeError(f"has '{mark}' where '#' and an image should stand")
-            _read_image(words, windows, root_folder, fg_threshold, bg_threshold)
-    except (StopIteration, ValueError):
-        image = windows.images[-1] if windows.images else "the first image"
-        raise CaffeError(f"breaks the format at or after {image}", file=path) from None
-    except CaffeError as error:
-        raise error.locate(file=path) from None
-    if not windows.images:
-        raise CaffeError("Window file is empty", file=path)
+
+    def take(head: ImageHead, words: Iterator[str]) -> None:
+        _read_image(head, words, windows, fg_threshold, bg_threshold)
+
+    read_marked_list(path, root_folder, take)
     for kind, found in (("foreground", windows.foreground), ("background", windows.background)):
         if not found:
             raise CaffeError(f"has no {kind} windows", file=path)
-    _log_counts(windows)
+    samples = Counter(window.label for window in windows.foreground)
+    samples[0] = len(windows.background)
+    log_counts(len(windows.images), samples)
     return windows
 
 
 def _read_image(
+    head: ImageHead,
     words: Iterator[str],
     windows: WindowFile,
-    root_folder: str,
     fg_threshold: float,
     bg_threshold: float,
 ) -> None:
-    """Read one image's index, path, size and windows."""
-    index = int(next(words))
+    """Read the windows of one image."""
+    index = int(head.number)
     if index != len(windows.images):
         raise CaffeError(f"has image {index} where image {len(windows.images)} should stand")
-    path = on_disk(root_folder) + next(words)
-    windows.images.append(path)
-    windows.channels, height, width = [int(next(words)) for _ in range(3)]
-    count = int(next(words))
+    windows.images.append(head.path)
+    windows.channels, height, width = head.shape
+    count = whole_number(words)
     for _ in range(count):
         # Single precision as in Caffe: an overlap may be just the threshold.
-        label, overlap = int(next(words)), np.float32(next(words))
-        x1, y1, x2, y2 = [int(next(words)) for _ in range(4)]
+        label, overlap = whole_number(words), np.float32(next(words))
+        x1, y1, x2, y2 = [whole_number(words) for _ in range(4)]
         if overlap >= fg_threshold:
             if label <= 0:
-                raise CaffeError(f"gives a foreground window of {path} the label {label}")
+                raise CaffeError(f"gives a foreground window of {head.path} the label {label}")
             windows.foreground.append(Window(index, label, x1, y1, x2, y2))
         elif overlap < bg_threshold:
             windows.background.append(Window(index, 0, x1, y1, x2, y2))
     if index % 100 == 0:
         log.info(
-            f"num: {index} {path} {windows.channels} {height} {width} windows to process: {count}"
+            f"num: {index} {head.path} {windows.channels} {height} {width} "
+            f"windows to process: {count}"
         )
-
-
-def _log_counts(windows: WindowFile) -> None:
-    log.info(f"Number of images: {len(windows.images)}")
-    labels = Counter(window.label for window in windows.foreground)
-    labels[0] = len(windows.background)
-    for label in sorted(labels):
-        log.info(f"class {label} has {labels[label]} samples")

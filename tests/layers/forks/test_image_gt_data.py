@@ -186,4 +186,8 @@ def test_what_does_not_fit(folder: Path) -> None:
     (folder / "list").write_text("# 0\na.png\n3 6 6\n1\n0 0 1 1 2 2\n0\n")
     assert "the class 0; a positive number would be right" in wrong()
     (folder / "list").write_text("# 0\na.png\n3 6 6\n1\n1 0 1 1\n")
+    assert f"breaks the format at or after {folder}/a.png" in wrong()
+    (folder / "list").write_text("# 0\n")
     assert "breaks the format at or after the first image" in wrong()
+    (folder / "list").write_text(f"# 0\na.png\n3 6 6\n1\n1 0 1 1 2 {'9' * 400}\n0\n")
+    assert f"breaks the format at or after {folder}/a.png" in wrong()

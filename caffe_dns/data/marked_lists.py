@@ -1,0 +1,68 @@
+"""Lists with what is in each image behind a `#`, as those of WindowData and ImageGtData are.
+
+For each image: `# NUMBER`, its path, channels, height and width; what follows, the types know.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TypeVar
+
+from caffe_dns import log
+from caffe_dns.data.image_files import read_words
+from caffe_dns.encoding import on_disk
+from caffe_dns.errors import CaffeError
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class ImageHead:
+    """What begins an image: its number, as it stands there, path, and channels, height, width."""
+
+    number: str
+    path: str
+    shape: tuple[int, int, int]
+
+
+def read_marked_list(
+    path: str, root_folder: str, take: Callable[[ImageHead, Iterator[str]], _T]
+) -> list[_T]:
+    """What `take` makes of the images, each of its head and the words behind that.
+
+    Raises CaffeError for a file that cannot be read or breaks the format, which `take` says by a
+    StopIteration or ValueError.
+    """
+    found: list[_T] = []
+    words = read_words(path)
+    image = "the first image"
+    try:
+        for mark in words:
+            if mark != "#":
+                raise CaffeError(f"has '{mark}' where '#' and an image should stand")
+            number, image = next(words), on_disk(root_folder) + next(words)
+            shape = whole_number(words), whole_number(words), whole_number(words)
+            found.append(take(ImageHead(number, image, shape), words))
+    except (StopIteration, ValueError):
+        raise CaffeError(f"breaks the format at or after {image}", file=path) from None
+    except CaffeError as error:
+        raise error.locate(file=path) from None
+    if not found:
+        raise CaffeError("Window file is empty", file=path)
+    return found
+
+
+def whole_number(words: Iterator[str]) -> int:
+    """The next word as a number of 32 bits. Raises StopIteration and ValueError."""
+    number = int(next(words))
+    if not -(1 << 31) <= number < 1 << 31:
+        raise ValueError
+    return number
+
+
+def log_counts(images: int, samples: Mapping[int, int]) -> None:
+    """Log how many images there are, and how many samples of each class."""
+    log.info(f"Number of images: {images}")
+    for label in sorted(samples):
+        log.info(f"class {label} has {samples[label]} samples")
