@@ -7,6 +7,7 @@ their corners. What layers do with boxes on any device is not here.
 
 from __future__ import annotations
 
+import math
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -46,6 +47,12 @@ def overlaps(first: Boxes, second: Boxes) -> Boxes:
 def shares(parts: Boxes, wholes: Boxes) -> Boxes:
     """`parts` / `wholes`, 0 where there is no part."""
     return np.divide(parts, wholes, out=np.zeros_like(wholes), where=parts > 0)
+
+
+def rounded(value: float | np.floating[Any]) -> int:
+    """The nearest whole number, halves away from 0, as C's `round`."""
+    number = float(value)  # one of single precision would stay so when 0.5 is added
+    return int(math.copysign(math.floor(abs(number) + 0.5), number))
 
 
 def clip(boxes: Boxes, size: Size = (1, 1)) -> Boxes:

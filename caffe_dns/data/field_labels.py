@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from caffe_dns.data.boxes import Boxes, Size, areas, intersections, overlaps
-from caffe_dns.data.object_crops import Placed, round_half_up
+from caffe_dns.data.boxes import Boxes, Size, areas, intersections, overlaps, rounded
+from caffe_dns.data.object_crops import Placed
 from caffe_dns.data.object_files import Objects
 
 #: Numbers of a cell: class, x and y of the object's middle, its sides, the overlap with it.
@@ -34,7 +34,7 @@ class FieldMap:
 
     def size(self, canvas: Size) -> Size:
         """Rows and columns of the map of an image of this size."""
-        return round_half_up(canvas[0] / self.rate), round_half_up(canvas[1] / self.rate)
+        return rounded(canvas[0] / self.rate), rounded(canvas[1] / self.rate)
 
     def fields(self, size: Size) -> Boxes:
         """The corners of the cells' fields [rows, columns, 4]."""
@@ -112,7 +112,7 @@ class FieldLabels:
         on = []
         spans = zip((placed.top, placed.left), placed.pixels.shape[:2], size, strict=True)
         for start, extent, count in spans:
-            first, long = round_half_up(start / map_.rate), round_half_up(extent / map_.rate)
+            first, long = rounded(start / map_.rate), rounded(extent / map_.rate)
             at = np.arange(count)
             on.append((at >= first) & (at < first + long))
         return on[0][:, None] & on[1]

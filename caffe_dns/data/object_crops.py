@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from caffe_dns.data.boxes import Boxes, Size
+from caffe_dns.data.boxes import Boxes, Size, rounded
 from caffe_dns.data.datum import Image
 from caffe_dns.data.object_files import Objects
 
@@ -36,7 +36,7 @@ class Sizes:
     def draw(self, box: Boxes, draws: np.random.Generator) -> tuple[float, float]:
         """Factors of width and height for an image with this object."""
         width, height = box[2:] - box[:2]
-        count = round_half_up(_SIZES_IN_OCTAVE * math.log2(self.most / self.least) + 1)
+        count = rounded(_SIZES_IN_OCTAVE * math.log2(self.most / self.least) + 1)
         steps = np.arange(count) / _SIZES_IN_OCTAVE
         areas = (self.least * 2**steps) ** 2
         own = width * height
@@ -56,12 +56,7 @@ class Sizes:
 
 def aspect_steps(aspects: tuple[float, float]) -> int:
     """How many aspects there are to draw from."""
-    return round_half_up((aspects[1] - aspects[0]) / _ASPECT_STEP)
-
-
-def round_half_up(value: float) -> int:
-    """C's `round`: halves away from 0."""
-    return int(math.copysign(math.floor(abs(value) + 0.5), value))
+    return rounded((aspects[1] - aspects[0]) / _ASPECT_STEP)
 
 
 @dataclass(frozen=True)
@@ -108,7 +103,7 @@ class ObjectCrops:
         spans = []
         for axis in (1, 0):
             noise = int(draws.integers(2 * _NOISE)) - _NOISE
-            at = round_half_up(centre[1 - axis] * factors[1 - axis])
+            at = rounded(centre[1 - axis] * factors[1 - axis])
             spans.append(_span(size[axis], self.canvas[axis], at, noise))
         (left, from_x, width), (top, from_y, height) = spans
         part = image[from_y : from_y + height, from_x : from_x + width]
@@ -134,9 +129,9 @@ def _span(extent: int, wanted: int, centre: int, noise: int) -> tuple[int, int, 
     if extent <= wanted:
         if extent == wanted:
             return 0, 0, wanted
-        start = round_half_up((wanted - extent) / 2) + noise
+        start = rounded((wanted - extent) / 2) + noise
         return min(max(start, 0), wanted - extent), 0, extent
-    start = centre + noise - round_half_up(wanted / 2)
+    start = centre + noise - rounded(wanted / 2)
     return 0, min(max(start, 0), extent - wanted), wanted
 
 
@@ -147,8 +142,8 @@ def _cut(
     starts, extents = [], []
     for axis, at, factor in ((1, centre[0], factors[0]), (0, centre[1], factors[1])):
         whole = image.shape[axis]
-        extent = min(max(round_half_up(_CUT * whole / factor), 1), whole)
-        start = min(max(round_half_up(at - extent * 0.5), 0), whole - extent)
+        extent = min(max(rounded(_CUT * whole / factor), 1), whole)
+        start = min(max(rounded(at - extent * 0.5), 0), whole - extent)
         starts.append(start)
         extents.append(extent)
     (x, y), (width, height) = starts, extents
@@ -158,7 +153,7 @@ def _cut(
 
 def _whole_size(image: Image, factors: tuple[float, float]) -> Size:
     height, width = image.shape[:2]
-    return max(round_half_up(height * factors[1]), 1), max(round_half_up(width * factors[0]), 1)
+    return max(rounded(height * factors[1]), 1), max(rounded(width * factors[0]), 1)
 
 
 def _resize(image: Image, size: Size) -> Image:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from caffe_dns.data.batches import Share
+from caffe_dns.data.boxes import rounded
 from caffe_dns.data.datum import Image, IntArray
 from caffe_dns.data.hdf5_rows import ArrayBatch
 from caffe_dns.data.image_files import ImageFiles
@@ -160,28 +160,23 @@ def _plan_padded(
     centre_y = np.float32(window.y1) + half_height
     if settings.square:
         half_width = half_height = max(half_width, half_height)
-    x1 = _round(centre_x - half_width * context_scale)
-    x2 = _round(centre_x + half_width * context_scale)
-    y1 = _round(centre_y - half_height * context_scale)
-    y2 = _round(centre_y + half_height * context_scale)
+    x1 = rounded(centre_x - half_width * context_scale)
+    x2 = rounded(centre_x + half_width * context_scale)
+    y1 = rounded(centre_y - half_height * context_scale)
+    y2 = rounded(centre_y + half_height * context_scale)
     scale_x, scale_y = size / np.float32(x2 - x1 + 1), size / np.float32(y2 - y1 + 1)
 
     # What of the widened window lies outside of the image, on each side.
     left, right = max(0, -x1), max(0, x2 - columns + 1)
     top, bottom = max(0, -y1), max(0, y2 - rows + 1)
     x1, x2, y1, y2 = x1 + left, x2 - right, y1 + top, y2 - bottom
-    width = _round(np.float32(x2 - x1 + 1) * scale_x)
-    height = _round(np.float32(y2 - y1 + 1) * scale_y)
-    pad_left = _round(np.float32(right if mirrored else left) * scale_x)
-    pad_top = _round(np.float32(top) * scale_y)
+    width = rounded(np.float32(x2 - x1 + 1) * scale_x)
+    height = rounded(np.float32(y2 - y1 + 1) * scale_y)
+    pad_left = rounded(np.float32(right if mirrored else left) * scale_x)
+    pad_top = rounded(np.float32(top) * scale_y)
     width = min(width, settings.crop_size - pad_left)
     height = min(height, settings.crop_size - pad_top)
     return Warp(x1, y1, x2, y2, width, height, pad_left, pad_top)
-
-
-def _round(value: np.float32) -> int:
-    """To the nearest whole number, halves away from zero as in C."""
-    return int(math.copysign(math.floor(abs(float(value)) + 0.5), value))
 
 
 def _warped(image: Image, warp: Warp, mirrored: bool) -> Image:
