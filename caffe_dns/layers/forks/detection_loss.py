@@ -20,7 +20,7 @@ from torch import Tensor
 from caffe_dns.layers.base import LossLayer, Shape, layer_types
 from caffe_dns.layers.checks import check_labels
 from caffe_dns.layers.detection.boxes import boxes_around, overlaps
-from caffe_dns.layers.forks.fields import Field, NormalizedLayer
+from caffe_dns.layers.forks.fields import Field, NormalizedLayer, mean_of
 from caffe_dns.layers.loss import MOST_SOFTMAX_LOSS, Clamp
 from caffe_dns.proto.caffe_pb2 import DetectionAccuracyParameter, DetectionLossParameter
 
@@ -255,8 +255,8 @@ class DetectionAccuracy(DetectionMap):
         codes = self.denormalized(cells.codes)
         middles, sides = self.field.decode(codes, cells.columns, self.shift, self.growth)
         shares = overlaps(boxes_around(middles, sides), boxes_around(cells.middles, cells.sides))
-        of_boxes = _mean(shares, cells.found & ~self.ignored(cells.labels))
-        accuracy = torch.stack([_mean(right.to(shares.dtype), some) for some in (counted, found)])
+        of_boxes = mean_of(shares, cells.found & ~self.ignored(cells.labels))
+        accuracy = torch.stack([mean_of(right.to(shares.dtype), some) for some in (counted, found)])
         return [accuracy.view(1, 1, 1, 2), of_boxes.view(1, 1, 1, 1)][: self.num_tops]
 
     def _rank(self, cells: Cells) -> Tensor:
@@ -266,9 +266,3 @@ class DetectionAccuracy(DetectionMap):
         classes = torch.arange(self.options.cls_num, device=label.device).view(1, -1, 1)
         before = (cells.scores > own) | ((cells.scores == own) & (classes > label))
         return before.sum(1)
-
-
-def _mean(values: Tensor, counted: Tensor) -> Tensor:
-    """The mean of those counted; -1 where there are none."""
-    count = counted.sum()
-    return torch.where(count > 0, values.where(counted, 0).sum() / count, -1)

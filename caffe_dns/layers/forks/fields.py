@@ -70,3 +70,9 @@ class NormalizedLayer(Layer):
     def normalized(self, codes: Tensor) -> Tensor:
         """The way back."""
         return (codes - codes.new_tensor(self.mean)) / codes.new_tensor(self.deviation)
+
+
+def mean_of(values: Tensor, counted: Tensor) -> Tensor:
+    """The mean of those counted; -1 where there are none."""
+    count = counted.sum()
+    return torch.where(count > 0, values.where(counted, 0).sum() / count, -1)

@@ -15,7 +15,7 @@ from torch import Tensor
 from caffe_dns.layers.base import Shape, count, layer_types
 from caffe_dns.layers.checks import check_indices
 from caffe_dns.layers.detection.boxes import boxes_around, centres_of, overlaps, sides_of
-from caffe_dns.layers.forks.fields import NormalizedLayer
+from caffe_dns.layers.forks.fields import NormalizedLayer, mean_of
 from caffe_dns.layers.forks.roi import rounded
 
 #: The least side of a region that is drawn.
@@ -232,9 +232,5 @@ class BboxAccuracy(NormalizedLayer):
         sides = sides_of(before)
         centres = centres_of(before) + codes[:, :2] * sides
         after = boxes_around(centres, sides * codes[:, 2:].exp())
-        number = counted.sum()
-        tops = []
-        for spans in (after, before):
-            total = overlaps(spans, wanted).where(counted, 0).sum()
-            tops.append(torch.where(number > 0, total / number, -1).view(1, 1, 1, 1))
-        return tops[: self.num_tops]
+        tops = [mean_of(overlaps(spans, wanted), counted) for spans in (after, before)]
+        return [top.view(1, 1, 1, 1) for top in tops[: self.num_tops]]
