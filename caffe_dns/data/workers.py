@@ -7,8 +7,11 @@ import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
 
 import torch
+
+_T = TypeVar("_T")
 
 #: With more, threads that decode images queue for Python's lock: 16 do half of what 10 do.
 _MOST_THREADS = 10
@@ -41,6 +44,17 @@ class Workers:
         """Do `work` on all indices. Raises what it raises."""
         for piece in self.start(work, indices):
             piece.result()
+
+    def map(self, make: Callable[[int], _T], count: int) -> list[_T]:
+        """What `make` gives for 0, 1, … up to `count`. Raises what it raises."""
+        made: dict[int, _T] = {}
+
+        def place(some: range) -> None:
+            for at in some:
+                made[at] = make(at)
+
+        self.run(place, range(count))
+        return [made[at] for at in range(count)]
 
     def start(
         self, work: Callable[[range], None], indices: range, at_least: int = 1

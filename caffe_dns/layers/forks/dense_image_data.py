@@ -107,15 +107,12 @@ class DenseBatches:
         """The next batch. Raises CaffeError for files that cannot be used."""
         numbers = next(self._numbers)
         draws = self._draws.of(numbers).tolist()
-        made: list[tuple[Image, Image] | None] = [None] * len(numbers)
 
-        def place(some: range) -> None:
-            for at in some:
-                index = self._order.index(int(numbers[at]) + self._skip)
-                made[at] = self._pairs.read(index, draws[at])
+        def make(at: int) -> tuple[Image, Image]:
+            index = self._order.index(int(numbers[at]) + self._skip)
+            return self._pairs.read(index, draws[at])
 
-        self._workers.run(place, range(len(numbers)))
-        pairs = [pair for pair in made if pair is not None]
+        pairs = self._workers.map(make, len(numbers))
         shapes = {image.shape for image, _ in pairs}
         if len(shapes) > 1:
             first, second = sorted(shapes)[:2]

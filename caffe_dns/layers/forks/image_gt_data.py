@@ -11,6 +11,7 @@ import torch
 
 from caffe_dns import log, rng
 from caffe_dns.data.batches import Share
+from caffe_dns.data.boxes import Boxes
 from caffe_dns.data.datum import Image, channels_first
 from caffe_dns.data.field_labels import NUMBERS, FieldLabels, FieldMap
 from caffe_dns.data.hdf5_rows import ArrayBatch
@@ -59,22 +60,15 @@ class ObjectBatches:
     def read(self) -> ArrayBatch:
         """The next batch. Raises CaffeError for images that cannot be used."""
         numbers = next(self._numbers).tolist()
-        made: list[Placed | None] = [None] * len(numbers)
+        images = np.zeros((len(numbers), _CHANNELS, *self._labels.canvas), np.float32)
 
-        def place(some: range) -> None:
-            for at in some:
-                made[at] = self._place(numbers[at])
+        def make(at: int) -> tuple[Placed, list[Boxes]]:
+            placed = self._place(numbers[at])
+            self._show(placed, images[at])
+            return placed, self._labels.label(placed)
 
-        self._workers.run(place, range(len(numbers)))
-        placed = [each for each in made if each is not None]
-        height, width = self._labels.canvas
-        images = np.zeros((len(placed), _CHANNELS, height, width), np.float32)
-        for canvas, each in zip(images, placed, strict=True):
-            part = self._normalize(channels_first(each.pixels).astype(np.float32))
-            rows, columns = part.shape[1:]
-            canvas[:, each.top : each.top + rows, each.left : each.left + columns] = part
-        labels = zip(*map(self._labels.label, placed), strict=True)
-        arrays = [images, *map(np.stack, labels), _rows(placed)]
+        placed, labels = zip(*self._workers.map(make, len(numbers)), strict=True)
+        arrays = [images, *map(np.stack, zip(*labels, strict=True)), _rows(placed)]
         return ArrayBatch([torch.from_numpy(array.astype(np.float32)) for array in arrays])
 
     def _place(self, number: int) -> Placed:
@@ -82,6 +76,13 @@ class ObjectBatches:
         image = self._files.read(listed.path)
         placed = self._crops.place(image, listed.objects, self._draws(number))
         return replace(placed, objects=self._labels.ignore(placed.objects))
+
+    def _show(self, placed: Placed, canvas: Image) -> None:
+        """Put an image into its place on a canvas [C, H, W]."""
+        part = self._normalize(channels_first(placed.pixels).astype(np.float32))
+        rows, columns = part.shape[1:]
+        top, left = placed.top, placed.left
+        canvas[:, top : top + rows, left : left + columns] = part
 
     def close(self) -> None:
         self._workers.close()
