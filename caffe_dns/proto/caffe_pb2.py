@@ -362,4 +362,4 @@ if _descriptor._USE_C_DESCRIPTORS == False:
   _globals['_EVALDETECTIONPARAMETER_SCORETYPE']._serialized_start=32775
   _globals['_EVALDETECTIONPARAMETER_SCORETYPE']._serialized_end=32819
 # @@protoc_insertion_point(module_scope)
-# SHA-256 of proto/caffe.proto: 33483c50baa6195426743ac90f034e6d41ca2027bb516d027c7886fa942f3833
+# SHA-256 of proto/caffe.proto: a073fa09db7e28f63681fcb08f56c754ea0b2a888732a10821d53a351bf35193
