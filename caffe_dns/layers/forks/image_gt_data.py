@@ -143,6 +143,7 @@ class ImageGtData(BatchDataLayer):
         if settings.shuffle:
             log.info("Shuffling data")
         self._crops = self._read_crops(listed[-1].shape[1:])
+        self._check_maps()
         log.info("output data size: " + ",".join(map(str, self.reshape([])[0])))
 
     def reshape(self, bottom_shapes: Sequence[Shape]) -> list[Shape]:
@@ -198,7 +199,9 @@ class ImageGtData(BatchDataLayer):
                     f"transform_param.{field.name}",
                 )
         if len(transform.mean_value) not in (0, 1, _CHANNELS):
-            raise self.error("give one value, or one for each of 3 channels", "mean_value")
+            raise self.error(
+                "give one value, or one for each of 3 channels", "transform_param.mean_value"
+            )
 
     def _read_maps(self) -> list[FieldMap]:
         settings = self.param.image_gt_data_param
@@ -219,6 +222,15 @@ class ImageGtData(BatchDataLayer):
                 "top",
             )
         return [FieldMap(*values) for values in zip(*columns, strict=True)]
+
+    def _check_maps(self) -> None:
+        height, width = self._crops.canvas
+        for map_ in self._maps:
+            if min(map_.size(self._crops.canvas)) < 1:
+                raise self.error(
+                    f"{map_.rate} leaves no cell for images of {height} x {width}",
+                    f"{_FIELD}.downsample_rate",
+                )
 
     def _read_crops(self, last: Sequence[int]) -> ObjectCrops:
         settings = self.param.image_gt_data_param

@@ -173,6 +173,12 @@ def test_what_does_not_fit(folder: Path) -> None:
         maps="field_w: 3 field_h: 3 downsample_rate: 8"
     )
     assert "crop_width: is 91; at most 90" in wrong("crop_width: 91 crop_height: 20")
+    assert "downsample_rate: 200 leaves no cell for images of 60 x 90" in wrong(
+        maps=MAPS.replace("16", "200")
+    )
+    assert "transform_param.mean_value: give one value, or one" in wrong(
+        transform="mean_value: 1 mean_value: 2"
+    )
     assert "mirror: is not read in the fork; give mirror in transform_param" in wrong(
         "mirror: true"
     )
