@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from dataclasses import dataclass
+from pathlib import Path
 
 from caffe_dns import load_net, log
 from caffe_dns.cli import flags
@@ -13,12 +14,12 @@ from caffe_dns.errors import CaffeError
 from caffe_dns.export import compact
 from caffe_dns.export.model import UnmaskedModel
 from caffe_dns.export.sharing import share_values
-from caffe_dns.files import write_atomically
+from caffe_dns.files import temporary_beside, write_atomically
 from caffe_dns.solver.solver import Solver
 from caffe_dns.surgery.bits import Bits, choose_bits
 from caffe_dns.surgery.kept_entries import weighted_layers
 from caffe_dns.surgery.stages import MOST_BITS
-from caffe_dns.weights import share_weights, weight_files
+from caffe_dns.weights import share_weights
 
 #: What the flag gives.
 BitsFlag = int | str | None
@@ -49,17 +50,19 @@ class Scoring:
         """Bits for the layers of a model. Raises CaffeError where nothing can be scored."""
         if not self.model:
             raise CaffeError(f"--bits {flags.AUTO} needs a definition with data: --model FILE")
-        with tempfile.TemporaryDirectory() as folder:
-            weights = f"{folder}/model.dnsz"
+        weights = temporary_beside(Path(tempfile.gettempdir()) / "model.dnsz")
+        try:
             write_atomically(weights, compact.to_bytes(plain))
             net = load_net(
                 self.model,
                 "TEST",
-                weight_files(weights),
+                weights,
                 level=self.level,
                 stages=flags.stages(self.stage),
                 allow_python_layers=plain.allow_python_layers,
             )
+        finally:
+            weights.unlink(missing_ok=True)
         was_quiet = log.set_quiet(True)  # the data layer's, about starting again
         try:
             require_data(net, self.model)

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from caffe_dns import interrupt
+from caffe_dns.cli import bits as found_bits
+from caffe_dns.net import Net
 from tests.cli.harness import complaint, run_well
 from tests.cli.test_pruned import PRUNING, arrays, write_solver
 from tests.solver.harness import small_net
@@ -77,6 +83,28 @@ def test_a_compact_file_is_scored_by_a_definition_with_data(
     assert "Bits: ip1 " in run_well(["export", *model, *bits], capfd).out
     assert Path(smaller).stat().st_size < Path(small).stat().st_size / 2
     assert "--model FILE" in complaint(["export", *bits], capfd)
+
+
+def test_a_signal_leaves_nothing_of_what_is_scored(
+    train: list[str], tmp_path: Path, capfd: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "a, b"  # no list of two files
+    folder.mkdir()
+    load = found_bits.load_net
+
+    def load_and_clean(*arguments: Any, **settings: Any) -> Net:
+        net = load(*arguments, **settings)
+        assert len(os.listdir(folder)) == 1
+        for clean in interrupt.at_end:
+            clean()
+        assert not os.listdir(folder)
+        return net
+
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    monkeypatch.setattr(found_bits, "load_net", load_and_clean)
+    net = ["--model", f"{tmp_path}/net.prototxt", "--weights", f"{tmp_path}/plain.caffemodel"]
+    flags = ["--bits", "auto", "--loss-of-accuracy", "0.5", "--output", f"{tmp_path}/small.dnsz"]
+    run_well(["export", *net, *flags], capfd)
 
 
 def test_wrong_flags(train: list[str], tmp_path: Path, capfd: Capture) -> None:
