@@ -3,12 +3,7 @@
 from __future__ import annotations
 
 from caffe_dns.proto.caffe_pb2 import (
-    TEST,
-    TRAIN,
-    DataParameter,
-    LayerParameter,
     NetParameter,
-    NetStateRule,
     RandomAspectRatioParameter,
     TransformationParameter,
 )
@@ -19,7 +14,8 @@ from tools.zoo.variants import deploy, prune
 SIDE, CLASSES = 150, 2
 #: What compute_image_mean says of the training pictures, rounded.
 MEAN = 152
-BATCHES = {TRAIN: 64, TEST: 41}  # 16 of 41 are all of 656
+SOURCES = "data/elpv/train_lmdb", "data/elpv/test_lmdb"
+BATCHES = 64, 41  # 16 of 41 are all of 656
 #: Of the statistics of batches: by the default of 0.999 they would lag behind so short a training.
 MOVING_AVERAGE = 0.95
 #: Channels of the first stage; each further one has twice as many.
@@ -29,8 +25,7 @@ WIDTH = 32
 def elpv(width: int = WIDTH) -> dict[str, NetParameter]:
     """ResNet-18 of half the width, for grey pictures."""
     net = NetBuilder("ResNet-18-elpv", weight_filler=MSRA)
-    net.net.layer.extend(_pictures(phase) for phase in (TRAIN, TEST))
-    blob = net.convolution("conv1", "data", width, 7, stride=2, pad=3, bias_term=False)
+    blob = net.convolution("conv1", _pictures(net), width, 7, stride=2, pad=3, bias_term=False)
     blob = net.relu("conv1_relu", net.batch_norm("bn_conv1", "scale_conv1", blob))
     blob = net.pool("pool1", blob, MAX, 3, 2)
     for stage in range(2, 6):
@@ -67,21 +62,14 @@ def _block(net: NetBuilder, block: str, bottom: str, width: int, wider: bool) ->
     return net.relu(f"res{block}_relu", blob)
 
 
-def _pictures(phase: int) -> LayerParameter:
+def _pictures(net: NetBuilder) -> str:
     """Whole pictures for tests; for training, parts of them, stretched and mirrored at random."""
-    layer = LayerParameter(name="data", type="Data", top=["data", "label"])
-    layer.include.append(NetStateRule(phase=phase))  # type: ignore[arg-type]
-    transform = TransformationParameter(mean_value=[MEAN], scale=1 / 64)
-    if phase == TRAIN:
-        transform.mirror = True
-        transform.crop_size = SIDE
-        transform.random_aspect_ratio_param.CopyFrom(
-            RandomAspectRatioParameter(min_area_ratio=0.85, aspect_ratio_change=0.8)
-        )
-    layer.transform_param.CopyFrom(transform)
-    source = f"data/elpv/{'train' if phase == TRAIN else 'test'}_lmdb"
-    layer.data_param.CopyFrom(
-        DataParameter(source=source, batch_size=BATCHES[phase], backend=DataParameter.LMDB)
+    transform = TransformationParameter(mean_value=[MEAN], scale=1 / 64, mirror=True)
+    top = net.data("data", SOURCES, BATCHES, transform)
+    training = net.net.layer[0]
+    training.transform_param.crop_size = SIDE
+    training.transform_param.random_aspect_ratio_param.CopyFrom(
+        RandomAspectRatioParameter(min_area_ratio=0.85, aspect_ratio_change=0.8)
     )
-    layer.data_param.shuffle = phase == TRAIN
-    return layer
+    training.data_param.shuffle = True
+    return top
