@@ -199,6 +199,21 @@ class NetBuilder:
             scale_name, "Scale", (blob,), blob, param=specs, scale_param={"bias_term": True}
         )
 
+    def residual_branch(
+        self, name: str, bottom: str, num_output: int, kernel: int, stride: int = 1
+    ) -> str:
+        """A convolution beside a shortcut, with its BatchNorm and Scale; all named as in ResNet."""
+        blob = self.convolution(
+            f"res{name}", bottom, num_output, kernel,
+            stride=stride, pad=kernel // 2, bias_term=False,
+        )  # fmt: skip
+        return self.batch_norm(f"bn{name}", f"scale{name}", blob)
+
+    def residual_sum(self, block: str, shortcut: str, blob: str) -> str:
+        """The end of a residual block."""
+        blob = self.append(f"res{block}", "Eltwise", (shortcut, blob), f"res{block}")
+        return self.relu(f"res{block}_relu", blob)
+
     def _fill(
         self,
         settings: ConvolutionParameter | InnerProductParameter,

@@ -46,20 +46,14 @@ def elpv(width: int = WIDTH) -> dict[str, NetParameter]:
 
 def _block(net: NetBuilder, block: str, bottom: str, width: int, wider: bool) -> str:
     """Two convolutions beside a shortcut; where it is `wider`, both have a stride of 2."""
-
-    def branch(name: str, blob: str, kernel: int, stride: int) -> str:
-        name = f"{block}_{name}"
-        blob = net.convolution(
-            f"res{name}", blob, width, kernel, stride=stride, pad=kernel // 2, bias_term=False
-        )
-        return net.batch_norm(f"bn{name}", f"scale{name}", blob)
-
     stride = 2 if wider else 1
-    shortcut = branch("branch1", bottom, 1, stride) if wider else bottom
-    blob = net.relu(f"res{block}_branch2a_relu", branch("branch2a", bottom, 3, stride))
-    blob = branch("branch2b", blob, 3, 1)
-    blob = net.append(f"res{block}", "Eltwise", (shortcut, blob), f"res{block}")
-    return net.relu(f"res{block}_relu", blob)
+    shortcut = bottom
+    if wider:
+        shortcut = net.residual_branch(f"{block}_branch1", bottom, width, 1, stride)
+    blob = net.residual_branch(f"{block}_branch2a", bottom, width, 3, stride)
+    blob = net.relu(f"res{block}_branch2a_relu", blob)
+    blob = net.residual_branch(f"{block}_branch2b", blob, width, 3)
+    return net.residual_sum(block, shortcut, blob)
 
 
 def _pictures(net: NetBuilder) -> str:

@@ -195,21 +195,12 @@ def resnet50() -> dict[str, NetParameter]:
 
 def _bottleneck(net: NetBuilder, block: str, bottom: str, width: int, stride: int) -> str:
     """Three convolutions beside a shortcut; the first block of a stage widens the shortcut."""
-
-    def branch(name: str, blob: str, num_output: int, kernel: int, stride: int) -> str:
-        blob = net.convolution(
-            f"res{block}_{name}", blob, num_output, kernel,
-            stride=stride, pad=kernel // 2, bias_term=False,
-        )  # fmt: skip
-        return net.batch_norm(f"bn{block}_{name}", f"scale{block}_{name}", blob)
-
     shortcut = bottom
     if block.endswith("a"):
-        shortcut = branch("branch1", bottom, 4 * width, 1, stride)
+        shortcut = net.residual_branch(f"{block}_branch1", bottom, 4 * width, 1, stride)
     blob = bottom
     for letter, kernel, step in (("a", 1, stride), ("b", 3, 1)):
-        blob = branch(f"branch2{letter}", blob, width, kernel, step)
+        blob = net.residual_branch(f"{block}_branch2{letter}", blob, width, kernel, step)
         blob = net.relu(f"res{block}_branch2{letter}_relu", blob)
-    blob = branch("branch2c", blob, 4 * width, 1, 1)
-    blob = net.append(f"res{block}", "Eltwise", (shortcut, blob), f"res{block}")
-    return net.relu(f"res{block}_relu", blob)
+    blob = net.residual_branch(f"{block}_branch2c", blob, 4 * width, 1)
+    return net.residual_sum(block, shortcut, blob)
