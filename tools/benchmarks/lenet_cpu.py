@@ -16,12 +16,14 @@ import argparse
 import os
 import platform
 import statistics
+import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from multiprocessing import Pipe, get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import torch
 import torch.nn.functional as F
@@ -32,6 +34,7 @@ from caffe_dns.cli.threads import wait_briefly
 from caffe_dns.device.selection import training_device
 from caffe_dns.proto.upgrade import read_solver
 from caffe_dns.solver.solver import Solver
+from tools.load import load
 
 BATCH = 64
 Step = Callable[[int], None]
@@ -125,24 +128,6 @@ def start(name: str) -> Connection:
     return pipe
 
 
-@contextmanager
-def others(count: int) -> Iterator[None]:
-    """So many processes beside, which never rest."""
-    processes = [get_context("spawn").Process(target=_compute, daemon=True) for _ in range(count)]
-    for process in processes:
-        process.start()
-    try:
-        yield
-    finally:
-        for process in processes:
-            process.kill()
-
-
-def _compute() -> None:
-    while True:
-        pass
-
-
 def measure(pipe: Connection, iterations: int) -> float:
     """Iterations per second."""
     pipe.send(iterations)
@@ -161,7 +146,7 @@ def main() -> None:
     pipes = {name: start(name) for name in CONTESTANTS}
     for pipe in pipes.values():
         measure(pipe, options.iterations // 2)
-    with others(options.load):
+    with load(options.load):
         rounds = [
             {name: measure(pipe, options.iterations) for name, pipe in pipes.items()}
             for _ in range(options.rounds)
