@@ -61,8 +61,17 @@ class ContestantProcess:
 
 def milliseconds(step: Step, seconds: float) -> float:
     """Milliseconds for an iteration, of as many as about so many seconds take."""
-    once = _time(step, 1)
-    return 1000 * _time(step, max(1, math.ceil(seconds / once)))
+    once = time_each(step, 1)
+    return 1000 * time_each(step, max(1, math.ceil(seconds / once)))
+
+
+def time_each(step: Step, iterations: int) -> float:
+    """Seconds for each of these iterations, until the device is done with them."""
+    _synchronize()
+    start = time.perf_counter()
+    step(iterations)
+    _synchronize()
+    return (time.perf_counter() - start) / iterations
 
 
 # In the process ---------------------------------------------------------------------------------
@@ -87,15 +96,6 @@ def _enter(make: Make, task: Task, seconds: float) -> dict[str, Figure]:
 
 def _turn(way: str, seconds: float) -> float:
     return milliseconds(_ways[way], seconds)
-
-
-def _time(step: Step, iterations: int) -> float:
-    """Seconds for each of these iterations."""
-    _synchronize()
-    start = time.perf_counter()
-    step(iterations)
-    _synchronize()
-    return (time.perf_counter() - start) / iterations
 
 
 def _leave() -> None:

@@ -41,6 +41,7 @@ from caffe_dns.proto.text import parse_text
 from caffe_dns.solver.iteration import CapturedIteration
 from caffe_dns.solver.solver import Solver
 from tools.benchmarks.contestants import net_definition, training
+from tools.benchmarks.processes import time_each
 from tools.reliability.processes import meeting_places
 
 BATCH = 64
@@ -81,14 +82,12 @@ def of_parameters(count: int, _folder: Path) -> str:
 def of_records(count: int, folder: Path) -> str:
     """So many records of 8 x 8 bytes in an LMDB."""
     pixels = np.random.default_rng(0).integers(0, 256, (count, 64), np.uint8)
-    writer = create_database(str(folder / "lmdb"))
-    for number, image in enumerate(pixels):
-        datum = Datum(channels=1, height=8, width=8, data=image.tobytes(), label=number % 10)
-        writer.put(f"{number:08d}".encode(), datum.SerializeToString())
-        if number % 10_000 == 0:
-            writer.commit()
-    writer.commit()
-    writer.close()
+    with create_database(str(folder / "lmdb")) as writer:
+        for number, image in enumerate(pixels):
+            datum = Datum(channels=1, height=8, width=8, data=image.tobytes(), label=number % 10)
+            writer.put(f"{number:08d}".encode(), datum.SerializeToString())
+            if number % 10_000 == 0:
+                writer.commit()
     source = f'source: "{folder / "lmdb"}" batch_size: {BATCH} backend: LMDB'
     data = (
         f'layer {{ name: "data" type: "Data" top: "data" top: "label" data_param {{ {source} }} }}'
@@ -180,22 +179,12 @@ def _measure(
     param.snapshot_prefix = str(folder / "snap")
     param.random_seed = 1
     solver = Solver(param, device=device, ranks=ranks)
-    solver.step(1)
-    first = _since(start)
+    building = time.perf_counter() - start
+    first = building + time_each(solver.step, 1)
     solver.step(CapturedIteration.WARM_UP)
-    start = _since(0)
-    solver.step(iterations)
-    then = 1000 * _since(start) / iterations
-    start = _since(0)
-    solver.snapshot()
-    return Figures(first, then, _since(start), (_memory(gpu) - before) / 1e6)
-
-
-def _since(start: float) -> float:
-    """Seconds from then until all that was begun is done."""
-    if torch.cuda.is_initialized():
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
+    then = 1000 * time_each(solver.step, iterations)
+    snapshot = time_each(lambda _: solver.snapshot(), 1)
+    return Figures(first, then, snapshot, (_memory(gpu) - before) / 1e6)
 
 
 def _memory(gpu: bool) -> int:
