@@ -25,19 +25,17 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-import numpy as np
 import torch
 
 from caffe_dns import log
-from caffe_dns.data.db import create_database
 from caffe_dns.device.precision import PRECISIONS
-from caffe_dns.proto.caffe_pb2 import Datum
 from caffe_dns.proto.text import write_text
 from caffe_dns.proto.upgrade import read_net, read_solver
 from tools.benchmarks.contestants import MODELS, Task, ours, theirs
 from tools.benchmarks.nets_gpu import device_name
 from tools.benchmarks.plain_nets import NETS
 from tools.benchmarks.processes import ContestantProcess
+from tools.benchmarks.records import make_database
 
 #: Displays in a run of `dns train`, and how many of them do not count.
 DISPLAYS, WARM_UP = 8, 3
@@ -50,19 +48,6 @@ Runner = Callable[[], float]
 
 
 # dns train --------------------------------------------------------------------------------------
-
-
-def make_database(path: Path, count: int, shape: tuple[int, int, int], classes: int) -> None:
-    """Raw images of random pixels; `shape` is channels, height, width."""
-    generator = np.random.default_rng(0)
-    channels, height, width = shape
-    with create_database(str(path)) as writer:
-        for number in range(count):
-            datum = Datum(channels=channels, height=height, width=width, label=number % classes)
-            datum.data = generator.bytes(channels * height * width)
-            writer.put(b"%08d" % number, datum.SerializeToString())
-            if number % 1000 == 0:
-                writer.commit()
 
 
 def write_definition(

@@ -28,20 +28,19 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-import numpy as np
 import torch
 
 from caffe_dns import log
-from caffe_dns.data.db import create_database
 from caffe_dns.device.selection import use_gpu
 from caffe_dns.errors import CaffeError, first_line
 from caffe_dns.parallel.ranks import JoinedRanks, find_world
-from caffe_dns.proto.caffe_pb2 import Datum, NetParameter
+from caffe_dns.proto.caffe_pb2 import NetParameter
 from caffe_dns.proto.text import parse_text
 from caffe_dns.solver.iteration import CapturedIteration
 from caffe_dns.solver.solver import Solver
 from tools.benchmarks.contestants import net_definition, training
 from tools.benchmarks.processes import time_each
+from tools.benchmarks.records import make_database
 from tools.reliability.processes import meeting_places
 
 BATCH = 64
@@ -81,13 +80,7 @@ def of_parameters(count: int, _folder: Path) -> str:
 
 def of_records(count: int, folder: Path) -> str:
     """So many records of 8 x 8 bytes in an LMDB."""
-    pixels = np.random.default_rng(0).integers(0, 256, (count, 64), np.uint8)
-    with create_database(str(folder / "lmdb")) as writer:
-        for number, image in enumerate(pixels):
-            datum = Datum(channels=1, height=8, width=8, data=image.tobytes(), label=number % 10)
-            writer.put(f"{number:08d}".encode(), datum.SerializeToString())
-            if number % 10_000 == 0:
-                writer.commit()
+    make_database(folder / "lmdb", count, (1, 8, 8))
     source = f'source: "{folder / "lmdb"}" batch_size: {BATCH} backend: LMDB'
     data = (
         f'layer {{ name: "data" type: "Data" top: "data" top: "label" data_param {{ {source} }} }}'

@@ -14,22 +14,25 @@ from __future__ import annotations
 
 import argparse
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
 import lmdb
-import numpy as np
 import torch
 
 from caffe_dns import log
 from caffe_dns.data.batches import ImageBatches, Share
 from caffe_dns.data.database import Cursor, Database
-from caffe_dns.data.db import create_database, open_database
+from caffe_dns.data.db import open_database
 from caffe_dns.data.sources import DatabaseSource
 from caffe_dns.data.transform import RecordDraws, Transform
-from caffe_dns.proto.caffe_pb2 import TRAIN, Datum, TransformationParameter
+from caffe_dns.proto.caffe_pb2 import TRAIN, TransformationParameter
+from tools.benchmarks.records import make_database
 
 BATCH, SIZE, CROP = 64, 28, 24
 
@@ -114,18 +117,6 @@ def rate(open_it: Callable[[str], Database], path: str, work: Callable[[Database
         return count / (time.process_time() - start)
 
 
-def make(path: Path, count: int) -> None:
-    """A database of `count` records."""
-    generator = np.random.default_rng(0)
-    with create_database(str(path)) as writer:
-        for number in range(count):
-            data = generator.bytes(SIZE * SIZE)
-            datum = Datum(channels=1, height=SIZE, width=SIZE, data=data, label=number % 10)
-            writer.put(b"%08d" % number, datum.SerializeToString())
-            if number % 1000 == 999:
-                writer.commit()
-
-
 def report(path: str, rounds: int) -> None:
     print(f"{'thousand records/s':36}{'ours':>8}{'package':>9}{'ratio':>7}")
     for title, work in WORK.items():
@@ -149,7 +140,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = options.database or f"{folder}/db"
         if not options.database:
-            make(Path(path), options.records)
+            make_database(Path(path), options.records, (1, SIZE, SIZE))
         report(path, options.rounds)
 
 
