@@ -190,6 +190,14 @@ def test_guesses_follow_what_the_definition_says_anywhere() -> None:
     assert list(dict.fromkeys(guess.batch for guess in tried)) == [2, 1, 7, 384]
 
 
+def test_batches_of_each_phase_are_tried() -> None:
+    """The two smallest, after small ones."""
+    layer = 'layer {{ name: "d" type: "Data" top: "d" data_param {{ batch_size: {} }} }}'
+    text = "\n".join(map(layer.format, (64, 16, 100)))
+    tried = guesses(parse_text(text, NetParameter).message)
+    assert list(dict.fromkeys(guess.batch for guess in tried)) == [2, 1, 16, 64, 100]
+
+
 def test_as_many_regions_as_are_sliced() -> None:
     text = """
     layer { name: "p" type: "Python" top: "rois" python_param { module: "x" } }

@@ -84,7 +84,7 @@ class Guess:
 
 def guesses(param: NetParameter) -> Iterator[Guess]:
     """What to try: small batches first, then those that the definition, of all phases, has."""
-    given = sorted({size for layer in param.layer for size in _batches(layer)} - {0})
+    given = sorted({size for layer in param.layer for size in _batches(layer)} - {0, 1})
     images = [image for layer in param.layer for image in _images(layer)]
     # Intel Caffe's BatchNorm divides the batch into parts of this size.
     least = param.bn_stats_batch_size or BATCH
@@ -94,14 +94,14 @@ def guesses(param: NetParameter) -> Iterator[Guess]:
 
 
 def _batches(layer: LayerParameter) -> Iterator[int]:
-    """Numbers of items that a layer brings or wants."""
+    """Numbers of items that a layer brings or wants; 0 and 1, the fields' defaults, too."""
     for settings in (layer.data_param, layer.image_data_param, layer.hdf5_data_param):
         yield settings.batch_size
     yield layer.memory_data_param.batch_size
     for shape in (*layer.input_param.shape, *layer.dummy_data_param.shape):
         yield from shape.dim[:1]
     dims = layer.reshape_param.shape.dim
-    if all(dim > 0 for dim in dims):  # times and streams, of a vector each
+    if dims and min(dims) > 0:  # times and streams, of a vector each
         yield math.prod(dims[:-1])
 
 
