@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from caffe_dns import log
+from caffe_dns.errors import first_line
 from caffe_dns.layers.base import Layer, Shape
 from caffe_dns.layers.convolution import BaseConvolution
 from caffe_dns.layers.inner_product import BaseInnerProduct
@@ -101,8 +102,7 @@ def use_sparse_units(net: Net) -> list[SparseLayer]:
                 wins = _wins(product, weight, net.blob_shapes[step.bottoms[0]])
             except RuntimeError as error:
                 # There are sizes that cuSPARSELt does not take, and it alone knows which.
-                reason = str(error).splitlines()[0]
-                log.info(f"Layer {layer.name} stays dense: {reason}")
+                log.info(f"Layer {layer.name} stays dense: {first_line(error)}")
                 continue
             if wins:
                 layer.fixed_product = product.without_bias

@@ -21,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import torch
 
 from caffe_dns import log
+from caffe_dns.errors import first_line
 from caffe_dns.layers.base import Context
 from caffe_dns.layers.masked import WeightedLayer
 from caffe_dns.net import Net
@@ -94,7 +95,7 @@ def main() -> None:
                 try:
                     dense, sparse, apart = measure(shape, batch, DTYPES[precision])
                 except RuntimeError as error:
-                    print(f"| {name} | {batch} | {str(error).splitlines()[0]} | | | |", flush=True)
+                    print(f"| {name} | {batch} | {first_line(error)} | | | |", flush=True)
                     continue
                 times = f"{dense * 1e3:.4f} | {sparse * 1e3:.4f} | {dense / sparse:.2f}"
                 print(f"| {name} | {batch} | {times} | {apart:.1e} |", flush=True)
