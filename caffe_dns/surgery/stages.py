@@ -82,6 +82,14 @@ class Stage:
         given = self.surgery.HasField("end_iter")
         return self.surgery.end_iter if given else max(self.surgery.start_iter, self.length // 2)
 
+    @property
+    def first_ranked(self) -> int:
+        """The first iteration of the stage with something to rank weights by.
+
+        To rank by the loss takes gradients, of which a run has none when it begins.
+        """
+        return int(self.start == 0 and self.surgery.ranking == SurgeryStage.LOSS)
+
     def rate(self, iteration: int, current_step: int) -> tuple[float, int]:
         """The learning rate at an iteration of the run, and the number of steps passed by then.
 
@@ -220,6 +228,8 @@ def _check(stage: Stage) -> None:
             f"({stage.length - 1}), but is {stage.end_iter}",
             "end_iter",
         )
+    if stage.end_iter < stage.first_ranked:
+        raise stage.error("must be above 0 with ranking: LOSS, which needs gradients", "end_iter")
     if surgery.interval < 1:
         raise stage.error(f"must be at least 1, not {surgery.interval}", "interval")
     if not surgery.steepness > 0:

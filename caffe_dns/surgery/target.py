@@ -57,6 +57,7 @@ class Target:
     def __init__(self, stage: Stage, groups: Sequence[Group]) -> None:
         self.groups = groups
         self._first, self._last = stage.surgery.start_iter, stage.end_iter
+        self._first_ranked = stage.first_ranked
         self._interval, self._steepness = stage.surgery.interval, stage.surgery.steepness
         device = groups[0].masked_layers[0].device
         self._wanted = torch.zeros(len(groups), dtype=torch.int64, device=device)
@@ -67,7 +68,8 @@ class Target:
         if iteration == self._last:
             return True
         first = self._first
-        return first <= iteration < self._last and (iteration - first) % self._interval == 0
+        within = max(first, self._first_ranked) <= iteration < self._last
+        return within and (iteration - first) % self._interval == 0
 
     @torch.no_grad()
     def renew(self, iteration: int) -> None:

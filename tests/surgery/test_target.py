@@ -331,11 +331,28 @@ def test_a_resumed_run_ranks_the_same(tmp_path: Path) -> None:
     whole_and_resumed(partial(make_solver, settings=settings), tmp_path, 7, 12)
 
 
+def test_a_net_that_is_pruned_already_keeps_its_masks_until_there_are_gradients(
+    tmp_path: Path,
+) -> None:
+    settings = "max_iter: 12 surgery_stage { sparsity: 0.9 end_iter: 10 interval: 2 ranking: LOSS }"
+    solver = make_solver(tmp_path, settings)
+    mask = solver.net.params["ip1"][2]
+    mask.view(-1)[::3] = 0
+    before = mask.clone()
+    solver.step(1)
+    assert torch.equal(mask, before)
+    solver.step(2)
+    assert 0 < mask.sum() < before.sum()
+    solver.close()
+
+
 def test_ranking_refused(tmp_path: Path) -> None:
     with pytest.raises(CaffeError, match="ranking: needs something to rank for"):
         make_solver(tmp_path, "surgery_stage { ranking: LOSS }")
     with pytest.raises(CaffeError, match="ranking: LOSS is for parameters alone"):
         make_solver(tmp_path, "surgery_stage { sparsity: 0.5 ranking: LOSS pattern: '1x4' }")
+    with pytest.raises(CaffeError, match="end_iter: must be above 0 with ranking: LOSS"):
+        make_solver(tmp_path, "surgery_stage { sparsity: 0.5 ranking: LOSS end_iter: 0 }")
     net = small_net().replace("lr_mult: 1", "lr_mult: 0", 1)
     for kind in ("SGD", "Adam"):
         settings = f"type: '{kind}' surgery_stage {{ sparsity: 0.5 ranking: LOSS }}"
