@@ -5,7 +5,7 @@ Only checks live here; what belongs to a single layer type stays with that type.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
@@ -29,6 +29,14 @@ def refuse_in_place(layer: Layer) -> None:
             f"type {layer.type} cannot work in place, but '{min(names)}' is both bottom and top",
             "top",
         )
+
+
+def check_positive(layer: Layer, field: str, names: Sequence[str]) -> None:
+    """Raise CaffeError for the first of these settings in the layer's `field` that is not."""
+    settings = getattr(layer.param, field)
+    for name in names:
+        if getattr(settings, name) <= 0:
+            raise layer.error("must be positive", f"{field}.{name}")
 
 
 def check_indices(layer: Layer, indices: Tensor, limit: int, what: str) -> None:

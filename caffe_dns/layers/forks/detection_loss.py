@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from caffe_dns.layers.base import LossLayer, Shape, layer_types
-from caffe_dns.layers.checks import check_labels
+from caffe_dns.layers.checks import check_labels, check_positive
 from caffe_dns.layers.detection.boxes import boxes_around, overlaps
 from caffe_dns.layers.forks.fields import Field, NormalizedLayer, mean_of
 from caffe_dns.layers.loss import MOST_SOFTMAX_LOSS, Clamp
@@ -65,9 +65,8 @@ class DetectionMap(NormalizedLayer):
         super().build(bottom_shapes)
         self.options = getattr(self.param, self.field_name)
         settings = self.options
-        for name in ("cls_num", "field_w", "field_h", "downsample_rate", "field_whr", "field_xyr"):
-            if getattr(settings, name) <= 0:
-                raise self.error("must be positive", f"{self.field_name}.{name}")
+        of_fields = ("field_w", "field_h", "downsample_rate", "field_whr", "field_xyr")
+        check_positive(self, self.field_name, ("cls_num", *of_fields))
         if settings.coord_num != 4:
             raise self.error("4 would be right", f"{self.field_name}.coord_num")
         if settings.objectness and settings.cls_num != 2:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from caffe_dns.layers.base import Shape, count, layer_types
-from caffe_dns.layers.checks import check_indices
+from caffe_dns.layers.checks import check_indices, check_positive
 from caffe_dns.layers.detection.boxes import boxes_around, centres_of, overlaps, sides_of
 from caffe_dns.layers.forks.fields import NormalizedLayer, mean_of
 from caffe_dns.layers.forks.roi import rounded
@@ -60,9 +60,7 @@ class ProposalTarget(NormalizedLayer):
         super().build(bottom_shapes)
         self.options = self.param.proposal_target_param
         settings = self.options
-        for name in ("cls_num", "num_img_per_batch"):
-            if getattr(settings, name) < 1:
-                raise self.error("must be positive", f"proposal_target_param.{name}")
+        check_positive(self, "proposal_target_param", ("cls_num", "num_img_per_batch"))
         if settings.batch_size < 1 and settings.batch_size != -1:
             raise self.error(
                 "a positive number, or -1 for all, would be right",

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from caffe_dns.layers.base import Shape, count, layer_types
+from caffe_dns.layers.checks import check_positive
 from caffe_dns.layers.detection.boxes import intersections, uncovered
 from caffe_dns.layers.forks.fields import Field, NormalizedLayer
 from caffe_dns.proto.caffe_pb2 import TRAIN
@@ -44,9 +45,7 @@ class BoxOutput(NormalizedLayer):
                 f"is '{self.options.nms_type}'; known: {', '.join(_NMS_TYPES)}",
                 "box_output_param.nms_type",
             )
-        for name in ("field_whr", "field_xyr"):
-            if getattr(self.options, name) <= 0:
-                raise self.error("must be positive", f"box_output_param.{name}")
+        check_positive(self, "box_output_param", ("field_whr", "field_xyr"))
 
     def reshape(self, bottom_shapes: Sequence[Shape]) -> list[Shape]:
         first = bottom_shapes[0]

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from caffe_dns import log
 from caffe_dns.layers.base import Layer, Shape, layer_types
+from caffe_dns.layers.checks import check_positive
 from caffe_dns.layers.detection.boxes import boxes_around, overlaps, uncovered
 from caffe_dns.layers.detection.detection_output import ROW
 
@@ -35,9 +36,7 @@ class YoloOutput(Layer):
         self.options = getattr(self.param, self.field)
         if not self.options.HasField("num_classes"):
             raise self.error("must be given", f"{self.field}.num_classes")
-        for name in ("num_classes", "num_box"):
-            if getattr(self.options, name) < 1:
-                raise self.error("must be positive", f"{self.field}.{name}")
+        check_positive(self, self.field, ("num_classes", "num_box"))
         self.classes, self.boxes = self.options.num_classes, self.options.num_box
         pairs = self.options.biases
         if len(pairs) % 2:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from caffe_dns.layers.base import Layer, LossLayer, Shape, layer_types
-from caffe_dns.layers.checks import check_indices
+from caffe_dns.layers.checks import check_indices, check_positive
 from caffe_dns.layers.detection.boxes import (
     boxes_around,
     centres_of,
@@ -57,9 +57,7 @@ class RegionLayer(Layer):
 
     def build(self, bottom_shapes: Sequence[Shape]) -> None:
         self.options = getattr(self.param, self.field)
-        for name in ("side", "num_class", self.boxes_field):
-            if getattr(self.options, name) < 1:
-                raise self.error("must be positive", f"{self.field}.{name}")
+        check_positive(self, self.field, ("side", "num_class", self.boxes_field))
         self.side, self.classes = self.options.side, self.options.num_class
         self.boxes: int = getattr(self.options, self.boxes_field)
         if len(self.options.biases) < 2 * self.boxes:
