@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Protocol, cast
+from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -31,6 +31,7 @@ from caffe_dns.surgery.stages import stage_at
 from caffe_dns.user_code import as_raised
 
 
+@runtime_checkable
 class SolverCallback(Protocol):
     """Who is told when an iteration begins, and when its gradients are there."""
 
@@ -208,13 +209,17 @@ class Solver:
     ) -> None:
         """From now on, call `on_start` when an iteration begins, after the tests that are due, and
         `on_gradients_ready` before each update of `step` and `solve`. An object that has both, as
-        `NCCL`, can be given alone.
+        `NCCL`, can be given alone. Raises TypeError for anything else.
         """
-        if on_gradients_ready is None:
-            self.core.callbacks.append(cast(SolverCallback, on_start))
+        if callable(on_start) and callable(on_gradients_ready):
+            self.core.callbacks.append(_Functions(on_start, on_gradients_ready))
+        elif isinstance(on_start, SolverCallback) and on_gradients_ready is None:
+            self.core.callbacks.append(on_start)
         else:
-            functions = _Functions(cast(Callable[[], object], on_start), on_gradients_ready)
-            self.core.callbacks.append(functions)
+            raise TypeError(
+                "add_callback takes two functions, or an object with on_start and "
+                "on_gradients_ready"
+            )
 
     def solve(self, resume_file: str | Path | None = None) -> None:
         """Train up to max_iter, from a solver state if one is given."""

@@ -298,6 +298,9 @@ def test_a_callback_may_change_gradients() -> None:
     solver.add_callback(lambda: None, clear)
     solver.step(2)
     assert np.array_equal(solver.net.params["ip"][0].data, before)
+    for wrong in ((clear,), (solver, clear), (solver,)):
+        with pytest.raises(TypeError, match="takes two functions, or an object with on_start"):
+            solver.add_callback(*wrong)
 
 
 @pytest.mark.parametrize(
