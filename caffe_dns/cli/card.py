@@ -11,6 +11,7 @@ from torch import Tensor
 
 from caffe_dns import log
 from caffe_dns.cli.provenance import command_line
+from caffe_dns.cli.pruned import shrink_command
 from caffe_dns.reports.kept import count_kept
 from caffe_dns.solver.observers import Display
 from caffe_dns.solver.snapshot_files import Snapshot
@@ -122,11 +123,8 @@ class Card:
         if model and self._trainer.test_nets:
             commands.append(command_line("test", "--model", model, "--weights", str(last.model)))
         prefix = self._trainer.param.snapshot_prefix
-        pruned = f"{prefix}_pruned.caffemodel"
-        if pruned in files:
-            given = ("--model", f"{prefix}_pruned.prototxt", "--weights", pruned)
-            small = f"{prefix}_small.caffemodel"
-            commands.append(command_line("export", *given, "--shrink", "--output", small))
+        if f"{prefix}_pruned.caffemodel" in files:
+            commands.append(shrink_command(prefix))
         return commands
 
 

@@ -47,10 +47,13 @@ def write_pruned(trainer: Solver) -> None:
     if tested:
         command = command_line("test", "--model", tested, "--weights", model)
         log.info(f"Pruned net: score it by {command}")
-    small = f"{trainer.param.snapshot_prefix}_small.caffemodel"
-    given = ("--model", definition, "--weights", model)
-    command = command_line("export", *given, "--shrink", "--output", small)
-    log.info(f"Pruned net: make it small by {command}")
+    log.info(f"Pruned net: make it small by {shrink_command(trainer.param.snapshot_prefix)}")
+
+
+def shrink_command(prefix: str) -> str:
+    """What makes the pruned net small that a run has left under this prefix."""
+    given = ("--model", f"{prefix}_pruned.prototxt", "--weights", f"{prefix}_pruned.caffemodel")
+    return command_line("export", *given, "--shrink", "--output", f"{prefix}_small.caffemodel")
 
 
 def _is_pruned(trainer: Solver) -> bool:
