@@ -97,6 +97,16 @@ def test_a_file_has_so_much_time(tmp_path: Path) -> None:
     assert "slow.prototxt: takes more than 2 s" in said
 
 
+def constants(text: str, image: tuple[int, ...] = (3, 9, 9)) -> dict[str, list[int]]:
+    """The shapes of what stands for the data of a net, by its top."""
+    made = with_constant_data(parse_text(text, NetParameter).message, Guess(2, image))
+    return {
+        layer.top[0]: list(layer.dummy_data_param.shape[0].dim)
+        for layer in made.layer
+        if layer.name == f"constant {layer.top[0]}"
+    }
+
+
 @pytest.mark.parametrize(
     ("reader", "wanted"),
     [
@@ -120,9 +130,7 @@ def test_labels_have_the_shape_that_their_reader_wants(
         " convolution_param { num_output: 5 kernel_size: 1 } }"
         f'layer {{ name: "x" {reader} bottom: "c" bottom: "label" top: "x" }}'
     )
-    made = with_constant_data(parse_text(text, NetParameter).message, Guess(2, (3, 99, 99)))
-    shapes = [tuple(layer.dummy_data_param.shape[0].dim) for layer in made.layer[:2]]
-    assert shapes == [(2, 3, 8, 8), wanted]
+    assert constants(text, (3, 99, 99)) == {"data": [2, 3, 8, 8], "label": list(wanted)}
 
 
 def test_regions_have_the_axes_of_their_losses() -> None:
@@ -140,10 +148,9 @@ layer { name: "box" type: "SmoothL1LossOHEM" bottom: "ip" bottom: "ip" top: "c" 
 layer { name: "sum" type: "Eltwise" bottom: "each" bottom: "each_box" top: "sum" }
 """
     )
-    made = with_constant_data(parse_text(text, NetParameter).message, Guess(2, (3, 9, 9)))
-    constants = {layer.top[0]: layer for layer in made.layer if layer.type == "DummyData"}
-    assert list(constants["labels"].dummy_data_param.shape[0].dim) == [2, 1, 1, 1]
-    assert list(constants["all_rois"].dummy_data_param.shape[0].dim) == [2, 5]
+    shapes = constants(text)
+    assert shapes["labels"] == [2, 1, 1, 1]
+    assert shapes["all_rois"] == [2, 5]
 
 
 def test_files_that_layers_read_besides_their_data_are_left_out() -> None:
@@ -164,8 +171,7 @@ def test_what_python_layers_change_keeps_its_shape() -> None:
 layer { name: "p" type: "Python" bottom: "ip" top: "dropped" python_param { module: "x" } }
 layer { name: "e" type: "Eltwise" bottom: "dropped" bottom: "ip" top: "e" }"""
     )
-    made = with_constant_data(parse_text(text, NetParameter).message, Guess(2, (3, 9, 9)))
-    assert list(made.layer[3].dummy_data_param.shape[0].dim) == [2, 4]
+    assert constants(text)["dropped"] == [2, 4]
 
 
 @pytest.mark.parametrize(("points", "channels"), [("", 2), ("slice_point: 3", 6)])
@@ -175,8 +181,7 @@ def test_pairs_of_images_lie_in_one_blob(points: str, channels: int) -> None:
         + f"""layer {{ name: "s" type: "Slice" bottom: "data" top: "left" top: "right"
   slice_param {{ {points} }} }}"""
     )
-    made = with_constant_data(parse_text(text, NetParameter).message, Guess(2, (3, 9, 9)))
-    assert list(made.layer[0].dummy_data_param.shape[0].dim) == [2, channels, 9, 9]
+    assert constants(text)["data"] == [2, channels, 9, 9]
 
 
 def test_guesses_follow_what_the_definition_says_anywhere() -> None:
@@ -207,14 +212,8 @@ def test_as_many_regions_as_are_sliced() -> None:
     layer { name: "q" type: "Python" top: "data" top: "labels" python_param { module: "x" } }
     layer { name: "t" type: "Slice" bottom: "labels" top: "of_objects" top: "of_others"
       slice_param { axis: 0 slice_point: 32 } }"""
-    made = with_constant_data(parse_text(text, NetParameter).message, Guess(2, (3, 9, 9)))
-    shapes = {
-        layer.top[0]: list(layer.dummy_data_param.shape[0].dim)
-        for layer in made.layer
-        if layer.type == "DummyData"
-    }
     # Detectors take one image at a time.
-    assert shapes == {"rois": [64, 5], "data": [1, 3, 9, 9], "labels": [64]}
+    assert constants(text) == {"rois": [64, 5], "data": [1, 3, 9, 9], "labels": [64]}
 
 
 def test_objects_that_proposals_are_compared_with_have_a_class() -> None:
