@@ -15,7 +15,7 @@ from torch import Tensor
 from caffe_dns import kernels
 from caffe_dns.surgery.masked_layers import Count, find_masked_layers
 from caffe_dns.surgery.renewal import Renewal
-from tests.surgery.test_surgeon import DATA, conv, ip, masks, operated, surgeon_of
+from tests.surgery.test_surgeon import DATA, conv, ip, make_surgeon, masks, operated
 from tests.test_mask_rules import deviation_mask, hysteresis_mask
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -200,7 +200,7 @@ surgery_stage { iterations: 30 layer { name: "three" sparsity: 0.5 } layer { nam
 
 def train(with_kernel: bool) -> tuple[list[int], list[list[Count]], list[Tensor]]:
     """The iterations at which masks changed, the counts of all displays, and masks on the way."""
-    net, surgeon = surgeon_of(BOTH, STAGES)
+    net, surgeon = make_surgeon(BOTH, STAGES)
     renewed, counts, found = [], [], []
     for begin in range(0, 90, 15):
         renewed += operated(net, surgeon, range(begin, begin + 15))
@@ -224,6 +224,6 @@ def test_the_same_as_one_layer_after_the_other(monkeypatch: pytest.MonkeyPatch) 
 
 def test_other_types_go_one_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernels, "wanted", lambda device: True)
-    net, _ = surgeon_of(BOTH)
+    net, _ = make_surgeon(BOTH)
     net.double()
     assert Renewal(find_masked_layers(net))._kernel is None

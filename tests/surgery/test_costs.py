@@ -12,8 +12,9 @@ from caffe_dns.proto.caffe_pb2 import LayerLatency, SolverParameter
 from caffe_dns.proto.text import parse_text
 from caffe_dns.surgery import Surgeon, plan
 from caffe_dns.surgery.costs import Latency
-from tests.nets import make_net, recorded_log
+from tests.nets import recorded_log
 from tests.surgery.test_filters import NAMES, STAGE, filters, net_text
+from tests.surgery.test_surgeon import make_surgeon
 from tests.surgery.test_target import disturb
 
 #: Milliseconds at shares of a quarter and all; `sum` is a layer without weights, `prob` not here.
@@ -48,9 +49,8 @@ WHOLE = {
 
 
 def surgeon_of(latency: float) -> tuple[Net, Surgeon]:
-    net = make_net(net_text("deviation"))
     text = STAGE.format(f"latency: {latency} pattern: 'filter' {TABLE}")
-    return net, Surgeon.of_net(net, plan(parse_text(text, SolverParameter).message), 1)
+    return make_surgeon(net_text("deviation"), text)
 
 
 def time_of(net: Net) -> float:

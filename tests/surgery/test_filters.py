@@ -13,13 +13,11 @@ from caffe_dns.export.deploy import deploy
 from caffe_dns.export.model import UnmaskedModel
 from caffe_dns.export.shrink import shrink
 from caffe_dns.net import Net
-from caffe_dns.proto.caffe_pb2 import SolverParameter
-from caffe_dns.proto.text import parse_text
 from caffe_dns.reports.summary import summarize
-from caffe_dns.surgery import Surgeon, plan
-from tests.nets import input_layer, layer, make_net, recorded_log
+from caffe_dns.surgery import Surgeon
+from tests.nets import input_layer, layer, recorded_log
 from tests.solver.harness import whole_and_resumed
-from tests.surgery.test_surgeon import FILLED
+from tests.surgery.test_surgeon import FILLED, make_surgeon
 from tests.surgery.test_target import disturb
 from tests.surgery.test_target_macs import solver_of
 
@@ -72,9 +70,7 @@ TERMS = ("one", "other")
 
 
 def surgeon_of(kind: str, stage: str) -> tuple[Net, Surgeon]:
-    net = make_net(net_text(kind))
-    param: SolverParameter = parse_text(STAGE.format(stage), SolverParameter).message
-    return net, Surgeon.of_net(net, plan(param), 1)
+    return make_surgeon(net_text(kind), STAGE.format(stage))
 
 
 def filters(net: Net, name: str) -> np.ndarray:
@@ -217,10 +213,9 @@ def test_layers_that_are_read_by_others_are_held() -> None:
         + conv("f", "e", 4, "")
         + conv("g", "f", 4, "")
     )
-    net = make_net(text)
     layers = " ".join(f"layer {{ name: '{name}' }}" for name in "abcdef")
     stage = STAGE.format(f"sparsity: 0.5 pattern: 'filter' {layers}")
-    surgeon = Surgeon.of_net(net, plan(parse_text(stage, SolverParameter).message), 1)
+    net, surgeon = make_surgeon(text, stage)
     disturb(net, 3)
     surgeon.update_masks(60)
     cut = [name for name in "abcdefg" if not filters(net, name).all()]

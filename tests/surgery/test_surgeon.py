@@ -42,7 +42,7 @@ GUO = DATA + conv("conv", "data", kind="CConvolution")
 GUO += ip("a", "conv", kind="CInnerProduct", more="cinner_product_param { c_rate: 0.5 }")
 
 
-def surgeon_of(
+def make_surgeon(
     text: str, settings: str = "", seed: int = 1, surgery: bool = True
 ) -> tuple[Net, Surgeon]:
     net = make_net(text, context=Context(surgery=surgery))
@@ -73,11 +73,11 @@ def operated(net: Net, surgeon: Surgeon, iterations: range) -> list[int]:
 
 
 def test_patients_are_the_layers_with_masks() -> None:
-    _, surgeon = surgeon_of(HOLMES)
+    _, surgeon = make_surgeon(HOLMES)
     assert [masked_layer.layer.name for masked_layer in surgeon.masked_layers] == ["conv", "a"]
-    _, surgeon = surgeon_of(HOLMES, surgery=False)
+    _, surgeon = make_surgeon(HOLMES, surgery=False)
     assert surgeon.masked_layers == []
-    _, surgeon = surgeon_of(GUO, surgery=False)
+    _, surgeon = make_surgeon(GUO, surgery=False)
     assert [masked_layer.layer.name for masked_layer in surgeon.masked_layers] == ["conv", "a"]
 
 
@@ -86,15 +86,15 @@ def test_a_shared_mask_has_one_patient() -> None:
         "name: 'b'", "name: 'b' param { name: 'w' }"
     )
     twin = twin.replace("name: 'a' ", "name: 'a' param { name: 'w' } ", 1)
-    _, surgeon = surgeon_of(twin)
+    _, surgeon = make_surgeon(twin)
     assert [masked_layer.layer.name for masked_layer in surgeon.masked_layers] == ["conv", "a"]
 
 
 def test_announcing() -> None:
     with recorded_log() as messages:
-        surgeon_of(HOLMES)[1].announce()
-        surgeon_of(GUO)[1].announce()
-        surgeon_of(HOLMES, surgery=False)[1].announce()
+        make_surgeon(HOLMES)[1].announce()
+        make_surgeon(GUO)[1].announce()
+        make_surgeon(HOLMES, surgery=False)[1].announce()
     assert messages == [
         "Surgery on conv (threshold 0.6), a (threshold 0.5). To train without it: --no-surgery",
         "Surgery on conv (c_rate 3, until iteration 10000), a (c_rate 0.5, until iteration 8000). "
@@ -106,12 +106,12 @@ def test_announcing() -> None:
 
 
 def test_power_zero_operates_at_every_iteration() -> None:
-    net, surgeon = surgeon_of(HOLMES, "surgery_iter_power: 0")
+    net, surgeon = make_surgeon(HOLMES, "surgery_iter_power: 0")
     assert operated(net, surgeon, range(20)) == list(range(20))
 
 
 def test_surgery_grows_rare() -> None:
-    net, surgeon = surgeon_of(HOLMES, "surgery_iter_gamma: 0.01 surgery_iter_power: 1")
+    net, surgeon = make_surgeon(HOLMES, "surgery_iter_gamma: 0.01 surgery_iter_power: 1")
     times = operated(net, surgeon, range(1200))
     # 120 ln(12) iterations are expected, fewer in each later third.
     assert len(times) == pytest.approx(100 * np.log(13), abs=50)
@@ -120,7 +120,7 @@ def test_surgery_grows_rare() -> None:
 
 
 def test_layers_of_one_net_are_operated_together() -> None:
-    net, surgeon = surgeon_of(HOLMES, "surgery_iter_gamma: 1 surgery_iter_power: 0.5")
+    net, surgeon = make_surgeon(HOLMES, "surgery_iter_gamma: 1 surgery_iter_power: 0.5")
     for iteration in range(30):
         for param in net.learnable_params:
             if not param.is_mask:
@@ -132,19 +132,19 @@ def test_layers_of_one_net_are_operated_together() -> None:
 
 
 def test_surgery_stops() -> None:
-    net, surgeon = surgeon_of(HOLMES, "surgery_iter_power: 0 surgery_stop_iter: 7")
+    net, surgeon = make_surgeon(HOLMES, "surgery_iter_power: 0 surgery_stop_iter: 7")
     assert operated(net, surgeon, range(20)) == list(range(7))
-    net, surgeon = surgeon_of(HOLMES, "surgery_iter_power: 0 surgery_stop_iter: 0")
+    net, surgeon = make_surgeon(HOLMES, "surgery_iter_power: 0 surgery_stop_iter: 0")
     assert operated(net, surgeon, range(5)) == []
 
 
 def test_draws_are_those_of_the_seed() -> None:
     settings = "surgery_iter_gamma: 0.5"
-    runs = [operated(*surgeon_of(HOLMES, settings, seed), range(60)) for seed in (1, 1, 2)]
+    runs = [operated(*make_surgeon(HOLMES, settings, seed), range(60)) for seed in (1, 1, 2)]
     assert runs[0] == runs[1] != runs[2]
     assert 3 < len(runs[0]) < 30
     # Nothing is stored: an operation at iteration 40 needs none before it.
-    later = operated(*surgeon_of(HOLMES, settings, 1), range(40, 60))
+    later = operated(*make_surgeon(HOLMES, settings, 1), range(40, 60))
     assert later == [t for t in runs[0] if t >= 40]
 
 
@@ -159,7 +159,7 @@ def test_layers_of_the_official_kind_stop_by_themselves(kind: str) -> None:
     text += ip(
         "a", "conv", kind="CInnerProduct", more=f"cinner_product_param {{ {ip_stop} c_rate: 0 }}"
     )
-    net, surgeon = surgeon_of(text)
+    net, surgeon = make_surgeon(text)
     ended = {"C": net.params["conv"][2], "I": net.params["a"][2]}[kind]
     going = {"C": net.params["a"][2], "I": net.params["conv"][2]}[kind]
     operated(net, surgeon, range(4))
@@ -175,7 +175,7 @@ def test_layers_of_the_official_kind_draw_for_themselves() -> None:
         "a", "data", kind="CInnerProduct", more=f"cinner_product_param {{ {settings} }}"
     )
     text += ip("b", "a", kind="CInnerProduct", more=f"cinner_product_param {{ {settings} }}")
-    net, surgeon = surgeon_of(text)
+    net, surgeon = make_surgeon(text)
     differ = 0
     for iteration in range(40):
         for param in net.learnable_params:
@@ -196,7 +196,9 @@ def test_several_batches_give_the_official_kind_several_draws() -> None:
     text = DATA + ip(
         "a", "data", kind="CInnerProduct", more=f"cinner_product_param {{ {settings} }}"
     )
-    counts = [len(operated(*surgeon_of(text, f"iter_size: {size}"), range(200))) for size in (1, 8)]
+    counts = [
+        len(operated(*make_surgeon(text, f"iter_size: {size}"), range(200))) for size in (1, 8)
+    ]
     assert counts[1] > 2 * counts[0]
 
 
@@ -204,7 +206,7 @@ def test_several_batches_give_the_official_kind_several_draws() -> None:
 
 
 def test_masks_by_deviation() -> None:
-    net, surgeon = surgeon_of(HOLMES)
+    net, surgeon = make_surgeon(HOLMES)
     surgeon.update_masks(0)
     for name, threshold in (("conv", np.float32(0.6)), ("a", 0.5)):
         weight, _, mask = (blob.detach().numpy() for blob in net.params[name])
@@ -212,7 +214,7 @@ def test_masks_by_deviation() -> None:
 
 
 def test_masks_by_magnitude_with_moments_of_iteration_0() -> None:
-    net, surgeon = surgeon_of(GUO.replace("c_rate: 0.5", "c_rate: 0.5 power: 0"))
+    net, surgeon = make_surgeon(GUO.replace("c_rate: 0.5", "c_rate: 0.5 power: 0"))
     first = [blob.detach().double().numpy().copy() for blob in net.params["a"][:2]]
     surgeon.update_masks(0)
     mu, sigma = magnitude_moments(first)
@@ -229,7 +231,7 @@ def test_masks_by_magnitude_with_moments_of_iteration_0() -> None:
 
 
 def test_counts_and_lines() -> None:
-    net, surgeon = surgeon_of(HOLMES, "surgery_iter_power: 0")
+    net, surgeon = make_surgeon(HOLMES, "surgery_iter_power: 0")
     surgeon.update_masks(0)
     before = masks(net)
     for name in ("conv", "a"):
@@ -259,7 +261,7 @@ def test_counts_and_lines() -> None:
 
 
 def test_biases_count_where_they_have_masks() -> None:
-    net, surgeon = surgeon_of(GUO)
+    net, surgeon = make_surgeon(GUO)
     surgeon.update_masks(0)
     count = surgeon.display()[1]
     weight, bias = net.params["a"][2:]
@@ -271,12 +273,12 @@ def test_biases_count_where_they_have_masks() -> None:
 
 
 def test_moments_are_kept_and_taken_over() -> None:
-    net, surgeon = surgeon_of(GUO)
+    net, surgeon = make_surgeon(GUO)
     assert surgeon.moments() == []
     surgeon.update_masks(0)
     stored = surgeon.moments()
     assert [entry.layer for entry in stored] == ["conv", "a"]
-    other_net, other = surgeon_of(GUO, seed=2)
+    other_net, other = make_surgeon(GUO, seed=2)
     with recorded_log() as messages:
         other.restore(stored)
         assert other.moments() == stored
@@ -290,7 +292,7 @@ def test_moments_are_kept_and_taken_over() -> None:
 
 
 def test_missing_moments_are_measured() -> None:
-    net, surgeon = surgeon_of(GUO)
+    net, surgeon = make_surgeon(GUO)
     with recorded_log() as messages:
         surgeon.restore([SurgeryMoments(layer="conv", mu=0.25, sigma=0.5)])
         surgeon.update_masks(20)
@@ -370,5 +372,5 @@ def test_a_mask_seen_in_another_shape_has_one_patient() -> None:
     text = DATA + ip("a", "data", "transpose: true") + ip("b", "data")
     text = text.replace("name: 'a' ", "name: 'a' param { name: 'w' } ", 1)
     text = text.replace("name: 'b' ", "name: 'b' param { name: 'w' share_mode: PERMISSIVE } ", 1)
-    _, surgeon = surgeon_of(text)
+    _, surgeon = make_surgeon(text)
     assert [masked_layer.layer.name for masked_layer in surgeon.masked_layers] == ["a"]

@@ -11,14 +11,11 @@ import torch
 
 from caffe_dns.errors import CaffeError
 from caffe_dns.net import Net
-from caffe_dns.proto.caffe_pb2 import SolverParameter, SurgeryMoments
-from caffe_dns.proto.text import parse_text
+from caffe_dns.proto.caffe_pb2 import SurgeryMoments
 from caffe_dns.solver.solver import Solver
-from caffe_dns.surgery.stages import plan
 from caffe_dns.surgery.surgeon import Surgeon
-from tests.nets import make_net
 from tests.solver.harness import make_solver, small_net, whole_and_resumed
-from tests.surgery.test_surgeon import GUO, HOLMES
+from tests.surgery.test_surgeon import GUO, HOLMES, make_surgeon
 
 STAGE = "lr_policy: 'fixed' surgery_stage {{ iterations: 100 interval: 20 end_iter: 60 {} }}"
 #: Parameters with a mask, biases included in the official kind's.
@@ -27,9 +24,7 @@ NETS = {"official": GUO, "deviation": HOLMES}
 
 
 def surgeon_of(kind: str, stage: str) -> tuple[Net, Surgeon]:
-    net = make_net(NETS[kind])
-    param: SolverParameter = parse_text(STAGE.format(stage), SolverParameter).message
-    return net, Surgeon.of_net(net, plan(param), 1)
+    return make_surgeon(NETS[kind], STAGE.format(stage))
 
 
 def distances(net: Net, name: str, kind: str) -> np.ndarray:

@@ -12,14 +12,13 @@ import torch
 from caffe_dns.errors import CaffeError
 from caffe_dns.net import Net
 from caffe_dns.proto.caffe_pb2 import SolverParameter
-from caffe_dns.proto.text import parse_text
 from caffe_dns.reports.summary import summarize
 from caffe_dns.solver.solver import Solver
 from caffe_dns.surgery.stages import plan
 from caffe_dns.surgery.surgeon import Surgeon
 from tests.nets import input_layer, layer, make_net, recorded_log
 from tests.solver.harness import make_solver, small_net, whole_and_resumed
-from tests.surgery.test_surgeon import FILLED
+from tests.surgery.test_surgeon import FILLED, make_surgeon
 from tests.surgery.test_target import distances, disturb, mask_of, shares
 
 STAGE = "lr_policy: 'fixed' surgery_stage {{ iterations: 100 interval: 20 end_iter: 60 {} }}"
@@ -53,9 +52,7 @@ def net_text(kind: str) -> str:
 
 
 def surgeon_of(kind: str, stage: str) -> tuple[Net, Surgeon]:
-    net = make_net(net_text(kind))
-    param: SolverParameter = parse_text(STAGE.format(stage), SolverParameter).message
-    return net, Surgeon.of_net(net, plan(param), 1)
+    return make_surgeon(net_text(kind), STAGE.format(stage))
 
 
 def best(net: Net, names: list[str], kind: str, budget: float) -> dict[str, np.ndarray]:
