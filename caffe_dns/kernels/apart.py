@@ -53,6 +53,8 @@ class SplitKernel:
     def run(self) -> None:
         """Leave in the weights what the masks keep. May be captured as a CUDA graph."""
         blocks = self._blocks
-        _split[(blocks.programs,)](
-            self._addresses, blocks.counts, blocks.owners, blocks.starts, BLOCK=BLOCK
-        )
+        # A kernel starts on the current GPU, wherever its tensors are.
+        with torch.cuda.device_of(self._addresses):
+            _split[(blocks.programs,)](
+                self._addresses, blocks.counts, blocks.owners, blocks.starts, BLOCK=BLOCK
+            )

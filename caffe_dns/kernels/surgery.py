@@ -202,18 +202,20 @@ class MaskKernel:
             copy.copy_(self._masked[index].weight())
         grid = (len(self._owners),)
         shared = (self._table, self._owners, self._due, self._measures)
-        if self._measured:
-            _measure[grid](*shared, BLOCK=BLOCK, FLAGS=FLAGS, num_warps=WARPS)
-        _renew[grid](
-            *shared,
-            self._settings,
-            PRUNE_BELOW=PRUNE_BELOW,
-            SPLICE_ABOVE=SPLICE_ABOVE,
-            MOST_SHARES=self._most_shares,
-            BLOCK=BLOCK,
-            FLAGS=FLAGS,
-            num_warps=WARPS,
-        )
+        # Kernels start on the current GPU, wherever their tensors are.
+        with torch.cuda.device_of(self._table):
+            if self._measured:
+                _measure[grid](*shared, BLOCK=BLOCK, FLAGS=FLAGS, num_warps=WARPS)
+            _renew[grid](
+                *shared,
+                self._settings,
+                PRUNE_BELOW=PRUNE_BELOW,
+                SPLICE_ABOVE=SPLICE_ABOVE,
+                MOST_SHARES=self._most_shares,
+                BLOCK=BLOCK,
+                FLAGS=FLAGS,
+                num_warps=WARPS,
+            )
 
 
 def _same_order(weight: Tensor, mask: Tensor) -> bool:
