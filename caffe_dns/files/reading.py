@@ -48,7 +48,10 @@ def open_file(path: str | Path) -> BinaryIO:
 def read_file(path: str | Path) -> bytes:
     """All of a file. Raises OSError."""
     with open_file(path) as file:
-        return file.read()
+        content: bytes | None = file.read()
+    if content is None:  # as Linux has them in /proc, which wait for news
+        raise OSError(errno.ENXIO, "it is a device, not a file")
+    return content
 
 
 def check_file(path: str | Path) -> None:

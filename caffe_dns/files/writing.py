@@ -106,6 +106,10 @@ class NewFile:
         path = str(self._path)
         if os.path.isdir(path):
             raise CaffeError("cannot be written: it is a folder", file=path)
+        # The superuser could give its name to the file, and /dev/null would be gone.
+        in_dev = self._path.parent.absolute() == Path("/dev")
+        if in_dev or (os.path.exists(path) and not os.path.isfile(path)):
+            raise CaffeError("cannot be written: it is a device or a pipe, not a file", file=path)
         if not os.path.isdir(self._path.parent):
             folder = self._path.parent
             raise CaffeError(f"cannot be written: there is no folder {folder}", file=path)

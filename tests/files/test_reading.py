@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import threading
 from pathlib import Path
@@ -60,6 +61,18 @@ def test_waits_for_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 def test_says_what_is_no_file(name: str, message: str) -> None:
     with pytest.raises(OSError, match=message):
         reading.read_file(name)
+
+
+def test_a_file_of_the_kernel_that_waits_for_news_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As /proc/kmsg does, which only the superuser may open."""
+
+    class Waiting(io.BytesIO):
+        def read(self, size: int | None = -1) -> None:  # type: ignore[override]
+            return None
+
+    monkeypatch.setattr(reading, "open_file", lambda path: Waiting())
+    with pytest.raises(OSError, match="a device, not a file"):
+        reading.read_file("kmsg")
 
 
 @pytest.mark.parametrize("name", ["/dev/zero", ".", "a\0b", "missing"])

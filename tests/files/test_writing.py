@@ -78,6 +78,23 @@ def test_a_folder_is_not_replaced(tmp_path: Path) -> None:
         write_atomically(tmp_path, b"")
 
 
+@pytest.mark.parametrize("name", ["pipe", "link"])
+def test_what_is_no_file_is_not_replaced(tmp_path: Path, name: str) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to(tmp_path / "pipe")
+    with pytest.raises(CaffeError, match=f"{name}: cannot be written: it is a device or a pipe"):
+        write_atomically(tmp_path / name, b"")
+    assert (tmp_path / "pipe").is_fifo() and (tmp_path / "link").is_symlink()
+    assert sorted(os.listdir(tmp_path)) == ["link", "pipe"]
+
+
+@pytest.mark.parametrize("name", ["null", "stdout"])
+def test_devices_are_refused(name: str) -> None:
+    """Of the superuser, too, who may replace them: also where stdout is a file."""
+    with pytest.raises(CaffeError, match=f"/dev/{name}: cannot be written: it is a device"):
+        check_target(f"/dev/{name}")
+
+
 @pytest.mark.parametrize("failing", ["open", "pwrite", "fsync", "close", "replace"])
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
 def test_failure_keeps_the_old_file_and_leaves_nothing(
