@@ -11,7 +11,7 @@ import torch
 
 from caffe_dns import log
 from tests.processes import CONTEXT, run_forked
-from tools.benchmarks import lenet_gpu, nets_gpu, processes, surgery_cost
+from tools.benchmarks import lenet_gpu, nets_gpu, processes, several_gpus, surgery_cost
 from tools.benchmarks.contestants import difference
 from tools.benchmarks.plain_nets import NETS
 
@@ -111,3 +111,34 @@ def test_surgery_is_due_in_every_iteration_or_in_none(title: str) -> None:
             kept[kind] = sum(due)
         solver.close()
     assert kept == {surgery_cost.NEVER: 0, surgery_cost.ALWAYS: 50}
+
+
+def test_several_gpus(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, tmp_path: Path
+) -> None:
+    """The table of it; what is trained, on the CPU."""
+    speeds = {"cuda:0": [200.0, 100.0], "cuda:0,1,2": [190.0, 97.0]}
+    monkeypatch.setattr(several_gpus, "dns_train", lambda _file, _p, name: speeds[name].pop(0))
+    monkeypatch.setattr(several_gpus, "device_name", lambda name: name)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 3)
+    options = ["--nets", "lenet", "--precisions", "bf16", "--rounds", "2"]
+    monkeypatch.setattr(sys, "argv", ["several_gpus.py", *options])
+    several_gpus.main()
+    rows = capsys.readouterr().out.splitlines()[-2:]
+    assert rows == [
+        "| lenet | 64 | bf16 | 1 | 9,600 | 1.000 |",
+        "| lenet | 64 | bf16 | 3 | 27,552 | 0.960 |",
+    ]
+    file = tmp_path / "solver.prototxt"
+    several_gpus.write_solver(file, "lenet", 2, 8)
+    assert lenet_gpu.dns_train(file, "fp32", "cpu") > 0
+
+
+def test_more_gpus_than_there_are(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.setattr(sys, "argv", ["several_gpus.py", "--gpus", "2", "4"])
+    with pytest.raises(SystemExit, match="2"):
+        several_gpus.main()
+    assert "--gpus: from 2 to the GPUs that are here, 2" in capsys.readouterr().err
