@@ -109,15 +109,15 @@ def hold_data(net: Net, classes: int) -> None:
 class PlainTraining:
     """Forward, loss, backward and SGD as one writes them.
 
-    In tf32 and bf16 in channels_last, in bf16 under autocast.
+    In tf32 and bf16 in channels_last, in bf16 under autocast; with a `mode`, by torch.compile.
     """
 
-    def __init__(self, task: Task, *, compiled: bool) -> None:
+    def __init__(self, task: Task, *, mode: str | None) -> None:
         device, plain = torch.device(task.device), NETS[task.net]
         tensor_format = torch.contiguous_format if task.precision == "fp32" else torch.channels_last
         self.net = plain.build().to(device, memory_format=tensor_format)  # type: ignore[call-overload]
         torch.compiler.reset()  # which takes up only so many nets of one class
-        self.loss = torch.compile(self.net) if compiled else self.net
+        self.loss = torch.compile(self.net, mode=mode) if mode else self.net
         images = torch.randn(task.batch, *plain.image, device=device)
         self.images = images.to(memory_format=tensor_format)
         self.labels = torch.randint(plain.classes, (task.batch,), device=device)
@@ -153,7 +153,7 @@ class PlainTraining:
         return replay
 
 
-def theirs(task: Task, *, benchmark: bool = False, compiled: bool = False) -> Ways:
+def theirs(task: Task, *, benchmark: bool = False, mode: str | None = None) -> Ways:
     """Plain PyTorch, eager and as a CUDA graph; with `benchmark`, cuDNN tries its algorithms out.
 
     What memory those trials took does not count: the peak begins after them.
@@ -161,7 +161,7 @@ def theirs(task: Task, *, benchmark: bool = False, compiled: bool = False) -> Wa
     device = torch.device(task.device)
     use_precision(task.precision, device)
     torch.backends.cudnn.benchmark = benchmark
-    training = PlainTraining(task, compiled=compiled)
+    training = PlainTraining(task, mode=mode)
     if device.type != "cuda":
         training.eager(1)
         yield "eager", training.eager

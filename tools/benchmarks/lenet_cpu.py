@@ -1,13 +1,14 @@
 #!/usr/bin/env python3
-"""LeNet, batch 64, on the CPU: `dns train` from LMDB against a hand-written eager PyTorch loop.
+"""LeNet, batch 64, on the CPU: `dns train` from LMDB against a hand-written PyTorch loop.
 
-    python tools/benchmarks/lenet_cpu.py [--rounds N] [--iterations N] [--load N]
+    python tools/benchmarks/lenet_cpu.py [--rounds N] [--iterations N] [--load N] [--compile]
 
 Each contestant is a process of its own. They train in turn, round after round, while the others
 wait, so that all see the same machine. The hand-written loops have their data in memory already;
 dns reads it from the database. Printed are iterations per second (median of the rounds) and the
 ratio to the best hand-written loop, by the median of the ratios within each round. With --load, so
-many other processes compute meanwhile. Needs data/mnist (dns get_mnist).
+many other processes compute meanwhile; with --compile, there are the hand-written loops by
+torch.compile as well. Needs data/mnist (dns get_mnist).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from multiprocessing import Pipe, get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -43,7 +45,7 @@ Step = Callable[[int], None]
 class HandWritten:
     """LeNet as one would write it, with torch's SGD."""
 
-    def __init__(self, memory_format: torch.memory_format) -> None:
+    def __init__(self, memory_format: torch.memory_format, *, compiled: bool = False) -> None:
         self.format = memory_format
         self.net = nn.Sequential(
             nn.Conv2d(1, 20, 5),
@@ -58,6 +60,7 @@ class HandWritten:
         self.optimizer = torch.optim.SGD(
             self.net.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4
         )
+        self.scores = torch.compile(self.net) if compiled else self.net
         generator = torch.Generator().manual_seed(1)
         self.images = torch.rand(64 * BATCH, 1, 28, 28, generator=generator)
         self.labels = torch.randint(10, (64 * BATCH,), generator=generator)
@@ -66,26 +69,14 @@ class HandWritten:
         for i in range(iterations):
             rows = slice(i % 64 * BATCH, (i % 64 + 1) * BATCH)
             images = self.images[rows].contiguous(memory_format=self.format)
-            loss = F.cross_entropy(self.net(images), self.labels[rows])
+            loss = F.cross_entropy(self.scores(images), self.labels[rows])
             self.optimizer.zero_grad()
             loss.backward()
             self.optimizer.step()
 
 
-def contiguous() -> Step:
-    return HandWritten(torch.contiguous_format).step
-
-
-def channels_last() -> Step:
-    return HandWritten(torch.channels_last).step
-
-
-def plain() -> Step:
-    return dns("models/lenet/solver.prototxt", surgery=False)
-
-
-def pruned() -> Step:
-    return dns("models/lenet/prune_solver.prototxt", surgery=True)
+def by_hand(memory_format: torch.memory_format, *, compiled: bool = False) -> Step:
+    return HandWritten(memory_format, compiled=compiled).step
 
 
 def dns(definition: str, surgery: bool) -> Step:
@@ -97,32 +88,36 @@ def dns(definition: str, surgery: bool) -> Step:
 
 
 #: The contestants: how each is called, and what makes its training loop.
-CONTESTANTS: dict[str, Callable[[], Step]] = {
-    "PyTorch by hand, contiguous": contiguous,
-    "PyTorch by hand, channels_last": channels_last,
-    "dns train --no-surgery": plain,
-    "dns train, surgery": pruned,
+BY_HAND: dict[str, Callable[[], Step]] = {
+    "PyTorch by hand, contiguous": partial(by_hand, torch.contiguous_format),
+    "PyTorch by hand, channels_last": partial(by_hand, torch.channels_last),
 }
-BY_HAND = list(CONTESTANTS)[:2]
+COMPILED: dict[str, Callable[[], Step]] = {
+    f"{name}, compiled": partial(make, compiled=True) for name, make in BY_HAND.items()
+}
+OURS: dict[str, Callable[[], Step]] = {
+    "dns train --no-surgery": partial(dns, "models/lenet/solver.prototxt", surgery=False),
+    "dns train, surgery": partial(dns, "models/lenet/prune_solver.prototxt", surgery=True),
+}
 
 
-def serve(name: str, pipe: Connection) -> None:
+def serve(make: Callable[[], Step], pipe: Connection) -> None:
     """Train as many iterations as the pipe says, again and again; answer with the seconds."""
     log.set_quiet(True)
-    step = CONTESTANTS[name]()
+    step = make()
     while iterations := pipe.recv():
         start = time.perf_counter()
         step(iterations)
         pipe.send(time.perf_counter() - start)
 
 
-def start(name: str) -> Connection:
+def start(make: Callable[[], Step]) -> Connection:
     """Start a contestant's process; ours waits as `dns` does."""
     pipe, far_end = Pipe()
     before = dict(os.environ)
-    if name not in BY_HAND:
+    if make in OURS.values():
         wait_briefly()
-    get_context("spawn").Process(target=serve, args=(name, far_end), daemon=True).start()
+    get_context("spawn").Process(target=serve, args=(make, far_end), daemon=True).start()
     os.environ.clear()
     os.environ.update(before)
     return pipe
@@ -140,10 +135,12 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--iterations", type=int, default=100)
     parser.add_argument("--load", type=int, default=0)
+    parser.add_argument("--compile", action="store_true")
     options = parser.parse_args()
     if not Path("data/mnist/mnist_train_lmdb").is_dir():
         raise SystemExit("no MNIST in data/mnist; dns get_mnist brings it")
-    pipes = {name: start(name) for name in CONTESTANTS}
+    others = {**BY_HAND, **(COMPILED if options.compile else {})}
+    pipes = {name: start(make) for name, make in {**others, **OURS}.items()}
     for pipe in pipes.values():
         measure(pipe, options.iterations // 2)
     with load(options.load):
@@ -158,11 +155,11 @@ def main() -> None:
         f"{platform.machine()}; median of {options.rounds} rounds of {options.iterations}; "
         f"{options.load} processes beside"
     )
-    print(f"{'':32}{'iter/s':>9}{'ratio to the best by hand':>28}")
-    for name in CONTESTANTS:
+    print(f"{'':42}{'iter/s':>9}{'ratio to the best by hand':>28}")
+    for name in pipes:
         speed = statistics.median(run[name] for run in rounds)
-        ratio = statistics.median(run[name] / max(run[hand] for hand in BY_HAND) for run in rounds)
-        print(f"{name:32}{speed:9.1f}{ratio:28.2f}")
+        ratio = statistics.median(run[name] / max(run[other] for other in others) for run in rounds)
+        print(f"{name:42}{speed:9.1f}{ratio:28.2f}")
 
 
 if __name__ == "__main__":

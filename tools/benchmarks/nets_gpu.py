@@ -5,10 +5,10 @@
 
 Images are on the GPU already. PyTorch trains the same layers, written by hand (`plain_nets`), with
 fused SGD; in tf32 and bf16 in channels_last. Of eager or as a CUDA graph, with or without cuDNN's
-benchmark, the fastest counts. The contestants train in turn, round after round. Printed are medians
-of the rounds; ratios are ours to PyTorch's, for the speed the median of the ratios within each
-round. Memory is the most that tensors took at any time. Runs on a CPU as well, where nobody
-captures and memory is not counted.
+benchmark, the fastest counts; with --compile, there is a row for torch.compile as well. The
+contestants train in turn, round after round. Printed are medians of the rounds; ratios are ours to
+PyTorch's, for the speed the median of the ratios within each round. Memory is the most that tensors
+took at any time. Runs on a CPU as well, where nobody captures and memory is not counted.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ ROWS: dict[str, dict[str, Make]] = {
     "dns train, surgery": {"": partial(ours, surgery=True)},
     "dns train --no-surgery": {"": partial(ours, surgery=False)},
 }
-COMPILED: dict[str, dict[str, Make]] = {
-    "PyTorch, compiled": {"benchmark": partial(theirs, benchmark=True, compiled=True)}
-}
+COMPILED = "PyTorch, compiled"
+#: Modes of torch.compile; what captures by itself cannot be captured.
+MODES = ("default", "max-autotune-no-cudagraphs")
 
 
 @dataclass(frozen=True)
@@ -53,9 +53,11 @@ class Entry:
     figure: Figure
 
 
-def start_processes(device: str, *, compiled: bool) -> dict[str, dict[str, ContestantProcess]]:
-    """A process for each candidate of each row."""
-    makes = {**ROWS, **(COMPILED if compiled else {})}
+def start_processes(device: str, modes: Sequence[str]) -> dict[str, dict[str, ContestantProcess]]:
+    """A process for each candidate of each row; `modes` are those of torch.compile."""
+    makes = dict(ROWS)
+    if modes:
+        makes[COMPILED] = {mode: partial(theirs, benchmark=True, mode=mode) for mode in modes}
     if device == "cpu":  # without cuDNN
         makes[PLAIN] = {"": theirs}
     return {
@@ -141,13 +143,19 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=0.3, help="of each turn")
     parser.add_argument("--batch", type=int, help="instead of each net's own")
-    parser.add_argument("--compile", action="store_true", help="torch.compile as well; takes long")
+    parser.add_argument(
+        "--compile",
+        nargs="*",
+        choices=MODES,
+        help="torch.compile as well, in these modes or else the first; takes long",
+    )
     return parser.parse_args(namespace=argparse.Namespace(device=device))
 
 
 def main() -> None:
     options = parse_options()
-    rows = start_processes(options.device, compiled=options.compile)
+    modes = MODES[:1] if options.compile == [] else options.compile or ()
+    rows = start_processes(options.device, modes)
     print(f"{device_name(options.device)}, torch {torch.__version__}")
     print(f"Medians of {options.rounds} rounds; speed and memory are ratios to {PLAIN}\n")
     for name in options.nets:

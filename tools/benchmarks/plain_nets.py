@@ -75,16 +75,23 @@ def alexnet_bn() -> nn.Module:
     )
 
 
+def alexnet() -> nn.Module:
+    return _two_towers(lambda: [lrn(), pool(3, 2)])
+
+
 def caffenet() -> nn.Module:
+    return _two_towers(lambda: [pool(3, 2), lrn()])
+
+
+def _two_towers(reduced: Callable[[], list[nn.Module]]) -> nn.Module:
+    """AlexNet, with what comes after the first two convolutions."""
     return Classifier(
         nn.Conv2d(3, 96, 11, stride=4),
         nn.ReLU(inplace=True),
-        pool(3, 2),
-        lrn(),
+        *reduced(),
         nn.Conv2d(96, 256, 5, padding=2, groups=2),
         nn.ReLU(inplace=True),
-        pool(3, 2),
-        lrn(),
+        *reduced(),
         nn.Conv2d(256, 384, 3, padding=1),
         nn.ReLU(inplace=True),
         nn.Conv2d(384, 384, 3, padding=1, groups=2),
@@ -261,6 +268,68 @@ class GoogLeNet(nn.Module):
         return loss + 0.3 * sides
 
 
+# MobileNet --------------------------------------------------------------------------------------
+
+
+def mobilenet_v1() -> nn.Module:
+    def normalized(inputs: int, width: int, kernel: int, stride: int, groups: int = 1) -> None:
+        convolution = nn.Conv2d(
+            inputs, width, kernel, stride, padding=kernel // 2, groups=groups, bias=False
+        )
+        modules.extend([convolution, nn.BatchNorm2d(width), nn.ReLU(inplace=True)])
+
+    modules: list[nn.Module] = []
+    normalized(3, 32, 3, 2)
+    channels = 32
+    for width, stride in [
+        *((64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2)),
+        *[(512, 1)] * 5,
+        *((1024, 2), (1024, 1)),
+    ]:
+        normalized(channels, channels, 3, stride, groups=channels)
+        normalized(channels, width, 1, 1)
+        channels = width
+    return Classifier(
+        *modules, nn.AdaptiveAvgPool2d(1), nn.Conv2d(channels, CLASSES, 1), nn.Flatten()
+    )
+
+
+# SqueezeNet -------------------------------------------------------------------------------------
+
+
+class Fire(nn.Module):
+    """A 1x1 convolution, and on it two more side by side, of 1x1 and of 3x3, of one width."""
+
+    def __init__(self, inputs: int, squeezed: int, width: int) -> None:
+        super().__init__()
+        self.squeeze = convolve(inputs, squeezed)
+        self.narrow, self.wide = convolve(squeezed, width), convolve(squeezed, width, 3)
+
+    def forward(self, values: Tensor) -> Tensor:
+        squeezed = self.squeeze(values)
+        return torch.cat([self.narrow(squeezed), self.wide(squeezed)], 1)
+
+
+def squeezenet() -> nn.Module:
+    modules: list[nn.Module] = [nn.Conv2d(3, 96, 7, stride=2), nn.ReLU(inplace=True), pool(3, 2)]
+    channels = 96
+    for number, (squeezed, width) in enumerate(
+        ((16, 64), (16, 64), (32, 128), (32, 128), (48, 192), (48, 192), (64, 256), (64, 256)), 2
+    ):
+        modules.append(Fire(channels, squeezed, width))
+        channels = 2 * width
+        if number in (4, 8):
+            modules.append(pool(3, 2))
+    return Classifier(
+        *modules,
+        nn.Dropout(0.5),
+        nn.Conv2d(channels, CLASSES, 1, padding=1),
+        nn.ReLU(inplace=True),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+    )
+
+
 # Which there are --------------------------------------------------------------------------------
 
 
@@ -278,9 +347,12 @@ class Plain:
 #: By the folder in models/.
 NETS: dict[str, Plain] = {
     "lenet": Plain(lenet, 64, (1, 28, 28), 10),
+    "alexnet": Plain(alexnet, 256, (3, 227, 227)),
     "alexnet_bn_dns": Plain(alexnet_bn, 256, (3, 224, 224)),
     "caffenet": Plain(caffenet, 256, (3, 227, 227)),
     "googlenet": Plain(GoogLeNet, 128, (3, 224, 224)),
+    "mobilenet_v1": Plain(mobilenet_v1, 128, (3, 224, 224)),
     "resnet50": Plain(resnet50, 128, (3, 224, 224)),
+    "squeezenet": Plain(squeezenet, 128, (3, 227, 227)),
     "vgg16": Plain(vgg16, 64, (3, 224, 224)),
 }
