@@ -6,7 +6,6 @@ import itertools
 import subprocess
 import sys
 import threading
-import time
 
 import pytest
 
@@ -53,7 +52,7 @@ def test_an_error_comes_after_the_items_before_it(error: Exception, seen: type) 
 
 
 def test_close_ends_the_thread_while_the_queue_is_full_and_wakes_a_waiter() -> None:
-    before = threading.active_count()
+    before = set(threading.enumerate())
     full = Prefetcher(lambda: 1, 1, "full")
     full.get()
     full.close()
@@ -63,10 +62,11 @@ def test_close_ends_the_thread_while_the_queue_is_full_and_wakes_a_waiter() -> N
 
     release = threading.Event()
     slow = Prefetcher(release.wait, 1, "slow")
-    threading.Timer(0.05, release.set).start()
+    timer = threading.Timer(0.05, release.set)
+    timer.start()
     slow.close()
-    time.sleep(0.05)
-    assert threading.active_count() == before
+    timer.join()
+    assert set(threading.enumerate()) <= before
 
 
 #: Begins three programs that have imported everything, and prints how they ended.
