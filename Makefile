@@ -16,9 +16,10 @@ demo: $(READY)
 	$(BIN)/dns demo
 
 # Everything that a change must pass. Two processes share the test files, in their order: otherwise
-# files with few tests come last, some of which take longest.
+# files with few tests come last, some of which take longest. What these and the many processes they
+# start import is compiled once, also where an environment says otherwise.
 test: lint
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # The tests that take longer than a minute.
 test-slow: $(READY)
