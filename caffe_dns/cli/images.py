@@ -5,7 +5,9 @@ from __future__ import annotations
 import click
 import numpy as np
 
-from caffe_dns.errors import CaffeError
+from caffe_dns.errors import CaffeError, first_line
+from caffe_dns.files.finite import check_finite
+from caffe_dns.files.reading import open_file
 from caffe_dns.pycaffe.mode import allow_python_layers, set_mode_gpu
 
 
@@ -29,15 +31,20 @@ def read_mean(path: str) -> np.ndarray | None:
 
 
 def load_array(path: str) -> np.ndarray:
-    """The array of numbers in a .npy file. Raises CaffeError for another kind of file."""
+    """The array of finite numbers in a .npy file. Raises CaffeError for another kind of file."""
     try:
-        array = np.load(path, allow_pickle=False)
+        with open_file(path) as file:
+            array = np.load(file, allow_pickle=False)
     except OSError as error:
         raise CaffeError(f"cannot be read: {error.strerror or error}", file=path) from None
-    except (ValueError, EOFError) as error:
-        raise CaffeError(f"is not a .npy file: {error}", file=path) from None
+    except Exception as error:  # also zipfile's and tokenize's, which numpy lets through
+        raise CaffeError(f"is not a .npy file: {first_line(error)}", file=path) from None
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "uif":
         raise CaffeError("is not a .npy file of numbers", file=path)
+    try:
+        check_finite(array, "the array")
+    except CaffeError as error:
+        raise error.locate(file=path) from None
     return array
 
 

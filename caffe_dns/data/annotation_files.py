@@ -9,17 +9,19 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
 from caffe_dns import log
 from caffe_dns.data.boxes import Size
 from caffe_dns.errors import CaffeError, first_line, nearest
+from caffe_dns.files.reading import read_file
 from caffe_dns.proto.caffe_pb2 import AnnotationGroup
 
 #: xmin, ymin, xmax, ymax in pixels.
 PixelBox = tuple[float, float, float, float]
+#: No label, and no number of pixels, is as large as that.
+_MOST = 2**31
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ def read_groups(
         log.warning(f"{path} does not exist; its image has no objects")
         return []
     try:
-        content = Path(path).read_bytes()
+        content = read_file(path)
     except OSError as error:
         raise CaffeError(f"cannot be read: {error.strerror}", file=path) from None
     try:
@@ -86,7 +88,7 @@ def _read_json(content: bytes, size: Size, labels: Mapping[str, int]) -> Annotat
     """COCO's annotations of one image: xmin, ymin, width and height; crowds are difficult."""
     try:
         root = json.loads(content)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CaffeError(f"is not JSON: {first_line(error)}") from None
     if not isinstance(root, dict) or not isinstance(root.get("annotation"), list):
         raise CaffeError('has no list of objects, "annotation"')
@@ -115,6 +117,8 @@ def _read_text(content: bytes, size: Size, labels: Mapping[str, int]) -> Annotat
         try:
             label, *corners = int(words[0]), *map(float, words[1:])
             x, y, right, top = corners
+            if not all(abs(number) < _MOST for number in (label, *corners)):
+                raise ValueError
         except ValueError:
             raise CaffeError(
                 f"'{line}' is not a label and four numbers, xmin, ymin, xmax and ymax", line=number
@@ -135,9 +139,9 @@ def _declared(values: Sequence[Any]) -> Size | None:
     """Height and width as the file says them; None where it does not."""
     try:
         height, width = (int(value) for value in values)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
-    if height < 1 or width < 1:
+    if not (0 < height < _MOST and 0 < width < _MOST):
         raise CaffeError(f"says that the image is {height}x{width} (height, width)")
     return height, width
 
@@ -145,8 +149,10 @@ def _declared(values: Sequence[Any]) -> Size | None:
 def _numbers(values: Sequence[Any], place: str) -> list[float]:
     """Four numbers."""
     try:
-        first, second, third, fourth = (float(value) for value in values)
-    except (TypeError, ValueError):
+        first, second, third, fourth = numbers = [float(value) for value in values]
+        if not all(abs(number) < _MOST for number in numbers):
+            raise ValueError
+    except (TypeError, ValueError, OverflowError):
         raise CaffeError(f"{place} has no box of four numbers") from None
     return [first, second, third, fourth]
 
@@ -187,7 +193,7 @@ def _grouped(annotations: Annotations) -> list[AnnotationGroup]:
 def read_pairs(path: str) -> Iterator[tuple[str, str]]:
     """The lines `IMAGE ANNOTATION` of a list, or `IMAGE LABEL`. Raises CaffeError."""
     try:
-        lines = Path(path).read_text("utf-8", "surrogateescape").splitlines()
+        lines = read_file(path).decode("utf-8", "surrogateescape").splitlines()
     except OSError as error:
         raise CaffeError(f"cannot be read: {error.strerror}", file=path) from None
     for number, line in enumerate(lines, 1):

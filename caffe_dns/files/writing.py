@@ -143,6 +143,8 @@ def temporary_beside(path: Path) -> Path:
     """
     if "\0" in str(path):
         raise CaffeError("cannot be written: the name has a NUL byte in it", file=str(path))
+    if not path.name:
+        raise CaffeError("cannot be written: the name is empty, or that of a folder")
     remove_leftovers(path)
     _folders.add(path.parent.absolute())
     return path.with_name(f".{path.name}.{_machine()}.{os.getpid()}.{secrets.token_hex(4)}.tmp")

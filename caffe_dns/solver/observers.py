@@ -19,6 +19,7 @@ from caffe_dns import log
 from caffe_dns.encoding import encode, on_disk
 from caffe_dns.errors import CaffeError
 from caffe_dns.files import write_atomically
+from caffe_dns.files.reading import read_file
 from caffe_dns.surgery.masked_layers import Count
 
 
@@ -113,15 +114,20 @@ class SurgeryTable:
         if iteration == 0:
             return []
         try:
-            text = self.path.read_bytes().decode(errors="surrogateescape")
+            text = read_file(self.path).decode(errors="surrogateescape")
         except FileNotFoundError:
             return []
         except OSError as error:
             raise CaffeError(f"cannot be read: {error.strerror}", file=str(self.path)) from None
-        rows = list(csv.reader(io.StringIO(text[: text.rfind("\n") + 1])))
-        if tuple(rows[0] if rows else ()) != self.COLUMNS:
-            raise CaffeError("is not a table of surgery; move it elsewhere", file=str(self.path))
-        return [row for row in rows[1:] if row and row[0].isdigit() and int(row[0]) < iteration]
+        try:
+            rows = list(csv.reader(io.StringIO(text[: text.rfind("\n") + 1])))
+            if tuple(rows[0] if rows else ()) != self.COLUMNS:
+                raise ValueError
+            return [row for row in rows[1:] if row and row[0].isdigit() and int(row[0]) < iteration]
+        except (csv.Error, ValueError):
+            raise CaffeError(
+                "is not a table of surgery; move it elsewhere", file=str(self.path)
+            ) from None
 
 
 def _csv_text(rows: Iterable[Iterable[object]]) -> str:

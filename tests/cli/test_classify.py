@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import os
 from pathlib import Path
 
 import cv2
@@ -10,6 +12,7 @@ import pytest
 
 import caffe_dns.pycaffe as caffe
 from caffe_dns import load_net
+from caffe_dns.files import reading
 from caffe_dns.weights import save_weights
 from tests.cli.harness import complaint, run_well
 from tests.oracle import assert_close
@@ -90,6 +93,42 @@ def test_an_image(capfd: Capture) -> None:
 def test_wrong_input(arguments: list[str], message: str, capfd: Capture) -> None:
     assert message in complaint(["classify", *arguments], capfd)
     assert not Path("o.npy").exists()
+
+
+def npy_files() -> dict[str, bytes]:
+    """Arrays that are damaged or hostile, by what is said of them."""
+    file = io.BytesIO()
+    np.save(file, np.zeros((1, 8, 9, 3)))
+    raw = file.getvalue()
+    nan = raw[:-8] + np.float64("nan").tobytes()
+    return {
+        "(1, 8, 9, 3)|is not a .npy": raw.replace(b"(1, 8, 9, 3)", b"(10**99,)   "),
+        "cut|is not a .npy": raw[:-1],
+        "more|is not a .npy": raw.replace(b"(1, 8, 9, 3), }    ", b"(100, 999999, 9999)}"),
+        "code|is not a .npy": raw.replace(b"(1, 8, 9, 3)", b"exit(3)     "),
+        "zip|is not a .npy": b"PK\x03\x04" + bytes(100),
+        "objects|is not a .npy": raw.replace(b"<f8", b"|O8"),
+        "nan|the array holds nan at [0, 7, 8, 2]": nan,
+    }
+
+
+@pytest.mark.parametrize("case", npy_files())
+def test_arrays_that_are_damaged(case: str, capfd: Capture) -> None:
+    """A line, and neither memory nor code for what the header claims."""
+    Path("in.npy").write_bytes(npy_files()[case])
+    said = complaint(["classify", "in.npy", "o.npy", *FLAGS], capfd)
+    assert f"in.npy: {case.partition('|')[2]}" in said
+
+
+def test_an_array_is_no_pipe_that_nobody_writes_into(
+    capfd: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reading, "PATIENCE", 0.1)
+    os.mkfifo("in.npy")
+    keeper = os.open("in.npy", os.O_RDWR)
+    said = complaint(["classify", "in.npy", "o.npy", *FLAGS], capfd)
+    os.close(keeper)
+    assert "in.npy: cannot be read: it is a pipe" in said
 
 
 def test_python_layers_need_the_flag(capfd: Capture) -> None:

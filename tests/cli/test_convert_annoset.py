@@ -201,7 +201,28 @@ def test_sizes_that_differ(folder: Path, capfd: Capture) -> None:
         ("b.json", "{", "json", "data/b.json: is not JSON: "),
         ("b.json", "[]", "json", 'data/b.json: has no list of objects, "annotation"'),
         ("b.json", '{"annotation": [3]}', "json", "data/b.json: object 1 is not a JSON object"),
+        (
+            "b.xml",
+            as_xml([("dog", (1, 2, 3, 4), False)]).replace(">1<", ">1e999<"),
+            "xml",
+            "data/b.xml: object 1 has no box of four numbers",
+        ),
+        ("b.json", "[" * 100_000, "json", "data/b.json: is not JSON: "),
+        (
+            "b.json",
+            as_json([("dog", (1, 2, 3, 4), False)]).replace("[1,", "[NaN,"),
+            "json",
+            "data/b.json: object 1 has no box of four numbers",
+        ),
+        (
+            "b.json",
+            as_json([]).replace("40", f"1{'0' * 400}"),
+            "json",
+            "data/b.json: says that the image is 1000",
+        ),
         ("b.txt", "\n1 2 3 4\n", "txt", "data/b.txt:2: '1 2 3 4' is not a label and four"),
+        ("b.txt", "1 2 3 4 inf", "txt", "data/b.txt:1: '1 2 3 4 inf' is not a label and four"),
+        ("b.txt", "2147483648 1 2 3 4", "txt", "data/b.txt:1: '2147483648 1 2 3 4' is not a"),
         ("xml.lst", "a.png\n", "xml", "xml.lst:1: 'a.png' is not an image and its annotation"),
         ("xml.lst", "", "xml", "xml.lst: lists no images"),
         ("labels.prototxt", "", "xml", "labels.prototxt: names no labels"),
@@ -214,6 +235,14 @@ def test_wrong_files_are_named(
     path.write_text(content)
     assert message in complaint(command(kind), capfd)
     assert not Path("db").exists()
+
+
+@pytest.mark.parametrize("name", ["xml.lst", "data/b.xml"])
+def test_devices_are_not_read(name: str, folder: Path, capfd: Capture) -> None:
+    Path(name).unlink(missing_ok=True)
+    Path(name).symlink_to("/dev/zero")
+    said = complaint(command("xml"), capfd)
+    assert f"{name}: cannot be read: it is a device, not a file" in said
 
 
 def test_wrong_flags_are_named(folder: Path, capfd: Capture) -> None:

@@ -113,6 +113,12 @@ def test_failure_keeps_the_old_file_and_leaves_nothing(
     assert os.listdir(tmp_path) == ["model.bin"]
 
 
+@pytest.mark.parametrize("name", ["", "/"])
+def test_a_name_for_something_new_is_not_empty(name: str) -> None:
+    with pytest.raises(CaffeError, match="the name is empty"):
+        temporary_beside(Path(name))
+
+
 def temporary(path: Path) -> str:
     """The name of a temporary file for `path`, made by this process."""
     return temporary_beside(path).name

@@ -105,17 +105,27 @@ def test_no_table_without_surgery_or_snapshots(tmp_path: Path, capfd: Capture) -
     assert {path.name for path in tmp_path.glob("*.csv")} == set()
 
 
-def test_another_kind_of_table_is_kept(tmp_path: Path) -> None:
+HEAD = ",".join(SurgeryTable.COLUMNS)
+#: Of them, the last two are more than the csv module and Python's int read.
+OTHER_TABLES = [
+    "time,temperature\n1,20\n",
+    f'{HEAD}\n1,"{"x" * 200_000}"\n',
+    f"{HEAD}\n{'1' * 5000}\n",
+]
+
+
+@pytest.mark.parametrize("other", OTHER_TABLES)
+def test_another_kind_of_table_is_kept(tmp_path: Path, other: str) -> None:
     table = tmp_path / "surgery.csv"
     display = Display(7, 1.0, 0.1, {}, [Count("a,b", 1, 3, 2, 0.5)])
     SurgeryTable(table).displayed(display)
     assert table.read_text().splitlines()[1] == '7,"a,b",1,3,0.75,2,0.5'
     SurgeryTable(table).displayed(display)
     assert len(table.read_text().splitlines()) == 2
-    table.write_text("time,temperature\n1,20\n")
+    table.write_text(other)
     with pytest.raises(CaffeError, match=r"surgery\.csv: is not a table of surgery"):
         SurgeryTable(table).displayed(display)
-    assert table.read_text() == "time,temperature\n1,20\n"
+    assert table.read_text() == other
 
 
 def test_missing_folder_is_noticed_before_training(tmp_path: Path, capfd: Capture) -> None:
