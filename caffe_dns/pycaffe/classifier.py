@@ -11,14 +11,15 @@ from caffe_dns.proto.caffe_pb2 import TEST
 from caffe_dns.pycaffe.images import oversample as ten_crops
 from caffe_dns.pycaffe.images import resize_image
 from caffe_dns.pycaffe.net import Net
-from caffe_dns.pycaffe.transformer import Transformer
+from caffe_dns.pycaffe.transformer import Transformer, image_input
 
 
 class Classifier(Net):
     """A net in the phase TEST whose first input takes images and whose first output scores them.
 
     `image_dims` is the size to which images are brought before they are cropped to the input's
-    size, which it is itself unless given; the other settings are Transformer's.
+    size, which it is itself unless given; the other settings are Transformer's. Raises CaffeError
+    for a net that takes no images.
     """
 
     def __init__(
@@ -32,8 +33,7 @@ class Classifier(Net):
         channel_swap: Sequence[int] | None = None,
     ) -> None:
         super().__init__(model_file, TEST, weights=pretrained_file)
-        name = self.inputs[0]
-        shape = self.blobs[name].shape
+        name, shape = image_input(self, str(model_file))
         self.transformer = Transformer.of(name, shape, mean, input_scale, raw_scale, channel_swap)
         self.crop_dims = shape[2:]
         self.image_dims = self.crop_dims if image_dims is None else tuple(image_dims)

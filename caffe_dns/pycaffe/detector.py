@@ -12,7 +12,7 @@ from caffe_dns.errors import CaffeError
 from caffe_dns.proto.caffe_pb2 import TEST
 from caffe_dns.pycaffe.images import load_image, resize_image
 from caffe_dns.pycaffe.net import Net
-from caffe_dns.pycaffe.transformer import Transformer
+from caffe_dns.pycaffe.transformer import Transformer, image_input
 
 
 class Detection(TypedDict):
@@ -28,6 +28,7 @@ class Detector(Net):
 
     `context_pad` is how many pixels around a window belong to the input, on each side of it, as in
     R-CNN; what lies outside of the image is the mean there. The other settings are Transformer's.
+    Raises CaffeError for a net that takes no images.
     """
 
     def __init__(
@@ -41,10 +42,8 @@ class Detector(Net):
         context_pad: int | None = None,
     ) -> None:
         super().__init__(model_file, TEST, weights=pretrained_file)
-        name = self.inputs[0]
-        self.transformer = Transformer.of(
-            name, self.blobs[name].shape, mean, input_scale, raw_scale, channel_swap
-        )
+        name, shape = image_input(self, str(model_file))
+        self.transformer = Transformer.of(name, shape, mean, input_scale, raw_scale, channel_swap)
         self.configure_crop(context_pad)
 
     def configure_crop(self, context_pad: int | None) -> None:

@@ -6,8 +6,29 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from caffe_dns.errors import BadValue
+from caffe_dns.errors import BadValue, CaffeError
 from caffe_dns.pycaffe.images import resize_image
+from caffe_dns.pycaffe.net import Net
+
+
+def image_input(net: Net, file: str) -> tuple[str, tuple[int, ...]]:
+    """The name and the shape [N, K, H, W] of a net's first input.
+
+    Raises CaffeError, about the net's definition in `file`, where images cannot be given to it.
+    """
+    name = next(iter(net.inputs), None)
+    if name is None:
+        raise CaffeError(
+            "has no input for images; dns deploy makes a definition with one", file=file
+        )
+    shape = tuple(net.blobs[name].shape)
+    if len(shape) != 4:
+        raise CaffeError(
+            f"its input '{name}' has the shape {shape}; images need four axes (N, channels, "
+            "height, width)",
+            file=file,
+        )
+    return name, shape
 
 
 class Transformer:

@@ -95,6 +95,19 @@ def test_wrong_input(arguments: list[str], message: str, capfd: Capture) -> None
     assert not Path("o.npy").exists()
 
 
+@pytest.mark.parametrize(
+    ("definition", "message"),
+    [
+        ("layer { name: 'in' type: 'DummyData' top: 'data' DATA }", "net.prototxt: has no input"),
+        ("input: 'data' input_shape { dim: 2 dim: 60 }", "net.prototxt: its input 'data' has the"),
+    ],
+)
+def test_nets_that_take_no_images(definition: str, message: str, capfd: Capture) -> None:
+    filled = definition.replace("DATA", "dummy_data_param { shape { dim: 2 dim: 60 } }")
+    Path("net.prototxt").write_text(filled + NET[NET.index("layer { name: 'ip'") :])
+    assert message in complaint(["classify", "images", "o.npy", *FLAGS], capfd)
+
+
 def npy_files() -> dict[str, bytes]:
     """Arrays that are damaged or hostile, by what is said of them."""
     file = io.BytesIO()

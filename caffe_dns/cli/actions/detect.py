@@ -13,6 +13,7 @@ import numpy as np
 
 from caffe_dns.cli.images import numbers, permit, read_mean, use_device
 from caffe_dns.data.image_files import read_lines
+from caffe_dns.encoding import encode
 from caffe_dns.errors import CaffeError
 from caffe_dns.files import check_target, write_atomically
 from caffe_dns.pycaffe.detector import Detection, Detector
@@ -80,20 +81,29 @@ def _read(path: str, with_windows: bool) -> dict[str, list[np.ndarray]]:
     if ending == ".txt":
         return {line.strip(): [] for line in lines if line.strip()}
     rows = csv.DictReader(lines, skipinitialspace=True)
+    try:
+        return _read_windows(rows, with_windows)
+    except CaffeError as error:
+        raise error.locate(file=path) from None
+    except csv.Error as error:
+        line = rows.reader.line_num
+        raise CaffeError(f"is not CSV: {error}", file=path, line=line) from None
+
+
+def _read_windows(rows: csv.DictReader[str], with_windows: bool) -> dict[str, list[np.ndarray]]:
     columns = ("filename", *_COORDINATES) if with_windows else ("filename",)
     missing = [name for name in columns if name not in (rows.fieldnames or ())]
     if missing:
-        raise CaffeError(f"has no column '{missing[0]}' in its first line", file=path)
+        raise CaffeError(f"has no column '{missing[0]}' in its first line")
     windows: dict[str, list[np.ndarray]] = {}
     for row in rows:
         found = windows.setdefault(row["filename"], [])
         if with_windows:
             try:
-                found.append(np.array([int(float(row[name])) for name in _COORDINATES]))
-            except (TypeError, ValueError):
-                raise CaffeError(
-                    "a window needs four numbers", file=path, line=rows.line_num
-                ) from None
+                window = [int(float(row[name])) for name in _COORDINATES]
+                found.append(np.array(window, np.int32))
+            except (TypeError, ValueError, OverflowError):
+                raise CaffeError("a window needs four numbers", line=rows.line_num) from None
     return windows
 
 
@@ -106,7 +116,7 @@ def _to_csv(detections: list[Detection]) -> bytes:
     for detection in detections:
         scores = [f"{score:.9g}" for score in detection["prediction"].ravel()]
         writer.writerow([detection["filename"], *detection["window"], *scores])
-    return text.getvalue().encode()
+    return encode(text.getvalue())
 
 
 def _pandas(path: str) -> Any:
