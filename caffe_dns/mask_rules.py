@@ -139,16 +139,6 @@ def distance_by_loss(parameter: Tensor, squares: Tensor) -> Tensor:
     return parameter.abs() * squares.sqrt()
 
 
-def strength_by_loss(descending: Tensor) -> Tensor:
-    """Strengths of a layer by the loss, sorted from the largest, in a measure across layers.
-
-    The largest comes before those of all others, so that no layer is emptied.
-    """
-    squares = descending.square()
-    squares[:1] = math.inf
-    return squares
-
-
 def strength_per_cost(relative: Tensor, cost: int) -> Tensor:
     """Relative strengths (see `relative_strength`) per cost, of what costs so much each.
 

@@ -28,14 +28,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 _EXACT = """
 _foreach_add _foreach_add_ _foreach_copy_ _foreach_div _foreach_div_ _foreach_mul _foreach_mul_
 _foreach_sign _foreach_sub_ _foreach_zero_ _local_scalar_dense _to_copy _unsafe_view abs abs_ add
-add_ alias all amax amin any argmax as_strided bitwise_not cat ceil clamp clamp_ clamp_max clamp_min
-clone constant_pad_nd copy_ count_nonzero detach div div_ empty empty_like eq eq_ equal expand fill_
-flip floor full gather ge ge_ gt gt_ index index_select is_same_size isfinite le lift_fresh
-logical_and logical_not lt lt_ masked_fill masked_fill_ max max_pool2d max_pool2d_with_indices
-maximum minimum mul mul_ ne ne_ neg normal_ ones ones_like permute reciprocal relu repeat roll round
-scalar_tensor select select_backward set_ sign slice slice_backward sort split split_with_sizes
-squeeze stack sub sub_ t threshold_backward topk transpose unbind unfold uniform_ unsqueeze view
-where zero_ zeros zeros_like
+add_ alias all amax amin any argmax argsort as_strided bitwise_not bucketize cat ceil clamp clamp_
+clamp_max clamp_min clone constant_pad_nd copy_ count_nonzero detach div div_ empty empty_like eq
+eq_ equal expand fill_ flip floor full gather ge ge_ gt gt_ index index_fill index_select
+is_same_size isfinite le lift_fresh logical_and logical_not lt lt_ masked_fill masked_fill_ max
+max_pool2d max_pool2d_with_indices maximum minimum mul mul_ ne ne_ neg new_zeros normal_ ones
+ones_like permute reciprocal relu repeat roll round scalar_tensor searchsorted select
+select_backward set_ sign slice slice_backward sort split split_with_sizes squeeze stack sub sub_ t
+threshold_backward topk transpose unbind unfold uniform_ unsqueeze view where zero_ zeros zeros_like
 """
 #: What adds, multiplies and adds, or takes functions from a processor's library: also square roots,
 #: which MKL approximates on some.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor
@@ -18,29 +19,36 @@ from caffe_dns.surgery.patterns import Pattern, from_rows, to_rows
 LayerWithMasks = DeviationMasks | MagnitudeMasks
 
 
-class Replayed:
-    """A function of tensors that stay in place; on a GPU, from its third call on, a CUDA graph."""
+_Result = TypeVar("_Result")
+
+
+class Replayed(Generic[_Result]):
+    """A function of tensors that stay in place; on a GPU, from its third call on, a CUDA graph.
+
+    What it returns then lies in the graph, and is the same tensors at each call.
+    """
 
     WARM_UP = 2
 
-    def __init__(self, function: Callable[[], None], device: torch.device) -> None:
+    def __init__(self, function: Callable[[], _Result], device: torch.device) -> None:
         self._function = function
         self._capture = device.type == "cuda"
         self._calls = 0
-        self._graph: torch.cuda.CUDAGraph | None = None
+        self._recorded: tuple[torch.cuda.CUDAGraph, _Result] | None = None
 
-    def __call__(self) -> None:
+    def __call__(self) -> _Result:
         self._calls += 1
         if not self._capture or self._calls <= self.WARM_UP:
-            self._function()
-            return
-        if self._graph is None:
+            return self._function()
+        if self._recorded is None:
             graph = torch.cuda.CUDAGraph()
             # The thread that reads ahead goes on making CUDA calls meanwhile.
             with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-                self._function()
-            self._graph = graph
-        self._graph.replay()
+                result = self._function()
+            self._recorded = graph, result
+        graph, result = self._recorded
+        graph.replay()
+        return result
 
 
 @dataclass(frozen=True)

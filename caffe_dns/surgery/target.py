@@ -10,17 +10,17 @@ found by comparing their parameters' relative strengths, for a share of the mult
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
-from torch import Tensor
-from torch.nn.functional import pad
 
 from caffe_dns import mask_rules
 from caffe_dns.surgery.costs import PER_MILLISECOND
 from caffe_dns.surgery.filters import Filters
 from caffe_dns.surgery.masked_layers import MaskedLayer, Replayed
+from caffe_dns.surgery.ranking import Ranking
 from caffe_dns.surgery.stages import Stage
 
 
@@ -59,9 +59,7 @@ class Target:
         self._first, self._last = stage.surgery.start_iter, stage.end_iter
         self._first_ranked = stage.first_ranked
         self._interval, self._steepness = stage.surgery.interval, stage.surgery.steepness
-        device = groups[0].masked_layers[0].device
-        self._wanted = torch.zeros(len(groups), dtype=torch.int64, device=device)
-        self._renew = Replayed(self._renew_groups, device)
+        self._keepers = [_keeper(group) for group in groups]
 
     def is_due(self, iteration: int) -> bool:
         """Whether masks are renewed at an iteration, counted from the beginning of the stage."""
@@ -76,19 +74,23 @@ class Target:
         """Renew all masks as the schedule has it at this iteration of the stage."""
         length = self._last - self._first
         progress = (iteration - self._first) / length if length else 1.0
-        kept = [
-            mask_rules.kept_at(progress, group.start, group.end, self._steepness)
-            for group in self.groups
-        ]
-        self._wanted.copy_(torch.tensor(kept))
-        self._renew()
+        for group, keep in zip(self.groups, self._keepers, strict=True):
+            keep(mask_rules.kept_at(progress, group.start, group.end, self._steepness))
 
-    def _renew_groups(self) -> None:
-        for group, wanted in zip(self.groups, self._wanted.split(1), strict=True):
-            if group.filters is not None:
-                group.filters.keep(group.masked_layers, wanted)
-            else:
-                _keep_strongest(group, wanted)
+
+def _keeper(group: Group) -> Callable[[int], None]:
+    """What renews the masks of a group so that it keeps a number of parameters, or the like."""
+    if group.filters is None:
+        return Ranking(group.masked_layers, in_macs=group.in_macs).keep
+    device = group.masked_layers[0].device
+    wanted = torch.zeros(1, dtype=torch.int64, device=device)
+    renew = Replayed(partial(group.filters.keep, group.masked_layers, wanted), device)
+
+    def keep(number: int) -> None:
+        wanted.fill_(number)
+        renew()
+
+    return keep
 
 
 def make_groups(
@@ -218,44 +220,3 @@ def _least(
         layer.unit_size(stage.pattern_of(layer.name)) * (layer.uses if in_macs else 1)
         for layer in layers
     )
-
-
-def _keep_strongest(group: Group, wanted: Tensor) -> None:
-    """Renew the masks of a group so that it keeps `wanted` (int64, one element) together."""
-    layers = group.masked_layers
-    strengths = [masked_layer.strengths() for masked_layer in layers]
-    ranked = [
-        torch.cat([strength.reshape(-1) for strength in own]).sort(descending=True)
-        for own in strengths
-    ]
-    by_loss = layers[0].goes_by_loss  # as all of a stage are
-    compare = mask_rules.strength_by_loss if by_loss else mask_rules.relative_strength
-    scores = [compare(values) for values, _ in ranked]
-    if group.in_macs or any(layer.pattern is not None for layer in layers):
-        costs = [
-            masked_layer.costs(in_macs=group.in_macs)[places]
-            for masked_layer, (_, places) in zip(layers, ranked, strict=True)
-        ]
-        scores = [
-            mask_rules.strength_per_cost(
-                own,
-                masked_layer.unit_size(masked_layer.pattern)
-                * (masked_layer.uses if group.in_macs else 1),
-            )
-            for masked_layer, own in zip(layers, scores, strict=True)
-        ]
-        together, order = torch.cat(scores).sort(descending=True)
-        wanted = (torch.cat(costs)[order].cumsum(0) <= wanted).sum().view(1)
-    else:
-        together = torch.cat(scores).sort(descending=True).values
-    limit = _next_after(together, wanted)
-    for masked_layer, own, (values, _), shares in zip(
-        layers, strengths, ranked, scores, strict=True
-    ):
-        kept = (shares > limit).sum().view(1)
-        masked_layer.prune_below(_next_after(values, kept).view(()), own)
-
-
-def _next_after(descending: Tensor, kept: Tensor) -> Tensor:
-    """The largest value that is not among the first `kept`; below all values when none is left."""
-    return pad(descending, (0, 1), value=-1.0)[kept]

@@ -1,0 +1,204 @@
+"""The strongest parameters of several layers: which they are, and the thresholds that keep them.
+
+To sort all parameters takes as long as a step of training. A histogram of each layer says which of
+them are kept wherever in its bins the values lie, and which are not; only those between are sorted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from caffe_dns.surgery.masked_layers import MaskedLayer, Replayed
+
+#: A bin has the strengths of one exponent and of the same first 4 bits of the mantissa.
+_SHIFT, BINS = 19, 4096
+#: Bounds that come of bins hold in spite of rounding.
+_SLACK = 1e-5
+_TINY = torch.finfo(torch.float32).tiny
+
+
+@dataclass(frozen=True)
+class _Contest:
+    """Strengths, one layer after the other, and which of them have to be ranked.
+
+    What is kept anyway are `numbers` of each layer, with `squares` for the sum of their squares,
+    and costs `cost` in all. `below` is the largest strength of each layer that is pruned anyway, -1
+    if there is none. Strengths are divided by the layer's of `scales` before they are squared.
+    """
+
+    values: Tensor
+    scales: Tensor
+    contested: Tensor
+    numbers: Tensor
+    squares: Tensor
+    cost: Tensor
+    below: Tensor
+
+
+class Ranking:
+    """The parameters of layers, or the units that their patterns cut, in one order.
+
+    Across layers a strength counts as its square over the sum of the squares of all of its layer
+    that are no smaller (layer-adaptive magnitude, Lee et al., ICLR 2021), or by the loss as its
+    square; and that per cost, if they differ: to keep the most within a budget is a knapsack, which
+    is filled by value per cost (Dantzig, 1957). The strongest of each layer come before all others,
+    so that no layer is emptied as long as there is one for each. A parameter costs 1, or with
+    `in_macs` as many multiplications as it is used for.
+    """
+
+    def __init__(self, layers: Sequence[MaskedLayer], *, in_macs: bool = False) -> None:
+        self._layers = layers
+        self._by_loss = layers[0].goes_by_loss  # as all of a stage are
+        #: What each strength costs, and each unit of a layer; None where all cost 1.
+        self._costs: Tensor | None = None
+        self._unit_costs: Tensor | None = None
+        device = layers[0].device
+        if in_macs or any(layer.pattern is not None for layer in layers):
+            units = [
+                layer.unit_size(layer.pattern) * (layer.uses if in_macs else 1) for layer in layers
+            ]
+            self._unit_costs = torch.tensor(units, dtype=torch.float64, device=device)
+            self._costs = torch.cat([layer.costs(in_macs=in_macs) for layer in layers])
+        #: What the layers have for each mask, while these are renewed.
+        self._strengths = [layer.strengths() for layer in layers]
+        self._sizes = [sum(s.numel() for s in own) for own in self._strengths]
+        self._ends = torch.tensor(self._sizes, device=device).cumsum(0)
+        self._wanted = torch.zeros((), dtype=torch.int64, device=device)
+        self._thresholds = self._strengths[0][0].new_zeros(len(layers))
+        self._find = Replayed(self._find_contest, device)
+        self._prune = Replayed(self._prune_layers, device)
+
+    def keep(self, wanted: int) -> None:
+        """Renew the masks so that all that the layers keep costs so much, or a little less."""
+        self._wanted.fill_(wanted)
+        self._thresholds.copy_(self._rank(self._find()))
+        self._prune()
+        self._strengths = []
+
+    def _prune_layers(self) -> None:
+        for layer, threshold, own in zip(
+            self._layers, self._thresholds, self._strengths, strict=True
+        ):
+            layer.prune_below(threshold, own)
+
+    def _limit(self, scores: Tensor, costs: Tensor | None, spent: Tensor | int = 0) -> Tensor:
+        """The first score that is not kept, one element; below all if none is left."""
+        scores, order = scores.reshape(-1).sort(descending=True)
+        if costs is None:
+            total = torch.arange(1, len(scores) + 1, device=scores.device)
+        else:
+            total = costs.reshape(-1)[order].cumsum(0)
+        kept = (total + spent <= self._wanted).sum().view(1)
+        return pad(scores, (0, 1), value=-1.0)[kept]
+
+    # What is certain ----------------------------------------------------------------------------
+
+    def _find_contest(self) -> _Contest:
+        """Measure the strengths, and find those that have to be ranked."""
+        self._strengths = [layer.strengths() for layer in self._layers]
+        values = torch.cat([s.reshape(-1) for own in self._strengths for s in own])
+        of_layers = values.split(self._sizes)
+        scales = torch.stack([own.amax() for own in of_layers]).double()
+        scales = torch.ones_like(scales) if self._by_loss else scales.clamp(min=_TINY)
+        if len(values) <= BINS * len(of_layers):
+            nothing = torch.zeros_like(self._ends)
+            everything = torch.ones_like(values, dtype=torch.bool)
+            none = torch.full_like(self._thresholds, -1.0)
+            return _Contest(
+                values, scales, everything, nothing, nothing.double(), nothing.sum(), none
+            )
+        numbers, costs = self._histograms(of_layers)
+        kept, pruned = self._certain(numbers, costs, scales)
+        edges = _edges(values.device)
+        low, high = edges[pruned.sum(1)], edges[BINS - kept.sum(1)]
+        contested, squares, below = [], [], []
+        for number, own in enumerate(of_layers):
+            rounded = own.float()  # as it was put into bins
+            above = rounded >= high[number]
+            contested.append((rounded >= low[number]) & ~above)
+            squares.append((own * above / scales[number]).square().sum(dtype=torch.float64))
+            below.append(own.masked_fill(rounded >= low[number], -1.0).amax())
+        return _Contest(
+            values,
+            scales,
+            torch.cat(contested),
+            numbers=(numbers * kept).sum(1),
+            squares=torch.stack(squares),
+            cost=(costs * kept).sum(),
+            below=torch.stack(below),
+        )
+
+    def _histograms(self, of_layers: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """How many strengths each bin of each layer has, and what they cost; layers x bins."""
+        numbers = self._wanted.new_zeros((len(of_layers), BINS))
+        costs = numbers if self._costs is None else torch.zeros_like(numbers)
+        one = self._wanted.new_ones(1)
+        for number, own in enumerate(of_layers):
+            bins = (own.float().view(torch.int32) >> _SHIFT).clamp_(0, BINS - 1).long()
+            numbers[number].scatter_add_(0, bins, one.expand(len(own)))
+            if self._costs is not None:
+                costs[number].scatter_add_(0, bins, self._costs.split(self._sizes)[number])
+        return numbers, costs
+
+    def _certain(self, numbers: Tensor, costs: Tensor, scales: Tensor) -> tuple[Tensor, Tensor]:
+        """The bins of which all is kept, and those of which nothing is, bool; layers x bins."""
+        squares = (_edges(numbers.device) / scales.view(-1, 1)).square()
+        least, most = squares[:, :-1], squares[:, 1:]
+        if not self._by_loss:
+            sums = _sums_from(numbers * most).clamp(min=_TINY), _sums_after(numbers * least)
+            least, most = least / sums[0], most / (sums[1] + most)
+        if self._unit_costs is not None:
+            least, most = (score / self._unit_costs.view(-1, 1) for score in (least, most))
+        # The strongest comes first, and nothing is above its bin.
+        most = most.masked_fill(_sums_after(numbers) == 0, torch.inf)
+        kept = least > self._limit(most, costs) * (1 + _SLACK)
+        pruned = most < self._limit(least, costs) * (1 - _SLACK)
+        return kept, pruned
+
+    # What is ranked -----------------------------------------------------------------------------
+
+    def _rank(self, contest: _Contest) -> Tensor:
+        """The largest strength of each layer that is not kept; -1 if there is none."""
+        places = contest.contested.nonzero().view(-1)
+        owners = torch.bucketize(places, self._ends, right=True)
+        order = contest.values[places].argsort(descending=True)
+        order = order[owners[order].argsort(stable=True)]
+        places, owners = places[order], owners[order]
+        values = contest.values[places]
+        layers = torch.arange(len(self._layers), device=owners.device)
+        starts, ends = (torch.searchsorted(owners, layers, right=end) for end in (False, True))
+        scores = (values.clamp(min=0) / contest.scales[owners]).square()
+        if not self._by_loss:
+            sums = scores.cumsum(0)
+            before = pad(sums, (1, 0))[starts] - contest.squares
+            scores = scores / (sums - before[owners]).clamp(min=_TINY)
+        if self._unit_costs is not None:
+            scores = scores / self._unit_costs[owners]
+        first = torch.where(contest.numbers == 0, starts, len(values))
+        scores = pad(scores, (0, 1)).index_fill(0, first, torch.inf)[:-1]
+        costs = None if self._costs is None else self._costs[places]
+        kept = scores > self._limit(scores, costs, contest.cost)
+        numbers = pad(kept.cumsum(0), (1, 0))
+        after = starts + numbers[ends] - numbers[starts]
+        return torch.where(after < ends, pad(values, (0, 1))[after], contest.below)
+
+
+def _edges(device: torch.device) -> Tensor:
+    """Where the bins begin, and where the last one ends, float64 [BINS + 1]."""
+    edges = (torch.arange(BINS, dtype=torch.int32, device=device) << _SHIFT).view(torch.float32)
+    largest = torch.finfo(torch.float32).max
+    return pad(edges, (0, 1), value=torch.inf).nan_to_num(largest, posinf=largest).double()
+
+
+def _sums_from(numbers: Tensor) -> Tensor:
+    """The sum of each column and of all after it."""
+    return numbers.flip(1).cumsum(1).flip(1)
+
+
+def _sums_after(numbers: Tensor) -> Tensor:
+    return pad(_sums_from(numbers)[:, 1:], (0, 1))
