@@ -79,6 +79,12 @@ _MOVED: dict[str, dict[int, Moved]] = {
     # Intel Caffe.
     "RegionLoss": {209: Moved(2123)},
     "EvalDetection": {301: Moved(2124)},
+    # PVANet.
+    "Proposal": {8266713: Moved(2126)},
+    # SphereFace; L-Softmax; caffe-face.
+    "MarginInnerProduct": {147: Moved(2127)},
+    "LargeMarginInnerProduct": {202: Moved(2128)},
+    "CenterLoss": {147: Moved(2129)},
     # happynear.
     "Insanity": {202: Moved(2117)},
     # DeepDetect.

@@ -32,6 +32,7 @@ DEVICES = [
     ),
 ]
 IMAGES = (2, 6, 9, 8)
+LABELS = torch.tensor([3.0, 1]).double()
 
 
 @dataclass
@@ -139,6 +140,27 @@ CASES = {
     ),
     "reorg": Case(settings("Reorg", "reorg_param", "stride: 2"), [draw(2, 8, 4, 6)]),
     "relu6": Case("type: 'ReLU6'", [4 * draw(*IMAGES)]),
+    "margin": Case(
+        settings("MarginInnerProduct", "margin_inner_product_param", "num_output: 4 type: TRIPLE"),
+        [draw(*IMAGES), LABELS],
+    ),
+    "large_margin": Case(
+        settings(
+            "LargeMarginInnerProduct",
+            "largemargin_inner_product_param",
+            "num_output: 4 type: QUADRUPLE",
+        ),
+        [draw(*IMAGES), LABELS],
+    ),
+    "center_loss": Case(
+        settings("CenterLoss", "center_loss_param", "num_output: 4"), [draw(*IMAGES), LABELS]
+    ),
+    "proposal": Case(
+        settings("Proposal", "proposal_param", "ratio: [1, 2] scale: [2, 3] post_nms_topn: 9"),
+        [draw(1, 8, 4, 5), 0.3 * draw(1, 16, 4, 5, seed=1), torch.tensor([[60.0, 80, 1]]).double()],
+        (),
+        2,
+    ),
     "insanity": Case("type: 'Insanity'", [draw(*IMAGES)]),
     "continuation_indicator": Case(
         settings("ContinuationIndicator", "continuation_indicator_param", "time_step: 3"),

@@ -141,6 +141,10 @@ def test_upsample(number: int) -> None:
         ("ProposalTarget", 152, "proposal_target_param"),
         ("RegionLoss", 209, "region_loss_param"),
         ("EvalDetection", 301, "eval_detection_param"),
+        ("Proposal", 8266713, "proposal_param"),
+        ("MarginInnerProduct", 147, "margin_inner_product_param"),
+        ("LargeMarginInnerProduct", 202, "largemargin_inner_product_param"),
+        ("CenterLoss", 147, "center_loss_param"),
     ],
 )
 def test_layers_of_small_nets(type: str, number: int, field: str) -> None:

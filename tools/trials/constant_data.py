@@ -66,6 +66,10 @@ _OF_THEIR_OWN: dict[tuple[str, int], Shape] = {
     ("ProposalTarget", 1): _OBJECTS,
     ("ContrastiveLoss", 2): (BATCH,),
     ("TripletLoss", 3): (BATCH,),
+    ("MarginInnerProduct", 1): (BATCH,),
+    ("LargeMarginInnerProduct", 1): (BATCH,),
+    ("CenterLoss", 1): (BATCH,),
+    ("Proposal", 2): (1, 4),
     ("Silence", 0): (BATCH,),
 }
 #: Layers that make smaller or larger images, of labels, too.
