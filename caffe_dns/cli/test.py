@@ -38,6 +38,7 @@ def command() -> None:
 
     Of a detector's boxes (DetectionEvaluate) it is the mean average precision. For a pruned model,
     it also says what is left of each layer. With --shrink or --fold, the net made by these is
-    scored, and compared with the given one. With --sparse, layers leave out the weights that are
-    0, on a CPU in rows that run as programs, on a GPU in the pattern 2:4.
+    scored, and compared with the given one: size, time and predictions. With --sparse, layers
+    leave out the weights that are 0, on a CPU in rows that run as programs, on a GPU in the pattern
+    2:4.
     """

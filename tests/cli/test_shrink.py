@@ -105,6 +105,7 @@ def test_scores_are_those_of_the_given_net(model: list[str], capfd: Capture) -> 
     assert "conv: 3 of 6 outputs" in messages
     assert "Folded into the weights before them: scale" in messages
     assert any(text.startswith("ms, batch of 64 ") for text in messages)
+    assert "Predictions: 4 of 4 are those of the given net" in messages
 
 
 def test_summary_compares(model: list[str], capfd: Capture) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from dataclasses import replace
 
 import torch
 
 from caffe_dns import load_net, log
 from caffe_dns.cli import definitions, flags
 from caffe_dns.cli.output import Output, with_output
+from caffe_dns.cli.predictions import Predictions
 from caffe_dns.cli.progress import Progress
 from caffe_dns.device.precision import use_precision
 from caffe_dns.device.selection import scoring_device
@@ -59,14 +61,17 @@ def run(
         plain = Context(allow_python_layers=allow_python_layers)
         param, given = definitions.load_unmasked(model, weights, (), level, stage, plain)
         reduced = definitions.reduce_model(given, shrink=shrink, fold=fold, say=output.log)
+        before = given.to_net(replace(context))
         net = with_data(reduced, param).to_net(context)
+        predictions = Predictions(before, net)
     else:
+        predictions = None
         net = _load(model, weights, level, stage, context, output)
     try:
         definitions.require_data(net, model)
         if sparse:
             use_sparse(net)
-        loss, scores = _score(net, iterations, ap_version, output)
+        loss, scores = _score(net, iterations, ap_version, output, predictions)
         kept = count_kept(net)
         for line in kept_lines(kept):
             output.log(line)
@@ -96,7 +101,11 @@ def _load(
 
 @torch.no_grad()
 def _score(
-    net: Net, iterations: int, ap_version: str, output: Output
+    net: Net,
+    iterations: int,
+    ap_version: str,
+    output: Output,
+    predictions: Predictions | None,
 ) -> tuple[float, dict[str, float | list[float]]]:
     """The mean loss and the mean outputs, which are told, too."""
     log.info(f"Running for {iterations} iterations.")
@@ -110,6 +119,8 @@ def _score(
         for iteration in range(iterations):
             blobs = net()
             loss += net.loss(blobs)
+            if predictions is not None:
+                predictions.compare(blobs)
             precisions.add({name: blobs[name] for name in net.outputs if name in detectors})
             outputs = {name: blobs[name] for name in net.outputs if name not in detectors}
             scores.add(outputs)
@@ -117,6 +128,8 @@ def _score(
                 for value in top.reshape(-1).tolist():
                     log.info(f"Batch {iteration}, {name} = {log.number(value)}")
             progress.advance(iteration + 1)
+    for line in predictions.lines() if predictions is not None else ():
+        output.log(line)
     output.log(f"Loss: {log.number(float(loss) / iterations)}")
     results = {**scores.result(), **precisions.result()}
     means: dict[str, float | list[float]] = {}

@@ -1,0 +1,36 @@
+"""How many predictions stay what they were."""
+
+from __future__ import annotations
+
+import torch
+
+from caffe_dns.cli.predictions import Predictions
+from tests.nets import make_net
+
+INPUTS = """
+layer { name: "data" type: "Input" top: "score" top: "label"
+  input_param { shape { dim: 3 dim: 2 } shape { dim: 3 } } }
+"""
+ACCURACY = """
+layer { name: "accuracy" type: "Accuracy" bottom: "score" bottom: "label" top: "accuracy" }
+"""
+#: In the place of the scores, the others: of two classes, the second wins where the first did.
+NEGATED = """
+layer { name: "negated" type: "Power" bottom: "score" top: "score" power_param { scale: -1 } }
+"""
+
+
+def test_counts_where_the_largest_score_is_another() -> None:
+    net, other = make_net(INPUTS + ACCURACY), make_net(INPUTS + NEGATED + ACCURACY)
+    data = {"score": torch.tensor([[1.0, 2.0], [4.0, 3.0], [5.0, 5.0]]), "label": torch.zeros(3)}
+    for before, same in ((net, 3), (other, 1)):  # a draw stays one
+        predictions = Predictions(before, net)
+        predictions.compare(net(data))
+        assert predictions.lines() == [f"Predictions: {same} of 3 are those of the given net"]
+
+
+def test_says_nothing_of_a_net_without_accuracy() -> None:
+    net = make_net(INPUTS)
+    predictions = Predictions(net, net)
+    predictions.compare({})
+    assert predictions.lines() == []
