@@ -9,22 +9,31 @@ Every function takes the two buffers, the operation's row of the table and n.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import numba
 import numpy as np
+from llvmlite import ir
+from numba import extending
+from numba.core import cgutils
 
-#: How many numbers of a top are worked on at a time: they and what is added stay in a near cache.
-CHUNK = 1024
+#: A function that says what LLVM is to make of a call. Callers leave out the first argument.
+intrinsic: Any = extending.intrinsic
+#: Numbers in a vector, and the most vectors of sums made at a time: as many as registers hold.
+LANES, MOST_VECTORS = 16, 4
+VECTOR = ir.VectorType(ir.FloatType(), LANES)
+INT32 = ir.IntType(32)
+LOWEST = np.finfo(np.float32).min
 
 # The columns of the table.
 KIND, CHANNELS, HEIGHT, WIDTH, PITCH, PLANE = range(6)
 OUT_CHANNELS, OUT_HEIGHT, OUT_WIDTH, OUT_PITCH, OUT_PLANE = range(6, 11)
-STRIDE_H, STRIDE_W, KERNEL_H, KERNEL_W, PAD_H, PAD_W, RELU, FIRST = range(11, 19)
-COLUMNS = 19
+STRIDE_H, STRIDE_W, KERNEL_H, KERNEL_W, PAD_H, PAD_W, RELU, FIRST, PARTS = range(11, 20)
+COLUMNS = 20
 # The operations.
-SUMS, STRIDED_SUMS, PAD, MAX, AVERAGE, LINE, SOFTMAX = range(7)
+SUMS, SPLIT, MAX, AVERAGE, LINE, SOFTMAX = range(6)
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -47,103 +56,206 @@ def _rectify(top):
 
 
 @_compiled
-def _one_sum(source, bias, begin, last, places, weights):
-    """The bias and the products of one number of the top; of images there is one."""
+def _one_sum(source, bias, begin, last, places, weights, n, at):
+    """The bias and the products of one number of the top."""
     a, b, c, d = bias, np.float32(0), np.float32(0), np.float32(0)
     j = begin
     while j + 4 <= last:
-        a += weights[j] * source[places[j]]
-        b += weights[j + 1] * source[places[j + 1]]
-        c += weights[j + 2] * source[places[j + 2]]
-        d += weights[j + 3] * source[places[j + 3]]
+        a += weights[j] * source[places[j] * n + at]
+        b += weights[j + 1] * source[places[j + 1] * n + at]
+        c += weights[j + 2] * source[places[j + 2] * n + at]
+        d += weights[j + 3] * source[places[j + 3] * n + at]
         j += 4
     while j < last:
-        a += weights[j] * source[places[j]]
+        a += weights[j] * source[places[j] * n + at]
         j += 1
     return (a + b) + (c + d)
+
+
+@intrinsic
+def _largest_sums(
+    typing, target, at, source, start, n, sums, pointers, places, weights, biases, relu, vectors
+):
+    """At `at` of the target, so many vectors of the largest of some sums, a range of their numbers.
+
+    Each is a bias and numbers times weights: weight j times those from places[j] * n + start of the
+    source on. They stay in registers, where no loop over arrays would keep them.
+    """
+    signature = numba.void(
+        target, at, source, start, n, sums, pointers, places, weights, biases, relu, vectors
+    )
+
+    def generate(context, builder, signature, args):
+        def data(number):
+            return context.make_array(signature.args[number])(context, builder, args[number]).data
+
+        target, source, pointers, places, weights, biases = map(data, (0, 2, 6, 7, 8, 9))
+        at, start, n, relu, vectors = (args[number] for number in (1, 3, 4, 10, 11))
+        first, last = cgutils.unpack_tuple(builder, args[5])
+        done = builder.append_basic_block()
+        switch = builder.switch(vectors, done)
+        for count in range(1, MOST_VECTORS + 1):
+            case = builder.append_basic_block()
+            switch.add_case(count, case)
+            with builder.goto_block(case):
+                largest = _variables(builder, count, ir.Constant(VECTOR, [-math.inf] * LANES))
+                with cgutils.for_range_slice(builder, first, last, first.type(1)) as (number, _):
+                    totals = _variables(builder, count, _spread(builder, biases, number))
+                    begin, end = (
+                        builder.load(builder.gep(pointers, [builder.add(number, number.type(k))]))
+                        for k in (0, 1)
+                    )
+                    with cgutils.for_range_slice(builder, begin, end, begin.type(1)) as (j, _):
+                        place = builder.sext(builder.load(builder.gep(places, [j])), n.type)
+                        here = builder.add(builder.mul(place, n), start)
+                        _add_products(builder, totals, _spread(builder, weights, j), source, here)
+                    _keep_larger(builder, largest, totals)
+                _store(builder, largest, relu, target, at)
+                builder.branch(done)
+        builder.position_at_end(done)
+        return context.get_dummy_value()
+
+    return signature, generate
+
+
+def _variables(builder, count, value):
+    """So many vectors, in registers once LLVM has seen to it."""
+    variables = [cgutils.alloca_once(builder, VECTOR) for _ in range(count)]
+    for variable in variables:
+        builder.store(value, variable)
+    return variables
+
+
+def _spread(builder, numbers, at):
+    """A vector of one number of an array."""
+    number = builder.load(builder.gep(numbers, [at]))
+    vector = builder.insert_element(ir.Constant(VECTOR, ir.Undefined), number, INT32(0))
+    return builder.shuffle_vector(vector, vector, ir.Constant(ir.VectorType(INT32, LANES), None))
+
+
+def _vector_at(builder, numbers, at, k):
+    place = builder.gep(numbers, [builder.add(at, at.type(k * LANES))])
+    return builder.bitcast(place, VECTOR.as_pointer())
+
+
+def _add_products(builder, totals, weight, source, at):
+    for k, total in enumerate(totals):
+        numbers = builder.load(_vector_at(builder, source, at, k), align=4)
+        product = builder.fmul(weight, numbers, flags=("contract",))
+        builder.store(builder.fadd(builder.load(total), product, flags=("contract",)), total)
+
+
+def _keep_larger(builder, largest, totals):
+    for most, total in zip(largest, totals, strict=True):
+        before, value = builder.load(most), builder.load(total)
+        larger = builder.select(builder.fcmp_ordered(">", value, before), value, before)
+        nan = builder.fcmp_unordered("uno", value, value)  # which wins, as in PyTorch
+        builder.store(builder.select(nan, value, larger), most)
+
+
+def _store(builder, vectors, relu, target, at):
+    zero = ir.Constant(VECTOR, None)
+    for k, vector in enumerate(vectors):
+        value = builder.load(vector)
+        rectified = builder.select(builder.fcmp_ordered("<", value, zero), zero, value)
+        value = builder.select(relu, rectified, value)
+        builder.store(value, _vector_at(builder, target, at, k), align=4)
+
+
+@intrinsic
+def _at(typing, address, item):
+    """A pointer to numbers of the type of `item` at an address."""
+
+    def generate(context, builder, signature, args):
+        return builder.inttoptr(args[0], context.get_value_type(signature.return_type))
+
+    return numba.types.CPointer(item)(address, item), generate
 
 
 @_compiled
 def _sums(source, target, row, n, pointers, places, weights, biases):
     """Each plane of the top: the bias, and planes of the bottom, shifted, times the weights.
 
-    For a stride of 1 the rows of both planes are equally far apart, so that a plane is one row.
+    Of PARTS such sums the largest counts. The rows of both planes are equally far apart, so that a
+    plane is one row. Of all planes the same numbers are worked on at a time: what they read of the
+    bottom then stays in a near cache.
     """
     length = ((row[OUT_HEIGHT] - 1) * row[OUT_PITCH] + row[OUT_WIDTH]) * n
+    plane, parts, relu = row[OUT_PLANE] * n, row[PARTS], row[RELU] != 0
+    at = 0
+    while at < length:
+        vectors = min(MOST_VECTORS, (length - at + LANES - 1) // LANES, length // LANES)
+        if vectors == 0:
+            break
+        start = min(at, length - vectors * LANES)  # some sums are made twice rather than singly
+        for channel in range(row[OUT_CHANNELS]):
+            first = row[FIRST] + channel * parts
+            _largest_sums(
+                target,
+                channel * plane + start,
+                source,
+                start,
+                n,
+                (first, first + parts),
+                pointers,
+                places,
+                weights,
+                biases,
+                relu,
+                vectors,
+            )
+        at = start + vectors * LANES
     for channel in range(row[OUT_CHANNELS]):
-        first = row[FIRST] + channel
-        begin, last, bias = pointers[first], pointers[first + 1], biases[first]
-        base = channel * row[OUT_PLANE] * n
-        for start in range(0, length, CHUNK):
-            size = min(CHUNK, length - start)
-            top = target[base + start : base + start + size]
-            top[:] = bias
-            if length == 1:
-                top[0] = _one_sum(source, bias, begin, last, places, weights)
-                begin = last
-            j = begin
-            while j + 4 <= last:
-                a, b = places[j] * n + start, places[j + 1] * n + start
-                c, d = places[j + 2] * n + start, places[j + 3] * n + start
-                xa, xb = source[a : a + size], source[b : b + size]
-                xc, xd = source[c : c + size], source[d : d + size]
-                wa, wb, wc, wd = weights[j], weights[j + 1], weights[j + 2], weights[j + 3]
-                for i in range(size):
-                    top[i] += wa * xa[i] + wb * xb[i] + wc * xc[i] + wd * xd[i]
-                j += 4
-            while j < last:
-                a, wa = places[j] * n + start, weights[j]
-                xa = source[a : a + size]
-                for i in range(size):
-                    top[i] += wa * xa[i]
-                j += 1
-            if row[RELU]:
-                _rectify(top)
+        first = row[FIRST] + channel * parts
+        for i in range(at, length):
+            for sums in range(first, first + parts):
+                value = _one_sum(
+                    source, biases[sums], pointers[sums], pointers[sums + 1], places, weights, n, i
+                )
+                value = np.float32(0) if relu and value < 0 else value
+                before = target[channel * plane + i]
+                if sums == first or value > before or value != value:
+                    target[channel * plane + i] = value
 
 
 @_compiled
-def _strided_sums(source, target, row, n, pointers, places, weights, biases):
-    """The same for other strides: row by row, place by place."""
-    width, step = row[OUT_WIDTH], row[STRIDE_W] * n
-    for channel in range(row[OUT_CHANNELS]):
-        begin, last = pointers[row[FIRST] + channel], pointers[row[FIRST] + channel + 1]
-        bias = biases[row[FIRST] + channel]
-        for y in range(row[OUT_HEIGHT]):
-            base = (channel * row[OUT_PLANE] + y * row[OUT_PITCH]) * n
-            top = target[base : base + width * n]
-            top[:] = bias
-            shift = y * row[STRIDE_H] * row[PITCH]
-            for j in range(begin, last):
-                first, weight = (places[j] + shift) * n, weights[j]
-                bottom = source[first : first + (width - 1) * step + n]
-                if n == 1:
-                    for x in range(width):
-                        top[x] += weight * bottom[x * step]
-                else:
-                    for x in range(width):
-                        for i in range(n):
-                            top[x * n + i] += weight * bottom[x * step + i]
-            if row[RELU]:
-                _rectify(top)
-
-
-@_compiled
-def _pad(source, target, row, n):
-    """The planes with zeros around them."""
+def _split(source, target, row, n):
+    """The planes with zeros around them, and split: one of every STRIDE-th row and column."""
     target[: row[OUT_CHANNELS] * row[OUT_PLANE] * n] = 0
-    size = row[WIDTH] * n
-    for channel in range(row[CHANNELS]):
-        for y in range(row[HEIGHT]):
-            a = (channel * row[PLANE] + y * row[PITCH]) * n
-            b = channel * row[OUT_PLANE] + (y + row[PAD_H]) * row[OUT_PITCH] + row[PAD_W]
-            target[b * n : b * n + size] = source[a : a + size]
+    stride_h, stride_w = row[STRIDE_H], row[STRIDE_W]
+    for part in range(stride_h * stride_w):
+        y = (part // stride_w - row[PAD_H]) % stride_h
+        x = (part % stride_w - row[PAD_W]) % stride_w
+        first = (y + row[PAD_H]) // stride_h * row[OUT_PITCH] + (x + row[PAD_W]) // stride_w
+        rows = (row[HEIGHT] - y + stride_h - 1) // stride_h
+        columns = (row[WIDTH] - x + stride_w - 1) // stride_w
+        for channel in range(row[CHANNELS]):
+            a = (channel * row[PLANE] + y * row[PITCH] + x) * n
+            b = ((channel * stride_h * stride_w + part) * row[OUT_PLANE] + first) * n
+            for _ in range(rows):
+                _take_each(source, target, a, b, stride_w, columns, n)
+                a += stride_h * row[PITCH] * n
+                b += row[OUT_PITCH] * n
 
 
 @_compiled
-def _pool(source, target, row, n, average, lowest):
+def _take_each(source, target, a, b, stride, count, n):
+    """Every stride-th place of a row; a loop for single numbers, another for many."""
+    if n == 1:
+        for i in range(count):
+            target[np.uint64(b + i)] = source[np.uint64(a + i * stride)]
+        return
+    for i in range(count):
+        c, d = b + i * n, a + i * stride * n
+        for k in range(n):
+            target[np.uint64(c + k)] = source[np.uint64(d + k)]
+
+
+@_compiled
+def _pool(source, target, row, n, average):
     """Maxima or averages of windows, clipped to the image and its padding as Caffe does."""
     stride, pad = row[STRIDE_W], row[PAD_W]
-    target[: row[OUT_CHANNELS] * row[OUT_PLANE] * n] = np.float32(0) if average else lowest
+    target[: row[OUT_CHANNELS] * row[OUT_PLANE] * n] = np.float32(0) if average else LOWEST
     for j in range(row[KERNEL_W]):
         # Of these windows, column j lies in the image.
         left = max(0, (pad - j + stride - 1) // stride)
@@ -228,47 +340,54 @@ def _softmax(source, target, row, n):
 
 
 @_compiled
-def _take_in(images, target, row):
+def _take_in(images, target, n):
     """N x C x H x W images as a buffer."""
-    n, plane = images.shape[0], row[PLANE]
+    size = images.size // n
     for image in range(n):
-        for place in range(row[CHANNELS] * plane):
-            target[place * n + image] = images[image, place]
+        for place in range(size):
+            target[place * n + image] = images[image * size + place]
 
 
 @_compiled
-def _give_out(source, tops, row):
-    n, width = tops.shape[0], row[OUT_WIDTH]
+def _give_out(source, tops, row, n):
+    at = 0
     for image in range(n):
-        at = 0
         for channel in range(row[OUT_CHANNELS]):
             for y in range(row[OUT_HEIGHT]):
                 place = channel * row[OUT_PLANE] + y * row[OUT_PITCH]
-                for x in range(width):
-                    tops[image, at] = source[(place + x) * n + image]
+                for x in range(row[OUT_WIDTH]):
+                    tops[at] = source[(place + x) * n + image]
                     at += 1
 
 
 @_compiled
-def run(table, pointers, places, weights, biases, images, tops, buffers, lowest):
-    """All operations, on images that fit into the buffers; a row of each array is an image."""
-    n = images.shape[0]
-    source, target = buffers[0], buffers[1]
-    _take_in(images, source, table[0])
+def run(table, pointers, places, weights, biases, buffers, images, tops, n):
+    """All operations on n images, as many as fit into the buffers.
+
+    Images and tops, N x C x H x W, are given by their addresses, which reach compiled code in a
+    fraction of the time that arrays take.
+    """
+    first, last = table[0], table[-1]
+    size, top = (
+        first[CHANNELS] * first[PLANE],
+        last[OUT_CHANNELS] * last[OUT_HEIGHT] * last[OUT_WIDTH],
+    )
+    source = numba.carray(_at(images, np.float32(0)), n * size)
+    if n > 1:
+        _take_in(source, buffers[0], n)
+        source = buffers[0]
     for number in range(table.shape[0]):
-        row = table[number]
+        row, target = table[number], buffers[1 - number % 2]
         kind = row[KIND]
         if kind == SUMS:
             _sums(source, target, row, n, pointers, places, weights, biases)
-        elif kind == STRIDED_SUMS:
-            _strided_sums(source, target, row, n, pointers, places, weights, biases)
-        elif kind == PAD:
-            _pad(source, target, row, n)
+        elif kind == SPLIT:
+            _split(source, target, row, n)
         elif kind == LINE:
             _line(source, target, row, n, pointers, weights, biases)
         elif kind == SOFTMAX:
             _softmax(source, target, row, n)
         else:
-            _pool(source, target, row, n, kind == AVERAGE, lowest)
-        source, target = target, source
-    _give_out(source, tops, table[table.shape[0] - 1])
+            _pool(source, target, row, n, kind == AVERAGE)
+        source = target
+    _give_out(source, numba.carray(_at(tops, np.float32(0)), n * top), last, n)

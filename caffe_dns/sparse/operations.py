@@ -22,7 +22,7 @@ from caffe_dns.layers.shape import Flatten
 from caffe_dns.layers.softmax import Softmax
 from caffe_dns.proto.caffe_pb2 import PoolingParameter
 from caffe_dns.sparse import kernels
-from caffe_dns.sparse.tables import Planes, Tables
+from caffe_dns.sparse.tables import Planes, Sums, Tables
 
 Adder = Callable[[Layer, Tables], None]
 
@@ -38,55 +38,42 @@ def _shifts(blob: Tensor | None, count: int) -> np.ndarray:
 
 def _convolution(layer: Layer, tables: Tables) -> None:
     conv = cast(BaseConvolution, layer)
-    (pad_h, pad_w), (dilation_h, dilation_w) = conv.pad, conv.dilation
-    if pad_h or pad_w:
-        before = tables.planes
-        around = (before.height + 2 * pad_h, before.width + 2 * pad_w)
-        tables.add(kernels.PAD, Planes.dense(before.channels, *around), pad_h=pad_h, pad_w=pad_w)
-    bottom = tables.planes
     weight, bias = conv.effective()
     matrix = _numbers(weight)
-    outputs, shared, kernel_h, kernel_w = matrix.shape
-    height = (bottom.height - dilation_h * (kernel_h - 1) - 1) // conv.stride[0] + 1
-    width = (bottom.width - dilation_w * (kernel_w - 1) - 1) // conv.stride[1] + 1
-    taps = bottom.places()[:, :1, :1] + (
-        np.arange(kernel_h)[:, None] * dilation_h * bottom.pitch + np.arange(kernel_w) * dilation_w
-    )
-    plain = tuple(conv.stride) == (1, 1)
-    pitch = bottom.pitch if plain else width
-    kind = kernels.SUMS if plain else kernels.STRIDED_SUMS
-    planes = Planes(outputs, height, width, pitch, height * pitch)
-    tables.add(kind, planes, stride_h=conv.stride[0], stride_w=conv.stride[1])
-    biases, each = _shifts(bias, outputs), outputs // conv.group
-    for group in range(conv.group):
-        own = slice(group * each, (group + 1) * each)
-        read = taps[group * shared : (group + 1) * shared].reshape(-1)
-        tables.add_sums(matrix[own].reshape(each, -1), read, biases[own])
+    outputs, shared = matrix.shape[:2]
+    height, width = (conv.output_extent(tables.size[axis], axis) for axis in (0, 1))
+    (pad_h, pad_w), (stride_h, stride_w) = conv.pad, conv.stride
+    sums = Sums(outputs, height, width, (pad_h, pad_w), (stride_h, stride_w))
+    for number, (weights, shift) in enumerate(zip(matrix, _shifts(bias, outputs), strict=True)):
+        sums.append(weights, shift, number * conv.group // outputs * shared, conv.dilation)
+    tables.add_sums(sums)
 
 
 def _inner_product(layer: Layer, tables: Tables) -> None:
     product = cast(BaseInnerProduct, layer)
     weight, bias = product.effective()
     matrix = _numbers(weight.t() if product.transpose else weight)
-    places = tables.planes.places().reshape(-1)
-    tables.add(kernels.SUMS, Planes.dense(len(matrix)))
-    tables.add_sums(matrix, places, _shifts(bias, len(matrix)))
+    image = (tables.channels, *tables.size)
+    sums = Sums(len(matrix), 1, 1)
+    for weights, shift in zip(matrix, _shifts(bias, len(matrix)), strict=True):
+        sums.append(weights.reshape(image), shift)
+    tables.add_sums(sums)
 
 
 def _relu(layer: Layer, tables: Tables) -> None:
-    foldable = (kernels.SUMS, kernels.STRIDED_SUMS, kernels.LINE)
-    if not tables.rows or tables.rows[-1][kernels.KIND] not in foldable:
-        tables.add_copy()
-    tables.rows[-1][kernels.RELU] = 1
+    tables.rectify()
 
 
 def _pooling(layer: Layer, tables: Tables) -> None:
-    pooling, image = cast(Pooling, layer), tables.planes
-    window = pooling.window((image.height, image.width))
-    size = window.output_size((image.height, image.width))
+    pooling = cast(Pooling, layer)
+    window = pooling.window(tables.size)
+    size = window.output_size(tables.size)
+    tiles = window.kernel == window.stride and window.pad == (0, 0)
+    if pooling.is_max and tiles and tables.take_largest(window.kernel):
+        return
     tables.add(
         kernels.MAX if pooling.is_max else kernels.AVERAGE,
-        Planes.dense(image.channels, *size),
+        Planes.dense(tables.channels, *size),
         stride_h=window.stride[0],
         stride_w=window.stride[1],
         kernel_h=window.kernel[0],

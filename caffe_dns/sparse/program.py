@@ -34,46 +34,41 @@ class Program:
             assert add is not None
             add(layer, tables)
             (top,) = set(layer.reshape([top]))
-        if not tables.rows:
-            tables.add_copy()
+        tables.finish()
         self._top = tuple(top[1:])
         self._images = max(1, min(MOST_IMAGES, CACHED // tables.largest))
         counts = [len(places) for places in tables.places]
         self._tables = (
             np.stack(tables.rows),
             np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
-            np.concatenate([*tables.places, []]).astype(np.int64),
+            np.concatenate([*tables.places, []]).astype(np.int32),
             np.concatenate([*tables.weights, []]).astype(np.float32),
             np.array(tables.biases, np.float32),
         )
         self._lowest = np.float32(torch.finfo(torch.float32).min)
         #: One for each thread.
-        self._buffers = [np.empty((2, tables.largest * self._images), np.float32)]
+        self._buffers = [np.zeros((2, tables.largest * self._images), np.float32)]
 
     def __call__(self, bottom: Tensor) -> Tensor:
         """The top of a float32 bottom, N images."""
-        # NumPy's views cost a fraction of PyTorch's.
-        images = np.ascontiguousarray(bottom.detach().numpy())
-        num = len(images)
-        images = images.reshape(num, -1)
-        top = np.empty((num, *self._top), np.float32)
-        tops = top.reshape(num, -1)
+        images, num = bottom.float().contiguous(), len(bottom)
+        top = torch.empty((num, *self._top))
         if num <= self._images:
-            self._run(images, tops, 0)
+            self._run(images, top, 0)
         else:
-            self._run_in_shares(images, tops)
-        return torch.from_numpy(top)
+            self._run_in_shares(images, top)
+        return top
 
-    def _run_in_shares(self, images: np.ndarray, tops: np.ndarray) -> None:
+    def _run_in_shares(self, images: Tensor, top: Tensor) -> None:
         """So many images at a time as buffers hold, by as many threads as PyTorch has."""
         shares = [slice(i, i + self._images) for i in range(0, len(images), self._images)]
         threads = min(len(shares), torch.get_num_threads())
         while len(self._buffers) < threads:
-            self._buffers.append(np.empty_like(self._buffers[0]))
+            self._buffers.append(np.zeros_like(self._buffers[0]))
 
         def work(thread: int) -> None:
             for share in shares[thread::threads]:
-                self._run(images[share], tops[share], thread)
+                self._run(images[share], top[share], thread)
 
         if threads == 1:
             work(0)
@@ -81,5 +76,7 @@ class Program:
         with ThreadPoolExecutor(threads) as pool:
             list(pool.map(work, range(threads)))
 
-    def _run(self, images: np.ndarray, tops: np.ndarray, thread: int) -> None:
-        kernels.run(*self._tables, images, tops, self._buffers[thread], self._lowest)
+    def _run(self, images: Tensor, top: Tensor, thread: int) -> None:
+        # Addresses cost a fraction of NumPy's views.
+        addresses = images.data_ptr(), top.data_ptr()
+        kernels.run(*self._tables, self._buffers[thread], *addresses, len(images))

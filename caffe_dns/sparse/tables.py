@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import product
 
 import numpy as np
 
 from caffe_dns.sparse import kernels
+
+Pair = tuple[int, int]
+#: The most places of a window whose sums are made side by side, for the largest of them.
+MOST_PARTS = 9
 
 
 @dataclass(frozen=True)
@@ -27,22 +33,75 @@ class Planes:
     def size(self) -> int:
         return self.channels * self.plane
 
-    def places(self) -> np.ndarray:
-        """Where each number is, channels x height x width."""
-        channels, rows, columns = np.ogrid[: self.channels, : self.height, : self.width]
-        return channels * self.plane + rows * self.pitch + columns
+
+@dataclass
+class Sums:
+    """Channels of which each number adds up numbers of an image, as a convolution's do.
+
+    What a channel reads is given for its first number, in the image with zeros around it.
+    """
+
+    channels: int
+    height: int
+    width: int
+    pad: Pair = (0, 0)
+    stride: Pair = (1, 1)
+    #: For each channel the places that it reads: channel, row and column of each.
+    taps: list[np.ndarray] = field(default_factory=list)
+    weights: list[np.ndarray] = field(default_factory=list)
+    biases: list[float] = field(default_factory=list)
+    relu: bool = False
+    #: Of the sums in windows of this size, side by side, only the largest are wanted.
+    window: Pair = (1, 1)
+
+    def append(
+        self, weights: np.ndarray, bias: float, first: int = 0, dilation: Sequence[int] = (1, 1)
+    ) -> None:
+        """The next channel, which weighs channels x rows x columns from channel `first` on."""
+        self.taps.append(np.argwhere(weights) * (1, *dilation) + (first, 0, 0))
+        self.weights.append(weights[weights != 0])
+        self.biases.append(float(bias))
+
+    def add_line(self, factor: np.ndarray, shift: np.ndarray) -> None:
+        """A factor and then a shift for each channel."""
+        for at, number in enumerate(factor):
+            self.weights[at] = self.weights[at] * number
+            self.biases[at] = self.biases[at] * float(number) + float(shift[at])
 
 
 class Tables:
     """The rows of operations, and for each plane that sums make, what it adds up."""
 
     def __init__(self, planes: Planes) -> None:
-        self.planes = planes
+        self._planes = planes
+        #: What comes next, unless the next layers have a part in it.
+        self._sums: Sums | None = None
         self.rows: list[np.ndarray] = []
         self.places: list[np.ndarray] = []
         self.weights: list[np.ndarray] = []
         self.biases: list[float] = []
         self.largest = planes.size
+
+    @property
+    def planes(self) -> Planes:
+        """How the image lies that the operations so far make."""
+        self._add_pending()
+        return self._planes
+
+    @planes.setter
+    def planes(self, planes: Planes) -> None:
+        self._planes = planes
+
+    @property
+    def channels(self) -> int:
+        return (self._sums or self._planes).channels
+
+    @property
+    def size(self) -> Pair:
+        """Height and width of the image that the operations so far make."""
+        image = self._sums or self._planes
+        (height, width), (tall, wide) = (image.height, image.width), _window(self._sums)
+        return height // tall, width // wide
 
     def add(self, kind: int, planes: Planes, **settings: int) -> None:
         """An operation that makes `planes` of those that are there."""
@@ -63,42 +122,95 @@ class Tables:
         self.planes = planes
         self.largest = max(self.largest, planes.size)
 
-    def add_sums(self, matrix: np.ndarray, places: np.ndarray, bias: np.ndarray) -> None:
-        """What the last operation sums up: a matrix has a row for each of its channels.
+    def add_sums(self, sums: Sums) -> None:
+        self._add_pending()
+        self._sums = sums
 
-        `places` says what the columns read.
-        """
-        for weights, number in zip(matrix, bias, strict=True):
-            (kept,) = np.nonzero(weights)
-            self.places.append(places[kept])
-            self.weights.append(weights[kept])
-            self.biases.append(float(number))
+    def rectify(self) -> None:
+        """A ReLU."""
+        if self._sums is not None:
+            self._sums.relu = True
+            return
+        if not self.rows or self.rows[-1][kernels.KIND] != kernels.LINE:
+            self.add_copy()
+        self.rows[-1][kernels.RELU] = 1
+
+    def take_largest(self, window: Pair) -> bool:
+        """The largest number in each of the windows side by side, if they are those of sums."""
+        sums = self._sums
+        if sums is None or sums.window != (1, 1) or window[0] * window[1] > MOST_PARTS:
+            return False
+        if sums.height % window[0] or sums.width % window[1]:
+            return False
+        sums.window = window
+        return True
 
     def add_line(self, factor: np.ndarray, shift: np.ndarray) -> None:
         """A factor and then a shift for each channel; into the sums before, if they are last."""
-        if self._ends_in_sums():
-            for at in range(-len(factor), 0):
-                self.weights[at] = self.weights[at] * factor[at]
-                self.biases[at] = self.biases[at] * float(factor[at]) + float(shift[at])
+        sums = self._sums
+        if sums is not None and sums.window == (1, 1) and not sums.relu:
+            sums.add_line(factor, shift)
             return
         self._add_line(factor, shift)
 
     def add_copy(self) -> None:
         """What leaves all numbers as they are."""
-        self._add_line(np.ones(self.planes.channels), np.zeros(self.planes.channels))
+        self._add_line(np.ones(self.channels), np.zeros(self.channels))
+
+    def finish(self) -> None:
+        """To be called once, after the last layer."""
+        self._add_pending()
+        if not self.rows:
+            self.add_copy()
 
     def _add_line(self, factor: np.ndarray, shift: np.ndarray) -> None:
         self.add(kernels.LINE, self.planes)
         for number, offset in zip(factor, shift, strict=True):
-            self.places.append(np.zeros(1, np.int64))
-            self.weights.append(np.array([number]))
-            self.biases.append(float(offset))
+            self._append(np.zeros(1, np.int64), np.array([number]), float(offset))
 
-    def _ends_in_sums(self) -> bool:
-        """Whether the last operation makes sums, of these very channels and not rectified."""
-        if not self.rows:
-            return False
-        last = self.rows[-1]
-        in_sums = last[kernels.KIND] in (kernels.SUMS, kernels.STRIDED_SUMS)
-        same = last[kernels.OUT_CHANNELS] == self.planes.channels
-        return bool(in_sums and same and not last[kernels.RELU])
+    def _append(self, places: np.ndarray, weights: np.ndarray, bias: float) -> None:
+        self.places.append(places)
+        self.weights.append(weights)
+        self.biases.append(bias)
+
+    def _add_pending(self) -> None:
+        """The sums that no other layer has a part in any more.
+
+        The image is split into one for each row and column of a step: what the next number of a
+        channel reads then always lies one place further on.
+        """
+        sums = self._sums
+        if sums is None:
+            return
+        self._sums = None
+        tall, wide = sums.window
+        steps = np.array([sums.stride[0] * tall, sums.stride[1] * wide])
+        self._split(sums.pad, steps)
+        split = self._planes
+        height, width = sums.height // tall, sums.width // wide
+        pitch = split.pitch if height > 1 else width
+        planes = Planes(sums.channels, height, width, pitch, height * pitch)
+        self.add(kernels.SUMS, planes, relu=int(sums.relu), parts=tall * wide)
+        for taps, weights, bias in zip(sums.taps, sums.weights, sums.biases, strict=True):
+            for part in product(range(tall), range(wide)):
+                spots = taps[:, 1:] + np.multiply(part, sums.stride)
+                (row, column), (part_h, part_w) = (spots // steps).T, (spots % steps).T
+                plane = (taps[:, 0] * steps[0] + part_h) * steps[1] + part_w
+                self._append(plane * split.plane + row * split.pitch + column, weights, bias)
+
+    def _split(self, pad: Pair, steps: np.ndarray) -> None:
+        if not any(pad) and tuple(steps) == (1, 1):
+            return
+        image, (step_h, step_w) = self._planes, map(int, steps)
+        planes = Planes.dense(
+            image.channels * step_h * step_w,
+            -(-(image.height + 2 * pad[0]) // step_h),
+            -(-(image.width + 2 * pad[1]) // step_w),
+        )
+        self.add(
+            kernels.SPLIT, planes, pad_h=pad[0], pad_w=pad[1], stride_h=step_h, stride_w=step_w
+        )
+
+
+def _window(sums: Sums | None) -> Pair:
+    return sums.window if sums is not None else (1, 1)

@@ -97,6 +97,26 @@ def test_pooling(settings: str, method: str, num: int) -> None:
     check(chain(convolution, pooling), num)
 
 
+@pytest.mark.parametrize(
+    "convolution",
+    [
+        "kernel_size: 2",
+        "kernel_size: 3 pad: 2 group: 2 dilation: 2",
+        "kernel_size: 2 stride: 2 pad: 1",
+    ],
+)
+@pytest.mark.parametrize("num", [1, 3, 20])
+def test_the_largest_of_sums_side_by_side(convolution: str, num: int) -> None:
+    """Convolutions and pooling in one: tops of 8 x 6, 9 x 7 and 5 x 4."""
+    settings = f"convolution_param {{ num_output: 4 {convolution} }}"
+    scale = ("Scale", "scale_param { bias_term: true }")
+    for window in ("kernel_size: 2 stride: 2", "kernel_h: 1 stride_h: 1 kernel_w: 2 stride_w: 2"):
+        pooling = ("Pooling", f"pooling_param {{ pool: MAX {window} }}")
+        last = ("Convolution", "convolution_param { num_output: 3 kernel_h: 2 kernel_w: 1 }")
+        check(chain(("Convolution", settings), pooling, ("ReLU", ""), pooling, last), num)
+        check(chain(("Convolution", settings), scale, ("ReLU", ""), pooling, scale, last), num)
+
+
 @pytest.mark.parametrize("num", [1, 5])
 def test_the_rest(num: int) -> None:
     convolution = ("Convolution", "convolution_param { num_output: 6 kernel_size: 3 }")
@@ -133,14 +153,17 @@ def test_a_plane_of_several_chunks() -> None:
     torch.testing.assert_close(found.double(), wanted, rtol=1e-5, atol=1e-5)
 
 
-def test_nan_is_passed_on() -> None:
+@pytest.mark.parametrize("num", [1, 40])
+def test_nan_is_passed_on(num: int) -> None:
     pooling = ("Pooling", "pooling_param { pool: MAX kernel_size: 2 stride: 2 }")
-    net = pruned(chain(("ReLU", ""), pooling))
-    images = torch.zeros((1, *IMAGE))
-    images[0, 1, 2, 3] = float("nan")
-    wanted, found = layers_and_program(net, images)
-    assert torch.equal(found.isnan(), wanted.isnan())
-    assert found.isnan().sum() == 1
+    convolution = ("Convolution", "convolution_param { num_output: 4 kernel_size: 2 }")
+    for first in (("ReLU", ""), convolution):
+        net = pruned(chain(first, ("ReLU", ""), pooling), kept=1)
+        images = torch.zeros((num, *IMAGE))
+        images[0, 1, 2, 3] = float("nan")
+        wanted, found = layers_and_program(net, images)
+        assert torch.equal(found.isnan(), wanted.isnan())
+        assert found.isnan().any()
 
 
 @pytest.mark.parametrize(
