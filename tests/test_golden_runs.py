@@ -1,12 +1,16 @@
 """Forty iterations of training against a real Caffe and both surgery forks, run by run.
 
-All of it is computed in `RoundedOnce`: these tests say that dns does what Caffe does, in its order,
-over forty iterations. How exactly production's kernels compute is for `test_golden_steps`.
+Each is trained once by the command, which leaves outputs, snapshots and a log. All of it is
+computed in `RoundedOnce`: these tests say that dns does what Caffe does, in its order, over forty
+iterations. How exactly production's kernels compute is for `test_golden_steps`.
 """
 
 from __future__ import annotations
 
+import re
+import shutil
 from collections.abc import Iterator
+from itertools import dropwhile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,11 +19,14 @@ import numpy as np
 import pytest
 import torch
 
+from caffe_dns import log
+from caffe_dns.cli.main import main
 from caffe_dns.proto.blobs import blob_to_array
 from caffe_dns.proto.caffe_pb2 import NetParameter, SolverParameter, SolverState
 from caffe_dns.proto.upgrade import read_solver
 from caffe_dns.solver.solver import Solver
 from tests.arithmetic import RoundedOnce
+from tests.messages import assert_same_messages, messages
 from tests.oracle import GOLDEN, assert_same_norm
 
 RUNS = sorted(path.name for path in (GOLDEN / "runs").iterdir())
@@ -31,17 +38,43 @@ LOOSE = {"adadelta", "rmsprop", "adam"}
 NEAR_TIES = {"adadelta", "rmsprop", "sgd_sigmoid"}
 
 
+#: Surgery's own messages, which no fork logs: the state of each layer's masks, and what is left.
+OWN = re.compile(r"Surgery |Pruned net:")
+#: What of the official fork's log is in today's words, but for the seconds that it took.
+SHOWN = re.compile(r"Iteration \d+.*, loss = |    (Train|Test) net output")
+TIME = re.compile(r" [(].* iters[)]")
+
+
 class Trained(NamedTuple):
-    """A finished run: its name, the folder of its snapshots, the outputs at iter_size-th passes."""
+    """A finished run, its folder (`fetch`), the outputs at iter_size-th passes, and its log."""
 
     name: str
     folder: Path
     losses: np.ndarray
+    log: str
+
+    @property
+    def snapshots(self) -> Path:
+        return self.folder / "runs" / self.name
 
 
 @pytest.fixture(autouse=True)
 def in_golden_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(GOLDEN)
+
+
+def fetch(name: str, folder: Path, *more: str) -> Path:
+    """Put what a recorded run needs into a folder, with these of its files; where is given there.
+
+    Snapshots may be written there.
+    """
+    (folder / "data").symlink_to(GOLDEN / "data")
+    run = Path("runs", name)
+    (folder / run).mkdir(parents=True)
+    for pattern in ("*.prototxt", "init.*", *more):
+        for file in (GOLDEN / run).glob(pattern):
+            shutil.copy(file, folder / run)
+    return run
 
 
 def build(
@@ -54,7 +87,7 @@ def build(
 ) -> Solver:
     """The solver of a run, of another definition if given, writing its snapshots to `folder`.
 
-    It scores no test net: `test_golden_logs` does, and compares the scores.
+    It scores no test net.
     """
     param: SolverParameter = read_solver(f"runs/{name}/solver.prototxt").message
     param.snapshot_prefix = str(folder / "snap")
@@ -133,14 +166,29 @@ def snapshots(folder: Path, stem: str) -> Iterator[tuple[Path, Path]]:
 def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Trained:
     """A run from its initial weights to iteration 40, with a snapshot on the way."""
     name, folder = request.param, tmp_path_factory.mktemp(request.param)
+    run = fetch(name, folder)
+    arguments = ["train", f"--solver={run}/solver.prototxt", f"--weights={run}/init.caffemodel"]
+    if not name.startswith("surgery_"):
+        arguments.append("--no-surgery")
+    lines: list[str] = []
+    runs: list[tuple[int, list[list[float]]]] = []
+    solve = Solver.solve
+
+    def watched(solver: Solver) -> None:
+        runs.append((solver.param.iter_size, watch(solver)))
+        solve(solver)
+
     with pytest.MonkeyPatch.context() as patch, RoundedOnce(caffes_order=name in NEAR_TIES):
-        patch.chdir(GOLDEN)
-        solver = build(name, folder)
-        losses = watch(solver)
-        solver.solve()
-        solver.close()
-    iter_size = solver.param.iter_size
-    return Trained(name, folder, np.array(losses)[iter_size - 1 :: iter_size][:40])
+        patch.chdir(folder)
+        patch.setattr(Solver, "solve", watched)
+        patch.setattr(log, "sink", lines.append)
+        with pytest.raises(SystemExit) as ended:
+            main(arguments)
+    assert ended.value.code == 0
+    ((iter_size, losses),) = runs
+    return Trained(
+        name, folder, np.array(losses)[iter_size - 1 :: iter_size][:40], "\n".join(lines)
+    )
 
 
 def watch(solver: Solver) -> list[list[float]]:
@@ -165,21 +213,45 @@ def test_training(trained: Trained) -> None:
         np.testing.assert_allclose(trained.losses, expected, rtol=tolerance, atol=0)
     for iteration in (20, 40):
         ((model, state),) = snapshots(golden, f"snap_iter_{iteration}")
-        compare_models(trained.folder / model.name, model)
-        compare_states(trained.folder / state.name, state, trained.name)
+        compare_models(trained.snapshots / model.name, model)
+        compare_states(trained.snapshots / state.name, state, trained.name)
 
 
-def test_resuming_from_our_own_snapshot(trained: Trained, tmp_path: Path) -> None:
+def test_log(trained: Trained) -> None:
+    """Message by message; the forks build nets in an older Caffe's words."""
+    ours = messages(trained.log)
+    theirs = messages((GOLDEN / "runs" / trained.name / "caffe.log").read_text())
+    if trained.name.startswith("surgery_guo"):
+        ours, theirs = (
+            [TIME.sub("", m) for m in side if SHOWN.match(m)] for side in (ours, theirs)
+        )
+    elif trained.name.startswith("surgery_"):
+        ours, theirs = (
+            [m for m in dropwhile(lambda m: not m.startswith("Solving "), side) if not OWN.match(m)]
+            for side in (ours, theirs)
+        )
+    mine, wanted = (
+        side.count("Restarting data prefetching from start.") for side in (ours, theirs)
+    )
+    # The last may be before a batch that nobody takes, and that nobody waits for.
+    assert wanted - 1 <= mine <= wanted
+    assert_same_messages(ours, theirs)
+
+
+def test_resuming_from_our_own_snapshot(
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(trained.folder)
     golden = GOLDEN / "runs" / trained.name
     ((model, state),) = snapshots(golden, "snap_iter_20")
     solver = build(trained.name, tmp_path, weights=False)
     with RoundedOnce(caffes_order=trained.name in NEAR_TIES):
-        solver.restore(str(trained.folder / state.name))
+        solver.restore(str(trained.snapshots / state.name))
         solver.solve()
     solver.close()
     final = model.name.replace("20", "40")
     compare_models(tmp_path / final, golden / final)
-    assert (tmp_path / final).read_bytes() == (trained.folder / final).read_bytes()
+    assert (tmp_path / final).read_bytes() == (trained.snapshots / final).read_bytes()
 
 
 @pytest.mark.parametrize("name", [run for run in RUNS if not run.startswith("surgery_guo")])
