@@ -172,7 +172,8 @@ class BatchNorm(SameShape):
         bias: Tensor | None,
         relu: bool,
     ) -> Tensor:
-        from caffe_dns.kernels.batch_norm import NormalizedBatch, Statistics
+        from caffe_dns.kernels.batch_norm import NormalizedBatch
+        from caffe_dns.kernels.channel_statistics import Statistics
 
         mean_sum, variance_sum, batches = self.blobs[:3]
         statistics = Statistics(mean_sum, variance_sum, batches, self.fraction)

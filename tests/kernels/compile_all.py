@@ -17,8 +17,9 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from caffe_dns.kernels.apart import SplitKernel
-from caffe_dns.kernels.batch_norm import NormalizedBatch, Statistics
+from caffe_dns.kernels.batch_norm import NormalizedBatch, NormalizedSum
 from caffe_dns.kernels.bias_relu import BiasedReLU
+from caffe_dns.kernels.channel_statistics import Statistics
 from caffe_dns.kernels.columns import by_columns
 from caffe_dns.kernels.lrn import NormalizedAcross
 from caffe_dns.kernels.max_pool import MaxPool
@@ -98,6 +99,11 @@ def run_on_images(cases: Iterable[tuple[bool, ...]], window: int) -> None:
         statistics = Statistics(torch.zeros(6), torch.zeros(6), torch.zeros(1), 0.9)
         top = NormalizedBatch.apply(x, factor, factor, bias, statistics, 1e-5, relu)
         top.sum().backward()
+        addend = images(last, dtype).requires_grad_()
+        tops = NormalizedSum.apply(
+            x, addend, factor, factor, bias, statistics, 1e-5, 2 if relu else 1
+        )
+        torch.autograd.backward(tops, tops)
     for last, dtype in product((False, True), (torch.float32, torch.bfloat16)):
         x = images(last, dtype).requires_grad_()
         BiasedReLU.apply(images(last, dtype), torch.zeros(6, requires_grad=True)).sum().backward()

@@ -16,6 +16,7 @@ if DEVICE == "cpu":
 
 pytest.importorskip("triton")
 batch_norm = import_module("caffe_dns.kernels.batch_norm")
+Statistics = batch_norm.Statistics
 
 #: Each shape, and whether channels are innermost: several blocks of channels, of rows, one number.
 LAYOUTS = [
@@ -63,7 +64,7 @@ def test_against_float64(shape: tuple[int, ...], last: bool, affine: bool, relu:
     values[0] = x.contiguous(memory_format=memory_format)
     on_device = [value.to(DEVICE).requires_grad_() for value in values]
     kept = [value.to(DEVICE) for value in sums]
-    statistics = batch_norm.Statistics(*kept, 0.75)
+    statistics = Statistics(*kept, 0.75)
     found = batch_norm.NormalizedBatch.apply(
         *on_device, *rest, bias.to(DEVICE), statistics, 1e-5, relu
     )
@@ -82,10 +83,82 @@ def test_against_float64(shape: tuple[int, ...], last: bool, affine: bool, relu:
         torch.testing.assert_close(got.double().cpu(), 0.75 * start + new, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("shape", "last", "affine", "copies"),
+    [
+        (*layout, affine, copies)
+        for layout, affine, copies in zip(
+            LAYOUTS, 4 * [False, True], [1, 2, 3, 2, 1, 2, 1], strict=False
+        )
+    ],
+)
+def test_a_sum_against_float64(
+    shape: tuple[int, ...], last: bool, affine: bool, copies: int
+) -> None:
+    channels = shape[1]
+    values = [draw(shape, 1), 1 + draw((channels,), 3).abs(), draw((channels,), 4)]
+    values = [*values[: 3 if affine else 1], draw(shape, 2)]
+    # One of the copies is not read.
+    upstream = [draw(shape, 5 + i) for i in range(max(1, copies - 1))]
+    exact = [value.double().requires_grad_() for value in values]
+    wanted = F.relu(reference(exact[:-1], relu=False) + exact[-1])
+    wanted.backward(sum(gradient.double() for gradient in upstream))
+
+    on_device = [value.to(DEVICE) for value in values]
+    if last:  # the addend keeps its own layout
+        on_device[0] = on_device[0].contiguous(memory_format=torch.channels_last)
+    x, *parameters, addend = (value.requires_grad_() for value in on_device)
+    kept = [torch.zeros(count, device=DEVICE) for count in (channels, channels, 1)]
+    found = batch_norm.NormalizedSum.apply(
+        x, addend, *parameters or (None, None), None, Statistics(*kept, 0.5), 1e-5, copies
+    )
+    assert len(found) == copies
+    assert all(copy.stride() == x.stride() for copy in found)
+    torch.autograd.backward(found[: len(upstream)], [each.to(DEVICE) for each in upstream])
+    for copy in found:
+        torch.testing.assert_close(copy.double().cpu(), wanted, rtol=1e-5, atol=1e-5)
+    for got, want in zip((x, *parameters, addend), exact, strict=True):
+        assert got.grad is not None
+        torch.testing.assert_close(got.grad.double().cpu(), want.grad, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        kept[0].double().cpu(),
+        exact[0].mean([a for a in range(x.dim()) if a != 1]),
+        atol=1e-5,
+        rtol=0,
+    )
+
+
+def test_a_sum_in_bfloat16() -> None:
+    x, addend = (draw((8, 3, 5, 5), seed).to(DEVICE, torch.bfloat16) for seed in (1, 2))
+    kept = [torch.zeros(count, device=DEVICE) for count in (3, 3, 1)]
+    x.requires_grad_(), addend.requires_grad_()
+    tops = batch_norm.NormalizedSum.apply(
+        x, addend, None, None, None, Statistics(*kept, 0.5), 1e-5, 2
+    )
+    torch.autograd.backward(tops, [torch.ones_like(top) for top in tops])
+    wanted = F.relu(reference([x.detach().double()], relu=False) + addend.detach().double())
+    # Interpreted, the last digit is cut off, not rounded.
+    torch.testing.assert_close(tops[0].double(), wanted, rtol=2**-7, atol=1e-6)
+    assert addend.grad is not None and x.grad is not None
+    assert addend.grad.dtype == x.grad.dtype == torch.bfloat16
+    # The gradient of the addend is 2 where the sum is positive, and nothing else.
+    assert torch.equal(addend.grad.double(), 2.0 * (wanted > 0))
+
+
+def test_nan_passes_through_a_sum() -> None:
+    x = torch.tensor([[1.0, 2.0], [3.0, 5.0]], device=DEVICE)
+    addend = torch.tensor([[float("nan"), 0.0], [0.0, 0.0]], device=DEVICE)
+    kept = [torch.zeros(count, device=DEVICE) for count in (2, 2, 1)]
+    (top,) = batch_norm.NormalizedSum.apply(
+        x, addend, None, None, None, Statistics(*kept, 0.5), 1e-5, 1
+    )
+    assert top.isnan().tolist() == [[True, False], [False, False]]
+
+
 def test_bfloat16_keeps_its_type_and_float32_statistics() -> None:
     x = draw((64, 3, 5, 5), 1).to(DEVICE, torch.bfloat16).requires_grad_()
     kept = [torch.zeros(3, device=DEVICE), torch.zeros(3, device=DEVICE)]
-    statistics = batch_norm.Statistics(*kept, torch.zeros(1, device=DEVICE), 0.5)
+    statistics = Statistics(*kept, torch.zeros(1, device=DEVICE), 0.5)
     top = batch_norm.NormalizedBatch.apply(x, None, None, None, statistics, 1e-5, True)
     top.sum().backward()
     assert top.dtype == torch.bfloat16
@@ -97,7 +170,7 @@ def test_bfloat16_keeps_its_type_and_float32_statistics() -> None:
 def test_one_number_to_a_channel() -> None:
     x = torch.tensor([[3.0, -2.0]], device=DEVICE, requires_grad=True)
     kept = [torch.zeros(2, device=DEVICE), torch.zeros(2, device=DEVICE)]
-    statistics = batch_norm.Statistics(*kept, torch.zeros(1, device=DEVICE), 0.5)
+    statistics = Statistics(*kept, torch.zeros(1, device=DEVICE), 0.5)
     top = batch_norm.NormalizedBatch.apply(x, None, None, None, statistics, 1e-5, False)
     top.sum().backward()
     assert top.tolist() == [[0, 0]]

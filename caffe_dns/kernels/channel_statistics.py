@@ -1,0 +1,162 @@
+"""Mean and deviation of a batch's channels, and the sums that gradients through them need.
+
+Statistics are taken around a pivot near the mean, so that a large mean does not cost digits, and
+summed in a fixed order.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from caffe_dns.kernels.layout import Layout, tile
+
+#: For how many channels a program adds up the sums of all splits, and how many splits at a time.
+FINISHED, SPLITS = 16, 128
+
+
+@triton.jit
+def load(blob, rows, channels, num_rows, num_channels, plane, LAST: tl.constexpr):
+    """A tile in float32, zeros beyond the blob, and which of its places are inside."""
+    inside, where = tile(rows, channels, num_rows, num_channels, plane, LAST)
+    return tl.load(blob + where, mask=inside, other=0.0).to(tl.float32), inside, where
+
+
+@triton.jit
+def _sum(
+    blob,
+    pivots,
+    sums,
+    num_rows,
+    num_channels,
+    plane,
+    LAST: tl.constexpr,
+    HEIGHT: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):
+    """Sums of x - pivot and of its square for each channel, over a share of the rows.
+
+    The pivot is the mean of the first rows.
+    """
+    split, splits = tl.program_id(1), tl.num_programs(1)
+    channels = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)[None, :]
+    rows = tl.arange(0, HEIGHT)[:, None]
+    first, _, _ = load(blob, rows, channels, num_rows, num_channels, plane, LAST)
+    pivot = tl.sum(first, 0)[None, :] / tl.minimum(num_rows, HEIGHT)
+    total = tl.zeros((HEIGHT, COLUMNS), tl.float32)
+    squares = tl.zeros((HEIGHT, COLUMNS), tl.float32)
+    start = split * HEIGHT
+    while start < num_rows:
+        x, inside, _ = load(blob, start + rows, channels, num_rows, num_channels, plane, LAST)
+        distance = tl.where(inside, x - pivot, 0.0)
+        total += distance
+        squares += distance * distance
+        start += splits * HEIGHT
+    known = channels < num_channels
+    place = sums + 2 * split * num_channels + channels
+    tl.store(place, tl.sum(total, 0)[None, :], mask=known)
+    tl.store(place + num_channels, tl.sum(squares, 0)[None, :], mask=known)
+    tl.store(pivots + channels, pivot, mask=known & (split == 0))
+
+
+@triton.jit
+def add_up(sums, splits, channels, num_channels, SPLITS: tl.constexpr, FINISHED: tl.constexpr):
+    """Both sums of each channel over all splits, some splits at a time."""
+    known = channels < num_channels
+    first = tl.zeros((SPLITS, FINISHED), tl.float32)
+    second = tl.zeros((SPLITS, FINISHED), tl.float32)
+    split = tl.arange(0, SPLITS)[:, None]
+    start = 0
+    while start < splits:
+        place = sums + 2 * (start + split) * num_channels + channels[None, :]
+        inside = (start + split < splits) & known[None, :]
+        first += tl.load(place, mask=inside, other=0.0)
+        second += tl.load(place + num_channels, mask=inside, other=0.0)
+        start += SPLITS
+    return tl.sum(first, 0), tl.sum(second, 0)
+
+
+@triton.jit
+def _finish(
+    sums,
+    splits,
+    pivots,
+    bias,
+    means,
+    inverse_stds,
+    mean_sums,
+    variance_sums,
+    batches,
+    num_rows,
+    num_channels,
+    eps,
+    fraction,
+    unbias,
+    HAS_BIAS: tl.constexpr,
+    SPLITS: tl.constexpr,
+    FINISHED: tl.constexpr,
+):
+    """Mean and 1 / standard deviation of each channel; takes the batch into the statistics."""
+    channels = tl.program_id(0) * FINISHED + tl.arange(0, FINISHED)
+    known = channels < num_channels
+    total, squares = add_up(sums, splits, channels, num_channels, SPLITS, FINISHED)
+    distance = total / num_rows
+    mean = tl.load(pivots + channels, mask=known, other=0.0) + distance
+    variance = tl.maximum(squares / num_rows - distance * distance, 0.0)
+    tl.store(means + channels, mean, mask=known)
+    tl.store(inverse_stds + channels, 1 / tl.sqrt(variance + eps), mask=known)
+    if HAS_BIAS:
+        mean += tl.load(bias + channels, mask=known, other=0.0)
+    before = tl.load(mean_sums + channels, mask=known, other=0.0)
+    tl.store(mean_sums + channels, fraction * before + mean, mask=known)
+    before = tl.load(variance_sums + channels, mask=known, other=0.0)
+    tl.store(variance_sums + channels, fraction * before + unbias * variance, mask=known)
+    if tl.program_id(0) == 0:
+        tl.store(batches, fraction * tl.load(batches) + 1)
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """What BatchNorm keeps of earlier batches, changed in place by each pass.
+
+    `fraction` is how much of it stays when a batch is taken in.
+    """
+
+    mean_sum: Tensor
+    variance_sum: Tensor
+    batches: Tensor
+    fraction: float
+
+
+def measure(
+    x: Tensor, layout: Layout, bias: Tensor | None, statistics: Statistics, eps: float
+) -> tuple[Tensor, Tensor]:
+    """Mean and 1 / sqrt(variance + eps) of each channel."""
+    channels = layout.channels
+    pivot, mean, inverse_std = torch.empty((3, channels), device=x.device)
+    sums = torch.empty((layout.splits, 2, channels), device=x.device)
+    _sum[(layout.column_blocks, layout.splits)](x, pivot, sums, **layout.settings)
+    _finish[(triton.cdiv(channels, FINISHED),)](
+        sums,
+        layout.splits,
+        pivot,
+        bias,
+        mean,
+        inverse_std,
+        statistics.mean_sum,
+        statistics.variance_sum,
+        statistics.batches,
+        layout.rows,
+        channels,
+        eps,
+        statistics.fraction,
+        layout.rows / max(1, layout.rows - 1),
+        HAS_BIAS=bias is not None,
+        SPLITS=SPLITS,
+        FINISHED=FINISHED,
+    )
+    return mean, inverse_std
