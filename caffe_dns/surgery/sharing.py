@@ -22,6 +22,9 @@ from caffe_dns.surgery.masked_layers import Replayed
 from caffe_dns.surgery.shared_values import find_values
 from caffe_dns.surgery.stages import Stage, stage_at
 
+#: How many pairs of a weight and a value are compared at once.
+_AT_ONCE = 1 << 22
+
 
 class Sharing:
     """The values of one net's layers, in those stages of a run that have bits."""
@@ -109,10 +112,14 @@ class _Layer:
         """Move each weight by what the update did to its value, and each value to its weights."""
         self._weights += self._entries.get() - self._used
         nearest = self._nearest()
-        for index, value in enumerate(self.values.split(1)):
-            chosen = nearest == index
-            mean = (self._weights * chosen).sum() / chosen.sum().clamp(min=1)
-            value.copy_(torch.where(chosen.any(), mean, value))
+        # A few values at a time: many small steps take longer, many large rows need memory.
+        indices = torch.arange(len(self.values), device=nearest.device)
+        step = max(_AT_ONCE // max(self.size, 1), 1)
+        for values, some in zip(self.values.split(step), indices.split(step), strict=True):
+            chosen = nearest == some.unsqueeze(1)
+            counts = chosen.sum(1)
+            means = (self._weights * chosen).sum(1) / counts.clamp(min=1)
+            values.copy_(torch.where(counts > 0, means, values))
         self._use()
 
     def state(self) -> SharedValues:
