@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from caffe_dns.layers.base import Shape, check_shape, count, layer_types
+from caffe_dns.layers.checks import refuse_fields
 from caffe_dns.layers.masked import DeviationMasks, MagnitudeMasks, WeightedLayer
 from caffe_dns.layers.spatial import spatial_setting
 from caffe_dns.layers.strided import StridedConvolution
@@ -25,6 +26,10 @@ LARGE_CONVOLUTION = 10_000_000
 
 #: Where convolutions of few channels with a stride are worth another way.
 STRIDED_DEVICES = ("cuda",)
+
+#: What `proto/upgrade_forks` makes Caffe's settings of.
+_OVER_TIME = ("kernel_depth", "temporal_stride", "temporal_pad", "filter_group")
+_SHAPES = ("kernel_shape", "stride_shape", "pad_shape")
 
 _CONVOLVE: dict[int, Any] = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 _DECONVOLVE: dict[int, Any] = {
@@ -43,6 +48,8 @@ class BaseConvolution(WeightedLayer):
 
     def build(self, bottom_shapes: Sequence[Shape]) -> None:
         settings = self.param.convolution_param
+        refuse_fields(self, "convolution_param", _OVER_TIME, "Convolution3D and Deconvolution3D")
+        refuse_fields(self, "convolution_param", _SHAPES, "NdConvolution")
         shape = bottom_shapes[0]
         self.channel_axis = self.axis(settings.axis, len(shape), "convolution_param.axis")
         self.output_axis = self.channel_axis

@@ -14,6 +14,12 @@ from caffe_dns.proto.wire import LENGTH, VARINT, Field, Malformed, read_fields, 
 
 #: Numbers of NetParameter.layer and of LayerParameter.type.
 _LAYER, _TYPE = 100, 2
+#: Numbers of NetParameter.layers and of V1LayerParameter.blobs.
+_OLD_LAYER, _OLD_BLOBS = 2, 6
+#: In BlobProto: the shape, and in it the extents; the values; and where C3D 1.0 has those. It has
+#: extents under 1 to 5, the last of them a number where everybody else has values.
+_SHAPE, _DIM, _DATA, _C3D_DATA = 7, 1, 5, 6
+_C3D_EXTENTS = (1, 2, 3, 4, 5)
 
 
 @dataclass(frozen=True)
@@ -26,6 +32,18 @@ class Moved:
     to: int
     inside: Mapping[tuple[int, int], int] = field(default_factory=dict)
 
+
+#: Of C3D's convolution3d_param: kernel_depth, stride, temporal_stride, both fillers, filter_group,
+#: temporal_pad.
+_CONVOLUTION_3D = {
+    (6, VARINT): 2100,
+    (7, VARINT): 6,
+    (8, VARINT): 2101,
+    (9, LENGTH): 7,
+    (10, LENGTH): 8,
+    (11, VARINT): 2103,
+    (12, VARINT): 2102,
+}
 
 #: Layer type -> the number of a field in a fork -> what it is here.
 _MOVED: dict[str, dict[int, Moved]] = {
@@ -79,6 +97,24 @@ _MOVED: dict[str, dict[int, Moved]] = {
     # Intel Caffe.
     "RegionLoss": {209: Moved(2123)},
     "EvalDetection": {301: Moved(2124)},
+    # C3D.
+    "Convolution3D": {6661: Moved(2130, _CONVOLUTION_3D)},
+    "Deconvolution3D": {6661: Moved(2130, _CONVOLUTION_3D)},
+    # C3D; P3D.
+    "Pooling3D": {
+        6662: Moved(2131),
+        141: Moved(
+            2131,
+            {
+                (2, VARINT): 4,
+                (3, VARINT): 2,
+                (4, VARINT): 3,
+                (7, VARINT): 2102,
+                (10, VARINT): 2100,
+                (13, VARINT): 2101,
+            },
+        ),
+    },
     # PVANet.
     "Proposal": {8266713: Moved(2126)},
     # SphereFace; L-Softmax; caffe-face.
@@ -109,17 +145,51 @@ def renumber_layers(net: bytes) -> bytes:
 
 def _renumber_net(net: memoryview) -> Iterator[bytes | memoryview]:
     done = 0
+    renumber = {_LAYER: _renumber_layer, _OLD_LAYER: _renumber_old_layer}
     for layer in read_fields(net):
-        if (layer.number, layer.wire_type) != (_LAYER, LENGTH):
+        if layer.number not in renumber or layer.wire_type != LENGTH:
             continue
-        content = net[layer.value : layer.end]
-        renumbered = _renumber_layer(content)
+        renumbered = renumber[layer.number](net[layer.value : layer.end])
         if renumbered is not None:
             yield net[done : layer.start]
-            yield tag(_LAYER, LENGTH) + varint(len(renumbered))
-            yield renumbered
+            yield _message(layer.number, renumbered)
             done = layer.end
     yield net[done:]
+
+
+def _message(number: int, content: bytes) -> bytes:
+    """A message as field `number` of another."""
+    return tag(number, LENGTH) + varint(len(content)) + content
+
+
+def _renumber_old_layer(layer: memoryview) -> bytes | None:
+    """A V1 layer with blobs of C3D 1.0 in our numbers; None where it has none."""
+    parts: list[bytes | memoryview] = []
+    done = 0
+    for found in read_fields(layer):
+        if (found.number, found.wire_type) == (_OLD_BLOBS, LENGTH):
+            blob = _renumber_blob(layer[found.value : found.end])
+            if blob is not None:
+                parts += layer[done : found.start], _message(_OLD_BLOBS, blob)
+                done = found.end
+    return b"".join([*parts, layer[done:]]) if parts else None
+
+
+def _renumber_blob(blob: memoryview) -> bytes | None:
+    """A blob of C3D 1.0 with its five extents as a shape; None for one of anybody else."""
+    fields = list(read_fields(blob))
+    if (_C3D_EXTENTS[-1], VARINT) not in {(f.number, f.wire_type) for f in fields}:
+        return None
+    extents = {f.number: blob[f.value : f.end] for f in fields if f.wire_type == VARINT}
+    shape = b"".join(
+        tag(_DIM, VARINT) + bytes(extents.get(number, b"\0")) for number in _C3D_EXTENTS
+    )
+    values = (
+        _message(_DATA, bytes(blob[f.value : f.end]))
+        for f in fields
+        if (f.number, f.wire_type) == (_C3D_DATA, LENGTH)
+    )
+    return _message(_SHAPE, shape) + b"".join(values)
 
 
 def _renumber_layer(layer: memoryview) -> bytes | None:

@@ -70,8 +70,6 @@ FIELDS = {
         "seg_scales seg_resize_width seg_resize_height difficult_label_warmup",
     },
     "C3D": {
-        "ConvolutionParameter": "kernel_depth temporal_pad temporal_stride",
-        "PoolingParameter": "kernel_depth temporal_stride",
         "ImageDataParameter": "new_length use_image show_data",
     },
     "SkimCaffe": {

@@ -52,6 +52,9 @@ _LAYER_TYPES = {
     V1LayerParameter.TANH: "TanH",
     V1LayerParameter.WINDOW_DATA: "WindowData",
     V1LayerParameter.THRESHOLD: "Threshold",
+    V1LayerParameter.CONVOLUTION3D: "Convolution3D",
+    V1LayerParameter.POOLING3D: "Pooling3D",
+    V1LayerParameter.DECONVOLUTION3D: "Deconvolution3D",
 }
 
 _SHARE_MODES = {

@@ -20,8 +20,6 @@ from caffe_dns.layers.masked import MagnitudeMasks, WeightedLayer
 #: A stored array; None where the file leaves it out, or where a layer's own value is to stay.
 Stored = np.ndarray | None
 
-LEGACY_AXES = 4
-
 
 @dataclass(frozen=True)
 class StoredLayer:
@@ -31,7 +29,7 @@ class StoredLayer:
     read: Callable[[], Mapping[int, np.ndarray]]
     #: Whether the file leaves out blobs that another layer owns, as HDF5 does.
     leaves_out_shared: bool = False
-    #: Whether every blob has four axes, the missing ones in front, as in files of old Caffe.
+    #: Whether blobs may have more axes than they need, in front, as in files of old Caffe and C3D.
     legacy: bool = False
 
     def slots(self, layer: Layer) -> list[Stored]:
@@ -139,13 +137,13 @@ def _fit(layer: Layer, arrays: Sequence[Stored]) -> list[Stored]:
 def _assign(layer: Layer, arrays: Sequence[Stored], *, legacy: bool = False) -> None:
     """Copy fitted arrays into the layer's blobs. Raises CaffeError for a shape that differs.
 
-    `legacy` arrays come from files that give every blob four axes, the missing ones in front.
+    `legacy` arrays come from files that give every blob as many axes, the missing ones in front.
     """
     for index, (target, array) in enumerate(zip(layer.blobs, arrays, strict=True)):
         if array is None:
             continue
         shape = tuple(target.shape)
-        padded = (1,) * (LEGACY_AXES - len(shape)) + shape
+        padded = (1,) * (array.ndim - len(shape)) + shape
         if array.shape != shape and not (legacy and array.shape == padded):
             raise layer.error(mismatch(index, array.shape, shape))
         with torch.no_grad():

@@ -32,6 +32,8 @@ from caffe_dns.weights.compact.files import read as read_compact
 from caffe_dns.weights.fitting import StoredLayer, copy_layer, mismatch
 
 HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
+#: How many axes every blob has in a file of C3D.
+_C3D_AXES = 5
 #: Of layers that do not fit, how many are named.
 _MOST_NAMED = 4
 
@@ -116,7 +118,7 @@ def _finite(arrays: Sequence[np.ndarray]) -> dict[int, np.ndarray]:
 
 
 def _from_proto(layer: LayerParameter) -> StoredLayer:
-    legacy = any(not blob.HasField("shape") for blob in layer.blobs)
+    legacy = any(len(blob.shape.dim) in (0, _C3D_AXES) for blob in layer.blobs)
     return StoredLayer(layer.name, partial(_arrays_of, layer), legacy=legacy)
 
 

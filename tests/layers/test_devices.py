@@ -161,6 +161,14 @@ CASES = {
         (),
         2,
     ),
+    "pooling3d": Case(
+        settings("Pooling3D", "pooling3d_param", "kernel_size: 3 kernel_depth: 2 stride: 2"),
+        [draw(2, 3, 5, 9, 8)],
+    ),
+    "nd_pooling": Case(
+        settings("NdPooling", "pooling_param", "pool: AVE kernel_shape { dim: [2, 3, 3] }"),
+        [draw(2, 3, 5, 9, 8)],
+    ),
     "insanity": Case("type: 'Insanity'", [draw(*IMAGES)]),
     "continuation_indicator": Case(
         settings("ContinuationIndicator", "continuation_indicator_param", "time_step: 3"),

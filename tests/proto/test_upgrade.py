@@ -220,9 +220,15 @@ def test_every_v1_type_and_setting_has_its_place(lines: list[str]) -> None:
         assert upgrade_net(NetParameter(layers=[old]), "f").layer[0] == new
     for value in V1LayerParameter.LayerType.values():
         layer = upgrade_net(NetParameter(layers=[{"type": value}]), "f").layer[0]
-        # The enum's names are the types' without case and underscores, but for one.
+        # The enum's names are the types' without case and underscores, but for some.
         name = V1LayerParameter.LayerType.Name(value).replace("_", "")
-        expected = {"NONE": "", "SOFTMAXLOSS": "SOFTMAXWITHLOSS"}.get(name, name)
+        others = {
+            "NONE": "",
+            "SOFTMAXLOSS": "SOFTMAXWITHLOSS",
+            "CONVOLUTION3D": "CONVOLUTION",
+            "DECONVOLUTION3D": "DECONVOLUTION",
+        }
+        expected = others.get(name, name)
         assert layer.type.upper() == expected
 
 

@@ -1,0 +1,46 @@
+"""Convolutions of forks for videos to the Convolution of today, which has any number of axes."""
+
+from __future__ import annotations
+
+from caffe_dns.proto.caffe_pb2 import ConvolutionParameter, LayerParameter
+
+#: Layer types that have a value for time and one for height and width (C3D).
+_OVER_TIME = {"Convolution3D": "Convolution", "Deconvolution3D": "Deconvolution"}
+#: The one that has its values as shapes (video-caffe).
+_BY_SHAPES = "NdConvolution"
+
+
+def say_as_convolution(layer: LayerParameter) -> None:
+    """Turn a convolution of C3D or video-caffe into one of Caffe's, in place.
+
+    What is left out by a definition stays so, and building the layer complains of it.
+    """
+    if layer.type in _OVER_TIME:
+        layer.type = _OVER_TIME[layer.type]
+        if layer.HasField("convolution3d_param"):
+            layer.convolution_param.CopyFrom(layer.convolution3d_param)
+            layer.ClearField("convolution3d_param")
+        _merge_time(layer.convolution_param)
+    elif layer.type == _BY_SHAPES:
+        layer.type = "Convolution"
+        settings = layer.convolution_param
+        for name in ("kernel", "stride", "pad"):
+            values = getattr(settings, f"{name}_shape").dim
+            getattr(settings, "kernel_size" if name == "kernel" else name)[:] = values
+            settings.ClearField(f"{name}_shape")
+
+
+def _merge_time(settings: ConvolutionParameter) -> None:
+    """Put the values for time in front of those for height and width."""
+    for values, name, default in (
+        (settings.kernel_size, "kernel_depth", 0),
+        (settings.stride, "temporal_stride", 1),
+        (settings.pad, "temporal_pad", 0),
+    ):
+        # Lists of one, as C3D has a single value there.
+        side = values[-1] if values else default
+        values[:] = [getattr(settings, name), side, side]
+        settings.ClearField(name)
+    # Neither counts there: of all channels, whatever the groups are.
+    settings.ClearField("group")
+    settings.ClearField("filter_group")

@@ -1,0 +1,103 @@
+"""Convolutions of forks for videos: what they are in Caffe's terms."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from caffe_dns.errors import CaffeError
+from caffe_dns.layers import Context
+from caffe_dns.net import Net
+from caffe_dns.net.definition import with_state
+from caffe_dns.proto.caffe_pb2 import TEST, LayerParameter, NetParameter
+from caffe_dns.proto.forks import renumber_layers
+from caffe_dns.proto.text import parse_text
+from caffe_dns.proto.upgrade import upgrade_net
+from caffe_dns.proto.wire import LENGTH, VARINT, tag, varint
+from caffe_dns.weights import load_weights
+from tests.nets import input_layer, layer
+
+FILLERS = "weight_filler { type: 'xavier' } bias_filler { value: 1 }"
+OVER_TIME = "num_output: 4 kernel_size: 5 kernel_depth: 3 pad: 2 temporal_pad: 1 stride: 2"
+BY_SHAPES = (
+    "num_output: 4 kernel_shape { dim: 3 dim: 5 dim: 5 } pad_shape { dim: 1 dim: 2 dim: 2 } "
+    "stride_shape { dim: 1 dim: 2 dim: 2 }"
+)
+#: How C3D 1.0, C3D 1.1 and video-caffe write the same convolution.
+SAME = [
+    f"layers {{ name: 'c' type: CONVOLUTION3D bottom: 'x' top: 'y' "
+    f"convolution_param {{ {OVER_TIME} {FILLERS} }} }}",
+    layer("c", "Convolution3D", "x", "y", f"convolution3d_param {{ {OVER_TIME} {FILLERS} }}"),
+    layer("c", "NdConvolution", "x", "y", f"convolution_param {{ {BY_SHAPES} {FILLERS} }}"),
+]
+
+
+@pytest.mark.parametrize("text", SAME)
+def test_same_convolution(text: str) -> None:
+    net = upgrade_net(parse_text(text, NetParameter).message, "net.prototxt")
+    expected = LayerParameter(name="c", type="Convolution", bottom=["x"], top=["y"])
+    settings = expected.convolution_param
+    settings.num_output = 4
+    settings.kernel_size[:], settings.pad[:], settings.stride[:] = [3, 5, 5], [1, 2, 2], [1, 2, 2]
+    settings.weight_filler.type, settings.bias_filler.value = "xavier", 1
+    assert list(net.layer) == [expected]
+
+
+def build(text: str) -> Net:
+    """The net of a definition of videos `x`, as it is read from a file."""
+    param = parse_text(input_layer(x=(1, 2, 4, 6, 6)) + text, NetParameter).message
+    return Net(with_state(upgrade_net(param, "net.prototxt"), TEST), Context(surgery=False))
+
+
+def refused(text: str) -> str:
+    with pytest.raises(CaffeError) as caught:
+        build(text)
+    return str(caught.value)
+
+
+def test_what_is_left_out() -> None:
+    text = "convolution_param { num_output: 4 %s }"
+    for given in ("kernel_size: 3", "kernel_depth: 3"):
+        message = refused(layer("c", "Convolution3D", "x", "y", text % given))
+        assert "kernel_size: must be at least 1" in message
+    message = refused(layer("c", "NdConvolution", "x", "y", text % ""))
+    assert "kernel_size: given 0 times" in message
+    message = refused(layer("c", "Convolution", "x", "y", text % "kernel_depth: 3"))
+    assert "kernel_depth: is for layers of type Convolution3D" in message
+    shape = text % "kernel_size: 1 pad_shape { dim: 1 }"
+    message = refused(layer("c", "Deconvolution", "x", "y", shape))
+    assert "pad_shape: is for layers of type NdConvolution only" in message
+
+
+def field(number: int, content: bytes) -> bytes:
+    return tag(number, LENGTH) + varint(len(content)) + content
+
+
+def old_blob(*extents: int) -> tuple[bytes, np.ndarray]:
+    """A blob as C3D 1.0 writes it: five extents as 1 to 5, values as 6."""
+    values = np.arange(np.prod(extents), dtype="<f4")
+    numbers = b"".join(tag(at, VARINT) + varint(extent) for at, extent in enumerate(extents, 1))
+    return numbers + field(6, values.tobytes()), values
+
+
+@pytest.mark.parametrize("version", ["1.0", "1.1"])
+def test_model_of_c3d(version: str, tmp_path: Path) -> None:
+    weight, weights = old_blob(4, 2, 3, 5, 5)
+    bias, biases = old_blob(1, 1, 1, 1, 4)
+    if version == "1.0":
+        content = field(4, b"c") + tag(5, VARINT) + varint(30) + field(6, weight) + field(6, bias)
+        raw = field(2, content)
+        assert renumber_layers(renumber_layers(raw)) == renumber_layers(raw)
+    else:
+        param = NetParameter()
+        stored = param.layer.add(name="c", type="Convolution3D")
+        stored.blobs.add(data=weights).shape.dim.extend([4, 2, 3, 5, 5])
+        stored.blobs.add(data=biases).shape.dim.extend([1, 1, 1, 1, 4])
+        raw = param.SerializeToString()
+    (tmp_path / "c3d.caffemodel").write_bytes(raw)
+    net = build(SAME[1])
+    load_weights(net, str(tmp_path / "c3d.caffemodel"))
+    for found, expected in zip(net.params["c"], (weights, biases), strict=True):
+        np.testing.assert_array_equal(found.detach().flatten(), expected)
