@@ -12,6 +12,9 @@ from caffe_dns.registry import Registry
 
 Rate = Callable[[SolverParameter, int, int], float]
 
+#: The largest number that Caffe's rates, which are of 32 bits, can be.
+_LARGEST = (2 - 2**-23) * 2.0**127
+
 
 @dataclass(frozen=True)
 class RatePolicy:
@@ -81,7 +84,8 @@ def learning_rate(param: SolverParameter, iteration: int, current_step: int) -> 
     """The rate at `iteration`; `current_step` is the number of multistep values passed.
 
     At the beginning it may rise to base_lr, in a line over warmup_iter (Intel Caffe) or in a
-    parabola over rampup_interval (NVCaffe). It does not fall below min_lr.
+    parabola over rampup_interval (NVCaffe). It does not fall below min_lr. What 32 bits cannot hold
+    is infinite.
     """
     if iteration < param.warmup_iter:
         return _between(param.warmup_start_lr, param.base_lr, iteration / param.warmup_iter)
@@ -90,7 +94,18 @@ def learning_rate(param: SolverParameter, iteration: int, current_step: int) -> 
         rate = _between(param.rampup_lr, param.base_lr, share)
     else:
         rate = rate_policies[param.lr_policy].rate(param, iteration, current_step)
-    return max(rate, param.min_lr) if param.HasField("min_lr") else rate
+    rate = max(rate, param.min_lr) if param.HasField("min_lr") else rate
+    return math.copysign(math.inf, rate) if abs(rate) > _LARGEST else rate
+
+
+def power(base: float, exponent: float) -> float:
+    """`base` to the power of `exponent` as C's `pow` has it, which is infinite or NaN at worst."""
+    try:
+        return math.pow(base, exponent)
+    except OverflowError:
+        return -math.inf if base < 0 and exponent % 2 == 1 else math.inf
+    except ValueError:  # zero to a negative power, or a root of a negative number
+        return math.inf if base == 0 else math.nan
 
 
 def _between(start: float, end: float, share: float) -> float:
@@ -122,28 +137,28 @@ def _fixed(param: SolverParameter, iteration: int, current_step: int) -> float:
 
 @rate_policy("step", not_negative=("gamma",), positive=("stepsize",))
 def _step(param: SolverParameter, iteration: int, current_step: int) -> float:
-    return param.base_lr * param.gamma**current_step
+    return param.base_lr * power(param.gamma, current_step)
 
 
 @rate_policy("exp", not_negative=("gamma",))
 def _exp(param: SolverParameter, iteration: int, current_step: int) -> float:
-    return param.base_lr * param.gamma**iteration
+    return param.base_lr * power(param.gamma, iteration)
 
 
 @rate_policy("inv", not_negative=("gamma",))
 def _inv(param: SolverParameter, iteration: int, current_step: int) -> float:
-    return float(param.base_lr * (1 + param.gamma * iteration) ** -param.power)
+    return param.base_lr * power(1 + param.gamma * iteration, -param.power)
 
 
 @rate_policy("multistep", not_negative=("gamma",))
 def _multistep(param: SolverParameter, iteration: int, current_step: int) -> float:
-    return param.base_lr * param.gamma**current_step
+    return param.base_lr * power(param.gamma, current_step)
 
 
 @rate_policy("poly")
 def _poly(param: SolverParameter, iteration: int, current_step: int) -> float:
     remaining = max(1.0 - iteration / param.max_iter, 0.0) if param.max_iter else 0.0
-    return float(_between(param.min_lr, param.base_lr, remaining**param.power))
+    return _between(param.min_lr, param.base_lr, power(remaining, param.power))
 
 
 @rate_policy("sigmoid", not_negative=("gamma",), positive=("stepsize",))

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn.functional import mse_loss
 
 from caffe_dns import rng
+from caffe_dns.lr_policy import power as power_of
 
 #: A kept parameter is pruned at or below the first multiple of the threshold, a pruned one spliced
 #: back above the second.
@@ -168,7 +169,7 @@ def replace(mask: Tensor, renewed: Tensor) -> Tensor:
 
 def probability(iteration: int, gamma: float, power: float) -> float:
     """The chance of surgery at this iteration, `(1 + gamma * iteration) ^ -power`."""
-    return float((1.0 + gamma * iteration) ** -power)
+    return power_of(1.0 + gamma * iteration, -power)
 
 
 def happens(

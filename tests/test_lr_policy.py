@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 
 from caffe_dns.errors import CaffeError
-from caffe_dns.lr_policy import check_policy, learning_rate, next_step
+from caffe_dns.lr_policy import check_policy, learning_rate, next_step, power
 from caffe_dns.proto.caffe_pb2 import SolverParameter
 from caffe_dns.proto.text import parse_text
 
@@ -115,6 +116,21 @@ def test_sigmoid_does_not_overflow(iteration: int, wanted: float) -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "iteration", "wanted"),
+    [
+        ("lr_policy: 'exp' gamma: 10", 38, 1e38),
+        ("lr_policy: 'exp' gamma: 10", 39, math.inf),
+        ("lr_policy: 'exp' gamma: 10", 400, math.inf),
+        ("lr_policy: 'step' gamma: 3e38 stepsize: 1", 2, math.inf),
+        ("lr_policy: 'inv' gamma: 1e30 power: -20", 1, math.inf),
+        ("lr_policy: 'poly' power: -1 max_iter: 5", 5, math.inf),
+    ],
+)
+def test_what_32_bits_do_not_hold_is_infinite(text: str, iteration: int, wanted: float) -> None:
+    assert rates(f"base_lr: 1 {text}", iteration + 1)[-1] == pytest.approx(wanted)
+
+
+@pytest.mark.parametrize(
     ("text", "message"),
     [
         ("lr_policy: 'steps'", "lr_policy: unknown learning rate policy 'steps' (did you mean 'st"),
@@ -139,3 +155,13 @@ def test_policies_that_cannot_be(text: str, message: str) -> None:
     with pytest.raises(CaffeError) as caught:
         check_policy(parse(text))
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("base", [0.0, 0.5, 1.01, 10.0, -0.5, -2.0, 3e38])
+@pytest.mark.parametrize(
+    "exponent", [0.0, 2.0, 0.75, -0.75, -1.0, 2147483647.0, -2147483648.0, 3e38]
+)
+def test_powers_are_those_of_c(base: float, exponent: float) -> None:
+    with np.errstate(all="ignore"):
+        expected = np.float64(base) ** np.float64(exponent)
+    np.testing.assert_allclose(power(base, exponent), expected, rtol=1e-15)

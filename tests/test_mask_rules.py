@@ -200,5 +200,12 @@ def test_power_zero_means_always(iteration: int) -> None:
     assert all(mask_rules.happens(seed, "s", iteration, gamma=1e-4, power=0) for seed in range(100))
 
 
+@pytest.mark.parametrize(("gamma", "power", "always"), [(1, -1e9, True), (-1, 0.5, False)])
+def test_probabilities_beyond_numbers(gamma: float, power: float, always: bool) -> None:
+    """Infinite, and none at all: the root of a negative number."""
+    happened = [mask_rules.happens(seed, "s", 5, gamma=gamma, power=power) for seed in range(100)]
+    assert happened == [always] * 100
+
+
 def test_nothing_happens_where_the_probability_is_nothing() -> None:
     assert not any(mask_rules.happens(seed, "s", 10**6, gamma=1, power=20) for seed in range(100))

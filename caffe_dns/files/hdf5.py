@@ -49,8 +49,14 @@ def open_hdf5(path: str, what: str = "cannot be read as HDF5") -> Iterator[h5py.
     except CaffeError as error:
         raise error.locate(file=path) from None
     except _H5PY_ERRORS as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else None
-        raise CaffeError(f"{what}: {reason or first_line(error)}", file=path) from None
+        raise CaffeError(f"{what}: {_reason(error)}", file=path) from None
+
+
+def _reason(error: Exception) -> str:
+    """What is wrong, in the words of the system or of HDF5."""
+    if isinstance(error, AttributeError | TypeError):  # in Python's words, which are about our code
+        return "something in it is missing, or of another kind than it should be"
+    return getattr(error, "strerror", None) or first_line(error)
 
 
 def find(group: h5py.Group, name: str | bytes) -> Any:

@@ -164,6 +164,12 @@ def test_damaged_files_are_read_or_refused(
     assert refused > 20
 
 
+def test_what_is_missing_is_not_said_in_words_about_our_code(tmp_path: Path) -> None:
+    path = make(tmp_path / "a.h5", lambda file: file.update({"iter": 0, "current_step": 0}))
+    with pytest.raises(CaffeError, match="is not a solver state in HDF5: something in it is miss"):
+        read_state(path)
+
+
 @pytest.mark.parametrize(("field", "value"), [("iter", -1), ("current_step", -7)])
 def test_states_of_negative_numbers_are_refused(tmp_path: Path, field: str, value: int) -> None:
     def fill(file: h5py.File) -> None:

@@ -138,6 +138,8 @@ def solver_formats(*, run: bool) -> dict[str, Format]:
         solver = Solver(read_solver(path).message)
         try:
             if run:
+                # For how long it trains is up to the definition, too.
+                solver.param.iter_size = min(3, solver.param.iter_size)
                 solver.step(min(2, max(0, solver.param.max_iter)))
             return None
         finally:
