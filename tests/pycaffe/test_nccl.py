@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import caffe_dns.pycaffe as caffe
 from caffe_dns.errors import CaffeError
@@ -32,8 +33,15 @@ def write(batch: int) -> None:
 
 
 def solve(words: list[str]) -> None:
-    """What train.py does in each of its processes; the last word is whether it is to fail."""
-    rank, size, uid, fails = int(words[0]), int(words[1]), words[2], words[3] == "True"
+    """What train.py does in each of its processes: its rank, their number, their uid.
+
+    Then whether it is to fail, and whether each has a GPU.
+    """
+    rank, size, uid = int(words[0]), int(words[1]), words[2]
+    fails, on_gpus = (word == "True" for word in words[3:])
+    if on_gpus:
+        caffe.set_device(rank)
+        caffe.set_mode_gpu()
     caffe.set_surgery(False)
     caffe.set_solver_count(size)
     caffe.set_solver_rank(rank)
@@ -59,14 +67,14 @@ def save(solver: caffe.SGDSolver, file: str) -> None:
     np.savez(file, *blobs(solver))
 
 
-def start(folder: Path, failing: int | None = None) -> list[int]:
+def start(folder: Path, failing: int | None = None, *, on_gpus: bool = False) -> list[int]:
     """The exit codes of two processes, which leave what they say in rank0.log and rank1.log."""
     uid = caffe.NCCL.new_uid().decode()
     environment = {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
     processes = [
         Forked(
             "tests.pycaffe.test_nccl:solve",
-            [str(rank), "2", uid, str(rank == failing)],
+            [str(rank), "2", uid, str(rank == failing), str(on_gpus)],
             folder,
             environment,
             folder / f"rank{rank}.log",
@@ -93,7 +101,26 @@ def test_ranks_are_one_process_with_a_larger_batch(folder: Path) -> None:
     ]
     assert "Iteration 4" in Path("rank0.log").read_text()
     assert not Path("rank1.log").read_text()
-    # The mean over all of 16 records is that of the means over 8 each, whoever has which.
+    for mine, value in zip(trained_alone(), saved("last1.npz"), strict=True):
+        np.testing.assert_allclose(mine, value, rtol=0, atol=1e-6)
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+def test_ranks_on_gpus(folder: Path) -> None:
+    write(batch=8)
+    assert start(folder, on_gpus=True) == [0, 0]
+    for mine, theirs in zip(saved("last1.npz"), saved("last0.npz"), strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+    caffe.set_mode_gpu()
+    for mine, value in zip(trained_alone(), saved("last1.npz"), strict=True):
+        np.testing.assert_allclose(mine, value, rtol=0, atol=1e-4)
+
+
+def trained_alone() -> list[np.ndarray]:
+    """The blobs after a training by one process, from the ranks' first ones.
+
+    The mean over all of 16 records is that of the means over 8 each, whoever has which.
+    """
     write(batch=16)
     caffe.set_surgery(False)
     alone = caffe.SGDSolver("solver.prototxt")
@@ -103,8 +130,7 @@ def test_ranks_are_one_process_with_a_larger_batch(folder: Path) -> None:
     nccl.bcast()
     alone.add_callback(nccl)
     alone.step(6)
-    for mine, value in zip(blobs(alone), saved("last1.npz"), strict=True):
-        np.testing.assert_allclose(mine, value, rtol=0, atol=1e-6)
+    return blobs(alone)
 
 
 def test_all_end_when_one_fails(folder: Path) -> None:
