@@ -6,6 +6,7 @@ and the answers back into the user's. `dns completion SHELL` prints what a shell
 
 from __future__ import annotations
 
+import re
 from copy import copy
 from typing import ClassVar
 
@@ -40,18 +41,34 @@ _WORDS = {
 class _OneDash(ShellComplete):
     """What gflags' spelling needs: `-solver` is `--solver`, with one dash in the answers, too."""
 
+    #: Whether the shell wants the `-backend=` before the value in the answer.
+    whole_words: ClassVar[bool] = True
+
     def get_completions(self, args: list[str], incomplete: str) -> list[CompletionItem]:
         one_dash = incomplete.startswith("-") and not incomplete.startswith("--")
         words = [_two_dashes(word) for word in args]
         items = super().get_completions(words, _two_dashes(incomplete))
-        if one_dash and "=" not in incomplete:
-            for item in items:
+        flag, equals, _ = incomplete.rpartition("=")
+        for item in items:
+            if equals and self.whole_words and item.type == "plain":
+                item.value = f"{flag}={item.value}"
+            elif one_dash and not equals:
                 item.value = item.value.removeprefix("-")
         return items
 
 
 class DnsBash(_OneDash, BashComplete):
     name: ClassVar[str] = "bash"
+    whole_words = False
+
+    def get_completion_args(self) -> tuple[list[str], str]:
+        """bash makes three words of `-solver=FILE`, of which the last one is completed."""
+        words, last = super().get_completion_args()
+        if last == "=":
+            words, last = [*words, last], ""
+        if len(words) > 1 and words[-1] == "=":
+            words, last = words[:-2], f"{words[-2]}={last}"
+        return words, last
 
     @staticmethod
     def _check_version() -> None:
@@ -60,10 +77,21 @@ class DnsBash(_OneDash, BashComplete):
 
 class DnsZsh(_OneDash, ZshComplete):
     name: ClassVar[str] = "zsh"
+    #: Of `-solver=FILE`, the file's name alone is completed.
+    source_template = ZshComplete.source_template.replace(
+        "_path_files", "compset -P '-*='; _path_files"
+    )
 
 
 class DnsFish(_OneDash, FishComplete):
     name: ClassVar[str] = "fish"
+    #: What completes files knows nothing of the `-solver=` before their names.
+    source_template = re.sub(
+        r"(__fish_complete_\w+) (\S+);",
+        r'string replace -r "^" -- (string match -r "^-[^=]*=" -- (commandline -ct); or echo)'
+        r" (\1 \2);",
+        FishComplete.source_template,
+    )
 
 
 SHELLS: dict[str, type[ShellComplete]] = {"bash": DnsBash, "zsh": DnsZsh, "fish": DnsFish}
