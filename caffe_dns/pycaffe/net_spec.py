@@ -222,9 +222,10 @@ def _set(layer: LayerParameter, name: str, value: Any) -> None:
         ) from None
 
 
-#: The field of LayerParameter for a layer type, by the name of its message.
+#: The field of LayerParameter for a layer type, by the name of its message. Where forks have fields
+#: with the same message, it is that of Caffe, which stands before them.
 _OWN_FIELDS: dict[str, Any] = {
     field.message_type.name.removesuffix("Parameter"): field
-    for field in LayerParameter.DESCRIPTOR.fields
+    for field in reversed(LayerParameter.DESCRIPTOR.fields)
     if field.name.endswith(_SUFFIX)
 }

@@ -130,3 +130,5 @@ def test_wrong_use() -> None:
 def test_names_of_messages() -> None:
     names = net_spec.param_name_dict()
     assert names["InnerProduct"] == "inner_product" and names["HDF5Data"] == "hdf5_data"
+    # Forks have more fields with messages of Caffe, as Convolution3D and ReLU6.
+    assert names["Convolution"] == "convolution" and names["ReLU"] == "relu"
