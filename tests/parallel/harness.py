@@ -99,7 +99,8 @@ class Ranks:
 
 def train(folder: Path, *flags: str, size: int = 2) -> Ranks:
     """Train to the end of solver.prototxt, which has to go well, and the same on all ranks."""
-    ranks = Ranks(folder, "train", "--solver", "solver.prototxt", *flags, size=size)
+    command = ["train", "--solver", "solver.prototxt", "--precision", "fp32"]
+    ranks = Ranks(folder, *command, *flags, size=size)
     assert ranks.wait() == [0] * size, "".join(ranks.said(r)[-2000:] for r in range(size))
     assert not ranks.complaints()
     for rank in range(1, size):

@@ -106,6 +106,19 @@ def assert_close(mine: dict[str, np.ndarray], theirs: dict[str, np.ndarray]) -> 
         np.testing.assert_allclose(values, theirs[key], rtol=0, atol=1e-6, err_msg=key)
 
 
+@pytest.fixture(params=["CPU", pytest.param("GPU", marks=pytest.mark.slow)])
+def mode(request: pytest.FixtureRequest) -> str:
+    """Where ranks run; a test with it has a number of ranks, `size`."""
+    mode: str = request.param
+    need_gpus(mode, request.getfixturevalue("size"))
+    return mode
+
+
+def need_gpus(mode: str, size: int) -> None:
+    if mode == "GPU" and torch.cuda.device_count() < size:
+        pytest.skip("needs a GPU for each rank")
+
+
 @pytest.mark.parametrize(
     ("size", "kind", "extra", "masks"),
     [
@@ -119,9 +132,9 @@ def assert_close(mine: dict[str, np.ndarray], theirs: dict[str, np.ndarray]) -> 
     ],
 )
 def test_ranks_do_what_passes_do(
-    tmp_path: Path, size: int, kind: str, extra: str, masks: str
+    tmp_path: Path, mode: str, size: int, kind: str, extra: str, masks: str
 ) -> None:
-    prepare(tmp_path, "surgery_iter_gamma: 0.1", kind, extra, size)
+    prepare(tmp_path, f"surgery_iter_gamma: 0.1 solver_mode: {mode}", kind, extra, size)
     ranks = train(tmp_path, size=size)
     whole = ranks.blobs(0)
     pruned = [v for key, v in whole.items() if key[-1] in masks and "history" not in key]
@@ -156,9 +169,10 @@ def test_ranks_do_what_passes_do(
 @pytest.mark.slow
 @pytest.mark.parametrize("size", [4, 8])
 @pytest.mark.parametrize("kind", ["InnerProduct", "CInnerProduct"])
-def test_ranks_stay_alike(tmp_path: Path, size: int, kind: str) -> None:
+def test_ranks_stay_alike(tmp_path: Path, mode: str, size: int, kind: str) -> None:
     """`train` compares weights, masks and histories of all ranks at the end."""
-    prepare(tmp_path, "surgery_iter_gamma: 0.01 max_iter: 500 test_interval: 100", kind, size=size)
+    settings = f"surgery_iter_gamma: 0.01 max_iter: 500 test_interval: 100 solver_mode: {mode}"
+    prepare(tmp_path, settings, kind, size=size)
     train(tmp_path, size=size)
 
 
@@ -167,10 +181,11 @@ def test_ranks_stay_alike(tmp_path: Path, size: int, kind: str) -> None:
     [(2, BATCH, 2), pytest.param(8, BATCH // 2, 1, marks=pytest.mark.slow)],
 )
 def test_a_state_of_four_ranks_resumes_on_another_number(
-    tmp_path: Path, size: int, batch: int, passes: int
+    tmp_path: Path, mode: str, size: int, batch: int, passes: int
 ) -> None:
     """Other ranks that read as many records in an iteration come to the same."""
-    prepare(tmp_path, "surgery_iter_gamma: 0.1", size=4)
+    need_gpus(mode, 4)
+    prepare(tmp_path, f"surgery_iter_gamma: 0.1 solver_mode: {mode}", size=4)
     four = train(tmp_path, size=4).blobs(0)
     net = (tmp_path / "net.prototxt").read_text()
     assert f"batch_size: {BATCH}" in net
@@ -249,9 +264,9 @@ def test_a_rank_that_dies_ends_the_others_and_is_named(endless: Ranks) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("size", [4, 8])
-def test_one_of_many_ranks_that_dies_is_named(tmp_path: Path, size: int) -> None:
+def test_one_of_many_ranks_that_dies_is_named(tmp_path: Path, mode: str, size: int) -> None:
     """With the pauses between beats that runs have."""
-    prepare(tmp_path, LONG, size=size)
+    prepare(tmp_path, f"{LONG} solver_mode: {mode}", size=size)
     ranks = Ranks(tmp_path, "train", "--solver", "solver.prototxt", size=size, beat=BEAT)
     try:
         ranks.wait_for(lambda text: "Iteration 20, lr" in text)
@@ -261,7 +276,7 @@ def test_one_of_many_ranks_that_dies_is_named(tmp_path: Path, size: int) -> None
         ranks.kill()
     assert codes == [-signal.SIGKILL if rank == 2 else 1 for rank in range(size)]
     line = ranks.complaint()
-    assert line.startswith("dns: rank 2 (CPU of ")
+    assert line.startswith(f"dns: rank 2 ({'CPU' if mode == 'CPU' else 'GPU 2'} of ")
     assert line.endswith(") is gone, so all ranks end")
 
 
