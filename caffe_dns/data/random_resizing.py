@@ -16,9 +16,9 @@ from caffe_dns.data.boxes import Size
 from caffe_dns.data.datum import Image, channels_first
 from caffe_dns.data.resizing import resize
 from caffe_dns.data.sources import ImageSource
-from caffe_dns.data.transform import refuse_fields
 from caffe_dns.errors import CaffeError
 from caffe_dns.proto.caffe_pb2 import ResizeParameter, TransformationParameter
+from caffe_dns.proto.fields import refuse_fields
 
 Item = TypeVar("Item")
 
@@ -51,7 +51,7 @@ def resizes(param: TransformationParameter) -> bool:
 
 def refuse_resizing(param: TransformationParameter) -> None:
     """Raise CaffeError, with the field, for what only Data and ImageData do to images."""
-    refuse_fields(param, _FIELDS, "Data and ImageData")
+    refuse_fields(param, "transform_param", _FIELDS, "Data and ImageData")
 
 
 class ResizedSource(ImageSource[tuple[int, Item]]):

@@ -7,7 +7,7 @@ Decoding is not done here.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TypeAlias
@@ -24,6 +24,9 @@ from caffe_dns.errors import CaffeError
 from caffe_dns.files.reading import read_file
 from caffe_dns.proto.blobs import blob_to_array
 from caffe_dns.proto.caffe_pb2 import TRAIN, BlobProto, TransformationParameter
+from caffe_dns.proto.fields import refuse_fields
+from caffe_dns.proto.forks import renumber_blob
+from caffe_dns.proto.wire import Malformed
 
 ImageShape: TypeAlias = tuple[int, int, int]
 
@@ -241,16 +244,7 @@ class Transform:
 
 def refuse_annotated(param: TransformationParameter) -> None:
     """Raise CaffeError, with the field, for what only AnnotatedData does to images."""
-    refuse_fields(param, _OF_ANNOTATED_DATA, "AnnotatedData")
-
-
-def refuse_fields(param: TransformationParameter, fields: Iterable[str], types: str) -> None:
-    """Raise CaffeError for the first of the fields that is given; they are for `types` only."""
-    for field in fields:
-        if param.HasField(field):
-            raise CaffeError(
-                f"is for layers of type {types} only", field=f"transform_param.{field}"
-            )
+    refuse_fields(param, "transform_param", _OF_ANNOTATED_DATA, "AnnotatedData")
 
 
 def crop(images: Image, cut: Cut, size: int) -> Image:
@@ -277,20 +271,24 @@ def crop_all(images: Image, cuts: IntArray, size: int) -> Image:
 def read_mean(path: str) -> Tensor:
     """The mean image in a binaryproto file, float32 [channels, height, width].
 
+    The mean of clips, [channels, length, height, width], has the planes of all frames as channels.
     Raises CaffeError when the file cannot be read or holds no image.
     """
     field = "transform_param.mean_file"
     blob = BlobProto()
     try:
-        blob.ParseFromString(read_file(path))
+        raw = read_file(path)
+        blob.ParseFromString(renumber_blob(memoryview(raw)) or raw)
         values = blob_to_array(blob, "the mean")
     except OSError as error:
         raise CaffeError(f"{path} cannot be read: {error.strerror}", field=field) from None
-    except DecodeError:
+    except (DecodeError, Malformed):
         raise CaffeError(f"{path} is not a BlobProto file", field=field) from None
     except CaffeError as error:
         raise CaffeError(f"{path}: {error.message}", field=field) from None
     shape = (1,) * (4 - values.ndim) + values.shape
+    if len(shape) == 5:
+        shape = (shape[0], shape[1] * shape[2], *shape[3:])
     if len(shape) != 4 or shape[0] != 1 or not values.size:
         raise CaffeError(
             f"{path} holds no single image, but values of {shape_text(shape)}", field=field

@@ -25,7 +25,7 @@ from caffe_dns.data.sources import ImageSource
 from caffe_dns.data.transform import RecordDraws, Transform
 from caffe_dns.errors import CaffeError
 from caffe_dns.layers.base import Context, Layer, Shape
-from caffe_dns.proto.caffe_pb2 import TRAIN, LayerParameter
+from caffe_dns.proto.caffe_pb2 import TRAIN, LayerParameter, TransformationParameter
 
 #: How many batches back a label that does not fit is looked for: those of iter_size, and more.
 _BATCHES_LOOKED_AT = 64
@@ -146,8 +146,12 @@ class ImageBatchLayer(BatchDataLayer):
     def records(self) -> ImageSource[Any]:
         """The images as they are stored, in the order in which batches have them."""
 
+    def transform_settings(self) -> TransformationParameter:
+        """What is done to each image."""
+        return self.param.transform_param
+
     def build(self, bottom_shapes: Sequence[Shape]) -> None:
-        settings = self.param.transform_param
+        settings = self.transform_settings()
         #: Whether images get a random size before they are cropped.
         self.resizes = resizes(settings)
         self.transform = Transform(settings, self.param.phase)

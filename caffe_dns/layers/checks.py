@@ -39,14 +39,6 @@ def check_positive(layer: Layer, field: str, names: Sequence[str]) -> None:
             raise layer.error("must be positive", f"{field}.{name}")
 
 
-def refuse_fields(layer: Layer, field: str, names: Sequence[str], types: str) -> None:
-    """Raise CaffeError for the first of these settings that is given: they are for other types."""
-    settings = getattr(layer.param, field)
-    for name in names:
-        if settings.HasField(name):
-            raise layer.error(f"is for layers of type {types} only", f"{field}.{name}")
-
-
 def check_indices(layer: Layer, indices: Tensor, limit: int, what: str) -> None:
     """Raise CaffeError when an entry of `indices` lies outside [0, limit).
 

@@ -14,12 +14,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from caffe_dns.layers.base import Shape, check_shape, count, layer_types
-from caffe_dns.layers.checks import refuse_fields
 from caffe_dns.layers.masked import DeviationMasks, MagnitudeMasks, WeightedLayer
 from caffe_dns.layers.spatial import spatial_setting
 from caffe_dns.layers.strided import StridedConvolution
 from caffe_dns.layers.weight_gradients import Convolved
 from caffe_dns.proto.caffe_pb2 import CConvolutionParameter, ConvolutionParameter
+from caffe_dns.proto.fields import refuse_fields
 
 #: Products in a forward pass from which a memory format for speed pays (measured on two cores).
 LARGE_CONVOLUTION = 10_000_000
@@ -48,8 +48,10 @@ class BaseConvolution(WeightedLayer):
 
     def build(self, bottom_shapes: Sequence[Shape]) -> None:
         settings = self.param.convolution_param
-        refuse_fields(self, "convolution_param", _OVER_TIME, "Convolution3D and Deconvolution3D")
-        refuse_fields(self, "convolution_param", _SHAPES, "NdConvolution")
+        refuse_fields(
+            settings, "convolution_param", _OVER_TIME, "Convolution3D and Deconvolution3D"
+        )
+        refuse_fields(settings, "convolution_param", _SHAPES, "NdConvolution")
         shape = bottom_shapes[0]
         self.channel_axis = self.axis(settings.axis, len(shape), "convolution_param.axis")
         self.output_axis = self.channel_axis

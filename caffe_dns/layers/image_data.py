@@ -10,6 +10,7 @@ from caffe_dns.data.image_files import ImageListSource, ReadSettings, read_image
 from caffe_dns.data.sources import Order
 from caffe_dns.layers.base import Shape, layer_types
 from caffe_dns.layers.batch_data import ImageBatchLayer
+from caffe_dns.proto.fields import refuse_fields
 
 
 @layer_types.register("ImageData")
@@ -24,6 +25,8 @@ class ImageData(ImageBatchLayer):
 
     def build(self, bottom_shapes: Sequence[Shape]) -> None:
         settings = self.param.image_data_param
+        clips = ("new_length", "use_image", "use_temporal_jitter", "sampling_rate")
+        refuse_fields(settings, "image_data_param", clips, "VideoData")
         self.batch_size = settings.batch_size
         self.check_batch_size("image_data_param.batch_size")
         if not settings.source:

@@ -15,9 +15,9 @@ from torch import Generator, Tensor
 
 from caffe_dns import kernels
 from caffe_dns.layers.base import Layer, Shape, check_shape, layer_types
-from caffe_dns.layers.checks import refuse_fields
 from caffe_dns.layers.spatial import MOST
 from caffe_dns.proto.caffe_pb2 import PoolingParameter
+from caffe_dns.proto.fields import refuse_fields
 
 Pair = tuple[int, int]
 
@@ -196,9 +196,9 @@ class Pooling(Layer):
 
     def build(self, bottom_shapes: Sequence[Shape]) -> None:
         settings = self.param.pooling_param
-        refuse_fields(self, "pooling_param", ("kernel_depth", "temporal_stride"), "Pooling3D")
+        refuse_fields(settings, "pooling_param", ("kernel_depth", "temporal_stride"), "Pooling3D")
         shapes = ("kernel_shape", "stride_shape", "pad_shape")
-        refuse_fields(self, "pooling_param", shapes, "NdPooling")
+        refuse_fields(settings, "pooling_param", shapes, "NdPooling")
         self.method = settings.pool
         if self.num_tops > 1 and self.method != PoolingParameter.MAX:
             raise self.error("only MAX has a second top", "pooling_param.pool")

@@ -1,10 +1,14 @@
-"""Questions about message fields that the protobuf releases from 4.25 to 7 answer differently."""
+"""Questions about message fields, which protobuf releases from 4.25 to 7 answer differently."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import cache
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.message import Message
+
+from caffe_dns.errors import CaffeError
 
 
 def is_repeated(field: FieldDescriptor) -> bool:
@@ -24,3 +28,13 @@ def is_required(field: FieldDescriptor) -> bool:
 def required_names(message: Descriptor) -> tuple[str, ...]:
     """The fields without which a message of this type is not complete."""
     return tuple(field.name for field in message.fields if is_required(field))
+
+
+def refuse_fields(settings: Message, place: str, names: Iterable[str], types: str) -> None:
+    """Raise CaffeError for the first of these fields that is given; they are for `types` only.
+
+    `place` is the name of the settings in a layer.
+    """
+    for name in names:
+        if settings.HasField(name):
+            raise CaffeError(f"is for layers of type {types} only", field=f"{place}.{name}")

@@ -45,6 +45,18 @@ _CONVOLUTION_3D = {
     (12, VARINT): 2102,
 }
 
+#: Of C3D's video_data_param: new_height and further.
+_VIDEO_DATA = {
+    (9, VARINT): 10,
+    (10, VARINT): 11,
+    (11, VARINT): 12,
+    (12, LENGTH): 13,
+    (13, VARINT): 9,
+    (15, VARINT): 2101,
+    (16, VARINT): 2102,
+    (17, VARINT): 2103,
+}
+
 #: Layer type -> the number of a field in a fork -> what it is here.
 _MOVED: dict[str, dict[int, Moved]] = {
     # yiwenguo's surgery fork; BVLC has elu_param and bias_param there.
@@ -115,6 +127,8 @@ _MOVED: dict[str, dict[int, Moved]] = {
             },
         ),
     },
+    # video-caffe; C3D.
+    "VideoData": {7777: Moved(2132), 6660: Moved(2132, _VIDEO_DATA)},
     # PVANet.
     "Proposal": {8266713: Moved(2126)},
     # SphereFace; L-Softmax; caffe-face.
@@ -168,15 +182,18 @@ def _renumber_old_layer(layer: memoryview) -> bytes | None:
     done = 0
     for found in read_fields(layer):
         if (found.number, found.wire_type) == (_OLD_BLOBS, LENGTH):
-            blob = _renumber_blob(layer[found.value : found.end])
+            blob = renumber_blob(layer[found.value : found.end])
             if blob is not None:
                 parts += layer[done : found.start], _message(_OLD_BLOBS, blob)
                 done = found.end
     return b"".join([*parts, layer[done:]]) if parts else None
 
 
-def _renumber_blob(blob: memoryview) -> bytes | None:
-    """A blob of C3D 1.0 with its five extents as a shape; None for one of anybody else."""
+def renumber_blob(blob: memoryview) -> bytes | None:
+    """A blob of C3D 1.0 with its five extents as a shape; None for one of anybody else.
+
+    Raises Malformed for what is no message.
+    """
     fields = list(read_fields(blob))
     if (_C3D_EXTENTS[-1], VARINT) not in {(f.number, f.wire_type) for f in fields}:
         return None

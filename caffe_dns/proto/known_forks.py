@@ -5,7 +5,7 @@ from __future__ import annotations
 #: Fork -> message -> the fields that its caffe.proto adds and that definitions use.
 FIELDS = {
     "SSD": {
-        "LayerParameter": "video_data_param",
+        "VideoDataParameter": "video_type device_id video_file skip_frames",
         "SolverParameter": "plateau_winsize",
     },
     "DeepLab": {
@@ -70,7 +70,14 @@ FIELDS = {
         "seg_scales seg_resize_width seg_resize_height difficult_label_warmup",
     },
     "C3D": {
-        "ImageDataParameter": "new_length use_image show_data",
+        "ImageDataParameter": "show_data",
+        "VideoDataParameter": "show_data max_sampling_rate use_sampling_rate_jitter "
+        "use_multiple_label num_of_labels",
+    },
+    "TSN": {
+        "VideoDataParameter": "num_segments modality name_pattern encoded grayscale",
+        "TransformationParameter": "fix_crop more_fix_crop multi_scale scale_ratios max_distort "
+        "is_flow original_image upper_size upper_height upper_width",
     },
     "SkimCaffe": {
         "SolverParameter": "prune_threshold max_threshold_factor winograd_sparsity_factor "
@@ -87,7 +94,6 @@ FIELDS = {
 
 #: Fork -> the layer types that it adds and that definitions use.
 LAYER_TYPES = {
-    "SSD": "VideoData",
     "DeepLab": "DenseCRF DomainTransform ImageSegData MatRead MatWrite SegAccuracy "
     "UniqueLabel BiasChannel AdaptiveBiasChannel",
     "PSPNet": "SegAccuracy",

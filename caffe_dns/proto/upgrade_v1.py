@@ -55,6 +55,7 @@ _LAYER_TYPES = {
     V1LayerParameter.CONVOLUTION3D: "Convolution3D",
     V1LayerParameter.POOLING3D: "Pooling3D",
     V1LayerParameter.DECONVOLUTION3D: "Deconvolution3D",
+    V1LayerParameter.VIDEO_DATA: "VideoData",
 }
 
 _SHARE_MODES = {
@@ -77,6 +78,7 @@ _DATA_PARAMS = {
     V1LayerParameter.DATA: "data_param",
     V1LayerParameter.IMAGE_DATA: "image_data_param",
     V1LayerParameter.WINDOW_DATA: "window_data_param",
+    V1LayerParameter.VIDEO_DATA: "image_data_param",
 }
 _TRANSFORM_FIELDS = ("scale", "mean_file", "crop_size", "mirror")
 

@@ -5,10 +5,10 @@ from tests.nets import input_layer, layer, refused
 
 
 def test_fields_of_forks_are_named_with_all_that_have_them() -> None:
-    assert forks_with_field("LayerParameter", "video_data_param") == "SSD"
+    assert forks_with_field("VideoDataParameter", "video_file") == "SSD"
     assert forks_with_field("BatchNormParameter", "engine") == "NVCaffe and Intel Caffe"
     assert forks_with_field("LayerParameter", "engine_param") is None
-    assert forks_with_field("NetParameter", "video_data_param") is None
+    assert forks_with_field("NetParameter", "video_file") is None
 
 
 def test_no_field_and_no_layer_type_of_ours_is_called_foreign() -> None:

@@ -91,8 +91,8 @@ PARAM = "layer.convolution_param"
         ),
         (
             layer("video_data_param { skip_frames: 3 }"),
-            "3: layer.video_data_param: unknown field 'video_data_param' in LayerParameter "
-            "(column 3): this is a field of SSD, which dns does not have",
+            "3: layer.video_data_param.skip_frames: unknown field 'skip_frames' in "
+            "VideoDataParameter (column 22): this is a field of SSD, which dns does not have",
         ),
         (
             layer("pooling_param { pool: MIX }"),
