@@ -2,6 +2,9 @@
 
 import os
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 # Small tensors gain nothing from more threads, and two test runs side by side would wait for each
 # other. Set before torch is imported.
@@ -10,3 +13,19 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Processes that tests start find this tree wherever they run, and packages where this one has them.
 _path = [str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
 os.environ["PYTHONPATH"] = os.pathsep.join(_path)
+
+#: What is compiled for the tests of this folder is compiled once in each process.
+TOGETHER = "tests/sparse/"
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """With `--dist loadfile`, have the files of that folder go to one process."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file: str = super()._split_scope(nodeid)
+            return TOGETHER if file.startswith(TOGETHER) else file
+
+    return Scheduling(config, log) if config.getoption("dist") == "loadfile" else None

@@ -21,8 +21,8 @@ Statistics = batch_norm.Statistics
 #: Each shape, and whether channels are innermost: several blocks of channels, of rows, one number.
 LAYOUTS = [
     ((7, 5), False),
-    ((3, 20, 4, 5), False),
-    ((3, 70, 4, 5), True),
+    ((3, 4, 4, 5), False),
+    ((3, 70, 2, 3), True),
     ((2, 3, 40, 41), False),
     ((2, 3, 40, 41), True),
     ((1100, 2), False),

@@ -33,16 +33,19 @@ def draw(last: bool, dtype: torch.dtype) -> tuple[torch.Generator, torch.Tensor]
     Two blocks, of rows, and of channels where they are innermost.
     """
     generator = torch.Generator().manual_seed(3)
-    shape = (2, 70, 5, 6) if last else (2, 20, 7, 9)
+    shape = (2, 70, 4, 5) if last else (2, 6, 7, 9)
     bottom = torch.randint(-3, 3, shape, generator=generator).to(DEVICE, dtype)
     return generator, bottom.contiguous(
         memory_format=torch.channels_last if last else torch.contiguous_format
     )
 
 
-@pytest.mark.parametrize("window", WINDOWS)
 @pytest.mark.parametrize("last", [False, True])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("window", "dtype"),
+    [(window, torch.float32) for window in WINDOWS]
+    + [(window, torch.bfloat16) for window in WINDOWS[::3]],
+)
 def test_the_same_as_the_layer(window: Window, last: bool, dtype: torch.dtype) -> None:
     generator, bottom = draw(last, dtype)
     bottom.requires_grad_()
@@ -58,9 +61,10 @@ def test_the_same_as_the_layer(window: Window, last: bool, dtype: torch.dtype) -
     assert torch.equal(gradient, expected)
 
 
-@pytest.mark.parametrize("window", WINDOWS[:4])
 @pytest.mark.parametrize("last", [False, True])
-@pytest.mark.parametrize("relu", [False, True])
+@pytest.mark.parametrize(
+    ("window", "relu"), [*((window, True) for window in WINDOWS[:4]), (WINDOWS[1], False)]
+)
 def test_a_bias_and_a_relu_before(window: Window, last: bool, relu: bool) -> None:
     generator, bottom = draw(last, torch.float32)
     bias = torch.randint(-2, 3, bottom.shape[1:2], generator=generator)

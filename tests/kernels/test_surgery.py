@@ -190,11 +190,11 @@ BOTH = DATA + conv("one", "data") + conv("two", "one", kind="CConvolution")
 BOTH += ip("three", "two", "threshold: 0.4") + ip("four", "three", kind="CInnerProduct")
 STAGES = """
 base_lr: 0.1 lr_policy: "fixed" surgery_iter_gamma: 0.05
-surgery_stage { iterations: 30 }
+surgery_stage { iterations: 15 }
 surgery_stage {
-  iterations: 30 layer { name: "one" threshold: 1.1 } layer { name: "two" c_rate: 0.1 }
+  iterations: 15 layer { name: "one" threshold: 1.1 } layer { name: "two" c_rate: 0.1 }
 }
-surgery_stage { iterations: 30 layer { name: "three" sparsity: 0.5 } layer { name: "four" } }
+surgery_stage { iterations: 15 layer { name: "three" sparsity: 0.5 } layer { name: "four" } }
 """
 
 
@@ -202,12 +202,12 @@ def train(with_kernel: bool) -> tuple[list[int], list[list[Count]], list[Tensor]
     """The iterations at which masks changed, the counts of all displays, and masks on the way."""
     net, surgeon = make_surgeon(BOTH, STAGES)
     renewed, counts, found = [], [], []
-    for begin in range(0, 90, 15):
-        renewed += operated(net, surgeon, range(begin, begin + 15))
+    for begin in range(0, 45, 9):
+        renewed += operated(net, surgeon, range(begin, begin + 9))
         assert (surgeon._renewal._kernel is not None) == with_kernel
         counts.append(surgeon.display())
         found += masks(net)
-    surgeon.update_masks_for_last_display(89)
+    surgeon.update_masks_for_last_display(44)
     return renewed, counts, found + masks(net)
 
 
@@ -218,7 +218,7 @@ def test_the_same_as_one_layer_after_the_other(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(kernels, "wanted", lambda device: True)
     together = train(with_kernel=True)
     assert together[:2] == apart[:2]
-    assert len(apart[0]) > 30
+    assert len(apart[0]) > 15
     assert all(torch.equal(*pair) for pair in zip(apart[2], together[2], strict=True))
 
 
