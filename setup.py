@@ -1,4 +1,4 @@
-"""What pyproject.toml cannot say: the wheel also has the models and the proto."""
+"""What pyproject.toml cannot say: what else a wheel has, and an editable installation has not."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 
 from setuptools import setup
 from setuptools.command.build_py import build_py
+from setuptools.command.editable_wheel import editable_wheel
 
 
 class BuildWithModels(build_py):
@@ -23,9 +24,25 @@ class BuildWithModels(build_py):
                 shutil.copyfile(file, package / file)
 
 
+class EditableByLink(editable_wheel):
+    """Installs the path of a folder that leads to the package and to nothing else.
+
+    From the project's own folder, programs would import its tools and tests for theirs. Of a path,
+    Python starts in half the time that setuptools' finders take.
+    """
+
+    def finalize_options(self) -> None:
+        link = Path(".editable", "caffe_dns")
+        if not link.is_symlink():
+            link.parent.mkdir(exist_ok=True)
+            link.symlink_to(Path("..", "caffe_dns"))
+        self.distribution.package_dir = {"": ".editable"}
+        super().finalize_options()
+
+
 def _is_left_over(file: Path) -> bool:
     """Whether training has left the file beside a model."""
     return any(word in file.name for word in ("_iter_", "_target_solver", "_pruned.", "_exported."))
 
 
-setup(cmdclass={"build_py": BuildWithModels})
+setup(cmdclass={"build_py": BuildWithModels, "editable_wheel": EditableByLink})

@@ -115,6 +115,16 @@ def test_a_wheel_is_enough(checkout: Path, wheel: Path, tmp_path: Path) -> None:
         assert done.returncode == 0, done.stdout
 
 
+def test_an_editable_installation_has_the_package_alone(checkout: Path, tmp_path: Path) -> None:
+    """Not tools/ and tests/, which programs would import in the place of theirs."""
+    made = build("editable", checkout, tmp_path)
+    with zipfile.ZipFile(made) as archive:
+        (name,) = (name for name in archive.namelist() if name.endswith(".pth"))
+        path = Path(archive.read(name).decode().strip())
+    assert [file.name for file in path.glob("[!.]*") if file.suffix != ".egg-info"] == ["caffe_dns"]
+    assert (path / "caffe_dns").resolve() == (checkout / "caffe_dns").resolve()
+
+
 def test_models_are_put_where_they_are_missing(
     capfd: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -68,7 +68,8 @@ def problem(name: str, batch: int | None, device: torch.device) -> tuple[nn.Modu
     size = batch or plain.batch
     images = torch.rand(size, *plain.image, device=device)
     labels = torch.randint(0, plain.classes, (size,), device=device)
-    net = plain.build().to(device, memory_format=torch.channels_last)
+    net = plain.build().to(device)
+    net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return net, [images.to(memory_format=torch.channels_last), labels]
 
 

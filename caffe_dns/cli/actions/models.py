@@ -11,7 +11,7 @@ import caffe_dns
 from caffe_dns.errors import CaffeError, nearest
 from caffe_dns.files import write_atomically
 
-_PACKAGE = Path(caffe_dns.__file__).parent
+_PACKAGE = Path(caffe_dns.__file__).resolve().parent
 #: In an installed package, and in the project itself.
 _PLACES = (_PACKAGE / "models", _PACKAGE.parent / "models")
 _ENDINGS = (".prototxt", ".md")
