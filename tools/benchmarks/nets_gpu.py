@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
 """How fast nets of models/ train, and with how much memory: caffe_dns against plain PyTorch.
 
-    python tools/benchmarks/nets_gpu.py [--nets NET ...] [--precisions P ...] [--rounds N] ...
+    python tools/benchmarks/nets_gpu.py [--nets NET ...] [--precisions P ...] [--rows ROW ...] ...
 
 Images are on the GPU already. PyTorch trains the same layers, written by hand (`plain_nets`), with
 fused SGD; in tf32 and bf16 in channels_last. Of eager or as a CUDA graph, with or without cuDNN's
 benchmark, the fastest counts; with --compile, there is a row for torch.compile as well. The
-contestants train in turn, round after round. Printed are medians of the rounds; ratios are ours to
-PyTorch's, for the speed the median of the ratios within each round. Memory is the most that tensors
+contestants train in turn, round after round. Printed are medians of the rounds; ratios are to the
+first row, for the speed the median of the ratios within each round. Memory is the most that tensors
 took at any time. Runs on a CPU as well, where nobody captures and memory is not counted.
 """
 
@@ -39,6 +39,7 @@ ROWS: dict[str, dict[str, Make]] = {
     "dns train --no-surgery": {"": partial(ours, surgery=False)},
 }
 COMPILED = "PyTorch, compiled"
+TITLES = (PLAIN, COMPILED, *list(ROWS)[1:])
 #: Modes of torch.compile; what captures by itself cannot be captured.
 MODES = ("default", "max-autotune-no-cudagraphs")
 
@@ -53,16 +54,19 @@ class Entry:
     figure: Figure
 
 
-def start_processes(device: str, modes: Sequence[str]) -> dict[str, dict[str, ContestantProcess]]:
-    """A process for each candidate of each row; `modes` are those of torch.compile."""
+def start_processes(
+    device: str, modes: Sequence[str], titles: Sequence[str]
+) -> dict[str, dict[str, ContestantProcess]]:
+    """A process for each candidate of these rows; `modes` are those of torch.compile."""
     makes = dict(ROWS)
     if modes:
         makes[COMPILED] = {mode: partial(theirs, benchmark=True, mode=mode) for mode in modes}
     if device == "cpu":  # without cuDNN
         makes[PLAIN] = {"": theirs}
     return {
-        title: {settings: ContestantProcess(make) for settings, make in candidates.items()}
-        for title, candidates in makes.items()
+        title: {settings: ContestantProcess(make) for settings, make in makes[title].items()}
+        for title in titles
+        if title in makes
     }
 
 
@@ -117,10 +121,10 @@ def line(
     milliseconds = statistics.median(run[title] for run in runs)
     text = f"{milliseconds:9.3f}{1000 * batch / milliseconds:11.0f}"
     text += f"{entry.figure.memory / (1 << 30):8.2f}"
-    if PLAIN in entries:
-        speed = statistics.median(run[PLAIN] / run[title] for run in runs)
-        memory = entry.figure.memory / (entries[PLAIN].figure.memory or 1)
-        text += f"{speed:8.2f}{memory:8.2f}"
+    first = next(iter(entries))
+    speed = statistics.median(run[first] / run[title] for run in runs)
+    memory = entry.figure.memory / (entries[first].figure.memory or 1)
+    text += f"{speed:8.2f}{memory:8.2f}"
     return f"{text}  {entry.title}"
 
 
@@ -143,6 +147,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=0.3, help="of each turn")
     parser.add_argument("--batch", type=int, help="instead of each net's own")
+    parser.add_argument("--rows", nargs="+", choices=TITLES, default=TITLES)
     parser.add_argument(
         "--compile",
         nargs="*",
@@ -155,9 +160,9 @@ def parse_options() -> argparse.Namespace:
 def main() -> None:
     options = parse_options()
     modes = MODES[:1] if options.compile == [] else options.compile or ()
-    rows = start_processes(options.device, modes)
+    rows = start_processes(options.device, modes, options.rows)
     print(f"{device_name(options.device)}, torch {torch.__version__}")
-    print(f"Medians of {options.rounds} rounds; speed and memory are ratios to {PLAIN}\n")
+    print(f"Medians of {options.rounds} rounds; speed and memory are ratios to the first row\n")
     for name in options.nets:
         batch = options.batch or NETS[name].batch
         for precision in options.precisions:
