@@ -257,14 +257,20 @@ class LRN(SameShape):
         bottom = values.float() if self.context.activations is not None else values
         squares = bottom.square()
         if self.within:
-            sums = F.avg_pool2d(squares, self.size, 1, self.size // 2, divisor_override=1)
+            size = self._reaching(max(squares.shape[2:]))
+            sums = F.avg_pool2d(squares, size, 1, size // 2, divisor_override=1)
             share = self.alpha / self.size**2
         else:
+            size = self._reaching(squares.shape[1])
             on_cpu = squares.device.type == "cpu"
-            sums = (add_neighbours if on_cpu else pool_neighbours)(squares, self.size)
+            sums = (add_neighbours if on_cpu else pool_neighbours)(squares, size)
             share = self.alpha / self.size
         top = bottom * sums.mul_(share).add_(self.k).pow(-self.beta)
         return top.to(values.dtype)
+
+    def _reaching(self, extent: int) -> int:
+        """The size, or what reaches all of such an extent from everywhere: the rest is zeros."""
+        return min(self.size, max(2 * extent - 1, 1))
 
 
 def add_neighbours(values: Tensor, size: int) -> Tensor:

@@ -206,7 +206,7 @@ def slow_lrn(bottom: np.ndarray, size: int, alpha: float, beta: float, k: float)
     return top
 
 
-@pytest.mark.parametrize("size", [1, 3, 9])
+@pytest.mark.parametrize("size", [1, 3, 9, 2**31 - 1])
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
 def test_lrn_across_channels(size: int, memory_format: torch.memory_format) -> None:
     text = f'type: "LRN" top: "t" lrn_param {{ local_size: {size} alpha: 0.5 beta: 0.75 k: 2 }}'
@@ -231,16 +231,20 @@ def test_both_ways_to_sum_channels_agree(size: int, memory_format: torch.memory_
     np.testing.assert_allclose(pooled[:, 3], near, rtol=1e-12)
 
 
-def test_lrn_within_channel_ignores_k() -> None:
+@pytest.mark.parametrize("size", [5, 9, 13, 65535, 2**31 - 1])
+def test_lrn_within_channel_ignores_k(size: int) -> None:
+    alpha = 0.02 * size**2
     text = (
-        'type: "LRN" top: "t" lrn_param '
-        "{ local_size: 5 alpha: 0.5 beta: 0.75 k: 3 norm_region: WITHIN_CHANNEL }"
+        f'type: "LRN" top: "t" lrn_param {{ local_size: {size} alpha: {alpha} beta: 0.75 k: 3 '
+        "norm_region: WITHIN_CHANNEL }"
     )
     layer = make_layer(text, (2, 3, 4, 6))
     bottom = draw(2, 3, 4, 6)
-    padded = np.pad(bottom.numpy() ** 2, ((0, 0), (0, 0), (2, 2), (2, 2)))
-    near = sum(padded[:, :, y : y + 4, x : x + 6] for y in range(5) for x in range(5))
-    expected = bottom.numpy() * (1 + 0.5 / 25 * near) ** -0.75
+    reach = min(size // 2, 6)
+    padded = np.pad(bottom.numpy() ** 2, ((0, 0), (0, 0), (reach, reach), (reach, reach)))
+    window = range(2 * reach + 1)
+    near = sum(padded[:, :, y : y + 4, x : x + 6] for y in window for x in window)
+    expected = bottom.numpy() * (1 + layer.alpha / size**2 * near) ** -0.75
     np.testing.assert_allclose(layer(bottom), expected, rtol=1e-10)
     assert torch.autograd.gradcheck(layer, bottom.requires_grad_())
 
