@@ -244,7 +244,7 @@ def test_lrn_within_channel_ignores_k(size: int) -> None:
     padded = np.pad(bottom.numpy() ** 2, ((0, 0), (0, 0), (reach, reach), (reach, reach)))
     window = range(2 * reach + 1)
     near = sum(padded[:, :, y : y + 4, x : x + 6] for y in window for x in window)
-    expected = bottom.numpy() * (1 + layer.alpha / size**2 * near) ** -0.75
+    expected = bottom.numpy() * (1 + float(np.float32(alpha)) / size**2 * near) ** -0.75
     np.testing.assert_allclose(layer(bottom), expected, rtol=1e-10)
     assert torch.autograd.gradcheck(layer, bottom.requires_grad_())
 
