@@ -6,9 +6,11 @@ weights is in `caffe_dns.weights`, training in `caffe_dns.solver`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, nullcontext
-from typing import Protocol
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from itertools import islice
+from typing import NoReturn, Protocol
 
 import numpy as np
 import torch
@@ -20,7 +22,7 @@ from caffe_dns.layers.base import Context, Layer, Shape
 from caffe_dns.layers.checks import WrongLabel
 from caffe_dns.net.building import build
 from caffe_dns.net.definition import filter_layers, insert_splits, with_statistics_of
-from caffe_dns.net.fusion import plan_fusion
+from caffe_dns.net.fusion import FusedLayers, Fusion, plan_fusion
 from caffe_dns.net.names import check_names
 from caffe_dns.net.params import Param
 from caffe_dns.net.places import Places
@@ -44,6 +46,17 @@ class PassObserver(Protocol):
     def after(self, step: Step, tops: Sequence[Tensor]) -> None:
         """Called with a layer's tops."""
         ...
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a pass does at once: one layer, or a group of them of which `step` is the first."""
+
+    step: Step
+    group: FusedLayers | None
+    tops: list[str]
+    #: The blobs that no later layer wants.
+    last_uses: list[str]
 
 
 class Net(nn.Module):
@@ -86,10 +99,18 @@ class Net(nn.Module):
         self.table = self._graph.table
         self.loss_weights = self._graph.loss_weights
         self.outputs = self._graph.outputs
+        #: The tops of the Input layers, in the definition's order.
+        self.inputs = [
+            top for step in self.steps if step.layer.type == "Input" for top in step.tops
+        ]
         self.blob_shapes = self._graph.blob_shapes
+        self._sources = [step for step in self.steps if step.layer.is_source]
         self.fusion = plan_fusion(self.steps, self.context)
         self._freeze()
         self._register_layers()
+        #: The first of the parameters, whose number format is the inputs'. In a list, since modules
+        #: take parameters among their attributes for their own.
+        self._first_parameter = [*islice(self.parameters(), 1)]
         log.info("Network initialization done.")
 
     # Building -----------------------------------------------------------------------------------
@@ -113,12 +134,31 @@ class Net(nn.Module):
             if isinstance(tensor, nn.Parameter):
                 tensor.requires_grad_(param.lr_mult != 0 or self.param.force_backward)
 
-    # Looking ------------------------------------------------------------------------------------
-
     @property
-    def inputs(self) -> list[str]:
-        """The tops of the Input layers, in the definition's order."""
-        return [top for step in self.steps if step.layer.type == "Input" for top in step.tops]
+    def fusion(self) -> Fusion:
+        """What runs as one."""
+        return self._fusion
+
+    @fusion.setter
+    def fusion(self, fusion: Fusion) -> None:
+        self._fusion = fusion
+        self._works = {inner: list(self._plan(fusion.layers[inner])) for inner in (False, True)}
+        self._works_observed = list(self._plan({}))
+
+    def _plan(self, groups: Mapping[Layer, FusedLayers]) -> Iterator[Work]:
+        """What runs, in its order, where these layers run as one, each found by its first."""
+        steps = zip(self.steps, self._graph.last_uses, strict=True)
+        for step, last_uses in steps:
+            group = groups.get(step.layer)
+            if group is None:
+                yield Work(step, None, step.tops, last_uses)
+            else:
+                no_longer_read = [*last_uses]
+                for _ in group.steps[1:]:
+                    no_longer_read += next(steps)[1]
+                yield Work(step, group, group.steps[-1].tops, no_longer_read)
+
+    # Looking ------------------------------------------------------------------------------------
 
     @property
     def params(self) -> dict[str, list[Tensor]]:
@@ -151,9 +191,8 @@ class Net(nn.Module):
     def read_sources(self) -> dict[str, Tensor]:
         """The next batch of every layer that brings data into the net, by blob."""
         blobs: dict[str, Tensor] = {}
-        for step in self.steps:
-            if step.layer.is_source:
-                self._run_step(step, blobs)
+        for step in self._sources:
+            self._run_step(step, blobs)
         return blobs
 
     def compute(self, given: Mapping[str, Tensor], *, inner: bool = True) -> dict[str, Tensor]:
@@ -163,26 +202,24 @@ class Net(nn.Module):
         wants them any more.
         """
         masks = self.fusion.masks
-        with masks.applied(again=not inner) if masks else nullcontext():
+        if masks is None:
+            return self._compute(dict(given), inner)
+        with masks.applied(again=not inner):
             return self._compute(dict(given), inner)
 
     def _compute(self, blobs: dict[str, Tensor], inner: bool) -> dict[str, Tensor]:
         # An observer wants to see every layer's top.
-        fused = {} if self.observer is not None else self.fusion.layers[inner]
-        steps = zip(self.steps, self._graph.last_uses, strict=True)
-        for step, last_uses in steps:
-            no_longer_read = list(last_uses)
-            group = fused.get(step.layer)
-            if group is not None:
-                for _ in group.steps[1:]:
-                    no_longer_read += next(steps)[1]
-                blobs[group.steps[-1].tops[0]] = group.run(*(blobs[blob] for blob in step.bottoms))
+        observed = self.observer is not None
+        for work in self._works_observed if observed else self._works[inner]:
+            step = work.step
+            if work.group is not None:
+                blobs[work.tops[0]] = work.group.run(*[blobs[blob] for blob in step.bottoms])
             elif not step.layer.is_source and step.layer.type != "Input":
                 self._run_step(step, blobs)
             if self.observer is not None:
                 self.observer.after(step, [blobs[blob] for blob in step.tops])
             if not inner:
-                for blob in no_longer_read:
+                for blob in work.last_uses:
                     blobs.pop(blob, None)
         if self.context.counts_passes:
             self.context.passes += 1
@@ -260,26 +297,27 @@ class Net(nn.Module):
         raise BadValue(f"inputs come by name, {{{example}}} here, not as a {type(inputs).__name__}")
 
     def _take_inputs(self, inputs: Inputs) -> dict[str, Tensor]:
-        expected = self.inputs
-        unknown = sorted(set(inputs) - set(expected))
-        missing = [blob for blob in expected if blob not in inputs]
-        if unknown or missing:
-            what = f"unknown input {unknown[0]!r}" if unknown else f"missing input {missing[0]!r}"
-            raise CaffeError(f"{what}; the inputs of this net are {', '.join(expected) or 'none'}")
+        if len(inputs) != len(self.inputs) or any(blob not in inputs for blob in self.inputs):
+            self._refuse(inputs)
         blobs = {blob: self._to_blob(value) for blob, value in inputs.items()}
         if torch.compiler.is_exporting():
             return blobs  # of sizes that may be left open
-        shapes = {blob: tuple(value.shape) for blob, value in blobs.items()}
-        if any(shape != self.blob_shapes[blob] for blob, shape in shapes.items()):
-            self.reshape(shapes)
+        if any(value.shape != self.blob_shapes[blob] for blob, value in blobs.items()):
+            self.reshape({blob: tuple(value.shape) for blob, value in blobs.items()})
         return blobs
+
+    def _refuse(self, inputs: Inputs) -> NoReturn:
+        unknown = sorted(set(inputs) - set(self.inputs))
+        missing = [blob for blob in self.inputs if blob not in inputs]
+        what = f"unknown input {unknown[0]!r}" if unknown else f"missing input {missing[0]!r}"
+        raise CaffeError(f"{what}; the inputs of this net are {', '.join(self.inputs) or 'none'}")
 
     def _to_blob(self, value: Tensor | np.ndarray) -> Tensor:
         """`value` on the net's device, in the number format of its parameters."""
         tensor = torch.as_tensor(value, device=self.context.device)
-        parameter = next(self.parameters(), None)
-        if parameter is not None:
-            return tensor.to(parameter.dtype)
+        for parameter in self._first_parameter:
+            same = tensor.dtype is parameter.dtype
+            return tensor if same else tensor.to(parameter.dtype)
         return tensor if tensor.is_floating_point() else tensor.to(torch.float32)
 
 

@@ -9,29 +9,30 @@ Every function takes the two buffers, the operation's row of the table and n.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import numba
 import numpy as np
-from llvmlite import ir
-from numba import extending
-from numba.core import cgutils
 
-#: A function that says what LLVM is to make of a call. Callers leave out the first argument.
-intrinsic: Any = extending.intrinsic
-#: Numbers in a vector, and the most vectors of sums made at a time: as many as registers hold.
-LANES, MOST_VECTORS = 16, 4
-VECTOR = ir.VectorType(ir.FloatType(), LANES)
-INT32 = ir.IntType(32)
+from caffe_dns.sparse.vectors import (
+    LANES,
+    MOST_STRIDE,
+    MOST_VECTORS,
+    TAKEN,
+    largest_sums,
+    pointer,
+    take_some,
+)
+
 LOWEST = np.finfo(np.float32).min
 
 # The columns of the table.
 KIND, CHANNELS, HEIGHT, WIDTH, PITCH, PLANE = range(6)
 OUT_CHANNELS, OUT_HEIGHT, OUT_WIDTH, OUT_PITCH, OUT_PLANE = range(6, 11)
-STRIDE_H, STRIDE_W, KERNEL_H, KERNEL_W, PAD_H, PAD_W, RELU, FIRST, PARTS = range(11, 20)
-COLUMNS = 20
+STRIDE_H, STRIDE_W, KERNEL_H, KERNEL_W, PAD_H, PAD_W, RELU = range(11, 18)
+FIRST, PLACES, PARTS, PIECES = range(18, 22)
+COLUMNS = 22
 # The operations.
 SUMS, SPLIT, MAX, AVERAGE, LINE, SOFTMAX = range(6)
 
@@ -56,120 +57,21 @@ def _rectify(top):
 
 
 @_compiled
-def _one_sum(source, bias, begin, last, places, weights, n, at):
-    """The bias and the products of one number of the top."""
+def _one_sum(source, bias, begin, last, places, weights):
+    """The bias and the products of a number of the top that is alone in its plane."""
     a, b, c, d = bias, np.float32(0), np.float32(0), np.float32(0)
-    j = begin
-    while j + 4 <= last:
-        a += weights[j] * source[places[j] * n + at]
-        b += weights[j + 1] * source[places[j + 1] * n + at]
-        c += weights[j + 2] * source[places[j + 2] * n + at]
-        d += weights[j + 3] * source[places[j + 3] * n + at]
-        j += 4
-    while j < last:
-        a += weights[j] * source[places[j] * n + at]
-        j += 1
+    j = np.uint64(begin)
+    one, four, end = np.uint64(1), np.uint64(4), np.uint64(last)  # no unsigned index is below 0
+    while j + four <= end:
+        a += weights[j] * source[np.uint64(places[j])]
+        b += weights[j + one] * source[np.uint64(places[j + one])]
+        c += weights[j + np.uint64(2)] * source[np.uint64(places[j + np.uint64(2)])]
+        d += weights[j + np.uint64(3)] * source[np.uint64(places[j + np.uint64(3)])]
+        j += four
+    while j < end:
+        a += weights[j] * source[np.uint64(places[j])]
+        j += one
     return (a + b) + (c + d)
-
-
-@intrinsic
-def _largest_sums(
-    typing, target, at, source, start, n, sums, pointers, places, weights, biases, relu, vectors
-):
-    """At `at` of the target, so many vectors of the largest of some sums, a range of their numbers.
-
-    Each is a bias and numbers times weights: weight j times those from places[j] * n + start of the
-    source on. They stay in registers, where no loop over arrays would keep them.
-    """
-    signature = numba.void(
-        target, at, source, start, n, sums, pointers, places, weights, biases, relu, vectors
-    )
-
-    def generate(context, builder, signature, args):
-        def data(number):
-            return context.make_array(signature.args[number])(context, builder, args[number]).data
-
-        target, source, pointers, places, weights, biases = map(data, (0, 2, 6, 7, 8, 9))
-        at, start, n, relu, vectors = (args[number] for number in (1, 3, 4, 10, 11))
-        first, last = cgutils.unpack_tuple(builder, args[5])
-        done = builder.append_basic_block()
-        switch = builder.switch(vectors, done)
-        for count in range(1, MOST_VECTORS + 1):
-            case = builder.append_basic_block()
-            switch.add_case(count, case)
-            with builder.goto_block(case):
-                largest = _variables(builder, count, ir.Constant(VECTOR, [-math.inf] * LANES))
-                with cgutils.for_range_slice(builder, first, last, first.type(1)) as (number, _):
-                    totals = _variables(builder, count, _spread(builder, biases, number))
-                    begin, end = (
-                        builder.load(builder.gep(pointers, [builder.add(number, number.type(k))]))
-                        for k in (0, 1)
-                    )
-                    with cgutils.for_range_slice(builder, begin, end, begin.type(1)) as (j, _):
-                        place = builder.sext(builder.load(builder.gep(places, [j])), n.type)
-                        here = builder.add(builder.mul(place, n), start)
-                        _add_products(builder, totals, _spread(builder, weights, j), source, here)
-                    _keep_larger(builder, largest, totals)
-                _store(builder, largest, relu, target, at)
-                builder.branch(done)
-        builder.position_at_end(done)
-        return context.get_dummy_value()
-
-    return signature, generate
-
-
-def _variables(builder, count, value):
-    """So many vectors, in registers once LLVM has seen to it."""
-    variables = [cgutils.alloca_once(builder, VECTOR) for _ in range(count)]
-    for variable in variables:
-        builder.store(value, variable)
-    return variables
-
-
-def _spread(builder, numbers, at):
-    """A vector of one number of an array."""
-    number = builder.load(builder.gep(numbers, [at]))
-    vector = builder.insert_element(ir.Constant(VECTOR, ir.Undefined), number, INT32(0))
-    return builder.shuffle_vector(vector, vector, ir.Constant(ir.VectorType(INT32, LANES), None))
-
-
-def _vector_at(builder, numbers, at, k):
-    place = builder.gep(numbers, [builder.add(at, at.type(k * LANES))])
-    return builder.bitcast(place, VECTOR.as_pointer())
-
-
-def _add_products(builder, totals, weight, source, at):
-    for k, total in enumerate(totals):
-        numbers = builder.load(_vector_at(builder, source, at, k), align=4)
-        product = builder.fmul(weight, numbers, flags=("contract",))
-        builder.store(builder.fadd(builder.load(total), product, flags=("contract",)), total)
-
-
-def _keep_larger(builder, largest, totals):
-    for most, total in zip(largest, totals, strict=True):
-        before, value = builder.load(most), builder.load(total)
-        larger = builder.select(builder.fcmp_ordered(">", value, before), value, before)
-        nan = builder.fcmp_unordered("uno", value, value)  # which wins, as in PyTorch
-        builder.store(builder.select(nan, value, larger), most)
-
-
-def _store(builder, vectors, relu, target, at):
-    zero = ir.Constant(VECTOR, None)
-    for k, vector in enumerate(vectors):
-        value = builder.load(vector)
-        rectified = builder.select(builder.fcmp_ordered("<", value, zero), zero, value)
-        value = builder.select(relu, rectified, value)
-        builder.store(value, _vector_at(builder, target, at, k), align=4)
-
-
-@intrinsic
-def _at(typing, address, item):
-    """A pointer to numbers of the type of `item` at an address."""
-
-    def generate(context, builder, signature, args):
-        return builder.inttoptr(args[0], context.get_value_type(signature.return_type))
-
-    return numba.types.CPointer(item)(address, item), generate
 
 
 @_compiled
@@ -177,76 +79,79 @@ def _sums(source, target, row, n, pointers, places, weights, biases):
     """Each plane of the top: the bias, and planes of the bottom, shifted, times the weights.
 
     Of PARTS such sums the largest counts. The rows of both planes are equally far apart, so that a
-    plane is one row. Of all planes the same numbers are worked on at a time: what they read of the
-    bottom then stays in a near cache.
+    plane is one row. Of all planes the same numbers are worked on at a time, and of what they read
+    one of PIECES after the other, which then stays in a near cache.
     """
     length = ((row[OUT_HEIGHT] - 1) * row[OUT_PITCH] + row[OUT_WIDTH]) * n
-    plane, parts, relu = row[OUT_PLANE] * n, row[PARTS], row[RELU] != 0
+    channels, plane, parts, pieces = row[OUT_CHANNELS], row[OUT_PLANE] * n, row[PARTS], row[PIECES]
+    if length == 1:
+        for channel in range(channels):
+            number = row[FIRST] + channel
+            begin, last = pointers[number], pointers[number + 1]
+            value = _one_sum(source, biases[number], begin, last, places[row[PLACES] :], weights)
+            target[channel] = np.float32(0) if row[RELU] and value < 0 else value
+        return
     at = 0
     while at < length:
-        vectors = min(MOST_VECTORS, (length - at + LANES - 1) // LANES, length // LANES)
-        if vectors == 0:
-            break
-        start = min(at, length - vectors * LANES)  # some sums are made twice rather than singly
-        for channel in range(row[OUT_CHANNELS]):
-            first = row[FIRST] + channel * parts
-            _largest_sums(
-                target,
-                channel * plane + start,
-                source,
-                start,
-                n,
-                (first, first + parts),
-                pointers,
-                places,
-                weights,
-                biases,
-                relu,
-                vectors,
-            )
-        at = start + vectors * LANES
-    for channel in range(row[OUT_CHANNELS]):
-        first = row[FIRST] + channel * parts
-        for i in range(at, length):
-            for sums in range(first, first + parts):
-                value = _one_sum(
-                    source, biases[sums], pointers[sums], pointers[sums + 1], places, weights, n, i
+        vectors = min(MOST_VECTORS // parts, (length - at + LANES - 1) // LANES)
+        # Some numbers are made twice: here, or in what the next channel overwrites.
+        start = max(0, min(at, length - vectors * LANES))
+        for piece in range(pieces):
+            for channel in range(channels):
+                number = row[FIRST] + piece * channels + channel
+                largest_sums(
+                    target,
+                    channel * plane + start,
+                    source,
+                    start,
+                    n,
+                    (pointers[number], pointers[number + 1]),
+                    parts,
+                    piece > 0,
+                    places,
+                    row[PLACES],
+                    weights,
+                    biases[number],
+                    row[RELU] != 0 and piece == pieces - 1,
+                    vectors,
                 )
-                value = np.float32(0) if relu and value < 0 else value
-                before = target[channel * plane + i]
-                if sums == first or value > before or value != value:
-                    target[channel * plane + i] = value
+        at = start + vectors * LANES
 
 
 @_compiled
 def _split(source, target, row, n):
     """The planes with zeros around them, and split: one of every STRIDE-th row and column."""
-    target[: row[OUT_CHANNELS] * row[OUT_PLANE] * n] = 0
-    stride_h, stride_w = row[STRIDE_H], row[STRIDE_W]
-    for part in range(stride_h * stride_w):
-        y = (part // stride_w - row[PAD_H]) % stride_h
-        x = (part % stride_w - row[PAD_W]) % stride_w
-        first = (y + row[PAD_H]) // stride_h * row[OUT_PITCH] + (x + row[PAD_W]) // stride_w
-        rows = (row[HEIGHT] - y + stride_h - 1) // stride_h
-        columns = (row[WIDTH] - x + stride_w - 1) // stride_w
-        for channel in range(row[CHANNELS]):
-            a = (channel * row[PLANE] + y * row[PITCH] + x) * n
-            b = ((channel * stride_h * stride_w + part) * row[OUT_PLANE] + first) * n
-            for _ in range(rows):
-                _take_each(source, target, a, b, stride_w, columns, n)
-                a += stride_h * row[PITCH] * n
-                b += row[OUT_PITCH] * n
+    padded, stride_h, stride_w = row[PAD_H] + row[PAD_W] > 0, row[STRIDE_H], row[STRIDE_W]
+    columns, rest = row[WIDTH] // stride_w, row[WIDTH] % stride_w
+    if padded:
+        target[: row[OUT_CHANNELS] * row[OUT_PLANE] * n] = 0
+    plane = 0
+    for channel in range(row[CHANNELS]):
+        for part_h in range(stride_h):
+            for part_w in range(stride_w):
+                x, left = part_w - row[PAD_W], 0
+                while x < 0:
+                    x, left = x + stride_w, left + 1
+                count, b = columns + (x < rest), plane + left
+                for y in range(part_h - row[PAD_H], row[HEIGHT], stride_h):
+                    if y >= 0:
+                        a = channel * row[PLANE] + y * row[PITCH] + x
+                        _take_each(source, target, a, b, stride_w, count, n, padded)
+                    b += row[OUT_PITCH]
+                plane += row[OUT_PLANE]
 
 
 @_compiled
-def _take_each(source, target, a, b, stride, count, n):
-    """Every stride-th place of a row; a loop for single numbers, another for many."""
-    if n == 1:
-        for i in range(count):
-            target[np.uint64(b + i)] = source[np.uint64(a + i * stride)]
-        return
-    for i in range(count):
-        c, d = b + i * n, a + i * stride * n
+def _take_each(source, target, a, b, stride, count, n, exact):
+    """Every stride-th place of a row; unless `exact`, also what a vector has beyond it."""
+    done = 0
+    if n == 1 and stride <= MOST_STRIDE:
+        last = count // TAKEN * TAKEN if exact else count
+        while done < last:
+            take_some(target, b + done, source, a + done * stride, stride)
+            done += TAKEN
+    for i in range(done, count):
+        c, d = (b + i) * n, (a + i * stride) * n
         for k in range(n):
             target[np.uint64(c + k)] = source[np.uint64(d + k)]
 
@@ -343,9 +248,12 @@ def _softmax(source, target, row, n):
 def _take_in(images, target, n):
     """N x C x H x W images as a buffer."""
     size = images.size // n
-    for image in range(n):
-        for place in range(size):
-            target[place * n + image] = images[image * size + place]
+    if n == 1:
+        target[:size] = images
+        return
+    for place in range(size):
+        for image in range(n):
+            target[np.uint64(place * n + image)] = images[np.uint64(image * size + place)]
 
 
 @_compiled
@@ -372,10 +280,8 @@ def run(table, pointers, places, weights, biases, buffers, images, tops, n):
         first[CHANNELS] * first[PLANE],
         last[OUT_CHANNELS] * last[OUT_HEIGHT] * last[OUT_WIDTH],
     )
-    source = numba.carray(_at(images, np.float32(0)), n * size)
-    if n > 1:
-        _take_in(source, buffers[0], n)
-        source = buffers[0]
+    _take_in(numba.carray(pointer(images, np.float32(0)), n * size), buffers[0], n)
+    source = buffers[0]
     for number in range(table.shape[0]):
         row, target = table[number], buffers[1 - number % 2]
         kind = row[KIND]
@@ -390,4 +296,4 @@ def run(table, pointers, places, weights, biases, buffers, images, tops, n):
         else:
             _pool(source, target, row, n, kind == AVERAGE)
         source = target
-    _give_out(source, numba.carray(_at(tops, np.float32(0)), n * top), last, n)
+    _give_out(source, numba.carray(pointer(tops, np.float32(0)), n * top), last, n)

@@ -43,7 +43,7 @@ def _convolution(layer: Layer, tables: Tables) -> None:
     outputs, shared = matrix.shape[:2]
     height, width = (conv.output_extent(tables.size[axis], axis) for axis in (0, 1))
     (pad_h, pad_w), (stride_h, stride_w) = conv.pad, conv.stride
-    sums = Sums(outputs, height, width, (pad_h, pad_w), (stride_h, stride_w))
+    sums = Sums(outputs, height, width, shared, (pad_h, pad_w), (stride_h, stride_w))
     for number, (weights, shift) in enumerate(zip(matrix, _shifts(bias, outputs), strict=True)):
         sums.append(weights, shift, number * conv.group // outputs * shared, conv.dilation)
     tables.add_sums(sums)
@@ -54,7 +54,7 @@ def _inner_product(layer: Layer, tables: Tables) -> None:
     weight, bias = product.effective()
     matrix = _numbers(weight.t() if product.transpose else weight)
     image = (tables.channels, *tables.size)
-    sums = Sums(len(matrix), 1, 1)
+    sums = Sums(len(matrix), 1, 1, tables.channels)
     for weights, shift in zip(matrix, _shifts(bias, len(matrix)), strict=True):
         sums.append(weights.reshape(image), shift)
     tables.add_sums(sums)

@@ -35,7 +35,7 @@ class CompiledLayers:
 
     def run(self, *bottoms: Tensor) -> Tensor:
         (bottom,) = bottoms
-        shape = tuple(bottom.shape[1:])
+        shape = bottom.shape[1:]
         program = self.programs.get(shape)
         if program is None:
             from caffe_dns.sparse.program import Program

@@ -13,6 +13,7 @@ from caffe_dns.layers.base import Layer, Shape
 from caffe_dns.sparse import kernels
 from caffe_dns.sparse.operations import adder
 from caffe_dns.sparse.tables import Planes, Tables
+from caffe_dns.sparse.vectors import SLACK
 
 #: Numbers in the larger of two buffers up to which they stay in a cache that is not shared.
 CACHED = 1 << 17
@@ -41,20 +42,21 @@ class Program:
         self._tables = (
             np.stack(tables.rows),
             np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
-            np.concatenate([*tables.places, []]).astype(np.int32),
+            np.concatenate([*map(np.ravel, tables.places), []]).astype(np.int32),
             np.concatenate([*tables.weights, []]).astype(np.float32),
             np.array(tables.biases, np.float32),
         )
         self._lowest = np.float32(torch.finfo(torch.float32).min)
         #: One for each thread.
-        self._buffers = [np.zeros((2, tables.largest * self._images), np.float32)]
+        size = tables.largest * self._images + SLACK
+        self._buffers = [np.zeros((2, size), np.float32)]
 
     def __call__(self, bottom: Tensor) -> Tensor:
         """The top of a float32 bottom, N images."""
-        images, num = bottom.float().contiguous(), len(bottom)
-        top = torch.empty((num, *self._top))
+        images, num = bottom.float().contiguous(), bottom.shape[0]
+        top = torch.empty(num, *self._top)
         if num <= self._images:
-            self._run(images, top, 0)
+            self._run(images, top, num, 0)
         else:
             self._run_in_shares(images, top)
         return top
@@ -68,7 +70,8 @@ class Program:
 
         def work(thread: int) -> None:
             for share in shares[thread::threads]:
-                self._run(images[share], top[share], thread)
+                own = images[share]
+                self._run(own, top[share], len(own), thread)
 
         if threads == 1:
             work(0)
@@ -76,7 +79,6 @@ class Program:
         with ThreadPoolExecutor(threads) as pool:
             list(pool.map(work, range(threads)))
 
-    def _run(self, images: Tensor, top: Tensor, thread: int) -> None:
-        # Addresses cost a fraction of NumPy's views.
-        addresses = images.data_ptr(), top.data_ptr()
-        kernels.run(*self._tables, self._buffers[thread], *addresses, len(images))
+    def _run(self, images: Tensor, top: Tensor, num: int, thread: int) -> None:
+        buffers = self._buffers[thread]
+        kernels.run(*self._tables, buffers, images.data_ptr(), top.data_ptr(), num)

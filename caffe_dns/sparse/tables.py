@@ -9,10 +9,11 @@ from itertools import product
 import numpy as np
 
 from caffe_dns.sparse import kernels
+from caffe_dns.sparse.vectors import LANES, MOST_VECTORS, PARTS
 
 Pair = tuple[int, int]
-#: The most places of a window whose sums are made side by side, for the largest of them.
-MOST_PARTS = 9
+#: Numbers that stay in the nearest cache.
+NEAR = 6144
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,8 @@ class Sums:
     channels: int
     height: int
     width: int
+    #: How many channels of the image each reads.
+    reads: int
     pad: Pair = (0, 0)
     stride: Pair = (1, 1)
     #: For each channel the places that it reads: channel, row and column of each.
@@ -138,7 +141,7 @@ class Tables:
     def take_largest(self, window: Pair) -> bool:
         """The largest number in each of the windows side by side, if they are those of sums."""
         sums = self._sums
-        if sums is None or sums.window != (1, 1) or window[0] * window[1] > MOST_PARTS:
+        if sums is None or sums.window != (1, 1) or window[0] * window[1] not in PARTS:
             return False
         if sums.height % window[0] or sums.width % window[1]:
             return False
@@ -189,14 +192,38 @@ class Tables:
         split = self._planes
         height, width = sums.height // tall, sums.width // wide
         pitch = split.pitch if height > 1 else width
-        planes = Planes(sums.channels, height, width, pitch, height * pitch)
-        self.add(kernels.SUMS, planes, relu=int(sums.relu), parts=tall * wide)
-        for taps, weights, bias in zip(sums.taps, sums.weights, sums.biases, strict=True):
-            for part in product(range(tall), range(wide)):
-                spots = taps[:, 1:] + np.multiply(part, sums.stride)
-                (row, column), (part_h, part_w) = (spots // steps).T, (spots % steps).T
-                plane = (taps[:, 0] * steps[0] + part_h) * steps[1] + part_w
-                self._append(plane * split.plane + row * split.pitch + column, weights, bias)
+        pieces = self._pieces(sums) if (tall, wide) == (1, 1) else 1
+        # Sums that are taken up again must not have been overwritten by the plane before.
+        plane = height * pitch if pieces == 1 else -(-height * pitch // LANES) * LANES
+        planes = Planes(sums.channels, height, width, pitch, plane)
+        parts = np.array(list(product(range(tall), range(wide)))) * sums.stride
+        first = sum(map(np.size, self.places)) - len(parts) * sum(map(len, self.weights))
+        self.add(
+            kernels.SUMS,
+            planes,
+            relu=int(sums.relu),
+            places=first,
+            parts=len(parts),
+            pieces=pieces,
+        )
+        for piece in range(pieces):
+            for taps, weights, bias in zip(sums.taps, sums.weights, sums.biases, strict=True):
+                own = taps[:, 0] % sums.reads * pieces // sums.reads == piece
+                spots = taps[own, None, 1:] + parts
+                (rows, columns), (part_h, part_w) = (
+                    np.moveaxis(numbers, -1, 0) for numbers in (spots // steps, spots % steps)
+                )
+                plane = (taps[own, :1] * steps[0] + part_h) * steps[1] + part_w
+                places = plane * split.plane + rows * split.pitch + columns
+                self._append(places, weights[own], 0 if piece else bias)
+
+    def _pieces(self, sums: Sums) -> int:
+        """In how many pieces to read the image, so that what is read again is still near."""
+        if sums.height * sums.width == 1:
+            return 1
+        reach = max((taps[:, 1].max(initial=0) for taps in sums.taps), default=0)
+        read = sums.reads * (MOST_VECTORS * LANES + int(reach) * self._planes.pitch)
+        return min(sums.reads, -(-read // NEAR))
 
     def _split(self, pad: Pair, steps: np.ndarray) -> None:
         if not any(pad) and tuple(steps) == (1, 1):

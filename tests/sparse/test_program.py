@@ -153,6 +153,19 @@ def test_a_plane_of_several_chunks() -> None:
     torch.testing.assert_close(found.double(), wanted, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("stride", [1, 3, 5])
+@pytest.mark.parametrize("num", [1, 2])
+def test_many_channels(stride: int, num: int) -> None:
+    """More than stay in a near cache, so that they are read in pieces."""
+    settings = f"num_output: 4 group: 2 kernel_size: 3 pad: 2 stride: {stride}"
+    shape = (num, 400, 15, 16)
+    text = input_layer(data=shape)
+    text += layer("c", "Convolution", "data", "c", f"convolution_param {{ {settings} }}")
+    images = torch.randn(shape, generator=torch.Generator().manual_seed(7))
+    wanted, found = layers_and_program(pruned(text), images)
+    torch.testing.assert_close(found.double(), wanted, rtol=1e-5, atol=1e-4)
+
+
 @pytest.mark.parametrize("num", [1, 40])
 def test_nan_is_passed_on(num: int) -> None:
     pooling = ("Pooling", "pooling_param { pool: MAX kernel_size: 2 stride: 2 }")
