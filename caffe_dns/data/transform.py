@@ -42,6 +42,8 @@ _OF_ANNOTATED_DATA = (
     "distort_param",
     "expand_param",
 )
+#: Those of DeepLab.
+_OF_IMAGE_SEG_DATA = ("crop_height", "crop_width", "scale_factors")
 
 
 @dataclass
@@ -243,8 +245,14 @@ class Transform:
 
 
 def refuse_annotated(param: TransformationParameter) -> None:
-    """Raise CaffeError, with the field, for what only AnnotatedData does to images."""
+    """Raise CaffeError, with the field, for what only AnnotatedData or ImageSegData does."""
     refuse_fields(param, "transform_param", _OF_ANNOTATED_DATA, "AnnotatedData")
+    refuse_labelled(param)
+
+
+def refuse_labelled(param: TransformationParameter) -> None:
+    """Raise CaffeError, with the field, for what only ImageSegData does to images."""
+    refuse_fields(param, "transform_param", _OF_IMAGE_SEG_DATA, "ImageSegData")
 
 
 def crop(images: Image, cut: Cut, size: int) -> Image:

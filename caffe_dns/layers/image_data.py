@@ -27,6 +27,7 @@ class ImageData(ImageBatchLayer):
         settings = self.param.image_data_param
         clips = ("new_length", "use_image", "use_temporal_jitter", "sampling_rate")
         refuse_fields(settings, "image_data_param", clips, "VideoData")
+        refuse_fields(settings, "image_data_param", ("label_type", "ignore_label"), "ImageSegData")
         self.batch_size = settings.batch_size
         self.check_batch_size("image_data_param.batch_size")
         if not settings.source:

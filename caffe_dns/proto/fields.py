@@ -35,6 +35,7 @@ def refuse_fields(settings: Message, place: str, names: Iterable[str], types: st
 
     `place` is the name of the settings in a layer.
     """
+    given = {field.name for field, _ in settings.ListFields()}
     for name in names:
-        if settings.HasField(name):
+        if name in given:
             raise CaffeError(f"is for layers of type {types} only", field=f"{place}.{name}")

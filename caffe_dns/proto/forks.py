@@ -129,6 +129,8 @@ _MOVED: dict[str, dict[int, Moved]] = {
     },
     # video-caffe; C3D.
     "VideoData": {7777: Moved(2132), 6660: Moved(2132, _VIDEO_DATA)},
+    # DeepLab.
+    "SegAccuracy": {154: Moved(2133)},
     # PVANet.
     "Proposal": {8266713: Moved(2126)},
     # SphereFace; L-Softmax; caffe-face.

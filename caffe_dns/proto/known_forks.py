@@ -10,11 +10,8 @@ FIELDS = {
     },
     "DeepLab": {
         "LayerParameter": "adaptive_bias_channel_param bias_channel_param dense_crf_param "
-        "domain_transform_param mat_read_param mat_write_param seg_accuracy_param "
-        "unique_label_param",
-        "TransformationParameter": "scale_factors crop_width crop_height",
+        "domain_transform_param mat_read_param mat_write_param unique_label_param",
         "BatchNormParameter": "update_global_stats",
-        "ImageDataParameter": "ignore_label label_type",
     },
     "ENet": {
         "ImageDataParameter": "label_divide_factor",
@@ -94,9 +91,8 @@ FIELDS = {
 
 #: Fork -> the layer types that it adds and that definitions use.
 LAYER_TYPES = {
-    "DeepLab": "DenseCRF DomainTransform ImageSegData MatRead MatWrite SegAccuracy "
-    "UniqueLabel BiasChannel AdaptiveBiasChannel",
-    "PSPNet": "SegAccuracy",
+    "DeepLab": "DenseCRF DomainTransform MatRead MatWrite UniqueLabel BiasChannel "
+    "AdaptiveBiasChannel",
     "CRF-RNN": "MultiStageMeanfield",
     "NVCaffe": "DetectNetTransformation",
     "MS-CNN": "BBoxAccuracy BoxGroupOutput DetectionGroupLoss DetectionGroupAccuracy",

@@ -169,6 +169,11 @@ CASES = {
         settings("NdPooling", "pooling_param", "pool: AVE kernel_shape { dim: [2, 3, 3] }"),
         [draw(2, 3, 5, 9, 8)],
     ),
+    "seg_accuracy": Case(
+        "type: 'SegAccuracy'",
+        [draw(*IMAGES), torch.arange(144).double().view(2, 1, 9, 8) % 6],
+        (),
+    ),
     "insanity": Case("type: 'Insanity'", [draw(*IMAGES)]),
     "continuation_indicator": Case(
         settings("ContinuationIndicator", "continuation_indicator_param", "time_step: 3"),

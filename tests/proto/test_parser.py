@@ -207,16 +207,16 @@ def test_a_large_definition_reads_quickly() -> None:
 
 def test_all_that_is_unknown_is_named_at_once() -> None:
     text = """layer { name: "a" type: "AnnotatedBoxes"
-  transform_param { crop_width { a: 1 b: [1, 2] c: "x" 'y' <d: -1> } flop: -3
-    crop_width { } mean_valu: 3 } }
+  transform_param { upper_size { a: 1 b: [1, 2] c: "x" 'y' <d: -1> } flop: -3
+    upper_size { } mean_valu: 3 } }
 layer { name: "b" type: "CtcLoss" pooling_param { pool: MIN kernel_size: 3 } }
 layer { name: "c" ctc_loss_param <> }
 """
     assert error_of(text) == (
-        "net.prototxt:2: layer.transform_param.crop_width: unknown field 'crop_width' in "
-        "TransformationParameter (column 21): this is a field of DeepLab, which dns does not have; "
-        "also unknown: 'flop' in TransformationParameter (line 2), 'crop_width' in "
-        "TransformationParameter (line 3, DeepLab), 'mean_valu' in TransformationParameter "
+        "net.prototxt:2: layer.transform_param.upper_size: unknown field 'upper_size' in "
+        "TransformationParameter (column 21): this is a field of TSN, which dns does not have; "
+        "also unknown: 'flop' in TransformationParameter (line 2), 'upper_size' in "
+        "TransformationParameter (line 3, TSN), 'mean_valu' in TransformationParameter "
         "(line 3), pool: MIN (line 4), layer type 'CtcLoss' (line 4, DeepDetect), "
         "'ctc_loss_param' in LayerParameter (line 5, DeepDetect)"
     )

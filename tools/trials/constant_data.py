@@ -234,6 +234,9 @@ class _Blobs:
                 yield self._given(layer, index)
             elif index == 0 and layer.type not in ("HDF5Data", "Python"):
                 yield self._image(layer)
+            elif index == 1 and layer.type == "ImageSegData":
+                image = self._image(layer)
+                yield (image[0], 1, *image[2:])
             elif layer.type == "Python" and top in ("data", "image"):
                 # Detectors take one at a time.
                 yield (self._guess.batch if self._guess.batch > BATCH else 1, *self._guess.image)

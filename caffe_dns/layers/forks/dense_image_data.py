@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -26,6 +27,17 @@ _FIELD = "dense_image_data_param"
 _WHOLE = Cut(0, 0, False)
 
 
+class LabelledReader(Protocol):
+    """Reads images with their labels by their place in a list."""
+
+    def read(self, index: int, draw: Sequence[int]) -> tuple[Image, ...]:
+        """The image at `index` as [C, H, W], its labels as [1, H, W], and what else there is.
+
+        `draw` has three random numbers. Raises CaffeError for files that cannot be used.
+        """
+        ...
+
+
 @dataclass(frozen=True)
 class PairReader:
     """Reads one image and its labels, cropped and mirrored alike, as the settings say."""
@@ -33,7 +45,7 @@ class PairReader:
     pairs: Sequence[tuple[str, str]]
     settings: DenseImageDataParameter
 
-    def read(self, index: int, draw: Sequence[int]) -> tuple[Image, Image]:
+    def read(self, index: int, draw: Sequence[int]) -> tuple[Image, ...]:
         """The pair at `index` of the list as [C, H, W] and [1, H, W]; `draw` has three numbers.
 
         Raises CaffeError for files that cannot be read and for labels of another size.
@@ -71,13 +83,12 @@ class PairReader:
 
 @dataclass(frozen=True)
 class DenseBatch:
-    """Images [N, C, H, W] and labels [N, 1, H, W], finished, in host memory."""
+    """Images [N, C, H, W], labels [N, 1, H, W] and what else there is, in host memory."""
 
-    images: Tensor
-    labels: Tensor
+    parts: Sequence[Tensor]
 
     def tops(self, device: torch.device) -> Sequence[Tensor]:
-        return [part.to(device, non_blocking=True) for part in (self.images, self.labels)]
+        return [part.to(device, non_blocking=True) for part in self.parts]
 
 
 class DenseBatches:
@@ -85,7 +96,7 @@ class DenseBatches:
 
     def __init__(
         self,
-        pairs: PairReader,
+        pairs: LabelledReader,
         transform: Transform,
         order: Order,
         draws: RecordDraws,
@@ -108,24 +119,24 @@ class DenseBatches:
         numbers = next(self._numbers)
         draws = self._draws.of(numbers).tolist()
 
-        def make(at: int) -> tuple[Image, Image]:
+        def make(at: int) -> tuple[Image, ...]:
             index = self._order.index(int(numbers[at]) + self._skip)
             return self._pairs.read(index, draws[at])
 
         pairs = self._workers.map(make, len(numbers))
-        shapes = {image.shape for image, _ in pairs}
+        shapes = {pair[0].shape for pair in pairs}
         if len(shapes) > 1:
             first, second = sorted(shapes)[:2]
             raise CaffeError(
                 f"images of {first} and {second} (channels, height, width) in one batch; give a "
                 "crop, a new size, or a batch_size of 1"
             )
-        pixels = np.stack([image for image, _ in pairs])
+        pixels, *others = (np.stack(part) for part in zip(*pairs, strict=True))
         images = np.empty(pixels.shape, np.float32)
         self._transform.output_shape(pixels.shape[1:])
         self._transform.finish(pixels, _WHOLE, images)
-        labels = np.stack([labels for _, labels in pairs]).astype(np.float32)
-        return DenseBatch(torch.from_numpy(images), torch.from_numpy(labels))
+        parts = [images, *(other.astype(np.float32) for other in others)]
+        return DenseBatch([torch.from_numpy(part) for part in parts])
 
     def close(self) -> None:
         self._workers.close()
@@ -190,7 +201,7 @@ class DenseImageData(BatchDataLayer):
         seed = self.context.seed if shuffled else None
         return Order(len(self._pairs.pairs), seed, f"shuffle/{self.name}")
 
-    def _read_first(self) -> tuple[Image, Image]:
+    def _read_first(self) -> tuple[Image, ...]:
         skip = self.draw_skip(self.param.dense_image_data_param.rand_skip)
         first = self._pairs.read(self._order().index(skip), (0, 0, 0))
         self.transform.output_shape(first[0].shape)

@@ -1,0 +1,244 @@
+"""What DeepLab learns to label pixels by: ImageSegData and SegAccuracy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from caffe_dns import log
+from caffe_dns.data.batches import Share
+from caffe_dns.data.datum import Image
+from caffe_dns.data.image_files import read_image, read_lines
+from caffe_dns.data.random_resizing import refuse_resizing
+from caffe_dns.data.sources import Order
+from caffe_dns.data.transform import RecordDraws, Transform
+from caffe_dns.errors import CaffeError
+from caffe_dns.layers.base import Layer, Shape, layer_types
+from caffe_dns.layers.batch_data import BatchDataLayer
+from caffe_dns.layers.forks.dense_image_data import DenseBatches
+from caffe_dns.proto.caffe_pb2 import TRAIN, ImageDataParameter, TransformationParameter
+from caffe_dns.proto.fields import refuse_fields
+
+_FIELD = "image_data_param"
+
+
+@dataclass(frozen=True)
+class LabelledImages:
+    """Reads an image and its labels, grown, filled up, cropped and mirrored alike."""
+
+    #: Names of images, and what stands behind them.
+    lines: Sequence[tuple[str, str]]
+    settings: ImageDataParameter
+    transform: TransformationParameter
+    train: bool
+
+    def read(self, index: int, draw: Sequence[int]) -> tuple[Image, ...]:
+        """The image [C, H, W], its labels [1, H, W], and its rows and columns [1, 1, 2]."""
+        import cv2  # here, because importing it takes long and most runs do not need it
+
+        name = self.settings.root_folder + self.lines[index][0]
+        whole = read_image(name, color=self.settings.is_color)
+        image = read_image(
+            name, self.settings.new_height, self.settings.new_width, color=self.settings.is_color
+        )
+        labels = self._labels(index, image.shape[:2])
+        factors = self.transform.scale_factors
+        if factors:
+            factor = factors[(draw[0] >> 1) % len(factors)]
+            side = int(image.shape[1] * factor), int(image.shape[0] * factor)
+            if side != (image.shape[1], image.shape[0]):
+                image = cv2.resize(image, side)
+                labels = cv2.resize(labels, side, interpolation=cv2.INTER_NEAREST)
+        image = image.reshape(*image.shape[:2], -1).astype(np.float32)
+        image, labels = self._cropped(image, labels, draw)
+        if self.transform.mirror and draw[0] & 1:
+            image, labels = image[:, ::-1], labels[:, ::-1]
+        extents = np.minimum(whole.shape[:2], image.shape[:2]).reshape(1, 1, 2)
+        return image.transpose(2, 0, 1), labels[None], extents
+
+    def _labels(self, index: int, shape: tuple[int, ...]) -> Image:
+        settings, told = self.settings, self.lines[index][1]
+        if settings.label_type == ImageDataParameter.PIXEL:
+            name = settings.root_folder + told
+            labels = read_image(name, settings.new_height, settings.new_width, color=False)
+            if labels.shape != shape:
+                what = f"has {labels.shape} labels; {shape} would be right (height, width)"
+                raise CaffeError(what, file=name)
+            return labels
+        label = settings.ignore_label
+        if settings.label_type == ImageDataParameter.IMAGE:
+            label = int(told)
+        return np.full(shape, label & 255, np.uint8)
+
+    def _cropped(self, image: Image, labels: Image, draw: Sequence[int]) -> tuple[Image, Image]:
+        """The crop, filled up with the mean and with ignore_label at the bottom and the right."""
+        height, width = crop_of(self.transform)
+        if not height:
+            return image, labels
+        more = max(height - len(image), 0), max(width - image.shape[1], 0)
+        if any(more):
+            mean = np.zeros(image.shape[2], np.float32)
+            mean[:] = list(self.transform.mean_value) or 0
+            filled = np.empty(
+                (len(image) + more[0], image.shape[1] + more[1], len(mean)), np.float32
+            )
+            filled[:] = mean
+            filled[: len(image), : image.shape[1]] = image
+            told = np.full(filled.shape[:2], self.settings.ignore_label & 255, np.uint8)
+            told[: len(image), : image.shape[1]] = labels
+            image, labels = filled, told
+        spare = len(image) - height, image.shape[1] - width
+        top, left = spare[0] // 2, spare[1] // 2
+        if self.train:
+            top, left = draw[1] % (spare[0] + 1), draw[2] % (spare[1] + 1)
+        cut = slice(top, top + height), slice(left, left + width)
+        return image[cut], labels[cut]
+
+
+def crop_of(transform: TransformationParameter) -> tuple[int, int]:
+    """Height and width of the crop; 0 without one."""
+    if transform.HasField("crop_size"):
+        return transform.crop_size, transform.crop_size
+    return transform.crop_height, transform.crop_width
+
+
+@layer_types.register("ImageSegData")
+class ImageSegData(BatchDataLayer):
+    """Images and images of labels in the order of the list, or shuffled anew in each round.
+
+    A line of the list has an image and its labels: a file (PIXEL), one number for all pixels
+    (IMAGE), or nothing (NONE). Tops N x C x H x W, N x 1 x H x W and, if asked for, N x 1 x 1 x 2
+    with the rows and columns of each file, up to those of the first top
+    (`image_seg_data_layer.cpp`). While training, crops are anywhere, else in the middle.
+    """
+
+    tops = (2, 3)
+
+    def build(self, bottom_shapes: Sequence[Shape]) -> None:
+        settings, transform = self.param.image_data_param, self.param.transform_param
+        self.batch_size = settings.batch_size
+        self.check_batch_size(f"{_FIELD}.batch_size")
+        self._check(settings, transform)
+        plain = TransformationParameter()
+        plain.CopyFrom(transform)
+        for name in ("crop_size", "crop_height", "crop_width", "scale_factors", "mirror"):
+            plain.ClearField(name)
+        self.transform = Transform(plain, self.param.phase)
+        log.info(f"Opening file {settings.source}")
+        self._images = LabelledImages(
+            self._read_list(settings), settings, transform, self.param.phase == TRAIN
+        )
+        log.info(f"A total of {len(self._images.lines)} images.")
+        skip = self.draw_skip(settings.rand_skip)
+        first = self._images.read(self._order().index(skip), (0, 0, 0))
+        self.transform.output_shape(first[0].shape)
+        self._shapes = [(self.batch_size, *part.shape) for part in first]
+        log.info("output data size: " + ",".join(map(str, self._shapes[0])))
+
+    def reshape(self, bottom_shapes: Sequence[Shape]) -> list[Shape]:
+        return self._shapes[: self.num_tops]
+
+    def reader(self, share: Share, *, pin: bool) -> DenseBatches:
+        return DenseBatches(
+            self._images,
+            self.transform,
+            self._order(),
+            RecordDraws(self.context.seed, f"transform/{self.name}"),
+            share,
+            self.batch_size,
+            skip=self.draw_skip(self.param.image_data_param.rand_skip),
+            for_gpu=pin,
+        )
+
+    def _order(self) -> Order:
+        seed = self.context.seed if self.param.image_data_param.shuffle else None
+        return Order(len(self._images.lines), seed, f"shuffle/{self.name}")
+
+    def _read_list(self, settings: ImageDataParameter) -> list[tuple[str, str]]:
+        lines = []
+        for number, line in enumerate(read_lines(settings.source), 1):
+            name, told = [*line.split(), "", ""][:2]
+            is_number = told.removeprefix("-").isdecimal()
+            if settings.label_type == ImageDataParameter.IMAGE and not is_number:
+                what = f"is no image and a number: {line}"
+                raise CaffeError(what, file=settings.source, line=number)
+            if not name or (settings.label_type == ImageDataParameter.PIXEL and not told):
+                what = f"is no image and its labels: {line}"
+                raise CaffeError(what, file=settings.source, line=number)
+            lines.append((name, told))
+        if not lines:
+            raise CaffeError("lists no images", file=settings.source)
+        return lines
+
+    def _check(self, settings: ImageDataParameter, transform: TransformationParameter) -> None:
+        clips = ("new_length", "use_image", "use_temporal_jitter", "sampling_rate")
+        refuse_fields(settings, _FIELD, clips, "VideoData")
+        refuse_resizing(transform)
+        if not settings.source:
+            raise self.error("must name a list of images", f"{_FIELD}.source")
+        if (settings.new_height > 0) != (settings.new_width > 0):
+            raise self.error("new_height and new_width must be given together", _FIELD)
+        if (transform.crop_height > 0) != (transform.crop_width > 0):
+            raise self.error("crop_height and crop_width must be given together", "transform_param")
+        if transform.HasField("crop_size") and transform.crop_height:
+            raise self.error("give either crop_size or crop_height", "transform_param.crop_size")
+        if transform.HasField("mean_file"):
+            raise self.error("takes mean_value only", "transform_param.mean_file")
+        if min(transform.scale_factors, default=1) <= 0:
+            raise self.error("must be positive", "transform_param.scale_factors")
+
+
+@layer_types.register("SegAccuracy")
+class SegAccuracy(Layer):
+    """Shares of right pixels: of all, the mean over classes, and of intersections in unions.
+
+    Bottoms: scores N x C x H x W and labels N x 1 x H x W; top 1 x 1 x 1 x 3. The second share is
+    of the classes that are there, the third of all, 1 for one that is neither there nor guessed. Of
+    equal scores the last class counts (`seg_accuracy_layer.cpp`). Without `reset`, passes add up.
+    """
+
+    bottoms = (2, 2)
+    no_force_backward = (0, 1)
+    #: Pixels by their class, and by what they were taken for, C x C.
+    counts: Tensor | None = None
+
+    def reshape(self, bottom_shapes: Sequence[Shape]) -> list[Shape]:
+        scores, labels = map(tuple, bottom_shapes)
+        if len(scores) != 4 or labels != (scores[0], 1, *scores[2:]):
+            raise self.error(f"labels of {labels} do not fit scores of {scores}", "bottom")
+        return [(1, 1, 1, 3)]
+
+    @torch.no_grad()
+    def forward(self, *bottoms: Tensor) -> Tensor:
+        settings = self.param.seg_accuracy_param
+        classes = bottoms[0].shape[1]
+        labels = bottoms[1].long().flatten()
+        ignored = torch.tensor(list(settings.ignore_label), device=labels.device).long()
+        counted = ~torch.isin(labels, ignored)
+        labels = labels[counted]
+        wrong = labels[(labels < 0) | (labels >= classes)]
+        if len(wrong):
+            raise self.error(
+                f"label {int(wrong[0])} is out of range; 0 to {classes - 1} would be right, or one "
+                "of ignore_label",
+                "bottom",
+            )
+        guessed = classes - 1 - bottoms[0].flip(1).argmax(1).flatten()[counted]
+        counts = torch.bincount(labels * classes + guessed, minlength=classes**2)
+        if self.counts is not None and not settings.reset:
+            counts = counts + self.counts
+        self.counts = counts
+        return self._shares(counts.view(classes, classes).double()).to(bottoms[0].dtype)
+
+    @staticmethod
+    def _shares(counts: Tensor) -> Tensor:
+        right, there, guessed = counts.diagonal(), counts.sum(1), counts.sum(0)
+        total = right.sum() / counts.sum().clamp(min=1)
+        found = (right / there.clamp(min=1)).sum() / (there > 0).sum().clamp(min=1)
+        union = there + guessed - right
+        shared = torch.where(union > 0, right / union.clamp(min=1), 1).mean()
+        return torch.stack([total, found, shared]).view(1, 1, 1, 3)
