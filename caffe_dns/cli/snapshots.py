@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 
 from caffe_dns import log
+from caffe_dns.encoding import on_disk
 from caffe_dns.errors import CaffeError
 from caffe_dns.parallel.ranks import Ranks
 from caffe_dns.proto.caffe_pb2 import SolverParameter
 from caffe_dns.proto.upgrade import read_solver
-from caffe_dns.solver.snapshot_files import Rotation, newest_whole
+from caffe_dns.solver.snapshot_files import Rotation, find_snapshots, newest_whole
 from caffe_dns.solver.solver import Solver
 
 #: What --resume means without a file.
@@ -32,11 +34,14 @@ class Snapshots:
     def find_state(self, solver: str, ranks: Ranks | None) -> str:
         """The solver state to go on from; empty to start from the beginning.
 
-        `solver` is the file of the definition. Raises CaffeError when there are snapshots, but no
-        whole one, or when ranks see different ones.
+        `solver` is the file of the definition. Raises CaffeError when the state that was named is
+        not there, when there are snapshots, but no whole one, or when ranks see different ones.
         """
         if self.resume != NEWEST:
-            return self.resume or self.snapshot
+            state = self.resume or self.snapshot
+            if state and not os.path.exists(on_disk(state)):
+                raise _missing(state, read_solver(solver).message.snapshot_prefix)
+            return state
         try:
             newest = newest_whole(read_solver(solver).message)
         except CaffeError as error:
@@ -58,6 +63,15 @@ class Snapshots:
             if resumed:
                 self._rotation.adopt(trainer.param.snapshot_prefix, trainer.iteration)
             trainer.on_snapshot = self._rotation.add
+
+
+def _missing(state: str, prefix: str) -> CaffeError:
+    """That a state is not there, and which one is."""
+    there = find_snapshots(prefix)
+    right = f"no state begins with '{prefix}_iter_', so there is none to go on from"
+    if there:
+        right = f"the newest state of this solver is {there[0].state}"
+    return CaffeError(f"is not there; {right}", file=state)
 
 
 def keeps_files(param: SolverParameter) -> bool:

@@ -140,7 +140,16 @@ WRONG: dict[str, tuple[Callable[[Workspace], None], list[str], list[str]]] = {
         ["test", "-model", "net.prototxt", "-weights", "gone.caffemodel"],
         ["gone.caffemodel"],
     ),
-    "missing state": (nothing, [*TRAIN, "-snapshot", "gone.solverstate"], ["gone.solverstate"]),
+    "missing state": (
+        nothing,
+        [*TRAIN, "-snapshot", "gone.solverstate"],
+        ["gone.solverstate: is not there; the newest", "is snap_iter_20.solverstate"],
+    ),
+    "missing state of a run without one": (
+        spoil("solver.prototxt", '"snap"', '"other"'),
+        [*TRAIN, "-snapshot", "gone.solverstate"],
+        ["gone.solverstate: is not there; no state begins with 'other_iter_'"],
+    ),
     "truncated weights of train": (
         truncate("snap_iter_20.caffemodel"),
         FINETUNE,
