@@ -74,6 +74,7 @@ def test_compact_files(
     file = Path("kept/lenet_300_100_guo_56x_60x_3_bits_4.dnsz")
     size = file.stat().st_size
     assert file.read_bytes()[7] == 2
+    assert Path("kept/lenet_300_100_guo_56x_60x_4_pruned.caffemodel").exists()
     assert shared.startswith("| guo_56x 60x, 3 bits | ")
     assert shared.endswith(f" | {size:,} ({size:,} to {size:,}) |")
     assert 3000 < size < 5600
