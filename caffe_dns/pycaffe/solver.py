@@ -23,7 +23,7 @@ from caffe_dns.proto.caffe_pb2 import SolverParameter
 from caffe_dns.proto.upgrade import read_solver
 from caffe_dns.pycaffe.mode import mode, set_random_seed
 from caffe_dns.pycaffe.net import Net
-from caffe_dns.solver.iteration import LastUpdate, Outcome, run_iteration
+from caffe_dns.solver.iteration import Batches, LastUpdate, Outcome, run_iteration
 from caffe_dns.solver.nets import train_definition
 from caffe_dns.solver.solver import Solver as CoreSolver
 from caffe_dns.solver.update_rules.base import Tensors
@@ -130,7 +130,7 @@ class _Trainer(CoreSolver):
 
     def _iterate_debugging(self) -> Outcome:
         inputs = {name: self.train_net.blobs[name].data_tensor() for name in self.net.inputs}
-        batches = [{**inputs, **self.net.read_sources()} for _ in range(self.param.iter_size)]
+        batches = Batches(lambda: {**inputs, **self.net.read_sources()}, self.param.iter_size)
         return run_iteration(self.net, self.rule, batches, debug=True)
 
     def _tell_and_apply(self) -> None:

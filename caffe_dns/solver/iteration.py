@@ -8,7 +8,7 @@ later batch. When to train, and what to log, is the solver's business.
 from __future__ import annotations
 
 import gc
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 
 import torch
@@ -24,6 +24,20 @@ from caffe_dns.parallel.averaging import GradientAverage
 from caffe_dns.solver.update_rules import UpdateRule
 
 Batch = Mapping[str, Tensor]
+
+
+class Batches:
+    """The `count` batches of an iteration, each read when its turn comes; only once."""
+
+    def __init__(self, read: Callable[[], Batch], count: int) -> None:
+        self._read = read
+        self._count = count
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[Batch]:
+        return (self._read() for _ in range(self._count))
 
 
 class Outcome:
@@ -71,7 +85,7 @@ class LastUpdate:
 def run_iteration(
     net: Net,
     rule: UpdateRule,
-    batches: Sequence[Batch],
+    batches: Sequence[Batch] | Batches,
     average: GradientAverage | None = None,
     deferred: DeferredWeightGradients | None = None,
     *,
@@ -96,7 +110,10 @@ def run_iteration(
 
 
 def _run_passes(
-    net: Net, batches: Sequence[Batch], average: GradientAverage | None, debug: bool
+    net: Net,
+    batches: Sequence[Batch] | Batches,
+    average: GradientAverage | None,
+    debug: bool,
 ) -> Outcome:
     """Forward and backward on each batch."""
     total: Tensor | None = None
@@ -137,6 +154,8 @@ class CapturedIteration:
     """
 
     WARM_UP = 3
+    #: An iteration of more passes is not recorded: the graph has each of them, and its batch.
+    MOST_PASSES = 64
 
     def __init__(
         self,
@@ -156,10 +175,13 @@ class CapturedIteration:
         self._inputs: list[dict[str, Tensor]] = []
         self._outcome: Outcome | None = None
 
-    def run(self, batches: Sequence[Batch]) -> Outcome:
+    def run(self, batches: Sequence[Batch] | Batches) -> Outcome:
         """One iteration. What it returns is overwritten by the next."""
         self._runs += 1
-        if not self._failed and self._runs > self.WARM_UP and self._graph is None:
+        if self._failed or self._runs <= self.WARM_UP or len(batches) > self.MOST_PASSES:
+            return self._run_layers(batches)
+        batches = list(batches)
+        if self._graph is None:
             self._capture(batches)
         if self._graph is None or not self._fits(batches):
             return self._run_layers(batches)
@@ -189,7 +211,7 @@ class CapturedIteration:
             for name, tensor in inputs.items()
         )
 
-    def _run_layers(self, batches: Sequence[Batch]) -> Outcome:
+    def _run_layers(self, batches: Sequence[Batch] | Batches) -> Outcome:
         return run_iteration(self.net, self.rule, batches, self._average, self._deferred_gradients)
 
     def _capture(self, batches: Sequence[Batch]) -> None:

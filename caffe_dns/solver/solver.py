@@ -27,7 +27,7 @@ from caffe_dns.proto.caffe_pb2 import DataPosition, SolverParameter, SolverState
 from caffe_dns.proto.text import to_text
 from caffe_dns.solver.checks import check_definition, check_sizes
 from caffe_dns.solver.divergence import Guard
-from caffe_dns.solver.iteration import LastUpdate, Outcome, capture, run_iteration
+from caffe_dns.solver.iteration import Batches, LastUpdate, Outcome, capture, run_iteration
 from caffe_dns.solver.nets import build_test_nets, build_train_net
 from caffe_dns.solver.observers import Display, Observer, log_scores
 from caffe_dns.solver.scores import new_scores
@@ -228,8 +228,7 @@ class Solver:
     def _iterate(self, display: bool) -> Outcome:
         """iter_size times forward and backward, then one update."""
         self.net.context.passes = self.iteration
-        self._batch = {}
-        batches = [self.net.read_sources() for _ in range(self.param.iter_size)]
+        batches = Batches(self._read, self.param.iter_size)
         self._last_update.begin()
         debug = display and self.param.debug_info
         with self._frozen.held():
@@ -237,13 +236,18 @@ class Solver:
                 outcome = run_iteration(self.net, self.rule, batches, *self._sharing, debug=debug)
             else:
                 outcome = self._captured.run(batches)
-        if display or _due(self.iteration + 1, self.param.snapshot):
-            self._batch = batches[-1]
+        if not (display or _due(self.iteration + 1, self.param.snapshot)):
+            self._batch = {}
         self._last_update.end()
         # A replayed iteration writes its loss over the last one's.
         keep = self.param.average_loss > 1 and self._captured is not None
         self._losses.append(outcome.loss.clone() if keep else outcome.loss)
         return outcome
+
+    def _read(self) -> dict[str, Tensor]:
+        self._batch = {}  # the memory of the last one may serve for this one
+        self._batch = self.net.read_sources()
+        return self._batch
 
     def _display(self, outputs: Mapping[str, Tensor], rate: float) -> None:
         last_iteration, last_time = self._last_display

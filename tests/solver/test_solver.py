@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import weakref
 from pathlib import Path
 
 import pytest
@@ -156,6 +157,26 @@ def test_the_loss_of_an_iteration_is_the_mean_of_its_batches(tmp_path: Path) -> 
     each = losses(solve(tmp_path, settings.replace("max_iter: 2", "max_iter: 4"))[1])
     both = losses(solve(tmp_path, f"{settings} iter_size: 2")[1])
     assert both[:2] == pytest.approx([sum(each[:2]) / 2, sum(each[2:4]) / 2], rel=1e-4)
+
+
+def test_batches_of_an_iteration_are_read_one_after_the_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that an iter_size takes time, and no memory."""
+    solver = make_solver(tmp_path, "iter_size: 40 max_iter: 2 display: 1")
+    read, alive, most = solver.net.read_sources, weakref.WeakSet[object](), 0
+
+    def read_and_count() -> dict[str, torch.Tensor]:
+        nonlocal most
+        batch = {name: tensor.clone() for name, tensor in read().items()}
+        alive.update(batch.values())
+        most = max(most, len(alive) // len(batch))
+        return batch
+
+    monkeypatch.setattr(solver.net, "read_sources", read_and_count)
+    solver.step(2)
+    solver.close()
+    assert most <= 3
 
 
 def test_scores_are_means_over_the_batches(tmp_path: Path) -> None:
