@@ -155,14 +155,15 @@ def remove_leftovers(path: Path, *, any_ending: bool = False) -> None:
 
     With `any_ending`, also those for files whose names begin like `path`.
     """
-    ending = r".*" if any_ending else ""
-    pattern = re.compile(
-        rf"\.{re.escape(path.name)}{ending}\.{_machine()}\.(\d+)\.[0-9a-f]{{8}}\.tmp"
-    )
+    beginning = f".{path.name}"
 
     def is_left(entry: os.DirEntry[str]) -> bool:
-        match = pattern.fullmatch(entry.name)
-        return match is not None and not _is_at_work(int(match[1]), entry)
+        if not entry.name.startswith(beginning):
+            return False
+        match = _ending().search(entry.name, len(beginning))
+        if match is None or not (any_ending or match.start() == len(beginning)):
+            return False
+        return not _is_at_work(int(match[1]), entry)
 
     _remove(path.parent, is_left)
 
@@ -182,12 +183,25 @@ def _remove(folder: Path, unwanted: Callable[[os.DirEntry[str]], bool]) -> None:
 
 def _remove_ours() -> None:
     """Remove all temporary files and folders of this process, which is about to end."""
-    pattern = re.compile(rf"\..+\.{_machine()}\.{os.getpid()}\.[0-9a-f]{{8}}\.tmp", re.DOTALL)
+
+    def is_ours(entry: os.DirEntry[str]) -> bool:
+        match = _ending().search(entry.name)
+        return match is not None and entry.name[0] == "." and int(match[1]) == os.getpid()
+
     for folder in _folders:
-        _remove(folder, lambda entry: pattern.fullmatch(entry.name) is not None)
+        _remove(folder, is_ours)
 
 
 interrupt.at_end.append(_remove_ours)
+
+
+@cache
+def _ending() -> re.Pattern[str]:
+    """How the names of temporary files end on this machine, after those of the files themselves.
+
+    Not a pattern for each name, which Python would keep: a run writes thousands of snapshots.
+    """
+    return re.compile(rf"\.{_machine()}\.(\d+)\.[0-9a-f]{{8}}\.tmp\Z")
 
 
 @cache

@@ -245,7 +245,6 @@ class Solver:
         return outcome
 
     def _read(self) -> dict[str, Tensor]:
-        self._batch = {}  # the memory of the last one may serve for this one
         self._batch = self.net.read_sources()
         return self._batch
 

@@ -146,6 +146,16 @@ def test_what_dead_processes_left_goes(tmp_path: Path) -> None:
     assert len(os.listdir(tmp_path)) == len(others)
 
 
+def test_nothing_is_kept_of_the_names_of_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python keeps patterns that were compiled: 4 KB for each snapshot of a long run."""
+    write_atomically(tmp_path / "first", b"")
+    monkeypatch.setattr(re, "compile", None)
+    write_atomically(tmp_path / "second", b"")
+    remove_leftovers(tmp_path / "third", any_ending=True)
+
+
 def test_folders_of_dead_processes_go_and_links_are_not_followed(tmp_path: Path) -> None:
     with subprocess.Popen([sys.executable, "-c", ""]) as dead:
         dead.wait()
