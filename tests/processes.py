@@ -9,9 +9,11 @@ from __future__ import annotations
 import atexit
 import multiprocessing
 import os
+import runpy
 import signal
 import subprocess
 import sys
+import warnings
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -95,11 +97,37 @@ def _call(
 
 def run_dns(words: Sequence[str], folder: Path = Path()) -> subprocess.CompletedProcess[str]:
     """`dns` with these arguments, in that folder, to its end."""
+    return _run("caffe_dns.cli.main:main", words, folder, {})
+
+
+def run_python(
+    *words: str, folder: Path = Path(), **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """`python -W error` with these words: `-c` and a program, `-m` and a module, or a file."""
+    return _run(f"{__name__}:_python", words, folder, environment)
+
+
+def _run(
+    function: str, words: Sequence[str], folder: Path, environment: Mapping[str, str]
+) -> subprocess.CompletedProcess[str]:
     with TemporaryDirectory() as scratch:
         streams = Path(scratch, "stderr"), Path(scratch, "stdout")
-        code = Forked("caffe_dns.cli.main:main", words, folder, {}, *streams).wait()
+        code = Forked(function, words, folder, environment, *streams).wait()
         stderr, stdout = (path.read_text() for path in streams)
-    return subprocess.CompletedProcess(["dns", *words], code, stdout, stderr)
+    return subprocess.CompletedProcess([function, *words], code, stdout, stderr)
+
+
+def _python(words: list[str]) -> None:
+    warnings.simplefilter("error")
+    if words[0] == "-c":
+        sys.argv = ["-c", *words[2:]]
+        exec(words[1], {"__name__": "__main__"})
+    elif words[0] == "-m":
+        sys.argv = words[1:]
+        runpy.run_module(words[1], run_name="__main__", alter_sys=True)
+    else:
+        sys.argv = words
+        runpy.run_path(words[0], run_name="__main__")
 
 
 def run_forked(command: Sequence[str], **_: object) -> subprocess.CompletedProcess[str]:

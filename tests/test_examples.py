@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.oracle import GOLDEN
+from tests.processes import run_python
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -34,13 +35,10 @@ def test_every_example_is_listed_and_tried() -> None:
 
 
 def test_score() -> None:
-    said = run(
-        "score.py",
-        "runs/sgd_inv/train_val.prototxt",
-        "runs/sgd_inv/snap_iter_40.caffemodel",
-        "10",
-        folder=GOLDEN,
-    )
+    words = ["runs/sgd_inv/train_val.prototxt", "runs/sgd_inv/snap_iter_40.caffemodel", "10"]
+    done = run_python(str(EXAMPLES / "score.py"), *words, folder=GOLDEN)
+    assert done.returncode == 0, done.stderr
+    said = done.stdout.splitlines()
     assert said[0] == "accuracy = 0.5760"  # Caffe's own, in the log of the run
     assert said[1].startswith("loss = 1.42")
     assert [line.split(":")[0] for line in said[2:]] == ["conv1", "conv2", "ip1", "ip2"]

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from tests.processes import run_dns
+from tests.processes import run_dns, run_python
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "extending.md").read_text()
@@ -94,16 +93,8 @@ def test_other_types_take_no_settings(folder: Path) -> None:
 
 
 def test_its_test(folder: Path) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "-p",
-        "no:cacheprovider",
-        "test_scaled_tanh.py",
-    ]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    words = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "test_scaled_tanh.py"]
+    done = run_python(*words, folder=folder)
     assert done.returncode == 0, done.stdout
     assert "1 passed" in done.stdout
 

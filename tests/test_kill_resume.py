@@ -32,6 +32,9 @@ def test_a_killed_run_ends_where_the_whole_one_does(
     ) -> Forked:
         return Forked("caffe_dns.cli.main:main", arguments, folder, more, folder / log)
 
+    short = tool.SOLVER.replace(f"max_iter: {tool.ITERATIONS}", "max_iter: 30")
+    for name, value in (("SOLVER", short), ("ITERATIONS", 30), ("LONGEST_LIFE", 0.5)):
+        monkeypatch.setattr(tool, name, value)
     monkeypatch.setattr(tool.Runner, "start_process", start)
     monkeypatch.setattr(tool, "kill_group", Forked.kill)
     monkeypatch.setattr(

@@ -177,7 +177,7 @@ def test_mobilenet_keeps_depthwise_convolutions_dense() -> None:
 @pytest.mark.parametrize("file", slow_unless(SMALL, SOLVERS))
 def test_training_and_resuming(file: str, tmp_path: Path, pictures: Path) -> None:
     param: SolverParameter = read_solver(MODELS / file).message
-    size = 96 if Path(file).parent.name in OF_ANY_SIZE else None
+    size = 64 if Path(file).parent.name in OF_ANY_SIZE else None
     param.net_param.CopyFrom(on_dummy_data(param.net, batch=2, size=size, pictures=pictures))
     for field in ("net", "test_iter", "test_interval", "iter_size", "snapshot_after_train"):
         param.ClearField(field)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import platform
-import subprocess
-import sys
 
 import pytest
+
+from tests.processes import run_python
 
 PROGRAM = """
 import ctypes
@@ -32,7 +32,5 @@ print(is_mapped(beside_the_heap()), is_mapped(nullcontext()))
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="is about glibc")
 def test_only_work_beside_iterations_maps_large_blocks() -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True
-    )
-    assert done.stdout == "True False\n"
+    done = run_python("-c", PROGRAM)
+    assert done.stdout == "True False\n", done.stderr

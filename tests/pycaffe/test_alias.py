@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from importlib import import_module
 
 import pytest
 
 import caffe_dns.pycaffe
+from tests.processes import run_python
 
 
 def test_import_caffe() -> None:
@@ -34,4 +33,5 @@ net = caffe.NetSpec()
 net.data = L.Input(shape=dict(dim=[1, 2]))
 assert isinstance(net.to_proto(), caffe_pb2.NetParameter)
 """
-    subprocess.run([sys.executable, "-W", "error", "-c", program], check=True)
+    done = run_python("-c", program)
+    assert done.returncode == 0, done.stderr

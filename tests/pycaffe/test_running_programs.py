@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 from caffe_dns.pycaffe.__main__ import main
+from tests.processes import run_python
 
 PROGRAM = """
 import sys
@@ -39,18 +38,13 @@ class Times(caffe.Layer):
 """
 
 
-def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "GLOG_minloglevel": "2"}
-    command = [sys.executable, "-W", "error", "-m", "caffe_dns.pycaffe", *arguments]
-    return subprocess.run(command, env=environment, capture_output=True, text=True)
-
-
 def test_programs(tmp_path: Path) -> None:
     Path("programs").mkdir()
     Path("programs/program.py").write_text(PROGRAM)
     Path("programs/helper.py").write_text(HELPER)
     Path("net.prototxt").write_text(NET)
-    done = run("programs/program.py", "3", "--flag")
+    words = ["-m", "caffe_dns.pycaffe", "programs/program.py", "3", "--flag"]
+    done = run_python(*words, GLOG_minloglevel="2")
     assert done.stderr == ""
     assert done.stdout == (
         "caffe_dns.pycaffe ['programs/program.py', '3', '--flag'] beside the program [6.0, 6.0]\n"
