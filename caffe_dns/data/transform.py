@@ -32,18 +32,27 @@ ImageShape: TypeAlias = tuple[int, int, int]
 
 #: Records that share one generator: making one for each record would cost more than reading it.
 _BLOCK = 4096
-#: The fields of SSD.
-_OF_ANNOTATED_DATA = (
-    "resize_param",
-    "noise_param",
-    "emit_constraint",
-    "crop_h",
-    "crop_w",
-    "distort_param",
-    "expand_param",
-)
-#: Those of DeepLab.
-_OF_IMAGE_SEG_DATA = ("crop_height", "crop_width", "scale_factors")
+#: Layer types, and what of transform_param they alone read.
+_OF_THEIR_OWN = {
+    "AnnotatedData": (
+        "resize_param",
+        "noise_param",
+        "emit_constraint",
+        "crop_h",
+        "crop_w",
+        "distort_param",
+        "expand_param",
+    ),
+    "ImageSegData": ("crop_height", "crop_width", "scale_factors"),
+    "VideoData, of TSN": (
+        "fix_crop",
+        "more_fix_crop",
+        "multi_scale",
+        "scale_ratios",
+        "max_distort",
+        "is_flow",
+    ),
+}
 
 
 @dataclass
@@ -85,7 +94,7 @@ class Transform:
     """The settings of a layer's `transform_param`. What is random is up to the caller's draws."""
 
     def __init__(self, param: TransformationParameter, phase: int) -> None:
-        refuse_annotated(param)
+        refuse_of_others(param)
         self.crop_size = int(param.crop_size)
         self.random_crop = self.crop_size > 0 and phase == TRAIN
         self.mirror = bool(param.mirror)
@@ -244,15 +253,11 @@ class Transform:
         return mean[:, rows[:, :, None], columns[:, None, :]].transpose(0, 1)
 
 
-def refuse_annotated(param: TransformationParameter) -> None:
-    """Raise CaffeError, with the field, for what only AnnotatedData or ImageSegData does."""
-    refuse_fields(param, "transform_param", _OF_ANNOTATED_DATA, "AnnotatedData")
-    refuse_labelled(param)
-
-
-def refuse_labelled(param: TransformationParameter) -> None:
-    """Raise CaffeError, with the field, for what only ImageSegData does to images."""
-    refuse_fields(param, "transform_param", _OF_IMAGE_SEG_DATA, "ImageSegData")
+def refuse_of_others(param: TransformationParameter, own: str = "") -> None:
+    """Raise CaffeError, with the field, for what only layer types but `own` do to images."""
+    for types, fields in _OF_THEIR_OWN.items():
+        if types != own:
+            refuse_fields(param, "transform_param", fields, types)
 
 
 def crop(images: Image, cut: Cut, size: int) -> Image:

@@ -10,7 +10,7 @@ from caffe_dns import log
 from caffe_dns.data.batches import Share
 from caffe_dns.data.datum import Image
 from caffe_dns.data.random_resizing import refuse_resizing
-from caffe_dns.data.transform import RecordDraws, read_mean, refuse_annotated
+from caffe_dns.data.transform import RecordDraws, read_mean, refuse_of_others
 from caffe_dns.data.window_batches import WindowBatches, WindowSettings
 from caffe_dns.data.windows import read_window_file
 from caffe_dns.layers.base import Shape, layer_types
@@ -65,7 +65,7 @@ class WindowData(BatchDataLayer):
 
     def _read_settings(self) -> WindowSettings:
         param, transform = self.param.window_data_param, self.param.transform_param
-        refuse_annotated(transform)
+        refuse_of_others(transform)
         refuse_resizing(transform)
         crop_size = transform.crop_size
         if crop_size < 1:

@@ -144,7 +144,7 @@ _FIELDS: dict[str, dict[str, Idle]] = {
     # DeepDetect; theta is of use with soft_nms only.
     "NonMaximumSuppressionParameter": {"soft_nms": _IS_OFF, "theta": _ANY},
     "DataParameter": {"threads": _ANY, "parser_threads": _ANY, "cache": _ANY, "precache": _ANY},
-    "VideoDataParameter": {"show_data": _IS_OFF},
+    "VideoDataParameter": {"show_data": _IS_OFF, "encoded": _IS_OFF},
     "PoolingParameter": {"avg_include_pad": _IS_ON, "torch_pooling": _IS_OFF},
     "LossParameter": {"label_smoothing": Idle((0,))},
     "ImageDataParameter": {"label_divide_factor": Idle((1,)), "show_data": _IS_OFF},

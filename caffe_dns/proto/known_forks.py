@@ -72,9 +72,8 @@ FIELDS = {
         "use_multiple_label num_of_labels",
     },
     "TSN": {
-        "VideoDataParameter": "num_segments modality name_pattern encoded grayscale",
-        "TransformationParameter": "fix_crop more_fix_crop multi_scale scale_ratios max_distort "
-        "is_flow original_image upper_size upper_height upper_width",
+        "VideoDataParameter": "encoded",
+        "TransformationParameter": "original_image upper_size upper_height upper_width",
     },
     "SkimCaffe": {
         "SolverParameter": "prune_threshold max_threshold_factor winograd_sparsity_factor "

@@ -16,7 +16,7 @@ from caffe_dns.errors import CaffeError
 from caffe_dns.proto.caffe_pb2 import LayerParameter, NetParameter, SolverParameter
 from caffe_dns.proto.positions import Positions
 from caffe_dns.proto.text import Parsed, read_binary, read_text
-from caffe_dns.proto.upgrade_forks import say_as_convolution
+from caffe_dns.proto.upgrade_forks import say_as_ours
 from caffe_dns.proto.upgrade_v0 import is_padding, upgrade_v0_net
 from caffe_dns.proto.upgrade_v1 import (
     needs_data_upgrade,
@@ -96,7 +96,7 @@ def upgrade_net_as_needed(param: NetParameter, file: str) -> tuple[NetParameter,
     _upgrade_batch_norm(param, file)
     _give_fillers_to_scales(param)
     for layer in param.layer:
-        say_as_convolution(layer)
+        say_as_ours(layer)
     return param, v0_compatible and v1_compatible
 
 

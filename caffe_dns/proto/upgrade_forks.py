@@ -1,4 +1,4 @@
-"""Convolutions of forks for videos to the Convolution of today, which has any number of axes."""
+"""What forks for videos call otherwise: Caffe's convolutions, and two layers by one name."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ from caffe_dns.proto.caffe_pb2 import ConvolutionParameter, LayerParameter
 
 #: Layer types that have a value for time and one for height and width (C3D).
 _OVER_TIME = {"Convolution3D": "Convolution", "Deconvolution3D": "Deconvolution"}
+#: What tells TSN's VideoData from that of C3D and video-caffe.
+_OF_SEGMENTS = ("num_segments", "modality", "name_pattern", "grayscale")
 #: The one that has its values as shapes (video-caffe).
 _BY_SHAPES = "NdConvolution"
 
 
-def say_as_convolution(layer: LayerParameter) -> None:
-    """Turn a convolution of C3D or video-caffe into one of Caffe's, in place.
+def say_as_ours(layer: LayerParameter) -> None:
+    """Turn a layer of C3D, video-caffe or TSN into what it is here, in place.
 
     What is left out by a definition stays so, and building the layer complains of it.
     """
@@ -28,6 +30,8 @@ def say_as_convolution(layer: LayerParameter) -> None:
             values = getattr(settings, f"{name}_shape").dim
             getattr(settings, "kernel_size" if name == "kernel" else name)[:] = values
             settings.ClearField(f"{name}_shape")
+    elif layer.type == "VideoData" and any(map(layer.video_data_param.HasField, _OF_SEGMENTS)):
+        layer.type = "VideoSegments"
 
 
 def _merge_time(settings: ConvolutionParameter) -> None:

@@ -45,6 +45,13 @@ def test_same_convolution(text: str) -> None:
     assert list(net.layer) == [expected]
 
 
+def test_video_data_of_tsn() -> None:
+    for field, type in (("num_segments: 3", "VideoSegments"), ("new_length: 3", "VideoData")):
+        text = layer("d", "VideoData", "", "d l", f"video_data_param {{ {field} }}")
+        net = upgrade_net(parse_text(text, NetParameter).message, "net.prototxt")
+        assert net.layer[0].type == type
+
+
 def build(text: str) -> Net:
     """The net of a definition of videos `x`, as it is read from a file."""
     param = parse_text(input_layer(x=(1, 2, 4, 6, 6)) + text, NetParameter).message

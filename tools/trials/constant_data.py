@@ -20,7 +20,12 @@ from torch import Tensor
 from caffe_dns.errors import CaffeError, is_out_of_memory
 from caffe_dns.layers import layer_types
 from caffe_dns.layers.base import Context, Layer, Shape
-from caffe_dns.proto.caffe_pb2 import FillerParameter, LayerParameter, NetParameter
+from caffe_dns.proto.caffe_pb2 import (
+    FillerParameter,
+    LayerParameter,
+    NetParameter,
+    VideoDataParameter,
+)
 from caffe_dns.proto.fields import is_repeated
 
 #: Channels, height and width that are tried where a definition does not tell them.
@@ -260,6 +265,8 @@ class _Blobs:
         transform, listed = layer.transform_param, layer.image_data_param
         if listed.new_height:
             height, width = listed.new_height, listed.new_width
+        if layer.video_data_param.new_height:
+            height, width = layer.video_data_param.new_height, layer.video_data_param.new_width
         if layer.image_data_param.HasField("is_color") and not listed.is_color:
             channels = 1
         if "resize_param" in transform.DESCRIPTOR.fields_by_name:
@@ -270,6 +277,13 @@ class _Blobs:
         readers = [each for each in self._param.layer if layer.top[0] in each.bottom]
         if readers and readers[0].type == "Slice" and _slice_axis(readers[0]) == 1:
             channels = self._for_slice(readers[0])[1]
+        video = layer.video_data_param
+        if layer.type == "VideoSegments":
+            planes = 2 if video.modality == VideoDataParameter.FLOW else channels
+            channels = planes * video.new_length * video.num_segments
+        if layer.type == "VideoData":
+            frames = video.new_length if layer.HasField("video_data_param") else listed.new_length
+            return (self._guess.batch, channels, frames, height, width)
         return (self._guess.batch, channels, height, width)
 
     def _wanted(self, layer: LayerParameter, index: int) -> Shape:

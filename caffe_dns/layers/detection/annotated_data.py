@@ -16,7 +16,7 @@ from caffe_dns.data.annotated_transform import AnnotatedTransform
 from caffe_dns.data.batches import Share
 from caffe_dns.data.datum import Buffer
 from caffe_dns.data.random_resizing import refuse_resizing
-from caffe_dns.data.transform import read_mean, refuse_labelled, shape_text
+from caffe_dns.data.transform import read_mean, refuse_of_others, shape_text
 from caffe_dns.layers.base import Shape, layer_types
 from caffe_dns.layers.database_records import DatabaseRecords
 
@@ -36,7 +36,7 @@ class AnnotatedData(DatabaseRecords):
         self.check_database()
         options = self.param.annotated_data_param
         refuse_resizing(self.param.transform_param)
-        refuse_labelled(self.param.transform_param)
+        refuse_of_others(self.param.transform_param, "AnnotatedData")
         self.transform = AnnotatedTransform(
             self.param.transform_param, options.batch_sampler, self.param.phase
         )

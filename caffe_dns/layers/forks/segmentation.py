@@ -15,7 +15,7 @@ from caffe_dns.data.datum import Image
 from caffe_dns.data.image_files import read_image, read_lines
 from caffe_dns.data.random_resizing import refuse_resizing
 from caffe_dns.data.sources import Order
-from caffe_dns.data.transform import RecordDraws, Transform
+from caffe_dns.data.transform import RecordDraws, Transform, refuse_of_others
 from caffe_dns.errors import CaffeError
 from caffe_dns.layers.base import Layer, Shape, layer_types
 from caffe_dns.layers.batch_data import BatchDataLayer
@@ -178,6 +178,7 @@ class ImageSegData(BatchDataLayer):
         clips = ("new_length", "use_image", "use_temporal_jitter", "sampling_rate")
         refuse_fields(settings, _FIELD, clips, "VideoData")
         refuse_resizing(transform)
+        refuse_of_others(transform, "ImageSegData")
         if not settings.source:
             raise self.error("must name a list of images", f"{_FIELD}.source")
         if (settings.new_height > 0) != (settings.new_width > 0):
