@@ -55,6 +55,8 @@ class Work:
     step: Step
     group: FusedLayers | None
     tops: list[str]
+    #: Whether the tops are there before: those of Input layers, and of what brings data.
+    given: bool
     #: The blobs that no later layer wants.
     last_uses: list[str]
 
@@ -142,7 +144,10 @@ class Net(nn.Module):
     @fusion.setter
     def fusion(self, fusion: Fusion) -> None:
         self._fusion = fusion
-        self._works = {inner: list(self._plan(fusion.layers[inner])) for inner in (False, True)}
+        self._works = {
+            inner: [work for work in self._plan(groups) if not work.given]
+            for inner, groups in fusion.layers.items()
+        }
         self._works_observed = list(self._plan({}))
 
     def _plan(self, groups: Mapping[Layer, FusedLayers]) -> Iterator[Work]:
@@ -151,12 +156,13 @@ class Net(nn.Module):
         for step, last_uses in steps:
             group = groups.get(step.layer)
             if group is None:
-                yield Work(step, None, step.tops, last_uses)
+                given = step.layer.is_source or step.layer.type == "Input"
+                yield Work(step, None, step.tops, given, last_uses)
             else:
                 no_longer_read = [*last_uses]
                 for _ in group.steps[1:]:
                     no_longer_read += next(steps)[1]
-                yield Work(step, group, group.steps[-1].tops, no_longer_read)
+                yield Work(step, group, group.steps[-1].tops, False, no_longer_read)
 
     # Looking ------------------------------------------------------------------------------------
 
@@ -208,16 +214,15 @@ class Net(nn.Module):
             return self._compute(dict(given), inner)
 
     def _compute(self, blobs: dict[str, Tensor], inner: bool) -> dict[str, Tensor]:
-        # An observer wants to see every layer's top.
-        observed = self.observer is not None
-        for work in self._works_observed if observed else self._works[inner]:
+        observer = self.observer  # which wants to see every layer's top
+        for work in self._works[inner] if observer is None else self._works_observed:
             step = work.step
             if work.group is not None:
                 blobs[work.tops[0]] = work.group.run(*[blobs[blob] for blob in step.bottoms])
-            elif not step.layer.is_source and step.layer.type != "Input":
+            elif not work.given:
                 self._run_step(step, blobs)
-            if self.observer is not None:
-                self.observer.after(step, [blobs[blob] for blob in step.tops])
+            if observer is not None:
+                observer.after(step, [blobs[blob] for blob in step.tops])
             if not inner:
                 for blob in work.last_uses:
                     blobs.pop(blob, None)
@@ -297,12 +302,16 @@ class Net(nn.Module):
         raise BadValue(f"inputs come by name, {{{example}}} here, not as a {type(inputs).__name__}")
 
     def _take_inputs(self, inputs: Inputs) -> dict[str, Tensor]:
-        if len(inputs) != len(self.inputs) or any(blob not in inputs for blob in self.inputs):
+        if len(inputs) != len(self.inputs):
             self._refuse(inputs)
-        blobs = {blob: self._to_blob(value) for blob, value in inputs.items()}
-        if torch.compiler.is_exporting():
-            return blobs  # of sizes that may be left open
-        if any(value.shape != self.blob_shapes[blob] for blob, value in blobs.items()):
+        blobs: dict[str, Tensor] = {}
+        fits = True
+        for blob in self.inputs:
+            if blob not in inputs:
+                self._refuse(inputs)
+            blobs[blob] = self._to_blob(inputs[blob])
+            fits = fits and blobs[blob].shape == self.blob_shapes[blob]
+        if not fits and not torch.compiler.is_exporting():  # for then sizes may be left open
             self.reshape({blob: tuple(value.shape) for blob, value in blobs.items()})
         return blobs
 
@@ -314,11 +323,13 @@ class Net(nn.Module):
 
     def _to_blob(self, value: Tensor | np.ndarray) -> Tensor:
         """`value` on the net's device, in the number format of its parameters."""
-        tensor = torch.as_tensor(value, device=self.context.device)
+        tensor = value if isinstance(value, Tensor) else torch.as_tensor(value)
+        wanted = tensor.dtype if tensor.is_floating_point() else torch.float32
         for parameter in self._first_parameter:
-            same = tensor.dtype is parameter.dtype
-            return tensor if same else tensor.to(parameter.dtype)
-        return tensor if tensor.is_floating_point() else tensor.to(torch.float32)
+            wanted = parameter.dtype
+        if tensor.dtype is wanted and tensor.device == self.context.device:
+            return tensor
+        return tensor.to(self.context.device, wanted)
 
 
 def _no_layers(param: NetParameter) -> str:

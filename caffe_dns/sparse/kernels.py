@@ -16,12 +16,14 @@ import numba
 import numpy as np
 
 from caffe_dns.sparse.vectors import (
+    KERNELS,
     LANES,
     MOST_STRIDE,
     MOST_VECTORS,
     TAKEN,
-    largest_sums,
+    add_products,
     pointer,
+    take_largest,
     take_some,
 )
 
@@ -30,9 +32,8 @@ LOWEST = np.finfo(np.float32).min
 # The columns of the table.
 KIND, CHANNELS, HEIGHT, WIDTH, PITCH, PLANE = range(6)
 OUT_CHANNELS, OUT_HEIGHT, OUT_WIDTH, OUT_PITCH, OUT_PLANE = range(6, 11)
-STRIDE_H, STRIDE_W, KERNEL_H, KERNEL_W, PAD_H, PAD_W, RELU = range(11, 18)
-FIRST, PLACES, PARTS, PIECES = range(18, 22)
-COLUMNS = 22
+STRIDE_H, STRIDE_W, KERNEL_H, KERNEL_W, PAD_H, PAD_W, RELU, FIRST, PIECES = range(11, 20)
+COLUMNS = 20
 # The operations.
 SUMS, SPLIT, MAX, AVERAGE, LINE, SOFTMAX = range(6)
 
@@ -78,38 +79,36 @@ def _one_sum(source, bias, begin, last, places, weights):
 def _sums(source, target, row, n, pointers, places, weights, biases):
     """Each plane of the top: the bias, and planes of the bottom, shifted, times the weights.
 
-    Of PARTS such sums the largest counts. The rows of both planes are equally far apart, so that a
-    plane is one row. Of all planes the same numbers are worked on at a time, and of what they read
-    one of PIECES after the other, which then stays in a near cache.
+    The rows of both planes are equally far apart, so that a plane is one row. Of all planes the
+    same numbers are worked on at a time, and of what they read one of PIECES after the other, which
+    then stays in a near cache.
     """
     length = ((row[OUT_HEIGHT] - 1) * row[OUT_PITCH] + row[OUT_WIDTH]) * n
-    channels, plane, parts, pieces = row[OUT_CHANNELS], row[OUT_PLANE] * n, row[PARTS], row[PIECES]
+    channels, plane, pieces = row[OUT_CHANNELS], row[OUT_PLANE] * n, row[PIECES]
     if length == 1:
         for channel in range(channels):
             number = row[FIRST] + channel
             begin, last = pointers[number], pointers[number + 1]
-            value = _one_sum(source, biases[number], begin, last, places[row[PLACES] :], weights)
+            value = _one_sum(source, biases[number], begin, last, places, weights)
             target[channel] = np.float32(0) if row[RELU] and value < 0 else value
         return
     at = 0
     while at < length:
-        vectors = min(MOST_VECTORS // parts, (length - at + LANES - 1) // LANES)
+        vectors = min(MOST_VECTORS, (length - at + LANES - 1) // LANES)
         # Some numbers are made twice: here, or in what the next channel overwrites.
         start = max(0, min(at, length - vectors * LANES))
         for piece in range(pieces):
             for channel in range(channels):
                 number = row[FIRST] + piece * channels + channel
-                largest_sums(
+                add_products(
                     target,
                     channel * plane + start,
                     source,
                     start,
                     n,
                     (pointers[number], pointers[number + 1]),
-                    parts,
                     piece > 0,
                     places,
-                    row[PLACES],
                     weights,
                     biases[number],
                     row[RELU] != 0 and piece == pieces - 1,
@@ -159,6 +158,9 @@ def _take_each(source, target, a, b, stride, count, n, exact):
 @_compiled
 def _pool(source, target, row, n, average):
     """Maxima or averages of windows, clipped to the image and its padding as Caffe does."""
+    if not average and _whole(row, n):
+        _take_maxima(source, target, row, n)
+        return
     stride, pad = row[STRIDE_W], row[PAD_W]
     target[: row[OUT_CHANNELS] * row[OUT_PLANE] * n] = np.float32(0) if average else LOWEST
     for j in range(row[KERNEL_W]):
@@ -175,6 +177,38 @@ def _pool(source, target, row, n, average):
                     _take(source, target, bottom, top, stride, right - left, n, average)
     if average:
         _divide_by_areas(target, row, n)
+
+
+@_compiled
+def _whole(row, n):
+    """Whether windows are of those that `take_largest` knows, and none is clipped."""
+    kernel = row[KERNEL_H]
+    known = (kernel == KERNELS[0] or kernel == KERNELS[1]) and row[KERNEL_W] == kernel
+    down = (row[OUT_HEIGHT] - 1) * row[STRIDE_H] + kernel <= row[HEIGHT]
+    across = (row[OUT_WIDTH] - 1) * row[STRIDE_W] + kernel <= row[WIDTH]
+    return (
+        known and row[PAD_H] + row[PAD_W] == 0 and down and across and (n > 1 or row[STRIDE_W] <= 2)
+    )
+
+
+@_compiled
+def _take_maxima(source, target, row, n):
+    """Some windows of a row at a time, or one in some images; vectors may go beyond the last."""
+    width, stride = row[OUT_WIDTH], row[STRIDE_W]
+    for channel in range(row[CHANNELS]):
+        for y in range(row[OUT_HEIGHT]):
+            top = (channel * row[OUT_PLANE] + y * row[OUT_PITCH]) * n
+            bottom = (channel * row[PLANE] + y * row[STRIDE_H] * row[PITCH]) * n
+            down = row[PITCH] * n
+            if n == 1:
+                for x in range(0, width, TAKEN):
+                    a = bottom + x * stride
+                    take_largest(target, top + x, source, a, n, down, row[KERNEL_H], stride)
+                continue
+            for x in range(width):
+                for i in range(0, n, TAKEN):
+                    a, b = bottom + x * stride * n + i, top + x * n + i
+                    take_largest(target, b, source, a, n, down, row[KERNEL_H], 1)
 
 
 @_compiled
@@ -269,21 +303,27 @@ def _give_out(source, tops, row, n):
 
 
 @_compiled
-def run(table, pointers, places, weights, biases, buffers, images, tops, n):
-    """All operations on n images, as many as fit into the buffers.
+def run(arrays, buffers, images, tops, n):
+    """All operations of a program on n images, as many as its buffers hold.
 
-    Images and tops, N x C x H x W, are given by their addresses, which reach compiled code in a
-    fraction of the time that arrays take.
+    All but n are addresses, which reach compiled code in a fraction of the time that arrays take:
+    of the addresses and sizes of what `Program` keeps, of two buffers, and of images and tops, N x
+    C x H x W.
     """
+    kept = numba.carray(pointer(arrays, np.int64(0)), 11)
+    table = numba.carray(pointer(kept[0], np.int64(0)), (kept[1] // COLUMNS, COLUMNS))
+    pointers = numba.carray(pointer(kept[2], np.int64(0)), kept[3])
+    places = numba.carray(pointer(kept[4], np.int32(0)), kept[5])
+    weights = numba.carray(pointer(kept[6], np.float32(0)), kept[7])
+    biases = numba.carray(pointer(kept[8], np.float32(0)), kept[9])
     first, last = table[0], table[-1]
-    size, top = (
-        first[CHANNELS] * first[PLANE],
-        last[OUT_CHANNELS] * last[OUT_HEIGHT] * last[OUT_WIDTH],
-    )
-    _take_in(numba.carray(pointer(images, np.float32(0)), n * size), buffers[0], n)
-    source = buffers[0]
+    bottom = numba.carray(pointer(images, np.float32(0)), n * first[CHANNELS] * first[PLANE])
+    size = last[OUT_CHANNELS] * last[OUT_HEIGHT] * last[OUT_WIDTH]
+    both = numba.carray(pointer(buffers, np.float32(0)), (2, kept[10]))
+    _take_in(bottom, both[0], n)
+    source = both[0]
     for number in range(table.shape[0]):
-        row, target = table[number], buffers[1 - number % 2]
+        row, target = table[number], both[1 - number % 2]
         kind = row[KIND]
         if kind == SUMS:
             _sums(source, target, row, n, pointers, places, weights, biases)
@@ -296,4 +336,4 @@ def run(table, pointers, places, weights, biases, buffers, images, tops, n):
         else:
             _pool(source, target, row, n, kind == AVERAGE)
         source = target
-    _give_out(source, numba.carray(pointer(tops, np.float32(0)), n * top), last, n)
+    _give_out(source, numba.carray(pointer(tops, np.float32(0)), n * size), last, n)

@@ -68,9 +68,6 @@ def _pooling(layer: Layer, tables: Tables) -> None:
     pooling = cast(Pooling, layer)
     window = pooling.window(tables.size)
     size = window.output_size(tables.size)
-    tiles = window.kernel == window.stride and window.pad == (0, 0)
-    if pooling.is_max and tiles and tables.take_largest(window.kernel):
-        return
     tables.add(
         kernels.MAX if pooling.is_max else kernels.AVERAGE,
         Planes.dense(tables.channels, *size),

@@ -38,27 +38,31 @@ class Program:
         tables.finish()
         self._top = tuple(top[1:])
         self._images = max(1, min(MOST_IMAGES, CACHED // tables.largest))
-        counts = [len(places) for places in tables.places]
+        counts = [len(weights) for weights in tables.weights]
+        #: What `kernels.run` is given the addresses of, and for each thread two buffers.
         self._tables = (
             np.stack(tables.rows),
             np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
-            np.concatenate([*map(np.ravel, tables.places), []]).astype(np.int32),
+            np.concatenate([*tables.places, []]).astype(np.int32),
             np.concatenate([*tables.weights, []]).astype(np.float32),
             np.array(tables.biases, np.float32),
         )
-        self._lowest = np.float32(torch.finfo(torch.float32).min)
-        #: One for each thread.
         size = tables.largest * self._images + SLACK
         self._buffers = [np.zeros((2, size), np.float32)]
+        addresses = [number for array in self._tables for number in (array.ctypes.data, array.size)]
+        self._arrays = np.array([*addresses, size], np.int64)
+        self._addresses = self._arrays.ctypes.data, self._buffers[0].ctypes.data
 
     def __call__(self, bottom: Tensor) -> Tensor:
         """The top of a float32 bottom, N images."""
-        images, num = bottom.float().contiguous(), bottom.shape[0]
+        num = bottom.shape[0]
+        if bottom.dtype is not torch.float32 or not bottom.is_contiguous():
+            bottom = bottom.float().contiguous()
         top = torch.empty(num, *self._top)
         if num <= self._images:
-            self._run(images, top, num, 0)
+            kernels.run(*self._addresses, bottom.data_ptr(), top.data_ptr(), num)
         else:
-            self._run_in_shares(images, top)
+            self._run_in_shares(bottom, top)
         return top
 
     def _run_in_shares(self, images: Tensor, top: Tensor) -> None:
@@ -69,16 +73,13 @@ class Program:
             self._buffers.append(np.zeros_like(self._buffers[0]))
 
         def work(thread: int) -> None:
+            buffers = self._buffers[thread].ctypes.data
             for share in shares[thread::threads]:
-                own = images[share]
-                self._run(own, top[share], len(own), thread)
+                own, tops = images[share], top[share]
+                kernels.run(self._addresses[0], buffers, own.data_ptr(), tops.data_ptr(), len(own))
 
         if threads == 1:
             work(0)
             return
         with ThreadPoolExecutor(threads) as pool:
             list(pool.map(work, range(threads)))
-
-    def _run(self, images: Tensor, top: Tensor, num: int, thread: int) -> None:
-        buffers = self._buffers[thread]
-        kernels.run(*self._tables, buffers, images.data_ptr(), top.data_ptr(), num)

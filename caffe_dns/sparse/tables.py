@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import product
 
 import numpy as np
 
 from caffe_dns.sparse import kernels
-from caffe_dns.sparse.vectors import LANES, MOST_VECTORS, PARTS
+from caffe_dns.sparse.vectors import LANES, MOST_VECTORS
 
 Pair = tuple[int, int]
 #: Numbers that stay in the nearest cache.
@@ -54,8 +53,6 @@ class Sums:
     weights: list[np.ndarray] = field(default_factory=list)
     biases: list[float] = field(default_factory=list)
     relu: bool = False
-    #: Of the sums in windows of this size, side by side, only the largest are wanted.
-    window: Pair = (1, 1)
 
     def append(
         self, weights: np.ndarray, bias: float, first: int = 0, dilation: Sequence[int] = (1, 1)
@@ -103,8 +100,7 @@ class Tables:
     def size(self) -> Pair:
         """Height and width of the image that the operations so far make."""
         image = self._sums or self._planes
-        (height, width), (tall, wide) = (image.height, image.width), _window(self._sums)
-        return height // tall, width // wide
+        return image.height, image.width
 
     def add(self, kind: int, planes: Planes, **settings: int) -> None:
         """An operation that makes `planes` of those that are there."""
@@ -138,20 +134,10 @@ class Tables:
             self.add_copy()
         self.rows[-1][kernels.RELU] = 1
 
-    def take_largest(self, window: Pair) -> bool:
-        """The largest number in each of the windows side by side, if they are those of sums."""
-        sums = self._sums
-        if sums is None or sums.window != (1, 1) or window[0] * window[1] not in PARTS:
-            return False
-        if sums.height % window[0] or sums.width % window[1]:
-            return False
-        sums.window = window
-        return True
-
     def add_line(self, factor: np.ndarray, shift: np.ndarray) -> None:
         """A factor and then a shift for each channel; into the sums before, if they are last."""
         sums = self._sums
-        if sums is not None and sums.window == (1, 1) and not sums.relu:
+        if sums is not None and not sums.relu:
             sums.add_line(factor, shift)
             return
         self._add_line(factor, shift)
@@ -186,35 +172,21 @@ class Tables:
         if sums is None:
             return
         self._sums = None
-        tall, wide = sums.window
-        steps = np.array([sums.stride[0] * tall, sums.stride[1] * wide])
-        self._split(sums.pad, steps)
+        self._split(sums.pad, sums.stride)
         split = self._planes
-        height, width = sums.height // tall, sums.width // wide
-        pitch = split.pitch if height > 1 else width
-        pieces = self._pieces(sums) if (tall, wide) == (1, 1) else 1
-        # Sums that are taken up again must not have been overwritten by the plane before.
-        plane = height * pitch if pieces == 1 else -(-height * pitch // LANES) * LANES
-        planes = Planes(sums.channels, height, width, pitch, plane)
-        parts = np.array(list(product(range(tall), range(wide)))) * sums.stride
-        first = sum(map(np.size, self.places)) - len(parts) * sum(map(len, self.weights))
-        self.add(
-            kernels.SUMS,
-            planes,
-            relu=int(sums.relu),
-            places=first,
-            parts=len(parts),
-            pieces=pieces,
-        )
+        pitch = split.pitch if sums.height > 1 else sums.width
+        plane, pieces = sums.height * pitch, self._pieces(sums)
+        if pieces > 1:  # Sums that are taken up again must not be overwritten by the plane before.
+            plane = -(-plane // LANES) * LANES
+        planes = Planes(sums.channels, sums.height, sums.width, pitch, plane)
+        self.add(kernels.SUMS, planes, relu=int(sums.relu), pieces=pieces)
+        (step_h, step_w) = sums.stride
         for piece in range(pieces):
             for taps, weights, bias in zip(sums.taps, sums.weights, sums.biases, strict=True):
                 own = taps[:, 0] % sums.reads * pieces // sums.reads == piece
-                spots = taps[own, None, 1:] + parts
-                (rows, columns), (part_h, part_w) = (
-                    np.moveaxis(numbers, -1, 0) for numbers in (spots // steps, spots % steps)
-                )
-                plane = (taps[own, :1] * steps[0] + part_h) * steps[1] + part_w
-                places = plane * split.plane + rows * split.pitch + columns
+                channels, rows, columns = taps[own].T
+                part = (channels * step_h + rows % step_h) * step_w + columns % step_w
+                places = part * split.plane + rows // step_h * split.pitch + columns // step_w
                 self._append(places, weights[own], 0 if piece else bias)
 
     def _pieces(self, sums: Sums) -> int:
@@ -225,10 +197,10 @@ class Tables:
         read = sums.reads * (MOST_VECTORS * LANES + int(reach) * self._planes.pitch)
         return min(sums.reads, -(-read // NEAR))
 
-    def _split(self, pad: Pair, steps: np.ndarray) -> None:
-        if not any(pad) and tuple(steps) == (1, 1):
+    def _split(self, pad: Pair, stride: Pair) -> None:
+        if not any(pad) and stride == (1, 1):
             return
-        image, (step_h, step_w) = self._planes, map(int, steps)
+        image, (step_h, step_w) = self._planes, stride
         planes = Planes.dense(
             image.channels * step_h * step_w,
             -(-(image.height + 2 * pad[0]) // step_h),
@@ -237,7 +209,3 @@ class Tables:
         self.add(
             kernels.SPLIT, planes, pad_h=pad[0], pad_w=pad[1], stride_h=step_h, stride_w=step_w
         )
-
-
-def _window(sums: Sums | None) -> Pair:
-    return sums.window if sums is not None else (1, 1)

@@ -5,6 +5,7 @@ Machine code that numba keeps is made again when `kernels` changes, not when thi
 
 from __future__ import annotations
 
+from functools import partial, reduce
 from typing import Any
 
 import numba
@@ -18,107 +19,82 @@ intrinsic: Any = extending.intrinsic
 #: Numbers in a vector, and the most vectors of sums made at a time: as many as registers hold.
 LANES = 16
 MOST_VECTORS = 8 if get_host_cpu_features().get("avx512f") else 4
-#: Of how many sums, made side by side, the largest may be asked for.
-PARTS = (1, 2, 4)
 #: Numbers that are taken at a time from a row with a stride, and the largest such stride.
 TAKEN, MOST_STRIDE = 8, 4
+#: Extents of the windows of which `take_largest` finds the maxima.
+KERNELS = (2, 3)
 #: Numbers that a buffer has to have beyond its planes, because whole vectors are read and written.
 SLACK = max(LANES, TAKEN * MOST_STRIDE)
 
 INT32 = ir.IntType(32)
 VECTOR = ir.VectorType(ir.FloatType(), LANES)
+#: A multiplication and an addition may be one instruction.
+CONTRACT = ("contract",)
 
 
 @intrinsic
-def largest_sums(
-    typing,
-    target,
-    at,
-    source,
-    start,
-    n,
-    span,
-    parts,
-    again,
-    places,
-    first,
-    weights,
-    bias,
-    relu,
-    vectors,
+def add_products(
+    typing, target, at, source, start, n, span, again, places, weights, bias, relu, vectors
 ):
-    """At `at` of the target, so many vectors of sums: of `parts` of them the largest.
+    """At `at` of the target, so many vectors of sums: a bias, and products with a span of weights.
 
-    Each is a bias, or if `again` what is there, and numbers times weights, those of the span of j:
-    weight j times those from places[first + j * parts + part] * n + start of the source on. They
-    stay in registers, where no loop over arrays would keep them.
+    Weight j is for the numbers from places[j] * n + start of the source on. If `again`, what is
+    there stands for the bias. Sums stay in registers, where no loop over arrays would keep them.
     """
     signature = numba.void(
-        target,
-        at,
-        source,
-        start,
-        n,
-        span,
-        parts,
-        again,
-        places,
-        first,
-        weights,
-        bias,
-        relu,
-        vectors,
+        target, at, source, start, n, span, again, places, weights, bias, relu, vectors
     )
 
     def generate(context, builder, signature, args):
-        def data(number):
-            return context.make_array(signature.args[number])(context, builder, args[number]).data
-
-        target, source, places, weights = map(data, (0, 2, 8, 10))
-        _, at, _, start, n, span, parts, again, _, first, _, bias, relu, vectors = args
+        target, source, places, weights = _data(context, builder, signature, args, (0, 2, 7, 8))
+        _, at, _, start, n, span, again, _, _, bias, relu, vectors = args
         begin, end = cgutils.unpack_tuple(builder, span)
-        done = builder.append_basic_block()
-        kinds = builder.switch(builder.add(builder.mul(parts, parts.type(64)), vectors), done)
-        for number, count in CASES:
-            case = builder.append_basic_block()
-            kinds.add_case(parts.type(number * 64 + count), case)
-            builder.position_at_end(case)
-            totals = [_variables(builder, count, bias, again, target, at) for _ in range(number)]
+        for count in _cases(builder, vectors, range(1, MOST_VECTORS + 1)):
+            totals = [_total(builder, target, at, k, again, bias) for k in range(count)]
             with cgutils.for_range_slice(builder, begin, end, begin.type(1)) as (j, _):
                 weight = _spread(builder, builder.load(builder.gep(weights, [j])))
-                for part, own in enumerate(totals):
-                    which = builder.add(
-                        first, builder.add(builder.mul(j, j.type(number)), j.type(part))
-                    )
-                    place = builder.sext(builder.load(builder.gep(places, [which])), n.type)
-                    here = builder.add(builder.mul(place, n), start)
-                    _add_products(builder, own, weight, source, here)
-            for own in totals[1:]:
-                _keep_larger(builder, totals[0], own)
-            _store(builder, totals[0], relu, target, at)
-            builder.branch(done)
-        builder.position_at_end(done)
+                place = builder.sext(builder.load(builder.gep(places, [j])), n.type)
+                here = builder.add(builder.mul(place, n), start)
+                for k, total in enumerate(totals):
+                    product = builder.fmul(weight, _load(builder, source, here, k), CONTRACT)
+                    builder.store(builder.fadd(builder.load(total), product, CONTRACT), total)
+            for k, total in enumerate(totals):
+                value, zero = builder.load(total), ir.Constant(VECTOR, None)
+                rectified = builder.select(builder.fcmp_ordered("<", value, zero), zero, value)
+                value = builder.select(relu, rectified, value)
+                builder.store(value, _vector_at(builder, target, at, k), align=4)
         return context.get_dummy_value()
 
     return signature, generate
 
 
-#: How many sums of which the largest counts, and how many vectors of each, there is code for.
-CASES = [(parts, vectors) for parts in PARTS for vectors in range(1, MOST_VECTORS // parts + 1)]
+def _data(context, builder, signature, args, numbers):
+    """Where the numbers of those arguments lie that are arrays."""
+    return (context.make_array(signature.args[i])(context, builder, args[i]).data for i in numbers)
 
 
-def _variables(builder, count, bias, again, target, at):
-    """So many vectors with first values, in registers once LLVM has seen to it."""
-    variables = []
-    for k in range(count):
-        variable = cgutils.alloca_once(builder, VECTOR)
-        with builder.if_else(again) as (there, new):
-            with there:
-                builder.store(builder.load(_vector_at(builder, target, at, k), align=4), variable)
-            with new:
-                builder.store(_spread(builder, bias), variable)
-        variables.append(variable)
-    return variables
+def _cases(builder, number, values):
+    """Code for each value that a number may have; with another, nothing is done."""
+    done = builder.append_basic_block()
+    cases = builder.switch(number, done)
+    for value in values:
+        case = builder.append_basic_block()
+        cases.add_case(number.type(value), case)
+        builder.position_at_end(case)
+        yield value
+        builder.branch(done)
+    builder.position_at_end(done)
+
+
+def _total(builder, target, at, k, again, bias):
+    """A vector with its first value, in a register once LLVM has seen to it."""
+    total = cgutils.alloca_once(builder, VECTOR)
+    with builder.if_else(again) as (there, new):
+        with there:
+            builder.store(_load(builder, target, at, k), total)
+        with new:
+            builder.store(_spread(builder, bias), total)
+    return total
 
 
 def _spread(builder, number):
@@ -132,28 +108,22 @@ def _vector_at(builder, numbers, at, k, vector=VECTOR):
     return builder.bitcast(place, vector.as_pointer())
 
 
-def _add_products(builder, totals, weight, source, at):
-    for k, total in enumerate(totals):
-        numbers = builder.load(_vector_at(builder, source, at, k), align=4)
-        product = builder.fmul(weight, numbers, flags=("contract",))
-        builder.store(builder.fadd(builder.load(total), product, flags=("contract",)), total)
+def _load(builder, numbers, at, k=0, vector=VECTOR):
+    return builder.load(_vector_at(builder, numbers, at, k, vector), align=4)
 
 
-def _keep_larger(builder, largest, totals):
-    for most, total in zip(largest, totals, strict=True):
-        before, value = builder.load(most), builder.load(total)
-        larger = builder.select(builder.fcmp_ordered(">", value, before), value, before)
-        nan = builder.fcmp_unordered("uno", value, value)  # which wins, as in PyTorch
-        builder.store(builder.select(nan, value, larger), most)
+def _larger(builder, before, value):
+    larger = builder.select(builder.fcmp_ordered(">", value, before), value, before)
+    nan = builder.fcmp_unordered("uno", value, value)  # which wins, as in PyTorch
+    return builder.select(nan, value, larger)
 
 
-def _store(builder, vectors, relu, target, at):
-    zero = ir.Constant(VECTOR, None)
-    for k, vector in enumerate(vectors):
-        value = builder.load(vector)
-        rectified = builder.select(builder.fcmp_ordered("<", value, zero), zero, value)
-        value = builder.select(relu, rectified, value)
-        builder.store(value, _vector_at(builder, target, at, k), align=4)
+def _each(builder, numbers, stride):
+    """Every stride-th number of a vector."""
+    if stride == 1:
+        return numbers
+    mask = ir.Constant(ir.VectorType(INT32, TAKEN), list(range(0, TAKEN * stride, stride)))
+    return builder.shuffle_vector(numbers, numbers, mask)
 
 
 @intrinsic
@@ -162,23 +132,46 @@ def take_some(typing, target, at, source, start, stride):
     signature = numba.void(target, at, source, start, stride)
 
     def generate(context, builder, signature, args):
-        target, source = (
-            context.make_array(signature.args[i])(context, builder, args[i]).data for i in (0, 2)
-        )
+        target, source = _data(context, builder, signature, args, (0, 2))
         _, at, _, start, stride = args
-        done = builder.append_basic_block()
-        strides = builder.switch(stride, done)
-        for step in range(1, MOST_STRIDE + 1):
-            case = builder.append_basic_block()
-            strides.add_case(stride.type(step), case)
-            builder.position_at_end(case)
-            row, some = (ir.VectorType(VECTOR.element, TAKEN * k) for k in (step, 1))
-            numbers = builder.load(_vector_at(builder, source, start, 0, row), align=4)
-            mask = ir.Constant(ir.VectorType(INT32, TAKEN), list(range(0, TAKEN * step, step)))
-            taken = builder.shuffle_vector(numbers, numbers, mask)
-            builder.store(taken, _vector_at(builder, target, at, 0, some), align=4)
-            builder.branch(done)
-        builder.position_at_end(done)
+        for step in _cases(builder, stride, range(1, MOST_STRIDE + 1)):
+            numbers = _load(builder, source, start, 0, _row(step))
+            taken = _each(builder, numbers, step)
+            builder.store(taken, _vector_at(builder, target, at, 0, _row(1)), align=4)
+        return context.get_dummy_value()
+
+    return signature, generate
+
+
+def _row(stride):
+    return ir.VectorType(VECTOR.element, TAKEN * stride)
+
+
+@intrinsic
+def take_largest(typing, target, at, source, start, across, down, kernel, stride):
+    """TAKEN maxima of windows, for the target from `at` on.
+
+    The first begins at `start` of the source, each next one `stride` numbers further on, at most 2.
+    Columns of a window are `across` numbers apart, rows `down`.
+    """
+    signature = numba.void(target, at, source, start, across, down, kernel, stride)
+
+    def generate(context, builder, signature, args):
+        target, source = _data(context, builder, signature, args, (0, 2))
+        _, at, _, start, across, down, kernel, stride = args
+        for extent in _cases(builder, kernel, KERNELS):
+            for step in _cases(builder, stride, (1, 2)):
+                columns = []
+                for x in range(extent):
+                    column = builder.add(start, builder.mul(across, across.type(x)))
+                    rows = [
+                        builder.add(column, builder.mul(down, down.type(y))) for y in range(extent)
+                    ]
+                    numbers = (_load(builder, source, row, 0, _row(step)) for row in rows)
+                    largest = reduce(partial(_larger, builder), numbers)
+                    columns.append(_each(builder, largest, step))
+                largest = reduce(partial(_larger, builder), columns)
+                builder.store(largest, _vector_at(builder, target, at, 0, _row(1)), align=4)
         return context.get_dummy_value()
 
     return signature, generate

@@ -106,8 +106,8 @@ def test_pooling(settings: str, method: str, num: int) -> None:
     ],
 )
 @pytest.mark.parametrize("num", [1, 3, 20])
-def test_the_largest_of_sums_side_by_side(convolution: str, num: int) -> None:
-    """Convolutions and pooling in one: tops of 8 x 6, 9 x 7 and 5 x 4."""
+def test_pooling_of_convolutions(convolution: str, num: int) -> None:
+    """Of tops of 8 x 6, 9 x 7 and 5 x 4: windows that are whole, and some that are clipped."""
     settings = f"convolution_param {{ num_output: 4 {convolution} }}"
     scale = ("Scale", "scale_param { bias_term: true }")
     for window in ("kernel_size: 2 stride: 2", "kernel_h: 1 stride_h: 1 kernel_w: 2 stride_w: 2"):
