@@ -131,6 +131,12 @@ _MOVED: dict[str, dict[int, Moved]] = {
     "VideoData": {7777: Moved(2132), 6660: Moved(2132, _VIDEO_DATA)},
     # DeepLab.
     "SegAccuracy": {154: Moved(2133)},
+    # caffe-lstm and CTPN; CTPN.
+    "Lstm": dict.fromkeys((201, 140), Moved(2134)),
+    "Transpose": {142: Moved(2135)},
+    "Reverse": {143: Moved(2136)},
+    # MS-CNN.
+    "ROIAlign": {147: Moved(2100)},
     # PVANet.
     "Proposal": {8266713: Moved(2126)},
     # SphereFace; L-Softmax; caffe-face.

@@ -174,6 +174,18 @@ CASES = {
         [draw(*IMAGES), torch.arange(144).double().view(2, 1, 9, 8) % 6],
         (),
     ),
+    "lstm": Case(
+        settings("Lstm", "lstm_param", "num_output: 3 batch_size: 2"),
+        [draw(8, 5), torch.tensor([0.0, 0, 1, 1, 0, 1, 1, 1]).double()],
+    ),
+    "transpose": Case(
+        settings("Transpose", "transpose_param", "dim: [2, 3, 0, 1]"), [draw(*IMAGES)]
+    ),
+    "reverse": Case(settings("Reverse", "reverse_param", "axis: 1"), [draw(*IMAGES)]),
+    "roi_align": Case(
+        settings("ROIAlign", "roi_pooling_param", "pooled_h: 3 pooled_w: 2 spatial_scale: 0.11"),
+        [draw(*IMAGES), regions()],
+    ),
     "insanity": Case("type: 'Insanity'", [draw(*IMAGES)]),
     "continuation_indicator": Case(
         settings("ContinuationIndicator", "continuation_indicator_param", "time_step: 3"),

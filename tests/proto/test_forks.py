@@ -145,6 +145,9 @@ def test_upsample(number: int) -> None:
         ("MarginInnerProduct", 147, "margin_inner_product_param"),
         ("LargeMarginInnerProduct", 202, "largemargin_inner_product_param"),
         ("CenterLoss", 147, "center_loss_param"),
+        ("Lstm", 201, "lstm_param"),
+        ("Lstm", 140, "lstm_param"),
+        ("Reverse", 143, "reverse_param"),
     ],
 )
 def test_layers_of_small_nets(type: str, number: int, field: str) -> None:

@@ -63,6 +63,7 @@ _CLASSES = {
 _OF_THEIR_OWN: dict[tuple[str, int], Shape] = {
     ("ROIPooling", 1): _REGIONS,
     ("PSROIPooling", 1): _REGIONS,
+    ("ROIAlign", 1): _REGIONS,
     ("MultiBoxLoss", 3): _BOXES,
     ("DetectionOutput", 3): _BOXES,
     ("DetectionEvaluate", 1): _BOXES,
@@ -303,6 +304,8 @@ class _Blobs:
             return (first[0], 6, *first[2:])
         if layer.type == "LSTM" and index == 1 and first:
             return first[:2]
+        if layer.type == "Lstm" and index == 1 and first:
+            return first[:1]
         if layer.type == "Slice" and first is None:
             return self._for_slice(layer)
         if layer.type == "Eltwise" and first is None:

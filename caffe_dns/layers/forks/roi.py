@@ -1,4 +1,4 @@
-"""Pooling of regions of interest: ROIPooling and PSROIPooling.
+"""Pooling of regions of interest: ROIPooling, PSROIPooling and ROIAlign.
 
 A region is a row (image, x1, y1, x2, y2) in the units of the input; corners belong to it. It is cut
 into equal bins, which overlap where they share a pixel, and each bin gives one number.
@@ -143,13 +143,10 @@ class RegionPooling(Layer):
         return numbers, rows[:, 1:].float()
 
 
-@layer_types.register("ROIPooling")
-class ROIPooling(RegionPooling):
-    """The maximum of each of pooled_h x pooled_w bins of each region (Fast R-CNN).
+class PaddedPooling(RegionPooling):
+    """What those have in common that read `roi_pooling_param`.
 
-    With `pad_ratio`, that share of its sides is added to a region on each side before (MS-CNN). Top
-    R x C x pooled_h x pooled_w; 0 where a bin has no pixel. Of equal maxima, the first gets the
-    gradient.
+    With `pad_ratio`, that share of its sides is added to a region on each side before (MS-CNN).
     """
 
     def build(self, bottom_shapes: Sequence[Shape]) -> None:
@@ -161,17 +158,31 @@ class ROIPooling(RegionPooling):
             if getattr(settings, name) < 1:
                 raise self.error("must be given and positive", f"roi_pooling_param.{name}")
 
+    def scaled(self, regions: Tensor, images: int) -> tuple[Tensor, Tensor]:
+        """As `split`, with what is added to the regions, in pixels of the bottom."""
+        numbers, corners = self.split(regions, images)
+        if self.pad_ratio:
+            pad = (corners[:, 2:] - corners[:, :2] + 1) * self.pad_ratio
+            corners = torch.cat([corners[:, :2] - pad, corners[:, 2:] + pad], 1)
+        return numbers, corners * self.scale
+
+
+@layer_types.register("ROIPooling")
+class ROIPooling(PaddedPooling):
+    """The maximum of each of pooled_h x pooled_w bins of each region (Fast R-CNN).
+
+    Top R x C x pooled_h x pooled_w; 0 where a bin has no pixel. Of equal maxima, the first gets the
+    gradient.
+    """
+
     def reshape(self, bottom_shapes: Sequence[Shape]) -> list[Shape]:
         self.check_bottoms(bottom_shapes)
         return [(bottom_shapes[1][0], bottom_shapes[0][1], *self.size)]
 
     def forward(self, *bottoms: Tensor) -> Tensor:
         bottom, regions = bottoms
-        images, corners = self.split(regions, bottom.shape[0])
-        if self.pad_ratio:
-            pad = (corners[:, 2:] - corners[:, :2] + 1) * self.pad_ratio
-            corners = torch.cat([corners[:, :2] - pad, corners[:, 2:] + pad], 1)
-        corners = rounded(corners * self.scale)
+        images, corners = self.scaled(regions, bottom.shape[0])
+        corners = rounded(corners)
         # Corners are x before y.
         bins = [
             self._bins(corners[:, axis], corners[:, axis + 2], self.size[1 - axis], extent)
@@ -252,3 +263,57 @@ class PSROIPooling(RegionPooling):
         index = torch.arange(self.group, device=first.device, dtype=first.dtype)
         starts, ends = index * size + start, (index + 1) * size + start
         return Bins.clipped(starts.floor(), ends.ceil(), extent)
+
+
+@layer_types.register("ROIAlign")
+class ROIAlign(PaddedPooling):
+    """The corners of pooled_h x pooled_w bins of each region, between pixels (MS-CNN).
+
+    Top R x C x (pooled_h + 1) x (pooled_w + 1): what lies there by bilinear interpolation, 0 beyond
+    the bottom, and everywhere for a region that ends before it begins (`roi_align_layer.cpp`).
+    """
+
+    def reshape(self, bottom_shapes: Sequence[Shape]) -> list[Shape]:
+        self.check_bottoms(bottom_shapes)
+        rows, columns = self.size
+        return [(bottom_shapes[1][0], bottom_shapes[0][1], rows + 1, columns + 1)]
+
+    def forward(self, *bottoms: Tensor) -> Tensor:
+        bottom, regions = bottoms
+        images, corners = self.scaled(regions, bottom.shape[0])
+        corners = corners - 0.5
+        sides = corners[:, 2:] - corners[:, :2]
+        # Corners are x before y.
+        lines, places = (
+            self._points(corners[:, axis], sides[:, axis], self.size[1 - axis]) for axis in (1, 0)
+        )
+        height, width = bottom.shape[2:]
+        inside = self._inside(lines, height)[:, :, None] & self._inside(places, width)[:, None]
+        inside = inside & (sides > 0).all(1)[:, None, None]
+        planes = bottom.flatten(2).transpose(1, 2)
+        top = torch.zeros((), device=bottom.device)
+        for row, share in self._neighbours(lines, height):
+            for column, part in self._neighbours(places, width):
+                pixels = (row[:, :, None] * width + column[:, None]).flatten(1)
+                values = planes[images[:, None], pixels].unflatten(1, inside.shape[1:])
+                weight = (share[:, :, None] * part[:, None]).to(bottom.dtype)
+                top = top + values * weight[..., None]
+        return (top * inside[..., None]).permute(0, 3, 1, 2)
+
+    @staticmethod
+    def _points(start: Tensor, side: Tensor, bins: int) -> Tensor:
+        """Where the bins begin and the last one ends, R x (bins + 1)."""
+        index = torch.arange(bins + 1, device=start.device, dtype=start.dtype)
+        return start[:, None] + index * (side / bins)[:, None]
+
+    @staticmethod
+    def _inside(points: Tensor, extent: int) -> Tensor:
+        return (points >= -0.5) & (points <= extent - 0.5)
+
+    @staticmethod
+    def _neighbours(points: Tensor, extent: int) -> list[tuple[Tensor, Tensor]]:
+        """The pixels before and after each point, and what each counts."""
+        before = points.floor().clamp(0, extent - 1)
+        after = (points.floor() + 1).clamp(0, extent - 1)
+        beyond = points.clamp(0, extent - 1) - before
+        return [(before.long(), 1 - beyond), (after.long(), beyond)]

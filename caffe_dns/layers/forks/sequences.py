@@ -1,12 +1,14 @@
-"""What recurrent layers are told of sequences: ContinuationIndicator (DeepDetect)."""
+"""Sequences: ContinuationIndicator (DeepDetect), Lstm (caffe-lstm, CTPN), Transpose and Reverse."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from caffe_dns.layers.base import Layer, Shape, layer_types
+from caffe_dns.layers.base import Layer, SameShape, Shape, count, layer_types
 
 
 @layer_types.register("ContinuationIndicator")
@@ -34,3 +36,110 @@ class ContinuationIndicator(Layer):
         top = bottoms[0].new_ones(shape)
         top[0] = 0
         return top
+
+
+@layer_types.register("Lstm")
+class Lstm(Layer):
+    """Long short-term memory, with the gates in the order input, forget, output, new values.
+
+    Bottoms: steps and streams in one axis, (T * batch_size) x ..., or, with three axes and without
+    `batch_size`, T x N x K, as in CTPN; and perhaps what is 0 where a sequence begins, T * N
+    numbers: states go on from one pass to the next then, and begin at 0 else. Top: (T * batch_size)
+    x num_output, or T x N x num_output. Blobs: the weights for what comes in and for the state, and
+    a bias. As `lstm_layer.cpp`, but that the gradient of the state's weight is a derivative.
+    """
+
+    bottoms = (1, 2)
+    no_force_backward = (1,)
+    #: The last outputs and cells, N x num_output each, of the pass before.
+    state: tuple[Tensor, Tensor] | None = None
+
+    def build(self, bottom_shapes: Sequence[Shape]) -> None:
+        settings, shape = self.param.lstm_param, bottom_shapes[0]
+        if settings.num_output < 1:
+            raise self.error("must be given and positive", "lstm_param.num_output")
+        if settings.batch_size < 1:
+            raise self.error("must be positive", "lstm_param.batch_size")
+        self.by_streams = len(shape) == 3 and not settings.HasField("batch_size")
+        self.num_inputs = count(tuple(shape[2 if self.by_streams else 1 :]))
+        rows = 4 * settings.num_output
+        self.add_parameter((rows, self.num_inputs), settings.weight_filler, "weight")
+        self.add_parameter((rows, settings.num_output), settings.weight_filler, "hidden_weight")
+        self.add_parameter((rows,), settings.bias_filler, "bias")
+
+    def _extents(self, shape: Shape) -> tuple[int, int]:
+        """Steps and streams of a bottom."""
+        if self.by_streams:
+            return shape[0], shape[1]
+        streams = self.param.lstm_param.batch_size
+        return shape[0] // streams, streams
+
+    def reshape(self, bottom_shapes: Sequence[Shape]) -> list[Shape]:
+        shape, settings = tuple(bottom_shapes[0]), self.param.lstm_param
+        steps, streams = self._extents(shape)
+        if count(shape) != steps * streams * self.num_inputs or not steps:
+            raise self.error(
+                f"{shape} is no number of steps of {streams} streams of {self.num_inputs}", "bottom"
+            )
+        if len(bottom_shapes) == 2 and count(bottom_shapes[1]) != steps * streams:
+            raise self.error(f"{steps * streams} numbers say where sequences begin", "bottom")
+        axes = (steps, streams) if self.by_streams else shape[:1]
+        return [(*axes, settings.num_output)]
+
+    def forward(self, *bottoms: Tensor) -> Tensor:
+        (top,) = self.reshape([tuple(bottom.shape) for bottom in bottoms])
+        steps, streams = self._extents(tuple(bottoms[0].shape))
+        weight, hidden_weight, bias = self.blobs
+        inputs = F.linear(bottoms[0].reshape(steps, streams, -1), weight, bias)
+        output = cell = inputs.new_zeros(streams, top[-1])
+        goes_on = inputs.new_ones(steps, streams, 1)
+        goes_on[0] = 0
+        if len(bottoms) == 2:
+            goes_on = (bottoms[1] != 0).to(inputs.dtype).view(steps, streams, 1)
+            if self.state is not None and self.state[0].shape == output.shape:
+                output, cell = self.state
+        outputs = []
+        for now, kept in zip(inputs, goes_on, strict=True):
+            gates = self._limited(now + kept * F.linear(output, hidden_weight))
+            taken, forgot, shown, new = gates.chunk(4, 1)
+            cell = kept * forgot.sigmoid() * cell + taken.sigmoid() * new.tanh()
+            output = shown.sigmoid() * cell.tanh()
+            outputs.append(output)
+        self.state = output.detach(), cell.detach()
+        return torch.stack(outputs).view(top)
+
+    def _limited(self, gates: Tensor) -> Tensor:
+        """The gates, whose gradient is limited if the definition says so."""
+        limit = self.param.lstm_param.clipping_threshold
+        if limit > 0 and gates.requires_grad:
+            gates.register_hook(lambda gradient: gradient.clamp(-limit, limit))
+        return gates
+
+
+@layer_types.register("Transpose")
+class Transpose(Layer):
+    """The bottom with its axes in the order `dim` (`transpose_layer.cpp`)."""
+
+    def reshape(self, bottom_shapes: Sequence[Shape]) -> list[Shape]:
+        shape, order = bottom_shapes[0], list(self.param.transpose_param.dim)
+        if sorted(order) != list(range(len(shape))):
+            raise self.error(
+                f"each of the {len(shape)} axes once would be right, not {order}",
+                "transpose_param.dim",
+            )
+        return [tuple(shape[axis] for axis in order)]
+
+    def forward(self, *bottoms: Tensor) -> Tensor:
+        return bottoms[0].permute(*self.param.transpose_param.dim)
+
+
+@layer_types.register("Reverse")
+class Reverse(SameShape):
+    """The bottom from its end to its beginning along `axis` (`reverse_layer.cpp`)."""
+
+    def build(self, bottom_shapes: Sequence[Shape]) -> None:
+        axes = len(bottom_shapes[0])
+        self.reversed = self.axis(self.param.reverse_param.axis, axes, "reverse_param.axis")
+
+    def forward(self, *bottoms: Tensor) -> Tensor:
+        return bottoms[0].flip(self.reversed)

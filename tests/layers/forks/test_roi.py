@@ -204,3 +204,42 @@ def test_regions_with_a_border() -> None:
     expected = plain(bottom, torch.tensor(larger, dtype=torch.float64))
     assert torch.equal(padded(bottom, regions), expected)
     assert not torch.equal(padded(bottom, regions), plain(bottom, regions))
+
+
+def slow_roi_align(
+    bottom: np.ndarray, regions: list[list[float]], size: tuple[int, int], scale: float, pad: float
+) -> np.ndarray:
+    height, width = bottom.shape[2:]
+    top = np.zeros((len(regions), bottom.shape[1], size[0] + 1, size[1] + 1))
+    for r, (image, *corners) in enumerate(regions):
+        more = [(corners[i + 2] - corners[i] + 1) * pad for i in (0, 1)]
+        x1, y1 = ((corners[i] - more[i]) * scale - 0.5 for i in (0, 1))
+        x2, y2 = ((corners[i + 2] + more[i]) * scale - 0.5 for i in (0, 1))
+        for i, j in itertools.product(range(size[0] + 1), range(size[1] + 1)):
+            y, x = y1 + i * (y2 - y1) / size[0], x1 + j * (x2 - x1) / size[1]
+            inside = -0.5 <= y <= height - 0.5 and -0.5 <= x <= width - 0.5
+            if x2 <= x1 or y2 <= y1 or not inside:
+                continue
+            y, x = min(max(y, 0), height - 1), min(max(x, 0), width - 1)
+            for dy, dx in itertools.product((0, 1), (0, 1)):
+                line, place = math.floor(y) + dy, math.floor(x) + dx
+                share = (1 - abs(y - line)) * (1 - abs(x - place))
+                if line < height and place < width:
+                    top[r, :, i, j] += share * bottom[int(image), :, line, place]
+    return top
+
+
+@pytest.mark.parametrize("pad", [0, 0.25])
+def test_roi_align(pad: float) -> None:
+    text = (
+        "type: 'ROIAlign' roi_pooling_param { pooled_h: 3 pooled_w: 4 spatial_scale: 0.0625 "
+        f"pad_ratio: {pad} }}"
+    )
+    bottom = draw(2, 3, 9, 7)
+    regions = torch.tensor(REGIONS).double()
+    made = make_layer(text, tuple(bottom.shape), tuple(regions.shape))
+    expected = slow_roi_align(bottom.numpy(), REGIONS, (3, 4), 0.0625, pad)
+    assert not expected[5].any()
+    np.testing.assert_allclose(run(made, bottom, regions)[0], expected, atol=1e-5)
+    inputs = bottom.requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: made(x, regions[:3]), (inputs,))
