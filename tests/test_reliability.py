@@ -110,3 +110,29 @@ layer { name: "loss" type: "EuclideanLoss" bottom: "ip" bottom: "data" top: "los
     assert [re.sub("dns: .*diverged.*", "said", seed) for seed in seeds] == [
         f"    seed {seed}, exit code 1: said" for seed in (1, 2)
     ]
+
+
+def test_large_texts_are_read_and_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tool = load("reliability/large_texts", monkeypatch)
+    for name in tool.KINDS:
+        tool.try_kind(name, 3000, tmp_path)
+    rows = capsys.readouterr().out.splitlines()
+    assert [row.split()[0] for row in rows[::2]] == list(tool.KINDS)
+    layers = {row.split()[0]: int(row.split()[3]) for row in rows}
+    assert layers["relus"] == 3000 // len(tool.RELU) and layers["dims"] == 1
+
+
+def test_what_takes_too_much_for_a_text_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tool = load("reliability/large_texts", monkeypatch)
+    readings = iter([tool.Reading(0, 1.0, 100), tool.Reading(0, 7.0, 11_000)])
+    monkeypatch.setattr(tool, "read", lambda path: next(readings))
+    assert tool.try_kind("blanks", 1000, tmp_path) == [
+        "blanks: time grows faster than the size",
+        "blanks: too much memory",
+    ]
+    monkeypatch.setattr(tool, "read", lambda path: tool.Reading(20_000, 5.1, 0))
+    assert tool.try_many_layers(tmp_path) == ["20000 layers take more than 5 s"]
