@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from importlib.machinery import SourceFileLoader
 from importlib.util import module_from_spec, spec_from_loader
@@ -10,6 +9,8 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+
+from tests.processes import run_python
 
 TOOLS = Path(__file__).resolve().parents[1] / "tools"
 
@@ -28,7 +29,6 @@ def load(program: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 def run(program: str, *arguments: str) -> str:
     """What a program prints that ends well, in a process of its own."""
-    command = [sys.executable, str(TOOLS / program), *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = run_python(str(TOOLS / program), *arguments)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import re
 import runpy
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from tests.pages import KINDS, ROOT, Desk, blocks_of
+from tests.processes import run_python
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 #: Pages with tests of their own: tests/test_extending.py.
@@ -48,13 +46,7 @@ def test_the_code_of_a_page_runs_apart(name: str, tmp_path: Path) -> None:
     (tmp_path / "page.py").write_text("\n".join(blocks))
     # Compilers take minutes on a CPU.
     quick = {"TORCHDYNAMO_DISABLE": "1", "GLOG_minloglevel": "2"}
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "page.py"],
-        cwd=tmp_path,
-        env={**os.environ, **quick},
-        capture_output=True,
-        text=True,
-    )
+    done = run_python("page.py", folder=tmp_path, **quick)
     assert done.returncode == 0, done.stderr
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.processes import run_python
 from tests.programs import TOOLS, load, run
 
 
@@ -100,9 +101,7 @@ layer { name: "loss" type: "EuclideanLoss" bottom: "ip" bottom: "data" top: "los
     program = str(TOOLS / "reliability" / "seeds")
     solvers = [f"{tmp_path}/sound", f"{tmp_path}/wild"]
     flags = ["--seeds", "2", "--iterations", "11", "--flags=--no-surgery"]
-    done = subprocess.run(
-        [sys.executable, program, *solvers, *flags], capture_output=True, text=True, check=False
-    )
+    done = run_python(program, *solvers, *flags)
     assert done.returncode == 1, done.stderr
     sound, wild, *seeds = done.stdout.splitlines()
     assert sound.startswith(f"{tmp_path}/sound: 2 seeds, 0 diverge, last losses ")
