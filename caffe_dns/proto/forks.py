@@ -147,6 +147,8 @@ _MOVED: dict[str, dict[int, Moved]] = {
     "Insanity": {202: Moved(2117)},
     # DeepDetect.
     "ContinuationIndicator": {158: Moved(2118)},
+    "CtcLoss": {157: Moved(2137)},
+    "LabelsequenceAccuracy": {159: Moved(2138)},
     # SegNet; ENet.
     "DenseImageData": dict.fromkeys((138, 46), Moved(2112)),
     "YoloDetectionOutput": {601: Moved(2110)},

@@ -59,7 +59,7 @@ FIELDS = {
     "DeepDetect": {
         "NonMaximumSuppressionParameter": "soft_nms theta",
         "MultiBoxLossParameter": "objectness_score",
-        "LayerParameter": "ctc_loss_param labelsequence_accuracy_param",
+        "TransformationParameter": "geometry_param",
     },
     "MobileNet-YOLO": {
         "LayerParameter": "yolov3_param yolo_seg_param segmentation_evaluate_param",
@@ -97,7 +97,7 @@ LAYER_TYPES = {
     "MS-CNN": "BBoxAccuracy BoxGroupOutput DetectionGroupLoss DetectionGroupAccuracy",
     "MobileNet-YOLO": "GaussianYolov3 YoloSeg Yolov3",
     "Intel Caffe": "ConvolutionReLU SpatialDropout",
-    "DeepDetect": "CtcLoss LabelsequenceAccuracy",
+    "DeepDetect": "SparseData SparseInnerProduct",
 }
 
 

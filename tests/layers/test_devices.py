@@ -186,6 +186,15 @@ CASES = {
         settings("ROIAlign", "roi_pooling_param", "pooled_h: 3 pooled_w: 2 spatial_scale: 0.11"),
         [draw(*IMAGES), regions()],
     ),
+    "ctc_loss": Case(
+        settings("CtcLoss", "ctc_loss_param", "alphabet_size: 4 time_step: 6"),
+        [draw(6, 2, 4), torch.tensor([[1.0, 0, 2], [3, 3, 0]]).double()],
+    ),
+    "labelsequence_accuracy": Case(
+        "type: 'LabelsequenceAccuracy'",
+        [draw(2, 6, 4), torch.tensor([[1.0, 0, 2], [3, 3, 0]]).double()],
+        (),
+    ),
     "insanity": Case("type: 'Insanity'", [draw(*IMAGES)]),
     "continuation_indicator": Case(
         settings("ContinuationIndicator", "continuation_indicator_param", "time_step: 3"),

@@ -11,7 +11,7 @@ from caffe_dns.errors import CaffeError
 from tests.nets import refused
 
 LAYERS = """layer { name: "a" type: "Input" top: "a" input_param { shape { dim: 1 } } }
-layer { name: "b" type: "ImageSegData" top: "b" include { phase: TRAIN } }
+layer { name: "b" type: "DenseCRF" top: "b" include { phase: TRAIN } }
 layer { name: "b"
   type: "InerProduct" bottom: "a" top: "b" include { phase: TEST } }
 layer { name: "c" type: "DetectionGroupLoss" bottom: "b" top: "c" }
@@ -34,7 +34,7 @@ def test_all_are_named_with_their_forks_and_places(tmp_path: Path) -> None:
 
 def test_the_fork_is_named_and_nothing_far_is_proposed() -> None:
     assert refused(LAYERS) == (
-        "layer 'b': 'ImageSegData' is a layer type of DeepLab, which dns lacks; "
+        "layer 'b': 'DenseCRF' is a layer type of DeepLab, which dns lacks; "
         "also unknown: 'DetectionGroupLoss' (MS-CNN), 'Teleporter'"
     )
     assert refused('layer { name: "x" type: "Teleporter" top: "x" }') == (

@@ -148,6 +148,8 @@ def test_upsample(number: int) -> None:
         ("Lstm", 201, "lstm_param"),
         ("Lstm", 140, "lstm_param"),
         ("Reverse", 143, "reverse_param"),
+        ("CtcLoss", 157, "ctc_loss_param"),
+        ("LabelsequenceAccuracy", 159, "labelsequence_accuracy_param"),
     ],
 )
 def test_layers_of_small_nets(type: str, number: int, field: str) -> None:

@@ -209,16 +209,16 @@ def test_all_that_is_unknown_is_named_at_once() -> None:
     text = """layer { name: "a" type: "AnnotatedBoxes"
   transform_param { upper_size { a: 1 b: [1, 2] c: "x" 'y' <d: -1> } flop: -3
     upper_size { } mean_valu: 3 } }
-layer { name: "b" type: "CtcLoss" pooling_param { pool: MIN kernel_size: 3 } }
-layer { name: "c" ctc_loss_param <> }
+layer { name: "b" type: "SparseData" pooling_param { pool: MIN kernel_size: 3 } }
+layer { name: "c" dense_crf_param <> }
 """
     assert error_of(text) == (
         "net.prototxt:2: layer.transform_param.upper_size: unknown field 'upper_size' in "
         "TransformationParameter (column 21): this is a field of TSN, which dns does not have; "
         "also unknown: 'flop' in TransformationParameter (line 2), 'upper_size' in "
         "TransformationParameter (line 3, TSN), 'mean_valu' in TransformationParameter "
-        "(line 3), pool: MIN (line 4), layer type 'CtcLoss' (line 4, DeepDetect), "
-        "'ctc_loss_param' in LayerParameter (line 5, DeepDetect)"
+        "(line 3), pool: MIN (line 4), layer type 'SparseData' (line 4, DeepDetect), "
+        "'dense_crf_param' in LayerParameter (line 5, DeepLab)"
     )
 
 
