@@ -75,6 +75,13 @@ def test_summary(capfd: Capture) -> None:
     assert f"{result['kept']:,} of {result['parameters']:,} parameters" in text
 
 
+def test_summary_without_weights(capfd: Capture) -> None:
+    """Nothing is known of what is kept."""
+    result, text = told(["summary", *MODEL], capfd)
+    assert result["parameters"] > 0 and "kept" not in text
+    assert not any("kept" in name for row in (result, *result["layers"]) for name in row)
+
+
 def test_export(tmp_path: Path, capfd: Capture) -> None:
     file = tmp_path / "m.caffemodel"
     arguments = ["export", *MODEL, *WEIGHTS, "--output", str(file)]

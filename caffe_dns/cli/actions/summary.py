@@ -62,11 +62,12 @@ def _tell(net: Net, trained: bool, output: Output) -> None:
     layers = summarize(net)
     for line in to_table(layers, trained=trained):
         output.line(line)
-    sums = {
-        name: sum(getattr(layer, name) for layer in layers)
-        for name in ("parameters", "kept", "macs", "macs_kept")
-    }
-    output.result({"layers": layers, **sums})
+    counted = ("parameters", "kept", "macs", "macs_kept") if trained else ("parameters", "macs")
+    rows = [
+        {name: getattr(layer, name) for name in ("name", "type", "shapes", *counted)}
+        for layer in layers
+    ]
+    output.result({"layers": rows, **{name: sum(row[name] for row in rows) for name in counted}})
 
 
 def _build(

@@ -17,7 +17,7 @@ from caffe_dns.reports.page.parts import Graph, Node, Table
 from caffe_dns.reports.summary import LayerSummary, shortened
 
 #: Sizes in pixels.
-_WIDTH, _HEIGHT = 180, 84
+_WIDTH, _HEIGHT = 180, 88
 _GAP, _ROW_GAP = 24, 34
 #: A way past a row.
 _PASS = 16
