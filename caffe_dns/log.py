@@ -61,6 +61,11 @@ sink: Callable[[str], None] = say
 #: Functions that hear every finished line as well, wherever it goes.
 listeners: list[Callable[[str], None]] = []
 
+#: The letters that lines begin with, the least severe first.
+SEVERITIES = "IWEF"
+#: The place in these from which on lines go to `sink`; listeners hear the others, too.
+stderr_from = 0
+
 _quiet = False
 
 
@@ -116,6 +121,7 @@ def _write(severity: str, message: str) -> None:
     message = message.removesuffix("\n")  # as glog, which ends each message with one line break
     head = f"{severity}{stamp}.{micros:06d} {threading.get_native_id():5d} {position}] "
     line = head + on_disk(message)
-    sink(line)
+    if SEVERITIES.index(severity) >= stderr_from:
+        sink(line)
     for listener in listeners:
         listener(line)

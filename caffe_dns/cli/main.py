@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 import click
 
 from caffe_dns import __version__, interrupt, log
-from caffe_dns.cli import shell
+from caffe_dns.cli import glog, shell
 from caffe_dns.cli.lazy import import_for_good
 from caffe_dns.encoding import on_disk
 from caffe_dns.errors import CaffeError, first_line, is_out_of_memory, nearest
@@ -60,9 +60,6 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 _HELP_NAMES = ["--help", "--h"]
 _SINGLE_DASH = re.compile(r"-[A-Za-z_][\w-]*(=.*)?", re.DOTALL)
 _WITH_VALUE = re.compile(r"(--[\w-]+)=(.*)", re.DOTALL)
-#: What gflags takes for a boolean, in any case.
-_TRUE = {"1", "t", "true", "y", "yes"}
-_FALSE = {"0", "f", "false", "n", "no"}
 
 
 class Actions(click.Group):
@@ -87,7 +84,8 @@ def dns() -> None:
     """Train, prune and score Caffe networks on PyTorch.
 
     Flags are Caffe's, with one dash or two: -flag value, -flag=value, --flag value, --flag=value.
-    `dns COMMAND --help` lists those of a command.
+    `dns COMMAND --help` lists those of a command. Each also takes glog's -log_dir, -minloglevel,
+    -logtostderr, -alsologtostderr and -stderrthreshold.
 
     \b
     dns train --solver solver.prototxt --weights x.caffemodel -gpu 0
@@ -127,14 +125,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="surrogateescape")  # names as they are, in whatever encoding
     try:
-        given = normalize(sys.argv[1:] if arguments is None else arguments)
+        given, logging = glog.take(normalize(sys.argv[1:] if arguments is None else arguments))
         if given and not given[0].startswith("-") and given[0] not in ACTIONS:
             _unknown_action(given[0])
         else:
             # Without standalone mode, click hands back exit codes and raises its errors. Commands
             # find the arguments in `obj`.
             given = given or ["--help"]
-            code = dns.main(given, prog_name="dns", standalone_mode=False, obj=given)
+            with glog.heeded(logging, os.environ):
+                code = dns.main(
+                    given, prog_name="dns", standalone_mode=False, obj=[*given, *logging]
+                )
             if log.lost_lines > lost_before and not code:
                 code = LOST_LOG
         sys.stdout.flush()
@@ -186,9 +187,9 @@ def _spell_switch(arg: str, switches: dict[str, tuple[str | None, str | None]]) 
         yield arg
         return
     name, value = match[1], match[2].lower()
-    if value not in _TRUE | _FALSE:
+    if value not in glog.TRUE | glog.FALSE:
         raise CaffeError(f"{name}: '{match[2]}' is neither true nor false")
-    spelling = switches[name][0 if value in _TRUE else 1]
+    spelling = switches[name][0 if value in glog.TRUE else 1]
     if spelling is not None:
         yield spelling
 

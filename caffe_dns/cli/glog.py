@@ -1,0 +1,137 @@
+"""glog's flags, which Caffe's tools take beside their own: how much is logged, and where to.
+
+Each is also read from the environment, as `GLOG_minloglevel` and the like. As in Caffe's tools the
+log goes to stderr unless that is denied; files are written only where a folder is given.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO
+
+from caffe_dns import log
+from caffe_dns.errors import CaffeError
+
+#: What gflags takes for a boolean, in any case.
+TRUE = {"1", "t", "true", "y", "yes"}
+FALSE = {"0", "f", "false", "n", "no"}
+#: The flags with their defaults, those of Caffe's tools.
+DEFAULTS: dict[str, bool | int | str] = {
+    "logtostderr": False,
+    "alsologtostderr": True,
+    "minloglevel": 0,
+    "stderrthreshold": 2,
+    "log_dir": "",
+}
+_NAMES = {"I": "INFO", "W": "WARNING", "E": "ERROR", "F": "FATAL"}
+
+
+def take(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The arguments without glog's flags, and these, each as one word `--flag=value`.
+
+    Raises CaffeError for a flag without a value that needs one.
+    """
+    others: list[str] = []
+    taken: list[str] = []
+    words = iter(arguments)
+    for word in words:
+        name, equals, value = word.removeprefix("--").partition("=")
+        if not word.startswith("--") or name.removeprefix("no") not in DEFAULTS:
+            others.append(word)
+        elif isinstance(DEFAULTS[name.removeprefix("no")], bool):
+            said = "false" if name.startswith("no") else value if equals else "true"
+            taken.append(f"--{name.removeprefix('no')}={said}")
+        else:
+            given = value if equals else next(words, None)
+            if given is None:
+                raise CaffeError(f"--{name} needs a value")
+            taken.append(f"--{name}={given}")
+    return others, taken
+
+
+@contextmanager
+def heeded(taken: Sequence[str], environment: Mapping[str, str]) -> Iterator[None]:
+    """Within it, what is logged goes where these flags or the environment say.
+
+    Raises CaffeError for a value that is none, or a folder that is not there.
+    """
+    given = {name: environment.get(f"GLOG_{name}", "") for name in DEFAULTS}
+    for word in taken:
+        name, _, given[name] = word.removeprefix("--").partition("=")
+    values = {name: _value(name, text) for name, text in given.items()}
+    to_stderr = values["logtostderr"] or values["alsologtostderr"]
+    least = int(values["minloglevel"])
+    folder = str(values["log_dir"])
+    before = log.stderr_from
+    log.stderr_from = least if to_stderr else max(least, int(values["stderrthreshold"]))
+    files = None if values["logtostderr"] or not folder else _Files(Path(folder), least)
+    if files is not None:
+        log.listeners.append(files.write)
+    try:
+        yield
+    finally:
+        log.stderr_from = before
+        if files is not None:
+            log.listeners.remove(files.write)
+            files.close()
+
+
+def _value(name: str, text: str) -> bool | int | str:
+    default = DEFAULTS[name]
+    if not text:
+        return default
+    if isinstance(default, bool):
+        if text.lower() not in TRUE | FALSE:
+            raise CaffeError(f"--{name}: '{text}' is neither true nor false")
+        return text.lower() in TRUE
+    if isinstance(default, int):
+        if not text.isdigit():
+            raise CaffeError(f"--{name}: '{text}' is no severity: 0 INFO, 1 WARNING, 2 ERROR")
+        return int(text)
+    return text
+
+
+@dataclass
+class _Files:
+    """A file for each severity, with the lines that are no less severe; made by the first one."""
+
+    folder: Path
+    least: int
+    _open: dict[str, BinaryIO] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.folder.is_dir() or not os.access(self.folder, os.W_OK | os.X_OK):
+            raise CaffeError(
+                "--log_dir: there is no such folder to write to", file=str(self.folder)
+            )
+
+    def write(self, line: str) -> None:
+        severity = log.SEVERITIES.index(line[0])
+        data = os.fsencode(f"{line}\n")
+        try:
+            for letter in log.SEVERITIES[self.least : severity + 1]:
+                if letter not in self._open:
+                    self._open[letter] = self._make(_NAMES[letter])
+                self._open[letter].write(data)
+        except OSError:
+            log.lost_lines += 1
+
+    def _make(self, severity: str) -> BinaryIO:
+        """A new file, and the link that leads to the newest one. Nothing is kept in a buffer."""
+        stamp = time.strftime("%Y%m%d-%H%M%S")
+        user = os.environ.get("USER") or os.getuid()
+        name = f"dns.{os.uname().nodename}.{user}.log.{severity}.{stamp}.{os.getpid()}"
+        file = open(self.folder / name, "wb", buffering=0)  # noqa: SIM115
+        link = self.folder / f"dns.{severity}"
+        link.unlink(missing_ok=True)
+        link.symlink_to(name)
+        return file
+
+    def close(self) -> None:
+        for file in self._open.values():
+            file.close()
