@@ -1,7 +1,12 @@
-"""A bias for each channel and the ReLU after it, and in backward both gradients, in one pass."""
+"""A bias for each channel and the ReLU after it, and in backward both gradients, in one pass.
+
+The top takes the place of the bottom, or is written to where it is wanted: among the channels of a
+larger blob, say, that others have parts in.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,7 +20,9 @@ from caffe_dns.kernels.layout import laid_out, layout_of, slice_of, tile
 @triton.jit
 def _forward(
     blob,
+    top,
     bias,
+    wide,
     num_rows,
     num_channels,
     plane,
@@ -28,13 +35,15 @@ def _forward(
     inside, where = tile(rows, channels, num_rows, num_channels, plane, LAST)
     value = tl.load(blob + where, mask=inside, other=0.0).to(tl.float32)
     value += tl.load(bias + channels, mask=channels < num_channels, other=0.0).to(tl.float32)
+    _, place = tile(rows, channels, num_rows, wide, plane, LAST)
     # NaN stays NaN.
-    tl.store(blob + where, tl.where(value < 0, 0.0, value), mask=inside)
+    tl.store(top + place, tl.where(value < 0, 0.0, value), mask=inside)
 
 
 @triton.jit
 def _backward(
     top,
+    wide_top,
     gradients,
     wide,
     result,
@@ -48,7 +57,7 @@ def _backward(
 ):
     """The gradient below the ReLU, and its sum for each channel over a share of the rows.
 
-    The gradient above is in a blob of `wide` channels.
+    The gradient above is in a blob of `wide` channels, the top in one of `wide_top`.
     """
     split, splits = tl.program_id(1), tl.num_programs(1)
     channels = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)[None, :]
@@ -59,7 +68,8 @@ def _backward(
         inside, where = tile(rows, channels, num_rows, num_channels, plane, LAST)
         _, place = tile(rows, channels, num_rows, wide, plane, LAST)
         gradient = tl.load(gradients + place, mask=inside, other=0.0)
-        value = tl.load(top + where, mask=inside, other=0.0)
+        _, place = tile(rows, channels, num_rows, wide_top, plane, LAST)
+        value = tl.load(top + place, mask=inside, other=0.0)
         gradient = tl.where(value > 0, gradient, 0.0)
         tl.store(result + where, gradient, mask=inside)
         total += gradient.to(tl.float32)
@@ -68,31 +78,48 @@ def _backward(
     tl.store(sums + split * num_channels + channels, tl.sum(total, 0)[None, :], mask=known)
 
 
+@dataclass(frozen=True)
+class Place:
+    """Some channels, from `start` on, of a blob with its channels innermost."""
+
+    wide: Tensor
+    start: int
+
+
 class BiasedReLU(torch.autograd.Function):
-    """relu(x + bias), written over x.
+    """relu(x + bias), written over x or, if x has its channels innermost, to a place.
 
     `x` is N x C x spatial axes, float32 or bfloat16, the bias has C numbers. No one else may need
     x as it was.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, bias: Tensor) -> Tensor:
-        top = laid_out(x)
-        if top is x:
+    def forward(ctx: Any, x: Tensor, bias: Tensor, place: Place | None = None) -> Tensor:
+        values = laid_out(x)
+        layout = layout_of(values)
+        top, wide = values, layout.channels
+        if place is not None:
+            top, wide = place.wide.narrow(1, place.start, wide), place.wide.shape[1]
+        elif values is x:
             ctx.mark_dirty(x)
-        layout = layout_of(top)
-        _forward[(layout.row_blocks, layout.column_blocks)](top, bias, **layout.settings)
+        _forward[(layout.row_blocks, layout.column_blocks)](
+            values, top, bias, wide, **layout.settings
+        )
         ctx.save_for_backward(top)
         ctx.bias_type = bias.dtype
         return top
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
         (top,) = ctx.saved_tensors
-        layout = layout_of(top)
-        result = torch.empty_like(top)
+        result = torch.empty_like(top)  # of these channels alone
+        layout = layout_of(result)
         sums = torch.empty((layout.splits, layout.channels), device=top.device)
         _backward[(layout.column_blocks, layout.splits)](
-            top, *slice_of(gradients[0], like=top), result, sums, **layout.settings
+            *slice_of(top, like=result),
+            *slice_of(gradients[0], like=result),
+            result,
+            sums,
+            **layout.settings,
         )
-        return result, sums.sum(0).to(ctx.bias_type)
+        return result, sums.sum(0).to(ctx.bias_type), None

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import reduce
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +17,9 @@ from caffe_dns import kernels
 from caffe_dns.layers.base import Layer, SameShape, Shape, layer_types
 from caffe_dns.layers.batch_statistics import normalize_batch
 from caffe_dns.proto.caffe_pb2 import FillerParameter, LRNParameter
+
+if TYPE_CHECKING:
+    from caffe_dns.kernels.channel_statistics import Statistics
 
 #: Smaller eps are raised to it, as cuDNN asks.
 _LEAST_NVCAFFE_EPS = 1e-5
@@ -128,6 +131,29 @@ class BatchNorm(SameShape):
             top = self._normalize(bottom, factor, shift, bias, relu)
         return top.view_as(values)
 
+    def normalize_and_add(
+        self,
+        values: Tensor,
+        addend: Tensor,
+        factor: Tensor | None = None,
+        shift: Tensor | None = None,
+        *,
+        bias: Tensor | None = None,
+        copies: int,
+    ) -> Sequence[Tensor]:
+        """relu(what `normalize` gives + addend), so many times: each has a gradient of its own."""
+        if self._suits_kernel(values) and not self.images and addend.dtype == values.dtype:
+            from caffe_dns.kernels.batch_norm import NormalizedSum
+
+            factor, shift = _both(factor, shift)
+            statistics = self._statistics()
+            tops: Sequence[Tensor] = NormalizedSum.apply(
+                values, addend, factor, shift, bias, statistics, self.eps, copies
+            )
+            return tops
+        top = torch.relu(self.normalize(values, factor, shift, bias=bias) + addend)
+        return [top.view_as(top) for _ in range(copies)]
+
     def _normalize(
         self,
         bottom: Tensor,
@@ -137,7 +163,7 @@ class BatchNorm(SameShape):
         relu: bool,
     ) -> Tensor:
         """The top for images that share statistics."""
-        if not self.use_global_stats and kernels.suit(bottom) and not self.scale_bias:
+        if self._suits_kernel(bottom):
             return self._normalize_in_kernel(bottom, factor, shift, bias, relu)
         if bias is not None:
             bottom = bottom + bias.to(bottom.dtype).view(-1, *[1] * (bottom.dim() - 2))
@@ -173,14 +199,24 @@ class BatchNorm(SameShape):
         relu: bool,
     ) -> Tensor:
         from caffe_dns.kernels.batch_norm import NormalizedBatch
+
+        factor, shift = _both(factor, shift)
+        top: Tensor = NormalizedBatch.apply(
+            bottom, factor, shift, bias, self._statistics(), self.eps, relu
+        )
+        return top
+
+    def _suits_kernel(self, bottom: Tensor) -> bool:
+        """Whether our kernel normalises this: N x C x any, by the statistics of a batch."""
+        own = self.use_global_stats or self.scale_bias
+        return not own and bottom.dim() > 1 and kernels.suit(bottom)
+
+    def _statistics(self) -> Statistics:
+        """What a kernel takes a batch into."""
         from caffe_dns.kernels.channel_statistics import Statistics
 
         mean_sum, variance_sum, batches = self.blobs[:3]
-        statistics = Statistics(mean_sum, variance_sum, batches, self.fraction)
-        if factor is not None and shift is None:
-            shift = torch.zeros_like(factor)
-        top: Tensor = NormalizedBatch.apply(bottom, factor, shift, bias, statistics, self.eps, relu)
-        return top
+        return Statistics(mean_sum, variance_sum, batches, self.fraction)
 
     def global_stats(self) -> tuple[Tensor, Tensor]:
         """Mean and variance of each channel; zeros before the first training batch."""
@@ -207,6 +243,11 @@ class BatchNorm(SameShape):
 
 def _channels(shape: Shape) -> int:
     return shape[1] if len(shape) > 1 else 1
+
+
+def _both(factor: Tensor | None, shift: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+    """A shift, too, where there is a factor."""
+    return factor, torch.zeros_like(factor) if factor is not None and shift is None else shift
 
 
 @layer_types.register("LRN")

@@ -6,8 +6,8 @@ Caffe has a layer for each step of it, and each is a pass over the blob in memor
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import takewhile
 from typing import Protocol
@@ -18,10 +18,13 @@ from torch import Tensor
 from caffe_dns import kernels
 from caffe_dns.layers.arithmetic import Eltwise, Scale
 from caffe_dns.layers.base import Context, Layer
+from caffe_dns.layers.convolution import BaseConvolution
 from caffe_dns.layers.masked import MasksTogether, WeightedLayer
 from caffe_dns.layers.neuron import ReLU
 from caffe_dns.layers.normalization import BatchNorm
 from caffe_dns.layers.pooling import Pooling
+from caffe_dns.layers.shape import Concat
+from caffe_dns.net.joining import Joined, Share, shares
 from caffe_dns.net.wiring import Step
 
 #: On a CPU none of it would be faster.
@@ -29,6 +32,8 @@ DEVICES = ("cuda",)
 #: Numbers in a weight from which on its layer applies the mask by itself: the product then need not
 #: be kept for longer than from the layer's forward to its backward pass.
 LARGE = 1 << 20
+#: Whether a chain adds what is added to its top, and makes its share of a Concat's.
+REACHES_OUT = False
 
 
 class FusedLayers(Protocol):
@@ -39,13 +44,18 @@ class FusedLayers(Protocol):
         """Its members in their order."""
         ...
 
-    def run(self, *bottoms: Tensor) -> Tensor:
-        """The top of the last from the bottoms of the first."""
+    @property
+    def bottoms(self) -> list[str]:
+        """The blobs that it reads: those of the first."""
+        return self.steps[0].bottoms
+
+    def run(self, *bottoms: Tensor) -> Sequence[Tensor]:
+        """The tops of the last from the bottoms."""
         ...
 
 
 @dataclass(frozen=True)
-class RectifiedSum:
+class RectifiedSum(FusedLayers):
     """An Eltwise that adds two blobs, and the ReLU on it."""
 
     eltwise: Step
@@ -55,21 +65,21 @@ class RectifiedSum:
     def steps(self) -> list[Step]:
         return [self.eltwise, self.relu]
 
-    def run(self, *bottoms: Tensor) -> Tensor:
+    def run(self, *bottoms: Tensor) -> Sequence[Tensor]:
         first, second = bottoms
         if kernels.suit(first) and first.dtype == second.dtype:
             from caffe_dns.kernels import sum_relu
 
-            top: Tensor = sum_relu.RectifiedSum.apply(first, second)
-            return top
-        return torch.relu(first + second)
+            return (sum_relu.RectifiedSum.apply(first, second),)
+        return (torch.relu(first + second),)
 
 
 @dataclass(frozen=True)
-class Chain:
+class Chain(FusedLayers):
     """Layers of which all but the first and the pooling work in place.
 
-    First is a convolution or an inner product, or else the BatchNorm.
+    First is a convolution or an inner product, or else the BatchNorm. What only adds a bias and
+    rectifies may make its share of a Concat's top.
     """
 
     weighted: Step | None
@@ -77,28 +87,75 @@ class Chain:
     scale: Step | None
     relu: Step | None
     pool: Step | None
+    share: Share | None = None
 
     @property
     def steps(self) -> list[Step]:
         members = (self.weighted, self.batch_norm, self.scale, self.relu, self.pool)
         return [step for step in members if step is not None]
 
-    def run(self, *bottoms: Tensor) -> Tensor:
-        (bottom,) = bottoms
-        bias = None
-        if self.weighted is not None:
-            assert isinstance(self.weighted.layer, WeightedLayer)
-            bottom, bias = self.weighted.layer.without_bias(bottom)
+    @property
+    def bottoms(self) -> list[str]:
+        beside = [self.share.first[0]] if self.share and self.share.first else []
+        return super().bottoms + beside
+
+    @property
+    def only_rectifies(self) -> bool:
+        """Whether a bias and a ReLU are all that follows on a convolution or inner product."""
+        return self.relu is not None and self.batch_norm is None and self.pool is None
+
+    def run(self, *bottoms: Tensor) -> Sequence[Tensor]:
+        bottom, *beside = bottoms
+        bottom, bias = self._weigh(bottom)
         if self.pool is not None:
             assert isinstance(self.pool.layer, Pooling)
-            return self.pool.layer.pool_biased(bottom, bias, relu=self.relu is not None)
+            return (self.pool.layer.pool_biased(bottom, bias, relu=self.relu is not None),)
         if self.batch_norm is None:
-            return _rectify(bottom, bias)
+            return (_rectify(bottom, bias, self.share, *beside),)
+        layer, *affine = self._affine()
+        return (layer.normalize(bottom, *affine, bias=bias, relu=self.relu is not None),)
+
+    def run_and_add(self, bottom: Tensor, addend: Tensor, copies: int) -> Sequence[Tensor]:
+        """relu(what it makes of the bottom + addend), so many times, if it ends by normalising."""
+        bottom, bias = self._weigh(bottom)
+        layer, *affine = self._affine()
+        return layer.normalize_and_add(bottom, addend, *affine, bias=bias, copies=copies)
+
+    def _weigh(self, bottom: Tensor) -> tuple[Tensor, Tensor | None]:
+        """What the convolution or inner product, if there is one, makes of it, and its bias."""
+        if self.weighted is None:
+            return bottom, None
+        assert isinstance(self.weighted.layer, WeightedLayer)
+        return self.weighted.layer.without_bias(bottom)
+
+    def _affine(self) -> tuple[BatchNorm, Tensor | None, Tensor | None]:
+        """The BatchNorm, and its factor and shift."""
+        assert self.batch_norm is not None
         assert isinstance(self.batch_norm.layer, BatchNorm)
         factor, shift, *_ = (*self.scale.layer.blobs, None) if self.scale else (None, None)
-        return self.batch_norm.layer.normalize(
-            bottom, factor, shift, bias=bias, relu=self.relu is not None
-        )
+        return self.batch_norm.layer, factor, shift
+
+
+@dataclass(frozen=True)
+class Residual(FusedLayers):
+    """A chain that ends by normalising, a RectifiedSum of its top and another blob, and a Split."""
+
+    chain: Chain
+    sum: RectifiedSum
+    split: Step | None
+
+    @property
+    def steps(self) -> list[Step]:
+        return [*self.chain.steps, *self.sum.steps, *([self.split] if self.split else [])]
+
+    @property
+    def bottoms(self) -> list[str]:
+        own = self.chain.steps[-1].tops
+        return self.chain.bottoms + [blob for blob in self.sum.bottoms if blob not in own]
+
+    def run(self, *bottoms: Tensor) -> Sequence[Tensor]:
+        bottom, addend = bottoms
+        return self.chain.run_and_add(bottom, addend, len(self.steps[-1].tops))
 
 
 @dataclass(frozen=True)
@@ -127,11 +184,35 @@ def _find_fused_layers(
     found: dict[Layer, FusedLayers] = {}
     rest = list(steps)
     while rest:
-        group = _chain_at(rest, inner) or _sum_at(rest)
+        residual = _residual_at(rest) if REACHES_OUT and not inner else None
+        group = residual or _chain_at(rest, inner) or _sum_at(rest)
         if group is not None:
             found[rest[0].layer] = group
         del rest[: len(group.steps) if group is not None else 1]
-    return found
+    return {**found, **_joined(steps, found)} if REACHES_OUT and not inner else found
+
+
+def _joined(steps: Sequence[Step], found: Mapping[Layer, FusedLayers]) -> dict[Layer, FusedLayers]:
+    """Concats of channels, and the chains among those found that make all of their bottoms."""
+    makers = {
+        group.steps[-1].tops[0]: (order, group)
+        for order, group in enumerate(found.values())
+        if isinstance(group, Chain) and group.only_rectifies
+    }
+    joined: dict[Layer, FusedLayers] = {}
+    for step in steps:
+        chains = [makers[blob] for blob in step.bottoms if blob in makers]
+        if not _joins_channels(step) or len(chains) < len(step.bottoms):
+            continue
+        convolutions = [chain.steps[0].layer for _, chain in chains]
+        widths = [each.num_output for each in convolutions if isinstance(each, BaseConvolution)]
+        if len(widths) < len(chains):
+            continue
+        parts = shares(step, widths, [order for order, _ in chains])
+        for (_, chain), share in zip(chains, parts, strict=True):
+            joined[chain.steps[0].layer] = replace(chain, share=share)
+        joined[step.layer] = Joined(step)
+    return joined
 
 
 def _find_masks(steps: Sequence[Step], context: Context) -> MasksTogether | None:
@@ -176,6 +257,20 @@ def _chain_at(steps: Sequence[Step], inner: bool) -> Chain | None:
     if biased and not batch_norm and not inner:
         pool = take(partial(_is_max_pool, taken[-1]), in_place=False)
     return Chain(weighted, batch_norm, scale, relu, pool) if len(taken) > 1 else None
+
+
+def _residual_at(steps: Sequence[Step]) -> Residual | None:
+    """A chain that ends by normalising and what adds a blob to its top, if these begin so."""
+    chain = _chain_at(steps, inner=False)
+    if chain is None or chain.batch_norm is None or chain.relu is not None:
+        return None
+    rest = steps[len(chain.steps) :]
+    added = _sum_at(rest)
+    if added is None or chain.steps[-1].tops[0] not in added.bottoms:
+        return None
+    after = rest[len(added.steps)] if len(rest) > len(added.steps) else None
+    splits = after is not None and after.layer.type == "Split" and after.bottoms == added.relu.tops
+    return Residual(chain, added, after if splits else None)
 
 
 def _sum_at(steps: Sequence[Step]) -> RectifiedSum | None:
@@ -225,17 +320,27 @@ def _is_relu(step: Step) -> bool:
     return isinstance(step.layer, ReLU) and step.layer.negative_slope == 0
 
 
+def _joins_channels(step: Step) -> bool:
+    """Whether it is a Concat of images along the axis of their channels."""
+    if not isinstance(step.layer, Concat) or not _is_plain(step, bottoms=len(step.bottoms)):
+        return False
+    return step.layer.own_axis(4) == 1
+
+
 def _is_max_pool(before: Step, step: Step) -> bool:
     """Whether it takes the maxima of what the step before has made."""
     return isinstance(step.layer, Pooling) and step.layer.is_max and step.bottoms == before.tops
 
 
-def _rectify(top: Tensor, bias: Tensor | None) -> Tensor:
-    """relu(top + bias); may write over `top`."""
+def _rectify(
+    top: Tensor, bias: Tensor | None, share: Share | None, beside: Tensor | None = None
+) -> Tensor:
+    """relu(top + bias); may write over `top`, or to its share of a Concat's top."""
     assert bias is not None
     if kernels.suit(top):
         from caffe_dns.kernels.bias_relu import BiasedReLU
 
-        result: Tensor = BiasedReLU.apply(top, bias)
+        place = share.place(top, beside) if share is not None else None
+        result: Tensor = BiasedReLU.apply(top, bias, place)
         return result
-    return torch.relu(top + bias.view(-1, *[1] * (top.dim() - 2)))
+    return torch.relu(top + bias.to(top.dtype).view(-1, *[1] * (top.dim() - 2)))

@@ -54,6 +54,7 @@ class Work:
 
     step: Step
     group: FusedLayers | None
+    bottoms: list[str]
     tops: list[str]
     #: Whether the tops are there before: those of Input layers, and of what brings data.
     given: bool
@@ -157,12 +158,13 @@ class Net(nn.Module):
             group = groups.get(step.layer)
             if group is None:
                 given = step.layer.is_source or step.layer.type == "Input"
-                yield Work(step, None, step.tops, given, last_uses)
+                yield Work(step, None, step.bottoms, step.tops, given, last_uses)
             else:
                 no_longer_read = [*last_uses]
                 for _ in group.steps[1:]:
                     no_longer_read += next(steps)[1]
-                yield Work(step, group, group.steps[-1].tops, False, no_longer_read)
+                tops = group.steps[-1].tops
+                yield Work(step, group, group.bottoms, tops, False, no_longer_read)
 
     # Looking ------------------------------------------------------------------------------------
 
@@ -218,7 +220,8 @@ class Net(nn.Module):
         for work in self._works[inner] if observer is None else self._works_observed:
             step = work.step
             if work.group is not None:
-                blobs[work.tops[0]] = work.group.run(*[blobs[blob] for blob in step.bottoms])
+                tops = work.group.run(*[blobs[blob] for blob in work.bottoms])
+                blobs.update(zip(work.tops, tops, strict=True))
             elif not work.given:
                 self._run_step(step, blobs)
             if observer is not None:

@@ -33,7 +33,11 @@ class CompiledLayers:
     #: By the shape of an image: nets may be reshaped.
     programs: dict[Shape, Callable[[Tensor], Tensor]] = field(default_factory=dict)
 
-    def run(self, *bottoms: Tensor) -> Tensor:
+    @property
+    def bottoms(self) -> list[str]:
+        return self.steps[0].bottoms
+
+    def run(self, *bottoms: Tensor) -> Sequence[Tensor]:
         (bottom,) = bottoms
         shape = bottom.shape[1:]
         program = self.programs.get(shape)
@@ -42,7 +46,7 @@ class CompiledLayers:
 
             program = Program([step.layer for step in self.steps], shape)
             self.programs[shape] = program
-        return program(bottom)
+        return (program(bottom),)
 
 
 def use_sparse(net: Net) -> Sequence[FusedLayers]:

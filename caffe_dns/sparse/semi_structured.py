@@ -7,7 +7,7 @@ precision: nets compute in bfloat16.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -64,7 +64,7 @@ class Product:
 
 
 @dataclass(frozen=True)
-class SparseLayer:
+class SparseLayer(FusedLayers):
     """A layer with a product of its own that is not part of a larger group (`FusedLayers`)."""
 
     step: Step
@@ -73,13 +73,13 @@ class SparseLayer:
     def steps(self) -> list[Step]:
         return [self.step]
 
-    def run(self, *bottoms: Tensor) -> Tensor:
+    def run(self, *bottoms: Tensor) -> Sequence[Tensor]:
         layer = cast(WeightedLayer, self.step.layer)
         top, bias = layer.without_bias(*bottoms)
-        if bias is None:
-            return top
-        axis = layer.output_axis
-        return top + bias.view(-1, *[1] * (top.dim() - axis - 1))
+        if bias is not None:
+            axes_after = top.dim() - layer.output_axis - 1
+            top = top + bias.to(top.dtype).view(-1, *[1] * axes_after)
+        return (top,)
 
 
 def use_sparse_units(net: Net) -> list[SparseLayer]:

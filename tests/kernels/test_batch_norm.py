@@ -10,6 +10,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from caffe_dns import kernels
+from caffe_dns.layers.base import Context
+from caffe_dns.net import fusion
+from tests.nets import input_layer, layer, make_net
+
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 if DEVICE == "cpu":
     os.environ["TRITON_INTERPRET"] = "1"  # before anything imports it
@@ -143,6 +148,34 @@ def test_a_sum_in_bfloat16() -> None:
     assert addend.grad.dtype == x.grad.dtype == torch.bfloat16
     # The gradient of the addend is 2 where the sum is positive, and nothing else.
     assert torch.equal(addend.grad.double(), 2.0 * (wanted > 0))
+
+
+@pytest.mark.parametrize("readers", [1, 2])
+def test_a_residual_block(readers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fusion, "REACHES_OUT", True)
+    shape = (4, 3, 5, 6)
+    text = input_layer(data=shape, other=shape) + layer("bn", "BatchNorm", "data", "a")
+    text += layer("scale", "Scale", "a", "a", "scale_param { bias_term: true }")
+    text += "layer { name: 'sum' type: 'Eltwise' bottom: 'other' bottom: 'a' top: 's' }"
+    text += layer("relu", "ReLU", "s", "s")
+    for number in range(readers):
+        text += layer(f"t{number}", "TanH", "s", f"t{number}") + (
+            f"layer {{ type: 'Reduction' bottom: 't{number}' top: 'l{number}' loss_weight: 1 "
+            "reduction_param { operation: SUMSQ } }"
+        )
+    found = []
+    for devices in ((), (DEVICE,)):
+        monkeypatch.setattr(fusion, "DEVICES", devices)
+        monkeypatch.setattr(kernels, "suit", lambda blob, suits=bool(devices): suits)
+        net = make_net(text, context=Context(device=torch.device(DEVICE)))
+        data, other = (draw(shape, seed).to(DEVICE).requires_grad_() for seed in (1, 2))
+        net.loss(net.compute({"data": data, "other": other}, inner=False)).backward()
+        learned = [param.tensor for param in net.learnable_params]
+        gradients = [each.grad for each in (data, other, *learned)]
+        found.append([*(each for each in gradients if each is not None), *learned])
+    assert [len(group.steps) for group in net.fusion.layers[False].values()] == [4 + (readers > 1)]
+    for got, want in zip(*found, strict=True):
+        torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
 
 
 def test_nan_passes_through_a_sum() -> None:

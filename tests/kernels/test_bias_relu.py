@@ -13,7 +13,8 @@ if DEVICE == "cpu":
     os.environ["TRITON_INTERPRET"] = "1"  # before anything imports it
 
 pytest.importorskip("triton")
-BiasedReLU = import_module("caffe_dns.kernels.bias_relu").BiasedReLU
+bias_relu = import_module("caffe_dns.kernels.bias_relu")
+BiasedReLU = bias_relu.BiasedReLU
 
 
 @pytest.mark.parametrize(
@@ -70,3 +71,25 @@ def test_a_gradient_among_others(last: bool, expanded: bool) -> None:
     found = torch.autograd.grad(BiasedReLU.apply(x.clone(), bias), inputs, upstream)
     wanted = torch.autograd.grad(torch.relu(x + bias.view(-1, 1, 1)), inputs, upstream)
     assert all(map(torch.equal, found, wanted))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_top_among_others(dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(3)
+    x = torch.randint(-4, 4, (3, 70, 4, 6), generator=generator).to(DEVICE, dtype)
+    x = x.contiguous(memory_format=torch.channels_last).requires_grad_()
+    bias = torch.randint(-4, 4, (70,), generator=generator).to(DEVICE, dtype).requires_grad_()
+    upstream = torch.randint(-4, 4, (3, 70, 4, 6), generator=generator).to(DEVICE, dtype)
+    larger = torch.full((3, 90, 4, 6), 7.0, device=DEVICE, dtype=dtype)
+    larger = larger.contiguous(memory_format=torch.channels_last)
+    wanted = torch.relu(x + bias.view(-1, 1, 1))
+    found = BiasedReLU.apply(x, bias, bias_relu.Place(larger, 11))
+    assert torch.equal(found, wanted)
+    assert torch.equal(larger[:, 11:81], wanted)
+    assert larger[:, :11].eq(7).all() and larger[:, 81:].eq(7).all()
+    for got, want in zip(
+        torch.autograd.grad(found, (x, bias), upstream),
+        torch.autograd.grad(wanted.float(), (x, bias), upstream.float()),
+        strict=True,
+    ):
+        torch.testing.assert_close(got, want, rtol=1e-2 if dtype == torch.bfloat16 else 0, atol=0)

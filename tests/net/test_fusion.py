@@ -132,6 +132,50 @@ def test_a_sum_and_its_relu(
         torch.testing.assert_close(together[name], wanted, rtol=1e-6, atol=1e-7, msg=name)
 
 
+SCALED = layer("scale", "Scale", "a", "a", SCALE.format("true"))
+
+
+@pytest.mark.parametrize(
+    ("middle", "bottoms", "readers", "group"),
+    [
+        (BN, "ca", 2, ["conv", "bn", "sum", "relu", "s_relu_0_split"]),
+        (BN + SCALED, "ac", 3, ["conv", "bn", "scale", "sum", "relu", "s_relu_0_split"]),
+        (BN + SCALED, "ac", 1, ["conv", "bn", "scale", "sum", "relu"]),
+        (BN + RELU, "ac", 1, ["conv", "bn", "relu"]),
+        (SCALED, "ac", 1, ["sum", "relu"]),
+    ],
+)
+@pytest.mark.parametrize("phase", [TRAIN, TEST])
+def test_a_sum_belongs_to_a_chain_where_nobody_looks(
+    middle: str,
+    bottoms: str,
+    readers: int,
+    group: list[str],
+    phase: Phase,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(fusion, "REACHES_OUT", True)
+    text = DATA + OTHER + CONV + middle
+    text += f"layer {{ name: 'sum' type: 'Eltwise' bottom: '{bottoms[0]}' bottom: '{bottoms[1]}' "
+    text += "top: 's' }" + layer("relu", "ReLU", "s", "s")
+    for number in range(readers):
+        text += layer(f"tanh{number}", "TanH", "s", f"t{number}")
+        text += LOSS.replace("'b'", f"'t{number}'").replace("'loss'", f"'loss{number}'")
+    found = []
+    for devices in ((), ("cpu",)):
+        monkeypatch.setattr(fusion, "DEVICES", devices)
+        net = make_net(text, phase=phase)
+        found.append(results(net, inner=False))
+    groups = [
+        [step.layer.name for step in each.steps] for each in net.fusion.layers[False].values()
+    ]
+    assert groups[0] == group
+    apart, together = found
+    assert together.keys() == apart.keys()
+    for name, wanted in apart.items():
+        torch.testing.assert_close(together[name], wanted, rtol=1e-4, atol=1e-5, msg=name)
+
+
 POOL = layer("pool", "Pooling", "a", "p", "pooling_param { kernel_size: 2 stride: 2 }")
 
 
