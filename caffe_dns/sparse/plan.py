@@ -20,7 +20,7 @@ from caffe_dns.proto.caffe_pb2 import TEST
 from caffe_dns.sparse.semi_structured import use_sparse_units
 
 #: The share of weights that are not 0 from which on nobody tries.
-DENSE = 0.6
+DENSE = 0.8
 #: What a measurement may take, in seconds, and how many passes it has at most.
 SECONDS, PASSES = 0.05, 20
 

@@ -42,11 +42,10 @@ def fold(model: UnmaskedModel) -> Folded:
             continue
         last = node
         while (follower := _only_reader(last)) is not None:
-            for top in follower.tops:
-                top.put(node.top.axis)
             affine = _affine(follower)
             if affine is None:
                 break
+            follower.top.put(node.top.axis)
             rule.scale_rows(node, *affine)
             gone.append(follower)
             last = follower

@@ -80,6 +80,18 @@ def test_what_is_not_one_number_for_each_channel_stays(behind: str, names: list[
     assert_same_outputs(model, folded.model)
 
 
+def test_what_has_fewer_axes_stays() -> None:
+    """A layer behind the weights whose top has no axis where their channels are."""
+    conv = layer(
+        "a", "Convolution", "data", "a", "convolution_param { num_output: 4 kernel_size: 1 }"
+    )
+    behind = layer("r", "Reduction", "a", "r", "reduction_param { axis: 1 }")
+    model = pruned_model(IMAGES + conv + behind, kept=1.0)
+    folded = fold(model)
+    assert folded.layers == []
+    assert_same_outputs(model, folded.model)
+
+
 def test_statistics_of_no_batch() -> None:
     conv = layer(
         "a", "Convolution", "data", "a", "convolution_param { num_output: 4 kernel_size: 1 }"
