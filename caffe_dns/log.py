@@ -25,6 +25,18 @@ lost_lines = 0
 _LOOK = 0.5
 
 
+#: Characters by which a terminal is told what to do: names in files may have them.
+_CONTROLS = {code: f"\\x{code:02x}" for code in (*range(9), *range(11, 32), *range(127, 160))}
+
+
+def visible(text: str) -> str:
+    """Text for people, as the system has it, in which control characters are spelled out.
+
+    Tabs and line breaks stay.
+    """
+    return on_disk(text).translate(_CONTROLS)
+
+
 def say(text: str) -> None:
     """A line on stderr as it is. What is at work goes on when stderr does not take it."""
     global lost_lines
@@ -120,7 +132,7 @@ def _write(severity: str, message: str) -> None:
     micros = nanoseconds // 1000
     message = message.removesuffix("\n")  # as glog, which ends each message with one line break
     head = f"{severity}{stamp}.{micros:06d} {threading.get_native_id():5d} {position}] "
-    line = head + on_disk(message)
+    line = head + visible(message)
     if SEVERITIES.index(severity) >= stderr_from:
         sink(line)
     for listener in listeners:

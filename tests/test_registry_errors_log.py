@@ -144,6 +144,11 @@ def test_one_line_break_at_the_end_is_taken_off(lines: list[str]) -> None:
     assert [line.split("] ", 1)[1] for line in lines] == ["one", "two\n"]
 
 
+def test_no_name_tells_a_terminal_what_to_do(lines: list[str]) -> None:
+    log.info("Creating layer \033[2J\rx\x9b\x7f\ta\nb\u00e9")
+    assert lines[-1].endswith("] Creating layer \\x1b[2J\\x0dx\\x9b\\x7f\ta\nb\u00e9")
+
+
 def test_quiet_keeps_information_back(lines: list[str]) -> None:
     assert log.set_quiet(True) is False
     log.info("a")

@@ -14,7 +14,6 @@ import click
 from caffe_dns import __version__, interrupt, log
 from caffe_dns.cli import glog, shell
 from caffe_dns.cli.lazy import import_for_good
-from caffe_dns.encoding import on_disk
 from caffe_dns.errors import CaffeError, first_line, is_out_of_memory, nearest
 
 #: Action -> one line of help. The module of the same name is imported only when its action runs.
@@ -196,7 +195,7 @@ def _spell_switch(arg: str, switches: dict[str, tuple[str | None, str | None]]) 
 
 def _complain(message: str) -> None:
     log.set_sink(None)
-    log.say(f"dns: {on_disk(' '.join(message.splitlines()))}")
+    log.say(f"dns: {log.visible(' '.join(message.splitlines()))}")
 
 
 def _unknown_action(name: str) -> None:

@@ -17,7 +17,6 @@ from typing import Any
 import click
 
 from caffe_dns import log
-from caffe_dns.encoding import on_disk
 
 
 class Output:
@@ -38,7 +37,7 @@ class Output:
     def line(self, line: str = "") -> None:
         """A line of the result on stdout."""
         if not self.as_json:
-            click.echo(on_disk(line))
+            click.echo(log.visible(line))
 
     def result(self, result: object) -> None:
         """The whole result: what `--json` prints. Numbers that are not finite become null."""
