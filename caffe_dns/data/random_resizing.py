@@ -1,4 +1,6 @@
-"""Images of a random size, or a random part of them: Intel Caffe's fields (`data_transformer.cpp`).
+"""Images of a random size, or a random part of them, by the fields of Intel Caffe and of NVCaffe.
+
+Both are in a `data_transformer.cpp`.
 
 What is drawn for a record depends on the seed and the record's number alone, so that it is the same
 however records are spread over batches and ranks, and after a resume.
@@ -23,6 +25,10 @@ from caffe_dns.proto.fields import refuse_fields
 Item = TypeVar("Item")
 
 _FIELDS = ("random_resize_param", "random_aspect_ratio_param")
+#: NVCaffe's, which go together.
+_SIZES = ("img_rand_resize", "rand_resize_ratio", "vertical_stretch", "horizontal_stretch")
+_BOUNDS = tuple(f"{size}_{end}" for size in _SIZES for end in ("lower", "upper"))
+_HOW = ("interpolation_algo_down", "interpolation_algo_up", "allow_upscale")
 #: Steps in which ratios are drawn.
 _STEPS = 1000
 
@@ -30,6 +36,8 @@ _STEPS = 1000
 def resizes(param: TransformationParameter) -> bool:
     """Whether images get a random size. Raises CaffeError, with the field, for what lacks."""
     given = [field for field in _FIELDS if param.HasField(field)]
+    # Sizes of 0 are none; the other bounds count where they are given.
+    given += [name for name in _BOUNDS if param.HasField(name) and getattr(param, name)][:1]
     if not given:
         return False
     place = f"transform_param.{given[0]}"
@@ -39,6 +47,10 @@ def resizes(param: TransformationParameter) -> bool:
         raise CaffeError("has images of many sizes, so mean_value is needed", field=place)
     if len(given) > 1:
         raise CaffeError(f"cannot be combined with {given[1]}", field=place)
+    for name in _SIZES:
+        if getattr(param, f"{name}_lower") > getattr(param, f"{name}_upper"):
+            what = f"is above {name}_upper"
+            raise CaffeError(what, field=f"transform_param.{name}_lower")
     sizes, ratios = param.random_resize_param, param.random_aspect_ratio_param
     if sizes.max_size and sizes.min_size > sizes.max_size:
         raise CaffeError(f"min_size {sizes.min_size} is above max_size", field=place)
@@ -51,7 +63,7 @@ def resizes(param: TransformationParameter) -> bool:
 
 def refuse_resizing(param: TransformationParameter) -> None:
     """Raise CaffeError, with the field, for what only Data and ImageData do to images."""
-    refuse_fields(param, "transform_param", _FIELDS, "Data and ImageData")
+    refuse_fields(param, "transform_param", _FIELDS + _BOUNDS + _HOW, "Data and ImageData")
 
 
 class ResizedSource(ImageSource[tuple[int, Item]]):
@@ -90,6 +102,8 @@ class ResizedSource(ImageSource[tuple[int, Item]]):
         pixels = np.ascontiguousarray(image.transpose(1, 2, 0))
         if self._param.HasField("random_resize_param"):
             return channels_first(self._by_size(pixels, draws)), label
+        if not self._param.HasField("random_aspect_ratio_param"):
+            return channels_first(self._by_stretch(pixels, draws)), label
         return channels_first(self._by_ratio(pixels, draws)), label
 
     def is_encoded(self, item: tuple[int, Item]) -> bool:
@@ -126,6 +140,38 @@ class ResizedSource(ImageSource[tuple[int, Item]]):
                 part = image[top : top + size[0], left : left + size[1]]
                 return _to_size(part, (crop, crop), settings.resize_param, draws)
         return _to_shorter(image, crop, settings.resize_param, draws)
+
+    def _by_stretch(self, image: Image, draws: np.random.Generator) -> Image:
+        """The whole image: its shorter side, then the longer one, then both stretched (NVCaffe)."""
+        param = self._param
+        old = image.shape[:2]
+        shorter = min(old)
+        if param.img_rand_resize_lower and param.img_rand_resize_upper:
+            most = param.img_rand_resize_upper - param.img_rand_resize_lower
+            shorter = param.img_rand_resize_lower + int(draws.integers(most + 1))
+        # In float32, as there.
+        sides = np.float32(old) * (np.float32(shorter) / np.float32(min(old)))
+        if param.rand_resize_ratio_lower >= 1 and param.rand_resize_ratio_upper > 1:
+            axis = int(sides[1] > sides[0]) if sides[0] != sides[1] else int(draws.integers(2))
+            sides[axis] = sides[1 - axis] * self._drawn("rand_resize_ratio", draws)
+        for axis, name in enumerate(("vertical_stretch", "horizontal_stretch")):
+            sides[axis] *= self._drawn(name, draws)
+        size = [max(param.crop_size, int(side + 0.5)) for side in sides.tolist()]
+        if not param.allow_upscale:
+            size = [min(side, most) for side, most in zip(size, old, strict=True)]
+        if tuple(size) == old:
+            return image
+        smaller = all(side <= most for side, most in zip(size, old, strict=True))
+        how = param.interpolation_algo_down if smaller else param.interpolation_algo_up
+        import cv2  # here, because importing it takes long and most runs do not need it
+
+        resized = cv2.resize(image, size[::-1], interpolation=how)
+        return resized.reshape(*resized.shape[:2], -1)
+
+    def _drawn(self, name: str, draws: np.random.Generator) -> np.float32:
+        """A number between two bounds; 1 where the lower one is not positive."""
+        least, most = (getattr(self._param, f"{name}_{end}") for end in ("lower", "upper"))
+        return np.float32(least + (most - least) * draws.random()) if least > 0 else np.float32(1)
 
 
 def _to_shorter(

@@ -154,8 +154,6 @@ _FIELDS: dict[str, dict[str, Idle]] = {
         "random_seed": Idle((-1,)),
         "display": _IS_OFF,
         "num_labels": Idle((0,)),
-        "img_rand_resize_lower": Idle((0,)),
-        "img_rand_resize_upper": Idle((0,)),
         "flow": _IS_OFF,
         "bgr2rgb": _IS_OFF,
         "pad": Idle((0,)),

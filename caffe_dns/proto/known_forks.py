@@ -34,10 +34,7 @@ FIELDS = {
         "LossParameter": "label_smoothing",
         "PoolingParameter": "torch_pooling",
         "TransformationParameter": "use_gpu_transform random_seed display num_labels "
-        "forward_packing img_rand_resize_lower img_rand_resize_upper rand_resize_ratio_lower "
-        "rand_resize_ratio_upper vertical_stretch_lower vertical_stretch_upper "
-        "horizontal_stretch_lower horizontal_stretch_upper interpolation_algo_down "
-        "interpolation_algo_up allow_upscale",
+        "forward_packing",
     },
     "Intel Caffe": {
         "LayerParameter": "engine multinode mn_activation_param mn_grad_compress_param "

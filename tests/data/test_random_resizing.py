@@ -104,3 +104,55 @@ def test_other_layers_do_not_take_it(tmp_path: Path) -> None:
         "batch_size: 1 } transform_param { random_resize_param { } }"
     )
     assert "is for layers of type Data and ImageData only" in refused(text)
+
+
+def test_sizes_of_nvcaffe(listed: str, tmp_path: Path) -> None:
+    image = cv2.imread(f"{tmp_path}/1.png")
+    assert image is not None
+    for fields, size, how in (
+        ("img_rand_resize_lower: 40 img_rand_resize_upper: 40", (60, 40), cv2.INTER_NEAREST),
+        (
+            "rand_resize_ratio_lower: 1.2 rand_resize_ratio_upper: 1.2 "
+            "interpolation_algo_down: INTER_AREA",
+            (72, 60),
+            cv2.INTER_AREA,
+        ),
+        (
+            "vertical_stretch_lower: 1.5 vertical_stretch_upper: 1.5 horizontal_stretch_lower: 0.5 "
+            "horizontal_stretch_upper: 0.5 allow_upscale: true",
+            (45, 90),
+            cv2.INTER_CUBIC,
+        ),
+        # Without allow_upscale, no side grows.
+        ("vertical_stretch_lower: 2 vertical_stretch_upper: 2", (90, 60), cv2.INTER_NEAREST),
+    ):
+        with data_layer(listed % 2 + f"transform_param {{ crop_size: 30 {fields} }}") as layer:
+            data = read(layer, 1)[0][0]
+        whole = cv2.resize(image, size, interpolation=how)
+        top, left = (size[1] - 30) // 2, (size[0] - 30) // 2
+        expected = whole[top : top + 30, left : left + 30].transpose(2, 0, 1)
+        np.testing.assert_array_equal(data[1], expected, fields)
+
+
+def test_sizes_of_nvcaffe_are_drawn(listed: str) -> None:
+    transform = (
+        "transform_param { crop_size: 20 img_rand_resize_lower: 30 img_rand_resize_upper: 59 }"
+    )
+    with data_layer(listed % 4 + transform) as layer:
+        found = np.concatenate([data for data, _ in read(layer, 10)])
+    spans = found[:, 0, -1, 0] - found[:, 0, 0, 0]
+    assert len(set(spans.tolist())) > 8
+    assert 18 <= spans.min() < 24
+    assert 34 < spans.max() <= 40
+
+
+def test_what_nvcaffe_refuses(listed: str) -> None:
+    for fields, message in {
+        "img_rand_resize_lower: 9 img_rand_resize_upper: 8": "img_rand_resize_lower: is above",
+        "vertical_stretch_lower: 0.5 mean_file: 'x'": "mean_value is needed",
+    }.items():
+        text = listed % 2 + f"transform_param {{ crop_size: 30 {fields} }}"
+        assert message in refused(text)
+    assert "needs a crop_size" in refused(
+        listed % 2 + "transform_param { img_rand_resize_lower: 9 img_rand_resize_upper: 9 }"
+    )
