@@ -134,13 +134,16 @@ def max_of(
             )
             return top
     if bias is not None:
-        bottom = bottom + bias.view(-1, 1, 1)
+        bottom = bottom + bias.to(bottom.dtype).view(-1, 1, 1)
     return max_pool(torch.relu(bottom) if relu else bottom, window)[0]
 
 
 def average_pool(bottom: Tensor, window: Window) -> Tensor:
     """The sum of each window of an N x C x H x W blob, divided by its size with padding."""
     image = _image(bottom)
+    if window == Window(image) and bottom.is_cuda:
+        # Back and forth ten times as fast there as a pooling with a single window.
+        return bottom.mean((2, 3), keepdim=True)
     if window.suits_torch(image):
         return F.avg_pool2d(bottom, window.kernel, window.stride, window.pad, ceil_mode=window.ceil)
     return _sum_pool(bottom, window) / window.areas(image, bottom)

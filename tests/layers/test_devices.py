@@ -165,6 +165,9 @@ CASES = {
         settings("Pooling3D", "pooling3d_param", "kernel_size: 3 kernel_depth: 2 stride: 2"),
         [draw(2, 3, 5, 9, 8)],
     ),
+    "one window": Case(
+        settings("Pooling", "pooling_param", "pool: AVE global_pooling: true"), [draw(*IMAGES)]
+    ),
     "nd_pooling": Case(
         settings("NdPooling", "pooling_param", "pool: AVE kernel_shape { dim: [2, 3, 3] }"),
         [draw(2, 3, 5, 9, 8)],
