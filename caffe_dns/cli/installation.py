@@ -146,4 +146,4 @@ def _why_no_gpu() -> Iterator[Finding]:
             "CUDA_VISIBLE_DEVICES may hide it",
         )
     else:
-        yield Finding(OK, f"no GPU; on the CPU there are {torch.get_num_threads()} threads")
+        yield Finding(OK, f"no GPU; threads on the CPU: {torch.get_num_threads()}")

@@ -225,7 +225,8 @@ def _disk(param: SolverParameter, solver: Solver) -> Iterator[Finding]:
     if not os.path.isdir(folder):
         return
     free = shutil.disk_usage(folder).free
-    what = f"{number} snapshots of {bytes_text(each)} each go to '{folder}', {bytes_text(free)} are"
+    snapshots = "1 snapshot goes" if number == 1 else f"{number} snapshots go"
+    what = f"{snapshots} to '{folder}', {bytes_text(each)} each; {bytes_text(free)} are"
     if number * each > free:
         yield Finding(WRONG, f"{what} free", "keep fewer of them: dns train --keep 3")
     else:

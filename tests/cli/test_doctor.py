@@ -56,7 +56,7 @@ def test_the_installation(capfd: Capture, monkeypatch: pytest.MonkeyPatch) -> No
     found = lines(capfd, code=0)
     assert found[0].startswith("ok    dns 0.1.0, Python 3.")
     assert found[1].startswith("ok    torch 2.") and ", click 8." in found[1]
-    assert found[-2] == f"ok    no GPU; on the CPU there are {torch.get_num_threads()} threads"
+    assert found[-2] == f"ok    no GPU; threads on the CPU: {torch.get_num_threads()}"
     assert found[-1].startswith("nothing wrong, ")
 
 
@@ -140,7 +140,7 @@ def test_a_training_that_would_go_well(capfd: Capture, tmp_path: Path) -> None:
     assert found[5].startswith("ok    first loss 2.") and "40 of them with their tests" in found[5]
     assert " are in use at most" in found[6]
     # Weights and one history, four bytes a parameter, of which the masks are a part.
-    assert found[7].startswith("ok    4 snapshots of ")
+    assert found[7].startswith("ok    4 snapshots go to ")
     assert sorted(tmp_path.iterdir()) == before
 
 
@@ -188,7 +188,7 @@ def test_snapshots_that_cannot_be_written(
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
     found = lines(capfd, "--solver", solver(tmp_path), "--quiet", code=1)
     (line,) = (line for line in found if line.startswith("wrong"))
-    assert line.startswith("wrong 4 snapshots of ")
+    assert line.startswith("wrong 4 snapshots go to ")
     assert line.endswith("97.7 KiB are free - keep fewer of them: dns train --keep 3")
 
 
