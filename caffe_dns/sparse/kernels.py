@@ -283,7 +283,8 @@ def _take_in(images, target, n):
     """N x C x H x W images as a buffer."""
     size = images.size // n
     if n == 1:
-        target[:size] = images
+        for place in range(size):
+            target[np.uint64(place)] = images[np.uint64(place)]
         return
     for place in range(size):
         for image in range(n):

@@ -13,10 +13,10 @@ from caffe_dns.layers.base import Layer, Shape
 from caffe_dns.sparse import kernels
 from caffe_dns.sparse.operations import adder
 from caffe_dns.sparse.tables import Planes, Tables
-from caffe_dns.sparse.vectors import SLACK
+from caffe_dns.sparse.vectors import LANES, SLACK
 
 #: Numbers in the larger of two buffers up to which they stay in a cache that is not shared.
-CACHED = 1 << 17
+CACHED = 1 << 18
 #: The most images that a buffer holds, however small they are.
 MOST_IMAGES = 64
 
@@ -37,7 +37,9 @@ class Program:
             (top,) = set(layer.reshape([top]))
         tables.finish()
         self._top = tuple(top[1:])
-        self._images = max(1, min(MOST_IMAGES, CACHED // tables.largest))
+        images = max(1, min(MOST_IMAGES, CACHED // tables.largest))
+        # Whole vectors of images lie where vectors are read fastest.
+        self._images = images // LANES * LANES or images
         counts = [len(weights) for weights in tables.weights]
         #: What `kernels.run` is given the addresses of, and for each thread two buffers.
         self._tables = (
@@ -47,11 +49,11 @@ class Program:
             np.concatenate([*tables.weights, []]).astype(np.float32),
             np.array(tables.biases, np.float32),
         )
-        size = tables.largest * self._images + SLACK
-        self._buffers = [np.zeros((2, size), np.float32)]
+        size = -(-(tables.largest * self._images + SLACK) // LANES) * LANES
+        self._buffers = [torch.zeros((2, size))]  # aligned, as NumPy's are not
         addresses = [number for array in self._tables for number in (array.ctypes.data, array.size)]
         self._arrays = np.array([*addresses, size], np.int64)
-        self._addresses = self._arrays.ctypes.data, self._buffers[0].ctypes.data
+        self._addresses = self._arrays.ctypes.data, self._buffers[0].data_ptr()
 
     def __call__(self, bottom: Tensor) -> Tensor:
         """The top of a float32 bottom, N images."""
@@ -70,10 +72,10 @@ class Program:
         shares = [slice(i, i + self._images) for i in range(0, len(images), self._images)]
         threads = min(len(shares), torch.get_num_threads())
         while len(self._buffers) < threads:
-            self._buffers.append(np.zeros_like(self._buffers[0]))
+            self._buffers.append(torch.zeros_like(self._buffers[0]))
 
         def work(thread: int) -> None:
-            buffers = self._buffers[thread].ctypes.data
+            buffers = self._buffers[thread].data_ptr()
             for share in shares[thread::threads]:
                 own, tops = images[share], top[share]
                 kernels.run(self._addresses[0], buffers, own.data_ptr(), tops.data_ptr(), len(own))

@@ -18,7 +18,7 @@ from numba.core import cgutils
 intrinsic: Any = extending.intrinsic
 #: Numbers in a vector, and the most vectors of sums made at a time: as many as registers hold.
 LANES = 16
-MOST_VECTORS = 8 if get_host_cpu_features().get("avx512f") else 4
+MOST_VECTORS = 16 if get_host_cpu_features().get("avx512f") else 4
 #: Numbers that are taken at a time from a row with a stride, and the largest such stride.
 TAKEN, MOST_STRIDE = 8, 4
 #: Extents of the windows of which `take_largest` finds the maxima.
