@@ -65,7 +65,9 @@ class BaseConvolution(WeightedLayer):
         self.kernel = spatial_setting(self, axes, "kernel_size", ("kernel_h", "kernel_w"))
         self.stride = spatial_setting(self, axes, "stride", ("stride_h", "stride_w"), default=1)
         self.pad = spatial_setting(self, axes, "pad", ("pad_h", "pad_w"), default=0, least=0)
-        self.dilation = spatial_setting(self, axes, "dilation", default=1)
+        self.dilation = spatial_setting(
+            self, axes, "dilation", ("dilation_h", "dilation_w"), default=1
+        )
         if axes == 0:  # torch knows no convolution without a spatial axis; forward adds one
             self.stride, self.pad, self.dilation = (1,), (0,), (1,)
         self.num_output, self.group = self.outputs_and_groups(shape[self.channel_axis])

@@ -32,7 +32,9 @@ class Im2col(Layer):
         self.kernel = spatial_setting(self, spatial, "kernel_size", ("kernel_h", "kernel_w"))
         self.stride = spatial_setting(self, spatial, "stride", ("stride_h", "stride_w"), default=1)
         self.pad = spatial_setting(self, spatial, "pad", ("pad_h", "pad_w"), default=0, least=0)
-        self.dilation = spatial_setting(self, spatial, "dilation", default=1)
+        self.dilation = spatial_setting(
+            self, spatial, "dilation", ("dilation_h", "dilation_w"), default=1
+        )
 
     def reshape(self, bottom_shapes: Sequence[Shape]) -> list[Shape]:
         shape = tuple(bottom_shapes[0])

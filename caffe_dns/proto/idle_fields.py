@@ -65,8 +65,9 @@ _FIELDS: dict[str, dict[str, Idle]] = {
         "default_cudnn_math_override": _ANY,
         "reduce_buckets": _ANY,
         "eltwise_mem_sharing": _ANY,
-        # Intel Caffe.
+        # Intel Caffe; how machines share a net.
         "engine": _ANY,
+        "multinode": Idle(is_message=True),
     },
     "LayerParameter": {
         "forward_type": _TYPE,
@@ -147,7 +148,13 @@ _FIELDS: dict[str, dict[str, Idle]] = {
     "VideoDataParameter": {"show_data": _IS_OFF, "encoded": _IS_OFF},
     "PoolingParameter": {"avg_include_pad": _IS_ON, "torch_pooling": _IS_OFF},
     "LossParameter": {"label_smoothing": Idle((0,))},
-    "ImageDataParameter": {"label_divide_factor": Idle((1,)), "show_data": _IS_OFF},
+    "ImageDataParameter": {
+        "label_divide_factor": Idle((1,)),
+        "show_data": _IS_OFF,
+        "threads": _ANY,
+        "cache": _ANY,
+        "precache": _ANY,
+    },
     "TransformationParameter": {
         "use_gpu_transform": _ANY,
         "forward_packing": _ANY,

@@ -31,6 +31,7 @@ FIELDS = {
         "ConvolutionParameter": "cudnn_convolution_algo_seeker conv_algos_override",
         "DataParameter": "threads parser_threads cache precache",
         "DropoutParameter": "engine random_seed",
+        "ImageDataParameter": "threads cache precache",
         "LossParameter": "label_smoothing",
         "PoolingParameter": "torch_pooling",
         "TransformationParameter": "use_gpu_transform random_seed display num_labels "

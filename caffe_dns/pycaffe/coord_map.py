@@ -19,7 +19,9 @@ PASS_THROUGH_LAYERS = (
     *("MVN", "Power", "ReLU", "PReLU", "Scale", "Sigmoid", "Split", "TanH", "Threshold"),
 )
 _WINDOWS = ("Convolution", "Pooling", "Im2col")
-_LEGACY = ("pad_h", "pad_w", "kernel_h", "kernel_w", "stride_h", "stride_w")
+_LEGACY = tuple(
+    f"{name}_{side}" for name in ("pad", "kernel", "stride", "dilation") for side in "hw"
+)
 
 
 class UndefinedMapException(Exception):

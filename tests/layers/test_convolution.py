@@ -92,6 +92,8 @@ SETTINGS = [
     ),
     ("num_output: 6 kernel_size: 3 group: 3 pad: 1 bias_term: false", (2, 6, 5, 4)),
     ("num_output: 6 kernel_size: 2 kernel_size: 3 dilation: 2 dilation: 1", (1, 2, 7, 6)),
+    ("num_output: 6 kernel_size: 2 dilation_h: 3 dilation_w: 2", (1, 2, 7, 6)),
+    ("num_output: 6 kernel_size: 2 dilation_w: 3", (1, 2, 7, 6)),
     ("num_output: 3 kernel_size: 4 stride: 2", (2, 3, 9)),
     (
         "num_output: 2 kernel_size: 2 stride: 1 stride: 2 stride: 1 pad: 0 pad: 1 pad: 1",
