@@ -245,13 +245,14 @@ def test_messages_in_messages_have_an_end() -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "name: '" + r"x\n" * 30_000 + "'",
-        "name: " + "'x' " * 30_000,
-        "input_shape { " + "dim: 1 " * 20_000 + "}",
-        "input_dim: [" + "1, " * 30_000 + "1]",
-        "name: 'x'\n" + "\n# a comment" * 10_000,
-        "layer { name: '" + "x\n" * 40_000,
+        "name: '" + r"x\n" * 10_000 + "'",
+        "name: " + "'x' " * 10_000,
+        "input_shape { " + "dim: 1 " * 10_000 + "}",
+        "input_dim: [" + "1, " * 10_000 + "1]",
+        "name: 'x'\n" + "\n# a comment" * 5_000,
+        "layer { name: '" + "x\n" * 20_000,
     ],
+    ids=lambda text: text[:20],
 )
 def test_memory_is_a_few_times_the_text(text: str) -> None:
     tracemalloc.start()
