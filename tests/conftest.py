@@ -1,6 +1,8 @@
 """Settings of all tests."""
 
+import gc
 import os
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,18 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Processes that tests start find this tree wherever they run, and packages where this one has them.
 _path = [str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
 os.environ["PYTHONPATH"] = os.pathsep.join(_path)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """What importing all tests makes is no garbage: do not look for it there, then or later."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
+        gc.freeze()
+
 
 #: What is compiled for the tests of this folder is compiled once in each process.
 TOGETHER = "tests/sparse/"
