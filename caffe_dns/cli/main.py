@@ -56,6 +56,9 @@ LOST_LOG = 74
 #: What writing to stdout fails with where there is no room.
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
+#: A name of a million letters, say: messages show its ends.
+_LONG_WORD = re.compile(r"(\S{150})\S{200,}(\S{150})")
+
 _HELP_NAMES = ["--help", "--h"]
 _SINGLE_DASH = re.compile(r"-[A-Za-z_][\w-]*(=.*)?", re.DOTALL)
 _WITH_VALUE = re.compile(r"(--[\w-]+)=(.*)", re.DOTALL)
@@ -195,7 +198,8 @@ def _spell_switch(arg: str, switches: dict[str, tuple[str | None, str | None]]) 
 
 def _complain(message: str) -> None:
     log.set_sink(None)
-    log.say(f"dns: {log.visible(' '.join(message.splitlines()))}")
+    line = _LONG_WORD.sub(r"\1...\2", " ".join(message.splitlines()))
+    log.say(f"dns: {log.visible(line)}")
 
 
 def _unknown_action(name: str) -> None:

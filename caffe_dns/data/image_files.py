@@ -76,7 +76,7 @@ _MOST_DIGITS = 20
 _HEAD = 1024
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)  # of which there are millions
 class ListedImage:
     """A line of an image list."""
 

@@ -149,6 +149,15 @@ def test_out_of_memory(error: Exception, capfd: Capture, monkeypatch: pytest.Mon
     assert "batch_size" in complaint(["parse_log", "a", "b"], capfd)
 
 
+def test_of_a_long_name_the_ends_are_shown(capfd: Capture) -> None:
+    name = f"begin{'x' * 1_000_000}end"
+    said = complaint(["summary", "--model", f"{name} of a net"], capfd)
+    assert (
+        said
+        == f"dns: begin{'x' * 145}...{'x' * 147}end of a net: cannot be read: File name too long"
+    )
+
+
 def test_faults_of_ours_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*arguments: str) -> None:
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
