@@ -145,6 +145,8 @@ _MOVED: dict[str, dict[int, Moved]] = {
     "CenterLoss": {147: Moved(2129)},
     # happynear.
     "Insanity": {202: Moved(2117)},
+    "Flip": {212: Moved(2139)},
+    "Normalize": {214: Moved(2140)},
     # DeepDetect.
     "ContinuationIndicator": {158: Moved(2118)},
     "CtcLoss": {157: Moved(2137)},

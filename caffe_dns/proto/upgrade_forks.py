@@ -1,4 +1,4 @@
-"""What forks for videos call otherwise: Caffe's convolutions, and two layers by one name."""
+"""What forks call otherwise: Caffe's convolutions, and different layers by one name."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _BY_SHAPES = "NdConvolution"
 
 
 def say_as_ours(layer: LayerParameter) -> None:
-    """Turn a layer of C3D, video-caffe or TSN into what it is here, in place.
+    """Turn a layer of C3D, video-caffe, TSN or happynear's fork into what it is here, in place.
 
     What is left out by a definition stays so, and building the layer complains of it.
     """
@@ -32,6 +32,8 @@ def say_as_ours(layer: LayerParameter) -> None:
             settings.ClearField(f"{name}_shape")
     elif layer.type == "VideoData" and any(map(layer.video_data_param.HasField, _OF_SEGMENTS)):
         layer.type = "VideoSegments"
+    elif layer.type == "Normalize" and layer.HasField("normalize_param"):
+        layer.type = "NormalizeChannels"
 
 
 def _merge_time(settings: ConvolutionParameter) -> None:

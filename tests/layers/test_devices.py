@@ -198,6 +198,10 @@ CASES = {
         [draw(2, 6, 4), torch.tensor([[1.0, 0, 2], [3, 3, 0]]).double()],
         (),
     ),
+    "flip": Case(settings("Flip", "flip_param", "flip_height: true"), [draw(*IMAGES)]),
+    "normalize_channels": Case(
+        settings("NormalizeChannels", "normalize_param", "bp_norm: true"), [draw(*IMAGES)], tops=2
+    ),
     "insanity": Case("type: 'Insanity'", [draw(*IMAGES)]),
     "continuation_indicator": Case(
         settings("ContinuationIndicator", "continuation_indicator_param", "time_step: 3"),

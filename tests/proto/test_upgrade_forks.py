@@ -52,6 +52,13 @@ def test_video_data_of_tsn() -> None:
         assert net.layer[0].type == type
 
 
+def test_normalize_of_happynear() -> None:
+    for field, type in (("normalize_param {}", "NormalizeChannels"), ("", "Normalize")):
+        text = layer("n", "Normalize", "x", "y", field)
+        net = upgrade_net(parse_text(text, NetParameter).message, "net.prototxt")
+        assert net.layer[0].type == type
+
+
 def build(text: str) -> Net:
     """The net of a definition of videos `x`, as it is read from a file."""
     param = parse_text(input_layer(x=(1, 2, 4, 6, 6)) + text, NetParameter).message

@@ -1,4 +1,4 @@
-"""Layers that move or weigh channels: Axpy, ShuffleChannel and Reorg."""
+"""Layers that move or weigh channels or pixels: Axpy, ShuffleChannel, Reorg, Flip, Normalize."""
 
 from __future__ import annotations
 
@@ -108,3 +108,54 @@ class Reorg(Layer):
             squares = bottom.reshape(num, -1, height, stride, width, stride)
             top = squares.permute(0, 3, 5, 1, 2, 4)
         return top.reshape(self.reshape([tuple(bottom.shape)])[0])
+
+
+@layer_types.register("Flip")
+class Flip(SameShape):
+    """Images N x C x H x W from right to left, or upside down (`flip_layer.cpp`, happynear)."""
+
+    def build(self, bottom_shapes: Sequence[Shape]) -> None:
+        if len(bottom_shapes[0]) != 4:
+            raise self.error(f"the bottom needs 4 axes, it has {len(bottom_shapes[0])}", "bottom")
+        settings = self.param.flip_param
+        turned = ((2, settings.flip_height), (3, settings.flip_width))
+        self.axes = [axis for axis, is_turned in turned if is_turned]
+
+    def forward(self, *bottoms: Tensor) -> Tensor:
+        return bottoms[0].flip(self.axes)
+
+
+@layer_types.register("NormalizeChannels")
+class NormalizeChannels(Layer):
+    """The channels of each place divided by their norm, happynear's Normalize.
+
+    Tops: N x C x H x W, and the norms N x 1 x H x W, as in `normalize_layer.cpp`.
+    """
+
+    tops = (1, 2)
+
+    def build(self, bottom_shapes: Sequence[Shape]) -> None:
+        settings = self.param.normalize_param
+        if settings.normalize_type not in ("L1", "L2"):
+            what = f"is '{settings.normalize_type}'; known: L1, L2"
+            raise self.error(what, "normalize_param.normalize_type")
+        if settings.fix_gradient:
+            raise self.error("is not supported; false would do", "normalize_param.fix_gradient")
+
+    def reshape(self, bottom_shapes: Sequence[Shape]) -> list[Shape]:
+        shape = tuple(bottom_shapes[0])
+        if not 2 <= len(shape) <= 4:
+            raise self.error(f"the bottom needs 2 to 4 axes, it has {len(shape)}", "bottom")
+        num, channels, height, width = (*shape, 1, 1)[:4]
+        tops: list[Shape] = [(num, channels, height, width), (num, 1, height, width)]
+        return tops[: self.num_tops]
+
+    def forward(self, *bottoms: Tensor) -> list[Tensor]:
+        settings = self.param.normalize_param
+        bottom = bottoms[0].reshape(self.reshape([tuple(bottoms[0].shape)])[0])
+        if settings.normalize_type == "L1":
+            norms = bottom.abs().sum(1, keepdim=True) + 1e-6
+        else:
+            norms = (bottom.square().sum(1, keepdim=True) + 1e-6).sqrt()
+        tops = [bottom / norms, norms if settings.bp_norm else norms.detach()]
+        return tops[: self.num_tops]

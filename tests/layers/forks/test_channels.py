@@ -81,3 +81,30 @@ def test_what_reorg_refuses() -> None:
     assert "stride^2 does not divide the 6 channels" in refused(text, (1, 6, 4, 4))
     assert "does not divide 4 x 5 pixels" in refused(text, (1, 8, 4, 5))
     assert "must be given" in refused("type: 'Reorg'", (1, 8, 4, 4))
+
+
+@pytest.mark.parametrize(("text", "step"), [("", (1, -1)), ("flip_height: true", (-1, -1))])
+def test_flip(text: str, step: tuple[int, int]) -> None:
+    x = draw(2, 3, 4, 5)
+    made = make_layer(f"type: 'Flip' flip_param {{ {text} }}", (2, 3, 4, 5))
+    np.testing.assert_array_equal(run(made, x)[0], x.numpy()[:, :, :: step[0], :: step[1]])
+    assert "the bottom needs 4 axes" in refused("type: 'Flip'", (2, 3))
+
+
+@pytest.mark.parametrize("kind", ["L1", "L2"])
+def test_normalize_channels(kind: str) -> None:
+    text = f"type: 'NormalizeChannels' normalize_param {{ normalize_type: '{kind}' %s }}"
+    x = draw(2, 3, 4, 5)
+    top, norms = run(make_layer(text % "", (2, 3, 4, 5), tops=2), x)
+    values = x.numpy()
+    expected = abs(values).sum(1) + 1e-6 if kind == "L1" else ((values**2).sum(1) + 1e-6) ** 0.5
+    np.testing.assert_allclose(norms, expected[:, None], rtol=1e-12)
+    np.testing.assert_allclose(top, values / expected[:, None], rtol=1e-12)
+    check_gradients(make_layer(text % "bp_norm: true", (2, 3), tops=2), draw(2, 3))
+
+
+def test_what_normalize_channels_refuses() -> None:
+    text = "type: 'NormalizeChannels' normalize_param { %s }"
+    assert "known: L1, L2" in refused(text % "normalize_type: 'L3'", (2, 3))
+    assert "fix_gradient: is not supported" in refused(text % "fix_gradient: true", (2, 3))
+    assert "the bottom needs 2 to 4 axes" in refused(text % "", (2,))
