@@ -83,15 +83,10 @@ class WeightedLayer(Layer):
         return weight, bias
 
     def without_bias(self, bottom: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The top of one bottom before the bias is added, and the bias.
-
-        That is not rounded where it has no mask: who adds it computes in float32 anyway.
-        """
+        """The top of one bottom before the bias is added, and the bias."""
         if self.fixed_product is not None:
             return self.fixed_product(bottom)
         weight, bias = self.effective(self.context.activations)
-        if len(self.mask_indices) < 2:
-            _, bias = self._own()
         return self.apply_to(bottom, weight, None), bias
 
     def apply_to(self, bottom: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

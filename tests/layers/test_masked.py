@@ -256,15 +256,3 @@ def test_settings_of_the_official_kind(name: str, stop: float) -> None:
     settings = layer.mask_settings()
     assert (settings.power, settings.c_rate, settings.iter_stop) == (1, 3, stop)
     assert settings.gamma == pytest.approx(0.001)
-
-
-@pytest.mark.parametrize(("name", "rounded"), [("conv", False), ("cconv", True)])
-def test_a_bias_without_a_mask_is_not_rounded(name: str, rounded: bool) -> None:
-    definition, shape = BILINEAR[name]
-    layer = make_layer(
-        definition.replace("SETTINGS", ""), shape, context=Context(activations=torch.bfloat16)
-    )
-    assert isinstance(layer, WeightedLayer)
-    top, bias = layer.without_bias(torch.zeros(shape))
-    assert bias is not None and top.dtype == torch.bfloat16
-    assert (bias.dtype == torch.bfloat16) == rounded
