@@ -92,7 +92,7 @@ class Desk:
         self._train_at_once()
 
     def _shortened(self, text: str) -> str:
-        """A definition with few iterations and small batches."""
+        """A definition with few iterations, small batches and a small layer for the large one."""
         prefix = re.search(r'snapshot_prefix: "(.*)"', text)
         longest = re.search(r"max_iter: (\d+)", text)
         if prefix and longest:
@@ -100,6 +100,7 @@ class Desk:
         text = re.sub(r"(max_iter|snapshot): \d+", rf"\1: {ITERATIONS}", text)
         text = re.sub(r"(test_interval|display|iterations): \d+", rf"\1: {ITERATIONS // 2}", text)
         text = re.sub(r"(test_iter|end_iter): \d+", r"\1: 1", text)
+        text = text.replace("num_output: 500", "num_output: 100")
         return re.sub(r"batch_size: \d+", "batch_size: 4", text)
 
     def _train_at_once(self) -> None:
