@@ -7,8 +7,8 @@ precision: nets compute in bfloat16.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import cast
 
 import torch
@@ -107,16 +107,21 @@ def use_sparse_units(net: Net) -> list[SparseLayer]:
             if wins:
                 layer.fixed_product = product.without_bias
                 found.append(step)
-    for groups in net.fusion.layers.values():
-        members = {step.layer for group in groups.values() for step in group.steps}
-        single: dict[Layer, FusedLayers] = {
-            step.layer: SparseLayer(step) for step in found if step.layer not in members
-        }
-        groups.update(single)
+    layers = {inner: _with_single(groups, found) for inner, groups in net.fusion.layers.items()}
+    net.fusion = replace(net.fusion, layers=layers)
     names = ", ".join(step.layer.name for step in found)
     hint = "" if net.context.activations else " (2:4 runs in half precision: --precision bf16)"
     log.info(f"Sparse weights are faster in: {names or 'no layer'}{hint}")
     return [SparseLayer(step) for step in found]
+
+
+def _with_single(
+    groups: Mapping[Layer, FusedLayers], found: Sequence[Step]
+) -> dict[Layer, FusedLayers]:
+    """The groups, and each found layer that is in none of them as one of its own."""
+    members = {step.layer for group in groups.values() for step in group.steps}
+    single = {step.layer: SparseLayer(step) for step in found if step.layer not in members}
+    return {**groups, **single}
 
 
 def in_pattern(matrix: Tensor) -> bool:
