@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,6 +13,8 @@ from torch import Tensor
 
 from caffe_dns import load_net
 from caffe_dns.net import Net
+from caffe_dns.net.wiring import Step
+from caffe_dns.profile import timing
 from caffe_dns.profile.timing import LayerTimer, PassTimer
 from tests.oracle import GOLDEN
 
@@ -47,17 +52,31 @@ def test_gradients_are_those_of_the_whole_net(run: str, monkeypatch: pytest.Monk
 
 
 def test_times_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a clock on which nothing but layers takes time."""
     monkeypatch.chdir(GOLDEN)
     net = load("bn_inception")
+    now = 0.0
+
+    def lasting(function: Callable[..., Any], milliseconds: Callable[[Step], float]) -> Any:
+        def timed(step: Step, *arguments: Any) -> Any:
+            nonlocal now
+            now += milliseconds(step) / 1000
+            return function(step, *arguments)
+
+        return timed
+
+    place = {step.layer.name: index for index, step in enumerate(net.steps)}
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: now)
+    for name, first in (("forward_layer", 1), ("backward_layer", 1000)):
+        takes = partial(lambda first, step: first + place[step.layer.name], first)
+        monkeypatch.setattr(timing, name, lasting(getattr(timing, name), takes))
     timer = LayerTimer(net)
     total = timer.run() + timer.run()
-    assert all(milliseconds > 0 for milliseconds in timer.forward_ms)
-    needs_backward = {step.layer.name for step in net.steps if step.needs_backward}
-    times = {step.layer.name: time for step, time in zip(net.steps, timer.backward_ms, strict=True)}
-    quickest = min(times[name] for name in needs_backward)
-    assert quickest > max(time for name, time in times.items() if name not in needs_backward)
-    # What is missing lies between the two halves of a pass.
-    assert sum(timer.forward_ms) + sum(timer.backward_ms) == pytest.approx(total, rel=0.05)
+    count = range(len(net.steps))
+    assert timer.forward_ms == pytest.approx([2 * (1 + index) for index in count])
+    backward = [2 * (1000 + i) * step.needs_backward for i, step in enumerate(net.steps)]
+    assert 0 in backward and timer.backward_ms == pytest.approx(backward)
+    assert sum(timer.forward_ms) + sum(timer.backward_ms) == pytest.approx(total)
     timer.reset()
     assert sum(timer.forward_ms) + sum(timer.backward_ms) == 0
     net.close()
