@@ -6,7 +6,6 @@ and the answers back into the user's. `dns completion SHELL` prints what a shell
 
 from __future__ import annotations
 
-import re
 from copy import copy
 from typing import ClassVar
 
@@ -85,13 +84,30 @@ class DnsZsh(_OneDash, ZshComplete):
 
 class DnsFish(_OneDash, FishComplete):
     name: ClassVar[str] = "fish"
-    #: What completes files knows nothing of the `-solver=` before their names.
-    source_template = re.sub(
-        r"(__fish_complete_\w+) (\S+);",
-        r'string replace -r "^" -- (string match -r "^-[^=]*=" -- (commandline -ct); or echo)'
-        r" (\1 \2);",
-        FishComplete.source_template,
-    )
+    #: What completes files knows nothing of the `-solver=` before their names. click 8.4.0's own
+    #: has a line break within a line.
+    source_template = r"""
+function %(complete_func)s
+    set -l flag (string match -r "^-[^=]*=" -- (commandline -ct); or echo)
+    set -l asked %(complete_var)s=fish_complete
+    set -a asked COMP_WORDS=(commandline -cp) COMP_CWORD=(commandline -t)
+    for answer in (env $asked %(prog_name)s)
+        set -l parts (string split -m 1 , -- $answer)
+        switch $parts[1]
+            case dir
+                string replace -r "^" -- $flag (__fish_complete_directories $parts[2])
+            case file
+                string replace -r "^" -- $flag (__fish_complete_path $parts[2])
+            case plain
+                echo $parts[2]
+        end
+    end
+end
+complete --no-files --command %(prog_name)s --arguments "(%(complete_func)s)"
+"""
+
+    def format_completion(self, item: CompletionItem) -> str:
+        return f"{item.type},{item.value}"
 
 
 SHELLS: dict[str, type[ShellComplete]] = {"bash": DnsBash, "zsh": DnsZsh, "fish": DnsFish}

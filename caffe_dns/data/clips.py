@@ -32,7 +32,7 @@ def read_clips(path: str, *, numbered: bool = True) -> list[Clip]:
     """
     clips = []
     for number, line in enumerate(read_lines(path), 1):
-        words = line.split()
+        words = line.rsplit(None, 2 if numbered else 1)  # names may have blanks in them
         if not words:
             continue
         try:

@@ -87,7 +87,7 @@ def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, st
     (folder / "solver.prototxt").touch()
     monkeypatch.chdir(folder)
     path = f"{program.parent}:{os.environ['PATH']}"
-    return {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), "HOME": str(tmp_path)}
+    return {**os.environ, "PATH": path, "HOME": str(tmp_path)}
 
 
 def test_bash(environment: dict[str, str]) -> None:
