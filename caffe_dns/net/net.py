@@ -309,12 +309,13 @@ class Net(nn.Module):
             self._refuse(inputs)
         blobs: dict[str, Tensor] = {}
         fits = True
+        exporting = torch.compiler.is_exporting()  # sizes that are left open equal no number
         for blob in self.inputs:
             if blob not in inputs:
                 self._refuse(inputs)
             blobs[blob] = self._to_blob(inputs[blob])
-            fits = fits and blobs[blob].shape == self.blob_shapes[blob]
-        if not fits and not torch.compiler.is_exporting():  # for then sizes may be left open
+            fits = fits and (exporting or blobs[blob].shape == self.blob_shapes[blob])
+        if not fits:
             self.reshape({blob: tuple(value.shape) for blob, value in blobs.items()})
         return blobs
 
