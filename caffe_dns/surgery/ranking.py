@@ -57,19 +57,21 @@ class Ranking:
         #: What each strength costs, and each unit of a layer; None where all cost 1.
         self._costs: Tensor | None = None
         self._unit_costs: Tensor | None = None
+        self._sizes = [layer.size for layer in layers]
         device = layers[0].device
         if in_macs or any(layer.pattern is not None for layer in layers):
             units = [
                 layer.unit_size(layer.pattern) * (layer.uses if in_macs else 1) for layer in layers
             ]
             self._unit_costs = torch.tensor(units, dtype=torch.float64, device=device)
-            self._costs = torch.cat([layer.costs(in_macs=in_macs) for layer in layers])
+            costs = [layer.costs(in_macs=in_macs) for layer in layers]
+            self._sizes = [len(own) for own in costs]
+            self._costs = torch.cat(costs)
         #: What the layers have for each mask, while these are renewed.
-        self._strengths = [layer.strengths() for layer in layers]
-        self._sizes = [sum(s.numel() for s in own) for own in self._strengths]
+        self._strengths: list[list[Tensor]] = []
         self._ends = torch.tensor(self._sizes, device=device).cumsum(0)
         self._wanted = torch.zeros((), dtype=torch.int64, device=device)
-        self._thresholds = self._strengths[0][0].new_zeros(len(layers))
+        self._thresholds = layers[0].layer.blobs[0].new_zeros(len(layers))
         self._find = Replayed(self._find_contest, device)
         self._prune = Replayed(self._prune_layers, device)
 
