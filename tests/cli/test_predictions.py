@@ -25,12 +25,22 @@ def test_counts_where_the_largest_score_is_another() -> None:
     data = {"score": torch.tensor([[1.0, 2.0], [4.0, 3.0], [5.0, 5.0]]), "label": torch.zeros(3)}
     for before, same in ((net, 3), (other, 1)):  # a draw stays one
         predictions = Predictions(before, net)
-        predictions.compare(net(data))
+        predictions.compare(data, net(data))
         assert predictions.lines() == [f"Predictions: {same} of 3 are those of the given net"]
+
+
+def test_finds_data_and_scores_by_the_layers() -> None:
+    """Though the data are overwritten, and blobs of the two nets have other names."""
+    definition = INPUTS + NEGATED + ACCURACY + 'layer { name: "s" type: "Silence" bottom: "score" }'
+    before, after = make_net(definition.replace('"negated"', '"other"')), make_net(definition)
+    data = {"score": torch.tensor([[1.0, 2.0], [4.0, 3.0], [5.0, 5.0]]), "label": torch.zeros(3)}
+    predictions = Predictions(before, after)
+    predictions.compare(data, after(data))
+    assert predictions.lines() == ["Predictions: 3 of 3 are those of the given net"]
 
 
 def test_says_nothing_of_a_net_without_accuracy() -> None:
     net = make_net(INPUTS)
     predictions = Predictions(net, net)
-    predictions.compare({})
+    predictions.compare({}, {})
     assert predictions.lines() == []

@@ -117,10 +117,11 @@ def _score(
     debug = DebugInfo(net) if net.param.debug_info else nullcontext()
     with debug, Progress("Testing", iterations, shown=not output.silent) as progress:
         for iteration in range(iterations):
-            blobs = net()
+            data = net.read_sources()
+            blobs = net.compute(data)
             loss += net.loss(blobs)
             if predictions is not None:
-                predictions.compare(blobs)
+                predictions.compare(data, blobs)
             precisions.add({name: blobs[name] for name in net.outputs if name in detectors})
             outputs = {name: blobs[name] for name in net.outputs if name not in detectors}
             scores.add(outputs)
