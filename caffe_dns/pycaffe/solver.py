@@ -80,7 +80,7 @@ class _Trainer(CoreSolver):
         self.rule.may_use_kernel = False
         self._update = self.rule.update
         self.rule.update = self._update_and_keep  # type: ignore[method-assign]
-        self._apply = self.rule.apply
+        self._apply_rule = self.rule.apply
         self.rule.apply = self._tell_and_apply  # type: ignore[method-assign]
 
     def apply_update(self) -> None:
@@ -137,6 +137,10 @@ class _Trainer(CoreSolver):
         for callback in self.callbacks:
             callback.on_gradients_ready()
         self._apply()
+
+    def _apply(self) -> None:
+        with self._frozen.held():
+            self._apply_rule()
 
     def _update_and_keep(
         self, gradients: Tensors, histories: list[Tensors], rate: Tensor

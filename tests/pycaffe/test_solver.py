@@ -303,6 +303,27 @@ def test_a_callback_may_change_gradients() -> None:
             solver.add_callback(*wrong)
 
 
+@pytest.mark.parametrize("by_hand", [False, True])
+def test_frozen_zeros_stay_zero(by_hand: bool) -> None:
+    build()
+    frozen = NET.replace("type: 'InnerProduct'", "type: 'InnerProduct' connectivity_mode: MODE")
+    Path("net.prototxt").write_text(frozen.replace("MODE", "DISCONNECTED_ELTWISE"))
+    solver = caffe.SGDSolver("solver.prototxt")
+    fill(solver.net)
+    weight = solver.net.params["ip"][0].data
+    weight[...] = [[0, 1, 2], [3, 0, 4]]
+    before = weight.copy()
+    for _ in range(2):
+        if by_hand:
+            solver.net.forward()
+            solver.net.backward()
+            solver.apply_update()
+        else:
+            solver.step(1)
+        assert np.array_equal(weight == 0, before == 0)
+    assert (weight != before)[before != 0].all()
+
+
 @pytest.mark.parametrize(
     ("solver_field", "net_field", "blobs"),
     [
