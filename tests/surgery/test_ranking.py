@@ -18,7 +18,6 @@ from caffe_dns.surgery.ranking import Ranking
 
 #: So many that most are kept or pruned by the histograms alone.
 SHAPES = {"first": (100, 40), "second": (300, 50), "third": (7, 500)}
-TOTAL = sum(rows * columns for rows, columns in SHAPES.values())
 FILLERS: dict[str, Callable[[torch.Tensor, torch.Generator], torch.Tensor]] = {
     "of one scale": lambda weight, generator: weight.normal_(generator=generator),
     "of scales far apart": lambda weight, generator: weight.normal_(generator=generator).mul_(
