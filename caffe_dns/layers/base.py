@@ -302,6 +302,11 @@ class LossLayer(Layer):
         return [()]
 
 
+def add_bias(top: Tensor, bias: Tensor, axis: int = 1) -> Tensor:
+    """The top with a number added for each place of an axis, in the top's type."""
+    return top + bias.to(top.dtype).view(-1, *[1] * (top.dim() - axis - 1))
+
+
 def count(shape: Shape) -> int:
     """The number of elements of a blob of this shape."""
     return math.prod(shape)

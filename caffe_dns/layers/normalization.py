@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from caffe_dns import kernels
-from caffe_dns.layers.base import Layer, SameShape, Shape, layer_types
+from caffe_dns.layers.base import Layer, SameShape, Shape, add_bias, layer_types
 from caffe_dns.layers.batch_statistics import normalize_batch
 from caffe_dns.proto.caffe_pb2 import FillerParameter, LRNParameter
 
@@ -166,7 +166,7 @@ class BatchNorm(SameShape):
         if self._suits_kernel(bottom):
             return self._normalize_in_kernel(bottom, factor, shift, bias, relu)
         if bias is not None:
-            bottom = bottom + bias.to(bottom.dtype).view(-1, *[1] * (bottom.dim() - 2))
+            bottom = add_bias(bottom, bias)
         top = self._normalize_in_torch(bottom, factor, shift)
         return torch.relu(top) if relu else top
 

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from caffe_dns import kernels
-from caffe_dns.layers.base import Layer, Shape, check_shape, layer_types
+from caffe_dns.layers.base import Layer, Shape, add_bias, check_shape, layer_types
 from caffe_dns.layers.spatial import MOST
 from caffe_dns.proto.caffe_pb2 import PoolingParameter
 from caffe_dns.proto.fields import refuse_fields
@@ -134,7 +134,7 @@ def max_of(
             )
             return top
     if bias is not None:
-        bottom = bottom + bias.to(bottom.dtype).view(-1, 1, 1)
+        bottom = add_bias(bottom, bias)
     return max_pool(torch.relu(bottom) if relu else bottom, window)[0]
 
 

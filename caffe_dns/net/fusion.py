@@ -17,7 +17,7 @@ from torch import Tensor
 
 from caffe_dns import kernels
 from caffe_dns.layers.arithmetic import Eltwise, Scale
-from caffe_dns.layers.base import Context, Layer
+from caffe_dns.layers.base import Context, Layer, add_bias
 from caffe_dns.layers.convolution import BaseConvolution
 from caffe_dns.layers.masked import MasksTogether, WeightedLayer
 from caffe_dns.layers.neuron import ReLU
@@ -343,4 +343,4 @@ def _rectify(
         place = share.place(top, beside) if share is not None else None
         result: Tensor = BiasedReLU.apply(top, bias, place)
         return result
-    return torch.relu(top + bias.to(top.dtype).view(-1, *[1] * (top.dim() - 2)))
+    return torch.relu(add_bias(top, bias))

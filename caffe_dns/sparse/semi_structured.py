@@ -17,7 +17,7 @@ from torch import Tensor
 
 from caffe_dns import log
 from caffe_dns.errors import first_line
-from caffe_dns.layers.base import Layer, Shape
+from caffe_dns.layers.base import Layer, Shape, add_bias
 from caffe_dns.layers.convolution import BaseConvolution
 from caffe_dns.layers.inner_product import BaseInnerProduct
 from caffe_dns.layers.masked import WeightedLayer
@@ -77,8 +77,7 @@ class SparseLayer(FusedLayers):
         layer = cast(WeightedLayer, self.step.layer)
         top, bias = layer.without_bias(*bottoms)
         if bias is not None:
-            axes_after = top.dim() - layer.output_axis - 1
-            top = top + bias.to(top.dtype).view(-1, *[1] * axes_after)
+            top = add_bias(top, bias, layer.output_axis)
         return (top,)
 
 
