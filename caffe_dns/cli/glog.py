@@ -7,6 +7,7 @@ log goes to stderr unless that is denied; files are written only where a folder 
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,8 +19,8 @@ from caffe_dns import log
 from caffe_dns.errors import CaffeError
 
 #: What gflags takes for a boolean, in any case.
-TRUE = {"1", "t", "true", "y", "yes"}
-FALSE = {"0", "f", "false", "n", "no"}
+_TRUE = {"1", "t", "true", "y", "yes"}
+_FALSE = {"0", "f", "false", "n", "no"}
 #: The flags with their defaults, those of Caffe's tools.
 DEFAULTS: dict[str, bool | int | str] = {
     "logtostderr": False,
@@ -28,41 +29,48 @@ DEFAULTS: dict[str, bool | int | str] = {
     "stderrthreshold": 2,
     "log_dir": "",
 }
+_SEVERITY = re.compile(r"\d{1,9}")
 _NAMES = {"I": "INFO", "W": "WARNING", "E": "ERROR", "F": "FATAL"}
 
 
-def take(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The arguments without glog's flags, and these, each as one word `--flag=value`.
+def is_true(flag: str, text: str) -> bool:
+    """What the value of a boolean flag means. Raises CaffeError for what gflags would not take."""
+    if text.lower() not in _TRUE | _FALSE:
+        raise CaffeError(f"{flag}: '{text}' is neither true nor false")
+    return text.lower() in _TRUE
+
+
+def take(arguments: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """The arguments without glog's flags, and what these say, by their names.
 
     Raises CaffeError for a flag without a value that needs one.
     """
     others: list[str] = []
-    taken: list[str] = []
+    taken: dict[str, str] = {}
     words = iter(arguments)
     for word in words:
         name, equals, value = word.removeprefix("--").partition("=")
-        if not word.startswith("--") or name.removeprefix("no") not in DEFAULTS:
+        affirmed = name.removeprefix("no")
+        is_switch = isinstance(DEFAULTS.get(affirmed), bool)
+        if not word.startswith("--") or not (is_switch or name in DEFAULTS):
             others.append(word)
-        elif isinstance(DEFAULTS[name.removeprefix("no")], bool):
-            said = "false" if name.startswith("no") else value if equals else "true"
-            taken.append(f"--{name.removeprefix('no')}={said}")
+        elif is_switch:
+            taken[affirmed] = "false" if name != affirmed else value if equals else "true"
         else:
             given = value if equals else next(words, None)
             if given is None:
                 raise CaffeError(f"--{name} needs a value")
-            taken.append(f"--{name}={given}")
+            taken[name] = given
     return others, taken
 
 
 @contextmanager
-def heeded(taken: Sequence[str], environment: Mapping[str, str]) -> Iterator[None]:
+def heeded(taken: dict[str, str], environment: Mapping[str, str]) -> Iterator[None]:
     """Within it, what is logged goes where these flags or the environment say.
 
     Raises CaffeError for a value that is none, or a folder that is not there.
     """
-    given = {name: environment.get(f"GLOG_{name}", "") for name in DEFAULTS}
-    for word in taken:
-        name, _, given[name] = word.removeprefix("--").partition("=")
+    given = {name: environment.get(f"GLOG_{name}", "") for name in DEFAULTS} | taken
     values = {name: _value(name, text) for name, text in given.items()}
     to_stderr = values["logtostderr"] or values["alsologtostderr"]
     least = int(values["minloglevel"])
@@ -86,11 +94,9 @@ def _value(name: str, text: str) -> bool | int | str:
     if not text:
         return default
     if isinstance(default, bool):
-        if text.lower() not in TRUE | FALSE:
-            raise CaffeError(f"--{name}: '{text}' is neither true nor false")
-        return text.lower() in TRUE
+        return is_true(f"--{name}", text)
     if isinstance(default, int):
-        if not text.isdigit():
+        if not _SEVERITY.fullmatch(text):
             raise CaffeError(f"--{name}: '{text}' is no severity: 0 INFO, 1 WARNING, 2 ERROR")
         return int(text)
     return text

@@ -127,7 +127,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="surrogateescape")  # names as they are, in whatever encoding
     try:
-        given, logging = glog.take(normalize(sys.argv[1:] if arguments is None else arguments))
+        words = normalize(sys.argv[1:] if arguments is None else arguments)
+        given, logging = glog.take(words)
         if given and not given[0].startswith("-") and given[0] not in ACTIONS:
             _unknown_action(given[0])
         else:
@@ -135,9 +136,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             # find the arguments in `obj`.
             given = given or ["--help"]
             with glog.heeded(logging, os.environ):
-                code = dns.main(
-                    given, prog_name="dns", standalone_mode=False, obj=[*given, *logging]
-                )
+                code = dns.main(given, prog_name="dns", standalone_mode=False, obj=words)
             if log.lost_lines > lost_before and not code:
                 code = LOST_LOG
         sys.stdout.flush()
@@ -188,10 +187,8 @@ def _spell_switch(arg: str, switches: dict[str, tuple[str | None, str | None]]) 
     if match is None or match[1] not in switches:
         yield arg
         return
-    name, value = match[1], match[2].lower()
-    if value not in glog.TRUE | glog.FALSE:
-        raise CaffeError(f"{name}: '{match[2]}' is neither true nor false")
-    spelling = switches[name][0 if value in glog.TRUE else 1]
+    on, off = switches[match[1]]
+    spelling = on if glog.is_true(match[1], match[2]) else off
     if spelling is not None:
         yield spelling
 

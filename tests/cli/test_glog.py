@@ -87,6 +87,9 @@ def test_commands(folder: Path, capfd: Capture) -> None:
 def test_wrong_values(folder: Path, capfd: Capture) -> None:
     for words, wanted in (
         (["-minloglevel=x"], "--minloglevel: 'x' is no severity: 0 INFO, 1 WARNING, 2 ERROR"),
+        (["-minloglevel=²"], "--minloglevel: '²' is no severity"),
+        (["-minloglevel", "1" * 5000], "is no severity: 0 INFO, 1 WARNING, 2 ERROR"),
+        (["-nominloglevel=1"], "No such option: --nominloglevel"),
         (["-logtostderr=x"], "--logtostderr: 'x' is neither true nor false"),
         (["-log_dir=nowhere"], "nowhere: --log_dir: there is no such folder to write to"),
         (["-log_dir"], "--log_dir needs a value"),
