@@ -10,12 +10,13 @@ import os
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
 from caffe_dns import log
+from caffe_dns.encoding import encode
 from caffe_dns.errors import CaffeError
 
 #: What gflags takes for a boolean, in any case.
@@ -118,7 +119,7 @@ class _Files:
 
     def write(self, line: str) -> None:
         severity = log.SEVERITIES.index(line[0])
-        data = os.fsencode(f"{line}\n")
+        data = encode(f"{line}\n")
         try:
             for letter in log.SEVERITIES[self.least : severity + 1]:
                 if letter not in self._open:
@@ -128,14 +129,18 @@ class _Files:
             log.lost_lines += 1
 
     def _make(self, severity: str) -> BinaryIO:
-        """A new file, and the link that leads to the newest one. Nothing is kept in a buffer."""
+        """A new file, and the link that leads to the newest one where there can be one.
+
+        Nothing is kept in a buffer.
+        """
         stamp = time.strftime("%Y%m%d-%H%M%S")
         user = os.environ.get("USER") or os.getuid()
         name = f"dns.{os.uname().nodename}.{user}.log.{severity}.{stamp}.{os.getpid()}"
         file = open(self.folder / name, "wb", buffering=0)  # noqa: SIM115
         link = self.folder / f"dns.{severity}"
-        link.unlink(missing_ok=True)
-        link.symlink_to(name)
+        with suppress(OSError):
+            link.unlink(missing_ok=True)
+            link.symlink_to(name)
         return file
 
     def close(self) -> None:

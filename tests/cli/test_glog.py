@@ -71,6 +71,16 @@ def test_files(folder: Path, capfd: Capture) -> None:
     assert len(list(folder.glob("dns.*.log.*"))) <= 5
 
 
+def test_a_link_that_cannot_be_made_costs_no_line(folder: Path, capfd: Capture) -> None:
+    """As where a file system has none; here a folder is in the way."""
+    (folder / "dns.INFO").mkdir()
+    lost = log.lost_lines
+    said(["--log_dir=.", "--noalsologtostderr"], {}, capfd)
+    (file,) = folder.glob("dns.*.log.INFO.*")
+    assert [line[0] for line in file.read_text().splitlines()] == ["I", "W", "E"]
+    assert log.lost_lines == lost
+
+
 def test_commands(folder: Path, capfd: Capture) -> None:
     (folder / "logs").mkdir()
     (folder / "net.prototxt").write_text(
