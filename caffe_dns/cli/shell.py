@@ -107,7 +107,8 @@ complete --no-files --command %(prog_name)s --arguments "(%(complete_func)s)"
 """
 
     def format_completion(self, item: CompletionItem) -> str:
-        return f"{item.type},{item.value}"
+        described = f"\t{item.help}" if item.help else ""
+        return f"{item.type},{item.value}{described}"
 
 
 SHELLS: dict[str, type[ShellComplete]] = {"bash": DnsBash, "zsh": DnsZsh, "fish": DnsFish}

@@ -133,6 +133,7 @@ def test_fish(environment: dict[str, str]) -> None:
     done = subprocess.run([fish, "-c", script], env=environment, capture_output=True, text=True)
     found = [line.split("\t")[0] for line in done.stdout.splitlines()]
     assert found == list(asked.values())
+    assert done.stdout.endswith("train\tTrain, finetune or prune a model.\n")
     assert done.stderr == ""
 
 
