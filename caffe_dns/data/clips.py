@@ -93,7 +93,7 @@ class ClipSource(ImageSource[tuple[Clip, int]]):
     def decode(self, item: tuple[Clip, int]) -> tuple[Image, int]:
         clip, drawn = item
         path = self._settings.root_folder + clip.name
-        frames = np.stack(list(self._frames(path, clip, drawn)))
+        frames = stacked(list(self._frames(path, clip, drawn)), path)
         if frames.ndim == 3:
             frames = frames[..., None]
         return frames.transpose(3, 0, 1, 2).reshape(-1, *frames.shape[1:3]), clip.label
@@ -116,6 +116,13 @@ class ClipSource(ImageSource[tuple[Clip, int]]):
         for number in range(start, start + settings.length * settings.rate, settings.rate):
             name = f"{path}/{settings.pattern % number}"
             yield read_image(name, settings.height, settings.width, color=settings.color)
+
+
+def stacked(frames: Sequence[Image], name: str) -> Image:
+    """The frames of a video, along a new first axis. Raises CaffeError where their sizes differ."""
+    if len({frame.shape for frame in frames}) > 1:
+        raise CaffeError("has frames of several sizes", file=name)
+    return np.stack(frames)
 
 
 def _places(path: str, frames: int, settings: ClipSettings) -> int:

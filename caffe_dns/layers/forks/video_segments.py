@@ -9,7 +9,7 @@ import numpy as np
 
 from caffe_dns import log, rng
 from caffe_dns.data.batches import Share
-from caffe_dns.data.clips import Clip, read_clips
+from caffe_dns.data.clips import Clip, read_clips, stacked
 from caffe_dns.data.datum import Image
 from caffe_dns.data.image_files import read_image
 from caffe_dns.data.random_resizing import refuse_resizing
@@ -55,9 +55,7 @@ class SegmentReader:
             for number in range(first + 1, first + 1 + self.settings.new_length)
             for plane in self._planes(video.name, number)
         ]
-        if len({frame.shape for frame in frames}) > 1:
-            raise CaffeError("has frames of several sizes", file=video.name)
-        pixels = self._cropped(np.stack(frames), draws)
+        pixels = self._cropped(stacked(frames, video.name), draws)
         if self.transform.mirror and draws.integers(2):
             pixels = pixels[..., ::-1].copy()
             if self.transform.is_flow:

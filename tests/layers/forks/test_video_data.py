@@ -144,5 +144,7 @@ def test_what_does_not_fit(videos: Path) -> None:
     (videos / "list").write_text("a 2 3\n")
     assert "is no file" in refused(old(videos).replace("true", "false"))
     assert "must be positive" in refused(old(videos, "sampling_rate: 0"))
+    cv2.imwrite(f"{videos}/a/{C3D % 4}", np.zeros((HEIGHT, WIDTH + 1, 3), np.uint8))
+    assert "/a: layer 'layer': has frames of several sizes" in refused(old(videos))
     text = f"type: 'ImageData' image_data_param {{ source: '{videos}/list' new_length: 2 }}"
     assert "is for layers of type VideoData only" in refused(text)
