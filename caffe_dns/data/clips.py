@@ -10,7 +10,7 @@ import numpy as np
 
 from caffe_dns import rng
 from caffe_dns.data.datum import Image
-from caffe_dns.data.image_files import read_image, read_lines
+from caffe_dns.data.image_files import read_image, read_lines, whole_number
 from caffe_dns.data.sources import ImageSource, Order
 from caffe_dns.encoding import on_disk
 from caffe_dns.errors import CaffeError
@@ -37,7 +37,7 @@ def read_clips(path: str, *, numbered: bool = True) -> list[Clip]:
             continue
         try:
             name, *numbers = words
-            start, label = map(int, numbers if numbered else ["0", *numbers])
+            start, label = map(whole_number, numbers if numbered else ["0", *numbers])
         except ValueError:
             right = "NAME FRAME LABEL" if numbered else "NAME LABEL"
             raise CaffeError(f"is no line {right}: {line}", file=path, line=number) from None

@@ -148,6 +148,14 @@ def read_words(path: str) -> Iterator[str]:
     return (word for line in read_lines(path) for word in line.split())
 
 
+def whole_number(word: str) -> int:
+    """A number in a list, of 32 bits. Raises ValueError for what is none."""
+    number = int(word)
+    if not -(2**31) <= number < 2**31:
+        raise ValueError(f"{number} is none that 32 bits hold")
+    return number
+
+
 @dataclass(frozen=True)
 class ReadSettings:
     """How the files of a list are read."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from caffe_dns import log
-from caffe_dns.data.image_files import read_words
+from caffe_dns.data.image_files import read_words, whole_number
 from caffe_dns.encoding import on_disk
 from caffe_dns.errors import CaffeError
 
@@ -42,7 +42,7 @@ def read_marked_list(
             if mark != "#":
                 raise CaffeError(f"has '{mark}' where '#' and an image should stand")
             number, image = next(words), on_disk(root_folder) + next(words)
-            shape = whole_number(words), whole_number(words), whole_number(words)
+            shape = next_number(words), next_number(words), next_number(words)
             found.append(take(ImageHead(number, image, shape), words))
     except (StopIteration, ValueError):
         raise CaffeError(f"breaks the format at or after {image}", file=path) from None
@@ -53,12 +53,9 @@ def read_marked_list(
     return found
 
 
-def whole_number(words: Iterator[str]) -> int:
+def next_number(words: Iterator[str]) -> int:
     """The next word as a number of 32 bits. Raises StopIteration and ValueError."""
-    number = int(next(words))
-    if not -(1 << 31) <= number < 1 << 31:
-        raise ValueError
-    return number
+    return whole_number(next(words))
 
 
 def log_counts(images: int, samples: Mapping[int, int]) -> None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from caffe_dns.data.boxes import Boxes
-from caffe_dns.data.marked_lists import ImageHead, log_counts, read_marked_list, whole_number
+from caffe_dns.data.marked_lists import ImageHead, log_counts, next_number, read_marked_list
 from caffe_dns.errors import CaffeError
 
 
@@ -61,6 +61,6 @@ def _read_image(head: ImageHead, words: Iterator[str]) -> ListedObjects:
 
 
 def _read_rows(words: Iterator[str], columns: int) -> Boxes:
-    count = whole_number(words)
-    rows = [[whole_number(words) for _ in range(columns)] for _ in range(count)]
+    count = next_number(words)
+    rows = [[next_number(words) for _ in range(columns)] for _ in range(count)]
     return np.array(rows, np.float64).reshape(count, columns)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from caffe_dns import log
-from caffe_dns.data.marked_lists import ImageHead, log_counts, read_marked_list, whole_number
+from caffe_dns.data.marked_lists import ImageHead, log_counts, next_number, read_marked_list
 from caffe_dns.errors import CaffeError
 
 
@@ -73,11 +73,11 @@ def _read_image(
         raise CaffeError(f"has image {index} where image {len(windows.images)} should stand")
     windows.images.append(head.path)
     windows.channels, height, width = head.shape
-    count = whole_number(words)
+    count = next_number(words)
     for _ in range(count):
         # Single precision as in Caffe: an overlap may be just the threshold.
-        label, overlap = whole_number(words), np.float32(next(words))
-        x1, y1, x2, y2 = [whole_number(words) for _ in range(4)]
+        label, overlap = next_number(words), np.float32(next(words))
+        x1, y1, x2, y2 = [next_number(words) for _ in range(4)]
         if overlap >= fg_threshold:
             if label <= 0:
                 raise CaffeError(f"gives a foreground window of {head.path} the label {label}")

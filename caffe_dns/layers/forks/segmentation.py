@@ -12,7 +12,7 @@ from torch import Tensor
 from caffe_dns import log
 from caffe_dns.data.batches import Share
 from caffe_dns.data.datum import Image
-from caffe_dns.data.image_files import read_image, read_lines
+from caffe_dns.data.image_files import read_image, read_lines, whole_number
 from caffe_dns.data.random_resizing import refuse_resizing
 from caffe_dns.data.sources import Order
 from caffe_dns.data.transform import RecordDraws, Transform, refuse_of_others
@@ -99,6 +99,14 @@ class LabelledImages:
         return image[cut], labels[cut]
 
 
+def _is_label(word: str) -> bool:
+    try:
+        whole_number(word)
+    except ValueError:
+        return False
+    return word.removeprefix("-").isdecimal()
+
+
 def crop_of(transform: TransformationParameter) -> tuple[int, int]:
     """Height and width of the crop; 0 without one."""
     if transform.HasField("crop_size"):
@@ -162,8 +170,7 @@ class ImageSegData(BatchDataLayer):
         lines = []
         for number, line in enumerate(read_lines(settings.source), 1):
             name, told = [*line.split(), "", ""][:2]
-            is_number = told.removeprefix("-").isdecimal()
-            if settings.label_type == ImageDataParameter.IMAGE and not is_number:
+            if settings.label_type == ImageDataParameter.IMAGE and not _is_label(told):
                 what = f"is no image and a number: {line}"
                 raise CaffeError(what, file=settings.source, line=number)
             if not name or (settings.label_type == ImageDataParameter.PIXEL and not told):

@@ -100,6 +100,10 @@ def test_labels_of_images_and_none(listed: Path) -> None:
 
 def test_lists_and_settings_that_do_not_fit(listed: Path) -> None:
     assert "list:1: layer 'layer': is no image and a number" in refused_data(text(listed, "", ""))
+    (listed / "long").write_text(f"/0.png {'9' * 5000}\n")
+    assert "long:1: layer 'layer': is no image and a number" in refused_data(
+        text(listed, "", "", "long")
+    )
     (listed / "short").write_text("/0.png\n")
     assert "is no image and its labels" in refused_data(text(listed, name="short"))
     cv2.imwrite(f"{listed}/0_l.png", np.zeros((2, 2), np.uint8))

@@ -139,6 +139,10 @@ def test_what_does_not_fit(videos: Path) -> None:
     assert "000011.jpg" in refused(old(videos, "sampling_rate: 5"))
     (videos / "list").write_text("a 1 3\nb 2\n")
     assert "list:2: layer 'layer': is no line NAME FRAME LABEL: b 2" in refused(old(videos))
+    (videos / "list").write_text(f"a 1 {2**31}\n")
+    assert f"list:1: layer 'layer': is no line NAME FRAME LABEL: a 1 {2**31}" in refused(
+        old(videos)
+    )
     (videos / "list").write_text("\n")
     assert "lists no clips" in refused(old(videos))
     (videos / "list").write_text("a 2 3\n")

@@ -129,5 +129,7 @@ def test_what_does_not_fit(videos: Path) -> None:
     assert "must be positive" in refused(text(videos, "new_length: 0"))
     assert "is no field of TSN's" in refused(text(videos, "use_image: true"))
     assert "scale_ratios: must be" in refused(text(videos, RGB, "scale_ratios: 2"))
+    (videos / "list").write_text(f"{videos}/a {'9' * 30} 1\n")
+    assert "list:1: layer 'layer': is no line NAME FRAME LABEL" in refused(text(videos, RGB))
     (videos / "list").write_text(f"{videos}/a 3\n")
     assert "is no line NAME FRAME LABEL" in refused(text(videos, RGB))
