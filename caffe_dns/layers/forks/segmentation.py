@@ -50,6 +50,9 @@ class LabelledImages:
         if factors:
             factor = factors[(draw[0] >> 1) % len(factors)]
             side = int(image.shape[1] * factor), int(image.shape[0] * factor)
+            if min(side) < 1:
+                what = f"{factor:g} leaves nothing of an image of {image.shape[:2]} (height, width)"
+                raise CaffeError(what, field="transform_param.scale_factors")
             if side != (image.shape[1], image.shape[0]):
                 image = cv2.resize(image, side)
                 labels = cv2.resize(labels, side, interpolation=cv2.INTER_NEAREST)
@@ -136,6 +139,8 @@ class ImageSegData(BatchDataLayer):
         for name in ("crop_size", "crop_height", "crop_width", "scale_factors", "mirror"):
             plain.ClearField(name)
         self.transform = Transform(plain, self.param.phase)
+        # Means are looked at before the first image, which may be filled up with them.
+        self.transform.output_shape((3 if settings.is_color else 1, 1, 1))
         log.info(f"Opening file {settings.source}")
         self._images = LabelledImages(
             self._read_list(settings), settings, transform, self.param.phase == TRAIN

@@ -115,6 +115,11 @@ class SegmentReader:
         size = self.transform.crop_size
         sides = [int(shorter * ratio) for ratio in self.transform.scale_ratios or _RATIOS]
         sides = [size if abs(side - size) < _NEAR else side for side in sides]
+        if min(sides) < 1:
+            raise CaffeError(
+                f"leaves nothing of a frame's {shorter} rows or columns",
+                field="transform_param.scale_ratios",
+            )
         most = self.transform.max_distort
         return [
             (height, width)

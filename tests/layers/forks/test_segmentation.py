@@ -112,9 +112,12 @@ def test_lists_and_settings_that_do_not_fit(listed: Path) -> None:
         "crop_height: 3": "crop_height and crop_width must be",
         "crop_size: 3 crop_height: 3 crop_width: 3": "either crop_size or crop_height",
         "scale_factors: 0": "scale_factors: must be positive",
+        "mean_value: 1 crop_size: 9": "mean_value: is given 4 times for images of 3 channel(s)",
         "mean_file: 'x'": "takes mean_value only",
     }.items():
         assert message in refused_data(text(listed, transform))
+    message = refused_data(text(listed, "scale_factors: 0.1", "", "numbers"))
+    assert "scale_factors: 0.1 leaves nothing of an image of (6, 8)" in message
     source = f"source: '{listed}/numbers' root_folder: '{listed}'"
     plain = f"type: 'ImageData' image_data_param {{ {source} %s }} transform_param {{ %s }}"
     for given, message in {

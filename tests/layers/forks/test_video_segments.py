@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
+from caffe_dns.errors import CaffeError
 from tests.layers.data_harness import data_layer, read, refused
 
 FRAMES, HEIGHT, WIDTH = 11, 20, 24
@@ -129,6 +130,12 @@ def test_what_does_not_fit(videos: Path) -> None:
     assert "must be positive" in refused(text(videos, "new_length: 0"))
     assert "is no field of TSN's" in refused(text(videos, "use_image: true"))
     assert "scale_ratios: must be" in refused(text(videos, RGB, "scale_ratios: 2"))
+    tiny = "crop_size: 10 multi_scale: true scale_ratios: 0.01"
+    with (
+        pytest.raises(CaffeError, match="scale_ratios: leaves nothing of a frame's 20 rows"),
+        data_layer(text(videos, RGB, tiny), train=True),
+    ):
+        pass
     (videos / "list").write_text(f"{videos}/a {'9' * 30} 1\n")
     assert "list:1: layer 'layer': is no line NAME FRAME LABEL" in refused(text(videos, RGB))
     (videos / "list").write_text(f"{videos}/a 3\n")
