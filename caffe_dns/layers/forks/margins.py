@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -72,14 +73,21 @@ class MarginProduct(Layer):
         rows = bottoms[0].flatten(self.first_axis).reshape(-1, self.num_inputs)
         labels = bottoms[1].flatten().long()
         check_labels(self, labels, self.options.num_output)
-        options = self.options
-        number = options.iteration + self.context.passes + 1
-        share = options.base * (1 + options.gamma * number) ** -options.power
-        share = max(share, options.lambda_min)
+        share = self._share(self.options.iteration + self.context.passes + 1)
         top = self.scores(rows, labels, share)
         # From the host, as it changes: a CUDA graph would go on with the first one.
         tops = [top.view(*bottoms[0].shape[: self.first_axis], -1), top.new_tensor([share])]
         return tops[: self.num_tops]
+
+    def _share(self, number: int) -> float:
+        """What scores without margin weigh in iteration `number`, counted from 1."""
+        options = self.options
+        try:
+            share = options.base * math.pow(1 + options.gamma * number, -options.power)
+        except (ValueError, OverflowError):
+            what = f"(1 + gamma * {number}) ^ -power is no number, or too large"
+            raise self.error(what, f"{self.field}.gamma") from None
+        return max(share, options.lambda_min)
 
     def scores(self, rows: Tensor, labels: Tensor, share: float) -> Tensor:
         """The scores N x num_output of rows N x K; `share` is what those without margin weigh."""

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from caffe_dns.errors import CaffeError
 from tests.layers.harness import draw, make_layer, refused, run
 
 KINDS = ["SINGLE", "DOUBLE", "TRIPLE", "QUADRUPLE"]
@@ -120,6 +121,10 @@ def test_what_does_not_fit() -> None:
     text = "type: 'MarginInnerProduct' margin_inner_product_param { %s }"
     assert "num_output: must be given" in refused(text % "", (2, 3), (2,))
     assert "has 3 labels for 2 items" in refused(text % "num_output: 2", (2, 3), (3,))
+    for settings in ("gamma: -1", "gamma: -3 power: 0.5", "gamma: 3 power: -1e6"):
+        made = make_layer(text % f"num_output: 2 {settings}", (2, 3), (2,))
+        with pytest.raises(CaffeError, match=r"gamma: .* is no number, or too large"):
+            made(torch.ones(2, 3), torch.zeros(2))
     text = "type: 'CenterLoss' center_loss_param { %s }"
     assert "num_output: must be given" in refused(text % "", (2, 3), (2,))
     assert "has 4 labels for 2 items" in refused(text % "num_output: 2", (2, 3), (2, 2))
