@@ -91,12 +91,12 @@ def upgrade_net_as_needed(param: NetParameter, file: str) -> tuple[NetParameter,
         _upgrade_data(param, file)
         param, v1_compatible = _upgrade_v1(param, file)
         _upgrade_input(param, file)
+        _upgrade_batch_norm(param, file)
+        _give_fillers_to_scales(param)
+        for layer in param.layer:
+            say_as_ours(layer)
     except CaffeError as error:
         raise error.locate(file=file) from None
-    _upgrade_batch_norm(param, file)
-    _give_fillers_to_scales(param)
-    for layer in param.layer:
-        say_as_ours(layer)
     return param, v0_compatible and v1_compatible
 
 

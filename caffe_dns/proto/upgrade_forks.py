@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from caffe_dns.errors import CaffeError
 from caffe_dns.proto.caffe_pb2 import ConvolutionParameter, LayerParameter
 
 #: Layer types that have a value for time and one for height and width (C3D).
@@ -10,12 +11,15 @@ _OVER_TIME = {"Convolution3D": "Convolution", "Deconvolution3D": "Deconvolution"
 _OF_SEGMENTS = ("num_segments", "modality", "name_pattern", "grayscale")
 #: The one that has its values as shapes (video-caffe).
 _BY_SHAPES = "NdConvolution"
+#: What Caffe's convolutions have for an axis at most.
+_MOST = 2**31 - 1
 
 
 def say_as_ours(layer: LayerParameter) -> None:
     """Turn a layer of C3D, video-caffe, TSN or happynear's fork into what it is here, in place.
 
-    What is left out by a definition stays so, and building the layer complains of it.
+    What is left out by a definition stays so, and building the layer complains of it. Raises
+    CaffeError for values by shapes that Caffe's convolutions cannot have.
     """
     if layer.type in _OVER_TIME:
         layer.type = _OVER_TIME[layer.type]
@@ -26,10 +30,17 @@ def say_as_ours(layer: LayerParameter) -> None:
     elif layer.type == _BY_SHAPES:
         layer.type = "Convolution"
         settings = layer.convolution_param
-        for name in ("kernel", "stride", "pad"):
-            values = getattr(settings, f"{name}_shape").dim
-            getattr(settings, "kernel_size" if name == "kernel" else name)[:] = values
-            settings.ClearField(f"{name}_shape")
+        for values, name in (
+            (settings.kernel_size, "kernel_shape"),
+            (settings.stride, "stride_shape"),
+            (settings.pad, "pad_shape"),
+        ):
+            extents = getattr(settings, name).dim
+            if any(not 0 <= extent <= _MOST for extent in extents):
+                what = f"has {list(extents)}; 0 to {_MOST} would be right"
+                raise CaffeError(what, layer=layer.name, field=f"convolution_param.{name}")
+            values[:] = extents
+            settings.ClearField(name)
     elif layer.type == "VideoData" and any(map(layer.video_data_param.HasField, _OF_SEGMENTS)):
         layer.type = "VideoSegments"
     elif layer.type == "Normalize" and layer.HasField("normalize_param"):

@@ -76,6 +76,9 @@ def test_what_is_left_out() -> None:
     for given in ("kernel_size: 3", "kernel_depth: 3"):
         message = refused(layer("c", "Convolution3D", "x", "y", text % given))
         assert "kernel_size: must be at least 1" in message
+    wrong = layer("c", "NdConvolution", "x", "y", text % "kernel_shape { dim: -1 }")
+    what = "kernel_shape: has [-1]; 0 to 2147483647 would be right"
+    assert f"net.prototxt: layer 'c': convolution_param.{what}" in refused(wrong)
     message = refused(layer("c", "NdConvolution", "x", "y", text % ""))
     assert "kernel_size: given 0 times" in message
     message = refused(layer("c", "Convolution", "x", "y", text % "kernel_depth: 3"))
