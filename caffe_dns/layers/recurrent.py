@@ -20,7 +20,42 @@ from caffe_dns.layers.base import Layer, Shape, count, layer_types, shape_text
 State = tuple[Tensor, ...]
 
 
-class Recurrent(Layer):
+class KeepsStates(Layer):
+    """A layer whose states, N x num_output each, can go on from one forward pass to the next.
+
+    They are copied into buffers, which a CUDA graph that has recorded a pass finds again.
+    """
+
+    #: Caffe's names for the states.
+    state_names: ClassVar[tuple[str, ...]]
+    num_output: int
+
+    def add_states(self, streams: int) -> None:
+        """Create the states, zeros."""
+        for name in self.state_names:
+            state = torch.zeros(streams, self.num_output, device=self.context.device)
+            self.register_buffer(f"last_{name}", state, persistent=False)
+
+    def last_states(self, streams: int) -> State:
+        """What the pass before has kept; zeros where it had another number of streams."""
+        last = [getattr(self, f"last_{name}") for name in self.state_names]
+        if last[0].shape[0] != streams:
+            return tuple(values.new_zeros(streams, self.num_output) for values in last)
+        # Copies, because `keep` writes while autograd still needs what was there.
+        return tuple(values.clone() for values in last)
+
+    @torch.no_grad()
+    def keep(self, state: State) -> None:
+        """Keep the states for the next pass."""
+        for name, values in zip(self.state_names, state, strict=True):
+            last = getattr(self, f"last_{name}")
+            if last.shape == values.shape:
+                last.copy_(values)
+            else:
+                setattr(self, f"last_{name}", values.detach().clone())
+
+
+class Recurrent(KeepsStates):
     """What RNN and LSTM share; abstract, as in Caffe.
 
     Bottoms: x (T x N x ...), the sequence indicators (T x N; 0 where a sequence begins), perhaps a
@@ -35,8 +70,7 @@ class Recurrent(Layer):
     tops = (1, None)
     no_force_backward = (1,)
 
-    #: Caffe's names for the states; the first also enters the next linear transformation.
-    state_names: ClassVar[tuple[str, ...]]
+    # Of the states, the first also enters the next linear transformation.
     #: Rows of the weights for each output.
     gates: ClassVar[int] = 1
     #: What Caffe's names of blobs have for what the gates are computed of: W_xh, W_xc.
@@ -64,9 +98,7 @@ class Recurrent(Layer):
             inputs = count(bottom_shapes[2][1:])
             self.add_parameter((rows, inputs), settings.weight_filler, f"W_x{hidden}_static")
         self.add_parameter((rows, self.num_output), settings.weight_filler, f"W_h{hidden}")
-        for name in self.state_names:
-            state = torch.zeros(streams, self.num_output, device=self.context.device)
-            self.register_buffer(f"last_{name}", state, persistent=False)
+        self.add_states(streams)
 
     def reshape(self, bottom_shapes: Sequence[Shape]) -> list[Shape]:
         self._check_shapes(bottom_shapes)
@@ -87,7 +119,7 @@ class Recurrent(Layer):
         top = self.output(torch.stack(outputs))
         if self.exposed:
             return (top, *(values.detach().unsqueeze(0) for values in state))
-        self._keep(state)
+        self.keep(state)
         return top
 
     def step(self, summed: Tensor, state: State, mark: Tensor, t: int) -> State:
@@ -123,20 +155,7 @@ class Recurrent(Layer):
         # Caffe shares the data of exposed states with its inner net, but not their gradients.
         if given:
             return tuple(values.detach().squeeze(0) for values in given)
-        last = [getattr(self, f"last_{name}") for name in self.state_names]
-        if last[0].shape[0] != streams:
-            return tuple(values.new_zeros(streams, self.num_output) for values in last)
-        # Copies, because `_keep` writes while autograd still needs what was there.
-        return tuple(values.clone() for values in last)
-
-    @torch.no_grad()
-    def _keep(self, state: State) -> None:
-        for name, values in zip(self.state_names, state, strict=True):
-            last = getattr(self, f"last_{name}")
-            if last.shape == values.shape:
-                last.copy_(values)
-            else:
-                setattr(self, f"last_{name}", values.detach().clone())
+        return self.last_states(streams)
 
     def _check_recurrent_counts(self, num_bottoms: int) -> None:
         least = 2 + self.exposed

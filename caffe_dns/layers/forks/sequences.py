@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from caffe_dns.layers.base import Layer, SameShape, Shape, count, layer_types
+from caffe_dns.layers.recurrent import KeepsStates, lstm_unit
 
 
 @layer_types.register("ContinuationIndicator")
@@ -39,7 +40,7 @@ class ContinuationIndicator(Layer):
 
 
 @layer_types.register("Lstm")
-class Lstm(Layer):
+class Lstm(KeepsStates):
     """Long short-term memory, with the gates in the order input, forget, output, new values.
 
     Bottoms: steps and streams in one axis, (T * batch_size) x ..., or, with three axes and without
@@ -51,8 +52,7 @@ class Lstm(Layer):
 
     bottoms = (1, 2)
     no_force_backward = (1,)
-    #: The last outputs and cells, N x num_output each, of the pass before.
-    state: tuple[Tensor, Tensor] | None = None
+    state_names = ("h", "c")
 
     def build(self, bottom_shapes: Sequence[Shape]) -> None:
         settings, shape = self.param.lstm_param, bottom_shapes[0]
@@ -60,12 +60,16 @@ class Lstm(Layer):
             raise self.error("must be given and positive", "lstm_param.num_output")
         if settings.batch_size < 1:
             raise self.error("must be positive", "lstm_param.batch_size")
+        if not shape:
+            raise self.error("the bottom needs an axis of steps and streams, it has none", "bottom")
+        self.num_output = settings.num_output
         self.by_streams = len(shape) == 3 and not settings.HasField("batch_size")
         self.num_inputs = count(tuple(shape[2 if self.by_streams else 1 :]))
-        rows = 4 * settings.num_output
+        rows = 4 * self.num_output
         self.add_parameter((rows, self.num_inputs), settings.weight_filler, "weight")
-        self.add_parameter((rows, settings.num_output), settings.weight_filler, "hidden_weight")
+        self.add_parameter((rows, self.num_output), settings.weight_filler, "hidden_weight")
         self.add_parameter((rows,), settings.bias_filler, "bias")
+        self.add_states(self._extents(shape)[1])
 
     def _extents(self, shape: Shape) -> tuple[int, int]:
         """Steps and streams of a bottom."""
@@ -75,7 +79,7 @@ class Lstm(Layer):
         return shape[0] // streams, streams
 
     def reshape(self, bottom_shapes: Sequence[Shape]) -> list[Shape]:
-        shape, settings = tuple(bottom_shapes[0]), self.param.lstm_param
+        shape = tuple(bottom_shapes[0])
         steps, streams = self._extents(shape)
         if count(shape) != steps * streams * self.num_inputs or not steps:
             raise self.error(
@@ -84,28 +88,25 @@ class Lstm(Layer):
         if len(bottom_shapes) == 2 and count(bottom_shapes[1]) != steps * streams:
             raise self.error(f"{steps * streams} numbers say where sequences begin", "bottom")
         axes = (steps, streams) if self.by_streams else shape[:1]
-        return [(*axes, settings.num_output)]
+        return [(*axes, self.num_output)]
 
     def forward(self, *bottoms: Tensor) -> Tensor:
         (top,) = self.reshape([tuple(bottom.shape) for bottom in bottoms])
         steps, streams = self._extents(tuple(bottoms[0].shape))
         weight, hidden_weight, bias = self.blobs
         inputs = F.linear(bottoms[0].reshape(steps, streams, -1), weight, bias)
-        output = cell = inputs.new_zeros(streams, top[-1])
+        output = cell = inputs.new_zeros(streams, self.num_output)
         goes_on = inputs.new_ones(steps, streams, 1)
         goes_on[0] = 0
         if len(bottoms) == 2:
             goes_on = (bottoms[1] != 0).to(inputs.dtype).view(steps, streams, 1)
-            if self.state is not None and self.state[0].shape == output.shape:
-                output, cell = self.state
+            output, cell = self.last_states(streams)
         outputs = []
         for now, kept in zip(inputs, goes_on, strict=True):
             gates = self._limited(now + kept * F.linear(output, hidden_weight))
-            taken, forgot, shown, new = gates.chunk(4, 1)
-            cell = kept * forgot.sigmoid() * cell + taken.sigmoid() * new.tanh()
-            output = shown.sigmoid() * cell.tanh()
+            cell, output = lstm_unit(cell, gates, kept)
             outputs.append(output)
-        self.state = output.detach(), cell.detach()
+        self.keep((output, cell))
         return torch.stack(outputs).view(top)
 
     def _limited(self, gates: Tensor) -> Tensor:

@@ -66,6 +66,7 @@ def test_lstm(by_streams: bool, told: bool) -> None:
         for blob, values in zip(made.blobs, blobs, strict=True):
             blob.copy_(values)
     state = [(np.zeros(2), np.zeros(2)) for _ in range(3)]
+    kept = dict(made.named_buffers())
     for inputs, starts in zip(x, begins, strict=True):
         if not told:
             starts = torch.zeros(4, 3)
@@ -74,6 +75,10 @@ def test_lstm(by_streams: bool, told: bool) -> None:
         given = [inputs.reshape(shape), *[1.0 - starts.double()] * told]
         (top,) = run(made, *given)
         np.testing.assert_allclose(top.detach().reshape(4, 3, 2), expected, rtol=1e-10)
+        last = [np.stack(each) for each in zip(*state, strict=True)]
+        # In the same memory after each pass, where a recorded CUDA graph looks for them.
+        for buffer, right in zip((kept["last_h"], kept["last_c"]), last, strict=True):
+            np.testing.assert_allclose(buffer, right, rtol=1e-10)
 
 
 def test_gradients_of_lstm() -> None:
@@ -102,6 +107,7 @@ def test_what_sequences_do_not_fit() -> None:
     text = "type: 'Lstm' lstm_param { num_output: 2 batch_size: %d }"
     assert "is no number of steps of 3 streams" in refused(text % 3, (4, 3))
     assert "batch_size: must be positive" in refused(text % 0, (4, 3))
+    assert "needs an axis of steps and streams" in refused(text % 2, ())
     assert "4 numbers say where" in refused(text % 2, (4, 3), (3,))
     assert "each of the 2 axes once" in refused("type: 'Transpose'", (4, 3))
     assert "axis 2 is out of range" in refused("type: 'Reverse' reverse_param { axis: 2 }", (4, 3))
