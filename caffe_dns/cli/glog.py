@@ -11,8 +11,6 @@ import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import BinaryIO
 
 from caffe_dns import log
@@ -78,7 +76,7 @@ def heeded(taken: dict[str, str], environment: Mapping[str, str]) -> Iterator[No
     folder = str(values["log_dir"])
     before = log.stderr_from
     log.stderr_from = least if to_stderr else max(least, int(values["stderrthreshold"]))
-    files = None if values["logtostderr"] or not folder else _Files(Path(folder), least)
+    files = None if values["logtostderr"] or not folder else _Files(folder, least)
     if files is not None:
         log.listeners.append(files.write)
     try:
@@ -103,25 +101,21 @@ def _value(name: str, text: str) -> bool | int | str:
     return text
 
 
-@dataclass
 class _Files:
     """A file for each severity, with the lines that are no less severe; made by the first one."""
 
-    folder: Path
-    least: int
-    _open: dict[str, BinaryIO] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        if not self.folder.is_dir() or not os.access(self.folder, os.W_OK | os.X_OK):
-            raise CaffeError(
-                "--log_dir: there is no such folder to write to", file=str(self.folder)
-            )
+    def __init__(self, folder: str, least: int) -> None:
+        if not os.path.isdir(folder) or not os.access(folder, os.W_OK | os.X_OK):
+            raise CaffeError("--log_dir: there is no such folder to write to", file=folder)
+        self._folder = folder
+        self._least = least
+        self._open: dict[str, BinaryIO] = {}
 
     def write(self, line: str) -> None:
         severity = log.SEVERITIES.index(line[0])
         data = encode(f"{line}\n")
         try:
-            for letter in log.SEVERITIES[self.least : severity + 1]:
+            for letter in log.SEVERITIES[self._least : severity + 1]:
                 if letter not in self._open:
                     self._open[letter] = self._make(_NAMES[letter])
                 self._open[letter].write(data)
@@ -136,11 +130,12 @@ class _Files:
         stamp = time.strftime("%Y%m%d-%H%M%S")
         user = os.environ.get("USER") or os.getuid()
         name = f"dns.{os.uname().nodename}.{user}.log.{severity}.{stamp}.{os.getpid()}"
-        file = open(self.folder / name, "wb", buffering=0)  # noqa: SIM115
-        link = self.folder / f"dns.{severity}"
+        file = open(os.path.join(self._folder, name), "wb", buffering=0)  # noqa: SIM115
+        link = os.path.join(self._folder, f"dns.{severity}")
         with suppress(OSError):
-            link.unlink(missing_ok=True)
-            link.symlink_to(name)
+            if os.path.lexists(link):
+                os.unlink(link)
+            os.symlink(name, link)
         return file
 
     def close(self) -> None:
