@@ -10,7 +10,7 @@ import numpy as np
 
 from caffe_dns import rng
 from caffe_dns.data.datum import Image
-from caffe_dns.data.image_files import read_image, read_lines, whole_number
+from caffe_dns.data.image_files import read_image, read_lines, resized, whole_number
 from caffe_dns.data.sources import ImageSource, Order
 from caffe_dns.encoding import on_disk
 from caffe_dns.errors import CaffeError
@@ -166,9 +166,7 @@ def _as_wanted(frame: Image, settings: ClipSettings) -> Image:
 
     if not settings.color:
         frame = cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY)
-    if settings.height and settings.width:
-        frame = cv2.resize(frame, (settings.width, settings.height))
-    return frame
+    return resized(frame, settings.height, settings.width)
 
 
 def start_draw(seed: int, stream: str, record: int) -> int:

@@ -24,14 +24,18 @@ def read_image(
     It is resized if `height` and `width` are positive, with `nearest` to pixels that it has
     (`ReadImageToCVMat` in `util/io.cpp`). Raises CaffeError when the file is missing or no image.
     """
+    path = on_disk(path)
+    return resized(decode_file(_content(path), path, color=color), height, width, nearest=nearest)
+
+
+def resized(image: Image, height: int, width: int, *, nearest: bool = False) -> Image:
+    """An image as OpenCV has it, resized as by `read_image`."""
     import cv2  # here, because importing it takes long and most runs do not need it
 
-    path = on_disk(path)
-    image = decode_file(_content(path), path, color=color)
-    if height > 0 and width > 0:
-        how = cv2.INTER_NEAREST if nearest else cv2.INTER_LINEAR
-        image = cv2.resize(image, (width, height), interpolation=how)
-    return image
+    if height <= 0 or width <= 0:
+        return image
+    how = cv2.INTER_NEAREST if nearest else cv2.INTER_LINEAR
+    return cv2.resize(image, (width, height), interpolation=how)
 
 
 def _content(path: str) -> bytes:

@@ -12,7 +12,7 @@ from torch import Tensor
 from caffe_dns import log
 from caffe_dns.data.batches import Share
 from caffe_dns.data.datum import Image
-from caffe_dns.data.image_files import read_image, read_lines, whole_number
+from caffe_dns.data.image_files import read_image, read_lines, resized, whole_number
 from caffe_dns.data.random_resizing import refuse_resizing
 from caffe_dns.data.sources import Order
 from caffe_dns.data.transform import RecordDraws, Transform, refuse_of_others
@@ -42,9 +42,7 @@ class LabelledImages:
 
         name = self.settings.root_folder + self.lines[index][0]
         whole = read_image(name, color=self.settings.is_color)
-        image = read_image(
-            name, self.settings.new_height, self.settings.new_width, color=self.settings.is_color
-        )
+        image = resized(whole, self.settings.new_height, self.settings.new_width)
         labels = self._labels(index, image.shape[:2])
         factors = self.transform.scale_factors
         if factors:
