@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from caffe_dns import rng
 from caffe_dns.data.datum import Image
 from caffe_dns.data.image_files import read_image, read_lines, resized, whole_number
 from caffe_dns.data.sources import ImageSource, Order
@@ -68,8 +67,8 @@ class ClipSettings:
 class ClipSource(ImageSource[tuple[Clip, int]]):
     """The clips of a list, over and over; each as an image with the planes of all frames.
 
-    Planes are in the order of channel and frame. `seed` and `stream` are for the clips that begin
-    anywhere: where depends on them and the number of the record.
+    Planes are in the order of channel and frame. `draws` makes the generator of a record, which
+    says where a clip begins that may begin anywhere.
     """
 
     def __init__(
@@ -78,16 +77,16 @@ class ClipSource(ImageSource[tuple[Clip, int]]):
         order: Order,
         settings: ClipSettings,
         skip: int,
-        draw: Callable[[int], int],
+        draws: Callable[[int], np.random.Generator],
     ) -> None:
         self._clips = clips
         self._order = order
         self._settings = settings
         self._skip = skip
-        self._draw = draw
+        self._draws = draws
 
     def fetch(self, record: int) -> tuple[Clip, int]:
-        drawn = self._draw(record) if self._settings.jitters else 0
+        drawn = int(self._draws(record).integers(1 << 32)) if self._settings.jitters else 0
         return self._clips[self._order.index(record + self._skip)], drawn
 
     def decode(self, item: tuple[Clip, int]) -> tuple[Image, int]:
@@ -167,8 +166,3 @@ def _as_wanted(frame: Image, settings: ClipSettings) -> Image:
     if not settings.color:
         frame = cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY)
     return resized(frame, settings.height, settings.width)
-
-
-def start_draw(seed: int, stream: str, record: int) -> int:
-    """A number that says where the clip of a record begins."""
-    return int(rng.numpy_generator(seed, stream, record).integers(1 << 32))

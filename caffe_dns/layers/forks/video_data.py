@@ -7,9 +7,9 @@ from functools import partial
 
 from torch import Tensor
 
-from caffe_dns import log
+from caffe_dns import log, rng
 from caffe_dns.data.batches import ImageBatches, Share
-from caffe_dns.data.clips import ClipSettings, ClipSource, read_clips, start_draw
+from caffe_dns.data.clips import ClipSettings, ClipSource, read_clips
 from caffe_dns.data.random_resizing import refuse_resizing
 from caffe_dns.data.sources import Order
 from caffe_dns.layers.base import Shape, layer_types
@@ -107,5 +107,5 @@ class VideoData(ImageBatchLayer):
             Order(len(self._clips), seed, f"shuffle/{self.name}"),
             self.reading,
             self.draw_skip(self.options.rand_skip),
-            partial(start_draw, self.context.seed, f"clips/{self.name}"),
+            partial(rng.numpy_generator, self.context.seed, f"clips/{self.name}"),
         )
