@@ -63,7 +63,7 @@ def resizes(param: TransformationParameter) -> bool:
 
 def refuse_resizing(param: TransformationParameter) -> None:
     """Raise CaffeError, with the field, for what only Data and ImageData do to images."""
-    refuse_fields(param, "transform_param", _FIELDS + _BOUNDS + _HOW, "Data and ImageData")
+    refuse_fields(param, "transform_param", {"Data and ImageData": _FIELDS + _BOUNDS + _HOW})
 
 
 class ResizedSource(ImageSource[tuple[int, Item]]):

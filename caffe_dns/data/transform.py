@@ -255,9 +255,7 @@ class Transform:
 
 def refuse_of_others(param: TransformationParameter, own: str = "") -> None:
     """Raise CaffeError, with the field, for what only layer types but `own` do to images."""
-    for types, fields in _OF_THEIR_OWN.items():
-        if types != own:
-            refuse_fields(param, "transform_param", fields, types)
+    refuse_fields(param, "transform_param", _OF_THEIR_OWN, own)
 
 
 def crop(images: Image, cut: Cut, size: int) -> Image:

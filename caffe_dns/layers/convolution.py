@@ -27,9 +27,16 @@ LARGE_CONVOLUTION = 10_000_000
 #: Where convolutions of few channels with a stride are worth another way.
 STRIDED_DEVICES = ("cuda",)
 
-#: What `proto/upgrade_forks` makes Caffe's settings of.
-_OVER_TIME = ("kernel_depth", "temporal_stride", "temporal_pad", "filter_group")
-_SHAPES = ("kernel_shape", "stride_shape", "pad_shape")
+#: Layer types of forks, and of what alone they have `proto/upgrade_forks` makes Caffe's settings.
+_OF_THEIR_OWN = {
+    "Convolution3D and Deconvolution3D": (
+        "kernel_depth",
+        "temporal_stride",
+        "temporal_pad",
+        "filter_group",
+    ),
+    "NdConvolution": ("kernel_shape", "stride_shape", "pad_shape"),
+}
 
 _CONVOLVE: dict[int, Any] = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 _DECONVOLVE: dict[int, Any] = {
@@ -48,10 +55,7 @@ class BaseConvolution(WeightedLayer):
 
     def build(self, bottom_shapes: Sequence[Shape]) -> None:
         settings = self.param.convolution_param
-        refuse_fields(
-            settings, "convolution_param", _OVER_TIME, "Convolution3D and Deconvolution3D"
-        )
-        refuse_fields(settings, "convolution_param", _SHAPES, "NdConvolution")
+        refuse_fields(settings, "convolution_param", _OF_THEIR_OWN)
         shape = bottom_shapes[0]
         self.channel_axis = self.axis(settings.axis, len(shape), "convolution_param.axis")
         self.output_axis = self.channel_axis

@@ -10,7 +10,19 @@ from caffe_dns.data.image_files import ImageListSource, ReadSettings, read_image
 from caffe_dns.data.sources import Order
 from caffe_dns.layers.base import Shape, layer_types
 from caffe_dns.layers.batch_data import ImageBatchLayer
+from caffe_dns.proto.caffe_pb2 import ImageDataParameter
 from caffe_dns.proto.fields import refuse_fields
+
+#: Layer types, and what of image_data_param they alone read.
+_OF_THEIR_OWN = {
+    "VideoData": ("new_length", "use_image", "use_temporal_jitter", "sampling_rate"),
+    "ImageSegData": ("label_type", "ignore_label"),
+}
+
+
+def refuse_of_others(settings: ImageDataParameter, own: str = "") -> None:
+    """Raise CaffeError, with the field, for what only layer types but `own` read."""
+    refuse_fields(settings, "image_data_param", _OF_THEIR_OWN, own)
 
 
 @layer_types.register("ImageData")
@@ -25,9 +37,7 @@ class ImageData(ImageBatchLayer):
 
     def build(self, bottom_shapes: Sequence[Shape]) -> None:
         settings = self.param.image_data_param
-        clips = ("new_length", "use_image", "use_temporal_jitter", "sampling_rate")
-        refuse_fields(settings, "image_data_param", clips, "VideoData")
-        refuse_fields(settings, "image_data_param", ("label_type", "ignore_label"), "ImageSegData")
+        refuse_of_others(settings)
         self.batch_size = settings.batch_size
         self.check_batch_size("image_data_param.batch_size")
         if not settings.source:

@@ -21,6 +21,12 @@ from caffe_dns.proto.fields import refuse_fields
 
 Pair = tuple[int, int]
 
+#: Layer types, and what of pooling_param they alone read.
+_OF_THEIR_OWN = {
+    "Pooling3D": ("kernel_depth", "temporal_stride"),
+    "NdPooling": ("kernel_shape", "stride_shape", "pad_shape"),
+}
+
 
 @dataclass(frozen=True)
 class Window:
@@ -199,9 +205,7 @@ class Pooling(Layer):
 
     def build(self, bottom_shapes: Sequence[Shape]) -> None:
         settings = self.param.pooling_param
-        refuse_fields(settings, "pooling_param", ("kernel_depth", "temporal_stride"), "Pooling3D")
-        shapes = ("kernel_shape", "stride_shape", "pad_shape")
-        refuse_fields(settings, "pooling_param", shapes, "NdPooling")
+        refuse_fields(settings, "pooling_param", _OF_THEIR_OWN)
         self.method = settings.pool
         if self.num_tops > 1 and self.method != PoolingParameter.MAX:
             raise self.error("only MAX has a second top", "pooling_param.pool")

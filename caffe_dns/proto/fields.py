@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import cache
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
@@ -30,12 +30,15 @@ def required_names(message: Descriptor) -> tuple[str, ...]:
     return tuple(field.name for field in message.fields if is_required(field))
 
 
-def refuse_fields(settings: Message, place: str, names: Iterable[str], types: str) -> None:
-    """Raise CaffeError for the first of these fields that is given; they are for `types` only.
+def refuse_fields(
+    settings: Message, place: str, owners: Mapping[str, Iterable[str]], own: str = ""
+) -> None:
+    """Raise CaffeError for the first field given that only other layer types than `own` read.
 
-    `place` is the name of the settings in a layer.
+    `owners` has the types and what they alone read; `place` is the name of the settings in a layer.
     """
     given = {field.name for field, _ in settings.ListFields()}
-    for name in names:
-        if name in given:
-            raise CaffeError(f"is for layers of type {types} only", field=f"{place}.{name}")
+    for types, names in owners.items():
+        for name in names:
+            if types != own and name in given:
+                raise CaffeError(f"is for layers of type {types} only", field=f"{place}.{name}")

@@ -17,11 +17,11 @@ from caffe_dns.data.random_resizing import refuse_resizing
 from caffe_dns.data.sources import Order
 from caffe_dns.data.transform import RecordDraws, Transform, refuse_of_others
 from caffe_dns.errors import CaffeError
+from caffe_dns.layers import image_data
 from caffe_dns.layers.base import Layer, Shape, layer_types
 from caffe_dns.layers.batch_data import BatchDataLayer
 from caffe_dns.layers.forks.dense_image_data import DenseBatches
 from caffe_dns.proto.caffe_pb2 import TRAIN, ImageDataParameter, TransformationParameter
-from caffe_dns.proto.fields import refuse_fields
 
 _FIELD = "image_data_param"
 
@@ -185,8 +185,7 @@ class ImageSegData(BatchDataLayer):
         return lines
 
     def _check(self, settings: ImageDataParameter, transform: TransformationParameter) -> None:
-        clips = ("new_length", "use_image", "use_temporal_jitter", "sampling_rate")
-        refuse_fields(settings, _FIELD, clips, "VideoData")
+        image_data.refuse_of_others(settings, "ImageSegData")
         refuse_resizing(transform)
         refuse_of_others(transform, "ImageSegData")
         if not settings.source:

@@ -12,10 +12,10 @@ from caffe_dns.data.batches import ImageBatches, Share
 from caffe_dns.data.clips import ClipSettings, ClipSource, read_clips
 from caffe_dns.data.random_resizing import refuse_resizing
 from caffe_dns.data.sources import Order
+from caffe_dns.layers import image_data
 from caffe_dns.layers.base import Shape, layer_types
 from caffe_dns.layers.batch_data import ImageBatchLayer
 from caffe_dns.proto.caffe_pb2 import TRAIN, TransformationParameter
-from caffe_dns.proto.fields import refuse_fields
 
 #: Frames in folders, of C3D and of video-caffe, and with what frame of a file the latter begins.
 _C3D_FRAMES, _FRAMES, _OFFSET = "%06d.jpg", "image_%04d.jpg", -2
@@ -46,9 +46,8 @@ class VideoData(ImageBatchLayer):
             raise self.error("must name a list of clips", f"{self.field}.source")
         if (self.options.new_height > 0) != (self.options.new_width > 0):
             raise self.error("new_height and new_width must be given together", self.field)
-        labels = ("label_type", "ignore_label")
         if self.field == "image_data_param":
-            refuse_fields(self.options, self.field, labels, "ImageSegData")
+            image_data.refuse_of_others(self.options, "VideoData")
         refuse_resizing(self.param.transform_param)
         self.reading = self._settings()
         log.info(f"Opening file {self.options.source}")
