@@ -4,38 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
-
-import numpy as np
-import torch
-from torch import Tensor
 
 from caffe_dns import log
-from caffe_dns.data.batches import Share
 from caffe_dns.data.datum import Image, channels_first
 from caffe_dns.data.image_files import read_image, read_words
 from caffe_dns.data.random_resizing import refuse_resizing
-from caffe_dns.data.sources import Order
-from caffe_dns.data.transform import Cut, RecordDraws, Transform
-from caffe_dns.data.workers import Workers, reading_threads
+from caffe_dns.data.transform import Transform
 from caffe_dns.errors import CaffeError
 from caffe_dns.layers.base import Shape, layer_types
-from caffe_dns.layers.batch_data import BatchDataLayer
+from caffe_dns.layers.forks.labelled_images import LabelledImageLayer
 from caffe_dns.proto.caffe_pb2 import DenseImageDataParameter
 
 _FIELD = "dense_image_data_param"
-_WHOLE = Cut(0, 0, False)
-
-
-class LabelledReader(Protocol):
-    """Reads images with their labels by their place in a list."""
-
-    def read(self, index: int, draw: Sequence[int]) -> tuple[Image, ...]:
-        """The image at `index` as [C, H, W], its labels as [1, H, W], and what else there is.
-
-        `draw` has three random numbers. Raises CaffeError for files that cannot be used.
-        """
-        ...
 
 
 @dataclass(frozen=True)
@@ -44,6 +24,9 @@ class PairReader:
 
     pairs: Sequence[tuple[str, str]]
     settings: DenseImageDataParameter
+
+    def __len__(self) -> int:
+        return len(self.pairs)
 
     def read(self, index: int, draw: Sequence[int]) -> tuple[Image, ...]:
         """The pair at `index` of the list as [C, H, W] and [1, H, W]; `draw` has three numbers.
@@ -81,69 +64,8 @@ class PairReader:
         return image[top : top + height, left : left + width]
 
 
-@dataclass(frozen=True)
-class DenseBatch:
-    """Images [N, C, H, W], labels [N, 1, H, W] and what else there is, in host memory."""
-
-    parts: Sequence[Tensor]
-
-    def tops(self, device: torch.device) -> Sequence[Tensor]:
-        return [part.to(device, non_blocking=True) for part in self.parts]
-
-
-class DenseBatches:
-    """The batches of one layer, one after the other."""
-
-    def __init__(
-        self,
-        pairs: LabelledReader,
-        transform: Transform,
-        order: Order,
-        draws: RecordDraws,
-        share: Share,
-        batch_size: int,
-        *,
-        skip: int,
-        for_gpu: bool,
-    ) -> None:
-        self._pairs = pairs
-        self._transform = transform
-        self._order = order
-        self._draws = draws
-        self._numbers = share.batches(batch_size)
-        self._skip = skip
-        self._workers = Workers(reading_threads(for_gpu=for_gpu))
-
-    def read(self) -> DenseBatch:
-        """The next batch. Raises CaffeError for files that cannot be used."""
-        numbers = next(self._numbers)
-        draws = self._draws.of(numbers).tolist()
-
-        def make(at: int) -> tuple[Image, ...]:
-            index = self._order.index(int(numbers[at]) + self._skip)
-            return self._pairs.read(index, draws[at])
-
-        pairs = self._workers.map(make, len(numbers))
-        shapes = {pair[0].shape for pair in pairs}
-        if len(shapes) > 1:
-            first, second = sorted(shapes)[:2]
-            raise CaffeError(
-                f"images of {first} and {second} (channels, height, width) in one batch; give a "
-                "crop, a new size, or a batch_size of 1"
-            )
-        pixels, *others = (np.stack(part) for part in zip(*pairs, strict=True))
-        images = np.empty(pixels.shape, np.float32)
-        self._transform.output_shape(pixels.shape[1:])
-        self._transform.finish(pixels, _WHOLE, images)
-        parts = [images, *(other.astype(np.float32) for other in others)]
-        return DenseBatch([torch.from_numpy(part) for part in parts])
-
-    def close(self) -> None:
-        self._workers.close()
-
-
 @layer_types.register("DenseImageData")
-class DenseImageData(BatchDataLayer):
+class DenseImageData(LabelledImageLayer):
     """Images and images of labels in the order of the list, or shuffled anew in each round.
 
     The list has the name of an image and that of its labels, and so on, with blanks or line ends
@@ -155,7 +77,7 @@ class DenseImageData(BatchDataLayer):
     tops = (2, 2)
 
     def build(self, bottom_shapes: Sequence[Shape]) -> None:
-        settings = self.param.dense_image_data_param
+        settings = self.settings
         self.batch_size = settings.batch_size
         self.check_batch_size(f"{_FIELD}.batch_size")
         self._check(settings)
@@ -176,36 +98,12 @@ class DenseImageData(BatchDataLayer):
         log.info(f"A total of {len(pairs)} examples.")
         if settings.rand_skip:
             log.info(f"Skipping first {self.draw_skip(settings.rand_skip)} data points.")
-        self._pairs = PairReader(pairs, settings)
-        first = self._read_first()
-        self._shapes = [(self.batch_size, *part.shape) for part in first]
-        log.info("output data size: " + ",".join(map(str, self._shapes[0])))
+        self.images = PairReader(pairs, settings)
+        self.size_by(self.read_first())
 
-    def reshape(self, bottom_shapes: Sequence[Shape]) -> list[Shape]:
-        return list(self._shapes)
-
-    def reader(self, share: Share, *, pin: bool) -> DenseBatches:
-        return DenseBatches(
-            self._pairs,
-            self.transform,
-            self._order(),
-            RecordDraws(self.context.seed, f"transform/{self.name}"),
-            share,
-            self.batch_size,
-            skip=self.draw_skip(self.param.dense_image_data_param.rand_skip),
-            for_gpu=pin,
-        )
-
-    def _order(self) -> Order:
-        shuffled = self.param.dense_image_data_param.shuffle
-        seed = self.context.seed if shuffled else None
-        return Order(len(self._pairs.pairs), seed, f"shuffle/{self.name}")
-
-    def _read_first(self) -> tuple[Image, ...]:
-        skip = self.draw_skip(self.param.dense_image_data_param.rand_skip)
-        first = self._pairs.read(self._order().index(skip), (0, 0, 0))
-        self.transform.output_shape(first[0].shape)
-        return first
+    @property
+    def settings(self) -> DenseImageDataParameter:
+        return self.param.dense_image_data_param
 
     def _check(self, settings: DenseImageDataParameter) -> None:
         if not settings.source:

@@ -10,17 +10,14 @@ import torch
 from torch import Tensor
 
 from caffe_dns import log
-from caffe_dns.data.batches import Share
 from caffe_dns.data.datum import Image
 from caffe_dns.data.image_files import read_image, read_lines, resized, whole_number
 from caffe_dns.data.random_resizing import refuse_resizing
-from caffe_dns.data.sources import Order
-from caffe_dns.data.transform import RecordDraws, Transform, refuse_of_others
+from caffe_dns.data.transform import Transform, refuse_of_others
 from caffe_dns.errors import CaffeError
 from caffe_dns.layers import image_data
 from caffe_dns.layers.base import Layer, Shape, layer_types
-from caffe_dns.layers.batch_data import BatchDataLayer
-from caffe_dns.layers.forks.dense_image_data import DenseBatches
+from caffe_dns.layers.forks.labelled_images import LabelledImageLayer
 from caffe_dns.proto.caffe_pb2 import TRAIN, ImageDataParameter, TransformationParameter
 
 _FIELD = "image_data_param"
@@ -35,6 +32,9 @@ class LabelledImages:
     settings: ImageDataParameter
     transform: TransformationParameter
     train: bool
+
+    def __len__(self) -> int:
+        return len(self.lines)
 
     def read(self, index: int, draw: Sequence[int]) -> tuple[Image, ...]:
         """The image [C, H, W], its labels [1, H, W], and its rows and columns [1, 1, 2]."""
@@ -116,7 +116,7 @@ def crop_of(transform: TransformationParameter) -> tuple[int, int]:
 
 
 @layer_types.register("ImageSegData")
-class ImageSegData(BatchDataLayer):
+class ImageSegData(LabelledImageLayer):
     """Images and images of labels in the order of the list, or shuffled anew in each round.
 
     A line of the list has an image and its labels: a file (PIXEL), one number for all pixels
@@ -128,7 +128,7 @@ class ImageSegData(BatchDataLayer):
     tops = (2, 3)
 
     def build(self, bottom_shapes: Sequence[Shape]) -> None:
-        settings, transform = self.param.image_data_param, self.param.transform_param
+        settings, transform = self.settings, self.param.transform_param
         self.batch_size = settings.batch_size
         self.check_batch_size(f"{_FIELD}.batch_size")
         self._check(settings, transform)
@@ -140,34 +140,15 @@ class ImageSegData(BatchDataLayer):
         # Means are looked at before the first image, which may be filled up with them.
         self.transform.output_shape((3 if settings.is_color else 1, 1, 1))
         log.info(f"Opening file {settings.source}")
-        self._images = LabelledImages(
+        self.images = LabelledImages(
             self._read_list(settings), settings, transform, self.param.phase == TRAIN
         )
-        log.info(f"A total of {len(self._images.lines)} images.")
-        skip = self.draw_skip(settings.rand_skip)
-        first = self._images.read(self._order().index(skip), (0, 0, 0))
-        self.transform.output_shape(first[0].shape)
-        self._shapes = [(self.batch_size, *part.shape) for part in first]
-        log.info("output data size: " + ",".join(map(str, self._shapes[0])))
+        log.info(f"A total of {len(self.images)} images.")
+        self.size_by(self.read_first())
 
-    def reshape(self, bottom_shapes: Sequence[Shape]) -> list[Shape]:
-        return self._shapes[: self.num_tops]
-
-    def reader(self, share: Share, *, pin: bool) -> DenseBatches:
-        return DenseBatches(
-            self._images,
-            self.transform,
-            self._order(),
-            RecordDraws(self.context.seed, f"transform/{self.name}"),
-            share,
-            self.batch_size,
-            skip=self.draw_skip(self.param.image_data_param.rand_skip),
-            for_gpu=pin,
-        )
-
-    def _order(self) -> Order:
-        seed = self.context.seed if self.param.image_data_param.shuffle else None
-        return Order(len(self._images.lines), seed, f"shuffle/{self.name}")
+    @property
+    def settings(self) -> ImageDataParameter:
+        return self.param.image_data_param
 
     def _read_list(self, settings: ImageDataParameter) -> list[tuple[str, str]]:
         lines = []

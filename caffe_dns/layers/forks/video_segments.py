@@ -8,17 +8,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from caffe_dns import log, rng
-from caffe_dns.data.batches import Share
 from caffe_dns.data.clips import Clip, read_clips, stacked
 from caffe_dns.data.datum import Image
 from caffe_dns.data.image_files import read_image
 from caffe_dns.data.random_resizing import refuse_resizing
-from caffe_dns.data.sources import Order
-from caffe_dns.data.transform import RecordDraws, Transform, refuse_of_others
+from caffe_dns.data.transform import Transform, refuse_of_others
 from caffe_dns.errors import CaffeError
 from caffe_dns.layers.base import Shape, layer_types
-from caffe_dns.layers.batch_data import BatchDataLayer
-from caffe_dns.layers.forks.dense_image_data import DenseBatches
+from caffe_dns.layers.forks.labelled_images import LabelledImageLayer
 from caffe_dns.proto.caffe_pb2 import TRAIN, TransformationParameter, VideoDataParameter
 
 _FIELD = "video_data_param"
@@ -41,6 +38,9 @@ class SegmentReader:
     settings: VideoDataParameter
     transform: TransformationParameter
     train: bool
+
+    def __len__(self) -> int:
+        return len(self.videos)
 
     def read(self, index: int, draw: Sequence[int]) -> tuple[Image, ...]:
         """All planes, in the order of part, frame and channel [C, H, W], and the label [1, 1, 1].
@@ -137,7 +137,7 @@ class SegmentReader:
 
 
 @layer_types.register("VideoSegments")
-class VideoSegments(BatchDataLayer):
+class VideoSegments(LabelledImageLayer):
     """Clips N x C x H x W and labels N x 1 x 1 x 1, in the order of the list or shuffled.
 
     A line of the list has the folder of a video, how many frames it has, and its label. There are
@@ -148,40 +148,22 @@ class VideoSegments(BatchDataLayer):
     tops = (2, 2)
 
     def build(self, bottom_shapes: Sequence[Shape]) -> None:
-        settings, transform = self.param.video_data_param, self.param.transform_param
+        settings, transform = self.settings, self.param.transform_param
         self.batch_size = settings.batch_size
         self.check_batch_size(f"{_FIELD}.batch_size")
         self._check(settings, transform)
         log.info(f"Opening file: {settings.source}")
-        self._videos = SegmentReader(
+        self.images = SegmentReader(
             read_clips(settings.source), settings, transform, self.param.phase == TRAIN
         )
-        log.info(f"A total of {len(self._videos.videos)} videos.")
-        first = self._videos.read(self._order().index(0), (0, 0, 0))
+        log.info(f"A total of {len(self.images)} videos.")
+        first = self.read_first()
         self.transform = Transform(self._plain(transform, len(first[0])), self.param.phase)
-        self.transform.output_shape(first[0].shape)
-        self._shapes = [(self.batch_size, *part.shape) for part in first]
-        log.info("output data size: " + ",".join(map(str, self._shapes[0])))
+        self.size_by(first)
 
-    def reshape(self, bottom_shapes: Sequence[Shape]) -> list[Shape]:
-        return list(self._shapes)
-
-    def reader(self, share: Share, *, pin: bool) -> DenseBatches:
-        draws = RecordDraws(self.context.seed, f"transform/{self.name}")
-        return DenseBatches(
-            self._videos,
-            self.transform,
-            self._order(),
-            draws,
-            share,
-            self.batch_size,
-            skip=0,
-            for_gpu=pin,
-        )
-
-    def _order(self) -> Order:
-        seed = self.context.seed if self.param.video_data_param.shuffle else None
-        return Order(len(self._videos.videos), seed, f"shuffle/{self.name}")
+    @property
+    def settings(self) -> VideoDataParameter:
+        return self.param.video_data_param
 
     @staticmethod
     def _plain(transform: TransformationParameter, planes: int) -> TransformationParameter:
