@@ -39,6 +39,14 @@ def check_positive(layer: Layer, field: str, names: Sequence[str]) -> None:
             raise layer.error("must be positive", f"{field}.{name}")
 
 
+def check_sides(layer: Layer, field: str, name: str) -> None:
+    """Raise CaffeError where the layer's `field` has one of `name`_height and `name`_width only."""
+    settings = getattr(layer.param, field)
+    height, width = f"{name}_height", f"{name}_width"
+    if bool(getattr(settings, height)) != bool(getattr(settings, width)):
+        raise layer.error(f"{height} and {width} must be given together", field)
+
+
 def check_indices(layer: Layer, indices: Tensor, limit: int, what: str) -> None:
     """Raise CaffeError when an entry of `indices` lies outside [0, limit).
 

@@ -10,6 +10,7 @@ from caffe_dns.data.image_files import ImageListSource, ReadSettings, read_image
 from caffe_dns.data.sources import Order
 from caffe_dns.layers.base import Shape, layer_types
 from caffe_dns.layers.batch_data import ImageBatchLayer
+from caffe_dns.layers.checks import check_sides
 from caffe_dns.proto.caffe_pb2 import ImageDataParameter
 from caffe_dns.proto.fields import refuse_fields
 
@@ -42,8 +43,7 @@ class ImageData(ImageBatchLayer):
         self.check_batch_size("image_data_param.batch_size")
         if not settings.source:
             raise self.error("must name a list of images", "image_data_param.source")
-        if (settings.new_height > 0) != (settings.new_width > 0):
-            raise self.error("new_height and new_width must be given together", "image_data_param")
+        check_sides(self, "image_data_param", "new")
         log.info(f"Opening file {settings.source}")
         self._images = read_image_list(settings.source)
         if settings.shuffle:

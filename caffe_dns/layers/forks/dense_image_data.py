@@ -12,6 +12,7 @@ from caffe_dns.data.random_resizing import refuse_resizing
 from caffe_dns.data.transform import Transform
 from caffe_dns.errors import CaffeError
 from caffe_dns.layers.base import Shape, layer_types
+from caffe_dns.layers.checks import check_sides
 from caffe_dns.layers.forks.labelled_images import LabelledImageLayer
 from caffe_dns.proto.caffe_pb2 import DenseImageDataParameter
 
@@ -109,10 +110,7 @@ class DenseImageData(LabelledImageLayer):
         if not settings.source:
             raise self.error("must name a list of images", f"{_FIELD}.source")
         for name in ("new", "crop"):
-            if bool(getattr(settings, f"{name}_height")) != bool(
-                getattr(settings, f"{name}_width")
-            ):
-                raise self.error(f"{name}_height and {name}_width must be given together", _FIELD)
+            check_sides(self, _FIELD, name)
         if settings.HasField("mean_file"):
             raise self.error(
                 "is not read in the fork; give it in transform_param", f"{_FIELD}.mean_file"

@@ -17,6 +17,7 @@ from caffe_dns.data.transform import Transform, refuse_of_others
 from caffe_dns.errors import CaffeError
 from caffe_dns.layers import image_data
 from caffe_dns.layers.base import Layer, Shape, layer_types
+from caffe_dns.layers.checks import check_sides
 from caffe_dns.layers.forks.labelled_images import LabelledImageLayer
 from caffe_dns.proto.caffe_pb2 import TRAIN, ImageDataParameter, TransformationParameter
 
@@ -171,10 +172,8 @@ class ImageSegData(LabelledImageLayer):
         refuse_of_others(transform, "ImageSegData")
         if not settings.source:
             raise self.error("must name a list of images", f"{_FIELD}.source")
-        if (settings.new_height > 0) != (settings.new_width > 0):
-            raise self.error("new_height and new_width must be given together", _FIELD)
-        if (transform.crop_height > 0) != (transform.crop_width > 0):
-            raise self.error("crop_height and crop_width must be given together", "transform_param")
+        check_sides(self, _FIELD, "new")
+        check_sides(self, "transform_param", "crop")
         if transform.HasField("crop_size") and transform.crop_height:
             raise self.error("give either crop_size or crop_height", "transform_param.crop_size")
         if transform.HasField("mean_file"):

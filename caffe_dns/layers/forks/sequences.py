@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from caffe_dns.layers.base import Layer, SameShape, Shape, count, layer_types
+from caffe_dns.layers.checks import check_positive
 from caffe_dns.layers.recurrent import KeepsStates, lstm_unit
 
 
@@ -58,8 +59,7 @@ class Lstm(KeepsStates):
         settings, shape = self.param.lstm_param, bottom_shapes[0]
         if settings.num_output < 1:
             raise self.error("must be given and positive", "lstm_param.num_output")
-        if settings.batch_size < 1:
-            raise self.error("must be positive", "lstm_param.batch_size")
+        check_positive(self, "lstm_param", ("batch_size",))
         if not shape:
             raise self.error("the bottom needs an axis of steps and streams, it has none", "bottom")
         self.num_output = settings.num_output

@@ -15,6 +15,7 @@ from caffe_dns.data.sources import Order
 from caffe_dns.layers import image_data
 from caffe_dns.layers.base import Shape, layer_types
 from caffe_dns.layers.batch_data import ImageBatchLayer
+from caffe_dns.layers.checks import check_positive, check_sides
 from caffe_dns.proto.caffe_pb2 import TRAIN, TransformationParameter
 
 #: Frames in folders, of C3D and of video-caffe, and with what frame of a file the latter begins.
@@ -39,13 +40,10 @@ class VideoData(ImageBatchLayer):
         self.options = getattr(self.param, self.field)
         self.batch_size = self.options.batch_size
         self.check_batch_size(f"{self.field}.batch_size")
-        for name in ("new_length", "sampling_rate"):
-            if getattr(self.options, name) < 1:
-                raise self.error("must be positive", f"{self.field}.{name}")
+        check_positive(self, self.field, ("new_length", "sampling_rate"))
         if not self.options.source:
             raise self.error("must name a list of clips", f"{self.field}.source")
-        if (self.options.new_height > 0) != (self.options.new_width > 0):
-            raise self.error("new_height and new_width must be given together", self.field)
+        check_sides(self, self.field, "new")
         if self.field == "image_data_param":
             image_data.refuse_of_others(self.options, "VideoData")
         refuse_resizing(self.param.transform_param)

@@ -15,6 +15,7 @@ from caffe_dns.data.random_resizing import refuse_resizing
 from caffe_dns.data.transform import Transform, refuse_of_others
 from caffe_dns.errors import CaffeError
 from caffe_dns.layers.base import Shape, layer_types
+from caffe_dns.layers.checks import check_positive, check_sides
 from caffe_dns.layers.forks.labelled_images import LabelledImageLayer
 from caffe_dns.proto.caffe_pb2 import TRAIN, TransformationParameter, VideoDataParameter
 
@@ -180,9 +181,7 @@ class VideoSegments(LabelledImageLayer):
         refuse_of_others(transform, "VideoData, of TSN")
         if not settings.source:
             raise self.error("must name a list of videos", f"{_FIELD}.source")
-        for name in ("new_length", "num_segments"):
-            if getattr(settings, name) < 1:
-                raise self.error("must be positive", f"{_FIELD}.{name}")
+        check_positive(self, _FIELD, ("new_length", "num_segments"))
         for name in (
             "use_image",
             "use_temporal_jitter",
@@ -194,8 +193,7 @@ class VideoSegments(LabelledImageLayer):
                 raise self.error(
                     "is no field of TSN's VideoData, or not read there", f"{_FIELD}.{name}"
                 )
-        if (settings.new_height > 0) != (settings.new_width > 0):
-            raise self.error("new_height and new_width must be given together", _FIELD)
+        check_sides(self, _FIELD, "new")
         if transform.HasField("mean_file"):
             raise self.error("takes mean_value only", "transform_param.mean_file")
         if (
