@@ -1,10 +1,12 @@
-"""What the programs of this folder start `dns` with."""
+"""What the programs of this folder start `dns` with, or children of their own."""
 
 from __future__ import annotations
 
 import os
+import resource
 import socket
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -35,3 +37,24 @@ def meeting_places(ranks: int) -> list[dict[str, str]]:
     address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     world = address | {"WORLD_SIZE": str(ranks), "GLOO_SOCKET_IFNAME": "lo"}
     return [world | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(ranks)]
+
+
+def in_child(act: Callable[[], tuple[int, str]]) -> tuple[int, str, resource.struct_rusage]:
+    """Call a function in a child of this process: its exit code and words, and what it has used.
+
+    The code is 1 where the function raises, and minus the signal where one ends the child.
+    """
+    receiver, sender = os.pipe()
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            code, said = act()
+            os.write(sender, said.encode("utf-8", "replace")[-3000:])
+        finally:
+            os._exit(code)
+    os.close(sender)
+    _, status, usage = os.wait4(child, 0)
+    with open(receiver, "rb") as pipe:
+        said = pipe.read().decode(errors="replace")
+    return os.waitstatus_to_exitcode(status), said, usage
