@@ -136,3 +136,13 @@ def test_what_takes_too_much_for_a_text_is_found(
     ]
     monkeypatch.setattr(tool, "read", lambda path: tool.Reading(20_000, 5.1, 0))
     assert tool.try_many_layers(tmp_path) == ["20000 layers take more than 5 s"]
+
+
+def test_a_kind_of_text_that_is_not_there(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tool = load("reliability/large_texts", monkeypatch)
+    monkeypatch.setattr(sys, "argv", ["large_texts", "--only", "dims,verses"])
+    with pytest.raises(SystemExit, match="2"):
+        tool.main()
+    assert "--only: there is no kind verses" in capsys.readouterr().err
