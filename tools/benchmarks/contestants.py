@@ -55,7 +55,7 @@ def ours(task: Task, *, surgery: bool) -> Ways:
     ways: list[str] = []
     log.set_sink(lambda line: ways.append("CUDA graph") if "from a CUDA graph" in line else None)
     activations = use_precision(task.precision, device)
-    param = solver_definition(task, surgery=surgery)
+    param = solver_definition(task.net, task.batch, surgery=surgery)
     solver = Solver(param, device=device, surgery=surgery, activations=activations)
     hold_data(solver.net, NETS[task.net].classes)
     if device.type == "cuda":
@@ -66,11 +66,11 @@ def ours(task: Task, *, surgery: bool) -> Ways:
     yield ways[0] if ways else "eager", solver.step
 
 
-def solver_definition(task: Task, *, surgery: bool) -> SolverParameter:
+def solver_definition(net: str, batch: int, *, surgery: bool) -> SolverParameter:
     """The solver of models/ for training with or without surgery, on images from a filler."""
-    prunes = surgery and (MODELS / task.net / "prune_solver.prototxt").exists()
-    file = MODELS / task.net / ("prune_solver.prototxt" if prunes else "solver.prototxt")
-    return training(net_definition(read_solver(file).message.net, task.net, task.batch))
+    prunes = surgery and (MODELS / net / "prune_solver.prototxt").exists()
+    file = MODELS / net / ("prune_solver.prototxt" if prunes else "solver.prototxt")
+    return training(net_definition(read_solver(file).message.net, net, batch))
 
 
 def training(net: NetParameter) -> SolverParameter:

@@ -29,6 +29,7 @@ import torch
 
 from caffe_dns import log
 from caffe_dns.device.precision import PRECISIONS
+from caffe_dns.proto.caffe_pb2 import SolverParameter
 from caffe_dns.proto.text import write_text
 from caffe_dns.proto.upgrade import read_net, read_solver
 from tools.benchmarks.contestants import MODELS, Task, ours, theirs
@@ -63,13 +64,18 @@ def write_definition(
     for field in ("test_iter", "test_interval", "snapshot", "snapshot_prefix", "solver_mode"):
         param.ClearField(field)
     param.net = str(folder / f"{model}_{solver}_net.prototxt")
+    write_text(param.net, net)
+    file = folder / f"{model}_{solver}.prototxt"
+    write_run(file, param, iterations)
+    return file
+
+
+def write_run(file: Path, param: SolverParameter, iterations: int) -> None:
+    """Write the solver, for so many iterations with the displays that `dns_train` looks for."""
     param.max_iter = iterations
     param.display = max(1, iterations // DISPLAYS)
     param.snapshot_after_train = False
-    write_text(param.net, net)
-    file = folder / f"{model}_{solver}.prototxt"
     write_text(file, param)
-    return file
 
 
 def dns_train(definition: Path, precision: str, device: str, *flags: str) -> float:

@@ -24,9 +24,8 @@ import torch
 
 from caffe_dns import log
 from caffe_dns.device.precision import PRECISIONS
-from caffe_dns.proto.text import write_text
-from tools.benchmarks.contestants import Task, solver_definition
-from tools.benchmarks.lenet_gpu import DISPLAYS, dns_train
+from tools.benchmarks.contestants import solver_definition
+from tools.benchmarks.lenet_gpu import dns_train, write_run
 from tools.benchmarks.nets_gpu import device_name
 from tools.benchmarks.plain_nets import NETS
 
@@ -36,11 +35,7 @@ SUBJECTS = {"alexnet_bn_dns": 100, "resnet50": 30, "lenet": 4000}
 
 def write_solver(file: Path, net: str, batch: int, iterations: int) -> None:
     """The net's solver of models/ for so many iterations with surgery, on images from a filler."""
-    param = solver_definition(Task(net, "", batch, ""), surgery=True)
-    param.max_iter = iterations
-    param.display = max(1, iterations // DISPLAYS)
-    param.snapshot_after_train = False
-    write_text(file, param)
+    write_run(file, solver_definition(net, batch, surgery=True), iterations)
 
 
 def rates(definition: Path, precision: str, counts: list[int], rounds: int) -> list[list[float]]:
