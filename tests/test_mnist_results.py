@@ -46,7 +46,9 @@ def tool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 def test_results(
     tool: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(sys, "argv", ["mnist_results", "--seeds", "4", "--holdout"])
+    monkeypatch.setattr(
+        sys, "argv", ["mnist_results", "--seeds", "4", "--holdout", "--keep", "kept"]
+    )
     assert tool.main() == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[1] == "lenet_300_100, seeds 4"
@@ -57,6 +59,10 @@ def test_results(
     )
     assert re.match(rf"\| guo_56x {kept}", pruned)
     assert re.match(rf"\| guo_56x from scratch {kept}", scratch)
+    assert sorted(path.name for path in Path("kept").iterdir()) == [
+        "lenet_300_100_guo_56x_4_pruned.caffemodel",
+        "lenet_300_100_guo_56x_from_scratch_4_pruned.caffemodel",
+    ]
     for name, records in (("mnist_fit_lmdb", 900), ("mnist_holdout_lmdb", 100)):
         with open_database(f"data/mnist/{name}", announce=False) as database:
             assert database.entries() == records
