@@ -17,6 +17,7 @@ from caffe_dns.errors import CaffeError
 from tests import programs
 from tests.cli.harness import run_well
 from tests.data.test_db import contents
+from tests.processes import run_python
 from tools import elpv
 from tools.elpv import Cell, get_elpv, split
 
@@ -161,13 +162,7 @@ def test_another_package_is_refused(
 def test_a_line_that_is_no_cell_is_named(probability: bytes, tmp_path: Path) -> None:
     lines = b"images/a.png 1.0 mono\nimages/b.png " + probability + b" poly\n"
     (tmp_path / "labels.csv").write_bytes(lines)
-    done = subprocess.run(
-        [sys.executable, "tools/get_elpv", str(tmp_path)],
-        cwd=Path(__file__).parents[1],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run_python(str(programs.TOOLS / "get_elpv"), str(tmp_path))
     assert done.returncode == 1
     complaint = "is no line of a file, a probability and a kind of cell"
     assert done.stderr == f"get_elpv: {tmp_path}/labels.csv:2: {complaint}\n"

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,13 +13,7 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
 def run(name: str, *arguments: str, folder: Path) -> list[str]:
-    done = subprocess.run(
-        [sys.executable, "-W", "error", str(EXAMPLES / name), *arguments],
-        cwd=folder,
-        env={"PYTHONPATH": os.environ["PYTHONPATH"], "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-    )
+    done = run_python(str(EXAMPLES / name), *arguments, folder=folder)
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()
 
@@ -36,9 +27,7 @@ def test_every_example_is_listed_and_tried() -> None:
 
 def test_score() -> None:
     words = ["runs/sgd_inv/train_val.prototxt", "runs/sgd_inv/snap_iter_40.caffemodel", "10"]
-    done = run_python(str(EXAMPLES / "score.py"), *words, folder=GOLDEN)
-    assert done.returncode == 0, done.stderr
-    said = done.stdout.splitlines()
+    said = run("score.py", *words, folder=GOLDEN)
     assert said[0] == "accuracy = 0.5760"  # Caffe's own, in the log of the run
     assert said[1].startswith("loss = 1.42")
     assert [line.split(":")[0] for line in said[2:]] == ["conv1", "conv2", "ip1", "ip2"]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +25,7 @@ from caffe_dns.proto.caffe_pb2 import (
 from caffe_dns.proto.upgrade import read_net, read_solver, read_weights
 from caffe_dns.solver.solver import Solver
 from caffe_dns.weights import save_weights
+from tests import programs
 from tests.shapes import make_pictures
 
 ROOT = Path(__file__).parents[1]
@@ -91,7 +90,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_definitions_are_as_the_generator_writes_them(tmp_path: Path) -> None:
-    subprocess.run([sys.executable, "tools/make_models", str(tmp_path)], check=True)
+    programs.run("make_models", str(tmp_path))
     written = {str(path.relative_to(tmp_path)) for path in tmp_path.glob("*/*")}
     assert written == set(FILES) - set(SOLVERS)
     for name in written:
