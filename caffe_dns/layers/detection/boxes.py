@@ -29,9 +29,7 @@ class BoxCode:
     def encode(self, boxes: Tensor, priors: Tensor, variances: Tensor) -> Tensor:
         """The differences (`EncodeBBox`)."""
         if self.kind == PriorBoxParameter.CENTER_SIZE:
-            sides = sides_of(priors)
-            shifts = (centres_of(boxes) - centres_of(priors)) / sides
-            code = torch.cat([shifts, (sides_of(boxes) / sides).log()], -1)
+            code = encode_by_centres(boxes, priors)
         else:
             code = boxes - priors
             if self.kind == PriorBoxParameter.CORNER_SIZE:
@@ -45,11 +43,24 @@ class BoxCode:
             code = code * variances
         if self.kind == PriorBoxParameter.CORNER:
             return priors + code
-        sides = sides_of(priors)
         if self.kind == PriorBoxParameter.CORNER_SIZE:
+            sides = sides_of(priors)
             return priors + code * torch.cat([sides, sides], -1)
-        centres = centres_of(priors) + code[..., :2] * sides
-        return boxes_around(centres, code[..., 2:].exp() * sides)
+        return decode_by_centres(code, priors)
+
+
+def encode_by_centres(boxes: Tensor, priors: Tensor) -> Tensor:
+    """How far centres moved, in sides of the prior boxes, and the logarithms of how sides grew."""
+    sides = sides_of(priors)
+    shifts = (centres_of(boxes) - centres_of(priors)) / sides
+    return torch.cat([shifts, (sides_of(boxes) / sides).log()], -1)
+
+
+def decode_by_centres(code: Tensor, priors: Tensor) -> Tensor:
+    """The way back."""
+    sides = sides_of(priors)
+    centres = centres_of(priors) + code[..., :2] * sides
+    return boxes_around(centres, code[..., 2:].exp() * sides)
 
 
 def sides_of(boxes: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from caffe_dns.layers.base import Layer, Shape, count, layer_types
 from caffe_dns.layers.checks import check_positive
-from caffe_dns.layers.detection.boxes import uncovered
+from caffe_dns.layers.detection.boxes import decode_by_centres, sides_of, uncovered
 
 
 @layer_types.register("Proposal")
@@ -37,7 +37,7 @@ class Proposal(Layer):
         self.anchors = torch.tensor(self._anchors(), device=self.context.device)
 
     def _anchors(self) -> list[list[float]]:
-        """The corners of the anchors of the first place, ratio by ratio."""
+        """Where the anchors of the first place begin and end, ratio by ratio."""
         options = self.options
         middle = (options.base_size - 1) / 2
         found = []
@@ -47,7 +47,7 @@ class Proposal(Layer):
             height = int(width * ratio + 0.5)
             for scale in options.scale:
                 x, y = (width * scale - 1) / 2, (height * scale - 1) / 2
-                found.append([middle - x, middle - y, middle + x, middle + y])
+                found.append([middle - x, middle - y, middle + x + 1, middle + y + 1])
         return found
 
     def reshape(self, bottom_shapes: Sequence[Shape]) -> list[Shape]:
@@ -78,26 +78,22 @@ class Proposal(Layer):
         """Corners inside the image, and scores, of all boxes: place by place, anchor by anchor."""
         height, width = scores.shape[2:]
         numbers = image.flatten()
-        sides = numbers[[1, 0]]
+        last = numbers[[1, 0]] - 1
         least = self.options.min_size * numbers[[-1, 2]]
         places = torch.arange(height * width, device=scores.device)
         corner = torch.stack([places % width, places // width], 1) * self.options.feat_stride
         anchors = (corner.repeat(1, 2)[:, None] + self.anchors.to(scores.dtype)).flatten(0, 1)
         codes = codes.view(len(self.anchors), 4, -1).permute(2, 0, 1).flatten(0, 1)
-        extents = anchors[:, 2:] - anchors[:, :2] + 1
-        middles = anchors[:, :2] + extents / 2 + codes[:, :2] * extents
-        halves = codes[:, 2:].exp() * extents / 2
-        low, high = ((middles + each).clamp(min=0) for each in (-halves, halves))
-        low, high = torch.minimum(low, sides - 1), torch.minimum(high, sides - 1)
-        large = (high - low + 1 >= least).all(1)
+        boxes = torch.minimum(decode_by_centres(codes, anchors).clamp(min=0), last.repeat(2))
+        large = (sides_of(boxes) + 1 >= least).all(1)
         own = scores.view(2, len(self.anchors), -1)[1].t().flatten()
-        return torch.cat([low, high], 1), own * large
+        return boxes, own * large
 
     def _leaves(self, box: Tensor, others: Tensor) -> Tensor:
         low = torch.maximum(box[:, :2], others[:, :2])
         high = torch.minimum(box[:, 2:], others[:, 2:])
         common = (high - low + 1).clamp(min=0).prod(1)
-        own, theirs = ((each[:, 2:] - each[:, :2] + 1).prod(1) for each in (box, others))
+        own, theirs = ((sides_of(each) + 1).prod(1) for each in (box, others))
         # Boxes that do not touch have nothing in common, though a pixel is added to sides.
         common = common.where((low <= high).all(1), 0)
         return common / (own + theirs - common) <= self.options.nms_thresh

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from caffe_dns.layers.base import Shape, count, layer_types
 from caffe_dns.layers.checks import check_indices, check_positive
-from caffe_dns.layers.detection.boxes import boxes_around, centres_of, overlaps, sides_of
+from caffe_dns.layers.detection.boxes import decode_by_centres, encode_by_centres, overlaps
 from caffe_dns.layers.forks.fields import NormalizedLayer, mean_of
 from caffe_dns.layers.forks.roi import rounded
 
@@ -179,10 +179,7 @@ class ProposalTarget(NormalizedLayer):
 
     def _codes(self, regions: Tensor, objects: Tensor) -> Tensor:
         """The differences of objects from regions, N x 4."""
-        here, there = _spans(regions), _spans(objects)
-        sides = sides_of(here)
-        moved = (centres_of(there) - centres_of(here)) / sides
-        return self.normalized(torch.cat([moved, (sides_of(there) / sides).log()], 1))
+        return self.normalized(encode_by_centres(_spans(objects), _spans(regions)))
 
     def _weights(self, chosen: Chosen) -> Tensor:
         """Those of regions: foreground and background count as `fg_fraction` says."""
@@ -227,8 +224,6 @@ class BboxAccuracy(NormalizedLayer):
         columns = 4 * labels[:, None] + torch.arange(4, device=labels.device)
         codes = self.denormalized(codes.gather(1, columns))
         before, wanted = _spans(regions), _spans(objects)
-        sides = sides_of(before)
-        centres = centres_of(before) + codes[:, :2] * sides
-        after = boxes_around(centres, sides * codes[:, 2:].exp())
+        after = decode_by_centres(codes, before)
         tops = [mean_of(overlaps(spans, wanted), counted) for spans in (after, before)]
         return [top.view(1, 1, 1, 1) for top in tops[: self.num_tops]]
