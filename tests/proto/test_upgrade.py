@@ -348,30 +348,6 @@ def test_batch_norm_statistics_do_not_learn(lines: list[str]) -> None:
 # Solvers ------------------------------------------------------------------------------------------
 
 
-def test_fillers_of_a_batch_norm_are_those_of_the_scale_behind(lines: list[str]) -> None:
-    text = """
-    layer { name: "a" type: "BatchNorm" bottom: "x" top: "x"
-      batch_norm_param { filler { value: 0 } bias_filler { value: 2 } } }
-    layer { name: "b" type: "Scale" bottom: "x" top: "x" scale_param { bias_term: true } }
-    layer { name: "c" type: "BatchNorm" bottom: "x" top: "y"
-      batch_norm_param { filler { value: 3 } } }
-    layer { name: "d" type: "ReLU" bottom: "y" top: "y" }
-    layer { name: "e" type: "Scale" bottom: "y" top: "y" }
-    layer { name: "f" type: "BatchNorm" bottom: "y" top: "z"
-      batch_norm_param { bias_filler { value: 4 } } }
-    layer { name: "g" type: "Scale" bottom: "z" top: "z" }
-    """
-    layers = upgrade_net(parse_text(text, NetParameter).message, "file").layer
-    assert not layers[0].batch_norm_param.ListFields()
-    assert to_text(layers[1].scale_param) == (
-        "filler {\n  value: 0\n}\nbias_term: true\nbias_filler {\n  value: 2\n}\n"
-    )
-    assert layers[2].batch_norm_param.filler.value == 3  # which BatchNorm refuses
-    assert layers[5].batch_norm_param.bias_filler.value == 4  # NVCaffe's
-    assert not layers[4].scale_param.ListFields() and not layers[6].scale_param.ListFields()
-    assert lines == []
-
-
 @pytest.mark.parametrize("name", ["SGD", "Nesterov", "AdaGrad", "RMSProp", "AdaDelta", "Adam"])
 def test_every_solver_type(name: str, lines: list[str]) -> None:
     solver = parse_text(f"solver_type: {name.upper()}", SolverParameter).message

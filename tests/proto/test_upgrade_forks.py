@@ -1,4 +1,4 @@
-"""Convolutions of forks for videos: what they are in Caffe's terms."""
+"""Layers of forks: what they are in Caffe's terms."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from caffe_dns.net import Net
 from caffe_dns.net.definition import with_state
 from caffe_dns.proto.caffe_pb2 import TEST, LayerParameter, NetParameter
 from caffe_dns.proto.forks import renumber_layers
-from caffe_dns.proto.text import parse_text
+from caffe_dns.proto.text import parse_text, to_text
 from caffe_dns.proto.upgrade import upgrade_net
 from caffe_dns.proto.wire import LENGTH, VARINT, tag, varint
 from caffe_dns.weights import load_weights
@@ -118,3 +118,29 @@ def test_model_of_c3d(version: str, tmp_path: Path) -> None:
     load_weights(net, str(tmp_path / "c3d.caffemodel"))
     for found, expected in zip(net.params["c"], (weights, biases), strict=True):
         np.testing.assert_array_equal(found.detach().flatten(), expected)
+
+
+def test_fillers_of_a_batch_norm_are_those_of_the_scale_behind(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    text = """
+    layer { name: "a" type: "BatchNorm" bottom: "x" top: "x"
+      batch_norm_param { filler { value: 0 } bias_filler { value: 2 } } }
+    layer { name: "b" type: "Scale" bottom: "x" top: "x" scale_param { bias_term: true } }
+    layer { name: "c" type: "BatchNorm" bottom: "x" top: "y"
+      batch_norm_param { filler { value: 3 } } }
+    layer { name: "d" type: "ReLU" bottom: "y" top: "y" }
+    layer { name: "e" type: "Scale" bottom: "y" top: "y" }
+    layer { name: "f" type: "BatchNorm" bottom: "y" top: "z"
+      batch_norm_param { bias_filler { value: 4 } } }
+    layer { name: "g" type: "Scale" bottom: "z" top: "z" }
+    """
+    layers = upgrade_net(parse_text(text, NetParameter).message, "file").layer
+    assert not layers[0].batch_norm_param.ListFields()
+    assert to_text(layers[1].scale_param) == (
+        "filler {\n  value: 0\n}\nbias_term: true\nbias_filler {\n  value: 2\n}\n"
+    )
+    assert layers[2].batch_norm_param.filler.value == 3  # which BatchNorm refuses
+    assert layers[5].batch_norm_param.bias_filler.value == 4  # NVCaffe's
+    assert not layers[4].scale_param.ListFields() and not layers[6].scale_param.ListFields()
+    assert capfd.readouterr().err == ""
