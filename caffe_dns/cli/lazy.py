@@ -11,7 +11,7 @@ from types import ModuleType
 from typing import Any
 
 from caffe_dns import interrupt
-from caffe_dns.cli import threads
+from caffe_dns.cli import early_gpu, threads
 
 
 def runs(action: str) -> Callable[[Callable[[], None]], Callable[..., Any]]:
@@ -24,6 +24,7 @@ def runs(action: str) -> Callable[[Callable[[], None]], Callable[..., Any]]:
         @wraps(help_of)
         def command(**flags: Any) -> Any:
             interrupt.settle(flags.get("sigint_effect"), flags.get("sighup_effect"))
+            early_gpu.set_up(flags.get("gpu"))
             module = import_for_good(f"caffe_dns.cli.actions.{action}")
             if (count := flags.pop("threads", None)) is not None:
                 threads.use(count)
