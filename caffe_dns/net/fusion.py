@@ -32,8 +32,6 @@ DEVICES = ("cuda",)
 #: Numbers in a weight from which on its layer applies the mask by itself: the product then need not
 #: be kept for longer than from the layer's forward to its backward pass.
 LARGE = 1 << 20
-#: Whether a chain adds what is added to its top, and makes its share of a Concat's.
-REACHES_OUT = False
 
 
 class FusedLayers(Protocol):
@@ -184,12 +182,12 @@ def _find_fused_layers(
     found: dict[Layer, FusedLayers] = {}
     rest = list(steps)
     while rest:
-        residual = _residual_at(rest) if REACHES_OUT and not inner else None
+        residual = None if inner else _residual_at(rest)
         group = residual or _chain_at(rest, inner) or _sum_at(rest)
         if group is not None:
             found[rest[0].layer] = group
         del rest[: len(group.steps) if group is not None else 1]
-    return {**found, **_joined(steps, found)} if REACHES_OUT and not inner else found
+    return found if inner else {**found, **_joined(steps, found)}
 
 
 def _joined(steps: Sequence[Step], found: Mapping[Layer, FusedLayers]) -> dict[Layer, FusedLayers]:

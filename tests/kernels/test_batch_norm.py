@@ -152,7 +152,6 @@ def test_a_sum_in_bfloat16() -> None:
 
 @pytest.mark.parametrize("readers", [1, 2])
 def test_a_residual_block(readers: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fusion, "REACHES_OUT", True)
     shape = (4, 3, 5, 6)
     text = input_layer(data=shape, other=shape) + layer("bn", "BatchNorm", "data", "a")
     text += layer("scale", "Scale", "a", "a", "scale_param { bias_term: true }")

@@ -154,7 +154,6 @@ def test_a_sum_belongs_to_a_chain_where_nobody_looks(
     phase: Phase,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(fusion, "REACHES_OUT", True)
     text = DATA + OTHER + CONV + middle
     text += f"layer {{ name: 'sum' type: 'Eltwise' bottom: '{bottoms[0]}' bottom: '{bottoms[1]}' "
     text += "top: 's' }" + layer("relu", "ReLU", "s", "s")

@@ -86,7 +86,6 @@ def test_side_by_side(
 ) -> None:
     text = input_layer(data=(3, 4, 5, 6)) + MIDDLES[case] + END
     joins = "another" not in case
-    monkeypatch.setattr(fusion, "REACHES_OUT", True)
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     monkeypatch.setattr(fusion, "DEVICES", ())
     plain = make_net(text, context=Context(device=DEVICE))
