@@ -19,7 +19,7 @@ from caffe_dns.net import Net
 from caffe_dns.proto.caffe_pb2 import SharedValues
 from caffe_dns.surgery.kept_entries import KeptEntries, weighted_layers
 from caffe_dns.surgery.masked_layers import Replayed
-from caffe_dns.surgery.shared_values import find_values
+from caffe_dns.surgery.shared_values import find_values, rounded
 from caffe_dns.surgery.stages import Stage, stage_at
 
 #: How many pairs of a weight and a value are compared at once.
@@ -91,6 +91,7 @@ class _Layer:
 
     def __init__(self, layer: WeightedLayer, count: int, known: SharedValues | None) -> None:
         self.name = layer.name
+        self._count = count
         self._entries = KeptEntries(layer, zeros=True)
         self._weights = self._entries.get()
         if known is not None and len(known.weight) == self.size:
@@ -132,6 +133,7 @@ class _Layer:
         return torch.bucketize(self._weights, (self.values[1:] + self.values[:-1]) / 2)
 
     def _use(self) -> None:
-        """Put values in the place of weights, as float16 holds them."""
-        self._used.copy_(self.values.half().float()[self._nearest()])
+        """Put values in the place of weights, rounded to what a compact file holds of them."""
+        values = rounded(self.values, self._count).half().float()
+        self._used.copy_(values[self._nearest()])
         self._entries.put(self._used)

@@ -6,8 +6,9 @@ from itertools import combinations
 
 import numpy as np
 import pytest
+import torch
 
-from caffe_dns.surgery.shared_values import find_values, nearest
+from caffe_dns.surgery.shared_values import find_values, nearest, rounded
 
 
 def least_error(ordered: np.ndarray, count: int) -> float:
@@ -26,6 +27,22 @@ def test_close_to_the_best(seed: int) -> None:
     error = ((values[nearest(values, entries)] - entries) ** 2).sum()
     # Lloyd's rounds end in a local optimum.
     assert error <= 1.3 * least_error(np.sort(entries), 3) + 1e-3
+
+
+@pytest.mark.parametrize(("count", "bits"), [(2, 4), (4, 5), (8, 6), (7, 6), (256, 11)])
+def test_significant_bits(count: int, bits: int) -> None:
+    values = np.random.default_rng(count).standard_normal(500).astype(np.float32)
+    fraction, exponent = np.frexp(values.astype(np.float64))
+    expected = np.ldexp(np.round(fraction * 2**bits), exponent - bits)
+    assert rounded(values, count).tolist() == expected.tolist()
+    assert rounded(torch.from_numpy(values), count).tolist() == expected.tolist()
+
+
+def test_found_values_are_rounded() -> None:
+    entries = np.random.default_rng(3).standard_normal(500)
+    values = find_values(entries, 8).astype(np.float32)
+    assert len(values) == 8
+    assert values.tolist() == rounded(values, 8).tolist()
 
 
 def test_values_that_are_few_already_stay() -> None:

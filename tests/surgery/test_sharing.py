@@ -49,7 +49,9 @@ def test_an_iteration_by_hand(tmp_path: Path) -> None:
         chosen = nearest(values, moved)
         means = [moved[chosen == k].mean() if (chosen == k).any() else values[k] for k in range(4)]
         np.testing.assert_allclose(record.value, means, rtol=1e-5, atol=1e-7)
-        expected = np.array(means).astype(np.float16)[nearest(np.array(means), moved)]
+        fraction, exponent = np.frexp(means)
+        five_bits = np.ldexp(np.round(fraction * 2**5), exponent - 5)
+        expected = five_bits[nearest(np.array(means), moved)]
         np.testing.assert_allclose(entries(solver, name), expected, rtol=1e-3)
         assert 0 < np.abs(moved - weights).max() < 0.1
         assert torch.equal(solver.net.params[name][2], masks[name])
@@ -87,8 +89,12 @@ def test_few_values_and_the_loss_falls(tmp_path: Path) -> None:
     solver = masked(tmp_path, "max_iter: 100 surgery_stage { surgery: false bits: 3 }")
     solver.step(1)
     first = float(solver._losses[-1])
-    solver.step(99)
-    assert float(solver._losses[-1]) < 0.7 * first
+    solver.step(89)
+    last = []
+    for _ in range(10):
+        solver.step(1)
+        last.append(float(solver._losses[-1]))
+    assert np.mean(last) < 0.7 * first
     for name in ("ip1", "ip2"):
         found = np.unique(entries(solver, name))
         assert 4 < len(found) <= 8
