@@ -21,7 +21,8 @@ Image: TypeAlias = "np.ndarray[Any, np.dtype[Any]]"
 _JPEG_START, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
 _PNG_START, _PNG_LAST = b"\x89PNG\r\n\x1a\n", b"IEND"
 #: Pixels of an image, before it is decoded: what its header claims costs nothing to write there.
-MOST_PIXELS = 1 << 26
+#: cv2.imdecode takes six bytes for each, as it hands out a copy of what it has decoded: 240 MB.
+MOST_PIXELS = 40_000_000
 # OpenCV looks at this when it is imported. Whoever has larger images may set it.
 os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(MOST_PIXELS))
 #: More than the longest segment of a JPEG, which libjpeg fills with ends one after the other.

@@ -5,20 +5,19 @@ Sums are float32 and taken in the order of the records, so that the mean has Caf
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from itertools import islice
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
 from caffe_dns import log
 from caffe_dns.data.database import Database
-from caffe_dns.data.datum import Image, RawDatum, parse_datum
+from caffe_dns.data.datum import Image, parse_datum
+from caffe_dns.data.decoding import Buffer
 from caffe_dns.data.workers import Workers, available_cores
 from caffe_dns.errors import CaffeError
+from caffe_dns.proto.blobs import array_to_blob
 from caffe_dns.proto.caffe_pb2 import BlobProto
 
-#: Records that the threads decode before they are summed.
-_AT_ONCE = 64
 _LOG_EVERY = 10000
 
 
@@ -62,38 +61,34 @@ def mean_values(mean: Image) -> list[float]:
 def mean_to_blob(mean: Image) -> BlobProto:
     """The mean as a `mean_file` holds it, with the legacy 4-D shape."""
     channels, height, width = mean.shape
-    blob = BlobProto(num=1, channels=channels, height=height, width=width)
-    blob.data.extend(mean.ravel().tolist())
+    blob = array_to_blob(mean)
+    blob.ClearField("shape")
+    blob.num, blob.channels, blob.height, blob.width = 1, channels, height, width
     return blob
 
 
 def _images(database: Database) -> Iterator[tuple[bytes, Image]]:
-    """Keys and images in order; encoded ones are decoded by several threads."""
+    """Keys and images in order; several threads decode them."""
     workers = Workers(available_cores())
-    records = iter(database.records())
     first = True
     try:
-        while chunk := list(islice(records, _AT_ONCE)):
-            datums = [parse_datum(value) for _, value in chunk]
-            if first and datums[0].encoded:
+        for key, encoded, image in workers.stream(_read, database.records(), _size):
+            if first and encoded:
                 log.info("Decoding Datum")
             first = False
-            keys = (key for key, _ in chunk)
-            yield from zip(keys, _decode(datums, workers), strict=True)
+            yield key, image
     except CaffeError as error:
         raise error.locate(file=database.path) from None
     finally:
         workers.close()
 
 
-def _decode(datums: Sequence[RawDatum], workers: Workers) -> Sequence[Image]:
-    if not datums[0].encoded:
-        return [datum.image() for datum in datums]
-    images: list[Image] = [np.empty(0)] * len(datums)
+def _read(record: tuple[bytes, Buffer]) -> tuple[bytes, bool, Image]:
+    """Key and image of a record, and whether it was encoded."""
+    key, value = record
+    datum = parse_datum(value)
+    return key, datum.encoded, datum.image()
 
-    def place(some: range) -> None:
-        for index in some:
-            images[index] = datums[index].image()
 
-    workers.run(place, range(len(datums)))
-    return images
+def _size(read: tuple[bytes, bool, Image]) -> int:
+    return read[2].nbytes

@@ -19,9 +19,6 @@ from caffe_dns.errors import CaffeError, first_line
 from caffe_dns.files.reading import read_file
 from caffe_dns.proto.caffe_pb2 import Datum
 
-#: Images that the threads decode before their Datums are handed on.
-_AT_ONCE = 64
-
 
 @dataclass(frozen=True)
 class Record:
@@ -61,24 +58,15 @@ class ImageSet:
         Raises CaffeError for an image that cannot be encoded.
         """
         workers = Workers(available_cores())
-        results: list[Record | CaffeError] = []
-
-        def place(some: range) -> None:
-            for offset in some:
-                results[offset] = self._convert(start + offset)
-
         try:
-            for start in range(0, len(self.images), _AT_ONCE):
-                count = min(_AT_ONCE, len(self.images) - start)
-                results = [CaffeError("not read yet")] * count
-                workers.run(place, range(count))
-                for image, result in zip(self.images[start:], results, strict=False):
-                    if isinstance(result, CaffeError):
-                        path = self.root_folder + image.name
-                        log.error(f"Could not open or find file {path} ({result.message})")
-                        yield None
-                    else:
-                        yield result
+            results = workers.stream(self._convert, range(len(self.images)), _size)
+            for image, result in zip(self.images, results, strict=True):
+                if isinstance(result, CaffeError):
+                    path = self.root_folder + image.name
+                    log.error(f"Could not open or find file {path} ({result.message})")
+                    yield None
+                else:
+                    yield result
         finally:
             workers.close()
 
@@ -133,6 +121,11 @@ class ImageSet:
         return Datum(data=_encode(pixels, path, encoding), encoded=True)
 
 
+def _size(result: Record | CaffeError) -> int:
+    """Bytes of the image that was made a record."""
+    return result.num_values if isinstance(result, Record) else 0
+
+
 def _raw_datum(pixels: Image) -> Datum:
     """The Datum with an image's pixels (`CVMatToDatum` in `util/io.cpp`)."""
     planes = channels_first(pixels)
@@ -141,7 +134,7 @@ def _raw_datum(pixels: Image) -> Datum:
         channels=channels,
         height=height,
         width=width,
-        data=np.ascontiguousarray(planes).tobytes(),
+        data=planes.tobytes(),
         encoded=False,
     )
 

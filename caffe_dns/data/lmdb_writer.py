@@ -14,6 +14,8 @@ from caffe_dns.files import temporary_beside
 
 #: Size of a new map; doubled whenever it is full, as Caffe does.
 _FIRST_MAP_SIZE = 10 << 20
+#: Bytes of records that are kept in memory until a commit; more are written at once.
+_MOST_PENDING = 64 << 20
 
 
 class LMDBWriter(Writer):
@@ -23,6 +25,7 @@ class LMDBWriter(Writer):
         self._path = Path(path)
         self._temporary = temporary_beside(self._path)
         self._pending: list[tuple[bytes, bytes]] = []
+        self._pending_bytes = 0
         self._environment: lmdb.Environment | None = None
         try:
             self._temporary.mkdir()
@@ -36,12 +39,16 @@ class LMDBWriter(Writer):
 
     def put(self, key: bytes, value: bytes) -> None:
         self._pending.append((key, value))
+        self._pending_bytes += len(value)
+        if self._pending_bytes > _MOST_PENDING:
+            self.commit()
 
     def commit(self) -> None:
         while not self._try_commit():
             environment = self._opened()
             environment.set_mapsize(environment.info()["map_size"] * 2)
         self._pending.clear()
+        self._pending_bytes = 0
 
     def close(self) -> None:
         if self._environment is None:

@@ -5,16 +5,21 @@ from __future__ import annotations
 import math
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from itertools import islice
 from typing import TypeVar
 
 import torch
 
+_S = TypeVar("_S")
 _T = TypeVar("_T")
 
 #: With more, threads that decode images queue for Python's lock: 16 do half of what 10 do.
 _MOST_THREADS = 10
+#: How many results wait to be used in their order, and how many bytes they may have by the largest.
+_MOST_AHEAD, _BYTES_AHEAD = 64, 256 << 20
 #: In how many pieces the work is divided for each thread. More balance it better, but cost more.
 _PIECES = 2
 
@@ -56,6 +61,21 @@ class Workers:
         self.run(place, range(count))
         return [made[at] for at in range(count)]
 
+    def stream(
+        self, make: Callable[[_S], _T], items: Iterable[_S], size: Callable[[_T], int]
+    ) -> Iterator[_T]:
+        """What `make` gives for each item, in order. Raises what it raises.
+
+        Some are made ahead, fewer where the largest so far is large by `size`, in bytes.
+        """
+        source = iter(items)
+        ahead, largest = 1, 1
+        while some := list(islice(source, ahead)):
+            made = self.map(partial(_make_one, make, some), len(some))
+            largest = max(largest, *map(size, made))
+            ahead = max(1, min(_MOST_AHEAD, _BYTES_AHEAD // largest))
+            yield from made
+
     def start(
         self, work: Callable[[range], None], indices: range, at_least: int = 1
     ) -> list[Future[None]]:
@@ -78,6 +98,10 @@ class Workers:
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
             self._pool = None
+
+
+def _make_one(make: Callable[[_S], _T], items: Sequence[_S], at: int) -> _T:
+    return make(items[at])
 
 
 def _stay_alone(usual: int) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from caffe_dns.data import lmdb_writer
 from caffe_dns.data.db import create_database, open_database
 from caffe_dns.errors import CaffeError
 from tests.oracle import GOLDEN
@@ -40,6 +41,25 @@ def test_grows_beyond_the_first_map(tmp_path: Path) -> None:
     with open_database(str(path)) as database:
         assert database.entries() == 25
         assert all(bytes(found) == value for _, found in database.records())
+
+
+def test_large_records_do_not_wait_in_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lmdb_writer, "_MOST_PENDING", 1000)
+    commits: list[int] = []
+    commit = lmdb_writer.LMDBWriter._try_commit
+
+    def counted(self: lmdb_writer.LMDBWriter) -> bool:
+        commits.append(len(self._pending))
+        return commit(self)
+
+    monkeypatch.setattr(lmdb_writer.LMDBWriter, "_try_commit", counted)
+    with create_database(str(tmp_path / "new")) as writer:
+        for number in range(7):
+            writer.put(b"%d" % number, bytes(400))
+    assert commits == [3, 3, 1]
+    assert len(contents(tmp_path / "new")) == 7
 
 
 def test_an_error_leaves_nothing_behind(tmp_path: Path) -> None:

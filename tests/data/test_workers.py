@@ -101,3 +101,23 @@ def test_results_come_in_order(threads: int) -> None:
     with pytest.raises(ZeroDivisionError):
         workers.map(lambda at: 1 // (at - 7), 20)
     workers.close()
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize(("size", "most"), [(1, 64), (100 << 20, 2), (1 << 30, 1)])
+def test_fewer_are_made_ahead_where_they_are_large(threads: int, size: int, most: int) -> None:
+    made: list[int] = []
+
+    def make(item: int) -> int:
+        made.append(item)
+        return item * item
+
+    workers = Workers(threads)
+    ahead: list[int] = []
+    for used, result in enumerate(workers.stream(make, iter(range(150)), lambda _: size)):
+        assert result == used * used
+        ahead.append(len(made) - used)
+    workers.close()
+    assert sorted(made) == list(range(150))
+    assert ahead[0] == 1  # before it is known how large they are
+    assert max(ahead) == most
