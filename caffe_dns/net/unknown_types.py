@@ -7,7 +7,7 @@ from caffe_dns.layers import layer_types
 from caffe_dns.net.places import Places
 from caffe_dns.plugins import load_installed
 from caffe_dns.proto.caffe_pb2 import NetParameter
-from caffe_dns.proto.known_forks import forks_with_layer
+from caffe_dns.proto.known_forks import forks_with_layer, instead
 from caffe_dns.proto.unknown import Unknown, with_others
 
 
@@ -37,5 +37,5 @@ def _message(type: str, column: int | None) -> str:
     place = f" (column {column})" if column else ""
     forks = forks_with_layer(type)
     if forks is not None:
-        return f"'{type}'{place} is a layer type of {forks}, which dns lacks"
+        return f"'{type}'{place} is a layer type of {forks}, which dns lacks{instead(type)}"
     return f"unknown layer type '{type}'{place}{nearest(type, list(layer_types))}"

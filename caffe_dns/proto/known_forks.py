@@ -1,8 +1,9 @@
-"""Whose are the fields and layer types that dns does not have, so that messages can say it."""
+"""Whose are the fields and layer types that dns does not have, and what would do, for messages."""
 
 from __future__ import annotations
 
-#: Fork -> message -> the fields that its caffe.proto adds and that definitions use.
+#: Fork -> message -> the fields that its caffe.proto adds and that definitions use; also enum ->
+#: its values, of which those of LayerType are layer types of 2014.
 FIELDS = {
     "SSD": {
         "VideoDataParameter": "video_type device_id video_file skip_frames",
@@ -16,7 +17,17 @@ FIELDS = {
     "ENet": {
         "ImageDataParameter": "label_divide_factor",
     },
-    "CRF-RNN": {"LayerParameter": "multi_stage_meanfield_param"},
+    "CRF-RNN": {
+        "LayerParameter": "multi_stage_meanfield_param",
+        "V1LayerParameter": "multi_stage_meanfield_param",
+        "LayerType": "MULTI_STAGE_MEANFIELD",
+    },
+    "the first FCN": {"LayerType": "CROP"},
+    "DeconvNet": {
+        "V1LayerParameter": "bn_param unpooling_param eltwise_accuracy_param",
+        "LayerType": "BN UNPOOLING ELTWISE_ACCURACY WINDOW_SEG_DATA IMAGE_SEG_DATA",
+    },
+    "HED": {"LayerType": "IMAGE_LABELMAP_DATA"},
     "NVCaffe": {
         "LayerParameter": "forward_type backward_type forward_math backward_math debug "
         "cudnn_math_override detectnet_groundtruth_param detectnet_augmentation_param trt_param",
@@ -54,7 +65,12 @@ FIELDS = {
         "ReshapeParameter": "pixelshuffler",
         "TransformationParameter": "flow bgr2rgb pad",
     },
+    "LRCN": {
+        "ImageDataParameter": "min_height min_width",
+        "TransformationParameter": "flow",
+    },
     "DeepDetect": {
+        "LayerParameter": "selu_dropout_param",
         "NonMaximumSuppressionParameter": "soft_nms theta",
         "MultiBoxLossParameter": "objectness_score",
         "TransformationParameter": "geometry_param",
@@ -65,13 +81,62 @@ FIELDS = {
         "seg_scales seg_resize_width seg_resize_height difficult_label_warmup",
     },
     "C3D": {
-        "ImageDataParameter": "show_data",
+        "LayerType": "VIDEO_WITH_VOXEL_TRUTH_DATA VIDEO_SEGMENTATION_DATA VOXEL_SOFTMAX "
+        "VOXEL_SOFTMAX_LOSS",
+        "ImageDataParameter": "show_data num_truth_channels is_flow truth_scale",
         "VideoDataParameter": "show_data max_sampling_rate use_sampling_rate_jitter "
         "use_multiple_label num_of_labels",
     },
     "TSN": {
         "VideoDataParameter": "encoded",
         "TransformationParameter": "original_image upper_size upper_height upper_width",
+    },
+    "caffe-augmentation": {
+        "TransformationParameter": "contrast_brightness_adjustment smooth_filtering "
+        "jpeg_compression min_side max_smooth max_rotation_angle max_color_shift min_contrast "
+        "max_contrast max_brightness_shift apply_probability debug_params",
+    },
+    "CaffeOnSpark": {
+        "LayerParameter": "source_class",
+        "MemoryDataParameter": "source share_in_parallel",
+    },
+    "yihui-he's channel pruning": {
+        "LayerParameter": "filter_param",
+        "ImageDataParameter": "new_dim bicubic",
+    },
+    "kaiqzhan's ADMM pruning": {
+        "SolverParameter": "admm_iter pruning_phase",
+        "ParamSpec": "prune_ratio rho",
+    },
+    "MNC": {"LayerParameter": "roi_warping_param mask_resize_param"},
+    "caffe_pp2": {
+        "LayerParameter": "st_param st_loss_param loc_loss_param power_file_param",
+        "FillerParameter": "file",
+    },
+    "caffe-yolo": {"DataParameter": "side"},
+    "caffe-yolov2": {
+        "DataParameter": "side",
+        "DetectionOutputParameter": "side coords biases",
+    },
+    "makefile's frcnn": {"WindowDataParameter": "config"},
+    "happynear": {
+        "LayerParameter": "inner_distance_param",
+        "SoftmaxParameter": "normalize_type",
+    },
+    "yjxiong": {
+        "LayerParameter": "seg_data_param",
+        "TransformationParameter": "stride",
+    },
+    "Synopsys Caffe": {
+        "LayerParameter": "pad_param resize_bilinear_param",
+        "BatchNormParameter": "add_eps_before_sqrt",
+        "BNParameter": "icnet",
+        "ConvolutionParameter": "pad_type pad_l pad_r pad_t pad_b",
+        "DetectionOutputParameter": "no_permute",
+        "PoolMethod": "AVE_TF AVE_EXC_PAD",
+        "PoolingParameter": "pad_type pad_l pad_r pad_t pad_b",
+        "ReshapeParameter": "pixelshuffler",
+        "TransformationParameter": "caffe_yolo",
     },
     "SkimCaffe": {
         "SolverParameter": "prune_threshold max_threshold_factor winograd_sparsity_factor "
@@ -95,12 +160,83 @@ LAYER_TYPES = {
     "MS-CNN": "BBoxAccuracy BoxGroupOutput DetectionGroupLoss DetectionGroupAccuracy",
     "MobileNet-YOLO": "GaussianYolov3 YoloSeg Yolov3",
     "Intel Caffe": "ConvolutionReLU SpatialDropout",
-    "DeepDetect": "SparseData SparseInnerProduct",
+    "SkimCaffe": "ConvolutionReLU ConvolutionReLUPool ConvolutionReLUPoolLRN "
+    "InnerProductReLUDropout MKLBatchNorm MKLConvolution MKLLRN MKLPooling MKLReLU ReLUPooling "
+    "Winograd",
+    "DeepDetect": "SparseData SparseInnerProduct SeLuDropout",
+    "MNC": "ROIWarping MaskPooling MaskResize",
+    "caffe-yolo": "BoxData",
+    "caffe-yolov2": "BoxData",
+    "makefile's frcnn": "FrcnnAnchorTarget FrcnnProposal FrcnnProposalTarget FrcnnRoiData",
+    "happynear": "ChannelScale InnerDistance MultiLabelImageData",
+    "HED": "ImageLabelmapData",
+    "yjxiong": "Gather Scatter SegData SyncBN",
+}
+
+#: (message, field) -> the fork that takes several where all others take one.
+_SEVERAL = {("TransformationParameter", "resize_param"): "MobileNet-YOLO"}
+
+_PRUNE = "dns train --target-compression prunes while training"
+_STILL = "without it, the net gives the scores that it refines"
+#: What would do instead of a field, a layer type or a value of those above.
+_INSTEAD = {
+    **dict.fromkeys(
+        ("prune_ratio", "rho", "admm_iter", "pruning_phase", "prune_threshold", "breadth_decay"),
+        _PRUNE,
+    ),
+    **dict.fromkeys(("kernel_shape_decay", "block_group_decay", "force_decay"), _PRUNE),
+    **dict.fromkeys(
+        ("MultiStageMeanfield", "MULTI_STAGE_MEANFIELD", "multi_stage_meanfield_param"), _STILL
+    ),
+    **dict.fromkeys(("DenseCRF", "dense_crf_param"), _STILL),
+    "CROP": 'a layer of type "Crop" with the offset in its crop_param would do',
+    "BN": 'a layer of type "BN" would do',
+    "UNPOOLING": 'a layer of type "Upsample" would do',
+    **dict.fromkeys(
+        ("WINDOW_SEG_DATA", "IMAGE_SEG_DATA", "SegData", "seg_data_param", "ImageLabelmapData"),
+        'a layer of type "ImageSegData" reads images and their label maps',
+    ),
+    **dict.fromkeys(
+        ("VIDEO_WITH_VOXEL_TRUTH_DATA", "VIDEO_SEGMENTATION_DATA"),
+        "HDF5Data takes clips with labels for each voxel",
+    ),
+    **dict.fromkeys(("VOXEL_SOFTMAX", "VOXEL_SOFTMAX_LOSS"), "Softmax and its loss take volumes"),
+    **dict.fromkeys(
+        ("BoxData", "DetectNetTransformation", "detectnet_groundtruth_param", "yolo_data_type"),
+        "AnnotatedData reads images with boxes",
+    ),
+    "contrast_brightness_adjustment": "AnnotatedData's distort_param does the like",
+    "new_dim": "new_height and new_width of the images would do",
+    "source": 'a layer of type "Data" reads databases',
+    "MultiLabelImageData": "HDF5Data takes several labels",
+    "SparseData": "Data or HDF5Data with the zeros would do",
+    "SparseInnerProduct": "InnerProduct would do",
+    "ConvolutionReLU": "a Convolution and a ReLU would do",
+    "ConvolutionReLUPool": "a Convolution, a ReLU and a Pooling would do",
+    "ConvolutionReLUPoolLRN": "a Convolution, a ReLU, a Pooling and an LRN would do",
+    "InnerProductReLUDropout": "an InnerProduct, a ReLU and a Dropout would do",
+    "ReLUPooling": "a ReLU and a Pooling would do",
+    "MKLBatchNorm": "BatchNorm would do",
+    "MKLConvolution": "Convolution would do",
+    "MKLLRN": "LRN would do",
+    "MKLPooling": "Pooling would do",
+    "MKLReLU": "ReLU would do",
+    "SyncBN": "BN would do",
+    "SpatialDropout": "Dropout would do, which leaves out entries one by one",
+    **dict.fromkeys(("SeLuDropout", "selu_dropout_param"), "Dropout would do"),
+    "video_type": "a program can give the frames to caffe.Net",
+    "local_lr_auto": "larc: true does the like",
+    "larc_turbo": "larc: true does the like",
+    "pad_l": "pad_h and pad_w pad both sides alike",
+    "AVE_TF": "AVE would do where nothing is padded",
+    "AVE_EXC_PAD": "AVE would do where nothing is padded",
+    "pixelshuffler": "Reshape, Permute and Reshape would do",
+    "file": "weights for the layer come in with --weights",
 }
 
 
 def forks_with_field(message: str, field: str) -> str | None:
-    """The forks whose message of that name has that field, as text, or None."""
+    """The forks whose message or enum of that name has that field or value, as text, or None."""
     forks = [fork for fork, fields in FIELDS.items() if field in fields.get(message, "").split()]
     return " and ".join(forks) or None
 
@@ -109,3 +245,16 @@ def forks_with_layer(type: str) -> str | None:
     """The forks that have that layer type, as text, or None."""
     forks = [fork for fork, types in LAYER_TYPES.items() if type in types.split()]
     return " and ".join(forks) or None
+
+
+def fork_with_several(message: str, field: str) -> str | None:
+    """The fork whose message of that name takes that field several times, or None."""
+    return _SEVERAL.get((message, field))
+
+
+def instead(name: str) -> str:
+    """What would do instead of that field, layer type or value of a fork, for the end of an error.
+
+    Empty where nothing is known.
+    """
+    return f"; {_INSTEAD[name]}" if name in _INSTEAD else ""

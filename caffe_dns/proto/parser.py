@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
 from google.protobuf.message import Message
 
 from caffe_dns import log
@@ -19,7 +19,7 @@ from caffe_dns.errors import CaffeError, nearest
 from caffe_dns.proto import values
 from caffe_dns.proto.fields import is_repeated, required_names
 from caffe_dns.proto.idle_fields import idle_field, is_idle_engine
-from caffe_dns.proto.known_forks import forks_with_field
+from caffe_dns.proto.known_forks import fork_with_several, forks_with_field, instead
 from caffe_dns.proto.positions import Positions
 from caffe_dns.proto.tokens import Lines, Token, Tokens
 from caffe_dns.proto.unknown import Unknown, foreign_layers, other_kind, with_others
@@ -27,6 +27,8 @@ from caffe_dns.proto.unknown import Unknown, foreign_layers, other_kind, with_ot
 _CLOSING = {"{": "}", "<": ">"}
 #: With so many unknown names, it is another kind of file.
 _MOST_UNKNOWN = 1000
+#: The enum of the layer types of 2014.
+_OLD_TYPES = "LayerType"
 #: As deep as protobuf reads binary messages.
 _DEEPEST = 100
 #: From here on, a number becomes infinite as a float.
@@ -109,10 +111,8 @@ class Parser:
         name = token.text
         repeated = is_repeated(field)
         if not repeated and name in given:
-            first = self._lines.line(given[name])
-            raise self._error(
-                token, f"'{name}' is given twice, first on line {first}, but is not repeated"
-            )
+            self._given_twice(token, message.DESCRIPTOR, self._lines.line(given[name]))
+            return
         if not repeated:
             given[name] = token.offset
         if field.message_type is None:
@@ -123,6 +123,17 @@ class Parser:
             self._list(message, field)
         else:
             self._value(message, field, repeated)
+
+    def _given_twice(self, token: Token, descriptor: Descriptor, first: int) -> None:
+        """Step over the value of a field that only a fork has several times; raises for others."""
+        name = token.text
+        message = f"'{name}' is given twice, first on line {first}, but is not repeated"
+        fork = fork_with_several(descriptor.name, name)
+        if fork is None:
+            raise self._error(token, message)
+        error = self._error(token, message, f": only {fork} takes several; give one")
+        self._note(error, token, f"several '{name}' in {descriptor.name}", fork)
+        self._skip_value()
 
     def _foreign_field(self, token: Token, descriptor: Descriptor) -> None:
         """Step over the value of a field of a fork if it changes nothing here."""
@@ -150,6 +161,7 @@ class Parser:
                 token,
                 f"'{token.text}' of {forks_with_field(descriptor.name, token.text)} is not "
                 f"supported but for {known}, with which it changes nothing",
+                instead(token.text),
             )
             self._note_field(error, token, descriptor)
             return
@@ -221,11 +233,23 @@ class Parser:
                 token = token._replace(text="-" + self._tokens.next.text)
             return self._read_number(field, negative, token)
         except ValueError as error:
-            wrong = self._unexpected(token, str(error))
             if field.enum_type is None or token.kind != "name":
-                raise wrong from None
-            self._note(wrong, token, f"{field.name}: {token.text}", None)
+                raise self._unexpected(token, str(error)) from None
+            self._foreign_value(token, field.enum_type, str(error))
             return field.default_value
+
+    def _foreign_value(self, token: Token, enum: EnumDescriptor, expected: str) -> None:
+        """Keep the error about a name that is no value of an enum here, and whose it is."""
+        forks = forks_with_field(enum.name, token.text)
+        hint = f": this is of {forks}, which dns does not have{instead(token.text)}"
+        if enum.name == _OLD_TYPES:
+            name = f"layer type '{token.text}'"
+            near = nearest(token.text, list(enum.values_by_name))
+            error = self._error(token, f"unknown {name}", hint if forks else near)
+        else:
+            name = f"{self._path[-1]}: {token.text}"
+            error = self._unexpected(token, expected, hint if forks else "")
+        self._note(error, token, name, forks)
 
     def _read_number(self, field: FieldDescriptor, negative: bool, shown: Token) -> Any:
         """A number, a boolean or an enum's value; `shown` is what errors say was there."""
@@ -279,11 +303,12 @@ class Parser:
             field=".".join(self._path) or None,
         )
 
-    def _unexpected(self, token: Token, expected: str) -> CaffeError:
+    def _unexpected(self, token: Token, expected: str, hint: str = "") -> CaffeError:
         if token.kind == "unclosed":
             return self._error(token, f"the string that starts with {token.text} is never closed")
         found = token.text if token.kind == "end" else _quoted(token.text)
-        hint = "; no text has this byte, so delete it" if token.text in "\x00\x1a" else ""
+        if token.text in "\x00\x1a":
+            hint = "; no text has this byte, so delete it"
         return self._error(token, f"{expected}, found {found}", hint)
 
     def _unknown_field(self, token: Token, descriptor: Descriptor) -> CaffeError:
@@ -292,7 +317,7 @@ class Parser:
         message = f"unknown field '{name}' in {descriptor.name}"
         fork = forks_with_field(descriptor.name, name)
         if fork is not None:
-            hint = f": this is a field of {fork}, which dns does not have"
+            hint = f": this is a field of {fork}, which dns does not have{instead(name)}"
             return self._error(token, message, hint)
         if len(self._open) == 1 and (other := other_kind(descriptor.name, name)):
             raise self._error(token, message, f": {other}")

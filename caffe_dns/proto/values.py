@@ -24,6 +24,8 @@ _BOOLS = {
     **dict.fromkeys(("true", "True", "t", "1"), True),
     **dict.fromkeys(("false", "False", "f", "0"), False),
 }
+#: Of more values of an enum than this, errors count the rest.
+_MOST_NAMED = 12
 _ESCAPES = {b"n": b"\n", b"r": b"\r", b"t": b"\t", b"a": b"\a", b"b": b"\b", b"f": b"\f"}
 _ESCAPES |= {b"v": b"\v", b"\\": b"\\", b"'": b"'", b'"': b'"', b"?": b"?"}
 _ESCAPE = re.compile(
@@ -78,7 +80,10 @@ def read_enum(enum: EnumDescriptor, token: Token, negative: bool) -> int:
             return number
     elif token.text in enum.values_by_name and not negative:
         return int(enum.values_by_name[token.text].number)
-    raise ValueError(f"expected a {enum.name} ({', '.join(enum.values_by_name)})")
+    names = list(enum.values_by_name)
+    if len(names) > _MOST_NAMED:
+        names[_MOST_NAMED:] = [f"{len(names) - _MOST_NAMED} more"]
+    raise ValueError(f"expected a {enum.name} ({', '.join(names)})")
 
 
 def append_string(pieces: bytearray, token: Token) -> None:

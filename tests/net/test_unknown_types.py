@@ -34,8 +34,9 @@ def test_all_are_named_with_their_forks_and_places(tmp_path: Path) -> None:
 
 def test_the_fork_is_named_and_nothing_far_is_proposed() -> None:
     assert refused(LAYERS) == (
-        "layer 'b': 'DenseCRF' is a layer type of DeepLab, which dns lacks; "
-        "also unknown: 'DetectionGroupLoss' (MS-CNN), 'Teleporter'"
+        "layer 'b': 'DenseCRF' is a layer type of DeepLab, which dns lacks; without it, the "
+        "net gives the scores that it refines; also unknown: 'DetectionGroupLoss' (MS-CNN), "
+        "'Teleporter'"
     )
     assert refused('layer { name: "x" type: "Teleporter" top: "x" }') == (
         "layer 'x': unknown layer type 'Teleporter'"

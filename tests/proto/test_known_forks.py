@@ -1,6 +1,16 @@
+from collections.abc import Iterable
+
 from caffe_dns.layers import layer_types
 from caffe_dns.proto import caffe_pb2
-from caffe_dns.proto.known_forks import FIELDS, LAYER_TYPES, forks_with_field, forks_with_layer
+from caffe_dns.proto.known_forks import (
+    _INSTEAD,
+    _SEVERAL,
+    FIELDS,
+    LAYER_TYPES,
+    forks_with_field,
+    forks_with_layer,
+    instead,
+)
 from tests.nets import input_layer, layer, refused
 
 
@@ -9,15 +19,34 @@ def test_fields_of_forks_are_named_with_all_that_have_them() -> None:
     assert forks_with_field("BatchNormParameter", "engine") == "NVCaffe and Intel Caffe"
     assert forks_with_field("LayerParameter", "engine_param") is None
     assert forks_with_field("NetParameter", "video_file") is None
+    assert forks_with_field("PoolMethod", "AVE_TF") == "Synopsys Caffe"
 
 
 def test_no_field_and_no_layer_type_of_ours_is_called_foreign() -> None:
     for messages in FIELDS.values():
-        for message, fields in messages.items():
-            ours = caffe_pb2.DESCRIPTOR.message_types_by_name[message].fields_by_name
-            assert not set(fields.split()) & set(ours)
+        for name, fields in messages.items():
+            assert not set(fields.split()) & set(_ours(name))
     for types in LAYER_TYPES.values():
         assert not set(types.split()) & set(layer_types)
+
+
+def _ours(name: str) -> Iterable[str]:
+    """The fields of a message, or the values of an enum."""
+    messages = caffe_pb2.DESCRIPTOR.message_types_by_name
+    if name in messages:
+        return messages[name].fields_by_name
+    enums = {each.name: each for message in messages.values() for each in message.enum_types}
+    return enums[name].values_by_name
+
+
+def test_what_would_do_instead_is_said_of_what_is_foreign() -> None:
+    fields = (field for each in FIELDS.values() for line in each.values() for field in line.split())
+    foreign = {*fields, *(type for types in LAYER_TYPES.values() for type in types.split())}
+    assert set(_INSTEAD) <= foreign
+    assert instead("ReLUPooling") == "; a ReLU and a Pooling would do"
+    assert instead("ReLUPoolin") == ""
+    for message, field in _SEVERAL:
+        assert field in _ours(message)
 
 
 def test_layer_types_of_forks_are_named() -> None:

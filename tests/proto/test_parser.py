@@ -100,6 +100,41 @@ PARAM = "layer.convolution_param"
             "found 'MIX' (column 25)",
         ),
         (
+            layer("pooling_param { pool: AVE_TF }"),
+            "3: layer.pooling_param.pool: expected a PoolMethod (MAX, AVE, STOCHASTIC), "
+            "found 'AVE_TF' (column 25): this is of Synopsys Caffe, which dns does not have; "
+            "AVE would do where nothing is padded",
+        ),
+        (
+            "layers { type: CROP }",
+            "1: layers.type: unknown layer type 'CROP' (column 16): this is of the first FCN, "
+            'which dns does not have; a layer of type "Crop" with the offset in its crop_param '
+            "would do",
+        ),
+        (
+            "layers { type: RELUE }",
+            "1: layers.type: unknown layer type 'RELUE' (column 16) (did you mean 'RELU'?)",
+        ),
+        (
+            'layers { type: "RELU" }',
+            "1: layers.type: expected a LayerType (NONE, ABSVAL, ACCURACY, ARGMAX, BNLL, CONCAT, "
+            "CONTRASTIVE_LOSS, CONVOLUTION, DATA, DECONVOLUTION, DROPOUT, DUMMY_DATA, 32 more), "
+            "found '\"RELU\"' (column 16)",
+        ),
+        (
+            layer("param { prune_ratio: 3 }"),
+            "3: layer.param.prune_ratio: unknown field 'prune_ratio' in ParamSpec (column 11): "
+            "this is a field of kaiqzhan's ADMM pruning, which dns does not have; dns train "
+            "--target-compression prunes while training",
+        ),
+        (
+            layer("transform_param { resize_param { } resize_param <a: 1> yolo: [2]\nflop: 3 }"),
+            "3: layer.transform_param.resize_param: 'resize_param' is given twice, first on line "
+            "3, but is not repeated (column 38): only MobileNet-YOLO takes several; give one; "
+            "also unknown: 'yolo' in TransformationParameter (line 3), 'flop' in "
+            "TransformationParameter (line 4)",
+        ),
+        (
             layer("pooling_param { pool: 3 }"),
             "3: layer.pooling_param.pool: expected a PoolMethod (MAX, AVE, STOCHASTIC), "
             "found '3' (column 25)",
