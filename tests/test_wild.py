@@ -14,7 +14,7 @@ from caffe_dns.proto.text import parse_text
 from tests import programs
 from tools.trials.constant_data import Guess, guesses, with_constant_data
 from tools.trials.faults import is_fault
-from tools.trials.steps import kind_of
+from tools.trials.steps import Step, kind_of, try_net
 
 DATA = 'layer { name: "d" type: "Data" top: "data" top: "label" data_param { source: "gone" } }\n'
 SCORES = """layer { name: "ip" type: "InnerProduct" bottom: "data" top: "ip"
@@ -226,6 +226,25 @@ def test_objects_that_proposals_are_compared_with_have_a_class() -> None:
     net = Net(with_constant_data(param, Guess(2, (3, 9, 9))))
     classes = net()["b"]
     assert classes.shape == (8, 1, 1, 1) and classes.eq(1).any()
+
+
+def test_statistics_that_no_batch_has_taught_do_not_overflow(tmp_path: Path) -> None:
+    """Divided by the square root of eps, 1e-5, sixteen times over, a score is beyond float32."""
+    layer = """layer { name: "%d" type: "BatchNorm" bottom: "ip" top: "ip"
+      batch_norm_param { use_global_stats: true } }\n"""
+    file = tmp_path / "net.prototxt"
+    file.write_text(DATA + SCORES + "".join(layer % index for index in range(20)) + LOSS)
+    reached: list[Step] = []
+    assert try_net(file, reached.append, Step.TRAINED, lambda: None)
+    assert reached[-1] is Step.TRAINED
+
+
+def test_objects_that_are_given_as_dummies_have_a_class() -> None:
+    text = """
+    layer { name: "l" type: "DummyData" top: "l"
+      dummy_data_param { shape { dim: 1 dim: 1 dim: 5 dim: 8 } } }"""
+    param = parse_text(text, NetParameter).message
+    assert Net(with_constant_data(param, Guess(2, (3, 9, 9))))()["l"][..., 1].eq(1).all()
 
 
 def test_batches_are_of_as_many_items_as_share_statistics() -> None:

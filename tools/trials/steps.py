@@ -202,6 +202,8 @@ def _train(definition: NetParameter) -> None:
     )
     param.train_state.CopyFrom(definition.state)
     solver = Solver(param, surgery=False)
+    with torch.no_grad():
+        _give_statistics(solver.net)
     losses: list[float] = []
     solver.on_iteration = lambda: losses.append(float(solver._losses[-1]))
     solver.step(_ITERATIONS)

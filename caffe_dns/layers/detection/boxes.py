@@ -124,7 +124,8 @@ def uncovered(boxes: Tensor, leaves: Callable[[Tensor, Tensor], Tensor]) -> Tens
     left = torch.arange(len(boxes), device=boxes.device)
     stays = [left[:0]]
     while len(left):
-        stays.append(left[:1])
+        # A copy: a part would hold on to all that were left each time.
+        stays.append(left[:1].clone())
         left = left[1:]
         left = left[leaves(boxes[stays[-1]], boxes[left])]
     return torch.cat(stays)

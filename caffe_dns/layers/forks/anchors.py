@@ -18,9 +18,9 @@ class Proposal(Layer):
 
     Bottoms: scores 1 x 2A x H x W of A anchors, the background's first; differences 1 x 4A x H x W
     of x, y and the logarithms of width and height; and height and width of the image in pixels with
-    the factors by which both were resized, or one for both. Tops: regions R x 5 of image (0) and
-    corners, the best first, and their scores, R. How many there are is known only in the forward
-    pass; `reshape` says the most. No gradient passes through.
+    the factors by which both were resized, or one for both; further numbers are not read. Tops:
+    regions R x 5 of image (0) and corners, the best first, and their scores, R. How many there are
+    is known only in the forward pass; `reshape` says the most. No gradient passes through.
     """
 
     bottoms = (3, 3)
@@ -58,8 +58,10 @@ class Proposal(Layer):
         right = (1, 4 * number, *scores[2:])
         if codes != right:
             raise self.error(f"{right} would be right of differences, not {codes}", "bottom")
-        if count(image) not in (3, 4):
-            raise self.error(f"3 or 4 numbers of the image would be right, not {image}", "bottom")
+        if count(image) < 3:
+            raise self.error(
+                f"at least 3 numbers of the image would be right, not {image}", "bottom"
+            )
         most = self.options.post_nms_topn
         tops: list[Shape] = [(most, 5), (most,)]
         return tops[: self.num_tops]
@@ -79,7 +81,7 @@ class Proposal(Layer):
         height, width = scores.shape[2:]
         numbers = image.flatten()
         last = numbers[[1, 0]] - 1
-        least = self.options.min_size * numbers[[-1, 2]]
+        least = self.options.min_size * numbers[[3 if len(numbers) > 3 else 2, 2]]
         places = torch.arange(height * width, device=scores.device)
         corner = torch.stack([places % width, places // width], 1) * self.options.feat_stride
         anchors = (corner.repeat(1, 2)[:, None] + self.anchors.to(scores.dtype)).flatten(0, 1)
