@@ -23,8 +23,9 @@ from tools.benchmarks import prune_cost
 def test_a_way(
     way: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = f"--nets lenet --ways {way} --batch 2 --copies 2 --rounds 2 --seconds 0.02"
+    arguments = f"--nets lenet --ways {way} --batch 2 --copies 2 --rounds 2"
     monkeypatch.setattr(sys, "argv", ["prune_cost.py", *arguments.split()])
+    monkeypatch.setattr(prune_cost, "INTERVAL", 2)
     prune_cost.main()
     _device, titles, row = capsys.readouterr().out.splitlines()
     assert titles.split() == ["net", "way", "without", "with", "more"]

@@ -8,12 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from caffe_dns import kernels
 from caffe_dns.surgery.masked_layers import MaskedLayer, Replayed
+
+if TYPE_CHECKING:
+    from caffe_dns.kernels.contest import ContestKernel
 
 #: A bin has the strengths of one exponent and of the same first 4 bits of the mantissa.
 _SHIFT, BINS = 19, 4096
@@ -72,6 +77,7 @@ class Ranking:
         self._ends = torch.tensor(self._sizes, device=device).cumsum(0)
         self._wanted = torch.zeros((), dtype=torch.int64, device=device)
         self._thresholds = layers[0].layer.blobs[0].new_zeros(len(layers))
+        self._kernel: ContestKernel | None = None
         self._find = Replayed(self._find_contest, device)
         self._prune = Replayed(self._prune_layers, device)
 
@@ -114,10 +120,32 @@ class Ranking:
             return _Contest(
                 values, scales, everything, nothing, nothing.double(), nothing.sum(), none
             )
-        numbers, costs = self._histograms(of_layers)
+        numbers, costs = self._histograms(values)
         kept, pruned = self._certain(numbers, costs, scales)
         edges = _edges(values.device)
-        low, high = edges[pruned.sum(1)], edges[BINS - kept.sum(1)]
+        bounds = edges[pruned.sum(1)], edges[BINS - kept.sum(1)]
+        contested, squares, below = self._divide(values, *bounds, scales)
+        return _Contest(
+            values,
+            scales,
+            contested,
+            numbers=(numbers * kept).sum(1),
+            squares=squares,
+            cost=(costs * kept).sum(),
+            below=below,
+        )
+
+    def _divide(
+        self, values: Tensor, low: Tensor, high: Tensor, scales: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """What is contested, the squares of what is kept anyway, the largest pruned anyway."""
+        of_layers = values.split(self._sizes)
+        if kernels.wanted(values.device) and values.dtype == torch.float32:
+            if self._kernel is None:
+                from caffe_dns.kernels.contest import ContestKernel
+
+                self._kernel = ContestKernel(of_layers)
+            return self._kernel.run(values, low, high, scales)
         contested, squares, below = [], [], []
         for number, own in enumerate(of_layers):
             rounded = own.float()  # as it was put into bins
@@ -125,26 +153,19 @@ class Ranking:
             contested.append((rounded >= low[number]) & ~above)
             squares.append((own * above / scales[number]).square().sum(dtype=torch.float64))
             below.append(own.masked_fill(rounded >= low[number], -1.0).amax())
-        return _Contest(
-            values,
-            scales,
-            torch.cat(contested),
-            numbers=(numbers * kept).sum(1),
-            squares=torch.stack(squares),
-            cost=(costs * kept).sum(),
-            below=torch.stack(below),
-        )
+        return torch.cat(contested), torch.stack(squares), torch.stack(below)
 
-    def _histograms(self, of_layers: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    def _histograms(self, values: Tensor) -> tuple[Tensor, Tensor]:
         """How many strengths each bin of each layer has, and what they cost; layers x bins."""
-        numbers = self._wanted.new_zeros((len(of_layers), BINS))
-        costs = numbers if self._costs is None else torch.zeros_like(numbers)
-        one = self._wanted.new_ones(1)
-        for number, own in enumerate(of_layers):
-            bins = (own.float().view(torch.int32) >> _SHIFT).clamp_(0, BINS - 1).long()
-            numbers[number].scatter_add_(0, bins, one.expand(len(own)))
-            if self._costs is not None:
-                costs[number].scatter_add_(0, bins, self._costs.split(self._sizes)[number])
+        bins = (values.float().view(torch.int32) >> _SHIFT).clamp_(0, BINS - 1)
+        numbers = torch.stack([_count(own) for own in bins.split(self._sizes)])
+        if self._costs is None:
+            return numbers, numbers
+        costs = torch.zeros_like(numbers)
+        for row, own, each in zip(
+            costs, bins.split(self._sizes), self._costs.split(self._sizes), strict=True
+        ):
+            row.scatter_add_(0, own.long(), each)
         return numbers, costs
 
     def _certain(self, numbers: Tensor, costs: Tensor, scales: Tensor) -> tuple[Tensor, Tensor]:
@@ -188,6 +209,17 @@ class Ranking:
         numbers = pad(kept.cumsum(0), (1, 0))
         after = starts + numbers[ends] - numbers[starts]
         return torch.where(after < ends, pad(values, (0, 1))[after], contest.below)
+
+
+def _count(bins: Tensor) -> Tensor:
+    """How often each number from 0 to BINS - 1 is there, int64 [BINS]."""
+    # Sums of whole numbers are the same in any order, but PyTorch refuses histc for its atomics.
+    if bins.is_cuda and not torch.are_deterministic_algorithms_enabled():
+        # In the memory that a block of threads shares: all of the GPU would wait for the few bins
+        # that most strengths are in.
+        return torch.histc(bins, BINS, 0, BINS).long()
+    one = torch.ones(1, dtype=torch.int64, device=bins.device)
+    return one.new_zeros(BINS).scatter_add_(0, bins.long(), one.expand(len(bins)))
 
 
 def _edges(device: torch.device) -> Tensor:

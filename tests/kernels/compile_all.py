@@ -25,6 +25,7 @@ from caffe_dns.kernels.batch_norm import NormalizedBatch, NormalizedSum
 from caffe_dns.kernels.bias_relu import BiasedReLU
 from caffe_dns.kernels.channel_statistics import Statistics
 from caffe_dns.kernels.columns import by_columns
+from caffe_dns.kernels.contest import ContestKernel
 from caffe_dns.kernels.lrn import NormalizedAcross
 from caffe_dns.kernels.max_pool import MaxPool
 from caffe_dns.kernels.products import Products
@@ -38,6 +39,8 @@ from caffe_dns.kernels.transform import transform
 #: H100.
 TARGET = GPUTarget("cuda", 90, 32)
 TYPES = {
+    torch.bool: "*i1",
+    torch.float64: "*fp64",
     torch.float32: "*fp32",
     torch.bfloat16: "*bf16",
     torch.uint8: "*u8",
@@ -134,6 +137,7 @@ def run_without_images() -> None:
         kernel.run(weights, torch.ones(()))
         Products(weights, [None], torch.bfloat16 if l1 else torch.float32).run()
     SplitKernel(weights, weights, weights).run()
+    ContestKernel([torch.zeros(5)]).run(torch.zeros(5), *torch.zeros(3, 1))
     by_columns(torch.zeros(4, 6))
     for labels in (torch.zeros(4), torch.zeros(4, dtype=torch.int64)):
         SoftmaxLoss.apply(torch.zeros(4, 10), labels, 1.0, 87.0)

@@ -2,13 +2,14 @@
 """What `caffe_dns.prune` costs: a step of a PyTorch loop with it against the same one without.
 
     python tools/benchmarks/prune_cost.py [--nets NET ...] [--ways WAY ...] [--batch N] [--fp32]
-                                          [--copies N] [--rounds N] [--seconds S]
+                                          [--copies N] [--rounds N] [--renewals N]
 
 Plain nets, and a transformer of 12 blocks of width 768, are trained on constant random data that
 is on the device already, under autocast to bfloat16 unless --fp32: eager, compiled, and replayed
-from a CUDA graph. Masks follow a compression and are renewed every 50 steps, as by default. Of
-each way there are several copies with and without; all train in turn, round after round. Printed
-are medians of the copies, each the median of its rounds, and how much more that is.
+from a CUDA graph. Masks follow a compression and are renewed every 50 steps, as by default, so
+that each turn takes a multiple of that, and begins after all that happens once. Of each way there
+are several copies with and without; all train in turn, round after round. Printed are medians of
+the copies, each the median of its rounds, and how much more that is.
 """
 
 from __future__ import annotations
@@ -26,13 +27,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import caffe_dns
+from caffe_dns.surgery.masked_layers import Replayed
 from tools.benchmarks.nets_gpu import device_name
 from tools.benchmarks.plain_nets import NETS, Plain
-from tools.benchmarks.processes import milliseconds
+from tools.benchmarks.processes import time_each
 
 #: So small that the weights stay about what they are.
 RATE = 1e-6
 WARM_UP = 3
+#: Steps between renewals.
+INTERVAL = 50
 #: More steps than a measurement makes, so that masks are renewed all along.
 STEPS = 10**6
 TOKENS, WIDTH, LENGTH = 32000, 768, 512
@@ -79,7 +83,9 @@ def trainer(
     """A function that trains for a number of steps."""
     torch.manual_seed(1)
     net, inputs = problem(name, options.batch, device)
-    pruner = caffe_dns.prune(net, compression=10, steps=STEPS) if pruned else None
+    pruner = (
+        caffe_dns.prune(net, compression=10, steps=STEPS, interval=INTERVAL) if pruned else None
+    )
     optimizer: torch.optim.Optimizer
     if name == "transformer":
         optimizer = torch.optim.AdamW(net.parameters(), lr=RATE, capturable=way == "graph")
@@ -102,7 +108,8 @@ def trainer(
             if pruner is not None:
                 pruner.step()
 
-    train(WARM_UP)
+    # On a GPU, renewals are recorded when they have run a few times.
+    train(INTERVAL * Replayed.WARM_UP + 1 if device.type == "cuda" else WARM_UP)
     return train
 
 
@@ -135,8 +142,9 @@ def report(name: str, way: str, options: argparse.Namespace, device: torch.devic
         for number in range(options.copies)
         for pruned in (False, True)
     }
+    steps = INTERVAL * options.renewals
     rounds = [
-        {copy: milliseconds(train, options.seconds) for copy, train in trainers.items()}
+        {copy: 1000 * time_each(train, steps) for copy, train in trainers.items()}
         for _ in range(options.rounds)
     ]
     medians = {copy: statistics.median(times[copy] for times in rounds) for copy in trainers}
@@ -158,7 +166,7 @@ def main() -> None:
     parser.add_argument("--fp32", action="store_true", help="without autocast")
     parser.add_argument("--copies", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--seconds", type=float, default=1.0, help="of each turn")
+    parser.add_argument("--renewals", type=int, default=1, help="in each turn")
     options = parser.parse_args()
     device = torch.device("cuda" if on_gpu else "cpu")
     print(f"{device_name(str(device))}, torch {torch.__version__}; ms a step")
