@@ -14,8 +14,11 @@ from typing import Protocol
 LIMIT = 3071
 #: exp(-1 / 256), in units of 2 ** -32.
 _DECAY = 4278222805
-#: The bits that a context has seen weigh the same up to this many; then old ones are forgotten.
+#: The bits that a context has seen weigh the same up to this many; then old ones are forgotten. A
+#: state has eight bits for it.
 _MEMORY = 255
+#: The state of a context that saw nothing.
+_UNSEEN = 32768 << 8
 _RATE = 40
 #: What each context's prediction counts for at first, in units of 1 / 65536.
 _FIRST_WEIGHT = 13107
@@ -61,6 +64,7 @@ def _odds(probabilities: list[int]) -> list[int]:
 
 _PROBABILITY_OF = _probabilities()
 _ODDS_OF = _odds(_PROBABILITY_OF)
+_MIXED = [max(_FLOOR, min(65536 - _FLOOR, probability)) for probability in _PROBABILITY_OF]
 _SHARE = [655360 // (10 * seen + 16) for seen in range(_MEMORY + 1)]
 
 
@@ -69,13 +73,16 @@ class Mixer:
 
     def __init__(self, coder: Coder) -> None:
         self._coder = coder
-        #: For each context, the probability of a 1 in units of 1 / 65536, and how many bits it saw.
-        self._seen: dict[Hashable, list[int]] = {}
+        #: For each part of a kind, what was seen in each of its contexts: the probability of a 1 in
+        #: units of 1 / 65536, above eight bits for how many bits were seen.
+        self._seen: dict[tuple[str, int], list[dict[Hashable, int]]] = {}
         self._weights: dict[str, list[int]] = {}
 
     def learn_from(self, other: Mixer) -> None:
         """Know what another mixer has learned, and nothing else."""
-        self._seen = {context: state.copy() for context, state in other._seen.items()}
+        self._seen = {
+            part: [table.copy() for table in tables] for part, tables in other._seen.items()
+        }
         self._weights = {kind: weights.copy() for kind, weights in other._weights.items()}
 
     def code(self, kind: str, part: int, contexts: tuple[Hashable, ...], bit: int = 0) -> int:
@@ -84,20 +91,25 @@ class Mixer:
         Bits of a `kind` have the same number of contexts, and share weights; those of a `part` of
         it share what was seen in the contexts.
         """
-        states = [
-            self._seen.setdefault((kind, part, index, context), [32768, 0])
-            for index, context in enumerate(contexts)
-        ]
-        weights = self._weights.setdefault(kind, [_FIRST_WEIGHT] * len(contexts))
-        odds = [_ODDS_OF[state[0] >> 4] for state in states]
-        mixed = sum(w * o for w, o in zip(weights, odds, strict=True)) >> 16
-        probability = _PROBABILITY_OF[max(-LIMIT, min(LIMIT, mixed)) + LIMIT]
-        probability = max(_FLOOR, min(65536 - _FLOOR, probability))
+        tables = self._seen.get((kind, part))
+        if tables is None:
+            tables = self._seen[kind, part] = [{} for _ in contexts]
+            self._weights.setdefault(kind, [_FIRST_WEIGHT] * len(contexts))
+        weights = self._weights[kind]
+        mixed = 0
+        used = []
+        for table, context, weight in zip(tables, contexts, weights, strict=True):
+            state = table.get(context, _UNSEEN)
+            odds = _ODDS_OF[state >> 12]
+            mixed += weight * odds
+            used.append((table, context, state, odds))
+        probability = _MIXED[max(-LIMIT, min(LIMIT, mixed >> 16)) + LIMIT]
         bit = self._coder.code(probability, bit)
         error = ((bit << 16) - probability) * _RATE
-        for index, own in enumerate(odds):
-            weights[index] += own * error >> 20
-        for state in states:
-            state[0] += (bit * 65535 - state[0]) * _SHARE[state[1]] >> 16
-            state[1] = min(state[1] + 1, _MEMORY)
+        sure = 65535 if bit else 0
+        for index, (table, context, state, odds) in enumerate(used):
+            weights[index] += odds * error >> 20
+            before, seen = state >> 8, state & _MEMORY
+            after = before + ((sure - before) * _SHARE[seen] >> 16)
+            table[context] = after << 8 | (seen + 1 if seen < _MEMORY else seen)
         return bit
