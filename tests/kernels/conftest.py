@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -35,3 +36,16 @@ def _patches_once(monkeypatch: pytest.MonkeyPatch) -> None:
         return self.rewrite()(*args, **named)
 
     monkeypatch.setattr(interpreter.InterpretedFunction, "__call__", call)
+
+
+@pytest.fixture(autouse=True)
+def _without_unread_checks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The interpreter works out for each integer whether it overflows, and has no one look at it.
+
+    It is what takes most of its time.
+    """
+    interpreter = pytest.importorskip("triton.runtime.interpreter")
+    given = interpreter.InterpreterOptions()
+    if not given.debug:
+        options = dataclasses.replace(given, sanitize_overflow=False)
+        monkeypatch.setattr(interpreter.interpreter_builder, "options", options)
