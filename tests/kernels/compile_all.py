@@ -64,6 +64,7 @@ def compile_instead(self: Any, *given: Any, grid: Any, warmup: bool, **named: An
     """What stands in for a launch: `JITFunction.run`."""
     values = dict(zip(self.arg_names, given, strict=False)) | named
     options = {name: values.pop(name) for name in ("num_warps",) if name in values}
+    options["sanitize_overflow"] = False  # which has an effect with debug only, and takes long
     signature, constants = {}, {}
     for param in self.params:
         value = values[param.name]

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
 import caffe_dns.kernels
+from tests.processes import run_python
 
 
 # Not imported: the other tests say before how it is to run.
@@ -23,10 +21,8 @@ import caffe_dns.kernels
     ],
 )
 def test_every_kernel_compiles(tmp_path: Path, flags: tuple[str, ...]) -> None:
-    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    environment["TRITON_CACHE_DIR"] = str(tmp_path)
-    command = [sys.executable, "-m", "tests.kernels.compile_all", *flags]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    words = ("-m", "tests.kernels.compile_all", *flags)
+    done = run_python(*words, TRITON_INTERPRET="0", TRITON_CACHE_DIR=str(tmp_path))
     assert done.returncode == 0, done.stderr[-3000:]
     folder = Path(caffe_dns.kernels.__file__).parent
     modules = {path.stem for path in folder.glob("*.py")} - {"__init__", "blocks", "layout"}
