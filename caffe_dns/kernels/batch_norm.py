@@ -21,7 +21,7 @@ from caffe_dns.kernels.channel_statistics import (
     load,
     measure,
 )
-from caffe_dns.kernels.layout import Layout, laid_out, layout_of
+from caffe_dns.kernels.layout import AT_ONCE, Layout, laid_out, layout_of
 
 
 @triton.jit
@@ -103,6 +103,7 @@ def _sum_gradients(
     LAST: tl.constexpr,
     HEIGHT: tl.constexpr,
     COLUMNS: tl.constexpr,
+    AT_ONCE: tl.constexpr,
 ):
     """Sums of the gradient, and of it times the normalised bottom, over a share of the rows.
 
@@ -118,20 +119,23 @@ def _sum_gradients(
     products = tl.zeros((HEIGHT, COLUMNS), tl.float32)
     start = split * HEIGHT
     while start < num_rows:
-        x, inside, where = load(blob, start + rows, channels, num_rows, num_channels, plane, LAST)
-        gradient = tl.load(gradients + where, mask=inside, other=0.0).to(tl.float32)
-        if MORE:
-            gradient += tl.load(more + where, mask=inside, other=0.0).to(tl.float32)
-        if ADDS:
-            y = tl.load(top + where, mask=inside, other=0.0)
-            gradient = tl.where(y > 0, gradient, 0.0).to(passed.dtype.element_ty)
-            tl.store(passed + where, gradient, mask=inside)
-            gradient = gradient.to(tl.float32)
-        else:
-            gradient = _pass_relu(x, gradient, slope, intercept, RELU)
-        total += gradient
-        products += gradient * (x - mean) * inverse_std
-        start += splits * HEIGHT
+        for _ in tl.static_range(AT_ONCE):
+            x, inside, where = load(
+                blob, start + rows, channels, num_rows, num_channels, plane, LAST
+            )
+            gradient = tl.load(gradients + where, mask=inside, other=0.0).to(tl.float32)
+            if MORE:
+                gradient += tl.load(more + where, mask=inside, other=0.0).to(tl.float32)
+            if ADDS:
+                y = tl.load(top + where, mask=inside, other=0.0)
+                gradient = tl.where(y > 0, gradient, 0.0).to(passed.dtype.element_ty)
+                tl.store(passed + where, gradient, mask=inside)
+                gradient = gradient.to(tl.float32)
+            else:
+                gradient = _pass_relu(x, gradient, slope, intercept, RELU)
+            total += gradient
+            products += gradient * (x - mean) * inverse_std
+            start += splits * HEIGHT
     known = channels < num_channels
     place = sums + 2 * split * num_channels + channels
     tl.store(place, tl.sum(total, 0)[None, :], mask=known)
@@ -248,8 +252,9 @@ class Normalization:
             passed,
             *statistics,
             sums,
-            **layout.settings,
+            **layout.sums,
             **affine,
+            AT_ONCE=AT_ONCE if top is None else 1,
             ADDS=top is not None,
             MORE=more is not None,
             RELU=self.relu,

@@ -120,6 +120,6 @@ class BiasedReLU(torch.autograd.Function):
             *slice_of(gradients[0], like=result),
             result,
             sums,
-            **layout.settings,
+            **layout.sums,
         )
         return result, sums.sum(0).to(ctx.bias_type), None

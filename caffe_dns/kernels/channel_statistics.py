@@ -13,10 +13,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from caffe_dns.kernels.layout import Layout, tile
+from caffe_dns.kernels.layout import AT_ONCE, Layout, tile
 
 #: For how many channels a program adds up the sums of all splits, and how many splits at a time.
-FINISHED, SPLITS = 16, 128
+FINISHED, SPLITS = 8, 256
 
 
 @triton.jit
@@ -37,6 +37,7 @@ def _sum(
     LAST: tl.constexpr,
     HEIGHT: tl.constexpr,
     COLUMNS: tl.constexpr,
+    AT_ONCE: tl.constexpr,
 ):
     """Sums of x - pivot and of its square for each channel, over a share of the rows.
 
@@ -51,11 +52,12 @@ def _sum(
     squares = tl.zeros((HEIGHT, COLUMNS), tl.float32)
     start = split * HEIGHT
     while start < num_rows:
-        x, inside, _ = load(blob, start + rows, channels, num_rows, num_channels, plane, LAST)
-        distance = tl.where(inside, x - pivot, 0.0)
-        total += distance
-        squares += distance * distance
-        start += splits * HEIGHT
+        for _ in tl.static_range(AT_ONCE):
+            x, inside, _ = load(blob, start + rows, channels, num_rows, num_channels, plane, LAST)
+            distance = tl.where(inside, x - pivot, 0.0)
+            total += distance
+            squares += distance * distance
+            start += splits * HEIGHT
     known = channels < num_channels
     place = sums + 2 * split * num_channels + channels
     tl.store(place, tl.sum(total, 0)[None, :], mask=known)
@@ -139,7 +141,7 @@ def measure(
     channels = layout.channels
     pivot, mean, inverse_std = torch.empty((3, channels), device=x.device)
     sums = torch.empty((layout.splits, 2, channels), device=x.device)
-    _sum[(layout.column_blocks, layout.splits)](x, pivot, sums, **layout.settings)
+    _sum[(layout.column_blocks, layout.splits)](x, pivot, sums, **layout.sums, AT_ONCE=AT_ONCE)
     _finish[(triton.cdiv(channels, FINISHED),)](
         sums,
         layout.splits,

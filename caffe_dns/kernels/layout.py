@@ -16,10 +16,16 @@ from torch import Tensor
 
 #: How many numbers a program of a kernel has in hand at a time, and how many of a small blob.
 TILE, SMALL_TILE = 2048, 512
+#: From how many numbers on a blob is not small.
+LARGE = 1 << 21
 #: The most channels in a tile: 128 bytes of bfloat16.
 CHANNELS = 64
-#: Programs that keep a large GPU busy.
-PROGRAMS = 1024
+#: Where rows are summed up: how many numbers a program has in hand, by how many warps, and programs
+#: that so keep a large GPU busy. Fewer leave fewer sums to be added up.
+SUM_TILE, SUM_WARPS, PROGRAMS = 4096, 8, 264
+#: How many tiles it asks memory for at once, if it does nothing but sum up. (Of what is stored in
+#: between, a compiler cannot know that it is not what is loaded next.)
+AT_ONCE = 4
 #: The largest number of places that 32 bits can count.
 LARGEST = 2**31 - 1
 #: The most blocks on the second axis of a grid.
@@ -69,8 +75,22 @@ class Layout:
     @property
     def height(self) -> int:
         """Rows in a tile."""
-        large = self.rows * self.channels >= TILE * PROGRAMS
-        return (TILE if large else SMALL_TILE) // self.columns
+        return (TILE if self.is_large else SMALL_TILE) // self.columns
+
+    @property
+    def is_large(self) -> bool:
+        """Whether large tiles are enough to keep a large GPU busy."""
+        return self.rows * self.channels >= LARGE
+
+    @property
+    def sums(self) -> dict[str, Any]:
+        """`settings` for kernels that sum up rows; see `splits`."""
+        warps = SUM_WARPS if self.is_large else SUM_WARPS // 2
+        return self.settings | {"HEIGHT": self._sum_height, "num_warps": warps}
+
+    @property
+    def _sum_height(self) -> int:
+        return (SUM_TILE if self.is_large else SMALL_TILE) // self.columns
 
     @property
     def column_blocks(self) -> int:
@@ -83,7 +103,8 @@ class Layout:
     @property
     def splits(self) -> int:
         """Among how many programs the rows of a channel are divided where they are summed up."""
-        return max(1, min(self.row_blocks, PROGRAMS // self.column_blocks))
+        blocks = triton.cdiv(self.rows, self._sum_height)
+        return max(1, min(blocks, PROGRAMS // self.column_blocks))
 
 
 def fits(blob: Tensor) -> bool:

@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from caffe_dns.kernels.layout import Layout, laid_out, layout_of, tile
+from caffe_dns.kernels.layout import AT_ONCE, Layout, laid_out, layout_of, tile
 
 #: The largest window, in pixels, that is worth a kernel: its loops are unrolled.
 LARGEST_WINDOW = 49
@@ -135,6 +135,7 @@ def _sum(
     LAST: tl.constexpr,
     HEIGHT: tl.constexpr,
     COLUMNS: tl.constexpr,
+    AT_ONCE: tl.constexpr,
 ):
     """Sums of the gradients that are handed down, for each channel over a share of the rows."""
     split, splits = tl.program_id(1), tl.num_programs(1)
@@ -142,12 +143,13 @@ def _sum(
     total = tl.zeros((HEIGHT, COLUMNS), tl.float32)
     start = split * HEIGHT
     while start < num_rows:
-        rows = start + tl.arange(0, HEIGHT)[:, None]
-        inside, where = tile(rows, channels, num_rows, num_channels, plane, LAST)
-        gradient = tl.load(gradients + where, mask=inside, other=0.0).to(tl.float32)
-        winner = tl.load(winners + where, mask=inside, other=NOWHERE)
-        total += tl.where(winner == NOWHERE, 0.0, gradient)
-        start += splits * HEIGHT
+        for _ in tl.static_range(AT_ONCE):
+            rows = start + tl.arange(0, HEIGHT)[:, None]
+            inside, where = tile(rows, channels, num_rows, num_channels, plane, LAST)
+            gradient = tl.load(gradients + where, mask=inside, other=0.0).to(tl.float32)
+            winner = tl.load(winners + where, mask=inside, other=NOWHERE)
+            total += tl.where(winner == NOWHERE, 0.0, gradient)
+            start += splits * HEIGHT
     known = channels < num_channels
     tl.store(sums + split * num_channels + channels, tl.sum(total, 0)[None, :], mask=known)
 
@@ -205,7 +207,9 @@ class MaxPool(torch.autograd.Function):
         along_bias = None
         if ctx.needs_input_grad[1]:
             sums = torch.empty((layout.splits, layout.channels), device=gradient.device)
-            _sum[(layout.column_blocks, layout.splits)](gradient, winners, sums, **layout.settings)
+            _sum[(layout.column_blocks, layout.splits)](
+                gradient, winners, sums, **layout.sums, AT_ONCE=AT_ONCE
+            )
             along_bias = sums.sum(0).to(ctx.bias_type)
         return result, along_bias, None, None, None, None, None
 
