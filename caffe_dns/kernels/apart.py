@@ -24,12 +24,12 @@ def _split(addresses, counts, owners, starts, BLOCK: tl.constexpr):
     program = tl.program_id(0)
     owner = tl.load(owners + program)
     weight = tl.load(addresses + 3 * owner).to(tl.pointer_type(tl.float32))
-    mask = tl.load(addresses + 3 * owner + 1).to(tl.pointer_type(tl.float32))
+    mask = tl.load(addresses + 3 * owner + 1).to(tl.pointer_type(tl.uint8))
     pruned = tl.load(addresses + 3 * owner + 2).to(tl.pointer_type(tl.float32))
     places = tl.load(starts + program) + tl.arange(0, BLOCK)
     inside = places < tl.load(counts + owner)
     whole = tl.load(weight + places, mask=inside)
-    kept = whole * tl.load(mask + places, mask=inside)
+    kept = whole * tl.load(mask + places, mask=inside).to(tl.float32)
     tl.store(weight + places, kept, mask=inside)
     tl.store(pruned + places, whole - kept, mask=inside)
 
@@ -38,17 +38,25 @@ class SplitKernel:
     """Puts weights apart: float32 tensors on one GPU, each with a mask and a place for the rest.
 
     All have to stay where they are, and the three of a weight have the same strides, without gaps.
+    Masks are of 0 and 1; what is read of them each time is a copy in bytes.
     """
 
     def __init__(
         self, weights: Sequence[Tensor], masks: Sequence[Tensor], pruned: Sequence[Tensor]
     ) -> None:
+        self._masks = list(masks)
+        self._bytes = [torch.empty_like(mask, dtype=torch.uint8) for mask in masks]
+        self.take_masks()
         rows = [
             [tensor.data_ptr() for tensor in row]
-            for row in zip(weights, masks, pruned, strict=True)
+            for row in zip(weights, self._bytes, pruned, strict=True)
         ]
         self._addresses = torch.tensor(rows, device=weights[0].device)
         self._blocks = Blocks(weights, BLOCK)
+
+    def take_masks(self) -> None:
+        """Go by what the masks are now."""
+        torch._foreach_copy_(self._bytes, self._masks)
 
     def run(self) -> None:
         """Leave in the weights what the masks keep. May be captured as a CUDA graph."""

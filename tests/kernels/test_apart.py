@@ -25,7 +25,10 @@ def test_against_the_product() -> None:
     masks = [(torch.randn_like(weight) > 0).float() for weight in weights]
     pruned = [torch.full_like(weight, 7.0) for weight in weights]
     whole = [weight.clone() for weight in weights]
-    kernel_module.SplitKernel(weights, masks, pruned).run()
+    kernel = kernel_module.SplitKernel(weights, masks, pruned)
+    masks[0].neg_().add_(1)
+    kernel.take_masks()
+    kernel.run()
     for before, kept, mask, rest in zip(whole, weights, masks, pruned, strict=True):
         assert torch.equal(kept, torch.where(mask.bool(), before, 0))
         assert torch.equal(rest, torch.where(mask.bool(), 0, before))

@@ -18,7 +18,7 @@ class KeptApart:
     """Parameters, their masks, and the pruned part of each.
 
     Unless merged, parameter + pruned is the whole weight, whatever is added to a parameter. Both
-    moves may be made twice.
+    moves may be made twice. Whoever changes masks says so to `take_masks`.
     """
 
     def __init__(self, parameters: Sequence[Tensor], masks: Sequence[Tensor]) -> None:
@@ -57,6 +57,11 @@ class KeptApart:
         else:
             self._kernel.run()
         self._merged = False
+
+    def take_masks(self) -> None:
+        """Go by what the masks are now."""
+        if self._kernel is not None:
+            self._kernel.take_masks()
 
     def forget(self) -> None:
         """Give up what is pruned."""

@@ -61,8 +61,7 @@ class Pruner:
         self.weights = KeptApart([p for p, _ in pairs], [mask for _, mask in pairs])
         self._names = _names(model, self.weights.parameters)
         self._watch: _OptimizerWatch | None = _OptimizerWatch(self)
-        self._surgeon.update_masks(0)
-        self.weights.split()
+        self._renew_masks()
 
     # In training --------------------------------------------------------------------------------
 
@@ -78,12 +77,16 @@ class Pruner:
         self._check_place()
         self.iteration += 1
         if self._surgeon.is_due(self.iteration):
-            self.weights.merge()
-            self._surgeon.update_masks(self.iteration)
-            self.weights.split()
+            self._renew_masks()
         elif not (watch.seen or watch.recorded):
             self.weights.split()  # Somebody updates by hand.
         watch.forget()
+
+    def _renew_masks(self) -> None:
+        self.weights.merge()
+        self._surgeon.update_masks(self.iteration)
+        self.weights.take_masks()
+        self.weights.split()
 
     def apply(self) -> nn.Module:
         """Leave the pruned weights in the model for good, give up the rest, and return the model.
@@ -143,6 +146,7 @@ class Pruner:
         ):
             mask.copy_(state["masks"][name])
             pruned.copy_(state["pruned"][name])
+        self.weights.take_masks()
         self.iteration = state["iteration"]
         self._surgeon.restore(
             [SurgeryMoments(layer=layer, **values) for layer, values in state["layers"].items()]
