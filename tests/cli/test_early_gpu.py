@@ -31,7 +31,7 @@ class Driver:
 @pytest.mark.parametrize(
     ("flag", "calls"),
     [
-        ("0", ["init 0", "get 0", "retain 0"]),
+        ("0", ["init 0", "get 0", "retain 0", "try 0"]),
         ("7", ["init 0", "get 7"]),
         ("0,1", []),
         ("all", []),
@@ -42,6 +42,7 @@ class Driver:
 def test_a_single_gpu(flag: str | None, calls: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     driver = Driver()
     monkeypatch.setattr(ctypes, "CDLL", lambda name: driver)
+    monkeypatch.setattr(early_gpu, "_try_kernels", lambda gpu: driver.calls.append(f"try {gpu}"))
     thread = early_gpu.set_up(flag)
     if thread is not None:
         thread.join()
