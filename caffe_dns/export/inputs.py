@@ -1,4 +1,4 @@
-"""Input layers in the place of data layers.
+"""Input layers in the place of data layers, and of Input layers without shapes.
 
 For looking at a net, or taking it away, without its data: the shapes come from the data layers
 themselves, or from the user where the data are not here.
@@ -34,11 +34,12 @@ def replace_data(
 ) -> NetParameter:
     """A copy with an Input layer for each top of a data layer.
 
-    `shapes`, if any, gives the shape of an item, without the batch, for each data layer in turn;
-    batches then have one item, and tops without a shape one number for it. Raises CaffeError when
-    their number is not that of the data layers, or when a data layer cannot say its shapes.
+    `shapes`, if any, gives the shape of an item, without the batch, for each data layer in turn,
+    Input layers without shapes among them; batches then have one item, and tops without a shape one
+    number for it. Raises CaffeError when their number is not that of the data layers, or when a
+    data layer cannot say its shapes.
     """
-    found = data_layers(param)
+    found = [layer for layer in param.layer if _takes_shape(layer)]
     if shapes and len(shapes) != len(found):
         raise CaffeError(
             f"{len(shapes)} shape(s) given for {len(found)} data layer(s); "
@@ -49,10 +50,10 @@ def replace_data(
     result.CopyFrom(param)
     del result.layer[:]
     for layer in param.layer:
-        if not _is_data(layer):
+        shape = next(given, None) if _takes_shape(layer) else None
+        if shape is None and not _is_data(layer):
             result.layer.add().CopyFrom(layer)
             continue
-        shape = next(given, None)
         if shape is None:
             tops = _ask(layer, phase, context or Context())
         else:
@@ -90,6 +91,11 @@ def set_batch(param: NetParameter, batch: int) -> None:
 
 def _is_data(layer: LayerParameter) -> bool:
     return not layer.bottom and layer.type not in _NOT_DATA
+
+
+def _takes_shape(layer: LayerParameter) -> bool:
+    """Whether the definition leaves open what the layer brings."""
+    return _is_data(layer) or (layer.type == "Input" and not layer.input_param.shape)
 
 
 def _ask(param: LayerParameter, phase: Phase, context: Context) -> list[Shape]:

@@ -6,6 +6,7 @@ names are connected is in `wiring`, who owns parameters in `params`; nothing her
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from caffe_dns import log
@@ -56,7 +57,10 @@ def build(param: NetParameter, context: Context) -> Graph:
         if not layer_param.HasField("phase"):
             layer_param.phase = param.state.phase
         step = Step(_create(layer_param, context))
-        memory += BYTES_PER_VALUE * _connect(step, wiring)
+        try:
+            memory += BYTES_PER_VALUE * _connect(step, wiring)
+        except CaffeError as error:
+            raise _with_open_shapes(error, step, steps) from None
         log.info(f"Memory required for data: {memory}")
         step.param_backward = table.append(step.layer)
         step.needs_backward |= any(step.param_backward)
@@ -111,6 +115,26 @@ def _connect(step: Step, wiring: Wiring) -> int:
         if weight:
             log.info(f"    with loss weight {log.number(weight)}")
     return sum(count(shape) for shape in shapes)
+
+
+def _with_open_shapes(error: CaffeError, step: Step, before: Sequence[Step]) -> CaffeError:
+    """The error of a layer, which also says which bottom is an input without a shape.
+
+    Caffe leaves such a shape to who calls the net, but its layers complain before.
+    """
+    inputs: dict[str, str] = {}
+    for source in before:
+        if source.layer.type == "Input" and not source.layer.param.input_param.shape:
+            inputs.update((top, top) for top in source.tops)
+        elif source.layer.type == "Split" and source.bottoms[0] in inputs:
+            inputs.update(dict.fromkeys(source.tops, inputs[source.bottoms[0]]))
+    blob = next((inputs[bottom] for bottom in step.bottoms if bottom in inputs), None)
+    if blob is not None:
+        error.message += (
+            f" (input '{blob}' has no shape: give it one by input_param "
+            "{ shape { dim: 1 dim: 3 dim: 227 dim: 227 } }, or --shape 3,227,227)"
+        )
+    return error
 
 
 def _loss_weights(layer: Layer, num_tops: int) -> list[float]:

@@ -196,6 +196,18 @@ def test_shapes_of_labels(tmp_path: Path, capfd: Capture) -> None:
     assert "3 shapes given for 2 top(s)" in complaint([*command, "3,8,6:1:1"], capfd)
 
 
+def test_shapes_of_inputs_that_have_none(tmp_path: Path, capfd: Capture) -> None:
+    file = tmp_path / "net.prototxt"
+    file.write_text(
+        'layer { name: "in" type: "Input" top: "data" }\n'
+        'layer { name: "ip" type: "InnerProduct" bottom: "data" top: "ip"\n'
+        "  inner_product_param { num_output: 3 } }"
+    )
+    command = ["summary", "--model", str(file)]
+    assert "1x4" in run_well([*command, "--shape", "4"], capfd).out
+    assert "input 'data' has no shape" in complaint(command, capfd)
+
+
 @pytest.mark.parametrize("action", ["summary", "deploy", "export"])
 def test_errors_have_their_line(action: str, tmp_path: Path, capfd: Capture) -> None:
     file = tmp_path / "net.prototxt"

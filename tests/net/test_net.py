@@ -240,6 +240,17 @@ def test_inputs_of_any_name() -> None:
     assert (float(blobs["self"]), float(blobs["inputs"])) == (1, 0)
 
 
+@pytest.mark.parametrize("readers", [1, 2])
+def test_an_input_without_a_shape_is_named_where_a_layer_needs_it(readers: int) -> None:
+    text = "layer { name: 'i' type: 'Input' top: 'x' top: 'data' }"
+    text += layer("r", "ReLU", "data", "r") * (readers - 1)
+    assert refused(text + ip("ip", "data")) == (
+        "layer 'ip': inner_product_param.axis: axis 1 is out of range for a blob with 0 axes "
+        "(input 'data' has no shape: give it one by input_param "
+        "{ shape { dim: 1 dim: 3 dim: 227 dim: 227 } }, or --shape 3,227,227)"
+    )
+
+
 def test_layers_are_modules_by_their_names() -> None:
     text = input_layer(data=(1, 3)) + "".join(
         ip(name, bottom)
