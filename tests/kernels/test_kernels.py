@@ -58,7 +58,7 @@ def test_sgd(l1: bool, nesterov: bool) -> None:
         torch.testing.assert_close(found.double(), wanted, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize(("rows", "classes"), [(5, 10), (1, 1), (3, 1000), (7, 17)])
+@pytest.mark.parametrize(("rows", "classes"), [(5, 10), (1, 1), (9, 1000), (7, 17)])
 @pytest.mark.parametrize("label_type", [torch.float32, torch.int64])
 def test_softmax_loss(rows: int, classes: int, label_type: torch.dtype) -> None:
     scores = (4 * draw((rows, classes), rows)).requires_grad_()
