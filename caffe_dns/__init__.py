@@ -16,22 +16,26 @@ if TYPE_CHECKING:
 
     from caffe_dns.errors import CaffeError
     from caffe_dns.net import Net
-    from caffe_dns.surgery.modules import prune
+    from caffe_dns.surgery.modules import Pruner, prune
 
 __version__ = "0.1.0"
-__all__ = ["CaffeError", "load_net", "prune"]
+__all__ = ["CaffeError", "Net", "Pruner", "load_net", "prune"]
+
+#: Where these are. Not before one is asked for: PyTorch takes a second to load, and `dns` heeds
+#: signals first.
+_PLACES = {
+    "CaffeError": "caffe_dns.errors",
+    "Net": "caffe_dns.net",
+    "Pruner": "caffe_dns.surgery.modules",
+    "prune": "caffe_dns.surgery.modules",
+}
 
 
 def __getattr__(name: str) -> Any:
-    # Not before it is asked for: PyTorch takes a second to load, and `dns` heeds signals first.
-    if name == "CaffeError":
-        from caffe_dns.errors import CaffeError
+    if name in _PLACES:
+        from importlib import import_module
 
-        return CaffeError
-    if name == "prune":
-        from caffe_dns.surgery.modules import prune
-
-        return prune
+        return getattr(import_module(_PLACES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -43,7 +43,8 @@ def values() -> dict[str, torch.Tensor]:
 
 
 def test_what_the_package_offers() -> None:
-    assert caffe_dns.__all__ == ["CaffeError", "load_net", "prune"]
+    assert caffe_dns.__all__ == ["CaffeError", "Net", "Pruner", "load_net", "prune"]
+    assert all(getattr(caffe_dns, name).__name__ == name for name in caffe_dns.__all__)
     assert caffe_dns.__version__
 
 

@@ -18,14 +18,14 @@ Capture = pytest.CaptureFixture[str]
 #: Ten lines as a user with mypy --strict writes them.
 PROGRAM = """
 import torch
-from caffe_dns import CaffeError, load_net, prune
+from caffe_dns import CaffeError, Net, Pruner, load_net, prune
 
-net = load_net("models/lenet/deploy.prototxt", surgery=False)
+net: Net = load_net("models/lenet/deploy.prototxt", surgery=False)
 try:
     scores: torch.Tensor = net(torch.rand(2, 1, 28, 28))["prob"]
 except CaffeError as error:
     print(error.file, error.line)
-pruner = prune(net, compression=10.0, steps=100)
+pruner: Pruner = prune(net, compression=10.0, steps=100)
 pruner.step()
 kept: int = sum(count.kept for count in pruner.counts())
 print(scores.shape, kept, pruner.report())
