@@ -100,6 +100,7 @@ def test_pandas_writes_hdf5(monkeypatch: pytest.MonkeyPatch, capfd: Capture) -> 
         ("in.csv", "filename,xmin\n", "in.csv: has no column 'ymin' in its first line"),
         ("in.csv", WINDOWS.replace("5,4", "5,x"), "in.csv:3: a window needs four numbers"),
         ("in.csv", WINDOWS.replace(",5,4", ",5"), "in.csv:3: a window needs four numbers"),
+        ("in.csv", "ymin,xmin,ymax,xmax,filename\n1,2,3,4\n", "in.csv:2: names no image"),
         ("in.csv", WINDOWS.replace("5,4", "5,inf"), "in.csv:3: a window needs four numbers"),
         ("in.csv", WINDOWS.replace("5,4", "5,1e30"), "in.csv:3: a window needs four numbers"),
         ("in.csv", WINDOWS.replace("5,4", "x" * 200_000), "in.csv:3: is not CSV: field larger"),

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import subprocess
 import sys
 
 import click
+
+from caffe_dns.cli import glog
 
 _LENET = "models/lenet"
 _STEPS = (
@@ -36,9 +39,12 @@ _STEPS = (
 
 def run() -> int:
     """Do what `dns demo` is asked for; returns the exit code of the first command that fails."""
+    _, logging = glog.take(click.get_current_context().obj)
+    environment = {**os.environ, **{f"GLOG_{name}": value for name, value in logging.items()}}
     for title, command in _STEPS:
         click.echo(f"\n== {title}\ndns {command}", err=True)
-        code = subprocess.call([sys.executable, "-m", "caffe_dns", *shlex.split(command)])
+        program = [sys.executable, "-m", "caffe_dns", *shlex.split(command)]
+        code = subprocess.call(program, env=environment)
         if code:
             return code
     return 0

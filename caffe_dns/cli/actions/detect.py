@@ -97,6 +97,8 @@ def _read_windows(rows: csv.DictReader[str], with_windows: bool) -> dict[str, li
         raise CaffeError(f"has no column '{missing[0]}' in its first line")
     windows: dict[str, list[np.ndarray]] = {}
     for row in rows:
+        if not row["filename"]:
+            raise CaffeError("names no image", line=rows.line_num)
         found = windows.setdefault(row["filename"], [])
         if with_windows:
             try:

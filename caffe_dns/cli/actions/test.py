@@ -61,9 +61,8 @@ def run(
         plain = Context(allow_python_layers=allow_python_layers)
         param, given = definitions.load_unmasked(model, weights, (), level, stage, plain)
         reduced = definitions.reduce_model(given, shrink=shrink, fold=fold, say=output.log)
-        before = given.to_net(replace(context))
         net = with_data(reduced, param).to_net(context)
-        predictions = Predictions(before, net)
+        predictions = Predictions(lambda: given.to_net(replace(context)), net)
     else:
         predictions = None
         net = _load(model, weights, level, stage, context, output)
@@ -75,9 +74,10 @@ def run(
         kept = count_kept(net)
         for line in kept_lines(kept):
             output.log(line)
-        output.result(
-            {"iterations": iterations, "loss": loss, "outputs": scores, "layers_kept": kept}
-        )
+        result = {"iterations": iterations, "loss": loss, "outputs": scores, "layers_kept": kept}
+        if predictions is not None:
+            result["predictions"] = predictions.result()
+        output.result(result)
     finally:
         net.close()
 
