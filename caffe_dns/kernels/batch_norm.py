@@ -21,7 +21,7 @@ from caffe_dns.kernels.channel_statistics import (
     load,
     measure,
 )
-from caffe_dns.kernels.layout import AT_ONCE, Layout, laid_out, layout_of
+from caffe_dns.kernels.layout import Layout, laid_out, layout_of, tiles_at_once
 
 
 @triton.jit
@@ -254,7 +254,7 @@ class Normalization:
             sums,
             **layout.sums,
             **affine,
-            AT_ONCE=AT_ONCE if top is None else 1,
+            AT_ONCE=tiles_at_once(self.x) if top is None else 1,
             ADDS=top is not None,
             MORE=more is not None,
             RELU=self.relu,

@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from caffe_dns.kernels.layout import AT_ONCE, Layout, tile
+from caffe_dns.kernels.layout import Layout, tile, tiles_at_once
 
 #: For how many channels a program adds up the sums of all splits, and how many splits at a time.
 FINISHED, SPLITS = 8, 256
@@ -141,7 +141,9 @@ def measure(
     channels = layout.channels
     pivot, mean, inverse_std = torch.empty((3, channels), device=x.device)
     sums = torch.empty((layout.splits, 2, channels), device=x.device)
-    _sum[(layout.column_blocks, layout.splits)](x, pivot, sums, **layout.sums, AT_ONCE=AT_ONCE)
+    _sum[(layout.column_blocks, layout.splits)](
+        x, pivot, sums, **layout.sums, AT_ONCE=tiles_at_once(x)
+    )
     _finish[(triton.cdiv(channels, FINISHED),)](
         sums,
         layout.splits,

@@ -23,9 +23,10 @@ CHANNELS = 64
 #: Where rows are summed up: how many numbers a program has in hand, by how many warps, and programs
 #: that so keep a large GPU busy. Fewer leave fewer sums to be added up.
 SUM_TILE, SUM_WARPS, PROGRAMS = 4096, 8, 264
-#: How many tiles it asks memory for at once, if it does nothing but sum up. (Of what is stored in
-#: between, a compiler cannot know that it is not what is loaded next.)
-AT_ONCE = 4
+#: How many bytes the numbers have together that stand in one place of the tiles that it asks memory
+#: for at once: four bfloat16, two float32. More do not fit the registers. It does so only where it
+#: stores nothing in between: for all that a compiler knows, that could be what is loaded next.
+AT_ONCE = 8
 #: The largest number of places that 32 bits can count.
 LARGEST = 2**31 - 1
 #: The most blocks on the second axis of a grid.
@@ -122,6 +123,11 @@ def layout_of(blob: Tensor) -> Layout:
     plane = blob.numel() // (num * channels)
     last = plane == 1 or not blob.is_contiguous()
     return Layout(num * plane, channels, plane, last)
+
+
+def tiles_at_once(blob: Tensor) -> int:
+    """How many tiles of a blob to ask memory for at once where they are summed up."""
+    return AT_ONCE // blob.element_size()
 
 
 def slice_of(blob: Tensor, like: Tensor) -> tuple[Tensor, int]:

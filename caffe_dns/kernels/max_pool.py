@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from caffe_dns.kernels.layout import AT_ONCE, Layout, laid_out, layout_of, tile
+from caffe_dns.kernels.layout import Layout, laid_out, layout_of, tile, tiles_at_once
 
 #: The largest window, in pixels, that is worth a kernel: its loops are unrolled.
 LARGEST_WINDOW = 49
@@ -208,7 +208,7 @@ class MaxPool(torch.autograd.Function):
         if ctx.needs_input_grad[1]:
             sums = torch.empty((layout.splits, layout.channels), device=gradient.device)
             _sum[(layout.column_blocks, layout.splits)](
-                gradient, winners, sums, **layout.sums, AT_ONCE=AT_ONCE
+                gradient, winners, sums, **layout.sums, AT_ONCE=tiles_at_once(gradient)
             )
             along_bias = sums.sum(0).to(ctx.bias_type)
         return result, along_bias, None, None, None, None, None
