@@ -294,14 +294,18 @@ def _take_in(images, target, n):
 
 @_compiled
 def _give_out(source, tops, row, n):
-    at = 0
+    at, width = 0, row[OUT_WIDTH]
     for image in range(n):
         for channel in range(row[OUT_CHANNELS]):
             for y in range(row[OUT_HEIGHT]):
                 place = channel * row[OUT_PLANE] + y * row[OUT_PITCH]
-                for x in range(row[OUT_WIDTH]):
-                    tops[at] = source[(place + x) * n + image]
-                    at += 1
+                if n == 1:
+                    for x in range(width):
+                        tops[np.uint64(at + x)] = source[np.uint64(place + x)]
+                else:
+                    for x in range(width):
+                        tops[at + x] = source[(place + x) * n + image]
+                at += width
 
 
 @_compiled
