@@ -44,9 +44,10 @@ def run(
     return capfd.readouterr().out.splitlines()
 
 
-def test_nets(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture) -> None:
+@pytest.mark.parametrize("at_once", ["", " --at-once"])
+def test_nets(at_once: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture) -> None:
     arguments = "--nets lenet --batch 3 --precisions fp32 tf32 --rounds 2 --seconds 0.01"
-    lines = run(nets_gpu, arguments, monkeypatch, capfd)[3:]
+    lines = run(nets_gpu, arguments + at_once, monkeypatch, capfd)[3:]
     assert lines[0].split() == ["lenet,", "batch", "3,", "fp32", *COLUMNS]
     titles = ["PyTorch", "dns train, surgery", "dns train --no-surgery"]
     assert [text[2:32].strip() for text in lines[1:4]] == titles

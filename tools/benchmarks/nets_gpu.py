@@ -1,14 +1,17 @@
 #!/usr/bin/env python3
 """How fast nets of models/ train, and with how much memory: caffe_dns against plain PyTorch.
 
-    python tools/benchmarks/nets_gpu.py [--nets NET ...] [--precisions P ...] [--rows ROW ...] ...
+    python tools/benchmarks/nets_gpu.py [--nets NET ...] [--precisions P ...] [--rows ROW ...]
+        [--compile [MODE ...]] [--at-once] ...
 
 Images are on the GPU already. PyTorch trains the same layers, written by hand (`plain_nets`), with
 fused SGD; in tf32 and bf16 in channels_last. Of eager or as a CUDA graph, with or without cuDNN's
-benchmark, the fastest counts; with --compile, there is a row for torch.compile as well. The
-contestants train in turn, round after round. Printed are medians of the rounds; ratios are to the
-first row, for the speed the median of the ratios within each round. Memory is the most that tensors
-took at any time. Runs on a CPU as well, where nobody captures and memory is not counted.
+benchmark, the fastest counts; with --compile, there is a row for torch.compile as well. That takes
+a minute for each net; with --at-once, all nets are built at the same time, and have to fit the
+device together. The contestants train in turn, each alone, round after round. Printed are medians
+of the rounds; ratios are to the first row, for the speed the median of the ratios within each
+round. Memory is the most that tensors took at any time. Runs on a CPU as well, where nobody
+captures and memory is not counted.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ import platform
 import statistics
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -44,6 +48,10 @@ TITLES = (PLAIN, COMPILED, *list(ROWS)[1:])
 MODES = ("default", "max-autotune-no-cudagraphs")
 
 
+#: Who may stand for a row, by their settings.
+Candidates = dict[str, ContestantProcess]
+
+
 @dataclass(frozen=True)
 class Entry:
     """Who stands for a row, and the way it trains."""
@@ -56,7 +64,7 @@ class Entry:
 
 def start_processes(
     device: str, modes: Sequence[str], titles: Sequence[str]
-) -> dict[str, dict[str, ContestantProcess]]:
+) -> dict[str, Candidates]:
     """A process for each candidate of these rows; `modes` are those of torch.compile."""
     makes = dict(ROWS)
     if modes:
@@ -70,7 +78,7 @@ def start_processes(
     }
 
 
-def fastest(candidates: dict[str, ContestantProcess], task: Task, seconds: float) -> Entry:
+def fastest(candidates: Candidates, task: Task, seconds: float) -> Entry:
     """Try the candidates; all but the fastest leave. Raises RuntimeError where all fail."""
     best: Entry | None = None
     failures: list[RuntimeError] = []
@@ -92,26 +100,25 @@ def fastest(candidates: dict[str, ContestantProcess], task: Task, seconds: float
     return best
 
 
+def enter(candidates: Candidates, task: Task, seconds: float) -> Entry | str:
+    """The fastest of those who may stand for a row, or why there is none."""
+    try:
+        return fastest(candidates, task, seconds)
+    except RuntimeError as error:
+        return f"failed: {error}"
+
+
 def compete(
-    rows: dict[str, dict[str, ContestantProcess]], task: Task, rounds: int, seconds: float
+    entered: dict[str, Entry | str], task: Task, rounds: int, seconds: float
 ) -> dict[str, str]:
     """Let all rows train the task in turn; returns their lines for the table."""
-    entries: dict[str, Entry] = {}
-    failures: dict[str, str] = {}
-    for title, candidates in rows.items():
-        try:
-            entries[title] = fastest(candidates, task, seconds / 3)
-        except RuntimeError as error:
-            failures[title] = f"failed: {error}"
+    entries = {title: entry for title, entry in entered.items() if isinstance(entry, Entry)}
     runs = [
         {title: entry.process.turn(entry.way, seconds) for title, entry in entries.items()}
         for _ in range(rounds)
     ]
-    for candidates in rows.values():
-        for process in candidates.values():
-            process.leave()
     lines = {title: line(title, entries, runs, task.batch) for title in entries}
-    return {title: lines.get(title) or failures[title] for title in rows}
+    return {title: lines.get(title) or str(entry) for title, entry in entered.items()}
 
 
 def line(
@@ -126,6 +133,27 @@ def line(
     memory = entry.figure.memory / (entries[first].figure.memory or 1)
     text += f"{speed:8.2f}{memory:8.2f}"
     return f"{text}  {entry.title}"
+
+
+def run(tasks: Sequence[Task], options: argparse.Namespace) -> None:
+    """Build all of these, then let the rows of each train it, and print its table."""
+    modes = MODES[:1] if options.compile == [] else options.compile or ()
+    fields = [start_processes(options.device, modes, options.rows) for _ in tasks]
+    at_once = sum(map(len, fields)) if options.at_once else 1
+    with ThreadPoolExecutor(at_once) as pool:
+        entering = [
+            {title: pool.submit(enter, rows[title], task, options.seconds / 3) for title in rows}
+            for task, rows in zip(tasks, fields, strict=True)
+        ]
+    for task, rows, futures in zip(tasks, fields, entering, strict=True):
+        heading = f"{task.net}, batch {task.batch}, {task.precision}"
+        print(f"{heading:32}{'ms':>9}{'images/s':>11}{'GiB':>8}{'speed':>8}{'memory':>8}")
+        entered = {title: future.result() for title, future in futures.items()}
+        for title, text in compete(entered, task, options.rounds, options.seconds).items():
+            print(f"  {title:30}{text}", flush=True)
+        for candidates in rows.values():
+            for process in candidates.values():
+                process.close()
 
 
 def device_name(device: str) -> str:
@@ -154,27 +182,21 @@ def parse_options() -> argparse.Namespace:
         choices=MODES,
         help="torch.compile as well, in these modes or else the first; takes long",
     )
+    parser.add_argument("--at-once", action="store_true", help="build all nets at the same time")
     return parser.parse_args(namespace=argparse.Namespace(device=device))
 
 
 def main() -> None:
     options = parse_options()
-    modes = MODES[:1] if options.compile == [] else options.compile or ()
-    rows = start_processes(options.device, modes, options.rows)
+    tasks = [
+        Task(name, precision, options.batch or NETS[name].batch, options.device)
+        for name in options.nets
+        for precision in options.precisions
+    ]
     print(f"{device_name(options.device)}, torch {torch.__version__}")
     print(f"Medians of {options.rounds} rounds; speed and memory are ratios to the first row\n")
-    for name in options.nets:
-        batch = options.batch or NETS[name].batch
-        for precision in options.precisions:
-            heading = f"{name}, batch {batch}, {precision}"
-            print(f"{heading:32}{'ms':>9}{'images/s':>11}{'GiB':>8}{'speed':>8}{'memory':>8}")
-            task = Task(name, precision, batch, options.device)
-            lines = compete(rows, task, options.rounds, options.seconds)
-            for title, text in lines.items():
-                print(f"  {title:30}{text}", flush=True)
-    for candidates in rows.values():
-        for process in candidates.values():
-            process.close()
+    for group in [tasks] if options.at_once else [[task] for task in tasks]:
+        run(group, options)
 
 
 if __name__ == "__main__":
