@@ -19,15 +19,17 @@ from caffe_dns.files.reading import open_file
 #: A value for each iteration that has one.
 Series = dict[int, float]
 
-_NUMBER = r"[-+]?(?:[\d.]+(?:[eE][-+]?\d+)?|nan|inf)"
-_ITERATION = re.compile(r"\] Iteration (\d+)(?:, Testing net \(#(\d+)\))?")
-_LOSS = re.compile(rf"\] Iteration \d+(?: \(.*\))?, loss = ({_NUMBER})")
-_RATE = re.compile(rf"\] Iteration \d+, lr = ({_NUMBER})")
+_NUMBER = r"[-+]?(?:(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?|nan|inf)"
+#: Of more digits Python may refuse to make a number.
+COUNT = r"\d{1,18}"
+_ITERATION = re.compile(rf"\] Iteration ({COUNT})\b(?:, Testing net \(#({COUNT})\))?")
+_LOSS = re.compile(rf"\] Iteration {COUNT}(?: \(.*\))?, loss = ({_NUMBER})")
+_RATE = re.compile(rf"\] Iteration {COUNT}, lr = ({_NUMBER})")
 _OUTPUT = re.compile(
-    rf"\]\s+(Train|Test) net output #(\d+): (.+?) = ({_NUMBER})( \(\* {_NUMBER} = .* loss\))?\s*$"
+    rf"\]\s+(Train|Test) net output #({COUNT}): (.+?) = ({_NUMBER})( \(\* {_NUMBER} = .* loss\))?\s*$"
 )
 _SURGERY = re.compile(
-    rf"\] Surgery (.+): kept (\d+), pruned (\d+), sparsity ({_NUMBER}), spliced back (\d+)"
+    rf"\] Surgery (.+): kept ({COUNT}), pruned ({COUNT}), sparsity ({_NUMBER}), spliced back ({COUNT})\b"
 )
 #: HolmesShuan's fork tells convolutions and inner products apart, but not the layers.
 _FORK = re.compile(rf"\] (ConV|IP) Sparsity: ({_NUMBER})")

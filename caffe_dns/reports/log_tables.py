@@ -21,7 +21,7 @@ from caffe_dns.files.reading import open_file
 
 Row = dict[str, float]
 
-_TIME = re.compile(r"\s*[IWEF](\d\d)(\d\d) (\d+):(\d\d):(\d\d)\.(\d{6})\s")
+_TIME = re.compile(r"\s*[IWEF](\d\d)(\d\d) (\d{1,9}):(\d\d):(\d\d)\.(\d{6})\s")
 _ITERATION = re.compile(r"Iteration (\d+)")
 _RATE = re.compile(r"lr = ([-+]?[0-9]*\.?[0-9]+(?:[eE]?[-+]?[0-9]+)?)")
 _OUTPUT = r"%s net output #\d+: (\S+) = ([.\deE+-]+)"
@@ -42,12 +42,13 @@ class Table:
         iteration that has outputs.
         """
         match = self._pattern.search(line)
-        if match is not None:
+        value = None if match is None else _number(match[2])
+        if match is not None and value is not None:
             if self._open is None or self._open["NumIters"] != iteration:
                 if self._open is not None:
                     self.rows.append(self._open)
                 self._open = {"NumIters": iteration, "Seconds": seconds, "LearningRate": rate}
-            self._open[match[1]] = float(match[2])
+            self._open[match[1]] = value
         if self._open is not None and self.rows and len(self._open) == len(self.rows[0]):
             self.rows.append(self._open)
             self._open = None
@@ -97,12 +98,21 @@ def _read_outputs(lines: Iterable[str], clock: _Clock) -> tuple[Table, Table]:
         if iteration is None or seconds is None:  # nothing yet, or not a line of the log
             continue
         if match := _RATE.search(line):
-            rate = float(match[1])
+            found = _number(match[1])
+            rate = rate if found is None else found
         train.read(line, iteration, seconds, rate)
         test.read(line, iteration, seconds, rate)
     train.finish()
     test.finish()
     return train, test
+
+
+def _number(text: str) -> float | None:
+    """The number that a pattern of Caffe's script has found; None for what is none all the same."""
+    try:
+        return float(text)
+    except ValueError:
+        return None
 
 
 def save_tables(log: str, folder: str, delimiter: str) -> dict[Path, bool]:

@@ -18,7 +18,7 @@ from caffe_dns.errors import CaffeError
 from caffe_dns.layers.base import Shape
 from caffe_dns.proto.caffe_pb2 import NetParameter, SolverParameter
 from caffe_dns.proto.text import parse_text
-from caffe_dns.reports.curves import CurveReader, Run, read_lines
+from caffe_dns.reports.curves import COUNT, CurveReader, Run, read_lines
 
 _LINE = re.compile(r"[IWEF](\d\d)(\d\d) (\d\d):(\d\d):(\d\d)\.\d+ +\d+ [^\]]*\] ?(.*)", re.DOTALL)
 #: Lines of the head, by what they are called here.
@@ -33,7 +33,7 @@ _HEAD = {
 M = TypeVar("M", bound=Message)
 
 _SETTING_UP = "Setting up "
-_TOP = re.compile(r"Top shape: ((?:\d+ )*)\(\d+\)")
+_TOP = re.compile(rf"Top shape: ((?:{COUNT} )*)\(\d+\)")
 _SOLVER = "Initializing solver from parameters:"
 _NET = "Initializing net from parameters:"
 

@@ -13,6 +13,8 @@ from caffe_dns.reports.curves import Run, read_run, run_names
 from tests.oracle import GOLDEN
 
 PREFIX = "I1122 10:00:00.500000 7 a.cpp:1] "
+#: More digits than Python makes a number of.
+MANY = "7" * 5000
 
 
 def read(tmp_path: Path, *lines: str) -> Run:
@@ -119,3 +121,21 @@ def test_where_pruning_ends() -> None:
     assert end({0: 9, 10: 5, 20: 5, 30: 5}, {20: 2}) == 20  # as many came back as went
     assert end({0: 9, 10: 9}, {}) is None
     assert end({}, {}) is None
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "Iteration 7, loss = .",
+        "Iteration 7, lr = ..5",
+        f"Iteration {MANY}, loss = 1",
+        f"    Train net output #{MANY}: loss = 1 (* 1 = 1 loss)",
+        f"Surgery conv: kept {MANY}, pruned 1, sparsity 0.5, spliced back 0",
+        f"Surgery conv: kept 7, pruned 1, sparsity 0.5, spliced back {MANY}",
+    ],
+    ids=["point", "points", "iteration", "output", "kept", "spliced"],
+)
+def test_what_is_no_number_is_passed_over(tmp_path: Path, line: str) -> None:
+    expected = read(tmp_path, "Iteration 3, loss = 2.5", "Iteration 5, loss = 0.5")
+    damaged = read(tmp_path, "Iteration 3, loss = 2.5", line, "Iteration 5, loss = 0.5")
+    assert damaged == expected

@@ -110,3 +110,23 @@ def test_time_goes_on_over_new_year(tmp_path: Path) -> None:
 def test_files_that_are_no_training_logs(name: str) -> None:
     with pytest.raises(CaffeError, match=r"Solving|cannot be read"):
         parse_log(str(LOGS / name))
+
+
+@pytest.mark.parametrize("number", ["1.2.3", "--5", "e", "0.5-3"])
+def test_what_is_no_number_is_passed_over(tmp_path: Path, number: str) -> None:
+    train, _ = parse(
+        tmp_path,
+        "Iteration 0, lr = 0.01",
+        "    Train net output #0: loss = 1.5",
+        "Iteration 5, lr = 0.5-3",
+        f"    Train net output #0: loss = {number}",
+        "Iteration 9, lr = 0.02",
+        "    Train net output #0: loss = 2.5",
+        "Iteration 12, lr = 0.02",
+        "    Train net output #0: loss = 3.5",
+    )
+    assert [(row["NumIters"], row["LearningRate"], row["loss"]) for row in train] == [
+        (0, 0.02, 1.5),
+        (9, 0.02, 2.5),
+        (12, 0.02, 3.5),
+    ]
