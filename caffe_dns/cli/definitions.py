@@ -14,6 +14,7 @@ from caffe_dns.export.shrink import fold as fold_model
 from caffe_dns.export.shrink import put_in_order
 from caffe_dns.export.shrink import shrink as shrink_model
 from caffe_dns.export.standard_layers import without_surgery
+from caffe_dns.files.reading import is_count
 from caffe_dns.layers.base import Context, Shape
 from caffe_dns.net import Net
 from caffe_dns.net.definition import filter_layers, with_state
@@ -122,7 +123,7 @@ def parse_shapes(texts: Sequence[str]) -> list[ItemShape]:
 
 def _parse_shape(text: str) -> Shape:
     extents = [part.strip() for part in text.replace("x", ",").split(",")]
-    if not all(part.isdecimal() and int(part) > 0 for part in extents):
+    if not all(is_count(part) and int(part) > 0 for part in extents):
         raise CaffeError(
             f"--shape '{text}': extents like 3,227,227 would be right, or, with the label's, "
             "3,500,500:1,500,500"

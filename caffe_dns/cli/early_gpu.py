@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import threading
 
+from caffe_dns.files.reading import is_count
+
 
 def set_up(flag: str | None) -> threading.Thread | None:
     """Begin with the GPU that `-gpu` names, if that is a single one.
@@ -15,7 +17,7 @@ def set_up(flag: str | None) -> threading.Thread | None:
     Whatever fails says nothing here: the command will try the same. It is waited for where a
     command ends early, as nobody may leave the driver in the middle of it.
     """
-    if not flag or not flag.isdecimal():
+    if not flag or not is_count(flag):
         return None
     thread = threading.Thread(target=_set_up, args=(int(flag),))
     thread.start()

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 import click
 
+from caffe_dns.encoding import in_message
 from caffe_dns.errors import CaffeError
 from caffe_dns.plugins import import_plugin
 
@@ -40,7 +41,13 @@ precision = click.option(
     metavar="KIND",
     help="fp32, tf32 or bf16. Default: tf32 on a GPU that has it, else fp32.",
 )
-level = click.option("--level", default=0, show_default=True, help="The network level.")
+level = click.option(
+    "--level",
+    type=click.IntRange(-(2**31), 2**31 - 1),
+    default=0,
+    show_default=True,
+    help="The network level.",
+)
 stage = click.option(
     "--stage", default="", metavar="NAMES", help="Network stages, several with commas."
 )
@@ -63,7 +70,7 @@ shape = click.option(
 )
 threads = click.option(
     "--threads",
-    type=click.IntRange(min=1),
+    type=click.IntRange(1, 1024),
     metavar="N",
     help="Compute with so many threads on the CPU. Default: OMP_NUM_THREADS, or one for each core.",
 )
@@ -192,4 +199,4 @@ def check_loss_of_accuracy(value: float) -> None:
 
 def stages(flag: str) -> list[str]:
     """The stages of a flag value, split as Caffe does: an empty flag is one empty stage."""
-    return flag.split(",")
+    return in_message(flag).split(",")

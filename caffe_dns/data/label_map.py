@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from caffe_dns.errors import CaffeError
-from caffe_dns.files.reading import read_file
+from caffe_dns.files.reading import is_count, read_file
 from caffe_dns.proto.caffe_pb2 import LabelMap
 from caffe_dns.proto.text import read_text
 
@@ -46,7 +46,7 @@ def read_names_and_sizes(path: str) -> list[NamedImage]:
         words = line.split()
         if not words:
             continue
-        if len(words) != 3 or not all(word.isdigit() and int(word) for word in words[1:]):
+        if len(words) != 3 or not all(is_count(word) and int(word) for word in words[1:]):
             raise CaffeError(
                 f"'{line}' is not a name, a height and a width in pixels", file=path, line=number
             )

@@ -9,6 +9,7 @@ import torch
 from caffe_dns import log
 from caffe_dns.device.heap import keep_freed_memory
 from caffe_dns.errors import CaffeError
+from caffe_dns.files.reading import is_count
 from caffe_dns.proto.caffe_pb2 import SolverParameter
 
 CPU = torch.device("cpu")
@@ -38,7 +39,7 @@ def parse_gpus(flag: str) -> list[int]:
         return list(range(available))
     gpus = []
     for part in flag.split(","):
-        if not part.strip().isdigit():
+        if not is_count(part.strip()):
             raise CaffeError(f"-gpu: '{flag}' is not a device id, several with commas, or 'all'")
         gpu = int(part)
         if gpu >= available:

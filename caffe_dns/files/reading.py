@@ -45,6 +45,14 @@ def open_file(path: str | Path) -> BinaryIO:
             os.close(descriptor)
 
 
+def is_count(word: str) -> bool:
+    """Whether a word is a whole number that is not negative, of nine digits at most.
+
+    Python has digits of which `int` makes no number, and numbers too long for it.
+    """
+    return word.isdecimal() and len(word) <= 9
+
+
 def read_file(path: str | Path) -> bytes:
     """All of a file. Raises OSError."""
     with open_file(path) as file:

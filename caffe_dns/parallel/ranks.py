@@ -26,6 +26,7 @@ from torch import Tensor
 
 from caffe_dns import log
 from caffe_dns.errors import CaffeError, first_line
+from caffe_dns.files.reading import is_count
 from caffe_dns.layers.masked import WeightedLayer
 from caffe_dns.net.params import Param
 from caffe_dns.parallel.averaging import GradientAverage
@@ -101,7 +102,7 @@ def _text(variable: str) -> str:
 
 def _number(variable: str) -> int:
     value = _text(variable)
-    if not value.isdigit():
+    if not is_count(value):
         raise CaffeError(f"the environment variable {variable} is '{value}', not a number")
     return int(value)
 

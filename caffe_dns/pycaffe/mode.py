@@ -17,6 +17,7 @@ from caffe_dns import log as logging
 from caffe_dns import rng
 from caffe_dns.device.selection import CPU, scoring_device
 from caffe_dns.errors import CaffeError
+from caffe_dns.files.reading import is_count
 from caffe_dns.layers import layer_types
 from caffe_dns.parallel.ranks import Ranks
 
@@ -165,7 +166,7 @@ def layer_type_list() -> list[str]:
 def heed_environment() -> None:
     """Take over the log level of a program that sets GLOG_minloglevel before importing caffe."""
     level = os.environ.get("GLOG_minloglevel", "")  # noqa: SIM112
-    if level.isdigit():
+    if is_count(level):
         init_log(int(level))
 
 

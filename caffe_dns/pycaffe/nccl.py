@@ -13,6 +13,7 @@ from multiprocessing.util import Finalize
 import torch.distributed as dist
 
 from caffe_dns.errors import BadValue, CaffeError
+from caffe_dns.files.reading import is_count
 from caffe_dns.parallel.ranks import JoinedRanks, Ranks, World
 from caffe_dns.pycaffe.mode import mode
 from caffe_dns.pycaffe.solver import Solver
@@ -90,7 +91,7 @@ def _join(ranks: Ranks, uid: bytes | str, solver: Solver) -> JoinedRanks:
 def _place(uid: bytes | str) -> tuple[str, int]:
     text = uid.decode(errors="replace") if isinstance(uid, bytes) else uid
     address, _, port = text.rpartition(":")
-    if not address or not port.isdigit():
+    if not address or not is_count(port):
         raise BadValue(f"'{text}' is not what NCCL.new_uid() has given")
     return address, int(port)
 

@@ -26,10 +26,12 @@ _ITERATION = re.compile(rf"\] Iteration ({COUNT})\b(?:, Testing net \(#({COUNT})
 _LOSS = re.compile(rf"\] Iteration {COUNT}(?: \(.*\))?, loss = ({_NUMBER})")
 _RATE = re.compile(rf"\] Iteration {COUNT}, lr = ({_NUMBER})")
 _OUTPUT = re.compile(
-    rf"\]\s+(Train|Test) net output #({COUNT}): (.+?) = ({_NUMBER})( \(\* {_NUMBER} = .* loss\))?\s*$"
+    rf"\]\s+(Train|Test) net output #({COUNT}): (.+?) = ({_NUMBER})"
+    rf"( \(\* {_NUMBER} = .* loss\))?\s*$"
 )
 _SURGERY = re.compile(
-    rf"\] Surgery (.+): kept ({COUNT}), pruned ({COUNT}), sparsity ({_NUMBER}), spliced back ({COUNT})\b"
+    rf"\] Surgery (.+): kept ({COUNT}), pruned ({COUNT}), sparsity ({_NUMBER}), "
+    rf"spliced back ({COUNT})\b"
 )
 #: HolmesShuan's fork tells convolutions and inner products apart, but not the layers.
 _FORK = re.compile(rf"\] (ConV|IP) Sparsity: ({_NUMBER})")

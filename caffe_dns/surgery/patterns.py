@@ -91,11 +91,11 @@ class Pattern:
 
 def parse_pattern(text: str) -> Pattern:
     """The pattern that is written so. Raises BadValue for what is none."""
-    if found := re.fullmatch(r"(\d+):(\d+)", text):
+    if found := re.fullmatch(r"(\d{1,9}):(\d{1,9})", text):
         most, group = map(int, found.groups())
         if 0 < most < group:
             return Pattern(most=most, group=group)
-    elif (found := re.fullmatch(r"1x(\d+)", text)) and int(found[1]) > 1:
+    elif (found := re.fullmatch(r"1x(\d{1,9})", text)) and int(found[1]) > 1:
         return Pattern(unit=int(found[1]))
     elif text == "filter":
         return Pattern(unit=Pattern.ROW)

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from caffe_dns.encoding import in_message
 from caffe_dns.errors import CaffeError
 from caffe_dns.lr_policy import check_policy, learning_rate, next_step
 from caffe_dns.proto.caffe_pb2 import LayerSurgery, SolverParameter, SurgeryStage
@@ -168,7 +169,7 @@ def parse_target(
     """
     stage = SurgeryStage()
     if pattern:
-        stage.pattern = pattern
+        stage.pattern = in_message(pattern)
     if compression is not None:
         stage.compression = compression
     elif macs is not None:
@@ -182,7 +183,7 @@ def parse_target(
     else:
         for entry in sparsity.split(","):
             name, _, value = entry.partition("=")
-            stage.layer.add(name=name.strip(), sparsity=_number(value))
+            stage.layer.add(name=in_message(name.strip()), sparsity=_number(value))
     return stage
 
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from caffe_dns.encoding import decode, encode
 from caffe_dns.errors import CaffeError
 from caffe_dns.files.hdf5 import find, open_hdf5, read_array
+from caffe_dns.files.reading import is_count
 from caffe_dns.net import Net
 from caffe_dns.net.params import Param
 from caffe_dns.weights.fitting import StoredLayer
@@ -42,7 +43,7 @@ def _arrays(group: h5py.Group) -> dict[int, np.ndarray] | None:
     datasets = {name: item for name, item in items.items() if isinstance(item, h5py.Dataset)}
     if not datasets and items:
         return None
-    if any(not name.isdecimal() for name in datasets):
+    if not all(map(is_count, datasets)):
         raise CaffeError(f"is not a model in HDF5: the blobs of a layer are {sorted(datasets)}")
     return {int(name): read_array(dataset) for name, dataset in datasets.items()}
 

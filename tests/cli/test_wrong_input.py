@@ -55,6 +55,10 @@ def test_the_workspace_is_right(work: Workspace, capfd: Capture) -> None:
     assert {"snap_iter_2.caffemodel", "snap_iter_2.solverstate"} <= work.names()
 
 
+def test_a_stage_that_is_not_in_utf_8(work: Workspace, capfd: Capture) -> None:
+    run_well([*TEST, "-stage", "\udcff"], capfd)
+
+
 def nothing(work: Workspace) -> None:
     """Leave the workspace as it is: the command line is what is wrong."""
 
@@ -346,6 +350,19 @@ WRONG: dict[str, tuple[Callable[[Workspace], None], list[str], list[str]]] = {
         spoil("solver.prototxt", "max_iter: 2", "max_iter: -2"),
         TRAIN,
         ["solver.prototxt", "max_iter"],
+    ),
+    "a GPU that is no number": (nothing, [*TEST, "-gpu", "²"], ["-gpu", "'²'"]),
+    "a level of more than 32 bits": (nothing, [*TEST, "--level", "9" * 11], ["--level", "9" * 11]),
+    "more threads than a machine has": (nothing, [*TEST, "--threads", "9" * 11], ["--threads"]),
+    "an extent of too many digits": (
+        nothing,
+        ["deploy", "-model", "net.prototxt", "-output", "o", "-shape", "9" * 5000],
+        ["--shape", "3,227,227"],
+    ),
+    "a pattern of too many digits": (
+        nothing,
+        [*FINETUNE, "-pattern", "1x" + "9" * 5000, "-target-sparsity", "0.5"],
+        ["is no pattern"],
     ),
     "unknown effect of a signal": (nothing, [*TRAIN, "-sigint_effect", "halt"], ["halt"]),
     "solver without a net": (

@@ -21,6 +21,13 @@ def test_reads_a_file(tmp_path: Path) -> None:
     reading.check_file(tmp_path / "a")
 
 
+def test_counts_are_what_int_makes_numbers_of() -> None:
+    for word in ("0", "007", "123456789", "٣"):
+        assert reading.is_count(word) and int(word) >= 0
+    for word in ("", "-1", "1.0", " 1", "²", "1234567890", "9" * 5000):
+        assert not reading.is_count(word)
+
+
 def test_reads_what_comes_through_a_pipe(tmp_path: Path) -> None:
     """As `dns summary --model <(sed ... net.prototxt)` gives one."""
     os.mkfifo(tmp_path / "pipe")

@@ -253,12 +253,14 @@ def test_files_that_are_no_models(tmp_path: Path) -> None:
     assert "is a solver state, not a model" in complaint(net, state)
 
 
-@pytest.mark.parametrize("kind", ["empty", "dataset", "names", "cut"])
+@pytest.mark.parametrize("kind", ["empty", "dataset", "names", "number", "cut"])
 def test_hdf5_files_that_are_no_models(tmp_path: Path, kind: str) -> None:
     file = tmp_path / "m.h5"
     with h5py.File(file, "w") as root:
         if kind == "dataset":
             root["data"] = np.zeros(3)
+        if kind == "number":
+            root["data/a/" + "7" * 5000] = np.zeros((5, 60))
         if kind == "names":
             root["data/a/weight"] = np.zeros((5, 60))
     if kind == "cut":
