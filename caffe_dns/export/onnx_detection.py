@@ -37,7 +37,7 @@ def normalize(at: Bottoms) -> list[str]:
     return [at.add("Mul", at.add("Div", value, norm), at.constant("scale", scale))]
 
 
-@converts("PriorBox")
+@converts("PriorBox", "PriorBoxClustered")
 def prior_box(at: Bottoms) -> list[str]:
     """The boxes as a constant: they depend on the bottoms' shapes alone."""
     empty = torch.zeros(())

@@ -184,7 +184,7 @@ class RegionRule(Channelwise):
         node.hold(node.bottoms[1], True)
 
 
-@channel_rules.register("PriorBox", "Silence")
+@channel_rules.register("PriorBox", "PriorBoxClustered", "Silence")
 class Unread(Rule):
     """A layer that reads at most the extents behind the channels."""
 

@@ -1,4 +1,4 @@
-"""PriorBox: the boxes that a detector's predictions are counted from."""
+"""PriorBox and its kind: the boxes that a detector's predictions are counted from."""
 
 from __future__ import annotations
 
@@ -85,6 +85,7 @@ class PriorBox(Layer):
         """Width and height in pixels of the boxes around one place, in the top's order."""
         least = self.param.prior_box_param.min_size
         most = self.param.prior_box_param.max_size
+        self._refuse("width", "height")
         if not least or min(least) < 1:
             said = f"is {min(least):g}" if least else "is missing"
             raise self._wrong("min_size", f"{said}; at least 1 would be")
@@ -137,5 +138,29 @@ class PriorBox(Layer):
             raise self._wrong(name, f"is {min(pair):g}; more than 0 would be")
         return pair
 
+    def _refuse(self, *fields: str) -> None:
+        """Raise for fields of the other type."""
+        for field in fields:
+            if getattr(self.param.prior_box_param, field):
+                raise self._wrong(field, "says nothing to this type; none would be")
+
     def _wrong(self, field: str, message: str) -> CaffeError:
         return self.error(f"{message} right", f"prior_box_param.{field}")
+
+
+@layer_types.register("PriorBoxClustered")
+class PriorBoxClustered(PriorBox):
+    """The same, but each box has a width and a height of its own (OpenVINO's PriorBoxClustered)."""
+
+    def _sizes(self) -> list[Extents]:
+        settings = self.param.prior_box_param
+        self._refuse("min_size", "max_size", "aspect_ratio")
+        wide, high = list(settings.width), list(settings.height)
+        if not wide or len(wide) != len(high):
+            counts = f"{len(wide)} width(s) and {len(high)} height(s) are given"
+            raise self._wrong("width", f"{counts}; as many of both would be")
+        least = min(wide + high)
+        if least <= 0:
+            name = "width" if least in wide else "height"
+            raise self._wrong(name, f"is {least:g}; more than 0 would be")
+        return list(zip(wide, high, strict=True))

@@ -102,6 +102,29 @@ def test_clip() -> None:
     assert_close(boxes, expected.clip(0, 1), "boxes")
 
 
+def test_boxes_of_extents_of_their_own() -> None:
+    settings = "width: 9.4 width: 25.1 height: 15 height: 39.6 step: 16 offset: 0.25"
+    layer = make_layer(f"type: 'PriorBoxClustered' prior_box_param {{ {settings} }}", MAP, IMAGE)
+    top = run(layer, torch.zeros(MAP), torch.zeros(IMAGE))[0]
+    sizes = [(9.4, 15.0), (25.1, 39.6)]
+    boxes = written_out(sizes, (3, 2), (40, 30), (16, 16), offset=0.25)
+    assert_close(top[0, 0].reshape(-1, 4).numpy(), boxes, "boxes")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ("width: 3 height: 3 height: 4", "width: 1 width(s) and 2 height(s) are given; as many"),
+        ("", "width: 0 width(s) and 0 height(s) are given; as many of both would be right"),
+        ("width: 3 height: 0", "height: is 0; more than 0 would be right"),
+        ("width: 3 height: 3 min_size: 2", "min_size: says nothing to this type; none would be"),
+    ],
+)
+def test_wrong_extents_are_named(settings: str, message: str) -> None:
+    definition = f"type: 'PriorBoxClustered' prior_box_param {{ {settings} }}"
+    assert f"prior_box_param.{message}" in refused(definition, MAP, IMAGE)
+
+
 def test_the_image_may_be_left_out_where_its_size_is_given() -> None:
     layer = make_layer("type: 'PriorBox' prior_box_param { min_size: 4 img_size: 40 }", MAP)
     assert run(layer, torch.zeros(MAP))[0].shape == (1, 2, 24)
@@ -125,6 +148,7 @@ def test_boxes_follow_the_size_of_the_map() -> None:
     ("settings", "message"),
     [
         ("", "min_size: is missing; at least 1 would be right"),
+        ("min_size: 2 width: 3", "width: says nothing to this type; none would be right"),
         ("min_size: 0", "min_size: is 0; at least 1 would be right"),
         ("min_size: 2 max_size: 3 max_size: 4", "max_size: given 2 time(s) beside 1 min_size"),
         ("min_size: 3 max_size: 3", "max_size: is 3; more than the min_size 3 would be right"),
