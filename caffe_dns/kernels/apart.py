@@ -1,6 +1,7 @@
-"""Weights put apart into what their masks keep and what they take away, in one pass over memory.
+"""Weights put apart into what their masks keep and what they take away, and together again.
 
-PyTorch's foreach operations read and write every weight twice for it.
+Each is one pass over memory. PyTorch's foreach operations read and write every weight twice to put
+them apart, and start several kernels for either.
 """
 
 from __future__ import annotations
@@ -16,25 +17,48 @@ from caffe_dns.kernels.blocks import Blocks
 
 #: How many elements a program of the kernel handles.
 BLOCK = 4096
+#: Where an address is a multiple of so many bytes, a thread reads as many at once.
+ALIGNMENT = 16
 
 
 @triton.jit
-def _split(addresses, counts, owners, starts, BLOCK: tl.constexpr):
-    """pruned = w - w mask; w = w mask."""
-    program = tl.program_id(0)
-    owner = tl.load(owners + program)
-    weight = tl.load(addresses + 3 * owner).to(tl.pointer_type(tl.float32))
-    mask = tl.load(addresses + 3 * owner + 1).to(tl.pointer_type(tl.uint8))
-    pruned = tl.load(addresses + 3 * owner + 2).to(tl.pointer_type(tl.float32))
-    places = tl.load(starts + program) + tl.arange(0, BLOCK)
-    inside = places < tl.load(counts + owner)
+def _split_places(weight, mask, pruned, places, inside):
     whole = tl.load(weight + places, mask=inside)
     kept = whole * tl.load(mask + places, mask=inside).to(tl.float32)
     tl.store(weight + places, kept, mask=inside)
     tl.store(pruned + places, whole - kept, mask=inside)
 
 
-class SplitKernel:
+@triton.jit
+def _merge_places(weight, mask, pruned, places, inside):
+    kept = tl.load(weight + places, mask=inside)
+    tl.store(weight + places, kept + tl.load(pruned + places, mask=inside), mask=inside)
+
+
+@triton.jit
+def _move(
+    addresses, counts, owners, starts, SPLIT: tl.constexpr, DIVISOR: tl.constexpr,
+    BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Either pruned = w - w mask; w = w mask, or w = w + pruned."""
+    program = tl.program_id(0)
+    owner = tl.load(owners + program)
+    start = tl.multiple_of(tl.load(starts + program), BLOCK)
+    count = tl.load(counts + owner)
+    row = addresses + 3 * owner
+    weight = tl.multiple_of(tl.load(row).to(tl.pointer_type(tl.float32)), DIVISOR)
+    mask = tl.multiple_of(tl.load(row + 1).to(tl.pointer_type(tl.uint8)), DIVISOR)
+    pruned = tl.multiple_of(tl.load(row + 2).to(tl.pointer_type(tl.float32)), DIVISOR)
+    places = start + tl.arange(0, BLOCK)
+    move: tl.constexpr = _split_places if SPLIT else _merge_places
+    # What may end anywhere is read one by one.
+    if start + BLOCK <= count:
+        move(weight, mask, pruned, places, None)
+    else:
+        move(weight, mask, pruned, places, places < count)
+
+
+class ApartKernel:
     """Puts weights apart: float32 tensors on one GPU, each with a mask and a place for the rest.
 
     All have to stay where they are, and the three of a weight have the same strides, without gaps.
@@ -51,6 +75,8 @@ class SplitKernel:
             [tensor.data_ptr() for tensor in row]
             for row in zip(weights, self._bytes, pruned, strict=True)
         ]
+        aligned = all(address % ALIGNMENT == 0 for row in rows for address in row)
+        self._divisor = ALIGNMENT if aligned else 1
         self._addresses = torch.tensor(rows, device=weights[0].device)
         self._blocks = Blocks(weights, BLOCK)
 
@@ -58,11 +84,24 @@ class SplitKernel:
         """Go by what the masks are now."""
         torch._foreach_copy_(self._bytes, self._masks)
 
-    def run(self) -> None:
+    def split(self) -> None:
         """Leave in the weights what the masks keep. May be captured as a CUDA graph."""
+        self._run(split=True)
+
+    def merge(self) -> None:
+        """Put the whole weights back. May be captured as a CUDA graph."""
+        self._run(split=False)
+
+    def _run(self, *, split: bool) -> None:
         blocks = self._blocks
         # A kernel starts on the current GPU, wherever its tensors are.
         with torch.cuda.device_of(self._addresses):
-            _split[(blocks.programs,)](
-                self._addresses, blocks.counts, blocks.owners, blocks.starts, BLOCK=BLOCK
+            _move[(blocks.programs,)](
+                self._addresses,
+                blocks.counts,
+                blocks.owners,
+                blocks.starts,
+                SPLIT=split,
+                DIVISOR=self._divisor,
+                BLOCK=BLOCK,
             )

@@ -20,7 +20,7 @@ from triton.backends.compiler import GPUTarget
 from triton.backends.nvidia.compiler import CUDABackend
 from triton.compiler import ASTSource
 
-from caffe_dns.kernels.apart import SplitKernel
+from caffe_dns.kernels.apart import ApartKernel
 from caffe_dns.kernels.batch_norm import NormalizedBatch, NormalizedSum
 from caffe_dns.kernels.bias_relu import BiasedReLU
 from caffe_dns.kernels.channel_statistics import Statistics
@@ -137,7 +137,9 @@ def run_without_images() -> None:
         kernel = SGDKernel(weights, weights, [1.0], [0.0], momentum=0.9, l1=l1, nesterov=nesterov)
         kernel.run(weights, torch.ones(()))
         Products(weights, [None], torch.bfloat16 if l1 else torch.float32).run()
-    SplitKernel(weights, weights, weights).run()
+    apart = ApartKernel(weights, weights, weights)
+    apart.split()
+    apart.merge()
     ContestKernel([torch.zeros(5)]).run(torch.zeros(5), *torch.zeros(3, 1))
     by_columns(torch.zeros(4, 6))
     for labels in (torch.zeros(4), torch.zeros(4, dtype=torch.int64)):

@@ -11,7 +11,7 @@ from torch import Tensor
 from caffe_dns import kernels
 
 if TYPE_CHECKING:
-    from caffe_dns.kernels.apart import SplitKernel
+    from caffe_dns.kernels.apart import ApartKernel
 
 
 class KeptApart:
@@ -42,20 +42,22 @@ class KeptApart:
     def merge(self) -> None:
         """Put the whole weights into the parameters."""
         if not self._merged:
-            torch._foreach_add_(self.parameters, self.pruned)
+            if kernel := self._usable_kernel():
+                kernel.merge()
+            else:
+                torch._foreach_add_(self.parameters, self.pruned)
             self._merged = True
 
     @torch.no_grad()
     def split(self) -> None:
         """Leave in the parameters what the masks keep."""
         self.merge()
-        # A compiler would not know what the kernel writes to.
-        if self._kernel is None or torch.compiler.is_compiling() or self.moved():
+        if kernel := self._usable_kernel():
+            kernel.split()
+        else:
             torch._foreach_copy_(self.pruned, self.parameters)
             torch._foreach_mul_(self.parameters, self.masks)
             torch._foreach_sub_(self.pruned, self.parameters)
-        else:
-            self._kernel.run()
         self._merged = False
 
     def take_masks(self) -> None:
@@ -68,8 +70,12 @@ class KeptApart:
         self.split()
         torch._foreach_zero_(self.pruned)
 
-    def _make_kernel(self) -> SplitKernel | None:
-        """What puts all apart at once, where it can be had."""
+    def _usable_kernel(self) -> ApartKernel | None:
+        # A compiler would not know what the kernel writes to.
+        return None if torch.compiler.is_compiling() or self.moved() else self._kernel
+
+    def _make_kernel(self) -> ApartKernel | None:
+        """What makes either move for all at once, where it can be had."""
         rows = list(zip(self.parameters, self.masks, self.pruned, strict=True))
         if not kernels.wanted(self.parameters[0].device) or not all(
             parameter.dtype == torch.float32
@@ -77,6 +83,6 @@ class KeptApart:
             for parameter, mask, pruned in rows
         ):
             return None
-        from caffe_dns.kernels.apart import SplitKernel
+        from caffe_dns.kernels.apart import ApartKernel
 
-        return SplitKernel(self.parameters, self.masks, self.pruned)
+        return ApartKernel(self.parameters, self.masks, self.pruned)
