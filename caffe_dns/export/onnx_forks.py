@@ -10,7 +10,7 @@ import torch
 from caffe_dns.export.onnx_graph import INT64, Bottoms, converts
 from caffe_dns.layers.forks.batch_norm import BN
 from caffe_dns.layers.forks.channels import Reorg, ShuffleChannel
-from caffe_dns.layers.forks.neuron import SIX, Insanity, ReLU6, Sparsify
+from caffe_dns.layers.forks.neuron import SIX, Insanity, ReLU6, SeLu, Sparsify
 from caffe_dns.layers.forks.resize import Interp, Upsample
 from caffe_dns.layers.forks.roi import ROIPooling
 
@@ -124,6 +124,17 @@ def reorg(at: Bottoms) -> list[str]:
 @converts("Insanity")
 def insanity(at: Bottoms) -> list[str]:
     return [at.add("LeakyRelu", *at.values, alpha=cast(Insanity, at.layer).slope)]
+
+
+@converts("SeLu")
+def selu(at: Bottoms) -> list[str]:
+    layer = cast(SeLu, at.layer)
+    return [at.add("Selu", *at.values, alpha=layer.alpha, gamma=layer.scale)]
+
+
+@converts("SeLuDropout")
+def selu_dropout(at: Bottoms) -> list[str]:
+    return at.values
 
 
 @converts("ContinuationIndicator")

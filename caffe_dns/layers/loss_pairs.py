@@ -55,23 +55,26 @@ class _Distance(torch.autograd.Function):
 class ContrastiveLoss(LossLayer):
     """Draws similar pairs together and pushes others `margin` apart (`contrastive_loss_layer.cpp`).
 
-    Bottoms: two N x C blobs and N labels, not 0 for a similar pair. With the distance d, a similar
-    pair costs d^2 and another one max(margin - d, 0)^2, or max(margin - d^2, 0) with
-    `legacy_version`; the loss is half the mean over the batch.
+    Bottoms: two N x C blobs and N labels, not 0 for a similar pair, or (happynear's fork) N labels
+    of each, the same for a similar pair. With the distance d, a similar pair costs d^2 and another
+    one max(margin - d, 0)^2, or max(margin - d^2, 0) with `legacy_version`; the loss is half the
+    mean over the batch.
     """
 
-    bottoms = (3, 3)
-    no_force_backward: ClassVar[tuple[int, ...]] = (2,)
+    bottoms = (3, 4)
+    no_force_backward: ClassVar[tuple[int, ...]] = (2, 3)
 
     def reshape(self, bottom_shapes: Sequence[Shape]) -> list[Shape]:
         tops = super().reshape(bottom_shapes)
-        first, second, labels = bottom_shapes
+        first, second, *labels = bottom_shapes
         for shape in (first, second):
             if count(shape[2:]) != 1:
                 raise self.error(f"a bottom of shape {shape_text(shape)} is not N x C", "bottom")
         _check_same_count(self, first, second)
-        if count(labels) != first[0]:
-            raise self.error(f"{first[0]} pairs need as many labels, not {count(labels)}", "bottom")
+        for shape in labels:
+            if count(shape) != first[0]:
+                message = f"{first[0]} pairs need as many labels, not {count(shape)}"
+                raise self.error(message, "bottom")
         return tops
 
     def forward(self, *bottoms: Tensor) -> Tensor:
@@ -82,7 +85,8 @@ class ContrastiveLoss(LossLayer):
             apart = F.relu(settings.margin - squares)
         else:
             apart = F.relu(settings.margin - _Distance.apply(squares)).square()
-        similar = bottoms[2].reshape(-1).long() != 0
+        label, *others = (bottom.reshape(-1).long() for bottom in bottoms[2:])
+        similar = label == others[0] if others else label != 0
         return torch.where(similar, squares, apart).sum() / (2 * first.shape[0])
 
 

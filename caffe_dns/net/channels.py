@@ -34,6 +34,8 @@ ENTRYWISE = (
     "Power",
     "ReLU",
     "ReLU6",
+    "SeLu",
+    "SeLuDropout",
     "Sigmoid",
     "Split",
     "Swish",

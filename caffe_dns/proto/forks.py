@@ -148,6 +148,8 @@ _MOVED: dict[str, dict[int, Moved]] = {
     "Flip": {212: Moved(2139)},
     "Normalize": {214: Moved(2140)},
     # DeepDetect.
+    "SeLu": {149: Moved(2141)},
+    "SeLuDropout": {150: Moved(2142)},
     "ContinuationIndicator": {158: Moved(2118)},
     "CtcLoss": {157: Moved(2137)},
     "LabelsequenceAccuracy": {159: Moved(2138)},

@@ -70,7 +70,6 @@ FIELDS = {
         "TransformationParameter": "flow",
     },
     "DeepDetect": {
-        "LayerParameter": "selu_dropout_param",
         "NonMaximumSuppressionParameter": "soft_nms theta",
         "MultiBoxLossParameter": "objectness_score",
         "TransformationParameter": "geometry_param",
@@ -163,7 +162,7 @@ LAYER_TYPES = {
     "SkimCaffe": "ConvolutionReLU ConvolutionReLUPool ConvolutionReLUPoolLRN "
     "InnerProductReLUDropout MKLBatchNorm MKLConvolution MKLLRN MKLPooling MKLReLU ReLUPooling "
     "Winograd",
-    "DeepDetect": "SparseData SparseInnerProduct SeLuDropout",
+    "DeepDetect": "SparseData SparseInnerProduct",
     "MNC": "ROIWarping MaskPooling MaskResize",
     "caffe-yolo": "BoxData",
     "caffe-yolov2": "BoxData",
@@ -223,7 +222,6 @@ _INSTEAD = {
     "MKLReLU": "ReLU would do",
     "SyncBN": "BN would do",
     "SpatialDropout": "Dropout would do, which leaves out entries one by one",
-    **dict.fromkeys(("SeLuDropout", "selu_dropout_param"), "Dropout would do"),
     "video_type": "a program can give the frames to caffe.Net",
     "local_lr_auto": "larc: true does the like",
     "larc_turbo": "larc: true does the like",

@@ -48,6 +48,8 @@ LAYERS = {
     "relu6": one("ReLU6"),
     "relu6_slope": one("ReLU6", "relu6_param { negative_slope: 0.25 }"),
     "insanity": one("Insanity"),
+    "selu": one("SeLu", "selu_param { alpha: 1.5 }"),
+    "selu_dropout": one("SeLuDropout"),
     "continuation_indicator": one(
         "ContinuationIndicator", "continuation_indicator_param { time_step: 3 }"
     ),

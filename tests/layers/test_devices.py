@@ -203,6 +203,8 @@ CASES = {
         settings("NormalizeChannels", "normalize_param", "bp_norm: true"), [draw(*IMAGES)], tops=2
     ),
     "insanity": Case("type: 'Insanity'", [draw(*IMAGES)]),
+    "selu": Case("type: 'SeLu'", [draw(*IMAGES)]),
+    "selu_dropout": Case("type: 'SeLuDropout'", [draw(*IMAGES)]),
     "continuation_indicator": Case(
         settings("ContinuationIndicator", "continuation_indicator_param", "time_step: 3"),
         [draw(*IMAGES)],

@@ -63,6 +63,16 @@ def test_contrastive_loss(legacy: bool) -> None:
     np.testing.assert_allclose(second.grad.view(6, 3), -gradient / 6, rtol=1e-12, atol=1e-15)
 
 
+def test_labels_of_both_examples() -> None:
+    first, second = draw(4, 3, seed=1), draw(4, 3, seed=2)
+    labels = torch.tensor([7.0, 0.0, 3.0, 5.2]), torch.tensor([7.0, 0.0, 4.0, 5.4])
+    similar = torch.tensor([1.0, 1.0, 0.0, 1.0])
+    text = 'type: "ContrastiveLoss"'
+    expected = make_layer(text, (4, 3), (4, 3), (4,))(first, second, similar)
+    made = make_layer(text, (4, 3), (4, 3), (4,), (4, 1))
+    assert made(first, second, labels[0], labels[1][:, None]) == expected
+
+
 def test_equal_dissimilar_examples_have_a_finite_gradient() -> None:
     layer = make_layer('type: "ContrastiveLoss"', (2, 3), (2, 3), (2,))
     first = torch.ones(2, 3, requires_grad=True)
@@ -80,7 +90,8 @@ def test_equal_dissimilar_examples_have_a_finite_gradient() -> None:
         ('type: "ContrastiveLoss"', [(2, 3), (2, 4), (2,)], "the bottoms differ in size"),
         ('type: "ContrastiveLoss"', [(2, 3, 2), (2, 6), (2,)], r"shape 2 3 2 \(12\) is not N x C"),
         ('type: "ContrastiveLoss"', [(2, 3), (2, 3), (3,)], "2 pairs need as many labels, not 3"),
-        ('type: "ContrastiveLoss"', [(2, 3), (2, 3)], "takes 3 bottom"),
+        ('type: "ContrastiveLoss"', [(2, 3), (2, 3)], "takes 3 to 4 bottom"),
+        ('type: "ContrastiveLoss"', [(2, 3), (2, 3), (2,), (4,)], "as many labels, not 4"),
     ],
 )
 def test_wrong_bottoms_are_named(text: str, shapes: list[tuple[int, ...]], message: str) -> None:

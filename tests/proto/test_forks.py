@@ -135,6 +135,8 @@ def test_upsample(number: int) -> None:
         ("Reorg", 159, "reorg_param"),
         ("ReLU6", 211, "relu6_param"),
         ("Insanity", 202, "insanity_param"),
+        ("SeLu", 149, "selu_param"),
+        ("SeLuDropout", 150, "selu_dropout_param"),
         ("ContinuationIndicator", 158, "continuation_indicator_param"),
         ("DetectionLoss", 149, "detection_loss_param"),
         ("DetectionAccuracy", 150, "detection_accuracy_param"),
@@ -154,7 +156,7 @@ def test_upsample(number: int) -> None:
 )
 def test_layers_of_small_nets(type: str, number: int, field: str) -> None:
     # One number, 3, as the first field; a float in that of some.
-    is_float = type in ("ReLU6", "Insanity")
+    is_float = type in ("ReLU6", "Insanity", "SeLu", "SeLuDropout")
     content = b"\x0d\x00\x00\x40\x40" if is_float else b"\x08\x03"
     (value,) = (v for _, v in getattr(fork_layer(type, number, content), field).ListFields())
     assert value == 3

@@ -71,6 +71,7 @@ _OF_THEIR_OWN: dict[tuple[str, int], Shape] = {
     ("EvalDetection", 1): _BOXES,
     ("ProposalTarget", 1): _OBJECTS,
     ("ContrastiveLoss", 2): (BATCH,),
+    ("ContrastiveLoss", 3): (BATCH,),
     ("TripletLoss", 3): (BATCH,),
     ("MarginInnerProduct", 1): (BATCH,),
     ("LargeMarginInnerProduct", 1): (BATCH,),

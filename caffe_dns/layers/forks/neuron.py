@@ -71,6 +71,50 @@ class Insanity(SameShape):
         return torch.where(bottom > 0, bottom, bottom / divisors)
 
 
+@layer_types.register("SeLu")
+class SeLu(SameShape):
+    """lambda * x, below 0 lambda * alpha * (exp(x) - 1) (`selu_layer.cpp` of DeepDetect)."""
+
+    keeps_type = True
+
+    def build(self, bottom_shapes: Sequence[Shape]) -> None:
+        settings = self.param.selu_param
+        self.scale, self.alpha = getattr(settings, "lambda"), settings.alpha
+
+    def forward(self, *bottoms: Tensor) -> Tensor:
+        return self.scale * F.elu(bottoms[0], self.alpha)
+
+
+@layer_types.register("SeLuDropout")
+class SeLuDropout(SameShape):
+    """While training, entries become `alpha` with probability dropout_ratio.
+
+    A factor and an addend then give entries of mean 0 and variance 1 these again. In a test pass
+    the top is the bottom (`selu_dropout_layer.cpp` of DeepDetect).
+    """
+
+    keeps_type = True
+
+    def build(self, bottom_shapes: Sequence[Shape]) -> None:
+        settings = self.param.selu_dropout_param
+        ratio, self.alpha = settings.dropout_ratio, settings.alpha
+        if not 0 < ratio < 1:
+            raise self.error(
+                f"is {ratio:g}; more than 0 and below 1 would be right",
+                "selu_dropout_param.dropout_ratio",
+            )
+        self.keep_ratio = 1.0 - ratio
+        self.scale = (self.keep_ratio * (1 + ratio * self.alpha**2)) ** -0.5
+        self.shift = -self.scale * ratio * self.alpha
+
+    def forward(self, *bottoms: Tensor) -> Tensor:
+        (bottom,) = bottoms
+        if not self.training:
+            return bottom
+        kept = torch.empty_like(bottom).bernoulli_(self.keep_ratio, generator=self.generator())
+        return self.scale * torch.where(kept != 0, bottom, self.alpha) + self.shift
+
+
 class _Sparsify(torch.autograd.Function):
     """Values moved towards 0, with a gradient that has a decay of theirs in it."""
 

@@ -1,4 +1,4 @@
-"""ReLU6, Insanity and Sparsify against their formulas."""
+"""ReLU6, Insanity, SeLu, SeLuDropout and Sparsify against their formulas."""
 
 from __future__ import annotations
 
@@ -71,6 +71,47 @@ def test_insanity() -> None:
     np.testing.assert_array_equal(
         make_layer(text + " phase: TRAIN", (40, 500))(x), tops[0].detach()
     )
+
+
+def normal(*shape: int) -> torch.Tensor:
+    """Numbers of mean 0 and variance 1."""
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(*shape, dtype=torch.float64, generator=generator)
+
+
+def test_selu() -> None:
+    made = make_layer("type: 'SeLu' selu_param { lambda: 1.5 alpha: 2 }", (4, 30))
+    x = draw(4, 30)
+    values = x.numpy()
+    expected = np.where(values > 0, 1.5 * values, 3 * np.expm1(values))
+    np.testing.assert_allclose(run(made, x)[0], expected, rtol=1e-12)
+    check_gradients(made, x)
+    # The usual numbers keep mean 0 and variance 1.
+    usual = make_layer("type: 'SeLu'", (400, 500))(normal(400, 500))
+    np.testing.assert_allclose([usual.mean(), usual.var()], [0, 1], atol=0.02)
+
+
+def test_selu_dropout() -> None:
+    text = "type: 'SeLuDropout' selu_dropout_param { dropout_ratio: 0.25 alpha: -2 }"
+    x = normal(40, 500)
+    made = make_layer(text, (40, 500))
+    np.testing.assert_array_equal(run(made, x)[0], x)
+    made.train()
+    leaf = x.clone().requires_grad_()
+    tops = [made(leaf), made(leaf)]
+    # Of mean 0 and variance 1 again: 0.75 (1 + 4) - (0.25 * 2)^2 without the factor, which is:
+    factor = (0.75 * (1 + 0.25 * 4)) ** -0.5
+    kept = np.isclose(tops[0].detach(), factor * (x.numpy() + 0.5))
+    assert abs(kept.mean() - 0.75) < 0.01
+    np.testing.assert_allclose(tops[0].detach()[~kept], factor * (0.5 - 2), rtol=1e-12)
+    np.testing.assert_allclose([tops[0].mean().item(), tops[0].var().item()], [0, 1], atol=0.02)
+    assert (tops[0] != tops[1]).any()
+    tops[0].sum().backward()
+    assert leaf.grad is not None
+    np.testing.assert_allclose(leaf.grad, factor * kept, rtol=1e-12)
+    for ratio in (0, 1):
+        wrong = text.replace("0.25", str(ratio))
+        assert f"dropout_ratio: is {ratio}; more than 0 and below 1" in refused(wrong, (4, 30))
 
 
 @pytest.mark.parametrize(("low", "high"), [(3, 3), (5, 3), (0, 3), (-3, 0), (-3, 3)])
