@@ -19,6 +19,8 @@ _OUT_OF_MEMORY = (
 )
 #: From this likeness on, a longer difference is an abbreviation: pool_param, pooling_param.
 _MOST = 0.85
+#: Characters of a line that a message shows.
+_LONGEST = 200
 
 
 class CaffeError(RuntimeError):
@@ -75,6 +77,11 @@ class CaffeError(RuntimeError):
 
 class BadValue(CaffeError, ValueError):
     """An argument that a function does not take: a ValueError, too, as programs expect it."""
+
+
+def shortened(line: str) -> str:
+    """A line of a file for a message: its beginning, where it is long."""
+    return line if len(line) <= _LONGEST else f"{line[:_LONGEST]}..."
 
 
 def nearest(word: str, known: Sequence[str]) -> str:

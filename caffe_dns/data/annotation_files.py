@@ -14,7 +14,7 @@ from xml.etree import ElementTree
 
 from caffe_dns import log
 from caffe_dns.data.boxes import Size
-from caffe_dns.errors import CaffeError, first_line, nearest
+from caffe_dns.errors import CaffeError, first_line, nearest, shortened
 from caffe_dns.files.reading import read_file
 from caffe_dns.proto.caffe_pb2 import AnnotationGroup
 
@@ -121,7 +121,8 @@ def _read_text(content: bytes, size: Size, labels: Mapping[str, int]) -> Annotat
                 raise ValueError
         except ValueError:
             raise CaffeError(
-                f"'{line}' is not a label and four numbers, xmin, ymin, xmax and ymax", line=number
+                f"'{shortened(line)}' is not a label and four numbers, xmin, ymin, xmax and ymax",
+                line=number,
             ) from None
         objects.append(Found(label, (x, y, right, top)))
     return Annotations(size, objects)
@@ -202,5 +203,7 @@ def read_pairs(path: str) -> Iterator[tuple[str, str]]:
             yield words[0], words[1]
         elif words:
             raise CaffeError(
-                f"'{line}' is not an image and its annotation, two words", file=path, line=number
+                f"'{shortened(line)}' is not an image and its annotation, two words",
+                file=path,
+                line=number,
             )

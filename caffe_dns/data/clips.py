@@ -12,7 +12,7 @@ from caffe_dns.data.datum import Image
 from caffe_dns.data.image_files import read_image, read_lines, resized, whole_number
 from caffe_dns.data.sources import ImageSource, Order
 from caffe_dns.encoding import on_disk
-from caffe_dns.errors import CaffeError
+from caffe_dns.errors import CaffeError, shortened
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,8 @@ def read_clips(path: str, *, numbered: bool = True) -> list[Clip]:
             start, label = map(whole_number, numbers if numbered else ["0", *numbers])
         except ValueError:
             right = "NAME FRAME LABEL" if numbered else "NAME LABEL"
-            raise CaffeError(f"is no line {right}: {line}", file=path, line=number) from None
+            what = f"is no line {right}: {shortened(line)}"
+            raise CaffeError(what, file=path, line=number) from None
         clips.append(Clip(name, start, label))
     if not clips:
         raise CaffeError("lists no clips", file=path)

@@ -13,18 +13,21 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from caffe_dns import log
+from caffe_dns.data.image_headers import Buffer, claim_of
 from caffe_dns.errors import CaffeError
 
-Buffer: TypeAlias = "bytes | memoryview"
 Image: TypeAlias = "np.ndarray[Any, np.dtype[Any]]"
 
 _JPEG_START, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
 _PNG_START, _PNG_LAST = b"\x89PNG\r\n\x1a\n", b"IEND"
-#: Pixels of an image, before it is decoded: what its header claims costs nothing to write there.
-#: cv2.imdecode takes six bytes for each, as it hands out a copy of what it has decoded: 240 MB.
-MOST_PIXELS = 40_000_000
+#: Memory that any image may take while it is decoded, beside twice the size of its file: what its
+#: header claims costs nothing to write there.
+_SPARE = 256 << 20
+#: Pixels of an image in any case.
+MOST_PIXELS = 1 << 26
 # OpenCV looks at this when it is imported. Whoever has larger images may set it.
-os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(MOST_PIXELS))
+_LIMIT = "OPENCV_IO_MAX_IMAGE_PIXELS"
+os.environ.setdefault(_LIMIT, str(MOST_PIXELS))
 #: More than the longest segment of a JPEG, which libjpeg fills with ends one after the other.
 _MOST_ENDS = 1 << 15
 
@@ -33,10 +36,11 @@ def decode(data: Buffer, flag: int, what: str) -> Image | None:
     """The image in `data` as `imread` with this flag gives it, or None if it is no image.
 
     A warning names `what` where the image is a JPEG that is cut short. Raises CaffeError for one
-    that claims more than MOST_PIXELS.
+    that claims more than MOST_PIXELS, or more than a file of its size may.
     """
     if not len(data):  # for which OpenCV raises
         return None
+    _check_claim(data, what)
     if bytes(data[: len(_PNG_START)]) == _PNG_START and not _is_whole_png(data):
         return None
     pixels = _imdecode(data, flag, what)
@@ -45,6 +49,19 @@ def decode(data: Buffer, flag: int, what: str) -> Image | None:
         if pixels is not None:
             log.warning(f"{what} is a JPEG that is cut short; what is missing is gray")
     return pixels
+
+
+def _check_claim(data: Buffer, what: str) -> None:
+    """Raise CaffeError where decoding would take too much memory, unless a limit was set."""
+    claim = claim_of(data)
+    if claim is None or os.environ[_LIMIT] != str(MOST_PIXELS):
+        return
+    if claim.memory > 2 * len(data) + _SPARE:
+        raise CaffeError(
+            f"{what} has {len(data)} bytes and claims to have {claim.width}x{claim.height} pixels, "
+            f"for which {claim.memory >> 20} MB are needed; set {_LIMIT} to the most pixels that "
+            "an image may have to allow that"
+        )
 
 
 def _is_whole_png(data: Buffer) -> bool:
@@ -68,8 +85,7 @@ def _imdecode(data: Buffer, flag: int, what: str) -> Image | None:
     except cv2.error as error:
         if "PIXELS" not in str(error) and "IMAGE_" not in str(error):
             return None
-        limit = os.environ["OPENCV_IO_MAX_IMAGE_PIXELS"]
         raise CaffeError(
-            f"{what} claims to have more than {limit} pixels; OPENCV_IO_MAX_IMAGE_PIXELS can be "
-            "set to allow more"
+            f"{what} claims to have more than {os.environ[_LIMIT]} pixels; {_LIMIT} can be set to "
+            "allow more"
         ) from None

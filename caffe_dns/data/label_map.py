@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from caffe_dns.errors import CaffeError
+from caffe_dns.errors import CaffeError, shortened
 from caffe_dns.files.reading import is_count, read_file
 from caffe_dns.proto.caffe_pb2 import LabelMap
 from caffe_dns.proto.text import read_text
@@ -48,7 +48,9 @@ def read_names_and_sizes(path: str) -> list[NamedImage]:
             continue
         if len(words) != 3 or not all(is_count(word) and int(word) for word in words[1:]):
             raise CaffeError(
-                f"'{line}' is not a name, a height and a width in pixels", file=path, line=number
+                f"'{shortened(line)}' is not a name, a height and a width in pixels",
+                file=path,
+                line=number,
             )
         images.append(NamedImage(words[0], (int(words[1]), int(words[2]))))
     if not images:

@@ -223,6 +223,12 @@ def test_sizes_that_differ(folder: Path, capfd: Capture) -> None:
         ("b.txt", "\n1 2 3 4\n", "txt", "data/b.txt:2: '1 2 3 4' is not a label and four"),
         ("b.txt", "1 2 3 4 inf", "txt", "data/b.txt:1: '1 2 3 4 inf' is not a label and four"),
         ("b.txt", "2147483648 1 2 3 4", "txt", "data/b.txt:1: '2147483648 1 2 3 4' is not a"),
+        (
+            "b.txt",
+            "1 " * 9999,
+            "txt",
+            f"data/b.txt:1: '{'1 ' * 100}...' is not a label and four numbers",
+        ),
         ("xml.lst", "a.png\n", "xml", "xml.lst:1: 'a.png' is not an image and its annotation"),
         ("xml.lst", "", "xml", "xml.lst: lists no images"),
         ("labels.prototxt", "", "xml", "labels.prototxt: names no labels"),

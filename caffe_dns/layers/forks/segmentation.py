@@ -14,7 +14,7 @@ from caffe_dns.data.datum import Image
 from caffe_dns.data.image_files import read_image, read_lines, resized, whole_number
 from caffe_dns.data.random_resizing import refuse_resizing
 from caffe_dns.data.transform import Transform, refuse_of_others
-from caffe_dns.errors import CaffeError
+from caffe_dns.errors import CaffeError, shortened
 from caffe_dns.layers import image_data
 from caffe_dns.layers.base import Layer, Shape, layer_types
 from caffe_dns.layers.checks import check_sides
@@ -156,10 +156,10 @@ class ImageSegData(LabelledImageLayer):
         for number, line in enumerate(read_lines(settings.source), 1):
             name, told = [*line.split(), "", ""][:2]
             if settings.label_type == ImageDataParameter.IMAGE and not _is_label(told):
-                what = f"is no image and a number: {line}"
+                what = f"is no image and a number: {shortened(line)}"
                 raise CaffeError(what, file=settings.source, line=number)
             if not name or (settings.label_type == ImageDataParameter.PIXEL and not told):
-                what = f"is no image and its labels: {line}"
+                what = f"is no image and its labels: {shortened(line)}"
                 raise CaffeError(what, file=settings.source, line=number)
             lines.append((name, told))
         if not lines:

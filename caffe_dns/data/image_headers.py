@@ -1,0 +1,136 @@
+"""What the header of an image claims, of each kind that OpenCV reads: pixels, and memory for them.
+
+Only so much is read as says how large the image is. Whether it is one, the decoder finds out.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Callable
+from typing import NamedTuple, TypeAlias
+
+Buffer: TypeAlias = "bytes | memoryview"
+
+#: Where the size is looked for in kinds that have it behind other things.
+_HEAD = 1 << 20
+#: Of a JPEG: markers with the size behind them, those of several scans among these, and alone.
+_FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
+_PROGRESSIVE = {0xC2, 0xC6, 0xCA, 0xCE}
+_ALONE = {0x01, *range(0xD0, 0xD9), 0xFF}
+#: With these a JPEG 2000 begins, inside of a file of boxes or alone.
+_CODESTREAM = b"\xff\x4f\xff\x51"
+_RADIANCE = re.compile(rb"\n[-+][XY] (\d{1,9}) [-+][XY] (\d{1,9})\n")
+#: Tags of TIFF, and the types of their numbers.
+_WIDTH, _HEIGHT, _BITS, _SAMPLES = 256, 257, 258, 277
+_NUMBERS = {1: "B", 3: "H", 4: "I"}
+
+
+class Claim(NamedTuple):
+    """The size of an image, and how many bytes each pixel takes while cv2.imdecode decodes it.
+
+    It gives out a copy of what it has decoded, so these are twice those of a pixel at least.
+    """
+
+    width: int
+    height: int
+    bytes_each: int = 6
+
+    @property
+    def memory(self) -> int:
+        return self.width * self.height * self.bytes_each
+
+
+def claim_of(data: Buffer) -> Claim | None:
+    """What the image claims; None where its kind is not known or its header not whole."""
+    for start, read in _KINDS.items():
+        if bytes(data[: len(start)]) == start:
+            try:
+                return read(data)
+            except (struct.error, IndexError, KeyError, ValueError):
+                return None
+    return None
+
+
+def _at(offset: int, form: str) -> Callable[[Buffer], Claim]:
+    """Reads width and height, which stand at an offset."""
+    return lambda data: Claim(*map(abs, struct.unpack_from(form, data, offset)))
+
+
+def _png(data: Buffer) -> Claim:
+    width, height, bits, colour = struct.unpack_from(">IIBB", data, 16)
+    samples = {0: 1, 2: 3, 4: 4, 6: 4}.get(colour, 3)
+    return Claim(width, height, max(6, 2 * samples * bits // 8))
+
+
+def _jpeg(data: Buffer) -> Claim:
+    head = bytes(data[:_HEAD])
+    at = head.index(b"\xff", 2)
+    while True:
+        marker, length = head[at + 1], 0
+        if marker in _FRAMES:
+            height, width = struct.unpack_from(">HH", head, at + 5)
+            # Of several scans, all coefficients are kept beside the pixels.
+            return Claim(width, height, 9 if marker in _PROGRESSIVE else 6)
+        if marker not in _ALONE:
+            (length,) = struct.unpack_from(">H", head, at + 2)
+        # Between segments, libjpeg passes over whatever is not the next one.
+        at = head.index(b"\xff", at + (1 if marker == 0xFF else 2 + length))
+
+
+def _webp(data: Buffer) -> Claim:
+    kind = data[12:16]
+    if kind == b"VP8X":
+        width, height = (int.from_bytes(data[at : at + 3], "little") + 1 for at in (24, 27))
+        return Claim(width, height, 8)
+    if kind == b"VP8L":
+        (both,) = struct.unpack_from("<I", data, 21)
+        return Claim((both & 0x3FFF) + 1, (both >> 14 & 0x3FFF) + 1, 8)
+    width, height = struct.unpack_from("<HH", data, 26)
+    return Claim(width & 0x3FFF, height & 0x3FFF)
+
+
+def _jpeg_2000(data: Buffer) -> Claim:
+    head = bytes(data[:_HEAD])
+    right, bottom, left, top = struct.unpack_from(">IIII", head, head.index(_CODESTREAM) + 8)
+    return Claim(max(0, right - left), max(0, bottom - top), 15)
+
+
+def _radiance(data: Buffer) -> Claim:
+    found = _RADIANCE.search(bytes(data[:_HEAD]))
+    if found is None:
+        raise ValueError
+    return Claim(int(found[2]), int(found[1]), 24)
+
+
+def _tiff(data: Buffer) -> Claim:
+    order = "<" if data[:2] == b"II" else ">"
+    (at,) = struct.unpack_from(f"{order}I", data, 4)
+    (count,) = struct.unpack_from(f"{order}H", data, at)
+    tags = {}
+    for entry in range(at + 2, at + 2 + 12 * count, 12):
+        tag, kind, length = struct.unpack_from(f"{order}HHI", data, entry)
+        if tag in (_WIDTH, _HEIGHT, _BITS, _SAMPLES):
+            form = f"{order}{_NUMBERS[kind]}"
+            place = entry + 8
+            if length * struct.calcsize(form) > 4:
+                (place,) = struct.unpack_from(f"{order}I", data, place)
+            (tags[tag],) = struct.unpack_from(form, data, place)
+    size = -(-tags.get(_BITS, 1) // 8) * tags.get(_SAMPLES, 1)
+    return Claim(tags[_WIDTH], tags[_HEIGHT], max(6, 2 * size))
+
+
+#: By what files begin with.
+_KINDS: dict[bytes, Callable[[Buffer], Claim]] = {
+    b"\xff\xd8": _jpeg,
+    b"\x89PNG\r\n\x1a\n": _png,
+    b"BM": _at(18, "<ii"),
+    b"GIF8": _at(6, "<HH"),
+    b"\x59\xa6\x6a\x95": _at(4, ">II"),
+    b"RIFF": _webp,
+    b"II*\0": _tiff,
+    b"MM\0*": _tiff,
+    b"\0\0\0\x0cjP": _jpeg_2000,
+    _CODESTREAM: _jpeg_2000,
+    b"#?": _radiance,
+}
