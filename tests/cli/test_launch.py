@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -179,19 +179,47 @@ def test_a_signal_while_ranks_are_started_waits_for_rank_0(
     assert not capfd.readouterr().err
 
 
+def launch_two(_: list[str]) -> None:
+    """What `test_no_rank_outlives_the_launcher` kills: a launcher of forked ranks."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(launching, "_start", _start_noted)
+        launch(ARGUMENTS, [0, 1])
+
+
+def _start_noted(arguments: list[str], environment: dict[str, str]) -> Forked:
+    """A rank with a log of its own, and beside it a file with its process id."""
+    log = Path(f"rank{environment['RANK']}.log")
+    rank = Forked("caffe_dns.cli.main:main", arguments, Path(), environment, stderr=log)
+    log.with_suffix(".pid").write_text(str(rank.pid))
+    return rank
+
+
 def test_no_rank_outlives_the_launcher(tmp_path: Path) -> None:
     write_endless_solver(tmp_path)
-    program = f"from caffe_dns.cli.launch import launch; launch({ARGUMENTS}, [0, 1])"
-    parent = subprocess.Popen(
-        [sys.executable, "-c", program], env={**os.environ, **LOCAL}, stderr=subprocess.PIPE
-    )
-    trains = threading.Event()
-    when(tmp_path / "snap_iter_20.solverstate", trains.set)
-    assert trains.wait(PATIENCE)
+    parent = Forked(f"{__name__}:launch_two", [], tmp_path, LOCAL, tmp_path / "launcher.log")
+    await_that((tmp_path / "snap_iter_20.solverstate").exists)
     parent.kill()
-    # The pipe is at its end when the last rank has closed it.
-    _, said = parent.communicate(timeout=PATIENCE)
-    assert b"dns: what started the ranks is gone" in said
+    parent.wait(PATIENCE)
+    for rank in range(2):
+        number = int((tmp_path / f"rank{rank}.pid").read_text())
+        await_that(partial(is_gone, number))
+    said = "".join((tmp_path / f"rank{rank}.log").read_text() for rank in range(2))
+    assert "dns: what started the ranks is gone" in said
+
+
+def await_that(holds: Callable[[], bool]) -> None:
+    end = time.monotonic() + PATIENCE
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def is_gone(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return True
+    return False
 
 
 # The flag -----------------------------------------------------------------------------------------

@@ -85,14 +85,14 @@ def test_golden_runs(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -
     solver = caffe.get_solver(folder / "solver.prototxt")
     recorded = run / "trace.npz"
     values = np.load(recorded)["values"] if recorded.exists() else None
-    for iteration in range(40):
+    for iteration in range(20):
         solver.step(1)
         if values is not None:
             outputs = [solver.net.blobs[name].data for name in solver.net.outputs]
             trace = np.concatenate([np.ravel(output) for output in outputs])
             np.testing.assert_allclose(trace, values[iteration], rtol=1e-4, atol=1e-6)
     solver.snapshot()
-    ours, theirs = (blobs_of(where / "snap_iter_40.caffemodel") for where in (folder, run))
+    ours, theirs = (blobs_of(where / "snap_iter_20.caffemodel") for where in (folder, run))
     assert ours.keys() == theirs.keys()
     for layer, arrays in theirs.items():
         for actual, expected in zip(ours[layer], arrays, strict=True):
