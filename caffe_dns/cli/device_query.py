@@ -15,6 +15,6 @@ from caffe_dns.cli.lazy import runs
 @flags.output
 @flags.unused("solver", "model", "weights", "snapshot", "phase", "level", "stage", "iterations")
 @flags.unused("sigint_effect", "sighup_effect")
-@runs("device_query", computes=False)
+@runs("device_query")
 def command() -> None:
     """Show what the GPUs are and how much they have of what."""

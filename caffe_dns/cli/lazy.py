@@ -11,24 +11,19 @@ from types import ModuleType
 from typing import Any
 
 from caffe_dns import interrupt
-from caffe_dns.cli import early_gpu, threads
+from caffe_dns.cli import threads
 
 
-def runs(
-    action: str, *, computes: bool = True
-) -> Callable[[Callable[[], None]], Callable[..., Any]]:
+def runs(action: str) -> Callable[[Callable[[], None]], Callable[..., Any]]:
     """Let a command's flags go to the function `run` of `caffe_dns.cli.actions.ACTION`.
 
-    What it decorates is the command's help alone. Signals are heeded as soon as flags are known,
-    and a GPU is made ready for a command that `computes`.
+    What it decorates is the command's help alone. Signals are heeded as soon as flags are known.
     """
 
     def decorate(help_of: Callable[[], None]) -> Callable[..., Any]:
         @wraps(help_of)
         def command(**flags: Any) -> Any:
             interrupt.settle(flags.get("sigint_effect"), flags.get("sighup_effect"))
-            if computes:
-                early_gpu.set_up(flags.get("gpu"))
             module = import_for_good(f"caffe_dns.cli.actions.{action}")
             if (count := flags.pop("threads", None)) is not None:
                 threads.use(count)

@@ -244,7 +244,7 @@ class Normalization:
         statistics = (mean, self.inverse_std, self.factor, self.shift)
         affine = {"AFFINE": self.factor is not None}
         sums = mean.new_empty((layout.splits, 2, layout.channels))
-        _sum_gradients[(layout.column_blocks, layout.splits)](
+        _sum_gradients[(layout.sum_blocks, layout.splits)](
             self.x,
             gradient,
             more,

@@ -14,6 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from caffe_dns.kernels.channel_statistics import add_up_splits
 from caffe_dns.kernels.layout import laid_out, layout_of, slice_of, tile
 
 
@@ -115,11 +116,11 @@ class BiasedReLU(torch.autograd.Function):
         result = torch.empty_like(top)  # of these channels alone
         layout = layout_of(result)
         sums = torch.empty((layout.splits, layout.channels), device=top.device)
-        _backward[(layout.column_blocks, layout.splits)](
+        _backward[(layout.sum_blocks, layout.splits)](
             *slice_of(top, like=result),
             *slice_of(gradients[0], like=result),
             result,
             sums,
             **layout.sums,
         )
-        return result, sums.sum(0).to(ctx.bias_type), None
+        return result, add_up_splits(sums, ctx.bias_type), None

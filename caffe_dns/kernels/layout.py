@@ -18,8 +18,8 @@ from torch import Tensor
 TILE, SMALL_TILE = 2048, 512
 #: From how many numbers on a blob is not small.
 LARGE = 1 << 21
-#: The most channels in a tile: 128 bytes of bfloat16.
-CHANNELS = 64
+#: The most channels in a tile, and in one that is summed up: 256 and 128 bytes of bfloat16.
+CHANNELS, SUM_CHANNELS = 128, 64
 #: Where rows are summed up: how many numbers a program has in hand, by how many warps, and programs
 #: that so keep a large GPU busy. Fewer leave fewer sums to be added up.
 SUM_TILE, SUM_WARPS, PROGRAMS = 4096, 8, 264
@@ -71,7 +71,15 @@ class Layout:
     @property
     def columns(self) -> int:
         """Channels in a tile."""
-        return min(CHANNELS, triton.next_power_of_2(self.channels)) if self.last else 1
+        return self._at_most(CHANNELS)
+
+    @property
+    def _sum_columns(self) -> int:
+        return self._at_most(SUM_CHANNELS)
+
+    def _at_most(self, channels: int) -> int:
+        """So many channels, or fewer where that is enough."""
+        return min(channels, triton.next_power_of_2(self.channels)) if self.last else 1
 
     @property
     def height(self) -> int:
@@ -85,13 +93,21 @@ class Layout:
 
     @property
     def sums(self) -> dict[str, Any]:
-        """`settings` for kernels that sum up rows; see `splits`."""
-        warps = SUM_WARPS if self.is_large else SUM_WARPS // 2
-        return self.settings | {"HEIGHT": self._sum_height, "num_warps": warps}
+        """`settings` for kernels that sum up rows; see `sum_blocks` and `splits`."""
+        return self.settings | {
+            "HEIGHT": self._sum_height,
+            "COLUMNS": self._sum_columns,
+            "num_warps": SUM_WARPS if self.is_large else SUM_WARPS // 2,
+        }
 
     @property
     def _sum_height(self) -> int:
-        return (SUM_TILE if self.is_large else SMALL_TILE) // self.columns
+        return (SUM_TILE if self.is_large else SMALL_TILE) // self._sum_columns
+
+    @property
+    def sum_blocks(self) -> int:
+        """How many blocks of channels are summed up."""
+        return triton.cdiv(self.channels, self._sum_columns)
 
     @property
     def column_blocks(self) -> int:
@@ -105,7 +121,7 @@ class Layout:
     def splits(self) -> int:
         """Among how many programs the rows of a channel are divided where they are summed up."""
         blocks = triton.cdiv(self.rows, self._sum_height)
-        return max(1, min(blocks, PROGRAMS // self.column_blocks))
+        return max(1, min(blocks, PROGRAMS // self.sum_blocks))
 
 
 def fits(blob: Tensor) -> bool:

@@ -13,6 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from caffe_dns.kernels.channel_statistics import add_up_splits
 from caffe_dns.kernels.layout import Layout, laid_out, layout_of, tile, tiles_at_once
 
 #: The largest window, in pixels, that is worth a kernel: its loops are unrolled.
@@ -207,10 +208,10 @@ class MaxPool(torch.autograd.Function):
         along_bias = None
         if ctx.needs_input_grad[1]:
             sums = torch.empty((layout.splits, layout.channels), device=gradient.device)
-            _sum[(layout.column_blocks, layout.splits)](
+            _sum[(layout.sum_blocks, layout.splits)](
                 gradient, winners, sums, **layout.sums, AT_ONCE=tiles_at_once(gradient)
             )
-            along_bias = sums.sum(0).to(ctx.bias_type)
+            along_bias = add_up_splits(sums, ctx.bias_type)
         return result, along_bias, None, None, None, None, None
 
 

@@ -14,6 +14,7 @@ if DEVICE == "cpu":
 
 pytest.importorskip("triton")
 bias_relu = import_module("caffe_dns.kernels.bias_relu")
+channel_statistics = import_module("caffe_dns.kernels.channel_statistics")
 BiasedReLU = bias_relu.BiasedReLU
 
 
@@ -93,3 +94,14 @@ def test_a_top_among_others(dtype: torch.dtype) -> None:
         strict=True,
     ):
         torch.testing.assert_close(got, want, rtol=1e-2 if dtype == torch.bfloat16 else 0, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_sums_of_many_splits(dtype: torch.dtype) -> None:
+    sums = torch.randn(300, 11, generator=torch.Generator().manual_seed(1)).to(DEVICE)
+    found = channel_statistics.add_up_splits(sums, dtype)
+    assert found.dtype == dtype
+    wanted = sums.double().sum(0)
+    # Interpreted, the last digit of bfloat16 is cut off, not rounded.
+    rtol, atol = (1e-5, 1e-5) if dtype == torch.float32 else (2**-7, 0)
+    torch.testing.assert_close(found.double(), wanted, rtol=rtol, atol=atol)

@@ -78,34 +78,38 @@ def start_processes(
     }
 
 
-def fastest(candidates: Candidates, task: Task, seconds: float) -> Entry:
-    """Try the candidates; all but the fastest leave. Raises RuntimeError where all fail."""
-    best: Entry | None = None
-    failures: list[RuntimeError] = []
+def enter(candidates: Candidates, task: Task, seconds: float) -> dict[str, dict[str, Figure] | str]:
+    """What each candidate has found of its ways, or why it has none."""
+    entered: dict[str, dict[str, Figure] | str] = {}
     for settings, process in candidates.items():
         try:
-            figures = process.enter(task, seconds)
+            entered[settings] = process.enter(task, seconds)
         except RuntimeError as error:
-            failures.append(error)
-            continue
-        way = min(figures, key=lambda way: figures[way].milliseconds)
-        title = ", ".join(filter(None, (way, settings)))
-        entry = Entry(process, way, title, figures[way])
-        if best is None or entry.figure.milliseconds < best.figure.milliseconds:
-            best, entry = entry, best
-        if entry is not None:
-            entry.process.leave()
-    if best is None:
-        raise failures[-1]
-    return best
+            entered[settings] = f"failed: {error}"
+    return entered
 
 
-def enter(candidates: Candidates, task: Task, seconds: float) -> Entry | str:
-    """The fastest of those who may stand for a row, or why there is none."""
-    try:
-        return fastest(candidates, task, seconds)
-    except RuntimeError as error:
-        return f"failed: {error}"
+def fastest(
+    candidates: Candidates, entered: dict[str, dict[str, Figure] | str], seconds: float
+) -> Entry | str:
+    """Who stands for a row, or why nobody does; all but the fastest leave.
+
+    They are timed once more: others may have been at work when they entered.
+    """
+    ways = {
+        (candidates[settings].turn(way, seconds), settings, way): figure
+        for settings, figures in entered.items()
+        if not isinstance(figures, str)
+        for way, figure in figures.items()
+    }
+    if not ways:
+        return str([*entered.values()][-1])
+    best = min(ways)
+    _, settings, way = best
+    for other, process in candidates.items():
+        if other != settings:
+            process.leave()
+    return Entry(candidates[settings], way, ", ".join(filter(None, (way, settings))), ways[best])
 
 
 def compete(
@@ -142,13 +146,16 @@ def run(tasks: Sequence[Task], options: argparse.Namespace) -> None:
     at_once = sum(map(len, fields)) if options.at_once else 1
     with ThreadPoolExecutor(at_once) as pool:
         entering = [
-            {title: pool.submit(enter, rows[title], task, options.seconds / 3) for title in rows}
+            {title: pool.submit(enter, rows[title], task, options.seconds / 9) for title in rows}
             for task, rows in zip(tasks, fields, strict=True)
         ]
     for task, rows, futures in zip(tasks, fields, entering, strict=True):
         heading = f"{task.net}, batch {task.batch}, {task.precision}"
         print(f"{heading:32}{'ms':>9}{'images/s':>11}{'GiB':>8}{'speed':>8}{'memory':>8}")
-        entered = {title: future.result() for title, future in futures.items()}
+        entered = {
+            title: fastest(rows[title], future.result(), options.seconds / 3)
+            for title, future in futures.items()
+        }
         for title, text in compete(entered, task, options.rounds, options.seconds).items():
             print(f"  {title:30}{text}", flush=True)
         for candidates in rows.values():
