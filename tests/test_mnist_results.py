@@ -69,19 +69,26 @@ def test_results(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("flags", "name"), [(["--bits", "3"], ", 3 bits"), (["--share", "share"], " by share")]
+)
 def test_compact_files(
-    tool: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tool: ModuleType,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    flags: list[str],
+    name: str,
 ) -> None:
-    flags = ["--seeds", "4", "--compression", "60", "--bits", "3", "--keep", "kept"]
+    flags += ["--seeds", "4", "--compression", "60", "--keep", "kept"]
     monkeypatch.setattr(sys, "argv", ["mnist_results", *flags])
     assert tool.main() == 0
     pruned, shared = capsys.readouterr().out.splitlines()[-2:]
     assert re.match(r"\| guo_56x 60x \| \d+\.\d\d % \| 4,443 \| 60\.0 \|", pruned)
-    file = Path("kept/lenet_300_100_guo_56x_60x_3_bits_4.dnsz")
+    file = Path(f"kept/lenet_300_100_guo_56x_60x{name.replace(',', '').replace(' ', '_')}_4.dnsz")
     size = file.stat().st_size
     assert file.read_bytes()[7] == 2
     assert Path("kept/lenet_300_100_guo_56x_60x_4_pruned.caffemodel").exists()
-    assert shared.startswith("| guo_56x 60x, 3 bits | ")
+    assert shared.startswith(f"| guo_56x 60x{name} | ")
     assert shared.endswith(f" | {size:,} ({size:,} to {size:,}) |")
     assert 3000 < size < 5600
 
