@@ -24,6 +24,8 @@ from caffe_dns.errors import CaffeError
 
 #: Bytes of pixels in a batch from which on copying them is worth several threads.
 _SHARED_WORK = 4 << 20
+#: How many images a thread decodes before it puts them into their places, and bytes of pixels.
+_MOST_TOGETHER, _BYTES_TOGETHER = 8, 4 << 20
 
 
 @dataclass
@@ -184,16 +186,31 @@ class ImageBatches:
         labels = batch.labels.numpy()
         numbers = [[0, 0, 0]] * len(items) if draws is None else draws.tolist()
 
+        together = max(1, min(_MOST_TOGETHER, _BYTES_TOGETHER // first.nbytes))
+
         def place(some: range) -> None:
-            for index, item in zip(
-                some, self._source.load(items[some.start : some.stop]), strict=True
-            ):
-                with self._at(records[index]):
-                    image, labels[index] = self._source.decode(item)
-                    self._check(image, first)
-                batch.put(index, image, self._transform.cut(image.shape, numbers[index]))
+            for start in range(some.start, some.stop, together):
+                piece = range(start, min(start + together, some.stop))
+                images = self._decode(items[piece.start : piece.stop], records[start:])
+                for index, (image, label) in zip(piece, images, strict=True):
+                    if image.shape != first.shape or image.dtype != first.dtype:
+                        with self._at(records[index]):
+                            self._check(image, first)
+                    labels[index] = label
+                    batch.put(index, image, self._transform.cut(image.shape, numbers[index]))
 
         return place
+
+    def _decode(self, items: Sequence[Any], records: IntArray) -> list[tuple[Image, int]]:
+        """Images and labels of items, the first of which are these records."""
+        try:
+            return self._source.decode_all(items)
+        except CaffeError:
+            images = []  # one by one, to say which it is
+            for record, item in zip(records, self._source.load(items), strict=False):
+                with self._at(record):
+                    images.append(self._source.decode(item))
+            return images
 
     def close(self) -> None:
         """Stop the decoding threads and close the source."""

@@ -52,6 +52,10 @@ class ImageSource(ABC, Generic[Item]):
         """The items in memory, one after the other. Threads may call it."""
         return items
 
+    def decode_all(self, items: Sequence[Item]) -> list[tuple[Image, int]]:
+        """What `decode` makes of each item. Threads may call it."""
+        return [self.decode(item) for item in self.load(items)]
+
     def decode_alike(self, items: Sequence[Item], records: IntArray) -> tuple[Image, Image] | None:
         """The items of these records at once, or None where each has to be decoded by itself.
 
@@ -166,8 +170,12 @@ class DatabaseSource(ImageSource[Value]):
         return load(items)
 
     def decode(self, item: Value) -> tuple[Image, int]:
-        datum = self._parse(item)
-        return datum.image(color=self._color, gray=self._gray), datum.label
+        return self._image(self._parse(item))
+
+    def decode_all(self, items: Sequence[Value]) -> list[tuple[Image, int]]:
+        # Pixels drive everything else out of a processor's caches: to parse each record between two
+        # images would take several times as long, and threads have to do that one by one.
+        return [self._image(datum) for datum in [*map(self._parse, load(items, keep=True))]]
 
     def decode_alike(self, items: Sequence[Value], records: IntArray) -> tuple[Image, Image] | None:
         alike = parse_small(items)
@@ -223,6 +231,9 @@ class DatabaseSource(ImageSource[Value]):
         cursor = self._database.cursor()
         found = cursor.first() and cursor.skip(index) == index
         return cursor.key() if found else b""
+
+    def _image(self, datum: RawDatum) -> tuple[Image, int]:
+        return datum.image(color=self._color, gray=self._gray), datum.label
 
     def _parse(self, item: Value) -> RawDatum:
         datum = parse_datum(item.read() if isinstance(item, StoredValue) else item)
