@@ -34,7 +34,7 @@ from caffe_dns import log
 from caffe_dns.device.selection import use_gpu
 from caffe_dns.errors import CaffeError, first_line
 from caffe_dns.parallel.ranks import JoinedRanks, find_world
-from caffe_dns.proto.caffe_pb2 import NetParameter
+from caffe_dns.proto.caffe_pb2 import NetParameter, SolverParameter
 from caffe_dns.proto.text import parse_text
 from caffe_dns.solver.iteration import CapturedIteration
 from caffe_dns.solver.solver import Solver
@@ -170,6 +170,7 @@ def _measure(
     start = time.perf_counter()
     param = training(parse_text(definition, NetParameter).message)
     param.snapshot_prefix = str(folder / "snap")
+    param.snapshot_format = SolverParameter.HDF5  # protobuf ends at 2 GiB
     param.random_seed = 1
     solver = Solver(param, device=device, ranks=ranks)
     building = time.perf_counter() - start
