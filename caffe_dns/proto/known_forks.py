@@ -71,7 +71,6 @@ FIELDS = {
     },
     "DeepDetect": {
         "NonMaximumSuppressionParameter": "soft_nms theta",
-        "MultiBoxLossParameter": "objectness_score",
         "TransformationParameter": "geometry_param",
     },
     "MobileNet-YOLO": {

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from caffe_dns import log
-from caffe_dns.layers.base import Shape, count, layer_types
+from caffe_dns.layers.base import Shape, layer_types
 from caffe_dns.layers.detection.boxes import suppress
 from caffe_dns.layers.detection.detection_files import DetectionFiles
 from caffe_dns.layers.detection.predictions import PredictionLayer, order_of
@@ -56,14 +56,8 @@ class DetectionOutput(PredictionLayer):
 
     def reshape(self, bottom_shapes: Sequence[Shape]) -> list[Shape]:
         self.check_shapes(bottom_shapes)
-        boxes = count(bottom_shapes[2][2:]) // 4
-        for shape, each in zip(bottom_shapes[3:] if self.refines else (), (2, 4), strict=False):
-            if shape[:1] != bottom_shapes[0][:1] or count(shape[1:]) != boxes * each:
-                raise self.error(
-                    f"is {tuple(shape)}; {bottom_shapes[0][0]} x {boxes * each} would be right for "
-                    f"{boxes} prior boxes",
-                    "bottom",
-                )
+        if self.refines:
+            self.check_refinement(bottom_shapes, 3)
         return [(1, 1, 1, ROW)]
 
     @torch.no_grad()

@@ -28,14 +28,16 @@ class MultiBoxLoss(PredictionLayer):
     Bottoms: locations N x (P * L * 4), scores N x (P * C), prior boxes 1 x 2 x (P * 4), objects
     1 x 1 x G x 8 (see `GroundTruth`). The sum of both losses is divided as the loss_param says; for
     VALID, by the number of boxes with an object. A bottom with `propagate_down: false` does not
-    count.
+    count. Two further bottoms are RefineDet's (DeepDetect's fork): scores N x (P * 2), of which the
+    second says whether a box is an object's, so that boxes below `objectness_score` are no negative
+    examples; and codes N x (P * 4) by which the prior boxes are moved first. Neither learns.
     """
 
     field = "multibox_loss_param"
-    bottoms = (4, 4)
+    bottoms = (4, 6)
     auto_tops = True
     is_loss = True
-    no_force_backward = (2, 3)
+    no_force_backward = (2, 3, 4, 5)
 
     def build(self, bottom_shapes: Sequence[Shape]) -> None:
         super().build(bottom_shapes)
@@ -60,9 +62,27 @@ class MultiBoxLoss(PredictionLayer):
                 "num_classes", f"is {self.classes}; map_object_to_agnostic takes 2 classes"
             )
         self.normalization = _normalization(self.param.loss_param)
+        #: Whether the prior boxes are moved, for each image by itself.
+        self.moves = len(bottom_shapes) > 5
+        if len(bottom_shapes) > 4:
+            self._check_refinable()
+
+    def _check_refinable(self) -> None:
+        """Raise for what does not go with the further bottoms, or has other boxes in the fork."""
+        options = self.options
+        if options.HasField("nms_param"):
+            raise self._wrong("nms_param", "is not for five bottoms")
+        if not self.moves:
+            return
+        if not options.share_location or not options.use_prior_for_matching:
+            name = "use_prior_for_matching" if options.share_location else "share_location"
+            raise self._wrong(name, "has to be true for six bottoms")
+        if options.mining_type == MultiBoxLossParameter.HARD_EXAMPLE:
+            raise self._wrong("mining_type", "is HARD_EXAMPLE; any other is for six bottoms")
 
     def reshape(self, bottom_shapes: Sequence[Shape]) -> list[Shape]:
         self.check_shapes(bottom_shapes)
+        self.check_refinement(bottom_shapes, 4)
         if not bottom_shapes[3] or bottom_shapes[3][-1] != 8:
             raise self.error(f"the objects are 1 x 1 x G x 8, not {bottom_shapes[3]}", "bottom")
         return [()]
@@ -72,6 +92,9 @@ class MultiBoxLoss(PredictionLayer):
         codes = bottoms[0].reshape(images, boxes, self.box_classes, 4).transpose(1, 2)
         scores = bottoms[1].reshape(images, boxes, self.classes)
         priors = self.priors(bottoms[2])
+        if self.moves:
+            moves = bottoms[5].reshape(images, 1, boxes, 4)
+            priors = self._decode(moves, priors), priors[1]
         truth = self._truth(bottoms[3], images)
         with torch.no_grad():
             by_priors = self.options.use_prior_for_matching
@@ -86,8 +109,12 @@ class MultiBoxLoss(PredictionLayer):
             loss = score_loss.detach()
             if self.options.mining_type == MultiBoxLossParameter.HARD_EXAMPLE:
                 loss = loss + location_loss.detach()[:, 0]
+            left_out = ignored[:, 0]
+            if len(bottoms) > 4:
+                likely = bottoms[4].reshape(images, boxes, 2)[..., 1]
+                left_out = left_out | (likely < self.options.objectness_score)
             found = Candidates(
-                positive[:, 0], ignored[:, 0], overlap[:, 0], loss, truth.has_objects(images)
+                positive[:, 0], left_out, overlap[:, 0], loss, truth.has_objects(images)
             )
             matches, negatives = mine(self.options, found, self._boxes_to_mine(codes, priors))
             score_loss = score_loss.where(matches | negatives, 0)
@@ -122,7 +149,8 @@ class MultiBoxLoss(PredictionLayer):
         per_prediction = options.match_type == MultiBoxLossParameter.PER_PREDICTION
         threshold = options.overlap_threshold if per_prediction else None
         if options.use_prior_for_matching:
-            overlap = overlaps(truth.boxes[:, None], seen[:1, 0])
+            own = seen[truth.image, 0] if self.moves else seen[:1, 0]
+            overlap = overlaps(truth.boxes[:, None], own)
             group, ignored = truth.image, ignored[:, 0]
         else:
             group = truth.image * box_classes + (truth.label if box_classes > 1 else 0)

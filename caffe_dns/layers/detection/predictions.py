@@ -57,6 +57,21 @@ class PredictionLayer(Layer):
                     "bottom",
                 )
 
+    def check_refinement(self, bottom_shapes: Sequence[Shape], first: int) -> None:
+        """Raise CaffeError unless the bottoms from `first` on are N x (P * 2) and N x (P * 4).
+
+        They are what RefineDet's first half says of the prior boxes: how likely each is an
+        object's, and how it is to be moved. Either may be missing.
+        """
+        images, boxes = bottom_shapes[0][0], count(bottom_shapes[2][2:]) // 4
+        for shape, each in zip(bottom_shapes[first:], (2, 4), strict=False):
+            if shape[:1] != (images,) or count(shape[1:]) != boxes * each:
+                raise self.error(
+                    f"is {tuple(shape)}; {images} x {boxes * each} would be right for "
+                    f"{boxes} prior boxes",
+                    "bottom",
+                )
+
     def priors(self, bottom: Tensor) -> tuple[Tensor, Tensor]:
         """The prior boxes [P, 4] and their variances [P, 4]."""
         boxes, variances = bottom.detach().reshape(2, -1, 4)

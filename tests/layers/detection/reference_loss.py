@@ -31,6 +31,7 @@ class Settings:
     mining_type: str = "MAX_NEGATIVE"
     neg_pos_ratio: float = 3
     neg_overlap: float = 0.5
+    objectness_score: float = 0.01
     sample_size: int = 64
     nms: dict[str, Any] = field(default_factory=dict)
     use_prior_for_nms: bool = False
@@ -95,20 +96,34 @@ def multibox_loss(
     variances: np.ndarray,
     truth: np.ndarray,
     s: Settings,
+    likely: np.ndarray | None = None,
+    moves: np.ndarray | None = None,
 ) -> tuple[float, np.ndarray, np.ndarray]:
-    """The loss and its gradients; codes are [N, P, L, 4], scores [N, P, C], truth [G, 8]."""
+    """The loss and its gradients; codes are [N, P, L, 4], scores [N, P, C], truth [G, 8].
+
+    RefineDet's `likely` is [N, P, 2], `moves` [N, P, 4].
+    """
     images, boxes, box_classes, _ = codes.shape
     used = np.ones_like(variances) if s.encode_variance_in_target else variances
     code_gradient, score_gradient = np.zeros_like(codes), np.zeros_like(scores)
     location_loss = score_loss = 0.0
     count = 0
+    #: The prior boxes of each image.
+    own = [priors] * images
+    if moves is not None:
+        own = [
+            np.array(
+                [decode(s.code_type, move, priors[p], used[p]) for p, move in enumerate(image)]
+            )
+            for image in moves
+        ]
 
     def decoded(n: int, c: int) -> list[list[float]]:
-        return [decode(s.code_type, codes[n, p, c], priors[p], used[p]) for p in range(boxes)]
+        return [decode(s.code_type, codes[n, p, c], own[n][p], used[p]) for p in range(boxes)]
 
     def location(n: int, c: int, p: int, box: list[float], seen: list[float]) -> np.ndarray:
         """The differences of a box's code from what it should be."""
-        wanted = encode(s.code_type, box, priors[p], used[p])
+        wanted = encode(s.code_type, box, own[n][p], used[p])
         difference = codes[n, p, c] - np.array(wanted)
         if s.bp_inside:
             difference = np.where((np.array(seen) < 0) | (np.array(seen) > 1), 0, difference)
@@ -145,7 +160,7 @@ def multibox_loss(
         everything = list(range(len(objects)))
         by_class = box_classes > 1
         seen = {
-            c: priors.tolist() if s.use_prior_for_matching else decoded(n, c)
+            c: own[n].tolist() if s.use_prior_for_matching else decoded(n, c)
             for c in range(box_classes)
         }
         if s.use_prior_for_matching:
@@ -170,7 +185,11 @@ def multibox_loss(
                 losses.append(total)
             if s.mining_type == "MAX_NEGATIVE":
                 eligible = [
-                    p for p in range(boxes) if found[0][p] == NONE and most[p] < s.neg_overlap
+                    p
+                    for p in range(boxes)
+                    if found[0][p] == NONE
+                    and most[p] < s.neg_overlap
+                    and (likely is None or likely[n, p, 1] >= s.objectness_score)
                 ]
                 wanted = int(sum(j >= 0 for j in found[0]) * s.neg_pos_ratio)
             else:

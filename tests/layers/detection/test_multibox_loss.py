@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -43,9 +44,16 @@ def bottoms(box_classes: int = 1, classes: int = CLASSES) -> list[Tensor]:
     return [codes, scores, torch.stack([priors.flatten(), variances])[None], draw_objects()]
 
 
-def check(settings: Settings) -> float:
+def refinements() -> list[Tensor]:
+    """How likely each box is an object's, and how it is to be moved."""
+    generator = torch.Generator().manual_seed(5)
+    likely = torch.rand(IMAGES, PRIORS * 2, generator=generator).double()
+    return [likely, 0.3 * torch.randn(IMAGES, PRIORS * 4, generator=generator).double()]
+
+
+def check(settings: Settings, more: Sequence[Tensor] = ()) -> float:
     box_classes = 1 if settings.share_location else settings.num_classes
-    values = bottoms(box_classes, settings.num_classes)
+    values = [*bottoms(box_classes, settings.num_classes), *more]
     layer = make_layer(settings.text(), *[tuple(value.shape) for value in values])
     codes, scores = (value.requires_grad_() for value in values[:2])
     loss = layer(*values)
@@ -60,6 +68,7 @@ def check(settings: Settings) -> float:
         variances,
         values[3].view(-1, 8).numpy(),
         settings,
+        *(value.view(IMAGES, PRIORS, -1).numpy() for value in more),
     )
     np.testing.assert_allclose(loss.item(), expected, rtol=1e-10)
     for leaf, gradient in ((codes, code_gradient), (scores, score_gradient)):
@@ -123,6 +132,34 @@ CASES: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("name", sorted(CASES))
 def test_loss_and_gradients(name: str) -> None:
     check(Settings(**{"num_classes": CLASSES, **CASES[name]}))
+
+
+@pytest.mark.parametrize("more", [1, 2])
+@pytest.mark.parametrize("code_type", ["CENTER_SIZE", "CORNER"])
+def test_refined_boxes(code_type: str, more: int) -> None:
+    """More negatives are asked for than there are likely boxes, so that the score counts."""
+    settings = Settings(
+        CLASSES, code_type=code_type, objectness_score=0.6, neg_pos_ratio=9, bp_inside=True
+    )
+    losses = {check(settings, refinements()[:given]) for given in (0, more)}
+    assert len(losses) == 2
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ("nms_param { }", "nms_param: is not for five bottoms"),
+        ("share_location: false mining_type: NONE", "share_location: has to be true for six"),
+        ("use_prior_for_matching: false", "use_prior_for_matching: has to be true for six"),
+        ("mining_type: HARD_EXAMPLE", "mining_type: is HARD_EXAMPLE; any other is for six"),
+    ],
+)
+def test_what_refined_boxes_are_not_for(settings: str, message: str) -> None:
+    shapes = [tuple(value.shape) for value in (*bottoms(), *refinements())]
+    text = f"type: 'MultiBoxLoss' multibox_loss_param {{ num_classes: 4 {settings} }}"
+    assert f"multibox_loss_param.{message}" in refused(text, *shapes)
+    text = "type: 'MultiBoxLoss' multibox_loss_param { num_classes: 4 }"
+    assert "is (4, 79); 4 x 80 would be right" in refused(text, *shapes[:4], (4, 79))
 
 
 def test_the_cases_differ() -> None:
