@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -50,23 +51,46 @@ def part(module: str) -> str:
     return module.split(".")[1] if "." in module else ""
 
 
-def imports(path: Path) -> Iterator[str]:
-    """The parts of the package that a file imports, also inside functions."""
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            names = [node.module]
-            if node.module == "caffe_dns":
-                # Its modules, or what the package itself offers.
-                modules = {file.stem for file in PACKAGE.iterdir()}
-                names = [
-                    f"caffe_dns.{alias.name}" if alias.name in modules else "caffe_dns"
-                    for alias in node.names
-                ]
-        else:
-            continue
-        yield from (part(name) for name in names if name.split(".")[0] == "caffe_dns")
+class Source(NamedTuple):
+    """What is asked about a file."""
+
+    #: Other parts of the package, also those imported inside functions.
+    imports: set[str]
+    #: The longest function: how many lines, and its name.
+    longest: tuple[int, str]
+    docstring: str
+
+
+@cache
+def source(path: Path) -> Source:
+    """A file, parsed once."""
+    module = ast.parse(path.read_text())
+    imports: set[str] = set()
+    longest = (0, "")
+    for node in ast.walk(module):
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            imports.update(parts_of(node))
+        elif isinstance(node, ast.FunctionDef):
+            body = node.body[1:] if ast.get_docstring(node) else node.body
+            lines = body[-1].end_lineno - body[0].lineno + 1 if body else 0  # type: ignore[operator]
+            longest = max(longest, (lines, node.name))
+    return Source(imports, longest, ast.get_docstring(module) or "")
+
+
+def parts_of(node: ast.Import | ast.ImportFrom) -> Iterator[str]:
+    """The parts of the package that a statement imports."""
+    if isinstance(node, ast.Import):
+        names = [alias.name for alias in node.names]
+    elif node.module == "caffe_dns":
+        # Its modules, or what the package itself offers.
+        modules = {file.stem for file in PACKAGE.iterdir()}
+        names = [
+            f"caffe_dns.{alias.name}" if alias.name in modules else "caffe_dns"
+            for alias in node.names
+        ]
+    else:
+        names = [node.module] if node.module else []
+    return (part(name) for name in names if name.split(".")[0] == "caffe_dns")
 
 
 @cache
@@ -75,7 +99,7 @@ def graph() -> dict[str, set[str]]:
     found: dict[str, set[str]] = {}
     for path in FILES:
         module = path.relative_to(PACKAGE).parts[0].removesuffix(".py").removeprefix("__init__")
-        found.setdefault(module, set()).update(set(imports(path)) - {module})
+        found.setdefault(module, set()).update(source(path).imports - {module})
     return found
 
 
@@ -96,7 +120,7 @@ def test_few_modules_lie_outside_of_rooms() -> None:
 
 @pytest.mark.parametrize("room", sorted({path.parent for path in FILES} - {PACKAGE}))
 def test_every_room_says_what_belongs_there(room: Path) -> None:
-    said = ast.get_docstring(ast.parse((room / "__init__.py").read_text())) or ""
+    said = source(room / "__init__.py").docstring
     assert said.count(".") >= 2 and len(said) > 100
 
 
@@ -120,10 +144,6 @@ def test_every_part_is_reached() -> None:
 def test_files_and_functions_are_short(path: Path) -> None:
     text = path.read_text()
     assert len(text.splitlines()) < 400
-    module = ast.parse(text)
-    for node in ast.walk(module):
-        if isinstance(node, ast.FunctionDef):
-            body = node.body[1:] if ast.get_docstring(node) else node.body
-            lines = body[-1].end_lineno - body[0].lineno + 1 if body else 0  # type: ignore[operator]
-            assert lines <= 50, node.name
-    assert ast.get_docstring(module) or not text.strip(), "says nothing of itself"
+    lines, name = source(path).longest
+    assert lines <= 50, name
+    assert source(path).docstring or not text.strip(), "says nothing of itself"

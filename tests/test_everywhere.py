@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from tests import programs
+
 TOOL = Path(__file__).parents[1] / "tools" / "test_everywhere"
 CHECKS = {
     "OMP_NUM_THREADS=4": "os.getcwd() != ROOT and os.environ['OMP_NUM_THREADS'] == '4'",
@@ -29,12 +31,15 @@ NEEDS: dict[str, tuple[list[str], dict[str, Any]]] = {
 }
 
 
-def run_under(setting: str, body: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    """The tool with one setting and one file of tests, in a folder that all can read."""
+def run_under(
+    settings: list[str], body: str, folder: Path, *flags: str
+) -> subprocess.CompletedProcess[str]:
+    """The tool with some settings and one file of tests, in a folder that all can read."""
     file = folder / "test_setting.py"
     imports = "import os, signal, socket\nimport pytest\nimport tests\n"
     file.write_text(f"{imports}\nROOT = {str(TOOL.parents[1])!r}\n\n{body}")
-    command = [sys.executable, str(TOOL), "--only", setting, str(file), "-p", "no:timeout"]
+    chosen = [word for setting in settings for word in ("--only", setting)]
+    command = [sys.executable, str(TOOL), *flags, *chosen, str(file), "-p", "no:timeout"]
     return subprocess.run(command, capture_output=True, text=True)
 
 
@@ -53,35 +58,31 @@ def test_setting(setting: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         os.chmod(folder, 0o755)
         body = f"def test_it() -> None:\n    assert {CHECKS[setting]}\n"
-        done = run_under(setting, body, Path(folder))
+        done = run_under([setting], body, Path(folder))
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"{setting}: 1 passed, 0 skipped, 0 failed in " in done.stdout
 
 
-def test_what_fails_is_named(tmp_path: Path) -> None:
+def test_what_fails_is_named_of_several_at_a_time(tmp_path: Path) -> None:
     body = (
         "def test_good() -> None: pass\n"
         "def test_bad() -> None: assert os.getcwd() == ''\n"
         "@pytest.mark.skip\ndef test_left_out() -> None: pass\n"
     )
-    done = run_under("plain", body, tmp_path)
+    settings = ["plain", "OMP_NUM_THREADS=2"]
+    done = run_under(settings, body, tmp_path, "--jobs", "2")
     assert done.returncode == 1
-    line, last = done.stdout.splitlines()
-    assert line.startswith("plain: 1 passed, 1 skipped, 1 failed in ")
-    assert line.endswith("test_setting::test_bad")
-    assert last == "settings: 1 failed"
-    assert "assert os.getcwd() == ''" in done.stderr
-
-
-def test_several_at_a_time(tmp_path: Path) -> None:
-    file = tmp_path / "test_nothing.py"
-    file.write_text("")
-    names = ["plain", "OMP_NUM_THREADS=2"]
-    chosen = [word for name in names for word in ("--only", name)]
-    command = [sys.executable, str(TOOL), "--jobs", "2", *chosen, str(file)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 1, done.stderr  # no test ran: that is nothing to rely on
     *lines, last = done.stdout.splitlines()
-    assert sorted(line.partition(":")[0] for line in lines) == sorted(names)
-    assert all(": 0 passed, 0 skipped, 0 failed in " in line for line in lines)
+    assert sorted(line.partition(": ")[0] for line in lines) == sorted(settings)
+    for line in lines:
+        assert ": 1 passed, 1 skipped, 1 failed in " in line
+        assert line.endswith("test_setting::test_bad")
     assert last == "settings: 2 failed"
+    assert done.stderr.count("assert os.getcwd() == ''") >= 2
+
+
+def test_no_test_is_nothing_to_rely_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    tool = programs.load("test_everywhere", monkeypatch)
+    monkeypatch.setattr(tool, "run", lambda *_: tool.Outcome(0, 0, [], 1.0))
+    found = tool.describe(tool.SETTINGS[0], [])
+    assert found == ("failed", "0 passed, 0 skipped, 0 failed in 1 s")
