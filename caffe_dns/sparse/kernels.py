@@ -51,6 +51,13 @@ def _compiled(function: Function) -> Function:
         return numba.njit(**options)(function)
 
 
+# Loops stand where NumPy has assignments to slices, of which each takes a second to compile.
+@_compiled
+def _fill(target, count, value):
+    for i in range(count):
+        target[i] = value
+
+
 @_compiled
 def _rectify(top):
     for i in range(top.size):
@@ -124,7 +131,7 @@ def _split(source, target, row, n):
     padded, stride_h, stride_w = row[PAD_H] + row[PAD_W] > 0, row[STRIDE_H], row[STRIDE_W]
     columns, rest = row[WIDTH] // stride_w, row[WIDTH] % stride_w
     if padded:
-        target[: row[OUT_CHANNELS] * row[OUT_PLANE] * n] = 0
+        _fill(target, row[OUT_CHANNELS] * row[OUT_PLANE] * n, np.float32(0))
     plane = 0
     for channel in range(row[CHANNELS]):
         for part_h in range(stride_h):
@@ -163,7 +170,8 @@ def _pool(source, target, row, n, average):
         _take_maxima(source, target, row, n)
         return
     stride, pad = row[STRIDE_W], row[PAD_W]
-    target[: row[OUT_CHANNELS] * row[OUT_PLANE] * n] = np.float32(0) if average else LOWEST
+    lowest = np.float32(0) if average else LOWEST
+    _fill(target, row[OUT_CHANNELS] * row[OUT_PLANE] * n, lowest)
     for j in range(row[KERNEL_W]):
         # Of these windows, column j lies in the image.
         left = max(0, (pad - j + stride - 1) // stride)
@@ -245,7 +253,9 @@ def _divide_by_areas(target, row, n):
             width = min(left + row[KERNEL_W], row[WIDTH] + row[PAD_W]) - left
             for channel in range(row[CHANNELS]):
                 first = (channel * row[OUT_PLANE] + y * row[OUT_PITCH] + x) * n
-                target[first : first + n] /= np.float32(height * width)
+                area = np.float32(height * width)
+                for i in range(first, first + n):
+                    target[i] /= area
 
 
 @_compiled
