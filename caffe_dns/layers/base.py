@@ -98,6 +98,8 @@ class Layer(nn.Module):
     is_loss: ClassVar[bool] = False
     #: Bottoms that never get a gradient even under force_backward (labels).
     no_force_backward: ClassVar[tuple[int, ...]] = ()
+    #: Whether bottoms without numbers are refused, of which PyTorch computes nothing.
+    needs_numbers: ClassVar[bool] = False
     #: Whether the tops come from elsewhere than the net: a database, a program, a filler.
     is_source: ClassVar[bool] = False
 
@@ -132,6 +134,9 @@ class Layer(nn.Module):
         Raises CaffeError, with the layer's name, for what the definition has wrong.
         """
         self._check_counts(len(bottom_shapes))
+        if self.needs_numbers and not all(map(count, bottom_shapes)):
+            shapes = ", ".join(map(shape_text, bottom_shapes))
+            raise self.error(f"a bottom has no numbers in it: {shapes}", "bottom")
         try:
             self.build(bottom_shapes)
             if self.param.HasField("extension_param") and not self._has_extension:
@@ -316,7 +321,8 @@ def check_shape(shape: Shape, what: str = "a blob") -> None:
     """Raise CaffeError for a shape that no blob can have, before memory is asked for."""
     if len(shape) > _MOST_AXES:
         raise CaffeError(f"{what} would have {len(shape)} axes; {_MOST_AXES} are the most")
-    if min(shape, default=0) < 0 or count(shape) > _MOST_NUMBERS:
+    # Strides are counted as if extents of 0 were 1.
+    if min(shape, default=0) < 0 or math.prod(filter(None, shape)) > _MOST_NUMBERS:
         extents = "x".join(map(str, shape))
         raise CaffeError(f"{what} would be of {extents} numbers; {_MOST_NUMBERS} are the most")
 

@@ -49,6 +49,8 @@ _DECONVOLVE: dict[int, Any] = {
 class BaseConvolution(WeightedLayer):
     """Settings and shapes of convolutions. Every bottom is convolved with the same weight."""
 
+    needs_numbers = True
+
     bottoms = (1, None)
     tops = (1, None)
     equal_bottoms_and_tops = True

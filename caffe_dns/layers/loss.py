@@ -302,6 +302,8 @@ class OneLabelLoss(LossLayer):
     """A loss on scores N x ... with one label for each of the N."""
 
     def reshape(self, bottom_shapes: Sequence[Shape]) -> list[Shape]:
+        if not bottom_shapes[0]:
+            raise self.error("the scores have no axis of examples", "bottom")
         examples, labels = bottom_shapes[0][0], count(bottom_shapes[1])
         if labels != examples:
             raise self.error(f"{examples} examples need as many labels, not {labels}", "bottom")

@@ -36,6 +36,8 @@ class BatchNorm(SameShape):
     two are moving averages; the number of batches is 1.
     """
 
+    needs_numbers = True
+
     keeps_type = True
 
     def build(self, bottom_shapes: Sequence[Shape]) -> None:
@@ -259,6 +261,8 @@ class LRN(SameShape):
     N x C x H x W.
     """
 
+    needs_numbers = True
+
     keeps_type = True
 
     def build(self, bottom_shapes: Sequence[Shape]) -> None:
@@ -369,6 +373,8 @@ class MVN(Layer):
 
     Bottom with up to 4 axes; the top always has 4, with extents of 1 at the end.
     """
+
+    needs_numbers = True
 
     def reshape(self, bottom_shapes: Sequence[Shape]) -> list[Shape]:
         shape = bottom_shapes[0]

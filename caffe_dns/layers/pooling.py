@@ -199,6 +199,8 @@ class Pooling(Layer):
     plane, as floating point numbers.
     """
 
+    needs_numbers = True
+
     keeps_type = True
 
     tops = (1, 2)

@@ -81,6 +81,8 @@ class ArgMax(Layer):
     items. Of equal entries the last comes first (`argmax_layer.cpp`).
     """
 
+    needs_numbers = True
+
     no_force_backward = (0,)
 
     def build(self, bottom_shapes: Sequence[Shape]) -> None:
