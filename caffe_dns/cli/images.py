@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 import numpy as np
 
+from caffe_dns.device.selection import parse_gpus
 from caffe_dns.errors import CaffeError, first_line
 from caffe_dns.files.finite import check_finite
 from caffe_dns.files.reading import open_file
@@ -49,8 +50,9 @@ def load_array(path: str) -> np.ndarray:
 
 
 def use_device(gpu: bool) -> None:
-    """Let nets run on the GPU, or on the CPU."""
+    """Let nets run on the GPU, or on the CPU. Raises CaffeError where there is none."""
     if gpu:
+        parse_gpus("0")
         set_mode_gpu()
     click.echo("GPU mode" if gpu else "CPU mode")
 

@@ -49,6 +49,8 @@ def find_run(argument: str, name: str) -> RunFiles:
     Raises CaffeError when a file cannot be read, or is of no kind that a run has.
     """
     paths = [on_disk(path) for path in argument.split(",") if path]
+    if not paths:
+        raise CaffeError(f"'{argument}' names no file of a run")
     if len(paths) == 1 and os.path.isdir(paths[0]):
         paths = _in_folder(paths[0])
     found = RunFiles(RunLog(Run(name)))

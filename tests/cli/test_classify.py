@@ -9,6 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import torch
 
 import caffe_dns.pycaffe as caffe
 from caffe_dns import load_net
@@ -142,6 +143,12 @@ def test_an_array_is_no_pipe_that_nobody_writes_into(
     said = complaint(["classify", "in.npy", "o.npy", *FLAGS], capfd)
     os.close(keeper)
     assert "in.npy: cannot be read: it is a pipe" in said
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there(capfd: Capture) -> None:
+    said = complaint(["classify", "images/a.png", "o.npy", *FLAGS, "--gpu"], capfd)
+    assert said == "dns: -gpu 0: no GPU 0; there is none that PyTorch can use"
 
 
 def test_python_layers_need_the_flag(capfd: Capture) -> None:

@@ -83,6 +83,7 @@ def test_wrong_input(tmp_path: Path) -> None:
 
     (tmp_path / "a_iter_7.solverstate").write_bytes(b"")
     assert "has no training log" in said("data")
+    assert said(",") == "',' names no file of a run"
     assert "gone.caffemodel: cannot be read" in said("gone.caffemodel")
     assert "a_iter_7.caffemodel: cannot be read" in said(f"{tmp_path}/a_iter_7.solverstate")
     assert "gone_prefix: cannot be read" in said("gone_prefix")
