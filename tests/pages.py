@@ -31,7 +31,7 @@ KINDS = {"sh", "python", "prototxt", "text"}
 ITERATIONS = 4
 #: What is looked at only: it would take the network, a GPU, other machines, or too long.
 _NOT_RUN = ("pip", "make")
-_NOT_RUN_OF_OURS = ("get_mnist", "demo", "doctor", "models")
+_NOT_RUN_OF_OURS = ("get_mnist", "demo")
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 _REDIRECT = re.compile(r"\s(2?)>\s*(\S+)\s*$")
 
