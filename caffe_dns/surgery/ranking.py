@@ -19,6 +19,7 @@ from caffe_dns.surgery.masked_layers import MaskedLayer, Replayed
 
 if TYPE_CHECKING:
     from caffe_dns.kernels.contest import ContestKernel
+    from caffe_dns.kernels.cut import CutKernel
 
 #: A bin has the strengths of one exponent and of the same first 4 bits of the mantissa.
 _SHIFT, BINS = 19, 4096
@@ -72,27 +73,62 @@ class Ranking:
             costs = [layer.costs(in_macs=in_macs) for layer in layers]
             self._sizes = [len(own) for own in costs]
             self._costs = torch.cat(costs)
-        #: What the layers have for each mask, while these are renewed.
+        #: What the layers have for each mask, and all in a row, while masks are renewed.
         self._strengths: list[list[Tensor]] = []
+        self._values: Tensor | None = None
         self._ends = torch.tensor(self._sizes, device=device).cumsum(0)
         self._wanted = torch.zeros((), dtype=torch.int64, device=device)
         self._thresholds = layers[0].layer.blobs[0].new_zeros(len(layers))
-        self._kernel: ContestKernel | None = None
+        self._contest_kernel: ContestKernel | None = None
+        self._cut_kernel: CutKernel | None = None
         self._find = Replayed(self._find_contest, device)
         self._prune = Replayed(self._prune_layers, device)
 
     def keep(self, wanted: int) -> None:
         """Renew the masks so that all that the layers keep costs so much, or a little less."""
         self._wanted.fill_(wanted)
-        self._thresholds.copy_(self._rank(self._find()))
+        contest = self._find()
+        self._thresholds.copy_(self._rank(contest))
+        self._values = contest.values
         self._prune()
-        self._strengths = []
+        self._strengths, self._values = [], None
 
     def _prune_layers(self) -> None:
-        for layer, threshold, own in zip(
-            self._layers, self._thresholds, self._strengths, strict=True
-        ):
-            layer.prune_below(threshold, own)
+        assert self._values is not None
+        if not self._can_cut(self._values):
+            for layer, threshold, own in zip(
+                self._layers, self._thresholds, self._strengths, strict=True
+            ):
+                layer.prune_below(threshold, own)
+            return
+        if self._cut_kernel is None:
+            from caffe_dns.kernels.cut import CutKernel, CutMask
+
+            self._cut_kernel = CutKernel(
+                [
+                    CutMask(mask, layer.spliced, number)
+                    for number, layer in enumerate(self._layers)
+                    for mask in layer.layer.mask_blobs()
+                ]
+            )
+        self._cut_kernel.run(self._values, self._thresholds)
+        for layer, threshold in zip(self._layers, self._thresholds.clamp(min=0), strict=True):
+            layer.follow(threshold)
+
+    def _can_cut(self, values: Tensor) -> bool:
+        """Whether strengths lie as masks do, and a kernel can renew all of these."""
+        return self._has_kernels(values) and all(
+            layer.pattern is None
+            and all(
+                mask.stride() == own.stride() and _lies_without_gaps(mask)
+                for mask, own in zip(layer.layer.mask_blobs(), strengths, strict=True)
+            )
+            for layer, strengths in zip(self._layers, self._strengths, strict=True)
+        )
+
+    @staticmethod
+    def _has_kernels(values: Tensor) -> bool:
+        return kernels.wanted(values.device) and values.dtype == torch.float32
 
     def _limit(self, scores: Tensor, costs: Tensor | None, spent: Tensor | int = 0) -> Tensor:
         """The first score that is not kept, one element; below all if none is left."""
@@ -109,7 +145,7 @@ class Ranking:
     def _find_contest(self) -> _Contest:
         """Measure the strengths, and find those that have to be ranked."""
         self._strengths = [layer.strengths() for layer in self._layers]
-        values = torch.cat([s.reshape(-1) for own in self._strengths for s in own])
+        values = torch.cat([_in_memory(s) for own in self._strengths for s in own])
         of_layers = values.split(self._sizes)
         scales = torch.stack([own.amax() for own in of_layers]).double()
         scales = torch.ones_like(scales) if self._by_loss else scales.clamp(min=_TINY)
@@ -140,12 +176,12 @@ class Ranking:
     ) -> tuple[Tensor, Tensor, Tensor]:
         """What is contested, the squares of what is kept anyway, the largest pruned anyway."""
         of_layers = values.split(self._sizes)
-        if kernels.wanted(values.device) and values.dtype == torch.float32:
-            if self._kernel is None:
+        if self._has_kernels(values):
+            if self._contest_kernel is None:
                 from caffe_dns.kernels.contest import ContestKernel
 
-                self._kernel = ContestKernel(of_layers)
-            return self._kernel.run(values, low, high, scales)
+                self._contest_kernel = ContestKernel(of_layers)
+            return self._contest_kernel.run(values, low, high, scales)
         contested, squares, below = [], [], []
         for number, own in enumerate(of_layers):
             rounded = own.float()  # as it was put into bins
@@ -209,6 +245,17 @@ class Ranking:
         numbers = pad(kept.cumsum(0), (1, 0))
         after = starts + numbers[ends] - numbers[starts]
         return torch.where(after < ends, pad(values, (0, 1))[after], contest.below)
+
+
+def _lies_without_gaps(values: Tensor) -> bool:
+    return torch.ops.aten.is_non_overlapping_and_dense(values)
+
+
+def _in_memory(values: Tensor) -> Tensor:
+    """All values, in the order in which they lie in memory, if that needs no copy."""
+    if _lies_without_gaps(values):
+        return values.as_strided((values.numel(),), (1,))
+    return values.reshape(-1)
 
 
 def _count(bins: Tensor) -> Tensor:

@@ -26,6 +26,7 @@ from caffe_dns.kernels.bias_relu import BiasedReLU
 from caffe_dns.kernels.channel_statistics import Statistics
 from caffe_dns.kernels.columns import by_columns
 from caffe_dns.kernels.contest import ContestKernel
+from caffe_dns.kernels.cut import CutKernel, CutMask
 from caffe_dns.kernels.lrn import NormalizedAcross
 from caffe_dns.kernels.max_pool import MaxPool
 from caffe_dns.kernels.products import Products
@@ -145,6 +146,7 @@ def run_without_images() -> None:
     for labels in (torch.zeros(4), torch.zeros(4, dtype=torch.int64)):
         SoftmaxLoss.apply(torch.zeros(4, 10), labels, 1.0, 87.0)
     weight, counter = torch.zeros(5), torch.zeros((), dtype=torch.int64)
+    CutKernel([CutMask(weight, counter, 0)]).run(weight, weight)
     for moments in (None, torch.zeros(2)):
         MaskKernel([Masked(weight.clone, weight, 1.0, moments, counter, 0)]).run()
     for given, mean in product(flags, flags):

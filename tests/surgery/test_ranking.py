@@ -17,7 +17,8 @@ from caffe_dns.surgery.modules.weights import PrunableWeight
 from caffe_dns.surgery.ranking import Ranking
 
 #: So many that most are kept or pruned by the histograms alone.
-SHAPES = {"first": (100, 40), "second": (300, 50), "third": (7, 500)}
+SHAPES = {"first": (100, 40), "second": (300, 50), "third": (7, 500), "fourth": (40, 20, 3, 3)}
+DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 FILLERS: dict[str, Callable[[torch.Tensor, torch.Generator], torch.Tensor]] = {
     "of one scale": lambda weight, generator: weight.normal_(generator=generator),
     "of scales far apart": lambda weight, generator: weight.normal_(generator=generator).mul_(
@@ -36,11 +37,16 @@ def few_bins(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ranking, "_SHIFT", 22)
 
 
-def make_layers(fill: Callable[[torch.Tensor, torch.Generator], torch.Tensor]) -> list[MaskedLayer]:
+def make_layers(
+    fill: Callable[[torch.Tensor, torch.Generator], torch.Tensor], device: str
+) -> list[MaskedLayer]:
     generator = torch.Generator().manual_seed(5)
     layers = []
     for name, shape in SHAPES.items():
-        weight = nn.Parameter(fill(torch.empty(shape), generator))
+        values = fill(torch.empty(shape), generator)
+        if values.dim() == 4:
+            values = values.contiguous(memory_format=torch.channels_last)
+        weight = nn.Parameter(values.to(device))
         own = AdoptedByMagnitude(PrunableWeight(name, weight), CInnerProductParameter())
         layers.append(MaskedLayer(own))
         layers[-1].follow_sparsity()
@@ -49,7 +55,7 @@ def make_layers(fill: Callable[[torch.Tensor, torch.Generator], torch.Tensor]) -
 
 def strongest(layers: list[MaskedLayer], wanted: int, uses: list[int] | None) -> list[np.ndarray]:
     """The masks, from all strengths sorted; a threshold cuts those that are equal together."""
-    strengths = [layer.strengths()[0].double().numpy().ravel() for layer in layers]
+    strengths = [layer.strengths()[0].double().cpu().numpy().ravel() for layer in layers]
     scores = []
     for number, own in enumerate(strengths):
         squares = (own / max(own.max(), 1e-30)) ** 2
@@ -77,19 +83,22 @@ def strongest(layers: list[MaskedLayer], wanted: int, uses: list[int] | None) ->
 
 
 @pytest.mark.parametrize("fill", FILLERS.values(), ids=FILLERS)
-@pytest.mark.parametrize("uses", [None, [576, 64, 1]], ids=["parameters", "multiplications"])
+@pytest.mark.parametrize("uses", [None, [576, 64, 1, 9]], ids=["parameters", "multiplications"])
+@pytest.mark.parametrize("device", DEVICES)
 def test_against_a_sort_of_everything(
-    fill: Callable[[torch.Tensor, torch.Generator], torch.Tensor], uses: list[int] | None
+    fill: Callable[[torch.Tensor, torch.Generator], torch.Tensor],
+    uses: list[int] | None,
+    device: str,
 ) -> None:
-    layers = make_layers(fill)
-    for layer, number in zip(layers, uses or [1, 1, 1], strict=True):
+    layers = make_layers(fill, device)
+    for layer, number in zip(layers, uses or [1] * len(layers), strict=True):
         layer.uses = number
     sizes = [layer.size for layer in layers]
-    whole = sum(n * s for n, s in zip(uses or [1, 1, 1], sizes, strict=True))
+    whole = sum(n * s for n, s in zip(uses or [1] * len(sizes), sizes, strict=True))
     ranked = Ranking(layers, in_macs=uses is not None)
     for share in (1.0, 0.999, 0.7, 0.3, 0.05, 0.001, 0.5, 1.0):
         wanted = int(share * whole)
         expected = strongest(layers, wanted, uses)
         ranked.keep(wanted)
         for layer, mask in zip(layers, expected, strict=True):
-            assert np.array_equal(layer.layer.mask_blobs()[0].numpy().ravel() != 0, mask)
+            assert np.array_equal(layer.layer.mask_blobs()[0].cpu().numpy().ravel() != 0, mask)
