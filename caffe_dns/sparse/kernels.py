@@ -33,8 +33,8 @@ LOWEST = np.finfo(np.float32).min
 # The columns of the table.
 KIND, CHANNELS, HEIGHT, WIDTH, PITCH, PLANE = range(6)
 OUT_CHANNELS, OUT_HEIGHT, OUT_WIDTH, OUT_PITCH, OUT_PLANE = range(6, 11)
-STRIDE_H, STRIDE_W, KERNEL_H, KERNEL_W, PAD_H, PAD_W, RELU, FIRST, PIECES = range(11, 20)
-COLUMNS = 20
+STRIDE_H, STRIDE_W, KERNEL_H, KERNEL_W, PAD_H, PAD_W, RELU, FIRST, PIECES, COPIES = range(11, 21)
+COLUMNS = 21
 # The operations.
 SUMS, SPLIT, MAX, AVERAGE, LINE, SOFTMAX = range(6)
 
@@ -53,9 +53,9 @@ def _compiled(function: Function) -> Function:
 
 # Loops stand where NumPy has assignments to slices, of which each takes a second to compile.
 @_compiled
-def _fill(target, count, value):
-    for i in range(count):
-        target[i] = value
+def _fill(target, first, last, value):
+    for i in range(first, last):
+        target[np.uint64(i)] = value
 
 
 @_compiled
@@ -104,7 +104,7 @@ def _sums(source, target, row, n, pointers, places, weights, biases):
     while at < length:
         vectors = min(MOST_VECTORS, (length - at + LANES - 1) // LANES)
         # Some numbers are made twice: here, or in what the next channel overwrites.
-        start = max(0, min(at, length - vectors * LANES))
+        start = max(0, min(at, plane - vectors * LANES))
         for piece in range(pieces):
             for channel in range(channels):
                 number = row[FIRST] + piece * channels + channel
@@ -127,12 +127,13 @@ def _sums(source, target, row, n, pointers, places, weights, biases):
 
 @_compiled
 def _split(source, target, row, n):
-    """The planes with zeros around them, and split: one of every STRIDE-th row and column."""
+    """The planes with zeros around them, and split: one of every STRIDE-th row and column.
+
+    Each comes in COPIES, the second without the first column, and so on.
+    """
     padded, stride_h, stride_w = row[PAD_H] + row[PAD_W] > 0, row[STRIDE_H], row[STRIDE_W]
     columns, rest = row[WIDTH] // stride_w, row[WIDTH] % stride_w
-    if padded:
-        _fill(target, row[OUT_CHANNELS] * row[OUT_PLANE] * n, np.float32(0))
-    plane = 0
+    plane, size = 0, row[OUT_PLANE]
     for channel in range(row[CHANNELS]):
         for part_h in range(stride_h):
             for part_w in range(stride_w):
@@ -140,12 +141,17 @@ def _split(source, target, row, n):
                 while x < 0:
                     x, left = x + stride_w, left + 1
                 count, b = columns + (x < rest), plane + left
+                if padded:
+                    _fill(target, plane * n, (plane + size) * n, np.float32(0))
                 for y in range(part_h - row[PAD_H], row[HEIGHT], stride_h):
                     if y >= 0:
                         a = channel * row[PLANE] + y * row[PITCH] + x
                         _take_each(source, target, a, b, stride_w, count, n, padded)
                     b += row[OUT_PITCH]
-                plane += row[OUT_PLANE]
+                for copy in range(1, row[COPIES]):
+                    a, b = plane + copy, plane + copy * size
+                    _take_each(target, target, a, b, 1, size - copy, n, False)
+                plane += row[COPIES] * size
 
 
 @_compiled
@@ -171,7 +177,7 @@ def _pool(source, target, row, n, average):
         return
     stride, pad = row[STRIDE_W], row[PAD_W]
     lowest = np.float32(0) if average else LOWEST
-    _fill(target, row[OUT_CHANNELS] * row[OUT_PLANE] * n, lowest)
+    _fill(target, 0, row[OUT_CHANNELS] * row[OUT_PLANE] * n, lowest)
     for j in range(row[KERNEL_W]):
         # Of these windows, column j lies in the image.
         left = max(0, (pad - j + stride - 1) // stride)

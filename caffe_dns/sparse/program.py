@@ -12,11 +12,9 @@ from torch import Tensor
 from caffe_dns.layers.base import Layer, Shape
 from caffe_dns.sparse import kernels
 from caffe_dns.sparse.operations import adder
-from caffe_dns.sparse.tables import Planes, Tables
+from caffe_dns.sparse.tables import CACHED, Planes, Tables
 from caffe_dns.sparse.vectors import LANES, SLACK
 
-#: Numbers in the larger of two buffers up to which they stay in a cache that is not shared.
-CACHED = 1 << 18
 #: The most images that a buffer holds, however small they are.
 MOST_IMAGES = 64
 

@@ -8,11 +8,13 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from caffe_dns.sparse import kernels
-from caffe_dns.sparse.vectors import LANES, MOST_VECTORS
+from caffe_dns.sparse.vectors import LANES, MOST_VECTORS, READS_LINES
 
 Pair = tuple[int, int]
-#: Numbers that stay in the nearest cache.
-NEAR = 6144
+#: Numbers that stay in the nearest cache, and in one that is not shared with other cores.
+NEAR, CACHED = 12288 if READS_LINES else 6144, 1 << 18
+#: How many times as long rows may become for their vectors to be whole.
+LONGER = 1.25
 
 
 @dataclass(frozen=True)
@@ -172,12 +174,14 @@ class Tables:
         if sums is None:
             return
         self._sums = None
-        self._split(sums.pad, sums.stride)
+        copies = self._split(sums)
         split = self._planes
         pitch = split.pitch if sums.height > 1 else sums.width
-        plane, pieces = sums.height * pitch, self._pieces(sums)
-        if pieces > 1:  # Sums that are taken up again must not be overwritten by the plane before.
-            plane = -(-plane // LANES) * LANES
+        plane, pieces = sums.height * pitch, self._pieces(sums, copies)
+        if pieces > 1 or copies > 1:
+            # Whole vectors: sums that are taken up again must not be overwritten by the plane
+            # before, and each vector of them lies as its first.
+            plane = _whole(plane)
         planes = Planes(sums.channels, sums.height, sums.width, pitch, plane)
         self.add(kernels.SUMS, planes, relu=int(sums.relu), pieces=pieces)
         (step_h, step_w) = sums.stride
@@ -186,26 +190,48 @@ class Tables:
                 own = taps[:, 0] % sums.reads * pieces // sums.reads == piece
                 channels, rows, columns = taps[own].T
                 part = (channels * step_h + rows % step_h) * step_w + columns % step_w
-                places = part * split.plane + rows // step_h * split.pitch + columns // step_w
+                further = columns // step_w
+                if copies > 1:
+                    part, further = part * copies + further, np.zeros_like(further)
+                places = part * split.plane + rows // step_h * split.pitch + further
                 self._append(places, weights[own], 0 if piece else bias)
 
-    def _pieces(self, sums: Sums) -> int:
+    def _pieces(self, sums: Sums, copies: int) -> int:
         """In how many pieces to read the image, so that what is read again is still near."""
         if sums.height * sums.width == 1:
             return 1
         reach = max((taps[:, 1].max(initial=0) for taps in sums.taps), default=0)
-        read = sums.reads * (MOST_VECTORS * LANES + int(reach) * self._planes.pitch)
+        read = copies * sums.reads * (MOST_VECTORS * LANES + int(reach) * self._planes.pitch)
         return min(sums.reads, -(-read // NEAR))
 
-    def _split(self, pad: Pair, stride: Pair) -> None:
-        if not any(pad) and stride == (1, 1):
-            return
-        image, (step_h, step_w) = self._planes, stride
-        planes = Planes.dense(
-            image.channels * step_h * step_w,
-            -(-(image.height + 2 * pad[0]) // step_h),
-            -(-(image.width + 2 * pad[1]) // step_w),
-        )
-        self.add(
-            kernels.SPLIT, planes, pad_h=pad[0], pad_w=pad[1], stride_h=step_h, stride_w=step_w
-        )
+    def _split(self, sums: Sums) -> int:
+        """Split the image; returns how many copies there are of each part (`kernels`)."""
+        image, (pad_h, pad_w), (step_h, step_w) = self._planes, sums.pad, sums.stride
+        parts = image.channels * step_h * step_w
+        height = -(-(image.height + 2 * pad_h) // step_h)
+        width = -(-(image.width + 2 * pad_w) // step_w)
+        reach = max((taps[:, 2].max(initial=0) for taps in sums.taps), default=0)
+        copies = 1 + int(reach) // step_w
+        if copies > 1 and self._is_worth_copies(sums, width):
+            planes = Planes(parts * copies, height, width, _whole(width), height * _whole(width))
+        elif pad_h or pad_w or (step_h, step_w) != (1, 1):
+            copies, planes = 1, Planes.dense(parts, height, width)
+        else:
+            return 1
+        settings = {"pad_h": pad_h, "pad_w": pad_w, "stride_h": step_h, "stride_w": step_w}
+        self.add(kernels.SPLIT, planes, **settings, copies=copies)
+        return copies
+
+    def _is_worth_copies(self, sums: Sums, width: int) -> bool:
+        """Whether to copy an image for each column of a kernel, so that vectors are read whole.
+
+        Others lie in two lines of the cache. Vectors of many images are whole anyway; and rows must
+        not become much longer.
+        """
+        size = sums.channels * sums.height * width
+        return READS_LINES and size * LANES > CACHED and _whole(width) <= LONGER * width
+
+
+def _whole(count: int) -> int:
+    """As many numbers, or so many more that it is whole vectors."""
+    return -(-count // LANES) * LANES

@@ -16,9 +16,12 @@ from numba.core import cgutils
 
 #: A function that says what LLVM is to make of a call. Callers leave out the first argument.
 intrinsic: Any = extending.intrinsic
-#: Numbers in a vector, and the most vectors of sums made at a time: as many as registers hold.
+#: Numbers in a vector.
 LANES = 16
-MOST_VECTORS = 16 if get_host_cpu_features().get("avx512f") else 4
+#: Whether the processor reads a vector at once, which is a line of its cache then, or else two.
+READS_LINES = bool(get_host_cpu_features().get("avx512f"))
+#: The most vectors of sums made at a time: as many as registers hold.
+MOST_VECTORS = 16 if READS_LINES else 4
 #: Numbers that are taken at a time from a row with a stride, and the largest such stride.
 TAKEN, MOST_STRIDE = 8, 4
 #: Extents of the windows of which `take_largest` finds the maxima.

@@ -11,6 +11,7 @@ from caffe_dns.proto.caffe_pb2 import TEST
 from tests.nets import input_layer, layer, make_net
 
 pytest.importorskip("numba")
+from caffe_dns.sparse import kernels, tables
 from caffe_dns.sparse.operations import adder
 from caffe_dns.sparse.program import MOST_IMAGES, Program
 
@@ -75,6 +76,30 @@ def check(text: str, num: int = 2) -> None:
 def test_convolutions(settings: str, num: int) -> None:
     convolution = ("Convolution", f"convolution_param {{ num_output: 8 {settings} }}")
     check(chain(convolution, ("ReLU", "")), num)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        "kernel_size: 3 pad: 1",
+        "kernel_h: 1 kernel_w: 5 pad_h: 0 pad_w: 2 group: 4 dilation: 1",
+        "kernel_size: 6 stride_h: 1 stride_w: 2",
+    ],
+)
+@pytest.mark.parametrize("num", [1, 3])
+def test_copies_of_large_images(settings: str, num: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where vectors of one image are read whole because there is a copy for each column."""
+    monkeypatch.setattr(tables, "READS_LINES", True)
+    image = (4, 40, 28)
+    text = input_layer(data=(1, *image))
+    settings = f"convolution_param {{ num_output: 48 {settings} }}"
+    text += layer("conv", "Convolution", "data", "conv", settings)
+    net = pruned(text + layer("relu", "ReLU", "conv", "conv"))
+    images = torch.randn((num, *image), generator=torch.Generator().manual_seed(3))
+    split = Program([step.layer for step in net.steps[1:]], image)._tables[0][0]
+    assert split[kernels.COPIES] == (5 if "kernel_w: 5" in settings else 3)
+    wanted, found = layers_and_program(net, images)
+    torch.testing.assert_close(found.double(), wanted, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(
