@@ -18,7 +18,7 @@ MODELS = sorted((Path(__file__).parents[3] / "models").glob("*/deploy.prototxt")
 
 def fewer(channels: int) -> int:
     """Of so many channels, how many the quick tests leave."""
-    return max(channels // (8 if channels >= 256 else 4), 1)
+    return channels if channels <= 4 else channels // (8 if channels >= 256 else 4)
 
 
 def scoring(file: Path) -> NetParameter:
