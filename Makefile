@@ -15,11 +15,12 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY)
 	$(BIN)/dns demo
 
-# Everything that a change must pass. Two processes share the test files, in their order: otherwise
-# files with few tests come last, some of which take longest. What these and the many processes they
-# start import is compiled once, also where an environment says otherwise.
+# Everything that a change must pass. Three processes share the test files, one more than two cores,
+# as tests also wait; in their order: otherwise files with few tests come last, some of which take
+# longest. What these and the many processes they start import is compiled once, also where an
+# environment says otherwise.
 test: lint
-	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 # The tests that take longer than a minute.
 test-slow: $(READY)
