@@ -122,30 +122,31 @@ def _finish(
 
 
 @triton.jit
-def _add_up_splits(
-    sums, result, splits, num_channels, SPLITS: tl.constexpr, FINISHED: tl.constexpr
-):
-    channels = tl.program_id(0) * FINISHED + tl.arange(0, FINISHED)
-    known = channels < num_channels
+def _add_up_splits(sums, result, splits, numbers, SPLITS: tl.constexpr, FINISHED: tl.constexpr):
+    place = tl.program_id(0) * FINISHED + tl.arange(0, FINISHED)
+    known = place < numbers
     total = tl.zeros((SPLITS, FINISHED), tl.float32)
     split = tl.arange(0, SPLITS)[:, None]
     start = 0
     while start < splits:
-        place = sums + (start + split) * num_channels + channels[None, :]
-        total += tl.load(place, mask=(start + split < splits) & known[None, :], other=0.0)
+        inside = (start + split < splits) & known[None, :]
+        total += tl.load(sums + (start + split) * numbers + place[None, :], mask=inside, other=0.0)
         start += SPLITS
-    tl.store(result + channels, tl.sum(total, 0), mask=known)
+    tl.store(result + place, tl.sum(total, 0), mask=known)
 
 
 def add_up_splits(sums: Tensor, dtype: torch.dtype) -> Tensor:
-    """The sums of all splits, splits x channels in float32, for each channel in this type.
+    """The sums of all splits, splits x numbers in float32, for each number in this type.
 
-    PyTorch does that in a single block, which takes several times as long.
+    Where there are few numbers, PyTorch does that in a single block, which takes several times as
+    long.
     """
-    splits, channels = sums.shape
-    result = torch.empty(channels, dtype=dtype, device=sums.device)
-    _add_up_splits[(triton.cdiv(channels, FINISHED),)](
-        sums, result, splits, channels, SPLITS=SPLITS, FINISHED=FINISHED
+    splits, numbers = sums.shape
+    result = torch.empty(numbers, dtype=dtype, device=sums.device)
+    at_once = min(SPLITS, triton.next_power_of_2(splits))
+    finished = SPLITS * FINISHED // at_once
+    _add_up_splits[(triton.cdiv(numbers, finished),)](
+        sums, result, splits, numbers, SPLITS=at_once, FINISHED=finished
     )
     return result
 

@@ -16,16 +16,19 @@ from torch import Tensor
 from caffe_dns.layers.base import Shape, check_shape, count, layer_types
 from caffe_dns.layers.masked import DeviationMasks, MagnitudeMasks, WeightedLayer
 from caffe_dns.layers.spatial import spatial_setting
-from caffe_dns.layers.strided import StridedConvolution
-from caffe_dns.layers.weight_gradients import Convolved
+from caffe_dns.layers.strided import ALIGNMENT, StridedConvolution
+from caffe_dns.layers.weight_gradients import LARGE, Convolved, FewChannels
 from caffe_dns.proto.caffe_pb2 import CConvolutionParameter, ConvolutionParameter
 from caffe_dns.proto.fields import refuse_fields
 
 #: Products in a forward pass from which a memory format for speed pays (measured on two cores).
 LARGE_CONVOLUTION = 10_000_000
 
-#: Where convolutions of few channels with a stride are worth another way.
-STRIDED_DEVICES = ("cuda",)
+#: The most channels of bottom and top for which kernels of our own compute the gradients.
+FEW_CHANNELS = 64
+
+#: Where convolutions of few channels are worth another way: matrix units want many.
+MATRIX_DEVICES = ("cuda",)
 
 #: Layer types of forks, and of what alone they have `proto/upgrade_forks` makes Caffe's settings.
 _OF_THEIR_OWN = {
@@ -85,7 +88,7 @@ class BaseConvolution(WeightedLayer):
         if self.channels_last:
             self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.strided = self._as_strided()
-        self.convolved = self._as_convolved()
+        self.convolved = self._as_convolved(shape)
 
     def outputs_and_groups(self, channels: int) -> tuple[int, int]:
         """How many channels the top has, and in how many groups."""
@@ -177,15 +180,25 @@ class BaseConvolution(WeightedLayer):
         leading = count(tuple(bottom_shape[1 : self.channel_axis]))
         return leading * outputs * count(self.weight_shape())
 
-    def _as_convolved(self) -> Convolved | None:
+    def _as_convolved(self, bottom_shape: Shape) -> Convolved | None:
         """The plain convolution that the layer is, if it is one."""
         if self.num_spatial_axes == 0 or self.channel_axis != 1:
             return None
-        return Convolved(self.stride, self.pad, self.dilation, self.group)
+        kind = FewChannels if self._has_few_channels(bottom_shape) else Convolved
+        return kind(self.stride, self.pad, self.dilation, self.group)
+
+    def _has_few_channels(self, bottom_shape: Shape) -> bool:
+        """Whether it has few and odd channels on a GPU, and does not fill it."""
+        channels = (self.channels, self.num_output)
+        plain = self.group == 1 and {*self.dilation, *self.stride} == {1}
+        odd = any(number % ALIGNMENT for number in channels) and max(channels) <= FEW_CHANNELS
+        small = bottom_shape[0] * self.products < LARGE
+        fits = self.context.device.type in MATRIX_DEVICES
+        return fits and self.num_spatial_axes == 2 and plain and odd and small
 
     def _as_strided(self) -> StridedConvolution | None:
         """How to convolve with a stride where matrix units are to do it, and it pays."""
-        if not self.channels_last or self.context.device.type not in STRIDED_DEVICES:
+        if not self.channels_last or self.context.device.type not in MATRIX_DEVICES:
             return None
         (height, width), stride = self.kernel, self.stride[0]
         pad_h, pad_w = self.pad
@@ -244,7 +257,7 @@ class Deconvolution(DeviationMasks, BaseConvolution):
     def _as_strided(self) -> None:
         """Its stride is another."""
 
-    def _as_convolved(self) -> None:
+    def _as_convolved(self, bottom_shape: Shape) -> None:
         """It is not."""
 
 

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from caffe_dns import kernels
 from caffe_dns.device.memory_format import laid_out_as
 
 #: Products in a layer's forward pass above which its kernels fill a GPU by themselves.
@@ -101,6 +102,30 @@ class Convolved:
             wanted,
         )
         return result
+
+
+@dataclass(frozen=True)
+class FewChannels(Convolved):
+    """A convolution of few channels without a stride; gradients by kernels of our own."""
+
+    def bottom_gradient(self, gradient: Tensor, x: Tensor, w: Tensor) -> Tensor:
+        if not _suit(gradient, x):
+            return super().bottom_gradient(gradient, x, w)
+        from caffe_dns.kernels import convolution
+
+        return convolution.bottom_gradient(gradient, x, w, self._pads)
+
+    def weight_gradient(self, gradient: Tensor, x: Tensor, w: Tensor) -> Tensor:
+        if not _suit(gradient, x):
+            return super().weight_gradient(gradient, x, w)
+        from caffe_dns.kernels import convolution
+
+        return convolution.weight_gradient(gradient, x, w, self._pads)
+
+    @property
+    def _pads(self) -> tuple[int, int]:
+        rows, columns = self.pad
+        return rows, columns
 
 
 class DeferredWeightGradients(ABC):
@@ -226,3 +251,12 @@ class DeferredProduct(torch.autograd.Function):
         wanted = ctx.needs_input_grad[0]
         below = ctx.product.bottom_gradient(gradient, x, w) if wanted else None
         return below, *[None] * 7
+
+
+def _suit(*blobs: Tensor) -> bool:
+    """Whether kernels of our own are to run on these blobs of a convolution."""
+    if not kernels.wanted(blobs[0].device):
+        return False
+    from caffe_dns.kernels import convolution
+
+    return convolution.fits(*blobs)

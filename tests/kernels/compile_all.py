@@ -20,6 +20,7 @@ from triton.backends.compiler import GPUTarget
 from triton.backends.nvidia.compiler import CUDABackend
 from triton.compiler import ASTSource
 
+from caffe_dns.kernels import convolution
 from caffe_dns.kernels.apart import ApartKernel
 from caffe_dns.kernels.batch_norm import NormalizedBatch, NormalizedSum
 from caffe_dns.kernels.bias_relu import BiasedReLU
@@ -129,6 +130,11 @@ def run_on_images(cases: Iterable[tuple[bool, ...]], window: int) -> None:
         NormalizedAcross.apply(x, across, 0.1, 0.75, 1.0).sum().backward()
         RectifiedSum.apply(x, images(last, dtype)).sum().backward()
         space_to_depth(images(last)[:, :3], 4, (2, 2), (3, 3), 3, dtype)
+    for last in (False, True):
+        x, weight = images(last), torch.zeros(5, 6, window, window)
+        gradient = torch.zeros(4, 5, 9 - window, 9 - window)
+        convolution.bottom_gradient(gradient, x, weight, (0, 0))
+        convolution.weight_gradient(gradient, x, weight, (0, 0))
 
 
 def run_without_images() -> None:

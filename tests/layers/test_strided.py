@@ -57,7 +57,7 @@ def test_the_layer_uses_it(settings: str, used: bool, monkeypatch: pytest.Monkey
     monkeypatch.setattr(convolution, "LARGE_CONVOLUTION", 0)
     results = []
     for devices in ((), ("cpu",)):
-        monkeypatch.setattr(convolution, "STRIDED_DEVICES", devices)
+        monkeypatch.setattr(convolution, "MATRIX_DEVICES", devices)
         layer = make_layer(text, (2, 3, 9, 8), context=Context(surgery=False)).double()
         assert isinstance(layer, BaseConvolution)
         assert (layer.strided is not None) == (used and bool(devices))
