@@ -19,7 +19,7 @@ from tools.reliability.formats import Format, build_formats, check_good
 
 NAMES = ["net_train", "net_guo", "net_deploy", "net_varied", "solver", "caffemodel", "solverstate"]
 NAMES += ["caffemodel_h5", "solverstate_h5", "dnsz", "lmdb_raw", "lmdb_encoded", "leveldb"]
-NAMES += ["hdf5_data", "mean", "datum", "image_datum", "image_list"]
+NAMES += ["hdf5_data", "mean", "datum", "image_datum", "image_list", "log", "annotation", "list"]
 COUNT = 200
 
 

@@ -40,7 +40,7 @@ def read_idx(data: bytes, magic: int) -> np.ndarray:
     header = np.frombuffer(data, ">u4", min(axes + 1, len(data) // 4))
     values = np.frombuffer(data, np.uint8, offset=4 * len(header))
     expected = np.prod(header[1:], dtype=np.float64)  # which does not overflow
-    if len(header) <= axes or header[0] != magic or values.size != expected:
+    if len(header) <= axes or header[0] != magic or values.size != expected or not values.size:
         kind = "images" if magic == IMAGES_MAGIC else "labels"
         raise CaffeError(f"not an idx file of the expected kind ({kind}, not compressed)")
     return values.reshape(header[1:])

@@ -42,9 +42,10 @@ def test_other_files_are_not_mnist(tmp_path: Path) -> None:
             write_mnist(*pair, str(tmp_path / "db"))
     with pytest.raises(CaffeError, match="500 images, but 3 labels"):
         write_mnist(images, idx(np.arange(3), 0x801), str(tmp_path / "db"))
-    huge = np.array([0x803, 2**31, 2**31, 4], ">u4").tobytes()
-    with pytest.raises(CaffeError, match="not an idx file"):
-        write_mnist(huge, labels, str(tmp_path / "db"))
+    for extents in ([2**31, 2**31, 4], [0, 2**32 - 1, 2**32 - 1]):
+        huge = np.array([0x803, *extents], ">u4").tobytes()
+        with pytest.raises(CaffeError, match="not an idx file"):
+            write_mnist(huge, labels, str(tmp_path / "db"))
     assert list(tmp_path.iterdir()) == []
 
 

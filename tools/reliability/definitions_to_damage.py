@@ -108,3 +108,48 @@ ROWS = """layer { name: "data" type: "HDF5Data" top: "data" top: "label"
 IMAGES = """layer { name: "data" type: "ImageData" top: "data" top: "label"
   image_data_param { source: "%s" batch_size: 3 new_height: 10 new_width: 10 } }
 """
+#: Objects in an image, as each label type has them.
+ANNOTATIONS = [
+    """<annotation><folder>V</folder><filename>x.jpg</filename>
+<size><width>50</width><height>40</height><depth>3</depth></size>
+<object><name>cat</name><truncated>1</truncated><difficult>0</difficult>
+<bndbox><xmin>8</xmin><ymin>12</ymin><xmax>35</xmax><ymax>30</ymax></bndbox></object>
+<object><name>7</name><difficult>1</difficult>
+<bndbox><xmin>1</xmin><ymin>2</ymin><xmax>5</xmax><ymax>6</ymax></bndbox></object></annotation>
+""",
+    """{"image": {"width": 50, "height": 40, "file_name": "x.jpg", "id": 3}, "annotation": [
+{"bbox": [1, 2, 20.5, 15], "category_id": "cat", "iscrowd": 0, "id": 7, "area": 3.5},
+{"bbox": [3, 3, 4, 5], "category_id": 7, "iscrowd": 1}]}
+""",
+    "1 2 3 20 30\n7 5 5 9 9\n",
+]
+#: Windows, objects, clips, sizes, pairs and labels.
+LISTS = [
+    """# 0
+a.jpg
+3 40 50
+2
+1 0.8 2 3 20 30
+3 0.1 5 5 9 9
+# 1
+b.jpg
+3 40 50
+1
+2 0.9 1 1 8 8
+""",
+    """# 0
+a.jpg
+3 40 50
+2
+1 0 2 3 20 30
+3 1 5 5 9 9
+1
+4 4 8 8
+""",
+    "videos/a.avi 1 0\nvideos/b 17 1\n",
+    "a 40 50\nb 30 20\n",
+    "a.jpg a.xml\nb.jpg b.xml\n",
+    """item { name: "none" label: 0 display_name: "background" }
+item { name: "cat" label: 1 display_name: "a cat" }
+""",
+]

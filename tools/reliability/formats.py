@@ -9,8 +9,9 @@ from __future__ import annotations
 import hashlib
 import random
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -20,10 +21,16 @@ import torch
 
 from caffe_dns import load_net
 from caffe_dns.cli import definitions
+from caffe_dns.data.annotation_files import READERS, read_groups, read_pairs
+from caffe_dns.data.clips import read_clips
 from caffe_dns.data.datum import parse_alike, parse_datum
 from caffe_dns.data.db import open_database
 from caffe_dns.data.image_mean import image_mean
+from caffe_dns.data.label_map import read_label_map, read_names_and_sizes
+from caffe_dns.data.object_files import read_object_file
 from caffe_dns.data.transform import Transform
+from caffe_dns.data.windows import read_window_file
+from caffe_dns.errors import CaffeError
 from caffe_dns.export import compact
 from caffe_dns.export.model import UnmaskedModel
 from caffe_dns.layers.base import Context
@@ -38,12 +45,15 @@ from caffe_dns.proto.caffe_pb2 import (
 )
 from caffe_dns.proto.text import parse_text
 from caffe_dns.proto.upgrade import read_solver
+from caffe_dns.reports.log_tables import parse_log
+from caffe_dns.reports.run_log import read_run_log
 from caffe_dns.solver.solver import Solver
 from caffe_dns.weights import copy_trained_layers
 from tools.reliability import definitions_to_damage as texts
 from tools.reliability.mutation import (
     Damage,
     damage_bytes,
+    damage_lines,
     damage_message,
     damage_pages,
     damage_small_text,
@@ -86,7 +96,7 @@ def build_formats(*, run_nets: bool = True) -> dict[str, Format]:
     images = sorted(Path().glob("tools/images/*"))
     listing = "".join(f"{path} {label}\n" for label, path in enumerate(images))
     formats["image_list"] = Format(listing.encode(), "list.txt", damage_text, read_list)
-    return formats
+    return formats | listed_formats()
 
 
 def use_net(net: Net, passes: int = 1) -> str | None:
@@ -275,6 +285,60 @@ def read_datum(path: str) -> str | None:
     parse_alike([raw, raw])
     image = parse_datum(raw).image()
     return not_finite([torch.from_numpy(np.array(image))])
+
+
+def listed_formats() -> dict[str, Format]:
+    """Training logs, annotations of objects, and lists, each of several kinds for all readers."""
+    log = (GOLDEN / "logs/train.log").read_bytes().splitlines(keepends=True)
+    # Of the definitions and of the training, the beginning.
+    solving = next(at for at, line in enumerate(log) if b"] Solving " in line)
+    training = b"".join([*log[:30], *log[solving : solving + 30]])
+    return {
+        "log": Format(training, "m.log", damage_lines, read_log),
+        "annotation": one_of(texts.ANNOTATIONS, "m.annotation", read_annotation),
+        "list": one_of(texts.LISTS, "m.list", read_lists),
+    }
+
+
+def one_of(goods: Sequence[str], file: str, read: Reader) -> Format:
+    """A format of several good files, of which one is damaged each time."""
+
+    def damage(good: bytes, draw: random.Random) -> bytes:
+        return damage_lines(draw.choice(goods).encode(), draw)
+
+    return Format(goods[0].encode(), file, damage, read)
+
+
+def read_by_all(*readers: Callable[[], object]) -> None:
+    """Call all of them. Raises the CaffeError of the last where all raise one."""
+    refused = []
+    for read in readers:
+        try:
+            read()
+        except CaffeError as error:
+            refused.append(error)
+    if len(refused) == len(readers):
+        raise refused[-1]
+
+
+def read_log(path: str) -> None:
+    read_by_all(lambda: read_run_log(path, "run"), lambda: parse_log(path))
+
+
+def read_annotation(path: str) -> None:
+    labels = {"cat": 1, "7": 7}
+    read_by_all(*(partial(read_groups, path, kind, (40, 50), labels) for kind in READERS))
+
+
+def read_lists(path: str) -> None:
+    read_by_all(
+        lambda: read_window_file(path, "", 0.5, 0.5),
+        lambda: read_object_file(path, ""),
+        lambda: read_clips(path),
+        lambda: read_names_and_sizes(path),
+        lambda: list(read_pairs(path)),
+        lambda: read_label_map(path),
+    )
 
 
 def read_list(path: str) -> str | None:

@@ -19,6 +19,7 @@ _LARGE = {"32767", "65535", "65536", "16777216", "1000000"}
 _NOT_LARGE = [number for number in NUMBERS if number not in _LARGE]
 WORDS = [*"{}<>:[],;\"'\\#\0é", "layer {", "}}", '"\\xff"', "top: 'data'", "dim: -1"]
 WORDS += ["type: 'Python'", "type: 'Nothing'", "include { phase: TEST }", "loss_weight: nan"]
+_BLANKS = [b"\t", b";", b"", b"  ", b"\0"]
 STRINGS = ['""', '"/etc/passwd"', '"' + "A" * 5000 + '"', '"\\000"', '"."']
 FLOATS = [float("nan"), float("inf"), -float("inf"), 3e38, 1e-45]
 #: Damages content by draws from a generator.
@@ -222,6 +223,34 @@ def _damage_text(raw: bytes, draw: random.Random, numbers: Sequence[str]) -> byt
     else:
         text = replace_one(text, r'"[^"]*"', [*re.findall(r'"[^"]*"', text), *STRINGS], draw)
     return text.encode()
+
+
+def damage_lines(raw: bytes, draw: random.Random) -> bytes:
+    """Damage to a list, a log or another file of lines and words, whatever they say."""
+    kind = draw.choice(["bytes", "numbers", "repeat", "line", "long", "ends", "blanks", "coding"])
+    lines = raw.split(b"\n")
+    at = draw.randrange(len(lines))
+    if kind == "bytes":
+        return damage_bytes(600)(raw, draw)
+    if kind == "numbers":
+        others = [number.encode() for number in NUMBERS]
+        share = draw.choice([0.02, 0.3])
+        return re.sub(
+            rb"\d+", lambda m: draw.choice(others) if draw.random() < share else m[0], raw
+        )
+    if kind == "ends":
+        return raw.replace(b"\n", draw.choice([b"\r\n", b"\r", b" ", b"\x0c", b"\n\n"]))
+    if kind == "blanks":
+        return raw.replace(draw.choice([b" ", b",", b":", b'"', b"<"]), draw.choice(_BLANKS))
+    if kind == "coding":
+        return draw.choice([b"\xef\xbb\xbf" + raw, raw.decode("latin-1").encode("utf-16")])
+    if kind == "repeat":
+        lines[at:at] = lines[at : at + 1] * draw.choice([1, 2, 1000])
+    elif kind == "line":
+        lines[at] = draw.choice([b"", b" ", b"\0", b"\xff\xfe", b"#", b"\xc2\xb2"])
+    else:
+        lines[at] += draw.choice([b"9", b"a", b" -1", b'"', b"<a>", b"[", b"."]) * 5000
+    return b"\n".join(lines)
 
 
 def replace_one(text: str, pattern: str, others: Sequence[str], draw: random.Random) -> str:

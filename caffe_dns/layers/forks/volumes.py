@@ -25,6 +25,8 @@ class VolumePooling(Layer):
     Pooling does it.
     """
 
+    needs_numbers = True
+
     def build(self, bottom_shapes: Sequence[Shape]) -> None:
         if self.param.pooling_param.global_pooling:
             raise self.error("is for images only", "pooling_param.global_pooling")
