@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from caffe_dns.errors import CaffeError
-from caffe_dns.layers.base import check_shape
+from caffe_dns.layers.base import Shape, check_shape
 from caffe_dns.net import Net
 from caffe_dns.proto.caffe_pb2 import TRAIN, NetParameter
 from caffe_dns.proto.text import read_text
+from tests.layers.harness import make_layer, run
 from tests.oracle import GOLDEN
 
 NETS = sorted(path.parent.name for path in GOLDEN.glob("layers/*/net.prototxt"))
@@ -54,3 +55,41 @@ def test_extents_that_have_no_strides_are_refused(shape: tuple[int, ...]) -> Non
     with pytest.raises(CaffeError, match="2147483647 are the most"):
         check_shape(shape)
     check_shape((0, 2**31 - 1))
+
+
+@pytest.mark.parametrize(
+    ("definition", "shapes"),
+    [
+        ("type: 'Interp' interp_param { zoom_factor: 2 }", [(2, 0, 6, 5)]),
+        ("type: 'Reorg' reorg_param { stride: 2 }", [(2, 8, 4, 0)]),
+        ("type: 'BN'", [(4, 3, 0)]),
+        ("type: 'LabelsequenceAccuracy'", [(4, 4, 0), (4, 2)]),
+        ("type: 'Lstm' lstm_param { num_output: 3 }", [(4, 0, 5)]),
+        ("type: 'PriorBox' prior_box_param { min_size: 3 }", [(0, 0, 0, 0), (1, 3, 9, 9)]),
+        (
+            "type: 'ROIPooling' roi_pooling_param { pooled_h: 2 pooled_w: 2 spatial_scale: 1 }",
+            [(2, 3, 9, 0), (4, 5)],
+        ),
+        (
+            "type: 'NdPooling' pooling_param { pool: MAX kernel_shape { dim: 3 dim: 2 dim: 2 } "
+            "stride_shape { dim: 1 dim: 1 dim: 1 } }",
+            [(2, 3, 4, 0, 8)],
+        ),
+    ],
+    ids=lambda value: value.split("'")[1] if isinstance(value, str) else "",
+)
+def test_layers_of_forks_refuse_what_has_no_numbers(definition: str, shapes: list[Shape]) -> None:
+    with pytest.raises(CaffeError, match="no numbers in it"):
+        make_layer(definition, *shapes)
+
+
+def test_an_axis_too_many_is_seen_by_what_takes_up_to_four() -> None:
+    regions = [(7, 5, 1, 1, 2), (7, 1), (7, 1), (7, 8)]
+    definition = "type: 'BoxAnnotatorOHEM' box_annotator_ohem_param { roi_per_img: 2 }"
+    with pytest.raises(CaffeError, match="the regions are 7 x 5 x 1 x 1 x 2"):
+        make_layer(definition, *regions, tops=2)
+
+
+def test_a_single_value_is_transposed() -> None:
+    (value,) = run(make_layer("type: 'Transpose'", ()), torch.tensor(3.0))
+    assert value.item() == 3

@@ -30,6 +30,8 @@ class PriorBox(Layer):
     and in its turn. Sizes are cut to whole pixels. No gradient passes through.
     """
 
+    needs_numbers = True
+
     bottoms = (1, 2)
     no_force_backward = (0, 1)
 

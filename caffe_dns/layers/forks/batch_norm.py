@@ -34,6 +34,8 @@ class BN(Layer):
     third top are the batch's mean and variance, without gradients. Without fields it is PSPNet's.
     """
 
+    needs_numbers = True
+
     tops = (1, 3)
 
     def build(self, bottom_shapes: Sequence[Shape]) -> None:

@@ -76,6 +76,8 @@ class Reorg(Layer):
     numbers that come out are taken for N x C * stride^2 x H / stride x W / stride.
     """
 
+    needs_numbers = True
+
     def build(self, bottom_shapes: Sequence[Shape]) -> None:
         refuse_in_place(self)
         self.stride, self.reverse = self.param.reorg_param.stride, self.param.reorg_param.reverse

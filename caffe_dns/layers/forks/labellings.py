@@ -66,6 +66,8 @@ class LabelsequenceAccuracy(Layer):
     N x L; blanks are left out of both.
     """
 
+    needs_numbers = True
+
     bottoms = (2, 2)
     no_force_backward = (0, 1)
 

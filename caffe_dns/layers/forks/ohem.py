@@ -53,7 +53,7 @@ class BoxAnnotatorOHEM(Layer):
             raise self.error("must be given and positive", "box_annotator_ohem_param.roi_per_img")
 
     def reshape(self, bottom_shapes: Sequence[Shape]) -> list[Shape]:
-        shapes = [(*shape, 1, 1, 1)[:4] for shape in bottom_shapes]
+        shapes = [(*shape, *(1,) * (4 - len(shape))) for shape in bottom_shapes]
         num, *_, height, width = shapes[0]
         channels = shapes[3][1]
         wanted = [(num, extent, height, width) for extent in (5, 1, 1, channels)]

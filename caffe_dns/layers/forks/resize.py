@@ -29,6 +29,8 @@ class Interp(Layer):
     is that of a second bottom, whose values do not count (soeaver's caffe-model).
     """
 
+    needs_numbers = True
+
     bottoms = (1, 2)
     no_force_backward = (1,)
 

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from caffe_dns.layers.base import Layer, Shape, count, layer_types
+from caffe_dns.layers.base import Layer, Shape, count, layer_types, shape_text
 from caffe_dns.layers.checks import check_indices
 
 #: How many pixels are looked at together, each bin's as many as the largest of the chunk has.
@@ -124,6 +124,10 @@ class RegionPooling(Layer):
                 "the first bottom needs 4 axes (num, channels, height, width), it has "
                 f"{len(image)}",
                 "bottom",
+            )
+        if not count(image):
+            raise self.error(
+                f"the first bottom has no numbers in it: {shape_text(image)}", "bottom"
             )
         if not regions or count(regions[1:]) != 5:
             raise self.error(

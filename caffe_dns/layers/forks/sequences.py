@@ -51,6 +51,8 @@ class Lstm(KeepsStates):
     a bias. As `lstm_layer.cpp`, but that the gradient of the state's weight is a derivative.
     """
 
+    needs_numbers = True
+
     bottoms = (1, 2)
     no_force_backward = (1,)
     state_names = ("h", "c")
@@ -131,7 +133,7 @@ class Transpose(Layer):
         return [tuple(shape[axis] for axis in order)]
 
     def forward(self, *bottoms: Tensor) -> Tensor:
-        return bottoms[0].permute(*self.param.transpose_param.dim)
+        return bottoms[0].permute(tuple(self.param.transpose_param.dim))
 
 
 @layer_types.register("Reverse")
