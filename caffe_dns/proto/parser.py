@@ -8,6 +8,7 @@ protobuf release, name line, column and what would be right. It accepts what C++
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
@@ -111,7 +112,7 @@ class Parser:
         name = token.text
         repeated = is_repeated(field)
         if not repeated and name in given:
-            self._given_twice(token, message.DESCRIPTOR, self._lines.line(given[name]))
+            self._given_twice(token, message.DESCRIPTOR, given[name])
             return
         if not repeated:
             given[name] = token.offset
@@ -127,21 +128,24 @@ class Parser:
     def _given_twice(self, token: Token, descriptor: Descriptor, first: int) -> None:
         """Step over the value of a field that only a fork has several times; raises for others."""
         name = token.text
-        message = f"'{name}' is given twice, first on line {first}, but is not repeated"
         fork = fork_with_several(descriptor.name, name)
+
+        def make() -> CaffeError:
+            line = self._lines.line(first)
+            message = f"'{name}' is given twice, first on line {line}, but is not repeated"
+            hint = f": only {fork} takes several; give one" if fork else ""
+            return self._error(token, message, hint)
+
         if fork is None:
-            raise self._error(token, message)
-        error = self._error(token, message, f": only {fork} takes several; give one")
-        self._note(error, token, f"several '{name}' in {descriptor.name}", fork)
+            raise make()
+        self._note(make, token, f"several '{name}' in {descriptor.name}", fork)
         self._skip_value()
 
     def _foreign_field(self, token: Token, descriptor: Descriptor) -> None:
         """Step over the value of a field of a fork if it changes nothing here."""
         idle = idle_field(descriptor.name, token.text)
         if idle is None:
-            # The error is made for the first only: to look for what was meant takes long.
-            error = self._first_error or self._unknown_field(token, descriptor)
-            self._note_field(error, token, descriptor)
+            self._note_field(lambda: self._unknown_field(token, descriptor), token, descriptor)
             self._skip_value()
             return
         self._take(":")
@@ -157,13 +161,13 @@ class Parser:
         text = negative + (value.text[1:-1] if value.kind == "string" else value.text)
         if not idle.takes(text):
             known = " or ".join(map(str, (idle.values or ())[:1]))
-            error = self._error(
-                token,
+            message = (
                 f"'{token.text}' of {forks_with_field(descriptor.name, token.text)} is not "
-                f"supported but for {known}, with which it changes nothing",
-                instead(token.text),
+                f"supported but for {known}, with which it changes nothing"
             )
-            self._note_field(error, token, descriptor)
+            self._note_field(
+                lambda: self._error(token, message, instead(token.text)), token, descriptor
+            )
             return
         if not idle.is_exact(text):
             self._warn_of_rounding(token, text)
@@ -175,14 +179,21 @@ class Parser:
             line = self._lines.line(token.offset)
             log.warning(f"{'.'.join(self._path)}: {value} (line {line}) is left to --precision")
 
-    def _note_field(self, error: CaffeError, token: Token, descriptor: Descriptor) -> None:
+    def _note_field(
+        self, make: Callable[[], CaffeError], token: Token, descriptor: Descriptor
+    ) -> None:
         forks = forks_with_field(descriptor.name, token.text)
-        self._note(error, token, f"'{token.text}' in {descriptor.name}", forks)
+        self._note(make, token, f"'{token.text}' in {descriptor.name}", forks)
 
-    def _note(self, error: CaffeError, token: Token, name: str, forks: str | None) -> None:
-        """Keep an error about something unknown until the rest is read."""
+    def _note(
+        self, make: Callable[[], CaffeError], token: Token, name: str, forks: str | None
+    ) -> None:
+        """Keep that something is unknown until the rest is read.
+
+        The error is made for the first only: to look for what was meant and for places takes long.
+        """
         if self._first_error is None:
-            self._first_error = error
+            self._first_error = make()
         elif len(self._unknown) == _MOST_UNKNOWN:
             raise self._first_error
         elif name not in self._unknown:
@@ -241,15 +252,17 @@ class Parser:
     def _foreign_value(self, token: Token, enum: EnumDescriptor, expected: str) -> None:
         """Keep the error about a name that is no value of an enum here, and whose it is."""
         forks = forks_with_field(enum.name, token.text)
-        hint = f": this is of {forks}, which dns does not have{instead(token.text)}"
-        if enum.name == _OLD_TYPES:
-            name = f"layer type '{token.text}'"
-            near = nearest(token.text, list(enum.values_by_name))
-            error = self._error(token, f"unknown {name}", hint if forks else near)
-        else:
-            name = f"{self._path[-1]}: {token.text}"
-            error = self._unexpected(token, expected, hint if forks else "")
-        self._note(error, token, name, forks)
+        is_type = enum.name == _OLD_TYPES
+        name = f"layer type '{token.text}'" if is_type else f"{self._path[-1]}: {token.text}"
+
+        def make() -> CaffeError:
+            hint = f": this is of {forks}, which dns does not have{instead(token.text)}"
+            if is_type:
+                near = nearest(token.text, list(enum.values_by_name))
+                return self._error(token, f"unknown {name}", hint if forks else near)
+            return self._unexpected(token, expected, hint if forks else "")
+
+        self._note(make, token, name, forks)
 
     def _read_number(self, field: FieldDescriptor, negative: bool, shown: Token) -> Any:
         """A number, a boolean or an enum's value; `shown` is what errors say was there."""

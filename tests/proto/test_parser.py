@@ -11,6 +11,7 @@ from caffe_dns.errors import CaffeError
 from caffe_dns.proto import parser
 from caffe_dns.proto.caffe_pb2 import Datum, NetParameter, SolverParameter
 from caffe_dns.proto.text import parse_text, read_text
+from caffe_dns.proto.tokens import Token
 from tests.oracle import GOLDEN
 
 
@@ -327,3 +328,27 @@ def test_another_kind_of_text_is_not_read_to_its_end(monkeypatch: pytest.MonkeyP
     said = error_of("".join(f"word{n} x\n" for n in range(100_000)))
     assert said == "net.prototxt:1: word0: unknown field 'word0' in NetParameter (column 1)"
     assert looked == ["word0"]
+
+
+@pytest.mark.parametrize(
+    "again",
+    [
+        "layers { type: CROPP }",
+        "layer { pooling_param { pool: CROPP } }",
+        "layer { param { prune_ratio: 3 } }",
+        "layer { batch_norm_param { relu: 7 } }",
+        "layer { transform_param { resize_param { } resize_param { } } }",
+    ],
+)
+def test_an_error_is_made_once(again: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For each of thousands, what was meant and its column would take minutes."""
+    made: list[str] = []
+    make = parser.Parser._error
+
+    def counted(self: parser.Parser, token: Token, message: str, hint: str = "") -> CaffeError:
+        made.append(message)
+        return make(self, token, message, hint)
+
+    monkeypatch.setattr(parser.Parser, "_error", counted)
+    assert error_of(again * 50).startswith(f"net.prototxt:1: {again.split()[0]}.")
+    assert len(made) == 1
