@@ -17,7 +17,7 @@ _HEAD = 1 << 20
 #: Of a JPEG: markers with the size behind them, those of several scans among these, and alone.
 _FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 _PROGRESSIVE = {0xC2, 0xC6, 0xCA, 0xCE}
-_ALONE = {0x01, *range(0xD0, 0xD9), 0xFF}
+_ALONE = {0x00, 0x01, *range(0xD0, 0xD9), 0xFF}
 #: With these a JPEG 2000 begins, inside of a file of boxes or alone.
 _CODESTREAM = b"\xff\x4f\xff\x51"
 _RADIANCE = re.compile(rb"\n[-+][XY] (\d{1,9}) [-+][XY] (\d{1,9})\n")
@@ -55,6 +55,12 @@ def claim_of(data: Buffer) -> Claim | None:
 def _at(offset: int, form: str) -> Callable[[Buffer], Claim]:
     """Reads width and height, which stand at an offset."""
     return lambda data: Claim(*map(abs, struct.unpack_from(form, data, offset)))
+
+
+def _bmp(data: Buffer) -> Claim:
+    # In the oldest headers, of 12 bytes, these have two bytes each.
+    (length,) = struct.unpack_from("<I", data, 14)
+    return _at(18, "<HH" if length == 12 else "<ii")(data)
 
 
 def _png(data: Buffer) -> Claim:
@@ -124,7 +130,7 @@ def _tiff(data: Buffer) -> Claim:
 _KINDS: dict[bytes, Callable[[Buffer], Claim]] = {
     b"\xff\xd8": _jpeg,
     b"\x89PNG\r\n\x1a\n": _png,
-    b"BM": _at(18, "<ii"),
+    b"BM": _bmp,
     b"GIF8": _at(6, "<HH"),
     b"\x59\xa6\x6a\x95": _at(4, ">II"),
     b"RIFF": _webp,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import struct
 from collections.abc import Sequence
 
 import cv2
@@ -51,9 +52,19 @@ def test_claims_are_those_of_the_images(kind: str) -> None:
 def test_segments_of_a_jpeg_in_front_of_its_size() -> None:
     data = encoded("jpeg")
     comment = b"\xff\xfe\xff\xff" + b"\xff\xc0" * 32766 + b"c"
-    behind = data[:2] + comment * 3 + b"between\xff\xff\xff" + data[3:]
+    behind = data[:2] + comment * 3 + b"between\xff\0\xff\xff\xff" + data[3:]
     assert claim_of(behind) == Claim(170, 150)
     assert np.array_equal(decode_image(behind), decode_image(data))
+
+
+def test_bitmaps_with_the_oldest_header() -> None:
+    """They are those of OS/2 1.x; OpenCV writes none."""
+    rows = PIXELS[::-1].reshape(150, -1)
+    body = np.pad(rows, ((0, 0), (0, 2))).tobytes()  # rows of whole words
+    header = struct.pack("<IHHHH", 12, 170, 150, 1, 24)
+    data = b"BM" + struct.pack("<IHHI", 26 + len(body), 0, 0, 26) + header + body
+    assert claim_of(data) == Claim(170, 150)
+    assert np.array_equal(decode_image(data, color=True), PIXELS.transpose(2, 0, 1))
 
 
 @pytest.mark.parametrize("kind", KINDS)
