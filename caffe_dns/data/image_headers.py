@@ -5,6 +5,7 @@ Only so much is read as says how large the image is. Whether it is one, the deco
 
 from __future__ import annotations
 
+import math
 import re
 import struct
 from collections.abc import Callable
@@ -23,7 +24,10 @@ _CODESTREAM = b"\xff\x4f\xff\x51"
 _RADIANCE = re.compile(rb"\n[-+][XY] (\d{1,9}) [-+][XY] (\d{1,9})\n")
 #: Tags of TIFF, and the types of their numbers.
 _WIDTH, _HEIGHT, _BITS, _SAMPLES = 256, 257, 258, 277
-_NUMBERS = {1: "B", 3: "H", 4: "I"}
+_BIG_TIFF, _MOST_TAGS = 43, 0xFFFF
+_NUMBERS = {1: "B", 3: "H", 4: "I", 16: "Q"}
+#: Extents of an image in AVIF, or of a tile of it, and what says that it has alpha.
+_AVIF_EXTENTS, _AVIF_ALPHA = re.compile(rb"ispe\0{4}(.{8})", re.DOTALL), b"auxC"
 
 
 class Claim(NamedTuple):
@@ -44,17 +48,22 @@ class Claim(NamedTuple):
 def claim_of(data: Buffer) -> Claim | None:
     """What the image claims; None where its kind is not known or its header not whole."""
     for start, read in _KINDS.items():
-        if bytes(data[: len(start)]) == start:
+        if re.match(start, data, re.DOTALL):
             try:
                 return read(data)
-            except (struct.error, IndexError, KeyError, ValueError):
+            except (struct.error, IndexError, KeyError, OverflowError, ValueError):
                 return None
     return None
 
 
-def _at(offset: int, form: str) -> Callable[[Buffer], Claim]:
+def _at(offset: int, form: str, bytes_each: int = 6) -> Callable[[Buffer], Claim]:
     """Reads width and height, which stand at an offset."""
-    return lambda data: Claim(*map(abs, struct.unpack_from(form, data, offset)))
+
+    def read(data: Buffer) -> Claim:
+        width, height = map(abs, struct.unpack_from(form, data, offset))
+        return Claim(width, height, bytes_each)
+
+    return read
 
 
 def _bmp(data: Buffer) -> Claim:
@@ -109,34 +118,45 @@ def _radiance(data: Buffer) -> Claim:
     return Claim(int(found[2]), int(found[1]), 24)
 
 
+def _avif(data: Buffer) -> Claim:
+    head = bytes(data[:_HEAD])
+    extents = [struct.unpack(">II", found) for found in _AVIF_EXTENTS.findall(head)]
+    width, height = max(extents, key=math.prod)
+    return Claim(width, height, 36 if _AVIF_ALPHA in head else 22)
+
+
 def _tiff(data: Buffer) -> Claim:
     order = "<" if data[:2] == b"II" else ">"
-    (at,) = struct.unpack_from(f"{order}I", data, 4)
-    (count,) = struct.unpack_from(f"{order}H", data, at)
+    (version,) = struct.unpack_from(f"{order}H", data, 2)
+    # In BigTIFF, offsets have eight bytes.
+    offset, word, counter = ("Q", 8, "Q") if version == _BIG_TIFF else ("I", 4, "H")
+    (at,) = struct.unpack_from(f"{order}{offset}", data, word)
+    (count,) = struct.unpack_from(f"{order}{counter}", data, at)
+    at += struct.calcsize(f"{order}{counter}")
+    step = 4 + 2 * word
     tags = {}
-    for entry in range(at + 2, at + 2 + 12 * count, 12):
-        tag, kind, length = struct.unpack_from(f"{order}HHI", data, entry)
+    for entry in range(at, at + step * min(count, _MOST_TAGS), step):
+        tag, kind, length = struct.unpack_from(f"{order}HH{offset}", data, entry)
         if tag in (_WIDTH, _HEIGHT, _BITS, _SAMPLES):
             form = f"{order}{_NUMBERS[kind]}"
-            place = entry + 8
-            if length * struct.calcsize(form) > 4:
-                (place,) = struct.unpack_from(f"{order}I", data, place)
+            place = entry + 4 + word
+            if length * struct.calcsize(form) > word:
+                (place,) = struct.unpack_from(f"{order}{offset}", data, place)
             (tags[tag],) = struct.unpack_from(form, data, place)
     size = -(-tags.get(_BITS, 1) // 8) * tags.get(_SAMPLES, 1)
     return Claim(tags[_WIDTH], tags[_HEIGHT], max(6, 2 * size))
 
 
-#: By what files begin with.
+#: By what files begin with. Those of other kinds (PPM, PFM) are as long as what they claim.
 _KINDS: dict[bytes, Callable[[Buffer], Claim]] = {
-    b"\xff\xd8": _jpeg,
-    b"\x89PNG\r\n\x1a\n": _png,
-    b"BM": _bmp,
-    b"GIF8": _at(6, "<HH"),
-    b"\x59\xa6\x6a\x95": _at(4, ">II"),
-    b"RIFF": _webp,
-    b"II*\0": _tiff,
-    b"MM\0*": _tiff,
-    b"\0\0\0\x0cjP": _jpeg_2000,
-    _CODESTREAM: _jpeg_2000,
-    b"#?": _radiance,
+    rb"\xff\xd8": _jpeg,
+    rb"\x89PNG\r\n\x1a\n": _png,
+    rb"BM": _bmp,
+    rb"GIF8": _at(6, "<HH", 13),
+    rb"\x59\xa6\x6a\x95": _at(4, ">II"),
+    rb"RIFF": _webp,
+    rb"II[*+]\0|MM\0[*+]": _tiff,
+    rb"\0\0\0\x0cjP|\xff\x4f\xff\x51": _jpeg_2000,
+    rb".{4}ftyp": _avif,
+    rb"#\?": _radiance,
 }

@@ -25,6 +25,9 @@ KINDS: dict[str, tuple[str, Sequence[int], np.ndarray, int]] = {
     "png of 16 bits": (".png", [], PIXELS.astype(np.uint16), 12),
     "png with alpha": (".png", [], ALPHA, 8),
     "bmp": (".bmp", [], PIXELS, 6),
+    "gif": (".gif", [], PIXELS, 13),
+    "avif": (".avif", [], PIXELS, 22),
+    "avif with alpha": (".avif", [], ALPHA, 36),
     "webp": (".webp", [cv2.IMWRITE_WEBP_QUALITY, 50], PIXELS, 6),
     "webp without losses": (".webp", [], PIXELS, 8),
     "webp with alpha": (".webp", [cv2.IMWRITE_WEBP_QUALITY, 50], ALPHA, 8),
@@ -65,6 +68,25 @@ def test_bitmaps_with_the_oldest_header() -> None:
     data = b"BM" + struct.pack("<IHHI", 26 + len(body), 0, 0, 26) + header + body
     assert claim_of(data) == Claim(170, 150)
     assert np.array_equal(decode_image(data, color=True), PIXELS.transpose(2, 0, 1))
+
+
+@pytest.mark.parametrize("order", "<>")
+def test_tiffs_with_long_offsets(order: str) -> None:
+    """OpenCV writes them only where they are larger than 4 GB."""
+    gray = PIXELS[..., 0]
+    tags = [(256, 3, 170), (257, 16, 150), (258, 3, 8), (259, 3, 1), (262, 3, 1), (273, 16, 16)]
+    tags += [(277, 3, 1), (278, 3, 150), (279, 16, gray.size)]
+    entries = [
+        struct.pack(f"{order}HHQ{'Q' if kind == 16 else 'H6x'}", tag, kind, 1, value)
+        for tag, kind, value in tags
+    ]
+    signature = b"II" if order == "<" else b"MM"
+    data = signature + struct.pack(f"{order}HHHQ", 43, 8, 0, 16 + gray.size) + gray.tobytes()
+    data += struct.pack(f"{order}Q", len(tags)) + b"".join(entries) + bytes(8)
+    assert claim_of(data) == Claim(170, 150)
+    assert np.array_equal(decode_image(data), gray[None])
+    for at in range(16):
+        claim_of(data[:at] + b"\xff" + data[at + 1 :])
 
 
 @pytest.mark.parametrize("kind", KINDS)
