@@ -7,7 +7,6 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import partial
 from itertools import islice
 from typing import TypeVar
 
@@ -50,16 +49,17 @@ class Workers:
         for piece in self.start(work, indices):
             piece.result()
 
-    def map(self, make: Callable[[int], _T], count: int) -> list[_T]:
-        """What `make` gives for 0, 1, … up to `count`. Raises what it raises."""
+    def map(self, make: Callable[[_S], _T], items: Sequence[_S]) -> list[_T]:
+        """What `make` gives for each item, in order. Raises what it raises."""
         made: dict[int, _T] = {}
 
         def place(some: range) -> None:
             for at in some:
-                made[at] = make(at)
+                made[at] = make(items[at])
 
-        self.run(place, range(count))
-        return [made[at] for at in range(count)]
+        indices = range(len(items))
+        self.run(place, indices)
+        return [made[at] for at in indices]
 
     def stream(
         self, make: Callable[[_S], _T], items: Iterable[_S], size: Callable[[_T], int]
@@ -71,7 +71,7 @@ class Workers:
         source = iter(items)
         ahead, largest = 1, 1
         while some := list(islice(source, ahead)):
-            made = self.map(partial(_make_one, make, some), len(some))
+            made = self.map(make, some)
             largest = max(largest, *map(size, made))
             ahead = max(1, min(_MOST_AHEAD, _BYTES_AHEAD // largest))
             yield from made
@@ -98,10 +98,6 @@ class Workers:
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
             self._pool = None
-
-
-def _make_one(make: Callable[[_S], _T], items: Sequence[_S], at: int) -> _T:
-    return make(items[at])
 
 
 def _stay_alone(usual: int) -> None:

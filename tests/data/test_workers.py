@@ -96,10 +96,10 @@ def test_pieces_have_the_size_that_they_are_worth(at_least: int) -> None:
 @pytest.mark.parametrize("threads", [1, 3])
 def test_results_come_in_order(threads: int) -> None:
     workers = Workers(threads)
-    assert workers.map(lambda at: at * at, 20) == [at * at for at in range(20)]
-    assert workers.map(str, 0) == []
+    assert workers.map(lambda at: at * at, range(20)) == [at * at for at in range(20)]
+    assert workers.map(str, []) == []
     with pytest.raises(ZeroDivisionError):
-        workers.map(lambda at: 1 // (at - 7), 20)
+        workers.map(lambda at: 1 // (at - 7), range(20))
     workers.close()
 
 

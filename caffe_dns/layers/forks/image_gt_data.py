@@ -67,7 +67,7 @@ class ObjectBatches:
             self._show(placed, images[at])
             return placed, self._labels.label(placed)
 
-        placed, labels = zip(*self._workers.map(make, len(numbers)), strict=True)
+        placed, labels = zip(*self._workers.map(make, range(len(numbers))), strict=True)
         arrays = [images, *map(np.stack, zip(*labels, strict=True)), _rows(placed)]
         return ArrayBatch([torch.from_numpy(array.astype(np.float32)) for array in arrays])
 

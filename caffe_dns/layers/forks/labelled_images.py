@@ -77,7 +77,7 @@ class LabelledBatches:
             index = self._order.index(int(numbers[at]) + self._skip)
             return self._images.read(index, draws[at])
 
-        made = self._workers.map(make, len(numbers))
+        made = self._workers.map(make, range(len(numbers)))
         shapes = {image.shape for image, *_ in made}
         if len(shapes) > 1:
             first, second = sorted(shapes)[:2]
