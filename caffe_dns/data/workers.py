@@ -75,6 +75,7 @@ class Workers:
             largest = max(largest, *map(size, made))
             ahead = max(1, min(_MOST_AHEAD, _BYTES_AHEAD // largest))
             yield from made
+            del made  # or it would stay until the next are there
 
     def start(
         self, work: Callable[[range], None], indices: range, at_least: int = 1

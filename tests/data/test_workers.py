@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import weakref
 
 import pytest
 import torch
@@ -121,3 +122,18 @@ def test_fewer_are_made_ahead_where_they_are_large(threads: int, size: int, most
     assert sorted(made) == list(range(150))
     assert ahead[0] == 1  # before it is known how large they are
     assert max(ahead) == most
+
+
+def test_results_that_were_used_are_gone_when_others_are_made() -> None:
+    made: list[weakref.ref[torch.Tensor]] = []
+    there: list[int] = []
+
+    def make(item: int) -> torch.Tensor:
+        there.append(sum(reference() is not None for reference in made))
+        result = torch.zeros(1)
+        made.append(weakref.ref(result))
+        return result
+
+    for _ in Workers(1).stream(make, range(20), lambda _: 60 << 20):  # 4 of which are made ahead
+        pass
+    assert max(there) == 4  # 3, and the one used last
