@@ -17,8 +17,16 @@ from caffe_dns import log
 from caffe_dns.errors import CaffeError
 from tools.reliability.formats import Format, build_formats, check_good
 
-NAMES = ["net_train", "net_guo", "net_deploy", "net_varied", "solver", "caffemodel", "solverstate"]
-NAMES += ["caffemodel_h5", "solverstate_h5", "dnsz", "lmdb_raw", "lmdb_encoded", "leveldb"]
+NAMES = ["net_train", "net_guo", "net_deploy", "net_varied", "net_layers", "solver", "caffemodel"]
+NAMES += [
+    "solverstate",
+    "caffemodel_h5",
+    "solverstate_h5",
+    "dnsz",
+    "lmdb_raw",
+    "lmdb_encoded",
+    "leveldb",
+]
 NAMES += ["hdf5_data", "mean", "datum", "image_datum", "image_list", "log", "annotation", "list"]
 COUNT = 200
 

@@ -53,6 +53,7 @@ from tools.reliability import definitions_to_damage as texts
 from tools.reliability.mutation import (
     Damage,
     damage_bytes,
+    damage_fields,
     damage_lines,
     damage_message,
     damage_pages,
@@ -90,6 +91,7 @@ def build_formats(*, run_nets: bool = True) -> dict[str, Format]:
     for name, (text, phase) in texts.NETS.items():
         read = net_reader(phase, run=run_nets)
         formats[name] = Format(text.encode(), f"{name}.prototxt", damage, read, asks=True)
+    formats["net_layers"] = layer_format(run=run_nets)
     formats |= solver_formats(run=run_nets)
     formats |= database_formats()
     formats |= array_formats()
@@ -131,6 +133,16 @@ def net_reader(phase: str, *, run: bool) -> Reader:
         return None
 
     return read
+
+
+def layer_format(*, run: bool) -> Format:
+    """The nets of one layer each that Caffe has computed, of which one is damaged each time."""
+    goods = [path.read_bytes() for path in sorted(GOLDEN.glob("layers/*/net.prototxt"))]
+
+    def damage(good: bytes, draw: random.Random) -> bytes:
+        return damage_fields(draw.choice(goods), draw, small=not run)
+
+    return Format(goods[0], "net_layers.prototxt", damage, net_reader("TRAIN", run=run), asks=True)
 
 
 def solver_formats(*, run: bool) -> dict[str, Format]:

@@ -8,7 +8,12 @@ import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from google.protobuf.descriptor import Descriptor
+from google.protobuf import text_format
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.message import Message
+
+from caffe_dns.proto.caffe_pb2 import NetParameter
+from caffe_dns.proto.fields import is_repeated
 
 #: Numbers at which something changes its size or its sign.
 EDGES = [0, 1, 127, 128, 255, 256, 32767, 65535, 65536, 1 << 24, 2**31 - 1, 2**31, 2**32 - 1]
@@ -22,6 +27,12 @@ WORDS += ["type: 'Python'", "type: 'Nothing'", "include { phase: TEST }", "loss_
 _BLANKS = [b"\t", b";", b"", b"  ", b"\0"]
 STRINGS = ['""', '"/etc/passwd"', '"' + "A" * 5000 + '"', '"\\000"', '"."']
 FLOATS = [float("nan"), float("inf"), -float("inf"), 3e38, 1e-45]
+_LIMITS = {
+    FieldDescriptor.CPPTYPE_INT32: (-(2**31), 2**31 - 1),
+    FieldDescriptor.CPPTYPE_UINT32: (0, 2**32 - 1),
+    FieldDescriptor.CPPTYPE_INT64: (-(2**63), 2**63 - 1),
+    FieldDescriptor.CPPTYPE_UINT64: (0, 2**64 - 1),
+}
 #: Damages content by draws from a generator.
 Damage = Callable[[bytes, random.Random], bytes]
 
@@ -223,6 +234,61 @@ def _damage_text(raw: bytes, draw: random.Random, numbers: Sequence[str]) -> byt
     else:
         text = replace_one(text, r'"[^"]*"', [*re.findall(r'"[^"]*"', text), *STRINGS], draw)
     return text.encode()
+
+
+def damage_fields(raw: bytes, draw: random.Random, *, small: bool = False) -> bytes:
+    """Damage to a definition that stays one: settings of its layers become others.
+
+    With `small`, no net becomes large by it that can still be built.
+    """
+    net = text_format.Parse(raw.decode(), NetParameter())
+    numbers = [0, 1, 2, 3, 7, -1, -(2**31), *EDGES]
+    if small:
+        numbers = [number for number in numbers if not 7 < number < 2**31 - 1]
+    for _ in range(draw.choice([1, 1, 1, 2, 3])):
+        layer = draw.choice(net.layer)
+        settings = [
+            value
+            for field, value in layer.ListFields()
+            if field.message_type is not None and not is_repeated(field)
+        ]
+        _set_field(draw.choice([layer, *settings * 3]), numbers, draw, 3)
+    return text_format.MessageToString(net).encode()
+
+
+def _set_field(message: Message, numbers: Sequence[int], draw: random.Random, deepest: int) -> None:
+    """Give a field of the message, or of one inside of it, a value that it may have."""
+    field = draw.choice(message.DESCRIPTOR.fields)
+    here = getattr(message, field.name)
+    if field.message_type is not None:
+        inside = here
+        if is_repeated(field):
+            inside = draw.choice(here) if len(here) and draw.random() < 0.7 else here.add()
+        inside.SetInParent()
+        if deepest:
+            _set_field(inside, numbers, draw, deepest - 1)
+        return
+    value = _value(field, numbers, draw)
+    if not is_repeated(field):
+        setattr(message, field.name, value)
+        return
+    if draw.random() < 0.5:
+        del here[:]
+    here.append(value)
+
+
+def _value(field: FieldDescriptor, numbers: Sequence[int], draw: random.Random) -> object:
+    if field.enum_type is not None:
+        return draw.choice(field.enum_type.values).number
+    if field.cpp_type == FieldDescriptor.CPPTYPE_BOOL:
+        return draw.random() < 0.5
+    if field.cpp_type in (FieldDescriptor.CPPTYPE_FLOAT, FieldDescriptor.CPPTYPE_DOUBLE):
+        return draw.choice([0.0, 0.5, -1.0, 2.0, 1e30, *FLOATS])
+    if field.cpp_type == FieldDescriptor.CPPTYPE_STRING:
+        word = draw.choice(["", "x", "in0", "xavier", "msra"])
+        return word.encode() if field.type == FieldDescriptor.TYPE_BYTES else word
+    least, most = _LIMITS[field.cpp_type]
+    return draw.choice([number for number in numbers if least <= number <= most])
 
 
 def damage_lines(raw: bytes, draw: random.Random) -> bytes:
