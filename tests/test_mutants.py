@@ -28,7 +28,8 @@ NAMES += [
     "leveldb",
 ]
 NAMES += ["hdf5_data", "mean", "datum", "image_datum", "image_list", "log", "annotation", "list"]
-COUNT = 200
+#: How many of each format.
+COUNTS = [100, pytest.param(400, marks=pytest.mark.slow)]
 
 
 @pytest.fixture(scope="module")
@@ -49,12 +50,15 @@ def test_what_is_whole_is_read(formats: dict[str, Format]) -> None:
     check_good(formats)
 
 
+@pytest.mark.parametrize("count", COUNTS)
 @pytest.mark.parametrize("name", NAMES)
-def test_what_is_damaged_is_read_or_refused(name: str, formats: dict[str, Format]) -> None:
+def test_what_is_damaged_is_read_or_refused(
+    name: str, count: int, formats: dict[str, Format]
+) -> None:
     each = formats[name]
     draw = random.Random(f"tests {name}")
     refused = 0
-    for number in range(COUNT):
+    for number in range(count):
         Path(each.file).write_bytes(each.damage(each.good, draw))
         try:
             assert each.read(each.file) is None, f"mutant {number}"
@@ -64,4 +68,4 @@ def test_what_is_damaged_is_read_or_refused(name: str, formats: dict[str, Format
         except MemoryError:
             assert each.asks
     Path(each.file).write_bytes(each.good)
-    assert 0 < refused < COUNT
+    assert 0 < refused < count
