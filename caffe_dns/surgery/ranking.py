@@ -120,7 +120,7 @@ class Ranking:
         return self._has_kernels(values) and all(
             layer.pattern is None
             and all(
-                mask.stride() == own.stride() and _lies_without_gaps(mask)
+                _lie_alike(mask, own)
                 for mask, own in zip(layer.layer.mask_blobs(), strengths, strict=True)
             )
             for layer, strengths in zip(self._layers, self._strengths, strict=True)
@@ -249,6 +249,12 @@ class Ranking:
 
 def _lies_without_gaps(values: Tensor) -> bool:
     return torch.ops.aten.is_non_overlapping_and_dense(values)
+
+
+def _lie_alike(one: Tensor, other: Tensor) -> bool:
+    """Whether two of the same shape have their values in the same order in memory, without gaps."""
+    axes = [axis for axis, size in enumerate(one.shape) if size > 1]
+    return _lies_without_gaps(one) and all(one.stride(a) == other.stride(a) for a in axes)
 
 
 def _in_memory(values: Tensor) -> Tensor:

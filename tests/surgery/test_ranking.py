@@ -102,3 +102,14 @@ def test_against_a_sort_of_everything(
         ranked.keep(wanted)
         for layer, mask in zip(layers, expected, strict=True):
             assert np.array_equal(layer.layer.mask_blobs()[0].cpu().numpy().ravel() != 0, mask)
+
+
+def test_what_lies_alike() -> None:
+    """Strides of axes of size 1 say nothing: PyTorch's operations choose others than layers do."""
+    point = torch.zeros(8, 4, 1, 1)
+    inner = point.as_strided(point.shape, (4, 1, 4, 4))
+    assert inner.stride() != point.stride()
+    assert ranking._lie_alike(inner, point)
+    square = torch.zeros(8, 4, 3, 3)
+    assert not ranking._lie_alike(square.contiguous(memory_format=torch.channels_last), square)
+    assert not ranking._lie_alike(square[:, ::2], square[:, ::2])
