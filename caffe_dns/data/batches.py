@@ -185,14 +185,13 @@ class ImageBatches:
         """What decodes some of the items, like `first`, and puts each into its place."""
         labels = batch.labels.numpy()
         numbers = [[0, 0, 0]] * len(items) if draws is None else draws.tolist()
-
         together = max(1, min(_MOST_TOGETHER, _BYTES_TOGETHER // first.nbytes))
 
         def place(some: range) -> None:
             for start in range(some.start, some.stop, together):
-                piece = range(start, min(start + together, some.stop))
-                images = self._decode(items[piece.start : piece.stop], records[start:])
-                for index, (image, label) in zip(piece, images, strict=True):
+                stop = min(start + together, some.stop)
+                images = self._decode(items[start:stop], records[start:stop])
+                for index, (image, label) in enumerate(images, start):
                     if image.shape != first.shape or image.dtype != first.dtype:
                         with self._at(records[index]):
                             self._check(image, first)
@@ -202,12 +201,12 @@ class ImageBatches:
         return place
 
     def _decode(self, items: Sequence[Any], records: IntArray) -> list[tuple[Image, int]]:
-        """Images and labels of items, the first of which are these records."""
+        """Images and labels of the items of these records."""
         try:
             return self._source.decode_all(items)
         except CaffeError:
             images = []  # one by one, to say which it is
-            for record, item in zip(records, self._source.load(items), strict=False):
+            for record, item in zip(records, self._source.load(items), strict=True):
                 with self._at(record):
                     images.append(self._source.decode(item))
             return images
