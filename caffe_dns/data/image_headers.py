@@ -21,6 +21,8 @@ _PROGRESSIVE = {0xC2, 0xC6, 0xCA, 0xCE}
 _ALONE = {0x00, 0x01, *range(0xD0, 0xD9), 0xFF}
 #: With these a JPEG 2000 begins, inside of a file of boxes or alone.
 _CODESTREAM = b"\xff\x4f\xff\x51"
+#: What says of a PNG, before its pixels, that it has several frames, and the flag of a WebP.
+_ANIMATED_PNG, _ANIMATED_WEBP = b"acTL", 2
 _RADIANCE = re.compile(rb"\n[-+][XY] (\d{1,9}) [-+][XY] (\d{1,9})\n")
 #: Tags of TIFF, and the types of their numbers.
 _WIDTH, _HEIGHT, _BITS, _SAMPLES = 256, 257, 258, 277
@@ -75,6 +77,8 @@ def _bmp(data: Buffer) -> Claim:
 def _png(data: Buffer) -> Claim:
     width, height, bits, colour = struct.unpack_from(">IIBB", data, 16)
     samples = {0: 1, 2: 3, 4: 4, 6: 4}.get(colour, 3)
+    if _ANIMATED_PNG in bytes(data[:_HEAD]).partition(b"IDAT")[0]:
+        return Claim(width, height, max(16, 2 * bits))
     return Claim(width, height, max(6, 2 * samples * bits // 8))
 
 
@@ -97,7 +101,7 @@ def _webp(data: Buffer) -> Claim:
     kind = data[12:16]
     if kind == b"VP8X":
         width, height = (int.from_bytes(data[at : at + 3], "little") + 1 for at in (24, 27))
-        return Claim(width, height, 8)
+        return Claim(width, height, 12 if data[20] & _ANIMATED_WEBP else 8)
     if kind == b"VP8L":
         (both,) = struct.unpack_from("<I", data, 21)
         return Claim((both & 0x3FFF) + 1, (both >> 14 & 0x3FFF) + 1, 8)

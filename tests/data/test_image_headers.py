@@ -70,6 +70,17 @@ def test_bitmaps_with_the_oldest_header() -> None:
     assert np.array_equal(decode_image(data, color=True), PIXELS.transpose(2, 0, 1))
 
 
+@pytest.mark.parametrize(
+    ("ending", "bytes_each"), [(".png", 16), (".webp", 12), (".gif", 13), (".avif", 36)]
+)
+def test_frames_are_kept_beside_one_another(ending: str, bytes_each: int) -> None:
+    animation = cv2.Animation()
+    animation.frames, animation.durations = [ALPHA, 255 - ALPHA], [100, 100]
+    data = bytes(cv2.imencodeanimation(ending, animation)[1])
+    assert decode_image(data).shape[1:] == (150, 170)
+    assert claim_of(data) == Claim(170, 150, bytes_each)
+
+
 @pytest.mark.parametrize("order", "<>")
 def test_tiffs_with_long_offsets(order: str) -> None:
     """OpenCV writes them only where they are larger than 4 GB."""
