@@ -1,7 +1,7 @@
-"""The gradients of convolutions of few channels without a stride.
+"""The gradient of the weight of a convolution of few channels without a stride.
 
 Matrix units want channels by the eight: cuDNN pads and converts blobs of others in kernels of its
-own, and has tiles for larger images than the nets have that such convolutions are found in.
+own.
 """
 
 from __future__ import annotations
@@ -14,78 +14,11 @@ from torch import Tensor
 from caffe_dns.kernels.channel_statistics import add_up_splits
 from caffe_dns.kernels.layout import LARGEST
 
-#: The least and the most channels in a tile.
+#: The least and the most channels of the top in a tile.
 LEAST, MOST = 16, 64
-#: Pixels of a bottom that a program has in hand.
-PIXELS = 32
-#: Pixels of a top that a program has in hand at a time where it sums up, columns of the weight that
-#: it does so for, and programs that keep a large GPU busy.
+#: Pixels of a top that a program has in hand at a time, columns of the weight that it sums up for,
+#: and programs that keep a large GPU busy.
 SUMMED, COLUMNS, PROGRAMS = 64, 64, 256
-
-
-@triton.jit
-def _bottom(
-    gradient,
-    weight,
-    parts,
-    pixels,
-    inner,
-    outer,
-    height,
-    width,
-    top_height,
-    top_width,
-    gradient_image,
-    gradient_channel,
-    gradient_pixel,
-    weight_outer,
-    weight_inner,
-    weight_row,
-    weight_column,
-    bottom_image,
-    bottom_channel,
-    bottom_pixel,
-    pad_row,
-    pad_column,
-    KW: tl.constexpr,
-    BLOCKS: tl.constexpr,
-    PIXELS: tl.constexpr,
-    INNER: tl.constexpr,
-    OUTER: tl.constexpr,
-):
-    """parts[t, p, i] = sum of gradient[p - (t, u) + pad, o] weight[o, i, t, u] over o and u: what
-    row t of the window gives."""
-    pixel = tl.program_id(0) * PIXELS + tl.arange(0, PIXELS)
-    i = tl.program_id(1) * INNER + tl.arange(0, INNER)
-    row = tl.program_id(2)
-    image = pixel // (height * width)
-    y, x = pixel // width % height, pixel % width
-    from_y = y + pad_row - row
-    total = tl.zeros((PIXELS, INNER), tl.float32)
-    for step in tl.static_range(KW * BLOCKS):
-        column = step // BLOCKS
-        o = step % BLOCKS * OUTER + tl.arange(0, OUTER)
-        from_x = x + pad_column - column
-        inside = (from_y >= 0) & (from_y < top_height) & (from_x >= 0) & (from_x < top_width)
-        place = image * gradient_image + (from_y * top_width + from_x) * gradient_pixel
-        along = tl.load(
-            gradient + place[:, None] + o[None, :] * gradient_channel,
-            mask=(inside & (pixel < pixels))[:, None] & (o < outer)[None, :],
-            other=0.0,
-        )
-        place = row * weight_row + column * weight_column
-        factors = tl.load(
-            weight + place + o[:, None] * weight_outer + i[None, :] * weight_inner,
-            mask=(o < outer)[:, None] & (i < inner)[None, :],
-            other=0.0,
-        )
-        total = tl.dot(along, factors, total, input_precision="tf32")
-    place = image * bottom_image + (y * width + x) * bottom_pixel
-    tl.store(
-        parts + row * pixels * inner + place[:, None] + i[None, :] * bottom_channel,
-        total,
-        mask=(pixel < pixels)[:, None] & (i < inner)[None, :],
-    )
 
 
 @triton.jit
@@ -162,39 +95,11 @@ def fits(*blobs: Tensor) -> bool:
     )
 
 
-def bottom_gradient(gradient: Tensor, x: Tensor, w: Tensor, pad: tuple[int, int]) -> Tensor:
-    """The gradient of x, N x C x H x W, in its layout; w is M x C x KH x KW."""
-    outer, inner, rows, columns = w.shape
-    tile, depth = _side(inner), _side(outer)
-    pixels = x.numel() // inner
-    parts = torch.empty(rows, x.numel(), device=x.device)
-    _bottom[(triton.cdiv(pixels, PIXELS), triton.cdiv(inner, tile), rows)](
-        gradient,
-        w,
-        parts,
-        pixels,
-        inner,
-        outer,
-        *x.shape[2:],
-        *gradient.shape[2:],
-        *_strides(gradient),
-        *w.stride(),
-        *_strides(x),
-        *pad,
-        KW=columns,
-        BLOCKS=triton.cdiv(outer, depth),
-        PIXELS=PIXELS,
-        INNER=tile,
-        OUTER=depth,
-    )
-    return add_up_splits(parts, x.dtype).as_strided(x.shape, x.stride())
-
-
 def weight_gradient(gradient: Tensor, x: Tensor, w: Tensor, pad: tuple[int, int]) -> Tensor:
-    """The gradient of w, contiguous."""
+    """The gradient of w, M x C x KH x KW, contiguous; x is N x C x H x W."""
     outer, inner, rows, columns = w.shape
     pixels, numbers = gradient.numel() // outer, w[0].numel()
-    tile = _side(outer)
+    tile = min(MOST, max(LEAST, triton.next_power_of_2(outer)))
     blocks = triton.cdiv(numbers, COLUMNS) * triton.cdiv(outer, tile)
     steps = triton.cdiv(pixels, max(1, PROGRAMS // blocks) * SUMMED)
     splits = triton.cdiv(pixels, steps * SUMMED)
@@ -219,11 +124,6 @@ def weight_gradient(gradient: Tensor, x: Tensor, w: Tensor, pad: tuple[int, int]
         SUMMED=SUMMED,
     )
     return add_up_splits(sums, w.dtype).view(w.shape)
-
-
-def _side(channels: int) -> int:
-    """How many channels a tile has."""
-    return min(MOST, max(LEAST, triton.next_power_of_2(channels)))
 
 
 def _strides(blob: Tensor) -> tuple[int, int, int]:

@@ -24,7 +24,7 @@ from caffe_dns.proto.fields import refuse_fields
 #: Products in a forward pass from which a memory format for speed pays (measured on two cores).
 LARGE_CONVOLUTION = 10_000_000
 
-#: The most channels of bottom and top for which kernels of our own compute the gradients.
+#: The most channels of bottom and top for which a kernel of our own computes the weight's gradient.
 FEW_CHANNELS = 64
 
 #: Where convolutions of few channels are worth another way: matrix units want many.

@@ -106,14 +106,7 @@ class Convolved:
 
 @dataclass(frozen=True)
 class FewChannels(Convolved):
-    """A convolution of few channels without a stride; gradients by kernels of our own."""
-
-    def bottom_gradient(self, gradient: Tensor, x: Tensor, w: Tensor) -> Tensor:
-        if not _suit(gradient, x):
-            return super().bottom_gradient(gradient, x, w)
-        from caffe_dns.kernels import convolution
-
-        return convolution.bottom_gradient(gradient, x, w, self._pads)
+    """A convolution of few channels without a stride; the weight has a kernel for its gradient."""
 
     def weight_gradient(self, gradient: Tensor, x: Tensor, w: Tensor) -> Tensor:
         if not _suit(gradient, x):

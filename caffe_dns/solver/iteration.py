@@ -185,7 +185,10 @@ class CapturedIteration:
             self._capture(batches)
         if self._graph is None or not self._fits(batches):
             return self._run_layers(batches)
-        self._take(batches)
+        for inputs, batch in zip(self._inputs, batches, strict=True):
+            for name, tensor in inputs.items():
+                if batch[name] is not tensor:
+                    tensor.copy_(batch[name])
         if self.net.context.draws:
             self.net.context.generator()
         self._graph.replay()
@@ -207,17 +210,6 @@ class CapturedIteration:
             for inputs, batch in zip(self._inputs, batches, strict=True)
             for name, tensor in inputs.items()
         )
-
-    def _take(self, batches: Sequence[Batch]) -> None:
-        """Put the batches where the graph reads them, in one kernel."""
-        pairs = [
-            (tensor, batch[name])
-            for inputs, batch in zip(self._inputs, batches, strict=True)
-            for name, tensor in inputs.items()
-            if batch[name] is not tensor
-        ]
-        if pairs:
-            torch._foreach_copy_([tensor for tensor, _ in pairs], [values for _, values in pairs])
 
     def _run_layers(self, batches: Sequence[Batch] | Batches) -> Outcome:
         return run_iteration(self.net, self.rule, batches, self._average, self._deferred_gradients)
