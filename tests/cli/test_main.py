@@ -12,7 +12,6 @@ from caffe_dns.cli.actions import parse_log
 from caffe_dns.cli.main import ACTIONS, main, normalize
 from tests.cli.harness import complaint, run, run_well
 from tests.oracle import GOLDEN
-from tests.processes import run_python
 
 Capture = pytest.CaptureFixture[str]
 
@@ -193,4 +192,5 @@ assert "torch" in sys.modules
 print([name for name in ("cv2", "h5py", "rich", "matplotlib") if name in sys.modules])
 print(gc.isenabled(), len(gc.get_objects()) < gc.get_freeze_count())
 """
-    assert run_python("-c", program).stdout.splitlines() == ["[]", "True True"]
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert result.stdout.splitlines() == ["[]", "True True"]
