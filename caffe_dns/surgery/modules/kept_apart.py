@@ -72,7 +72,9 @@ class KeptApart:
 
     def _usable_kernel(self) -> ApartKernel | None:
         # A compiler would not know what the kernel writes to.
-        return None if torch.compiler.is_compiling() or self.moved() else self._kernel
+        if self._kernel is None or torch.compiler.is_compiling() or self.moved():
+            return None
+        return self._kernel
 
     def _make_kernel(self) -> ApartKernel | None:
         """What makes either move for all at once, where it can be had."""
