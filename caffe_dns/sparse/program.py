@@ -12,7 +12,7 @@ from torch import Tensor
 from caffe_dns.layers.base import Layer, Shape
 from caffe_dns.sparse import kernels
 from caffe_dns.sparse.operations import adder
-from caffe_dns.sparse.tables import CACHED, Planes, Tables
+from caffe_dns.sparse.tables import CACHED, Planes, Tables, whole
 from caffe_dns.sparse.vectors import LANES, SLACK
 
 #: The most images that a buffer holds, however small they are.
@@ -47,7 +47,7 @@ class Program:
             np.concatenate([*tables.weights, []]).astype(np.float32),
             np.array(tables.biases, np.float32),
         )
-        size = -(-(tables.largest * self._images + SLACK) // LANES) * LANES
+        size = whole(tables.largest * self._images + SLACK)
         self._buffers = [torch.zeros((2, size))]  # aligned, as NumPy's are not
         addresses = [number for array in self._tables for number in (array.ctypes.data, array.size)]
         self._arrays = np.array([*addresses, size], np.int64)

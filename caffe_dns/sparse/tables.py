@@ -181,7 +181,7 @@ class Tables:
         if pieces > 1 or copies > 1:
             # Whole vectors: sums that are taken up again must not be overwritten by the plane
             # before, and each vector of them lies as its first.
-            plane = _whole(plane)
+            plane = whole(plane)
         planes = Planes(sums.channels, sums.height, sums.width, pitch, plane)
         self.add(kernels.SUMS, planes, relu=int(sums.relu), pieces=pieces)
         (step_h, step_w) = sums.stride
@@ -213,7 +213,7 @@ class Tables:
         reach = max((taps[:, 2].max(initial=0) for taps in sums.taps), default=0)
         copies = 1 + int(reach) // step_w
         if copies > 1 and self._is_worth_copies(sums, width):
-            planes = Planes(parts * copies, height, width, _whole(width), height * _whole(width))
+            planes = Planes(parts * copies, height, width, whole(width), height * whole(width))
         elif pad_h or pad_w or (step_h, step_w) != (1, 1):
             copies, planes = 1, Planes.dense(parts, height, width)
         else:
@@ -229,9 +229,9 @@ class Tables:
         not become much longer.
         """
         size = sums.channels * sums.height * width
-        return READS_LINES and size * LANES > CACHED and _whole(width) <= LONGER * width
+        return READS_LINES and size * LANES > CACHED and whole(width) <= LONGER * width
 
 
-def _whole(count: int) -> int:
+def whole(count: int) -> int:
     """As many numbers, or so many more that it is whole vectors."""
     return -(-count // LANES) * LANES
