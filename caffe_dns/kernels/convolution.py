@@ -128,4 +128,5 @@ def weight_gradient(gradient: Tensor, x: Tensor, w: Tensor, pad: tuple[int, int]
 
 def _strides(blob: Tensor) -> tuple[int, int, int]:
     """From image to image, from channel to channel, from pixel to pixel."""
-    return blob.stride(0), blob.stride(1), blob.stride(3)
+    # The stride of an axis of one element says nothing.
+    return blob.stride(0), blob.stride(1), blob.stride(3 if blob.shape[3] > 1 else 2)

@@ -52,7 +52,19 @@ def test_against_float64(
     x = draw(3, channels, *size, seed=1, memory_format=memory_format)
     w = draw(outputs, channels, *kernel, seed=2, memory_format=memory_format)
     shape = torch.conv2d(x, w, padding=pad).shape
-    gradient = draw(*shape, seed=3, memory_format=memory_format)
+    check(draw(*shape, seed=3, memory_format=memory_format), x, w, pad)
+
+
+def test_a_column_that_was_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What Permute hands on counts as contiguous, whatever the stride of its one column."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    x = draw(2, 3, 1, 6, seed=1, memory_format=torch.contiguous_format).transpose(2, 3)
+    w = draw(5, 3, 3, 1, seed=2, memory_format=torch.contiguous_format)
+    assert x.stride(3) == 6
+    check(draw(2, 5, 4, 1, seed=3, memory_format=torch.contiguous_format), x, w, (0, 0))
+
+
+def check(gradient: Tensor, x: Tensor, w: Tensor, pad: tuple[int, int]) -> None:
     assert convolution.fits(x, gradient)
     found = convolution.weight_gradient(gradient, x, w, pad)
     exact = torch.ops.aten.convolution_backward(
