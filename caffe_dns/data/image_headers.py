@@ -158,7 +158,7 @@ _KINDS: dict[bytes, Callable[[Buffer], Claim]] = {
     rb"BM": _bmp,
     rb"GIF8": _at(6, "<HH", 13),
     rb"\x59\xa6\x6a\x95": _at(4, ">II"),
-    rb"RIFF": _webp,
+    rb"RIFF.{4}WEBP": _webp,
     rb"II[*+]\0|MM\0[*+]": _tiff,
     rb"\0\0\0\x0cjP|\xff\x4f\xff\x51": _jpeg_2000,
     rb".{4}ftyp": _avif,

@@ -52,6 +52,11 @@ def test_claims_are_those_of_the_images(kind: str) -> None:
     assert claim_of(data) == claim_of(memoryview(data)) == expected
 
 
+def test_other_files_of_the_container_of_webp_claim_nothing() -> None:
+    sound = b"RIFF\x24\x08\0\0WAVEfmt \x10\0\0\0\1\0\2\0\x22\x56\0\0" + bytes(99)
+    assert claim_of(sound) is None
+
+
 def test_segments_of_a_jpeg_in_front_of_its_size() -> None:
     data = encoded("jpeg")
     comment = b"\xff\xfe\xff\xff" + b"\xff\xc0" * 32766 + b"c"
