@@ -113,12 +113,8 @@ class FewChannels(Convolved):
             return super().weight_gradient(gradient, x, w)
         from caffe_dns.kernels import convolution
 
-        return convolution.weight_gradient(gradient, x, w, self._pads)
-
-    @property
-    def _pads(self) -> tuple[int, int]:
-        rows, columns = self.pad
-        return rows, columns
+        pad_h, pad_w = self.pad
+        return convolution.weight_gradient(gradient, x, w, (pad_h, pad_w))
 
 
 class DeferredWeightGradients(ABC):
