@@ -190,7 +190,10 @@ def parse_options() -> argparse.Namespace:
         help="torch.compile as well, in these modes or else the first; takes long",
     )
     parser.add_argument("--at-once", action="store_true", help="build all nets at the same time")
-    return parser.parse_args(namespace=argparse.Namespace(device=device))
+    options = parser.parse_args(namespace=argparse.Namespace(device=device))
+    if options.rows == [COMPILED] and options.compile is None:
+        parser.error(f"--rows '{COMPILED}' trains nobody without --compile")
+    return options
 
 
 def main() -> None:
