@@ -32,7 +32,7 @@ class Snapshot:
     def fault(self) -> str | None:
         """What is wrong with the state or its model; None for a whole snapshot."""
         try:
-            state, _ = read_state(str(self.state))
+            state, histories = read_state(str(self.state))
             if state.iter != self.iteration:
                 return f"{self.state} is of iteration {state.iter}"
             if not state.HasField("learned_net"):
@@ -41,9 +41,10 @@ class Snapshot:
             if state.learned_net_sha256:
                 if checksum(model) != state.learned_net_sha256:
                     return f"{model} is not what it was when the state was written"
-            else:  # a state of Caffe's
-                for layer in read_layers(model):
-                    layer.read()
+            else:  # a state of Caffe's, or the beginning of one
+                learned = [bool(layer.read()) for layer in read_layers(model)]
+                if any(learned) and not histories:
+                    return f"{self.state} is cut short: it has no histories"
         except CaffeError as error:
             return first_line(error)
         return None

@@ -13,6 +13,8 @@ import pytest
 from caffe_dns.encoding import decode
 from caffe_dns.errors import CaffeError
 from caffe_dns.files import temporary_beside
+from caffe_dns.proto.caffe_pb2 import SolverState
+from caffe_dns.proto.text import read_binary
 from caffe_dns.solver.snapshot_files import Rotation, find_snapshots
 from tests.cli.harness import complaint, run_well
 from tests.oracle import GOLDEN
@@ -58,6 +60,21 @@ def test_the_newest_whole_one_is_resumed(form: str, tmp_path: Path, capfd: Captu
     assert f"Resuming from {tmp_path}/snap_iter_2.solverstate{ending}" in messages
     if form == "BINARYPROTO":  # HDF5 has the time of writing in it
         assert whole_files(tmp_path) == uninterrupted
+
+
+def test_a_state_that_ends_before_its_histories_is_passed_over(
+    tmp_path: Path, capfd: Capture
+) -> None:
+    train(tmp_path, capfd)
+    newest = find_snapshots(f"{tmp_path}/snap")[0]
+    whole = newest.state.read_bytes()
+    state = SolverState.FromString(whole)
+    end = SolverState(iter=state.iter, learned_net=state.learned_net).ByteSize()
+    newest.state.write_bytes(whole[:end])
+    assert read_binary(newest.state, SolverState).iter == 6  # as what is there is well-formed
+    assert newest.fault() == f"{newest.state} is cut short: it has no histories"
+    assert f"Resuming from {tmp_path}/snap_iter_4.solverstate" in train(tmp_path, capfd, "--resume")
+    assert newest.state.read_bytes() == whole
 
 
 def test_a_state_by_name(tmp_path: Path, capfd: Capture) -> None:
