@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import torch
@@ -275,6 +276,58 @@ CASES = {
 }
 
 
+CASES |= {
+    "sparsify": Case("type: 'Sparsify' sparsify_param { }", [draw(*IMAGES)]),
+    "prior_box_clustered": Case(
+        settings(
+            "PriorBoxClustered", "prior_box_param", "width: [9.4, 25.1] height: [15, 39.6] step: 16"
+        ),
+        [draw(2, 8, 3, 2), draw(2, 3, 40, 30)],
+        (),
+    ),
+    "box_output": Case(
+        settings(
+            "BoxOutput",
+            "box_output_param",
+            "field_w: 20 field_h: 30 downsample_rate: 8 iou_thr: 0.4 max_nms_num: 12",
+        ),
+        [draw(2, 7, 4, 5)],
+        (),
+        tops=2,
+    ),
+    "decode_bbox": Case(
+        "type: 'DecodeBBox' bbox_reg_param { bbox_mean: [0, 0, 0, 0] bbox_std: [1, 1, 2, 2] }",
+        [0.3 * draw(4, 8), regions()],
+        (),
+    ),
+    "yolo_2": Case(
+        settings(
+            "YoloDetectionOutput",
+            "yolo_detection_output_param",
+            "num_classes: 3 num_box: 2 biases: [1.5, 2, 3, 1] confidence_threshold: 0.3",
+        ),
+        [draw(2, 16, 3, 3)],
+        (),
+    ),
+    "yolo_3": Case(
+        settings(
+            "Yolov3DetectionOutput",
+            "yolov3_detection_output_param",
+            "num_classes: 3 num_box: 2 biases: [30, 40, 60, 20] confidence_threshold: 0.4 "
+            "mask_group_num: 1 mask: [1, 0] anchors_scale: 16",
+        ),
+        [2 * draw(2, 16, 3, 4)],
+        (),
+    ),
+    "contrastive": Case(
+        "type: 'ContrastiveLoss'", [draw(4, 3), draw(4, 3, seed=1), labels(4, 2)], (0, 1)
+    ),
+    "contrastive_two_labels": Case(
+        "type: 'ContrastiveLoss'",
+        [draw(4, 3), draw(4, 3, seed=1), labels(4, 2), labels(4, 3)],
+        (0, 1),
+    ),
+}
 CASES["detection_output_refined"] = Case(
     settings(
         "DetectionOutput",
@@ -286,14 +339,18 @@ CASES["detection_output_refined"] = Case(
 )
 
 
-def multibox_case(name: str) -> Case:
-    options = Settings(**{"num_classes": multibox.CLASSES, **multibox.CASES[name]})
-    box_classes = 1 if options.share_location else options.num_classes
-    bottoms = multibox.bottoms(box_classes, options.num_classes)
-    return Case(options.text(), bottoms, (0, 1))
+def multibox_case(more: Sequence[Tensor] = (), **options: Any) -> Case:
+    chosen = Settings(**{"num_classes": multibox.CLASSES, **options})
+    box_classes = 1 if chosen.share_location else chosen.num_classes
+    bottoms = multibox.bottoms(box_classes, chosen.num_classes)
+    return Case(chosen.text(), [*bottoms, *more], (0, 1))
 
 
-ALL = {**CASES, **{f"multibox_{name}": multibox_case(name) for name in multibox.CASES}}
+ALL = {
+    **CASES,
+    **{f"multibox_{name}": multibox_case(**options) for name, options in multibox.CASES.items()},
+    "multibox_refined": multibox_case(multibox.refinements(), objectness_score=0.6),
+}
 
 
 def build(case: Case, device: str, kind: torch.dtype) -> Layer:
