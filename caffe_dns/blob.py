@@ -267,8 +267,8 @@ class ParamBlob(Blob):
 
 
 class BlobVec(list[Blob]):
-    """The blobs of a Python layer."""
+    """The blobs of a layer."""
 
     def add_blob(self, *shape: int) -> None:
-        """Append a blob of zeros; called in `setup`, it becomes a learnable parameter."""
+        """Append a blob of zeros; in a Python layer's `setup`, it becomes a learnable parameter."""
         self.append(Blob(tuple(int(extent) for extent in shape)))

@@ -7,7 +7,7 @@ from functools import partial
 
 from torch import Tensor
 
-from caffe_dns.blob import Blob, ParamBlob
+from caffe_dns.blob import Blob, BlobVec, ParamBlob
 from caffe_dns.layers.base import Layer
 from caffe_dns.layers.python import Python, UserLayer
 from caffe_dns.net import Net as CoreNet
@@ -19,10 +19,10 @@ class NetLayer:
 
     def __init__(self, core: CoreNet, layer: Layer) -> None:
         self._layer = layer
-        self.blobs: Sequence[Blob] = [
+        self.blobs = BlobVec(
             ParamBlob(partial(_blob, layer, index), partial(_owner, core, layer, index))
             for index in range(len(layer.blobs))
-        ]
+        )
 
     @property
     def type(self) -> str:

@@ -7,6 +7,7 @@ import pytest
 
 import caffe_dns.pycaffe as caffe
 from caffe_dns.errors import CaffeError
+from caffe_dns.pycaffe._caffe import BlobVec
 from tests.oracle import assert_close
 from tests.pycaffe.harness import NET, build, filled, softmax
 
@@ -223,6 +224,8 @@ def test_names() -> None:
     assert [layer.type for layer in net.layers][:3] == ["Input", "Input", "InnerProduct"]
     assert list(net.params) == ["ip1", "ip2"]
     assert [blob.shape for blob in net.params["ip1"]] == [(5, 3), (5,)]
+    # MobileNet-SSD's merge_bn.py copies what is of just this type.
+    assert {type(blobs) for blobs in net.params.values()} == {BlobVec}
     assert net.top_names["tanh"] == net.bottom_names["tanh"] == ["ip1"]
     assert net.bottom_names["loss"] == ["ip2_ip2_0_split_1", "y"]
     assert list(net.blobs)[:3] == ["x", "y", "ip1"]
