@@ -14,12 +14,15 @@ from typing import Any
 import numpy as np
 import torch
 
+from caffe_dns.data.crop_task import CropTask, TaskMemory
+from caffe_dns.data.cuts import ImageShape
 from caffe_dns.data.datum import Image, IntArray
+from caffe_dns.data.decoding_processes import DecodingProcesses
 from caffe_dns.data.image_batch import BatchMemory, CroppedBatch, FinishedBatch, ImageBatch
 from caffe_dns.data.raw_records import RawRecords
 from caffe_dns.data.sources import ImageSource
-from caffe_dns.data.transform import ImageShape, RecordDraws, Transform, shape_text
-from caffe_dns.data.workers import Workers, reading_threads
+from caffe_dns.data.transform import RecordDraws, Transform, shape_text
+from caffe_dns.data.workers import Workers, decoding_processes, reading_threads
 from caffe_dns.errors import CaffeError
 
 #: Bytes of pixels in a batch from which on copying them is worth several threads.
@@ -84,7 +87,10 @@ class ImageBatches:
         self._for_gpu = for_gpu
         self._pin = for_gpu and torch.cuda.is_available()
         self._memory = BatchMemory()
-        self._workers = Workers(reading_threads(for_gpu=for_gpu))
+        #: How many processes decode for this one, which start when they are first needed.
+        self._processes = decoding_processes() if for_gpu and source.decoder else 0
+        self._decoders: DecodingProcesses | None = None
+        self._workers = Workers(self._processes or reading_threads(for_gpu=for_gpu))
         self._next: _Begun | None = None
 
     def read(self) -> ImageBatch:
@@ -158,18 +164,23 @@ class ImageBatches:
         """How each image of a batch is cut where all are of this shape, [N, 3]."""
         if draws is None:
             draws = np.zeros((self._batch_size, 3), np.int64)
-        return self._transform.cuts(shape, draws)
+        return self._transform.cutter.cuts(shape, draws)
 
     def _copy_each(self, items: Sequence[Any], records: IntArray, draws: IntArray | None) -> _Begun:
         """A batch of images that are decoded and cropped one by one."""
         with self._at(records[0]):
             first, first_label = self._source.decode(items[0])
         batch = self._new_batch(first)
+        is_encoded = self._source.is_encoded(items[0])
+        if self._processes and is_encoded and self._decoders is None:
+            shape = (_most_together(first), *self._transform.output_shape(first.shape))
+            memory = TaskMemory.size_for(shape, _BYTES_TOGETHER)
+            self._decoders = DecodingProcesses(self._processes, memory)
         place = self._placing(batch, items, records, first, draws)
         numbers = [0, 0, 0] if draws is None else draws[0].tolist()
-        batch.put(0, first, self._transform.cut(first.shape, numbers))
+        batch.put(0, first, self._transform.cutter.cut(first.shape, numbers))
         batch.labels[0] = first_label
-        if self._source.is_encoded(items[0]) or first.nbytes * len(items) > _SHARED_WORK:
+        if is_encoded or first.nbytes * len(items) > _SHARED_WORK:
             return _Begun(batch, self._workers.start(place, range(1, len(items))))
         place(range(1, len(items)))
         return _Begun(batch)
@@ -185,20 +196,51 @@ class ImageBatches:
         """What decodes some of the items, like `first`, and puts each into its place."""
         labels = batch.labels.numpy()
         numbers = [[0, 0, 0]] * len(items) if draws is None else draws.tolist()
-        together = max(1, min(_MOST_TOGETHER, _BYTES_TOGETHER // first.nbytes))
+        together = _most_together(first)
 
         def place(some: range) -> None:
             for start in range(some.start, some.stop, together):
                 stop = min(start + together, some.stop)
+                if self._crop_elsewhere(batch, slice(start, stop), items, first, numbers):
+                    continue
                 images = self._decode(items[start:stop], records[start:stop])
                 for index, (image, label) in enumerate(images, start):
                     if image.shape != first.shape or image.dtype != first.dtype:
                         with self._at(records[index]):
                             self._check(image, first)
                     labels[index] = label
-                    batch.put(index, image, self._transform.cut(image.shape, numbers[index]))
+                    batch.put(index, image, self._transform.cutter.cut(image.shape, numbers[index]))
 
         return place
+
+    def _crop_elsewhere(
+        self,
+        batch: ImageBatch,
+        some: slice,
+        items: Sequence[Any],
+        first: Image,
+        numbers: list[list[int]],
+    ) -> bool:
+        """Have another process put some of the items into their places; False if none did."""
+        decoder = self._source.decoder
+        if self._decoders is None or decoder is None or first.dtype != np.uint8:
+            return False
+        assert isinstance(batch, CroppedBatch)
+        task = CropTask(
+            numbers[some],
+            decoder,
+            self._transform.cutter,
+            first.shape,
+            any_size=self._transform.crop_size > 0 and self._transform.mean is None,
+        )
+        try:
+            values = self._source.load(items[some])
+            notes = self._decoders.run(task, values, batch.places(some))
+        except CaffeError:  # which comes again where the record is known
+            return False
+        if notes is not None:
+            batch.put_notes(some, notes)
+        return notes is not None
 
     def _decode(self, items: Sequence[Any], records: IntArray) -> list[tuple[Image, int]]:
         """Images and labels of the items of these records."""
@@ -212,7 +254,9 @@ class ImageBatches:
             return images
 
     def close(self) -> None:
-        """Stop the decoding threads and close the source."""
+        """Stop what decodes and close the source."""
+        if self._decoders is not None:
+            self._decoders.close()
         self._workers.close()
         self._source.close()
 
@@ -238,3 +282,8 @@ class ImageBatches:
                 )
         if image.dtype != np.uint8 and first.dtype == np.uint8:
             raise CaffeError("records with data and records with float_data in one batch")
+
+
+def _most_together(first: Image) -> int:
+    """How many images like this one are decoded together."""
+    return max(1, min(_MOST_TOGETHER, _BYTES_TOGETHER // first.nbytes))

@@ -65,6 +65,31 @@ class RawDatum:
         return values.reshape(shape)
 
 
+@dataclass(frozen=True)
+class DatumDecoder:
+    """Decodes Datums: encoded images as they are stored, or in colour, or gray."""
+
+    color: bool = False
+    gray: bool = False
+
+    def decode(self, value: Buffer) -> tuple[Image, int]:
+        """Pixels [channels, height, width] and label. Raises CaffeError for what has none."""
+        return self.image(self.parse(value))
+
+    def parse(self, value: Buffer) -> RawDatum:
+        """The Datum in `value`. Raises CaffeError if it is not one."""
+        datum = parse_datum(value)
+        if datum.encoded and self.color and self.gray:
+            raise CaffeError(
+                "force_color and force_gray exclude each other", field="transform_param"
+            )
+        return datum
+
+    def image(self, datum: RawDatum) -> tuple[Image, int]:
+        """What `decode` gives of a Datum."""
+        return datum.image(color=self.color, gray=self.gray), datum.label
+
+
 def parse_datum(value: Buffer) -> RawDatum:
     """The Datum in `value`, without copying its pixels. Raises CaffeError if it is not one."""
     datum = RawDatum()

@@ -8,7 +8,7 @@ bytes, so they are given the ends that libjpeg would put there.
 from __future__ import annotations
 
 import os
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 
@@ -30,6 +30,14 @@ _LIMIT = "OPENCV_IO_MAX_IMAGE_PIXELS"
 os.environ.setdefault(_LIMIT, str(MOST_PIXELS))
 #: More than the longest segment of a JPEG, which libjpeg fills with ends one after the other.
 _MOST_ENDS = 1 << 15
+
+
+class Decoder(Protocol):
+    """Decodes records that are in memory. It can be sent to other processes."""
+
+    def decode(self, value: Buffer) -> tuple[Image, int]:
+        """Pixels [channels, height, width] and label. Raises CaffeError."""
+        ...
 
 
 def decode(data: Buffer, flag: int, what: str) -> Image | None:

@@ -14,9 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from caffe_dns.data.cuts import Cut, ImageShape, copy_planes, crop, crop_all
 from caffe_dns.data.datum import Image, IntArray
 from caffe_dns.data.raw_records import RawRecords
-from caffe_dns.data.transform import Cut, ImageShape, Transform, crop, crop_all
+from caffe_dns.data.transform import Transform
 
 #: How many batches' memory is kept for those to come.
 _MOST_FREE = 8
@@ -143,6 +144,16 @@ class CroppedBatch(ImageBatch):
         if self.cuts is not None:
             self.cuts.numpy()[:] = cuts
 
+    def places(self, some: slice) -> Image:
+        """Where the crops of some images go, to be filled together with `put_notes`."""
+        return self._places[some]
+
+    def put_notes(self, some: slice, notes: IntArray) -> None:
+        """Of crops that are in their places, [N, 4]: label, top, left and mirrored of each."""
+        self.labels.numpy()[some] = notes[:, 0]
+        if self._places_of_cuts is not None:
+            self._places_of_cuts[some] = notes[:, 1:]
+
     def put_raw(self, records: RawRecords, cuts: IntArray, some: slice) -> bool:
         """Fill some places with images of `records`, one for each place; `cuts` is [N, 3].
 
@@ -157,22 +168,6 @@ class CroppedBatch(ImageBatch):
         cuts = None if self.cuts is None else self.cuts.to(device, non_blocking=True)
         labels = self.labels.to(device, non_blocking=True)
         return self.transform.apply(pixels, cuts), labels
-
-
-def copy_planes(image: Image, target: Image) -> None:
-    """Copy an image [channels, height, width] to where its planes lie in one piece each.
-
-    A decoded image has its channels innermost. OpenCV parts them several times faster than numpy,
-    and without the interpreter's lock, for which threads that decode would have to queue.
-    """
-    channels = len(image)
-    interleaved = channels > 1 and image.dtype == np.uint8 and image.strides[0] == 1
-    if interleaved and image.strides[2] == channels and target.dtype == np.uint8:
-        import cv2  # here, because importing it takes long; but whoever decodes has done so
-
-        cv2.split(image.transpose(1, 2, 0), tuple(target))
-    else:
-        target[:] = image
 
 
 def _memory(

@@ -18,13 +18,14 @@ from caffe_dns.data.database import Cursor, Database
 from caffe_dns.data.datum import (
     SMALL,
     Buffer,
+    DatumDecoder,
     Image,
     IntArray,
     RawDatum,
     parse_alike,
-    parse_datum,
     parse_table,
 )
+from caffe_dns.data.decoding import Decoder
 from caffe_dns.data.kept_records import KeptRecords
 from caffe_dns.data.raw_records import RawRecords, find_raw
 from caffe_dns.data.stored import Rows, StoredValue, Value, join, load
@@ -35,6 +36,9 @@ Item = TypeVar("Item")
 
 class ImageSource(ABC, Generic[Item]):
     """Images with labels, by record number."""
+
+    #: What decodes what `load` gives, where that is bytes, as `decode` does.
+    decoder: Decoder | None = None
 
     @abstractmethod
     def fetch(self, record: int) -> Item:
@@ -115,13 +119,14 @@ class DatabaseSource(ImageSource[Value]):
     colour, or gray.
     """
 
+    decoder: DatumDecoder
+
     def __init__(
         self, database: Database, *, skip: int = 0, color: bool = False, gray: bool = False
     ) -> None:
         self._database = database
         self._skip = skip
-        self._color = color
-        self._gray = gray
+        self.decoder = DatumDecoder(color, gray)
         self._cursor: Cursor = database.cursor()
         #: Where the cursor is: the record number, and how many lie before it in the database.
         self._record: int | None = None
@@ -170,12 +175,13 @@ class DatabaseSource(ImageSource[Value]):
         return load(items)
 
     def decode(self, item: Value) -> tuple[Image, int]:
-        return self._image(self._parse(item))
+        return self.decoder.image(self._parse(item))
 
     def decode_all(self, items: Sequence[Value]) -> list[tuple[Image, int]]:
         # Pixels drive everything else out of a processor's caches: to parse each record between two
         # images would take several times as long, and threads have to do that one by one.
-        return [self._image(datum) for datum in [*map(self._parse, load(items, keep=True))]]
+        datums = [*map(self._parse, load(items, keep=True))]
+        return [self.decoder.image(datum) for datum in datums]
 
     def decode_alike(self, items: Sequence[Value], records: IntArray) -> tuple[Image, Image] | None:
         alike = parse_small(items)
@@ -232,16 +238,8 @@ class DatabaseSource(ImageSource[Value]):
         found = cursor.first() and cursor.skip(index) == index
         return cursor.key() if found else b""
 
-    def _image(self, datum: RawDatum) -> tuple[Image, int]:
-        return datum.image(color=self._color, gray=self._gray), datum.label
-
     def _parse(self, item: Value) -> RawDatum:
-        datum = parse_datum(item.read() if isinstance(item, StoredValue) else item)
-        if datum.encoded and self._color and self._gray:
-            raise CaffeError(
-                "force_color and force_gray exclude each other", field="transform_param"
-            )
-        return datum
+        return self.decoder.parse(item.read() if isinstance(item, StoredValue) else item)
 
     def _seek(self, steps: int) -> None:
         """Go to the record that is `steps` after the first, in a later round if need be."""

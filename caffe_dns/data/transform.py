@@ -8,17 +8,15 @@ Decoding is not done here.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import TypeAlias
 
 import numpy as np
 import torch
 from google.protobuf.message import DecodeError
-from numpy.lib.stride_tricks import sliding_window_view
 from torch import Tensor
 
 from caffe_dns import kernels, log, rng
+from caffe_dns.data.cuts import Cut, Cutter, ImageShape, crop, crop_all
 from caffe_dns.data.datum import Image, IntArray
 from caffe_dns.errors import CaffeError
 from caffe_dns.files.reading import read_file
@@ -27,8 +25,6 @@ from caffe_dns.proto.caffe_pb2 import TRAIN, BlobProto, TransformationParameter
 from caffe_dns.proto.fields import refuse_fields
 from caffe_dns.proto.forks import renumber_blob
 from caffe_dns.proto.wire import Malformed
-
-ImageShape: TypeAlias = tuple[int, int, int]
 
 #: Records that share one generator: making one for each record would cost more than reading it.
 _BLOCK = 4096
@@ -53,15 +49,6 @@ _OF_THEIR_OWN = {
         "is_flow",
     ),
 }
-
-
-@dataclass
-class Cut:
-    """How one image is cropped and whether it is mirrored."""
-
-    top: int
-    left: int
-    mirrored: bool
 
 
 class RecordDraws:
@@ -96,8 +83,8 @@ class Transform:
     def __init__(self, param: TransformationParameter, phase: int) -> None:
         refuse_of_others(param)
         self.crop_size = int(param.crop_size)
-        self.random_crop = self.crop_size > 0 and phase == TRAIN
         self.mirror = bool(param.mirror)
+        self.cutter = Cutter(self.crop_size, self.crop_size > 0 and phase == TRAIN, self.mirror)
         self.scale = float(param.scale)
         self.mean: Tensor | None = None
         self.mean_values = torch.tensor(list(param.mean_value), dtype=torch.float32)
@@ -118,7 +105,7 @@ class Transform:
     @property
     def is_random(self) -> bool:
         """Whether records need draws."""
-        return self.mirror or self.random_crop
+        return self.mirror or self.cutter.random_crop
 
     def output_shape(self, shape: ImageShape) -> ImageShape:
         """The shape that an image of `shape` (channels, height, width) comes out with.
@@ -145,30 +132,6 @@ class Transform:
                 field="transform_param.mean_value",
             )
         return (channels, size, size) if size else shape
-
-    def cut(self, shape: ImageShape, draw: list[int]) -> Cut:
-        """Where an image of `shape` is cropped, and whether it is mirrored.
-
-        `draw` has three random numbers, for mirror, top and left.
-        """
-        mirrored = self.mirror and bool(draw[0] & 1)
-        if not self.crop_size:
-            return Cut(0, 0, mirrored)
-        spare_rows, spare_columns = shape[1] - self.crop_size, shape[2] - self.crop_size
-        if self.random_crop:
-            return Cut(draw[1] % (spare_rows + 1), draw[2] % (spare_columns + 1), mirrored)
-        return Cut(spare_rows // 2, spare_columns // 2, mirrored)
-
-    def cuts(self, shape: ImageShape, draws: IntArray) -> IntArray:
-        """What `cut` says of each of N images of one `shape`: top, left and mirrored, [N, 3]."""
-        cuts = np.zeros((len(draws), 3), np.int64)
-        if self.random_crop:
-            cuts[:, :2] = draws[:, 1:] % [extent - self.crop_size + 1 for extent in shape[1:]]
-        elif self.crop_size:
-            cuts[:, :2] = [(extent - self.crop_size) // 2 for extent in shape[1:]]
-        if self.mirror:
-            cuts[:, 2] = draws[:, 0] & 1
-        return cuts
 
     def apply(self, pixels: Tensor, cuts: Tensor | None) -> Tensor:
         """Mirror, subtract the mean and scale a batch where it lies.
@@ -232,7 +195,7 @@ class Transform:
         """Top and left of a crop in the middle of images as large as the mean; 0 without one."""
         if self.mean is None:
             return 0, 0
-        centre = self.cut((0, *self.mean.shape[1:]), [0, 0, 0])
+        centre = self.cutter.cut((0, *self.mean.shape[1:]), [0, 0, 0])
         return centre.top, centre.left
 
     def _part(
@@ -256,27 +219,6 @@ class Transform:
 def refuse_of_others(param: TransformationParameter, own: str = "") -> None:
     """Raise CaffeError, with the field, for what only layer types but `own` do to images."""
     refuse_fields(param, "transform_param", _OF_THEIR_OWN, own)
-
-
-def crop(images: Image, cut: Cut, size: int) -> Image:
-    """The `size` x `size` part at `cut` of [..., height, width]; all of it for size 0."""
-    if not size:
-        return images
-    return images[..., cut.top : cut.top + size, cut.left : cut.left + size]
-
-
-def crop_all(images: Image, cuts: IntArray, size: int) -> Image:
-    """The `size` x `size` parts of images [N, channels, height, width], each at its place.
-
-    `cuts` [N, 3] begins with top and left of each.
-    """
-    if not size:
-        return images
-    if (cuts[:, :2] == cuts[0, :2]).all():  # then nothing is copied
-        return crop(images, Cut(int(cuts[0, 0]), int(cuts[0, 1]), False), size)
-    windows = sliding_window_view(images, (size, size), axis=(2, 3))
-    crops: Image = windows[np.arange(len(images)), :, cuts[:, 0], cuts[:, 1]]
-    return crops
 
 
 def read_mean(path: str) -> Tensor:

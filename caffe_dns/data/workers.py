@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,6 +18,8 @@ _T = TypeVar("_T")
 
 #: With more, threads that decode images queue for Python's lock: 16 do half of what 10 do.
 _MOST_THREADS = 10
+#: On fewer cores, threads decode as much as processes.
+_FEWEST_CORES, _MOST_PROCESSES = 4, 16
 #: How many results wait to be used in their order, and how many bytes they may have by the largest.
 _MOST_AHEAD, _BYTES_AHEAD = 64, 256 << 20
 #: In how many pieces the work is divided for each thread. More balance it better, but cost more.
@@ -32,14 +35,22 @@ def available_cores() -> int:
 
 def reading_threads(*, for_gpu: bool) -> int:
     """How many threads read for one net: one per core, of which a net on the CPU keeps half."""
-    return available_cores() if for_gpu else max(1, available_cores() // 2)
+    cores = available_cores() if for_gpu else max(1, available_cores() // 2)
+    return min(cores, _MOST_THREADS)
+
+
+def decoding_processes() -> int:
+    """How many processes decode for a net on a GPU: one per core of this rank, or none."""
+    possible = hasattr(os, "memfd_create") and sys.executable and not hasattr(sys, "frozen")
+    cores = available_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return min(cores, _MOST_PROCESSES) if possible and cores >= _FEWEST_CORES else 0
 
 
 class Workers:
     """At most so many threads, which start when they are first needed."""
 
     def __init__(self, threads: int) -> None:
-        self._threads = min(threads, _MOST_THREADS)
+        self._threads = threads
         # To ask fixes it for the thread that asks, whatever the others set from now on.
         self._usual = torch.get_num_threads()
         self._pool: ThreadPoolExecutor | None = None

@@ -61,7 +61,7 @@ def test_one_by_one(mean: str, crop: str, mirror: str, phase: int, dtype: torch.
     draws = RecordDraws(5, "transform/data").of(np.arange(COUNT)).tolist()
     for index, (image, draw) in enumerate(zip(images_of(dtype), draws, strict=True)):
         for batch in made:
-            batch.put(index, image, transform.cut(SHAPE, draw))
+            batch.put(index, image, transform.cutter.cut(SHAPE, draw))
             batch.labels[index] = index
     finished, cropped = results(made)
     assert finished.dtype == torch.float32
@@ -80,9 +80,9 @@ def test_all_at_once(mean: str, crop: str, mirror: str, phase: int) -> None:
     draws = RecordDraws(5, "transform/data").of(np.arange(COUNT))
     together, alone = batches(transform, torch.uint8), batches(transform, torch.uint8)
     for batch in together:
-        batch.put_all(images, transform.cuts(SHAPE, draws))
+        batch.put_all(images, transform.cutter.cuts(SHAPE, draws))
     for index, image in enumerate(images):
-        alone[0].put(index, image, transform.cut(SHAPE, draws[index].tolist()))
+        alone[0].put(index, image, transform.cutter.cut(SHAPE, draws[index].tolist()))
     expected = alone[0].tops(CPU)[0]
     assert all(torch.equal(result, expected) for result in results(together))
 

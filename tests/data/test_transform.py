@@ -71,7 +71,7 @@ def test_matches_caffe_exactly(
     transform = make(text, phase)
 
     draws = DRAWS.of(np.arange(6)).tolist()
-    cuts = [transform.cut(SHAPE, draw) for draw in draws]
+    cuts = [transform.cutter.cut(SHAPE, draw) for draw in draws]
     if size and phase == TEST:
         assert {(cut.top, cut.left) for cut in cuts} == {(1, 2)}
     pixels = np.stack([crop(image, cut, size) for image, cut in zip(images, cuts, strict=True)])
@@ -86,7 +86,7 @@ def test_matches_caffe_exactly(
 
 def test_random_crops_and_mirrors_reach_everything_evenly() -> None:
     transform = make("crop_size: 5 mirror: true")
-    cuts = [transform.cut(SHAPE, draw) for draw in DRAWS.of(np.arange(6000)).tolist()]
+    cuts = [transform.cutter.cut(SHAPE, draw) for draw in DRAWS.of(np.arange(6000)).tolist()]
     places = [(cut.top, cut.left) for cut in cuts]
     counts = [places.count((top, left)) for top in range(3) for left in range(5)]
     assert sum(counts) == 6000

@@ -9,7 +9,7 @@ import weakref
 import pytest
 import torch
 
-from caffe_dns.data.workers import Workers, available_cores, reading_threads
+from caffe_dns.data.workers import Workers, available_cores, decoding_processes, reading_threads
 from caffe_dns.errors import CaffeError
 from tests.processes import PATIENCE
 
@@ -49,13 +49,27 @@ def test_errors_come_out(threads: int) -> None:
 
 
 def test_as_many_threads_as_this_process_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
-    for cores, for_gpu, for_cpu in [({5}, 1, 1), ({0, 3, 4}, 3, 1), (set(range(16)), 16, 8)]:
+    for cores, for_gpu, for_cpu in [({5}, 1, 1), ({0, 3, 4}, 3, 1), (set(range(16)), 10, 8)]:
         monkeypatch.setattr(os, "sched_getaffinity", lambda _, cores=cores: cores, raising=False)
         assert available_cores() == len(cores)
         assert reading_threads(for_gpu=True) == for_gpu
         assert reading_threads(for_gpu=False) == for_cpu
     monkeypatch.delattr(os, "sched_getaffinity")
     assert available_cores() == (os.cpu_count() or 1)
+
+
+@pytest.mark.parametrize(
+    ("cores", "ranks", "expected"), [(3, 1, 0), (4, 1, 4), (16, 4, 4), (16, 8, 0), (64, 1, 16)]
+)
+def test_processes_where_there_are_cores_for_them(
+    cores: int, ranks: int, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("caffe_dns.data.workers.available_cores", lambda: cores)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(ranks))
+    monkeypatch.setattr(os, "memfd_create", lambda: None, raising=False)
+    assert decoding_processes() == expected
+    monkeypatch.delattr(os, "memfd_create")
+    assert decoding_processes() == 0
 
 
 def test_no_thread_divides_its_work_among_others() -> None:

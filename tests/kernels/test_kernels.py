@@ -103,7 +103,7 @@ def test_transform(dtype: torch.dtype, mean: str, random: bool, phase: int) -> N
     if mean == "file":
         reference.mean = 100 + draw((channels, height, width), 1).cpu()
     draws = torch.randint(1 << 31, (count, 3), generator=torch.Generator().manual_seed(2))
-    cuts = torch.from_numpy(reference.cuts((channels, height, width), draws.numpy()))
+    cuts = torch.from_numpy(reference.cutter.cuts((channels, height, width), draws.numpy()))
     pixels = (50 * draw((count, channels, 37, 37), 3).cpu()).abs().to(dtype)
     some_cuts = cuts if reference.is_random else None
     wanted = reference.apply(pixels, some_cuts)

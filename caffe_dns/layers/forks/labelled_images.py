@@ -10,10 +10,11 @@ import torch
 
 from caffe_dns import log
 from caffe_dns.data.batches import Share
+from caffe_dns.data.cuts import Cut
 from caffe_dns.data.datum import Image
 from caffe_dns.data.hdf5_rows import ArrayBatch
 from caffe_dns.data.sources import Order
-from caffe_dns.data.transform import Cut, RecordDraws, Transform
+from caffe_dns.data.transform import RecordDraws, Transform
 from caffe_dns.data.workers import Workers, reading_threads
 from caffe_dns.errors import CaffeError
 from caffe_dns.layers.base import Shape

@@ -1,0 +1,216 @@
+"""Batches whose records other processes decode: the same as without, whatever becomes of these."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from caffe_dns import log
+from caffe_dns.data import batches, decoding_processes
+from caffe_dns.data.batches import ImageBatches, Share
+from caffe_dns.data.db import create_database, open_database
+from caffe_dns.data.decoding_processes import DecodingProcesses
+from caffe_dns.data.image_batch import CroppedBatch, ImageBatch
+from caffe_dns.data.sources import DatabaseSource
+from caffe_dns.data.transform import RecordDraws, Transform
+from caffe_dns.errors import CaffeError
+from caffe_dns.proto.caffe_pb2 import TRAIN, Datum, TransformationParameter
+from tests.processes import PATIENCE
+
+pytestmark = pytest.mark.skipif(
+    not hasattr(os, "memfd_create"), reason="processes share memory as Linux lets them"
+)
+BATCH = 12
+
+
+def jpeg(number: int, height: int = 40, width: int = 48) -> Datum:
+    pixels = np.random.default_rng(number).integers(0, 256, (height, width, 3), np.uint8)
+    return Datum(encoded=True, label=300 + number, data=bytes(cv2.imencode(".jpg", pixels)[1]))
+
+
+def write(path: Path, datums: list[Datum]) -> Path:
+    with create_database(str(path)) as writer:
+        for number, datum in enumerate(datums):
+            writer.put(b"%04d" % number, datum.SerializeToString())
+    return path
+
+
+def reader_of(
+    path: Path, monkeypatch: pytest.MonkeyPatch, processes: int, crop_size: int = 0
+) -> ImageBatches:
+    """With a crop at random and mirror where there is a `crop_size`."""
+    monkeypatch.setattr(batches, "decoding_processes", lambda: processes)
+    param = TransformationParameter(crop_size=crop_size, mirror=crop_size > 0)
+    source = DatabaseSource(open_database(str(path)))
+    draws = RecordDraws(1, "data")
+    return ImageBatches(source, Transform(param, TRAIN), draws, Share(), BATCH, for_gpu=True)
+
+
+def same(made: ImageBatch, expected: ImageBatch) -> bool:
+    assert isinstance(made, CroppedBatch) and isinstance(expected, CroppedBatch)
+    assert made.cuts is not None and expected.cuts is not None
+    return (
+        torch.equal(made.pixels, expected.pixels)
+        and torch.equal(made.labels, expected.labels)
+        and torch.equal(made.cuts, expected.cuts)
+    )
+
+
+@pytest.fixture
+def done(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many records each task had that a process has done."""
+    tasks = []
+    run = decoding_processes._Process.run
+
+    def counted(self, task, values, crops):
+        notes = run(self, task, values, crops)
+        tasks.append(0 if notes is None else len(notes))
+        return notes
+
+    monkeypatch.setattr(decoding_processes._Process, "run", counted)
+    return tasks
+
+
+@pytest.fixture
+def said() -> Iterator[list[str]]:
+    lines: list[str] = []
+    log.listeners.append(lines.append)
+    yield lines
+    log.listeners.remove(lines.append)
+
+
+@pytest.mark.usefixtures("shared")
+@pytest.mark.parametrize("sizes", ["one", "several"])
+def test_the_same_batches_as_without_processes(
+    tmp_path: Path, sizes: str, monkeypatch: pytest.MonkeyPatch, done: list[int]
+) -> None:
+    extents = [(40, 48)] if sizes == "one" else [(40, 48), (33, 64), (64, 32)]
+    path = write(tmp_path / "db", [jpeg(n, *extents[n % len(extents)]) for n in range(30)])
+    made = reader_of(path, monkeypatch, 2, crop_size=31)
+    expected = reader_of(path, monkeypatch, 0, crop_size=31)
+    for _ in range(5):
+        assert same(made.read(), expected.read())
+    assert sum(done) >= 5 * (BATCH - 1)  # all but the first of each, which says how large they are
+    made.close()
+    expected.close()
+
+
+@pytest.fixture(scope="module")
+def ready() -> Iterator[DecodingProcesses]:
+    """Processes that have started."""
+    processes = DecodingProcesses(2, 1 << 20)
+    for process in processes._all:
+        assert process._pipe.poll(PATIENCE)
+    yield processes
+    processes.close()
+
+
+@pytest.fixture
+def shared(ready: DecodingProcesses, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those are used by all readers, and none ends them."""
+    monkeypatch.setattr(batches, "DecodingProcesses", lambda count, memory: ready)
+    monkeypatch.setattr(ready, "close", lambda: None)
+
+
+@pytest.mark.usefixtures("shared")
+def test_what_is_unusual_is_done_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, done: list[int], said: list[str]
+) -> None:
+    datums = [jpeg(n) for n in range(2 * BATCH)]
+    datums[5].data = datums[5].data[:-200]
+    datums[-2].data = b"x"
+    reader = reader_of(write(tmp_path / "db", datums), monkeypatch, 1, crop_size=31)
+    assert reader.read().labels.tolist() == list(range(300, 300 + BATCH))
+    assert 0 in done and max(done) > 0
+    assert sum("cut short" in line for line in said) == 1
+    with pytest.raises(CaffeError, match=f"record {2 * BATCH - 2} .key '00{2 * BATCH - 2}'.*decod"):
+        reader.read()
+    reader.close()
+
+
+@pytest.mark.usefixtures("shared")
+def test_images_that_do_not_belong_together_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(tmp_path / "db", [jpeg(n, 40 + n // 8) for n in range(BATCH)])
+    reader = reader_of(path, monkeypatch, 1)
+    with pytest.raises(CaffeError, match=r"record 8 .*3x41x48 and 3x40x48"):
+        reader.read()
+    reader.close()
+
+
+def test_batches_go_on_when_processes_are_sent_signals(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, done: list[int], said: list[str]
+) -> None:
+    path = write(tmp_path / "db", [jpeg(n) for n in range(30)])
+    made = reader_of(path, monkeypatch, 2, crop_size=31)
+    expected = reader_of(path, monkeypatch, 0, crop_size=31)
+    assert same(made.read(), expected.read())
+    assert made._decoders is not None
+    processes = made._decoders._all
+    for process in processes:
+        assert process._pipe.poll(PATIENCE)
+        process._process.terminate()
+    done.clear()
+    for _ in range(3):
+        assert same(made.read(), expected.read())
+    assert sum(done) > 0
+    killed = processes[0]._process
+    killed.kill()
+    killed.wait()
+    for _ in range(5):
+        assert same(made.read(), expected.read())
+    assert sum("A process that decodes records has ended" in line for line in said) == 1
+    made.close()
+    made.close()
+    expected.close()
+    assert [process._process.poll() for process in processes] == [-signal.SIGKILL] * 2
+
+
+def test_does_without_where_none_can_be_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise BlockingIOError
+
+    monkeypatch.setattr(subprocess, "Popen", refuse)
+    reader = reader_of(write(tmp_path / "db", [jpeg(n) for n in range(30)]), monkeypatch, 2)
+    assert reader.read().labels.tolist() == list(range(300, 300 + BATCH))
+    reader.close()
+
+
+#: Starts a process, says its number, and waits.
+STARTER = """
+import sys
+from caffe_dns.data.decoding_processes import DecodingProcesses
+processes = DecodingProcesses(1, 1000)
+print(processes._all[0]._process.pid, flush=True)
+sys.stdin.read()
+"""
+
+
+def test_none_is_left_when_whoever_started_them_is_killed() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", STARTER], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as starter:
+        assert starter.stdout is not None
+        left = int(starter.stdout.readline())
+        starter.kill()
+    wait_until(lambda: not Path(f"/proc/{left}").exists())
+
+
+def wait_until(happened: Callable[[], bool]) -> None:
+    end = time.monotonic() + PATIENCE
+    while not happened():
+        assert time.monotonic() < end
+        time.sleep(0.01)
