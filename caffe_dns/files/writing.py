@@ -28,15 +28,18 @@ _STARTED = time.time()
 _folders: set[Path] = set()
 
 
-def write_atomically(path: str | Path, data: bytes) -> None:
-    """Put `data` into the file `path`, replacing what was there.
+def write_atomically(path: str | Path, *pieces: bytes) -> None:
+    """Put the pieces, one after the other, into the file `path`, replacing what was there.
 
     Whoever reads `path` meanwhile sees the old file or the new one, also after a power failure. On
     failure nothing is left behind. Raises CaffeError when the folder is missing or not writable.
     """
     file = NewFile(path)
     try:
-        file.write(data, 0)
+        start = 0
+        for piece in pieces:
+            file.write(piece, start)
+            start += len(piece)
         file.close()
     finally:
         file.abort()

@@ -134,15 +134,19 @@ def read_binary(path: str | Path, message_type: type[M]) -> M:
     return message
 
 
-def write_binary(path: str | Path, message: Message) -> None:
-    """Write the binary form into a file, whole or not at all. Raises CaffeError above 2 GiB."""
-    raw = serialize(message)
-    if len(raw) > MAX_BYTES:
+def write_binary(path: str | Path, *messages: Message) -> None:
+    """Write the binary form into a file, whole or not at all. Raises CaffeError above 2 GiB.
+
+    Several messages, one after the other, are read as one that has the fields of all.
+    """
+    raw = [serialize(message) for message in messages]
+    size = sum(map(len, raw))
+    if size > MAX_BYTES:
         raise CaffeError(
-            f"cannot be written: {len(raw)} bytes are more than the 2 GiB that protobuf can read",
+            f"cannot be written: {size} bytes are more than the 2 GiB that protobuf can read",
             file=str(path),
         )
-    write_atomically(path, raw)
+    write_atomically(path, *raw)
 
 
 def _read_bytes(path: str | Path) -> bytes:

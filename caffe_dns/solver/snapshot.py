@@ -47,10 +47,21 @@ def write_state(file: str, state: SolverState, histories: list[np.ndarray], *, h
     if hdf5:
         write_atomically(file, _to_hdf5(state, histories))
     else:
-        full = SolverState()
-        full.CopyFrom(state)
-        full.history.extend(array_to_blob(array) for array in histories)
-        write_binary(file, full)
+        caffes = SolverState(
+            iter=state.iter, learned_net=state.learned_net, current_step=state.current_step
+        )
+        caffes.history.extend(array_to_blob(array) for array in histories)
+        # current_step is the very last, so that a file that is cut short has none.
+        write_binary(file, _beyond_caffe(state), caffes)
+
+
+def _beyond_caffe(state: SolverState) -> SolverState:
+    """The fields that Caffe does not have."""
+    extension = SolverState()
+    extension.CopyFrom(state)
+    for field in ("iter", "learned_net", "current_step"):
+        extension.ClearField(field)
+    return extension
 
 
 def read_state(file: str) -> tuple[SolverState, list[np.ndarray]]:
@@ -70,6 +81,8 @@ def read_state(file: str) -> tuple[SolverState, list[np.ndarray]]:
 
 def _from_proto(file: str) -> tuple[SolverState, list[np.ndarray]]:
     state = read_binary(file, SolverState)
+    if state.HasField("random_seed") and not state.HasField("current_step"):
+        raise CaffeError("is cut short: its current_step is missing, which comes last")
     histories = [
         blob_to_array(blob, f"history {index}") for index, blob in enumerate(state.history)
     ]
@@ -252,11 +265,7 @@ def _to_hdf5(state: SolverState, histories: list[np.ndarray]) -> bytes:
         group = root.create_group("history")
         for index, array in enumerate(histories):
             group[str(index)] = array
-        extension = SolverState()
-        extension.CopyFrom(state)
-        for field in ("iter", "learned_net", "current_step"):
-            extension.ClearField(field)
-        root.attrs[_EXTENSION] = np.void(extension.SerializeToString())
+        root.attrs[_EXTENSION] = np.void(_beyond_caffe(state).SerializeToString())
     return stream.getvalue()
 
 

@@ -6,15 +6,15 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from google.protobuf.internal.decoder import _DecodeVarint
 
 from caffe_dns.encoding import decode
 from caffe_dns.errors import CaffeError
 from caffe_dns.files import temporary_beside
-from caffe_dns.proto.caffe_pb2 import SolverState
-from caffe_dns.proto.text import read_binary
 from caffe_dns.solver.snapshot_files import Rotation, find_snapshots
 from tests.cli.harness import complaint, run_well
 from tests.oracle import GOLDEN
@@ -62,19 +62,48 @@ def test_the_newest_whole_one_is_resumed(form: str, tmp_path: Path, capfd: Captu
         assert whole_files(tmp_path) == uninterrupted
 
 
-def test_a_state_that_ends_before_its_histories_is_passed_over(
+def field_ends(message: bytes) -> Iterator[int]:
+    """Where the fields of a message end, but for the last: what stands before can be read."""
+    at = 0
+    while at < len(message):
+        (tag, at) = _DecodeVarint(message, at)
+        (number, at) = _DecodeVarint(message, at)
+        if tag & 7 == 2:  # then it is the length of what follows
+            at += number
+        if at < len(message):
+            yield at
+
+
+def test_a_state_that_ends_between_two_fields_is_passed_over(
     tmp_path: Path, capfd: Capture
 ) -> None:
     train(tmp_path, capfd)
     newest = find_snapshots(f"{tmp_path}/snap")[0]
     whole = newest.state.read_bytes()
-    state = SolverState.FromString(whole)
-    end = SolverState(iter=state.iter, learned_net=state.learned_net).ByteSize()
-    newest.state.write_bytes(whole[:end])
-    assert read_binary(newest.state, SolverState).iter == 6  # as what is there is well-formed
-    assert newest.fault() == f"{newest.state} is cut short: it has no histories"
+    ends = [*field_ends(whole)]
+    assert len(ends) > 8
+    for end in ends:
+        newest.state.write_bytes(whole[:end])
+        assert newest.fault() is not None
+    assert newest.fault() == (
+        f"{newest.state}: is cut short: its current_step is missing, which comes last"
+    )
     assert f"Resuming from {tmp_path}/snap_iter_4.solverstate" in train(tmp_path, capfd, "--resume")
     assert newest.state.read_bytes() == whole
+
+
+def test_a_state_of_caffe_that_ends_between_two_fields(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for kind in ("caffemodel", "solverstate"):
+        shutil.copy(GOLDEN / f"runs/sgd_inv/snap_iter_20.{kind}", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    (snapshot,) = find_snapshots("snap")
+    whole = snapshot.state.read_bytes()
+    assert snapshot.fault() is None
+    for end in field_ends(whole):
+        snapshot.state.write_bytes(whole[:end])
+        assert "no current_step" in (snapshot.fault() or "")
 
 
 def test_a_state_by_name(tmp_path: Path, capfd: Capture) -> None:
