@@ -2,6 +2,7 @@
 
 The data are cut into lanes of equal length that are gone through side by side, byte after byte. A
 lane's checksum then moves to its place by a linear map, since a checksum is linear in its data.
+Of long data the pieces are put together likewise.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ Words: TypeAlias = "np.ndarray[Any, np.dtype[np.uint32]]"
 
 _POLYNOMIAL = 0x82F63B78
 _LANE = 256
+#: Bytes that are gone through at once, with memory for a few times as many; a power of two.
+_PIECE = 1 << 20
 _MASK_DELTA = 0xA282EAD8
 _BITS = np.arange(32, dtype=np.uint32)
 
@@ -28,11 +31,20 @@ def masked_crc32c(data: bytes) -> bytes:
 
 def crc32c(data: bytes) -> int:
     """The CRC-32C of `data`, a number of 32 bits."""
+    crc = np.zeros(1, np.uint32)
+    rest = len(data) % _PIECE
+    for start in range(rest - _PIECE if rest else 0, len(data), _PIECE):
+        crc = _apply(_zeros_map(_PIECE), crc) ^ _crc_of(data[max(0, start) : start + _PIECE])
+    return int(crc[0])
+
+
+def _crc_of(data: bytes) -> np.uint32:
+    """The CRC-32C of some bytes that are gone through at once."""
     if len(data) < 4:
         register = np.array([0xFFFFFFFF], np.uint32)
         for byte in data:
             register = _with_byte(register, np.uint32(byte))
-        return int(register[0]) ^ 0xFFFFFFFF
+        return np.uint32(register[0] ^ np.uint32(0xFFFFFFFF))
 
     count = 1
     while count * _LANE < len(data):
@@ -50,7 +62,7 @@ def crc32c(data: bytes) -> int:
     while len(registers) > 1:
         registers = _apply(_zeros_map(length), registers[0::2]) ^ registers[1::2]
         length *= 2
-    return int(registers[0]) ^ 0xFFFFFFFF
+    return np.uint32(registers[0] ^ np.uint32(0xFFFFFFFF))
 
 
 def _with_byte(registers: Words, byte: Any) -> Words:

@@ -14,11 +14,15 @@ from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 
+from caffe_dns.data.datum import Buffer
 from caffe_dns.data.stored import Value
 from caffe_dns.files import sync_folder
 
 #: Values of one size as rows of bytes.
 Table: TypeAlias = "np.ndarray[Any, np.dtype[np.uint8]]"
+
+#: Bytes of values that a writer keeps in memory until a commit.
+MOST_PENDING = 64 << 20
 
 _Self = TypeVar("_Self", bound="_Closing")
 
@@ -112,13 +116,26 @@ class Writer(_Closing):
     Until then the records lie in a hidden folder beside it; on an error that folder is removed.
     """
 
-    @abstractmethod
-    def put(self, key: bytes, value: bytes) -> None:
-        """Add a record to the current transaction."""
+    def __init__(self) -> None:
+        self._pending: dict[bytes, Buffer] = {}
+        self._pending_bytes = 0
 
-    @abstractmethod
+    def put(self, key: bytes, value: Buffer) -> None:
+        """Add a record to the current transaction, which is written once it has become large."""
+        self._pending[key] = value
+        self._pending_bytes += len(value)
+        if self._pending_bytes > MOST_PENDING:
+            self.commit()
+
     def commit(self) -> None:
         """Write the current transaction."""
+        self._write(self._pending)
+        self._pending.clear()
+        self._pending_bytes = 0
+
+    @abstractmethod
+    def _write(self, records: dict[bytes, Buffer]) -> None:
+        """Put some records into the database. Raises CaffeError."""
 
     @abstractmethod
     def abort(self) -> None:

@@ -12,12 +12,14 @@ import numpy as np
 from google.protobuf.message import Message
 
 from caffe_dns import log
-from caffe_dns.data.datum import Image, channels_first
+from caffe_dns.data.datum import Buffer, Image, channels_first
+from caffe_dns.data.image_batch import copy_planes
 from caffe_dns.data.image_files import ListedImage, read_image
 from caffe_dns.data.workers import Workers, available_cores
 from caffe_dns.errors import CaffeError, first_line
 from caffe_dns.files.reading import read_file
 from caffe_dns.proto.caffe_pb2 import Datum
+from caffe_dns.proto.wire import LENGTH, tag, varint
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,7 @@ class Record:
     """A finished record: the serialized Datum, and how many values its image has."""
 
     key: bytes
-    value: bytes
+    value: Buffer
     num_values: int
 
 
@@ -78,18 +80,25 @@ class ImageSet:
             pixels = read_image(path, color=self.color)
         except CaffeError as error:
             return error
+        key = f"{index:08d}_{image.name}".encode("utf-8", "surrogateescape")
         size = pixels.shape[:2]
         pixels = self._resized(pixels)
-        datum = self._datum(image, path, pixels)
+        return Record(key, self._value(index, path, pixels, size), pixels.size)
+
+    def _value(self, index: int, path: str, pixels: Image, size: tuple[int, int]) -> Buffer:
+        """What is stored of image `index`, which has this (height, width) in its file."""
+        image = self.images[index]
+        encoding = self.encoding or (_guess_encoding(image.name) if self.encoded else "")
+        if self.annotate is None and not encoding:
+            return _raw_record(pixels, image.label)
+        datum = self._encoded(path, pixels, encoding) if encoding else _raw_datum(pixels)
         datum.label = image.label
-        record: Message = datum
-        if self.annotate is not None:
-            # SSD's fork wants to know it of encoded images, too.
-            datum.height, datum.width = pixels.shape[:2]
-            datum.channels = 1 if pixels.ndim == 2 else pixels.shape[2]
-            record = self.annotate(index, datum, size)
-        key = f"{index:08d}_{image.name}".encode("utf-8", "surrogateescape")
-        return Record(key, record.SerializeToString(), pixels.size)
+        if self.annotate is None:
+            return datum.SerializeToString()
+        # SSD's fork wants to know it of encoded images, too.
+        datum.height, datum.width = pixels.shape[:2]
+        datum.channels = 1 if pixels.ndim == 2 else pixels.shape[2]
+        return self.annotate(index, datum, size).SerializeToString()
 
     def _resized(self, pixels: Image) -> Image:
         """The image in the size that it is to have (`ReadImageToCVMat`)."""
@@ -111,10 +120,7 @@ class ImageSet:
             factor = np.float32(self.max_dim) / np.float32(max(size))
         return float(factor)
 
-    def _datum(self, image: ListedImage, path: str, pixels: Image) -> Datum:
-        encoding = self.encoding or (_guess_encoding(image.name) if self.encoded else "")
-        if not encoding:
-            return _raw_datum(pixels)
+    def _encoded(self, path: str, pixels: Image, encoding: str) -> Datum:
         as_it_is = not (self.height or self.width or self.min_dim or self.max_dim)
         if as_it_is and _matches(path, encoding):
             return Datum(data=read_file(path), encoded=True)
@@ -137,6 +143,21 @@ def _raw_datum(pixels: Image) -> Datum:
         data=planes.tobytes(),
         encoded=False,
     )
+
+
+def _raw_record(pixels: Image, label: int) -> Buffer:
+    """`_raw_datum` with a label, serialised: the message and its bytes would be two copies more."""
+    planes = channels_first(pixels)
+    channels, height, width = planes.shape
+    before = Datum(channels=channels, height=height, width=width).SerializeToString()
+    before += tag(Datum.DATA_FIELD_NUMBER, LENGTH) + varint(planes.size)
+    after = Datum(label=label, encoded=False).SerializeToString()
+    record = np.empty(len(before) + planes.size + len(after), np.uint8)
+    end = len(record) - len(after)
+    record[: len(before)] = np.frombuffer(before, np.uint8)
+    copy_planes(planes, record[len(before) : end].reshape(planes.shape))
+    record[end:] = np.frombuffer(after, np.uint8)
+    return record.data
 
 
 def _guess_encoding(name: str) -> str:

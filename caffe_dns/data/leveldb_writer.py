@@ -14,8 +14,10 @@ from typing import BinaryIO
 
 from caffe_dns.data.crc32c import masked_crc32c
 from caffe_dns.data.database import Writer, publish
+from caffe_dns.data.datum import Buffer
 from caffe_dns.errors import CaffeError
 from caffe_dns.files import temporary_beside
+from caffe_dns.proto.wire import varint
 
 #: As Caffe's own LevelDB files have it.
 _BLOCK_SIZE = 65536
@@ -38,9 +40,9 @@ class LevelDBWriter(Writer):
     """A new LevelDB. Keys have to come in ascending order, transaction after transaction."""
 
     def __init__(self, path: str) -> None:
+        super().__init__()
         self._path = Path(path)
         self._temporary = temporary_beside(self._path)
-        self._pending: dict[bytes, bytes] = {}
         self._tables: list[_Table] = []
         self._sequence = 0
         self._last_key = b""
@@ -50,16 +52,12 @@ class LevelDBWriter(Writer):
         except OSError as error:
             raise CaffeError(f"cannot be made: {error.strerror}", file=path) from None
 
-    def put(self, key: bytes, value: bytes) -> None:
-        self._pending[key] = value
-
-    def commit(self) -> None:
+    def _write(self, records: dict[bytes, Buffer]) -> None:
         try:
-            for key in sorted(self._pending):
-                self._add(key, self._pending[key])
+            for key in sorted(records):
+                self._add(key, records[key])
         except OSError as error:
             raise CaffeError(f"cannot be written: {error.strerror}", file=str(self._path)) from None
-        self._pending.clear()
 
     def close(self) -> None:
         if not self._open:
@@ -83,7 +81,7 @@ class LevelDBWriter(Writer):
                 table.file.close()
         shutil.rmtree(self._temporary, ignore_errors=True)
 
-    def _add(self, key: bytes, value: bytes) -> None:
+    def _add(self, key: bytes, value: Buffer) -> None:
         if self._sequence and key <= self._last_key:
             raise CaffeError(
                 f"key {key!r} comes after {self._last_key!r}; LevelDB is written in order here",
@@ -103,11 +101,11 @@ class LevelDBWriter(Writer):
         """The one version edit: comparator, log, next file, last sequence number, tables."""
         after = _FIRST_TABLE + len(self._tables)
         parts = [
-            _varint(1) + _text(b"leveldb.BytewiseComparator"),
-            *(_varint(tag) + _varint(n) for tag, n in ((2, 0), (3, after), (4, self._sequence))),
+            varint(1) + _text(b"leveldb.BytewiseComparator"),
+            *(varint(tag) + varint(n) for tag, n in ((2, 0), (3, after), (4, self._sequence))),
         ]
         for number, table in enumerate(self._tables, _FIRST_TABLE):
-            numbers = b"".join(_varint(n) for n in (7, _LAST_LEVEL, number, table.size))
+            numbers = b"".join(varint(n) for n in (7, _LAST_LEVEL, number, table.size))
             parts.append(numbers + _text(table.first_key) + _text(table.last_key))
         return b"".join(parts)
 
@@ -128,7 +126,7 @@ class _Table:
         self._block = _Block()
         self._index = _Block(restart_interval=1)
 
-    def add(self, key: bytes, value: bytes) -> None:
+    def add(self, key: bytes, value: Buffer) -> None:
         """Append a record; `key` is an internal one."""
         self.first_key = self.first_key or key
         self.last_key = key
@@ -154,10 +152,10 @@ class _Table:
     def _write(self, block: _Block) -> bytes:
         """Write a block with its trailer; returns its handle, offset and size."""
         content = block.content()
-        handle = _varint(self.size) + _varint(len(content))
+        handle = varint(self.size) + varint(len(content) - len(_STORED))
         self.file.write(content)
-        self.file.write(_STORED + masked_crc32c(content + _STORED))
-        self.size += len(content) + 5
+        self.file.write(masked_crc32c(content))
+        self.size += len(content) + 4
         return handle
 
 
@@ -167,28 +165,29 @@ class _Block:
     def __init__(self, restart_interval: int = _RESTART_INTERVAL) -> None:
         self.size = 0
         self._restart_interval = restart_interval
-        self._parts: list[bytes] = []
+        self._parts: list[Buffer] = []
         self._restarts: list[int] = []
         self._entries = 0
         self._last_key = b""
 
-    def add(self, key: bytes, value: bytes) -> None:
+    def add(self, key: bytes, value: Buffer) -> None:
         shared = 0
         if self._entries % self._restart_interval == 0:
             self._restarts.append(self.size)
         else:
             shared = _shared(key, self._last_key)
         rest = key[shared:]
-        entry = [_varint(shared), _varint(len(rest)), _varint(len(value)), rest, value]
+        entry = [varint(shared), varint(len(rest)), varint(len(value)), rest, value]
         self._parts += entry
         self.size += sum(map(len, entry))
         self._entries += 1
         self._last_key = key
 
     def content(self) -> bytes:
-        """The whole block. An empty one has a restart all the same."""
+        """The whole block, and how it is stored. An empty one has a restart all the same."""
         numbers = [*(self._restarts or [0]), len(self._restarts or [0])]
-        return b"".join([*self._parts, *(number.to_bytes(4, "little") for number in numbers)])
+        restarts = (number.to_bytes(4, "little") for number in numbers)
+        return b"".join([*self._parts, *restarts, _STORED])
 
 
 def _as_log(record: bytes) -> bytes:
@@ -215,17 +214,8 @@ def _shared(key: bytes, other: bytes) -> int:
     return length
 
 
-def _varint(number: int) -> bytes:
-    result = bytearray()
-    while number > 0x7F:
-        result.append(number & 0x7F | 0x80)
-        number >>= 7
-    result.append(number)
-    return bytes(result)
-
-
 def _text(data: bytes) -> bytes:
-    return _varint(len(data)) + data
+    return varint(len(data)) + data
 
 
 def _sync(file: BinaryIO) -> None:

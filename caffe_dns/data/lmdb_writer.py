@@ -9,23 +9,21 @@ from pathlib import Path
 import lmdb
 
 from caffe_dns.data.database import Writer, publish
+from caffe_dns.data.datum import Buffer
 from caffe_dns.errors import CaffeError, first_line
 from caffe_dns.files import temporary_beside
 
 #: Size of a new map; doubled whenever it is full, as Caffe does.
 _FIRST_MAP_SIZE = 10 << 20
-#: Bytes of records that are kept in memory until a commit; more are written at once.
-_MOST_PENDING = 64 << 20
 
 
 class LMDBWriter(Writer):
     """A new LMDB."""
 
     def __init__(self, path: str) -> None:
+        super().__init__()
         self._path = Path(path)
         self._temporary = temporary_beside(self._path)
-        self._pending: list[tuple[bytes, bytes]] = []
-        self._pending_bytes = 0
         self._environment: lmdb.Environment | None = None
         try:
             self._temporary.mkdir()
@@ -37,18 +35,10 @@ class LMDBWriter(Writer):
             what = error.strerror if isinstance(error, OSError) else first_line(error)
             raise CaffeError(f"cannot be made: {what}", file=path) from None
 
-    def put(self, key: bytes, value: bytes) -> None:
-        self._pending.append((key, value))
-        self._pending_bytes += len(value)
-        if self._pending_bytes > _MOST_PENDING:
-            self.commit()
-
-    def commit(self) -> None:
-        while not self._try_commit():
+    def _write(self, records: dict[bytes, Buffer]) -> None:
+        while not self._try_write(records):
             environment = self._opened()
             environment.set_mapsize(environment.info()["map_size"] * 2)
-        self._pending.clear()
-        self._pending_bytes = 0
 
     def close(self) -> None:
         if self._environment is None:
@@ -77,11 +67,11 @@ class LMDBWriter(Writer):
             raise ValueError(f"{self._path} is closed")
         return self._environment
 
-    def _try_commit(self) -> bool:
-        """Write what is pending; False if the map is too small for it."""
+    def _try_write(self, records: dict[bytes, Buffer]) -> bool:
+        """Write records; False if the map is too small for them."""
         try:
             with self._opened().begin(write=True) as transaction:
-                for key, value in self._pending:
+                for key, value in records.items():
                     transaction.put(key, value)
         except lmdb.MapFullError:
             return False

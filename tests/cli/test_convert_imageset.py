@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 
 import cv2
@@ -10,7 +11,9 @@ import pytest
 
 from caffe_dns.data.datum import parse_datum
 from caffe_dns.data.db import open_database
+from caffe_dns.data.image_set import _raw_record
 from caffe_dns.data.lmdb_writer import LMDBWriter
+from caffe_dns.proto.caffe_pb2 import Datum
 from tests.cli.harness import complaint, run, run_well
 from tests.oracle import GOLDEN
 
@@ -55,6 +58,21 @@ def test_the_log_is_caffes(tmp_path: Path, capfd: Capture) -> None:
     log = (GOLDEN / "logs" / "convert_imageset.log").read_text().splitlines()
     theirs = [line.partition("] ")[2].replace("tools/resized_lmdb", target) for line in log]
     assert result.messages == theirs
+
+
+@pytest.mark.parametrize("shape", [(700, 900, 3), (700, 900)])
+def test_a_raw_record_is_made_once(shape: tuple[int, ...]) -> None:
+    pixels = np.random.default_rng(1).integers(256, size=shape).astype(np.uint8)
+    planes = pixels.reshape(700, 900, -1).transpose(2, 0, 1)
+    datum = Datum(channels=len(planes), height=700, width=900, label=-3, encoded=False)
+    datum.data = planes.tobytes()
+    _raw_record(pixels, 1)
+    tracemalloc.start()
+    record = _raw_record(pixels, -3)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert bytes(record) == datum.SerializeToString()
+    assert peak < 1.05 * pixels.size
 
 
 def test_encoding_goes_by_the_name(tmp_path: Path, capfd: Capture) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from caffe_dns.data import lmdb_writer
+from caffe_dns.data import database
 from caffe_dns.data.db import create_database, open_database
 from caffe_dns.errors import CaffeError
 from tests.oracle import GOLDEN
@@ -43,23 +44,20 @@ def test_grows_beyond_the_first_map(tmp_path: Path) -> None:
         assert all(bytes(found) == value for _, found in database.records())
 
 
+@pytest.mark.parametrize("backend", ["lmdb", "leveldb"])
 def test_large_records_do_not_wait_in_memory(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    backend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lmdb_writer, "_MOST_PENDING", 1000)
-    commits: list[int] = []
-    commit = lmdb_writer.LMDBWriter._try_commit
-
-    def counted(self: lmdb_writer.LMDBWriter) -> bool:
-        commits.append(len(self._pending))
-        return commit(self)
-
-    monkeypatch.setattr(lmdb_writer.LMDBWriter, "_try_commit", counted)
-    with create_database(str(tmp_path / "new")) as writer:
-        for number in range(7):
-            writer.put(b"%d" % number, bytes(400))
-    assert commits == [3, 3, 1]
-    assert len(contents(tmp_path / "new")) == 7
+    monkeypatch.setattr(database, "MOST_PENDING", 3 << 20)
+    value = np.random.default_rng(1).bytes(1 << 20)
+    with create_database(str(tmp_path / "new"), backend) as writer:
+        tracemalloc.start()
+        for number in range(32):
+            writer.put(b"%02d" % number, value[number:])
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    assert 3 << 20 < peak < 9 << 20  # what waits, a record, its block and the checksum's tables
+    assert contents(tmp_path / "new", backend) == [(b"%02d" % n, value[n:]) for n in range(32)]
 
 
 def test_an_error_leaves_nothing_behind(tmp_path: Path) -> None:

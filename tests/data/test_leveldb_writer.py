@@ -39,8 +39,10 @@ def test_crc32c_of_rfc_3720(data: bytes, crc: int) -> None:
     assert masked_crc32c(data) != crc.to_bytes(4, "little")
 
 
-@pytest.mark.parametrize("size", [3, 4, 255, 256, 257, 1000, 70001])
-def test_crc32c_of_any_length(size: int) -> None:
+@pytest.mark.parametrize("size", [3, 4, 255, 256, 257, 1000, 4096, 70001])
+@pytest.mark.parametrize("piece", [1024, 1 << 20])
+def test_crc32c_of_any_length(piece: int, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("caffe_dns.data.crc32c._PIECE", piece)
     data = bytes(number * number % 251 for number in range(size))
     crc = 0xFFFFFFFF
     for byte in data:
