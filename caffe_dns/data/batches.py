@@ -27,7 +27,7 @@ from caffe_dns.errors import CaffeError
 
 #: Bytes of pixels in a batch from which on copying them is worth several threads.
 _SHARED_WORK = 4 << 20
-#: How many images a thread decodes before it puts them into their places, and bytes of pixels.
+#: How many records a thread or a process takes at a time, and bytes of their pixels.
 _MOST_TOGETHER, _BYTES_TOGETHER = 8, 4 << 20
 
 
@@ -242,16 +242,18 @@ class ImageBatches:
             batch.put_notes(some, notes)
         return notes is not None
 
-    def _decode(self, items: Sequence[Any], records: IntArray) -> list[tuple[Image, int]]:
-        """Images and labels of the items of these records."""
+    def _decode(self, items: Sequence[Any], records: IntArray) -> Iterator[tuple[Image, int]]:
+        """Images and labels of the items of these records, each when it is its turn."""
+        done = 0
         try:
-            return self._source.decode_all(items)
-        except CaffeError:
-            images = []  # one by one, to say which it is
-            for record, item in zip(records, self._source.load(items), strict=True):
+            for image in self._source.decode_all(items):
+                yield image
+                done += 1
+        except CaffeError:  # the others one by one, to say which it is
+            left = zip(records[done:], self._source.load(items[done:]), strict=True)
+            for record, item in left:
                 with self._at(record):
-                    images.append(self._source.decode(item))
-            return images
+                    yield self._source.decode(item)
 
     def close(self) -> None:
         """Stop what decodes and close the source."""

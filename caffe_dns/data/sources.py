@@ -31,6 +31,9 @@ from caffe_dns.data.raw_records import RawRecords, find_raw
 from caffe_dns.data.stored import Rows, StoredValue, Value, join, load
 from caffe_dns.errors import CaffeError
 
+#: Bytes of records that are parsed before the first of them is decoded.
+_PARSED_TOGETHER = 4 << 20
+
 Item = TypeVar("Item")
 
 
@@ -56,9 +59,9 @@ class ImageSource(ABC, Generic[Item]):
         """The items in memory, one after the other. Threads may call it."""
         return items
 
-    def decode_all(self, items: Sequence[Item]) -> list[tuple[Image, int]]:
-        """What `decode` makes of each item. Threads may call it."""
-        return [self.decode(item) for item in self.load(items)]
+    def decode_all(self, items: Sequence[Item]) -> Iterator[tuple[Image, int]]:
+        """What `decode` makes of each item, when it is its turn. Threads may call it."""
+        return map(self.decode, self.load(items))
 
     def decode_alike(self, items: Sequence[Item], records: IntArray) -> tuple[Image, Image] | None:
         """The items of these records at once, or None where each has to be decoded by itself.
@@ -177,11 +180,11 @@ class DatabaseSource(ImageSource[Value]):
     def decode(self, item: Value) -> tuple[Image, int]:
         return self.decoder.image(self._parse(item))
 
-    def decode_all(self, items: Sequence[Value]) -> list[tuple[Image, int]]:
+    def decode_all(self, items: Sequence[Value]) -> Iterator[tuple[Image, int]]:
         # Pixels drive everything else out of a processor's caches: to parse each record between two
         # images would take several times as long, and threads have to do that one by one.
-        datums = [*map(self._parse, load(items, keep=True))]
-        return [self.decoder.image(datum) for datum in datums]
+        for some in _few_at_a_time(items):
+            yield from map(self.decoder.image, [*map(self._parse, load(some, keep=True))])
 
     def decode_alike(self, items: Sequence[Value], records: IntArray) -> tuple[Image, Image] | None:
         alike = parse_small(items)
@@ -278,6 +281,19 @@ class DatabaseSource(ImageSource[Value]):
         if not self._cursor.first():
             raise CaffeError("the database has no records", file=self._database.path)
         self._index = 0
+
+
+def _few_at_a_time(values: Sequence[Value]) -> Iterator[list[Value]]:
+    """The values in groups, each of one value or of few bytes."""
+    group: list[Value] = []
+    size = 0
+    for value in values:
+        if group and size + len(value) > _PARSED_TOGETHER:
+            yield group
+            group, size = [], 0
+        group.append(value)
+        size += len(value)
+    yield group
 
 
 def in_memory_if_small(values: list[Value]) -> list[Value]:

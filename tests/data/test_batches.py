@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from itertools import islice
 from pathlib import Path
 
@@ -181,6 +182,31 @@ def test_float_data_stay_floats(tmp_path: Path) -> None:
     assert isinstance(batch, CroppedBatch)
     assert batch.pixels.dtype == torch.float32
     assert np.array_equal(batch.pixels.numpy(), np.stack([values_of(d) for d in datums]))
+
+
+@pytest.mark.parametrize("kind", ["raw", "png"])
+def test_large_images_behind_a_small_one_are_in_memory_one_by_one(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("caffe_dns.data.batches.reading_threads", lambda for_gpu: 1)
+    datums = [random_image((3, 16, 16), 0)]
+    pixels = np.zeros((1500, 1000, 3), np.uint8)
+    if kind == "png":
+        for image in (pixels[:16, :16], pixels):
+            encoded = cv2.imencode(".png", image)[1].tobytes()
+            datums.append(Datum(data=encoded, encoded=True, label=len(datums) - 1))
+        datums = datums[1:]
+    else:
+        raw = pixels.tobytes()
+        datums.append(Datum(channels=3, height=1500, width=1000, data=raw, label=1))
+    batches = batches_of(tmp_path / "db", [datums[0], *datums[1:] * 7], 8, crop_size=16)
+    tracemalloc.start()
+    batch = batches.read()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    batches.close()
+    assert batch.labels.tolist() == [0, *[1] * 7]
+    assert pixels.size < peak < 4 * pixels.size
 
 
 @pytest.mark.parametrize(
