@@ -54,10 +54,10 @@ class Objects:
 
     def rows(self, item: int) -> Boxes:
         """Rows [N, 8] of a label blob: item, label, instance, the box, and whether difficult."""
-        columns = [np.full(len(self), item), self.labels, self.instances]
-        numbers = np.stack(columns, 1).astype(np.float32)
-        difficult = self.difficult[:, None].astype(np.float32)
-        return np.concatenate([numbers, self.boxes, difficult], 1)
+        rows = np.empty((len(self), 8), np.float32)
+        rows[:, 0], rows[:, 1], rows[:, 2] = item, self.labels, self.instances
+        rows[:, 3:7], rows[:, 7] = self.boxes, self.difficult
+        return rows
 
 
 def _emitted(part: Boxes, boxes: Boxes, constraint: EmitConstraint) -> Boxes:

@@ -52,7 +52,8 @@ def draw_part(sampler: Sampler, draws: np.random.Generator) -> Boxes:
     # So that no side is longer than the image's.
     ratio = min(max(ratio, scale**2), 1 / scale**2)
     width, height = scale * math.sqrt(ratio), scale / math.sqrt(ratio)
-    left, top = draws.uniform(size=2) * np.maximum(0, (1 - width, 1 - height))
+    left = draws.uniform() * max(0, 1 - width)
+    top = draws.uniform() * max(0, 1 - height)
     return np.array([left, top, left + width, top + height], np.float32)
 
 

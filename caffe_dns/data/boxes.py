@@ -33,9 +33,11 @@ def intersections(first: Boxes, second: Boxes, *, in_pixels: bool = False) -> Bo
 
 
 def _products(sides: Boxes, in_pixels: bool) -> Boxes:
+    width, height = sides[..., 0], sides[..., 1]
     # What a net sees before it has learnt may be infinite; such a box has no area that counts.
     with np.errstate(invalid="ignore", over="ignore"):
-        return np.where((sides < 0).any(-1), 0, (sides + in_pixels).prod(-1))
+        area = (width + in_pixels) * (height + in_pixels)
+    return np.where((width < 0) | (height < 0), 0, area)
 
 
 def overlaps(first: Boxes, second: Boxes) -> Boxes:
@@ -59,13 +61,14 @@ def clip(boxes: Boxes, size: Size = (1, 1)) -> Boxes:
     """The part of each box that lies within an image of this (height, width)."""
     height, width = size
     limits = np.array([width, height, width, height], boxes.dtype)
-    return np.clip(boxes, 0, limits)
+    return np.minimum(np.maximum(boxes, 0), limits)
 
 
 def project(source: Boxes, boxes: Boxes) -> Boxes:
     """The boxes as shares of another one, `source` [4], and clipped to it (`ProjectBBox`)."""
-    sides = np.tile(source[2:] - source[:2], 2)
-    return clip((boxes - np.tile(source[:2], 2)) / sides)
+    corners = boxes.reshape(*boxes.shape[:-1], 2, 2)
+    shares = (corners - source[:2]) / (source[2:] - source[:2])
+    return clip(shares.reshape(boxes.shape))
 
 
 def touches(source: Boxes, boxes: Boxes) -> Boxes:

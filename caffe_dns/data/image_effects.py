@@ -117,9 +117,10 @@ def _in_hsv(image: Image, channel: int, table: Image) -> Image:
     """The image with one channel of hue, saturation and value changed by a table."""
     import cv2
 
+    tables = np.repeat(np.arange(256, dtype=np.uint8)[None, :, None], 3, 2)
+    tables[0, :, channel] = table
     hsv = cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_BGR2HSV)
-    hsv[:, :, channel] = table[hsv[:, :, channel]]
-    return cv2.cvtColor(hsv, cv2.COLOR_HSV2BGR)
+    return cv2.cvtColor(cv2.LUT(hsv, tables), cv2.COLOR_HSV2BGR)
 
 
 # Noise ------------------------------------------------------------------------------------------

@@ -81,7 +81,7 @@ def _with_border(image: Image, param: ResizeParameter) -> Image:
 def resize_boxes(boxes: Boxes, size: Size, param: ResizeParameter) -> Boxes:
     """Where boxes [N, 4] of an image of this size are afterwards (`UpdateBBoxByResizePolicy`)."""
     if param.resize_mode != ResizeParameter.FIT_LARGE_SIZE_AND_PAD:
-        return np.clip(boxes, [0, 0, -np.inf, -np.inf], [np.inf, np.inf, 1, 1]).astype(boxes.dtype)
+        return np.concatenate([np.maximum(boxes[:, :2], 0), np.minimum(boxes[:, 2:], 1)], 1)
     wanted = np.array([param.width, param.height], np.float32)
     aspect = np.float32(size[1]) / np.float32(size[0])
     inner = wanted.copy()
