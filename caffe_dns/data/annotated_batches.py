@@ -18,7 +18,6 @@ from caffe_dns.data.annotated_transform import AnnotatedTransform
 from caffe_dns.data.batches import Share
 from caffe_dns.data.datum import Buffer, Image
 from caffe_dns.data.sources import DatabaseSource
-from caffe_dns.data.transform import shape_text
 from caffe_dns.data.workers import Workers, reading_threads
 from caffe_dns.errors import CaffeError
 
@@ -91,12 +90,13 @@ class AnnotatedBatches:
         def place(some: range) -> None:
             values = self._source.load([items[index] for index in some])
             for index, value in zip(some, values, strict=True):
-                made[index] = self._make(value, numbers[index])
+                with self._source.at(numbers[index]):
+                    made[index] = self._make(value, numbers[index])
 
         self._workers.run(place, range(len(items)))
         records = [record for record in made if record is not None]
         return AnnotatedBatch(
-            self._stack([record.image for record in records]),
+            self._stack([record.image for record in records], numbers),
             self._labels(records),
             self._normalization,
         )
@@ -112,23 +112,24 @@ class AnnotatedBatches:
         self._workers.close()
         self._source.close()
 
-    def _stack(self, images: Sequence[Image]) -> Tensor:
+    def _stack(self, images: Sequence[Image], numbers: Sequence[int]) -> Tensor:
         first = images[0]
-        for image in images:
-            if image.shape != first.shape:
-                shapes = [(each.shape[2], *each.shape[:2]) for each in (first, image)]
-                raise CaffeError(
-                    f"images of {shape_text(shapes[0])} and {shape_text(shapes[1])} (channels, "
-                    "height, width) in one batch; give a resize_param, or a crop_size"
-                )
-            if image.dtype != first.dtype:
-                raise CaffeError("records with data and records with float_data in one batch")
+        for image, number in zip(images, numbers, strict=True):
+            with self._source.at(number):
+                self._check(image, first)
         shape = (len(images), first.shape[2], *first.shape[:2])
         dtype = torch.uint8 if first.dtype == np.uint8 else torch.float32
         stacked = torch.empty(shape, dtype=dtype, pin_memory=self._pin)
         for target, image in zip(stacked.numpy(), images, strict=True):
             target[:] = image.transpose(2, 0, 1)
         return stacked
+
+    def _check(self, image: Image, first: Image) -> None:
+        """Raise CaffeError unless `image` can stand in a batch with `first`."""
+        shape, wanted = ((each.shape[2], *each.shape[:2]) for each in (image, first))
+        self._source.check_alike(shape, wanted, "give a resize_param, or a crop_size")
+        if image.dtype != first.dtype:
+            raise CaffeError("records with data and records with float_data in one batch")
 
     def _labels(self, records: Sequence[Annotated]) -> Tensor:
         if not self._with_boxes:

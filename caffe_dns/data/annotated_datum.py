@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -127,6 +128,10 @@ def _objects(record: AnnotatedDatum) -> Objects:
         for each in group.annotation
     ]
     boxes = [(box.xmin, box.ymin, box.xmax, box.ymax) for _, _, box in found]
+    for number, box in enumerate(boxes, 1):
+        if not all(map(math.isfinite, box)):
+            corners = " ".join(f"{value:g}" for value in box)
+            raise CaffeError(f"the box of object {number} is {corners}; it must be finite")
     return make_objects(
         boxes,
         [label for label, _, _ in found],

@@ -5,6 +5,7 @@ Boxes come out in shares of the image, as groups of an AnnotatedDatum (`util/io.
 
 from __future__ import annotations
 
+import codecs
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 from xml.etree import ElementTree
 
-from caffe_dns import log
+from caffe_dns import encoding, log
 from caffe_dns.data.boxes import Size
 from caffe_dns.errors import CaffeError, first_line, nearest, shortened
 from caffe_dns.files.reading import read_file
@@ -66,8 +67,12 @@ def read_groups(
 
 def _read_xml(content: bytes, size: Size, labels: Mapping[str, int]) -> Annotations:
     """VOC's annotations; boxes are cut to whole pixels."""
+    text: bytes | str = content
+    if not content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        # Names are bytes, as in label maps, whatever encoding the file claims to have.
+        text = encoding.decode(content.removeprefix(codecs.BOM_UTF8))
     try:
-        root = ElementTree.fromstring(content)
+        root = ElementTree.fromstring(text)
     except ElementTree.ParseError as error:
         raise CaffeError(f"is not XML: {first_line(error)}") from None
     if root.tag != "annotation":

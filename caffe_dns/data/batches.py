@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +20,7 @@ from caffe_dns.data.decoding_processes import DecodingProcesses
 from caffe_dns.data.image_batch import BatchMemory, CroppedBatch, FinishedBatch, ImageBatch
 from caffe_dns.data.raw_records import RawRecords
 from caffe_dns.data.sources import ImageSource
-from caffe_dns.data.transform import RecordDraws, Transform, shape_text
+from caffe_dns.data.transform import RecordDraws, Transform
 from caffe_dns.data.workers import Workers, decoding_processes, reading_threads
 from caffe_dns.errors import CaffeError
 
@@ -114,23 +113,15 @@ class ImageBatches:
         alike = self._source.recall(records)
         if alike is None:
             items = self._source.fetch_all(records.tolist())
-            with self._at(records[0]):
+            with self._source.at(int(records[0])):
                 alike = self._source.decode_alike(items, records)
         if alike is not None:
             return self._copy_alike(*alike, draws)
-        with self._at(records[0]):
+        with self._source.at(int(records[0])):
             raw = self._source.find_raw(items) if self._for_gpu else None
         if raw is not None:
             return self._copy_raw(raw, records, draws)
         return self._copy_each(items, records, draws)
-
-    @contextmanager
-    def _at(self, record: int) -> Iterator[None]:
-        """Within it, errors are about this record."""
-        try:
-            yield
-        except CaffeError as error:
-            raise self._source.explain(error, int(record)) from None
 
     def _copy_alike(self, images: Image, labels: Image, draws: IntArray | None) -> _Begun:
         """A batch of images of one shape that need no decoding."""
@@ -168,7 +159,7 @@ class ImageBatches:
 
     def _copy_each(self, items: Sequence[Any], records: IntArray, draws: IntArray | None) -> _Begun:
         """A batch of images that are decoded and cropped one by one."""
-        with self._at(records[0]):
+        with self._source.at(int(records[0])):
             first, first_label = self._source.decode(items[0])
         batch = self._new_batch(first)
         is_encoded = self._source.is_encoded(items[0])
@@ -206,7 +197,7 @@ class ImageBatches:
                 images = self._decode(items[start:stop], records[start:stop])
                 for index, (image, label) in enumerate(images, start):
                     if image.shape != first.shape or image.dtype != first.dtype:
-                        with self._at(records[index]):
+                        with self._source.at(int(records[index])):
                             self._check(image, first)
                     labels[index] = label
                     batch.put(index, image, self._transform.cutter.cut(image.shape, numbers[index]))
@@ -252,7 +243,7 @@ class ImageBatches:
         except CaffeError:  # the others one by one, to say which it is
             left = zip(records[done:], self._source.load(items[done:]), strict=True)
             for record, item in left:
-                with self._at(record):
+                with self._source.at(int(record)):
                     yield self._source.decode(item)
 
     def close(self) -> None:
@@ -272,16 +263,8 @@ class ImageBatches:
 
     def _check(self, image: Image, first: Image) -> None:
         """Raise CaffeError unless `image` can stand in a batch with `first`."""
-        if image.shape != first.shape:
-            shapes = [self._transform.output_shape(each.shape) for each in (image, first)]
-            if shapes[0] != shapes[1]:
-                advice = "resize them, or give a crop_size"
-                if shapes[0][0] != shapes[1][0]:
-                    advice = self._source.same_channels
-                raise CaffeError(
-                    f"images of {shape_text(shapes[0])} and {shape_text(shapes[1])} "
-                    f"(channels, height, width) in one batch; {advice}"
-                )
+        shape, wanted = (self._transform.output_shape(each.shape) for each in (image, first))
+        self._source.check_alike(shape, wanted, "resize them, or give a crop_size")
         if image.dtype != np.uint8 and first.dtype == np.uint8:
             raise CaffeError("records with data and records with float_data in one batch")
 

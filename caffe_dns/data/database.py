@@ -16,6 +16,7 @@ import numpy as np
 
 from caffe_dns.data.datum import Buffer
 from caffe_dns.data.stored import Value
+from caffe_dns.errors import CaffeError
 from caffe_dns.files import sync_folder
 
 #: Values of one size as rows of bytes.
@@ -100,6 +101,15 @@ class Database(_Closing):
     @abstractmethod
     def entries(self) -> int | None:
         """How many records there are, or None where they would have to be counted (LevelDB)."""
+
+    def explain(self, error: CaffeError, index: int, key: bytes) -> CaffeError:
+        """An error about the record of this key, `index` lie before it, which says so."""
+        return CaffeError(
+            f"record {index} (key {os.fsdecode(key)!r}): {error.message}",
+            file=self.path,
+            layer=error.layer,
+            field=error.field,
+        )
 
     def records(self) -> Iterator[tuple[bytes, bytes | memoryview]]:
         """All keys and values in order."""

@@ -28,6 +28,8 @@ MOST_PIXELS = 1 << 26
 # OpenCV looks at this when it is imported. Whoever has larger images may set it.
 _LIMIT = "OPENCV_IO_MAX_IMAGE_PIXELS"
 os.environ.setdefault(_LIMIT, str(MOST_PIXELS))
+# At this as well. What it has to say of a damaged image is an error of ours, in one line.
+os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
 #: More than the longest segment of a JPEG, which libjpeg fills with ends one after the other.
 _MOST_ENDS = 1 << 15
 

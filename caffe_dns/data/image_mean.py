@@ -34,11 +34,10 @@ def image_mean(database: Database, progress: Callable[[int], None]) -> Image:
             log.info("Starting iteration")
             total = np.zeros(image.shape, np.float32)
         if image.size != total.size:
-            raise CaffeError(
-                f"Incorrect data field size {image.size}: record {key.decode(errors='replace')!r} "
-                f"differs from the first, which has {total.size} values",
-                file=database.path,
+            error = CaffeError(
+                f"Incorrect data field size {image.size}: the first has {total.size} values"
             )
+            raise database.explain(error, count, key)
         total += image.reshape(total.shape)
         count += 1
         progress(count)
@@ -69,10 +68,20 @@ def mean_to_blob(mean: Image) -> BlobProto:
 
 def _images(database: Database) -> Iterator[tuple[bytes, Image]]:
     """Keys and images in order; several threads decode them."""
+
+    def read(numbered: tuple[int, tuple[bytes, Buffer]]) -> tuple[bytes, bool, Image]:
+        """Key and image of a record, and whether it was encoded."""
+        index, (key, value) = numbered
+        try:
+            datum = parse_datum(value)
+            return key, datum.encoded, datum.image()
+        except CaffeError as error:
+            raise database.explain(error, index, key) from None
+
     workers = Workers(available_cores())
     first = True
     try:
-        for key, encoded, image in workers.stream(_read, database.records(), _size):
+        for key, encoded, image in workers.stream(read, enumerate(database.records()), _size):
             if first and encoded:
                 log.info("Decoding Datum")
             first = False
@@ -81,13 +90,6 @@ def _images(database: Database) -> Iterator[tuple[bytes, Image]]:
         raise error.locate(file=database.path) from None
     finally:
         workers.close()
-
-
-def _read(record: tuple[bytes, Buffer]) -> tuple[bytes, bool, Image]:
-    """Key and image of a record, and whether it was encoded."""
-    key, value = record
-    datum = parse_datum(value)
-    return key, datum.encoded, datum.image()
 
 
 def _size(read: tuple[bytes, bool, Image]) -> int:

@@ -7,9 +7,9 @@ itself.
 
 from __future__ import annotations
 
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import Generic, TypeVar
 
@@ -29,6 +29,7 @@ from caffe_dns.data.decoding import Decoder
 from caffe_dns.data.kept_records import KeptRecords
 from caffe_dns.data.raw_records import RawRecords, find_raw
 from caffe_dns.data.stored import Rows, StoredValue, Value, join, load
+from caffe_dns.data.transform import ImageShape, shape_text
 from caffe_dns.errors import CaffeError
 
 #: Bytes of records that are parsed before the first of them is decoded.
@@ -85,6 +86,28 @@ class ImageSource(ABC, Generic[Item]):
     def explain(self, error: CaffeError, record: int) -> CaffeError:
         """An error about record number `record`, which says where that is."""
         return error
+
+    @contextmanager
+    def at(self, record: int) -> Iterator[None]:
+        """Within it, errors are about this record."""
+        try:
+            yield
+        except CaffeError as error:
+            raise self.explain(error, record) from None
+
+    def check_alike(self, shape: ImageShape, first: ImageShape, advice: str) -> None:
+        """Raise CaffeError unless images of both shapes [channels, height, width] fit in a batch.
+
+        `advice` says what would make them alike where they are so in their channels.
+        """
+        if shape == first:
+            return
+        if shape[0] != first[0]:
+            advice = self.same_channels
+        raise CaffeError(
+            f"images of {shape_text(shape)} and {shape_text(first)} (channels, height, width) in "
+            f"one batch; {advice}"
+        )
 
     #: What makes images of one number of channels.
     same_channels = "read all of them in colour, or all in gray"
@@ -220,13 +243,7 @@ class DatabaseSource(ImageSource[Value]):
         if error.file is not None:  # of which this is not the record's fault
             return error
         index = self._index_of(record)
-        key = os.fsdecode(self._key(index))
-        return CaffeError(
-            f"record {index} (key {key!r}): {error.message}",
-            file=self._database.path,
-            layer=error.layer,
-            field=error.field,
-        )
+        return self._database.explain(error, index, self._key(index))
 
     def close(self) -> None:
         self._database.close()

@@ -61,10 +61,8 @@ class Data(ImageBatchLayer, DatabaseRecords):
         with closing(self._forgiving(self.open_in_order(announce=True))) as source:
             # Together, for one may have to stand in for another.
             record = source.fetch_all(range(1 + min(self._bad_records.limit, _MOST_LOOKED_AT)))[0]
-            try:
+            with source.at(0):
                 self.first_shape = source.decode(record)[0].shape
-            except CaffeError as error:
-                raise source.explain(error, 0) from None
             forced = self.param.transform_param.force_color or self.param.transform_param.force_gray
             if forced and not source.is_encoded(record):
                 log.error("force_color and force_gray only for encoded datum")

@@ -74,7 +74,9 @@ def test_wrong_input(tmp_path: Path, capfd: Capture) -> None:
         return complaint(["compute_image_mean", *arguments], capfd)
 
     target = str(tmp_path / "mean.binaryproto")
-    assert "Incorrect data field size" in said("tools/encoded_lmdb", target)
+    assert "record 1 (key '00000001_im01.png'): Incorrect data field" in said(
+        "tools/encoded_lmdb", target
+    )
     assert "no such database" in said("tools/gone_lmdb", target)
     assert "neither" in said("tools/images", target)
     assert "'leveldb'" in said("tools/resized_leveldb", target)
@@ -87,5 +89,5 @@ def test_wrong_input(tmp_path: Path, capfd: Capture) -> None:
     junk = tmp_path / "junk"
     with create_database(str(junk)) as writer:
         writer.put(b"a", b"\xff\xff")
-    assert f"{junk}: a record is not a Datum" in said(str(junk), target)
+    assert f"{junk}: record 0 (key 'a'): a record is not a Datum" in said(str(junk), target)
     assert not Path(target).exists()

@@ -113,6 +113,31 @@ def test_records(kind: str, backend: str, folder: Path, capfd: Capture) -> None:
     assert len(second.objects) == 0 and second.typed
 
 
+@pytest.mark.parametrize(
+    ("declared", "stored"),
+    [
+        ("gbk", "gbk"),
+        ("no-such", "gbk"),
+        (None, "latin-1"),
+        ("UTF-8", "utf-8-sig"),
+        ("utf-16", "utf-16"),
+    ],
+)
+def test_names_are_bytes_whatever_the_encoding(
+    declared: str | None, stored: str, folder: Path, capfd: Capture
+) -> None:
+    """SSD's parser does not look at the encoding that a file claims to have."""
+    name = "chien élevé" if stored == "latin-1" else "狗狗"
+    text = as_xml([(name, (1, 2, 3, 4), False)])
+    if declared is not None:
+        text = f'<?xml version="1.0" encoding="{declared}"?>\n{text}'
+    Path("data/a.xml").write_bytes(text.encode(stored))
+    kept = "utf-8" if stored.startswith("utf") else stored
+    Path("labels.prototxt").write_bytes(LABELS.replace("dog", name).encode(kept))
+    run_well(command("xml"), capfd)
+    assert records()[0][2].objects.labels.tolist() == [2]
+
+
 def test_encoded_images(folder: Path, capfd: Capture) -> None:
     result = run_well(command("xml", "--encode_type=jpg"), capfd)
     assert "encode_type specified, assuming encoded=true." in result.messages

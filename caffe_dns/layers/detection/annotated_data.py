@@ -44,7 +44,8 @@ class AnnotatedData(DatabaseRecords):
             raise self.error("must be 1 for resize_mode FIT_SMALL_SIZE", "data_param.batch_size")
         with closing(self.open_in_order(announce=True)) as source:
             (value,) = source.load([source.fetch(0)])
-            first = self._parse(value)
+            with source.at(0):
+                first = self._parse(value)
         channels = first.image.shape[2]
         self.transform.check(channels)
         self._shape: Shape = (self.batch_size, channels, *self.transform.output_size(first.size))

@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from caffe_dns.data import create_database
 from caffe_dns.layers import Context
 from caffe_dns.proto.blobs import array_to_blob
 from tests.layers.data_harness import data_layer, read, refused
-from tests.layers.detection.scenes import HEIGHT, WIDTH, make_scenes
+from tests.layers.detection.scenes import HEIGHT, WIDTH, make_scenes, scene
 from tests.nets import recorded_log
 from tests.oracle import GOLDEN
 
@@ -153,9 +154,6 @@ def test_images_of_many_sizes_one_by_one(source: str) -> None:
 
 
 def test_labels_without_boxes(tmp_path: Path) -> None:
-    from caffe_dns.data import create_database
-    from tests.layers.detection.scenes import scene
-
     path = tmp_path / "labels"
     with create_database(str(path), "lmdb") as writer:
         for number in range(3):
@@ -171,6 +169,44 @@ def test_labels_without_boxes(tmp_path: Path) -> None:
     with recorded_log() as messages:
         assert "a record has no type" in refused(boxes, batches=1)
     assert "type stored in AnnotatedDatum is shadowed." in messages
+
+
+FAULTS = {
+    "bytes": "a record is not an AnnotatedDatum",
+    "pixels": "holds 5 values",
+    "box": "the box of object 1 is 0.1 0.2 nan 0.4; it must be finite",
+    "gray": "transform_param { force_color: true }",
+    "size": "give a resize_param, or a crop_size",
+}
+
+
+@pytest.mark.parametrize(
+    ("fault", "bad"), [*((fault, 1) for fault in FAULTS), ("bytes", 0), ("box", 0)]
+)
+def test_a_bad_record_is_named(fault: str, bad: int, tmp_path: Path) -> None:
+    record = scene(2)
+    if fault == "pixels":
+        record.datum.data = b"12345"
+    elif fault == "gray":
+        record.datum.channels = 1
+        record.datum.data = bytes(HEIGHT * WIDTH)
+    elif fault == "size":
+        record.datum.height -= 1
+        record.datum.data = bytes(3 * (HEIGHT - 1) * WIDTH)
+    box = record.annotation_group[0].annotation[0].bbox
+    box.xmin, box.ymin, box.xmax, box.ymax = 0.1, 0.2, 0.3, 0.4
+    if fault == "box":
+        box.xmax = float("nan")
+    values = [scene(2).SerializeToString()] * 3
+    values[bad] = b"\xff" if fault == "bytes" else record.SerializeToString()
+    path = tmp_path / "scenes"
+    with create_database(str(path), "lmdb") as writer:
+        for number, value in enumerate(values):
+            writer.put(f"key {number}".encode(), value)
+        writer.commit()
+    said = refused(definition(str(path), batch=3), batches=1)
+    assert said.startswith(f"{path}: layer 'layer': record {bad} (key 'key {bad}'): ")
+    assert FAULTS[fault] in said
 
 
 def test_images_without_their_labels(source: str) -> None:
