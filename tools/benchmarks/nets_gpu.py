@@ -20,7 +20,7 @@ import argparse
 import platform
 import statistics
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -50,6 +50,8 @@ MODES = ("default", "max-autotune-no-cudagraphs")
 
 #: Who may stand for a row, by their settings.
 Candidates = dict[str, ContestantProcess]
+#: What each of them has found of its ways, or why it has none.
+Entered = dict[str, "dict[str, Figure] | str"]
 
 
 @dataclass(frozen=True)
@@ -78,9 +80,9 @@ def start_processes(
     }
 
 
-def enter(candidates: Candidates, task: Task, seconds: float) -> dict[str, dict[str, Figure] | str]:
+def enter(candidates: Candidates, task: Task, seconds: float) -> Entered:
     """What each candidate has found of its ways, or why it has none."""
-    entered: dict[str, dict[str, Figure] | str] = {}
+    entered: Entered = {}
     for settings, process in candidates.items():
         try:
             entered[settings] = process.enter(task, seconds)
@@ -89,9 +91,7 @@ def enter(candidates: Candidates, task: Task, seconds: float) -> dict[str, dict[
     return entered
 
 
-def fastest(
-    candidates: Candidates, entered: dict[str, dict[str, Figure] | str], seconds: float
-) -> Entry | str:
+def fastest(candidates: Candidates, entered: Entered, seconds: float) -> Entry | str:
     """Who stands for a row, or why nobody does; all but the fastest leave.
 
     They are timed once more: others may have been at work when they entered.
@@ -139,22 +139,33 @@ def line(
     return f"{text}  {entry.title}"
 
 
+def begin(
+    pool: ThreadPoolExecutor, work: Callable[[], Entered], options: argparse.Namespace
+) -> Callable[[], Entered]:
+    """What gives the result of `work`, which begins at once where that is wanted.
+
+    Otherwise when it is asked for: of a row, all but the fastest leave before the next row enters.
+    """
+    return pool.submit(work).result if options.at_once else work
+
+
 def run(tasks: Sequence[Task], options: argparse.Namespace) -> None:
     """Build all of these, then let the rows of each train it, and print its table."""
     modes = MODES[:1] if options.compile == [] else options.compile or ()
     fields = [start_processes(options.device, modes, options.rows) for _ in tasks]
-    at_once = sum(map(len, fields)) if options.at_once else 1
-    with ThreadPoolExecutor(at_once) as pool:
+    with ThreadPoolExecutor(sum(map(len, fields))) as pool:
         entering = [
-            {title: pool.submit(enter, rows[title], task, options.seconds / 9) for title in rows}
+            {
+                title: begin(pool, partial(enter, rows[title], task, options.seconds / 9), options)
+                for title in rows
+            }
             for task, rows in zip(tasks, fields, strict=True)
         ]
-    for task, rows, futures in zip(tasks, fields, entering, strict=True):
+    for task, rows, enters in zip(tasks, fields, entering, strict=True):
         heading = f"{task.net}, batch {task.batch}, {task.precision}"
         print(f"{heading:32}{'ms':>9}{'images/s':>11}{'GiB':>8}{'speed':>8}{'memory':>8}")
         entered = {
-            title: fastest(rows[title], future.result(), options.seconds / 3)
-            for title, future in futures.items()
+            title: fastest(rows[title], enters[title](), options.seconds / 3) for title in rows
         }
         for title, text in compete(entered, task, options.rounds, options.seconds).items():
             print(f"  {title:30}{text}", flush=True)
