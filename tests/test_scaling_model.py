@@ -25,14 +25,24 @@ def two_products() -> Net:
 
 @pytest.mark.parametrize(("precision", "row"), [("tf32", 4), ("bf16", 2)])
 def test_factors_of_large_products_and_means_of_the_rest(precision: str, row: int) -> None:
-    first, second = model.plan(two_products(), precision, 2).transfers
+    planned = model.plan(two_products(), precision, 2)
+    first, second, third = planned.transfers
     whole = 2000 * 1000 + 1000 * 10
     # The rows go when the layer's backward begins; the means when the large layer has its bias's.
     assert first.ready == pytest.approx(10_000 / whole)
     assert (first.size, first.copies(2), first.copies(8)) == (4 * 3000 * row, 1, 7)
-    assert second.ready == pytest.approx(1)
-    assert (second.size, second.copies(2), second.copies(4)) == (4 * (10_000 + 1000), 1, 1.5)
-    assert model.plan(two_products(), precision, 2).products == pytest.approx(1e6 / whole)
+    # Then go the weights, of which each rank has multiplied and updated a part.
+    assert (second.ready, second.size) == (pytest.approx(1), 4 * 2000 * 1000)
+    assert (second.copies(2), second.copies(8)) == (1 / 2, 7 / 8)
+    assert (planned.products, planned.in_parts) == (0, 2000 * 1000)
+    assert third.ready == pytest.approx(1)
+    assert (third.size, third.copies(2), third.copies(4)) == (4 * (10_000 + 1000), 1, 1.5)
+
+
+def test_all_ranks_multiply_all_rows_of_what_has_no_even_parts() -> None:
+    planned = model.plan(two_products(), "tf32", 3)
+    assert [transfer.size for transfer in planned.transfers] == [4 * 3000 * 4, 4 * 11_000]
+    assert planned.products == pytest.approx(1e6 / (2000 * 1000 + 1000 * 10))
 
 
 def test_many_ranks_average_everything() -> None:
@@ -58,6 +68,11 @@ def test_what_is_sent_meanwhile_costs_nothing_and_the_rest_does() -> None:
 
 def test_products_of_all_rows_come_on_top() -> None:
     assert model.iteration(Plan([], 0.1), 3.0, 4, FAST) == pytest.approx(3 + 3 * 0.1 * 2)
+
+
+def test_updates_of_parts_take_less() -> None:
+    numbers = round(model.MEMORY / model.UPDATE)  # a second, for the whole
+    assert model.iteration(Plan([], 0, numbers), 3.0, 4, FAST) == pytest.approx(3 - 3 / 4)
 
 
 def test_the_slowest_of_several() -> None:

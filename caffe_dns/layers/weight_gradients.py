@@ -8,7 +8,7 @@ therefore these gradients do not go through it.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
@@ -24,6 +24,10 @@ from caffe_dns.device.memory_format import laid_out_as
 LARGE = 1_000_000_000
 #: The most numbers in a window for which a convolution's weights are a matter of small matrices.
 FEW = 64
+
+
+#: Something to do later, if anything.
+Then = Callable[[], None] | None
 
 
 class Product(Protocol):
@@ -128,14 +132,22 @@ class DeferredWeightGradients(ABC):
 
     def __init__(self) -> None:
         self._gradients: list[tuple[Tensor, Tensor]] = []
+        self._is_last = False
+
+    def arm(self) -> None:
+        """The next backward pass is the last before the update."""
+        self._is_last = True
 
     @abstractmethod
     def takes(self, weight: Tensor, work: int) -> bool:
         """Whether it wants a weight that takes part in so many products in a forward pass."""
 
     @abstractmethod
-    def compute(self, product: Product, weight: Tensor, *inputs: Tensor) -> None:
-        """Begin with the gradient of `weight` from (gradient of the top, x, w)."""
+    def compute(self, product: Product, weight: Tensor, *inputs: Tensor) -> Then:
+        """Begin with the gradient of `weight` from (gradient of the top, x, w).
+
+        Returns what there is to do when backward reads the layer's weight no more, if anything.
+        """
 
     def add_up(self, bias: Tensor, gradient: Tensor, axis: int) -> None:
         """The gradient of a bias from that of the top, whose axis it was added along."""
@@ -146,11 +158,12 @@ class DeferredWeightGradients(ABC):
         for parameter, gradient in self._gradients:
             before = parameter.grad
             parameter.grad = gradient if before is None else before + gradient
-        self.drop()
+        self._gradients.clear()
 
     def drop(self) -> None:
-        """Forget what was not collected: the pass did not come to its end."""
+        """Forget what there is: the iteration's passes are over, or one did not come to its end."""
         self._gradients.clear()
+        self._is_last = False
 
     def _bring(self, product: Product, weight: Tensor, *inputs: Tensor) -> None:
         """Compute the gradient of a weight, in its layout, for `join`."""
@@ -172,9 +185,10 @@ class SecondStream(DeferredWeightGradients):
     def takes(self, weight: Tensor, work: int) -> bool:
         return work < LARGE
 
-    def compute(self, product: Product, weight: Tensor, *inputs: Tensor) -> None:
+    def compute(self, product: Product, weight: Tensor, *inputs: Tensor) -> Then:
         with self._after(*inputs):
             self._bring(product, weight, *inputs)
+        return None
 
     def add_up(self, bias: Tensor, gradient: Tensor, axis: int) -> None:
         others = [other for other in range(gradient.dim()) if other != axis]
@@ -186,6 +200,7 @@ class SecondStream(DeferredWeightGradients):
         if self._gradients:
             self._wait()
         super().join()
+        self._kept.clear()
 
     def drop(self) -> None:
         super().drop()
@@ -233,12 +248,15 @@ class DeferredProduct(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,), (x, w) = gradients, ctx.saved_tensors
         weight, bias = ctx.parameters
+        then: Then = None
         if weight.requires_grad:
-            ctx.deferred.compute(ctx.product, weight, gradient, x, w)
+            then = ctx.deferred.compute(ctx.product, weight, gradient, x, w)
         if bias is not None and bias.requires_grad:
             ctx.deferred.add_up(bias, gradient, ctx.axis)
         wanted = ctx.needs_input_grad[0]
         below = ctx.product.bottom_gradient(gradient, x, w) if wanted else None
+        if then is not None:
+            then()
         return below, *[None] * 7
 
 

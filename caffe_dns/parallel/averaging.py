@@ -19,6 +19,8 @@ from caffe_dns.device.memory_format import laid_out_as
 #: What a buffer holds at most, in bytes: a few large transfers slow the kernels beside them less
 #: than many small ones.
 BUCKET_BYTES = 25 << 20
+#: What the last buffer holds at most, for which everybody waits when backward has ended.
+LAST_BYTES = 2 << 20
 #: From how many bytes a gradient travels alone, from where it lies.
 LARGE_BYTES = BUCKET_BYTES
 #: Gradients begin at multiples of so many elements, so that kernels can load several at once.
@@ -175,4 +177,14 @@ def _group(parameters: Sequence[Tensor], lone: Collection[int]) -> list[list[Ten
             small, room = [], BUCKET_BYTES
         small.append(parameter)
         room -= size
-    return [*groups, small] if small else groups
+    return [*groups, *_split(small)]
+
+
+def _split(group: list[Tensor]) -> list[list[Tensor]]:
+    """A group in two, so that its end has at most LAST_BYTES; in one if it is as small itself."""
+    size = 0
+    for place, parameter in reversed([*enumerate(group, 1)]):
+        size += parameter.numel() * parameter.element_size()
+        if size > LAST_BYTES:
+            return [part for part in (group[:place], group[place:]) if part]
+    return [group] if group else []

@@ -152,6 +152,19 @@ class Ranks:
         """
         return lambda: values
 
+    def part_of(self, tensor: Tensor) -> Tensor:
+        """This rank's part of a tensor without gaps that N ranks divide evenly: rows, a view."""
+        return tensor
+
+    def start_completing(self, tensor: Tensor) -> Callable[[], Tensor]:
+        """Start to put into a tensor each rank's part of it; returns what waits for the end."""
+        return lambda: tensor
+
+    def complete(self, tensors: Sequence[Tensor]) -> None:
+        """Put into each tensor what other ranks have as their parts of it."""
+        for wait in [self.start_completing(tensor) for tensor in tensors]:
+            wait()
+
 
 class JoinedRanks(Ranks):
     """A context in which this process is one of several. Raises CaffeError when they do not meet.
@@ -293,6 +306,14 @@ class JoinedRanks(Ranks):
         with self._guard():
             work = _gather(gathered, sent, group=self._group, async_op=True)
         return partial(self._wait_for, work, gathered, sent)
+
+    def part_of(self, tensor: Tensor) -> Tensor:
+        return tensor.chunk(self.size)[self.rank]
+
+    def start_completing(self, tensor: Tensor) -> Callable[[], Tensor]:
+        with self._guard():
+            work = _gather(tensor, self.part_of(tensor), group=self._group, async_op=True)
+        return partial(self._wait_for, work, tensor)
 
     def _start_mean(self, values: Tensor) -> Callable[[], Tensor]:
         """Start averaging `values` over the ranks, in place; returns what waits for the end."""

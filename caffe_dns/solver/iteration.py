@@ -124,8 +124,10 @@ def _run_passes(
         outputs = {name: blobs[name].detach() for name in net.outputs}
         # So that backward gives back the memory of the activations as it goes along.
         blobs.clear()
-        if average is not None and number == len(batches):
-            average.arm()
+        if number == len(batches):
+            for sharing in (average, net.context.deferred_gradients):
+                if sharing is not None:
+                    sharing.arm()
         if loss.requires_grad:
             loss.backward()
         if net.context.deferred_gradients is not None:

@@ -45,7 +45,6 @@ from caffe_dns.solver.snapshot import (
     write_state,
 )
 from caffe_dns.solver.update_rules import solver_types
-from caffe_dns.solver.update_rules.adaptive import Adam
 from caffe_dns.surgery.frozen import FrozenZeros
 from caffe_dns.surgery.sharing import Sharing
 from caffe_dns.surgery.stages import plan, stage_at
@@ -102,12 +101,12 @@ class Solver:
         self.test_nets = build_test_nets(param, self._contexts[1:]) if self.ranks.is_root else []
         self.ranks.share(self.net.learnable_params)
         self.rule = solver_types[param.type](param, self.net.learnable_params)
-        #: What makes gradients those of all ranks.
-        self._sharing = share_gradients(self.net, self.ranks)
-        self._captured = capture(self.net, self.rule, self._sharing)
         self.surgeon = Surgeon.of_net(self.net, self.stages, self.seed) if surgery else None
         if self.surgeon is not None and self.surgeon.needs_squares:
             self.surgeon.squares = self.rule.keep_squares()
+        #: What makes gradients those of all ranks.
+        self._sharing = share_gradients(self.net, self.ranks, self.rule)
+        self._captured = capture(self.net, self.rule, self._sharing)
         check_sizes(param, self.net, self.rule.num_histories)
         self._frozen = FrozenZeros(self.net)
         self._sharing_values = Sharing(self.net, self.stages)
@@ -212,17 +211,12 @@ class Solver:
                 break
 
     def _set_rate(self) -> tuple[float, bool]:
-        """Give the update rule what depends on the iteration.
-
-        Returns the learning rate, and whether the multistep policy has taken a step.
-        """
+        """Set the rule's rate; returns it, and whether the multistep policy has taken a step."""
         stage = stage_at(self.stages, self.iteration)
         before = self.current_step
         rate, self.current_step = stage.rate(self.iteration, before)
         stepped = stage.param.lr_policy == "multistep" and self.current_step > before
-        self.rule.rate.fill_(rate)
-        if isinstance(self.rule, Adam):
-            self.rule.set_iteration(self.iteration)
+        self.rule.begin(self.iteration, rate)
         return rate, stepped
 
     def _iterate(self, display: bool) -> Outcome:
@@ -273,6 +267,7 @@ class Solver:
 
     def test_all(self) -> None:
         """Score every test net; other ranks wait for rank 0, which has them."""
+        self.ranks.complete(self.rule.histories_apart())  # a signal may ask for a snapshot
         for index in range(len(self.test_nets)):
             if not self.stopped_early:
                 self.test(index)
@@ -308,20 +303,23 @@ class Solver:
     def _heed_signals(self) -> None:
         while (action := self.poll()) is not Action.NONE:
             if action is Action.SNAPSHOT:
-                self.snapshot()
+                self._write_snapshot()
             else:
                 self.stopped_early = True
 
     # State --------------------------------------------------------------------------------------
 
-    @beside_the_heap()
     def snapshot(self) -> None:
         """Write the model, then the state that names it, unless training has diverged.
 
-        Other ranks leave that to rank 0.
+        All ranks call this, and leave the writing to rank 0.
         """
-        if not self.ranks.is_root:
-            return
+        self.ranks.complete(self.rule.histories_apart())
+        if self.ranks.is_root:
+            self._write_snapshot()
+
+    @beside_the_heap()
+    def _write_snapshot(self) -> None:
         loss = self._losses[-1] if self._losses else None
         if not self._guard.check(self.iteration, loss, {}, self._batch):
             log.warning(f"Iteration {self.iteration}: no snapshot is written")

@@ -23,3 +23,9 @@ def test_same_numbers_in_the_other_order(shape: tuple[int, int], factor: float) 
     found = by_columns(matrix, factor)
     assert torch.equal(found, matrix * factor)
     assert found.t().is_contiguous()
+
+
+def test_columns_of_a_wider_matrix() -> None:
+    matrix = torch.randn((70, 100), generator=torch.Generator().manual_seed(1)).to(DEVICE)
+    part = matrix[:, 20:90]
+    assert torch.equal(by_columns(part, 2.0), part * 2)

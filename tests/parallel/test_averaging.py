@@ -126,6 +126,19 @@ def test_buffers_go_while_backward_runs_from_the_last_layer_on(
     assert seen == [4]  # all but the first layer's
 
 
+def test_what_comes_last_is_little(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(averaging, "LAST_BYTES", 4 * 20)
+    first, second, third, fourth = tensors = parameters((3, 4), (8,), (5, 5), (2, 6))
+    average = GradientAverage(tensors, Others().start_mean)
+    assert [[*map(id, group)] for group in average.groups] == [
+        [id(fourth), id(third)],
+        [id(second), id(first)],
+    ]
+    for together in ([third], [first, second]):
+        (group,) = GradientAverage(together, Others().start_mean).groups
+        assert len(group) == len(together)
+
+
 def test_a_pass_that_broke_off_is_forgotten() -> None:
     tensors = parameters((4, 6), (5,))
     others = Others()

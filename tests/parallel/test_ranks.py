@@ -43,7 +43,7 @@ layer { name: "ip1c" type: "InnerProduct" bottom: "pool" top: "ip1c"
   inner_product_param { num_output: 12 weight_filler { type: "xavier" } } }
 layer { name: "sum" type: "Eltwise" bottom: "ip1" bottom: "ip1b" bottom: "ip1c" top: "ip1" }
 """
-#: The gradient of its weight is computed from what both ranks multiply.
+#: The gradient of its weight is computed from what all ranks multiply.
 LARGE = """
 layer { name: "large" type: "InnerProduct" bottom: "data" top: "large"
   inner_product_param { num_output: 1400 weight_filler { type: "xavier" } } }
@@ -52,6 +52,9 @@ layer { name: "ip1b" type: "InnerProduct" bottom: "large" top: "ip1b"
   inner_product_param { num_output: 12 weight_filler { type: "xavier" } } }
 layer { name: "sum" type: "Eltwise" bottom: "ip1" bottom: "ip1b" top: "ip1" }
 """
+
+#: Without a norm of all gradients, each rank updates a part of the large weight.
+IN_PARTS = "clip_gradients: -1"
 
 
 def make_data(folder: Path, size: int = 2) -> None:
@@ -120,21 +123,23 @@ def need_gpus(mode: str, size: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("size", "kind", "extra", "masks"),
+    ("size", "kind", "extra", "masks", "settings"),
     [
-        pytest.param(2, "InnerProduct", SHARED, "2", id="two-deviation"),
-        pytest.param(2, "CInnerProduct", "", "23", id="two-official"),
-        pytest.param(2, "InnerProduct", LARGE, "2", id="two-large"),
-        pytest.param(4, "InnerProduct", SHARED, "2", id="four-deviation"),
-        pytest.param(4, "CInnerProduct", "", "23", id="four-official"),
-        pytest.param(8, "InnerProduct", LARGE, "2", id="eight-large", marks=pytest.mark.slow),
-        pytest.param(8, "CInnerProduct", "", "23", id="eight-official", marks=pytest.mark.slow),
+        pytest.param(2, "InnerProduct", SHARED, "2", "", id="two-deviation"),
+        pytest.param(2, "CInnerProduct", "", "23", "", id="two-official"),
+        pytest.param(2, "InnerProduct", LARGE, "2", "", id="two-large"),
+        pytest.param(2, "InnerProduct", LARGE, "2", IN_PARTS, id="two-parts"),
+        pytest.param(4, "InnerProduct", SHARED, "2", "", id="four-deviation"),
+        pytest.param(4, "CInnerProduct", "", "23", "", id="four-official"),
+        pytest.param(4, "InnerProduct", LARGE, "2", IN_PARTS, id="four-parts"),
+        pytest.param(8, "InnerProduct", LARGE, "2", "", id="eight-large", marks=pytest.mark.slow),
+        pytest.param(8, "CInnerProduct", "", "23", "", id="eight-official", marks=pytest.mark.slow),
     ],
 )
 def test_ranks_do_what_passes_do(
-    tmp_path: Path, mode: str, size: int, kind: str, extra: str, masks: str
+    tmp_path: Path, mode: str, size: int, kind: str, extra: str, masks: str, settings: str
 ) -> None:
-    prepare(tmp_path, f"surgery_iter_gamma: 0.1 solver_mode: {mode}", kind, extra, size)
+    prepare(tmp_path, f"surgery_iter_gamma: 0.1 solver_mode: {mode} {settings}", kind, extra, size)
     ranks = train(tmp_path, size=size)
     whole = ranks.blobs(0)
     pruned = [v for key, v in whole.items() if key[-1] in masks and "history" not in key]
@@ -148,6 +153,7 @@ def test_ranks_do_what_passes_do(
             SETTINGS,
             f"iter_size: {size} clip_gradients: {4 * size} surgery_iter_gamma: 0.1 "
             "snapshot_after_train: true",
+            settings,
         ),
         definition(tmp_path, "passes", kind, extra),
     )

@@ -15,7 +15,6 @@ from caffe_dns.proto.caffe_pb2 import SolverParameter
 from caffe_dns.proto.text import parse_text
 from caffe_dns.solver.snapshot import gather_histories, restore_histories
 from caffe_dns.solver.update_rules import UpdateRule, solver_types
-from caffe_dns.solver.update_rules.adaptive import Adam
 from caffe_dns.solver.update_rules.sgd import SGD
 from tests.nets import input_layer, ip, layer, make_net, recorded_log
 
@@ -150,9 +149,7 @@ def test_rule(kind: str, variant: str) -> None:
     net, rule = make(kind, f"{TYPES[kind]} {VARIANTS[variant]}")
     reference = Reference(net, rule.param)
     for step, rate in enumerate(RATES):
-        rule.rate.fill_(rate)
-        if isinstance(rule, Adam):
-            rule.set_iteration(step)
+        rule.begin(step, rate)
         reference.apply(put_gradients(net, step), rate)
         rule.apply()
         assert all(p.tensor.grad is None for p in net.learnable_params)
@@ -164,6 +161,52 @@ def test_rule(kind: str, variant: str) -> None:
     found = gather_histories(rule, net.learnable_params)
     for history, expected in zip(found, expected_histories, strict=True):
         np.testing.assert_allclose(history, expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_parts_are_updated_as_the_whole(kind: str) -> None:
+    """Each of two ranks moves a part of one weight, and what there is beside."""
+    settings = f"{TYPES[kind]} weight_decay: 0.1 iter_size: 4"
+    whole, rule = make(kind, settings)
+    halves = [make(kind, settings) for _ in range(2)]
+    place = next(i for i, p in enumerate(whole.learnable_params) if p.layer.name == "b")
+    assert rule.may_set_apart
+    weights = [net.learnable_params[place] for net, _ in halves]
+    rows = len(weights[0].tensor) // 2
+    parts = [slice(rows), slice(rows, None)]
+    apart = [
+        half.set_apart(weight, lambda tensor, part=part: tensor[part])  # type: ignore[misc]
+        for (_, half), weight, part in zip(halves, weights, parts, strict=True)
+    ]
+    for step, rate in enumerate(RATES):
+        rule.begin(step, rate)
+        put_gradients(whole, step)
+        for (net, half), weight, part, own in zip(halves, weights, parts, apart, strict=True):
+            half.begin(step, rate)
+            put_gradients(net, step)
+            assert weight.tensor.grad is not None
+            own.apply_to([weight.tensor.grad[part].clone()])
+            half.apply()
+        rule.apply()
+    for (net, half), weight, part in zip(halves, weights, parts, strict=True):
+        for mine, other in zip(net.learnable_params, whole.learnable_params, strict=True):
+            inside = part if mine is weight else slice(None)
+            torch.testing.assert_close(mine.tensor[inside], other.tensor[inside])
+            for moment in range(rule.num_histories):
+                history, expected = half.history(mine, moment), rule.history(other, moment)
+                assert (history is None) == (expected is None)
+                if history is not None and expected is not None:
+                    assert history.shape == expected.shape
+                    torch.testing.assert_close(history[inside], expected[inside])
+        assert len(half.histories_apart()) == rule.num_histories
+
+
+@pytest.mark.parametrize("settings", ["clip_gradients: 1", "larc: true", "debug_info: true"])
+def test_who_looks_at_whole_gradients_sets_nothing_apart(settings: str) -> None:
+    assert not make("SGD", settings)[1].may_set_apart
+    _, rule = make("SGD")
+    rule.keep_squares()
+    assert not rule.may_set_apart
 
 
 @pytest.mark.parametrize("kind", TYPES)
@@ -180,9 +223,7 @@ def test_a_decay_of_its_own(kind: str) -> None:
     l1 = parse(f"{settings} regularization_type: 'L1'")
     references = Reference(net, parse(settings)), Reference(net, l1)
     for step, rate in enumerate(RATES):
-        own.rate.fill_(rate)
-        if isinstance(own, Adam):
-            own.set_iteration(step)
+        own.begin(step, rate)
         gradients = put_gradients(net, step)
         for reference in references:
             reference.apply([gradient.copy() for gradient in gradients], rate)

@@ -53,6 +53,8 @@ MEASURED = "alexnet_bn_dns"
 FORWARD = 1 / 3
 #: What the mean of a number takes, and a row of an inner product, in bytes.
 GRADIENT, ROW = 4, {"tf32": 4, "bf16": 2}
+#: What an update reads and writes of a number, and what a GPU moves in a second, in bytes.
+UPDATE, MEMORY = 20, 4e12
 #: GPUs of a host; seconds to start a transfer, and between meetings about signals.
 HOST, START, MEETING = 8, 20e-6, 0.1
 
@@ -88,11 +90,24 @@ NETWORKS = [
 
 
 class Imagined(Ranks):
-    """So many ranks; notes what they would average, and in which groups."""
+    """So many ranks, and what updates their parameters.
+
+    Notes what they would average, in which groups, and of what each would update a part.
+    """
+
+    may_set_apart = True
 
     def __init__(self, size: int) -> None:
         self.size = size
         self.groups: list[list[Tensor]] = []
+        self.apart: set[int] = set()
+
+    def set_apart(self, param: Param, part: Callable[[Tensor], Tensor]) -> Imagined:
+        self.apart.add(id(param.tensor))
+        return self
+
+    def apply_to(self, gradients: list[Tensor]) -> None:
+        raise NotImplementedError("nothing is computed")
 
     def average(self, params: Sequence[Param]) -> GradientAverage | None:
         movable = [param.tensor for param in params if isinstance(param.layer, WeightedLayer)]
@@ -113,20 +128,24 @@ class Transfer:
 
 @dataclass(frozen=True)
 class Plan:
-    """What an iteration sends; what part of backward multiplies the rows that one rank sends."""
+    """What an iteration sends; what part of backward multiplies the rows that one rank sends.
+
+    `in_parts` is how many numbers have each rank update its part of them.
+    """
 
     transfers: list[Transfer]
     products: float
+    in_parts: int = 0
 
 
 def plan(net: Net, precision: str, gpus: int) -> Plan:
     """What so many ranks of this net send."""
     ranks = Imagined(gpus)
-    share_gradients(net, ranks)
+    share_gradients(net, ranks, ranks)
     macs = {row.name: row.macs for row in summarize(net)}
     whole = sum(macs.values())
     ready: dict[int, float] = {}
-    transfers, products, past = [], 0.0, 0.0
+    transfers, products, in_parts, past = [], 0.0, 0, 0.0
     averaged = {id(tensor) for group in ranks.groups for tensor in group}
     for step in reversed(net.steps):
         part = macs.get(step.layer.name, 0) / whole
@@ -136,13 +155,18 @@ def plan(net: Net, precision: str, gpus: int) -> Plan:
                 shape = net.blob_shapes[step.tops[0]]
                 sent = shape[0] * sum(blob.shape) * ROW[precision]
                 transfers.append(Transfer(past, sent, lambda n: n - 1))
-                products += part / 2
+                if id(blob) in ranks.apart:
+                    weights = GRADIENT * blob.numel()
+                    transfers.append(Transfer(past + part, weights, lambda n: (n - 1) / n))
+                    in_parts += blob.numel()
+                else:
+                    products += part / 2
         past += part
     for group in ranks.groups:
         sent = GRADIENT * sum(tensor.numel() for tensor in group)
         last = max(ready[id(tensor)] for tensor in group)
         transfers.append(Transfer(last, sent, lambda n: 2 * (n - 1) / n))
-    return Plan(sorted(transfers, key=lambda transfer: transfer.ready), products)
+    return Plan(sorted(transfers, key=lambda transfer: transfer.ready), products, in_parts)
 
 
 def iteration(plan: Plan, alone: float, gpus: int, network: Network) -> float:
@@ -153,8 +177,9 @@ def iteration(plan: Plan, alone: float, gpus: int, network: Network) -> float:
         seconds = transfer.size * transfer.copies(gpus) / network.bandwidth(gpus)
         free = max(free, transfer.ready * backward) + seconds + network.latency(gpus)
     products = (gpus - 1) * plan.products * backward
+    updates = (1 - 1 / gpus) * plan.in_parts * UPDATE / MEMORY
     meeting = 2 * math.log2(gpus) * network.message / MEETING
-    return (FORWARD * alone + max(backward, free) + products) * (1 + meeting)
+    return (FORWARD * alone + max(backward, free) + products - updates) * (1 + meeting)
 
 
 @cache

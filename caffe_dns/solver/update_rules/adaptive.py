@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -85,12 +85,18 @@ class Adam(UpdateRule):
         #: sqrt(1 - beta2^t) / (1 - beta1^t) of the next update.
         self.correction = torch.ones((), device=self.rate.device)
 
-    def set_iteration(self, iteration: int) -> None:
-        """Fix the bias correction for the update of this iteration, counted from 0."""
+    def begin(self, iteration: int, rate: float) -> None:
+        super().begin(iteration, rate)
         step = iteration + 1
         first = 1.0 - self.param.momentum**step
         second = 1.0 - self.param.momentum2**step
         self.correction.fill_(second**0.5 / first)
+
+    def set_apart(self, param: Param, part: Callable[[Tensor], Tensor]) -> UpdateRule:
+        own = super().set_apart(param, part)
+        assert isinstance(own, Adam)
+        own.correction = self.correction
+        return own
 
     def update(self, gradients: Tensors, histories: list[Tensors], rate: Tensor) -> Tensors:
         means, squares = histories

@@ -8,7 +8,7 @@ on a GPU; the rate is a 0-dim tensor, so that a captured step can be replayed wi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -83,6 +83,8 @@ class UpdateRule:
         self.rate = torch.zeros((), device=device)
         #: The gradients' norm in the last update, when clip_gradients asks for it.
         self.norm: Tensor | None = None
+        #: What was set apart: the rules that move a part of these, and their histories as a whole.
+        self._apart: dict[Param, tuple[UpdateRule, Tensors]] = {}
         self._groups = self._group()
 
     def _group(self) -> list[Group]:
@@ -109,10 +111,52 @@ class UpdateRule:
     def _check_larc(self, param: SolverParameter) -> None:
         raise CaffeError(f"is for SGD, not for {param.type}", field="larc")
 
-    @torch.no_grad()
+    def begin(self, iteration: int, rate: float) -> None:
+        """Fix what depends on the iteration, counted from 0, for its update."""
+        self.rate.fill_(rate)
+
+    @property
+    def may_set_apart(self) -> bool:
+        """Whether nobody looks at whole gradients, as a norm does."""
+        by_norms = self.param.clip_gradients >= 0 or self.param.larc
+        return not (by_norms or self.param.debug_info or self._squares is not None)
+
+    def set_apart(self, param: Param, part: Callable[[Tensor], Tensor]) -> UpdateRule:
+        """Leave a parameter to a rule that moves a part of it, at the same rate, by `apply_to`.
+
+        `part` gives this part, a view, of what has the parameter's shape. Only before the first
+        update, and where the rule `may_set_apart`.
+        """
+        own = type(self)(self.param, [param])
+        own.rate = self.rate
+        whole = [moment[0] for moment in own.histories]
+        own.tensors = [part(tensor) for tensor in own.tensors]
+        own.histories = [[part(history)] for history in whole]
+        self._apart[param] = own, whole
+        place = self._places[param]
+        self.params.pop(place)
+        for tensors in (self.tensors, *self.histories):
+            tensors.pop(place)
+        for settings in (self._decays, self._lr_mults, self._l1s):
+            settings.pop(place)
+        self._places = {other: place for place, other in enumerate(self.params)}
+        self._groups = self._group()
+        return own
+
+    def histories_apart(self) -> Tensors:
+        """The histories of what was set apart, of which this process knows a part."""
+        return [history for _, whole in self._apart.values() for history in whole]
+
+    def _rules_apart(self) -> Iterator[UpdateRule]:
+        return (rule for rule, _ in self._apart.values())
+
     def apply(self) -> None:
         """One update from the gradients that backward left; frees them."""
-        gradients = self._take_gradients()
+        self.apply_to(self._take_gradients())
+
+    @torch.no_grad()
+    def apply_to(self, gradients: Tensors) -> None:
+        """One update from the summed gradients of `tensors`, which may be overwritten."""
         if self._squares is not None:
             squares = torch._foreach_mul(gradients, gradients)
             torch._foreach_lerp_(self._squares, squares, _NEW_SHARE)
@@ -165,6 +209,8 @@ class UpdateRule:
 
     def history(self, param: Param, moment: int) -> Tensor | None:
         """The history of one parameter, or None for one that the rule does not move."""
+        if param in self._apart:
+            return self._apart[param][1][moment]
         place = self._places.get(param)
         return None if place is None else self._all_histories()[moment][place]
 
@@ -179,9 +225,13 @@ class UpdateRule:
         """Forget the gradients of a backward pass that did not come to its end."""
         for param in self.params:
             param.tensor.grad = None
+        for rule in self._rules_apart():
+            rule.drop_gradients()
 
     def finish_capture(self) -> None:
         """To be called after an update was captured as a CUDA graph, before the first replay."""
+        for rule in self._rules_apart():
+            rule.finish_capture()
 
     def _take_gradients(self) -> Tensors:
         gradients = []

@@ -133,6 +133,7 @@ class SGD(UpdateRule):
         self._kernel = None
 
     def finish_capture(self) -> None:
+        super().finish_capture()
         if self._kernel is not None:
             self._kernel.write_table()
 
