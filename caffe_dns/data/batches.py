@@ -191,15 +191,14 @@ class ImageBatches:
 
         def place(some: range) -> None:
             for start in range(some.start, some.stop, together):
-                stop = min(start + together, some.stop)
-                if self._crop_elsewhere(batch, slice(start, stop), items, first, numbers):
+                part = slice(start, min(start + together, some.stop))
+                if self._crop_elsewhere(batch, part, items, first, numbers):
                     continue
-                images = self._decode(items[start:stop], records[start:stop])
-                for index, (image, label) in enumerate(images, start):
-                    if image.shape != first.shape or image.dtype != first.dtype:
-                        with self._source.at(int(records[index])):
+                for index, item in enumerate(self._source.load(items[part]), start):
+                    with self._source.at(int(records[index])):
+                        image, labels[index] = self._source.decode(item)
+                        if image.shape != first.shape or image.dtype != first.dtype:
                             self._check(image, first)
-                    labels[index] = label
                     batch.put(index, image, self._transform.cutter.cut(image.shape, numbers[index]))
 
         return place
@@ -233,19 +232,6 @@ class ImageBatches:
             batch.put_notes(some, notes)
         return notes is not None
 
-    def _decode(self, items: Sequence[Any], records: IntArray) -> Iterator[tuple[Image, int]]:
-        """Images and labels of the items of these records, each when it is its turn."""
-        done = 0
-        try:
-            for image in self._source.decode_all(items):
-                yield image
-                done += 1
-        except CaffeError:  # the others one by one, to say which it is
-            left = zip(records[done:], self._source.load(items[done:]), strict=True)
-            for record, item in left:
-                with self._source.at(int(record)):
-                    yield self._source.decode(item)
-
     def close(self) -> None:
         """Stop what decodes and close the source."""
         if self._decoders is not None:
@@ -270,5 +256,5 @@ class ImageBatches:
 
 
 def _most_together(first: Image) -> int:
-    """How many images like this one are decoded together."""
+    """How many images like this one another process crops at once."""
     return max(1, min(_MOST_TOGETHER, _BYTES_TOGETHER // first.nbytes))

@@ -74,7 +74,8 @@ class DatumDecoder:
 
     def decode(self, value: Buffer) -> tuple[Image, int]:
         """Pixels [channels, height, width] and label. Raises CaffeError for what has none."""
-        return self.image(self.parse(value))
+        datum = self.parse(value)
+        return datum.image(color=self.color, gray=self.gray), datum.label
 
     def parse(self, value: Buffer) -> RawDatum:
         """The Datum in `value`. Raises CaffeError if it is not one."""
@@ -84,10 +85,6 @@ class DatumDecoder:
                 "force_color and force_gray exclude each other", field="transform_param"
             )
         return datum
-
-    def image(self, datum: RawDatum) -> tuple[Image, int]:
-        """What `decode` gives of a Datum."""
-        return datum.image(color=self.color, gray=self.gray), datum.label
 
 
 def parse_datum(value: Buffer) -> RawDatum:

@@ -21,7 +21,6 @@ from caffe_dns.data.datum import (
     DatumDecoder,
     Image,
     IntArray,
-    RawDatum,
     parse_alike,
     parse_table,
 )
@@ -31,9 +30,6 @@ from caffe_dns.data.raw_records import RawRecords, find_raw
 from caffe_dns.data.stored import Rows, StoredValue, Value, join, load
 from caffe_dns.data.transform import ImageShape, shape_text
 from caffe_dns.errors import CaffeError
-
-#: Bytes of records that are parsed before the first of them is decoded.
-_PARSED_TOGETHER = 4 << 20
 
 Item = TypeVar("Item")
 
@@ -59,10 +55,6 @@ class ImageSource(ABC, Generic[Item]):
     def load(self, items: Sequence[Item]) -> Iterable[Item]:
         """The items in memory, one after the other. Threads may call it."""
         return items
-
-    def decode_all(self, items: Sequence[Item]) -> Iterator[tuple[Image, int]]:
-        """What `decode` makes of each item, when it is its turn. Threads may call it."""
-        return map(self.decode, self.load(items))
 
     def decode_alike(self, items: Sequence[Item], records: IntArray) -> tuple[Image, Image] | None:
         """The items of these records at once, or None where each has to be decoded by itself.
@@ -201,13 +193,7 @@ class DatabaseSource(ImageSource[Value]):
         return load(items)
 
     def decode(self, item: Value) -> tuple[Image, int]:
-        return self.decoder.image(self._parse(item))
-
-    def decode_all(self, items: Sequence[Value]) -> Iterator[tuple[Image, int]]:
-        # Pixels drive everything else out of a processor's caches: to parse each record between two
-        # images would take several times as long, and threads have to do that one by one.
-        for some in _few_at_a_time(items):
-            yield from map(self.decoder.image, [*map(self._parse, load(some, keep=True))])
+        return self.decoder.decode(_in_memory(item))
 
     def decode_alike(self, items: Sequence[Value], records: IntArray) -> tuple[Image, Image] | None:
         alike = parse_small(items)
@@ -232,7 +218,7 @@ class DatabaseSource(ImageSource[Value]):
         return find_raw(items)
 
     def is_encoded(self, item: Value) -> bool:
-        return self._parse(item).encoded
+        return self.decoder.parse(_in_memory(item)).encoded
 
     same_channels = (
         "`transform_param { force_color: true }` decodes encoded images alike; of pixels, make the "
@@ -257,9 +243,6 @@ class DatabaseSource(ImageSource[Value]):
         cursor = self._database.cursor()
         found = cursor.first() and cursor.skip(index) == index
         return cursor.key() if found else b""
-
-    def _parse(self, item: Value) -> RawDatum:
-        return self.decoder.parse(item.read() if isinstance(item, StoredValue) else item)
 
     def _seek(self, steps: int) -> None:
         """Go to the record that is `steps` after the first, in a later round if need be."""
@@ -300,17 +283,8 @@ class DatabaseSource(ImageSource[Value]):
         self._index = 0
 
 
-def _few_at_a_time(values: Sequence[Value]) -> Iterator[list[Value]]:
-    """The values in groups, each of one value or of few bytes."""
-    group: list[Value] = []
-    size = 0
-    for value in values:
-        if group and size + len(value) > _PARSED_TOGETHER:
-            yield group
-            group, size = [], 0
-        group.append(value)
-        size += len(value)
-    yield group
+def _in_memory(value: Value) -> Buffer:
+    return value.read() if isinstance(value, StoredValue) else value
 
 
 def in_memory_if_small(values: list[Value]) -> list[Value]:

@@ -20,6 +20,12 @@ from caffe_dns.errors import CaffeError
 from caffe_dns.proto.caffe_pb2 import TEST, TRAIN, Datum, TransformationParameter
 
 
+@pytest.fixture(autouse=True)
+def without_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All is decoded here, however many cores there are."""
+    monkeypatch.setattr("caffe_dns.data.batches.decoding_processes", lambda: 0)
+
+
 @pytest.mark.parametrize("ranks", [1, 2, 3])
 @pytest.mark.parametrize("start", [0, 4, 7])
 def test_ranks_share_the_records(start: int, ranks: int) -> None:
