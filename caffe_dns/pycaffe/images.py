@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from pathlib import Path
+from os import PathLike
+from typing import BinaryIO
 
 import numpy as np
 
@@ -18,10 +19,11 @@ _LUMINANCE = np.array([0.2125, 0.7154, 0.0721], np.float32)
 _PHOTOGRAPHS = (1, 3)
 
 
-def load_image(filename: str | Path, color: bool = True) -> np.ndarray:
+def load_image(filename: str | PathLike[str] | BinaryIO, color: bool = True) -> np.ndarray:
     """The image as [H, W, 3] in RGB, or [H, W, 1] if not `color`, values from 0 to 1.
 
-    Transparency is left out. Raises CaffeError for a file that is not an image.
+    `filename` may be a file that is open to be read, too, as skimage takes it. Transparency is left
+    out. Raises CaffeError for a file that is not an image.
     """
     pixels = _decode(filename)
     if np.issubdtype(pixels.dtype, np.integer):
@@ -77,17 +79,24 @@ def oversample(images: Sequence[np.ndarray], crop_dims: Sequence[int]) -> np.nda
     return np.stack(crops).astype(np.float32)
 
 
-def _decode(filename: str | Path) -> np.ndarray:
+def _decode(filename: str | PathLike[str] | BinaryIO) -> np.ndarray:
     import cv2  # here, because importing it takes long and most programs do not need it
 
+    if isinstance(filename, str | PathLike):
+        data, name = _read(filename), str(filename)
+    else:
+        data, name = filename.read(), str(getattr(filename, "name", "the open file"))
+    pixels = decode(data, cv2.IMREAD_UNCHANGED, name)
+    if pixels is None:
+        raise CaffeError("is not an image", file=name)
+    return np.asarray(pixels)
+
+
+def _read(filename: str | PathLike[str]) -> bytes:
     try:
-        data = read_file(filename)
+        return read_file(str(filename))
     except OSError as error:
         raise CaffeError(f"cannot be read: {error.strerror}", file=str(filename)) from None
-    pixels = decode(data, cv2.IMREAD_UNCHANGED, str(filename))
-    if pixels is None:
-        raise CaffeError("is not an image", file=str(filename))
-    return np.asarray(pixels)
 
 
 def _interpolation(new: int, old: int, as_areas: bool, nearest: bool) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from io import BytesIO
 from pathlib import Path
 
 import cv2
@@ -86,6 +87,8 @@ def test_loading(folder: Path) -> None:
         io.load_image("gray.png", color=False)[:, :, 0], gray / 255, atol=1e-6
     )
     luminance = rgb / 255 @ [0.2125, 0.7154, 0.0721]
+    with Path("gray.png").open("rb") as stream:
+        np.testing.assert_array_equal(io.load_image(stream), io.load_image("gray.png"))
     image = io.load_image("color.png", color=False)
     np.testing.assert_allclose(image[:, :, 0], luminance, atol=1e-6)
 
@@ -93,6 +96,8 @@ def test_loading(folder: Path) -> None:
 def test_files_that_are_no_images(folder: Path) -> None:
     with pytest.raises(CaffeError, match=r"none\.png: cannot be read: No such file"):
         io.load_image("none.png")
+    with pytest.raises(CaffeError, match="the open file: is not an image"):
+        io.load_image(BytesIO(b"text"))
     for content in (b"", b"text"):
         Path("text.png").write_bytes(content)
         with pytest.raises(CaffeError, match=r"text\.png: is not an image"):
