@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from torch import nn
@@ -21,6 +22,8 @@ from caffe_dns.surgery.modules.weights import PrunableWeight, find_weights
 from caffe_dns.surgery.stages import plan
 
 RULES = ("magnitude", "deviation")
+#: A solver counts its iterations in 32 bits.
+MOST_STEPS = 1 << 31
 PerLayer = float | Mapping[str, float]
 
 
@@ -68,10 +71,14 @@ def prune(
     )
     if rule not in RULES:
         raise BadValue(f"rule: '{rule}' is unknown; known: {', '.join(RULES)}")
-    if layers is not None and quantity.names is not None:
-        raise BadValue(f"layers: {quantity.kind} names them already")
+    if layers is not None:
+        _check_names(layers)
+        if quantity.names is not None:
+            raise BadValue(f"layers: {quantity.kind} names them already")
     weights = find_weights(model, quantity.names if layers is None else layers)
-    stop = steps // 2 if end is None else end
+    steps, start = _whole("steps", steps), _whole("start", start)
+    stop = steps // 2 if end is None else _whole("end", end)
+    interval = _whole("interval", interval)
     if not 0 <= start <= stop < steps:
         raise BadValue(
             f"0, start, end and steps must come in this order, the last one later than the others; "
@@ -127,6 +134,28 @@ class _Quantity:
                 stage.layer.add(name=layer, sparsity=amount)
 
 
+def _check_names(layers: Sequence[str]) -> None:
+    if isinstance(layers, str):
+        raise BadValue(f"layers: must be a list of names; for one layer it is ['{layers}']")
+    for name in layers:
+        if not isinstance(name, str):
+            raise BadValue(f"layers: must be names, as of model.named_modules(), not {name!r}")
+
+
+def _whole(name: str, value: float) -> int:
+    """A number that a solver's fields can have."""
+    with suppress(TypeError, ValueError, OverflowError):
+        if int(value) == value and abs(value) < MOST_STEPS:
+            return int(value)
+    raise BadValue(f"{name}: must be a whole number below {MOST_STEPS}, not {value!r}")
+
+
+def _amount(kind: str, value: float) -> float:
+    with suppress(TypeError, ValueError):
+        return float(value)
+    raise BadValue(f"{kind}: must be a number, or one for each name of a layer, not {value!r}")
+
+
 def _quantity(**given: PerLayer | None) -> _Quantity:
     kinds = [kind for kind, amount in given.items() if amount is not None]
     if len(kinds) != 1:
@@ -135,9 +164,10 @@ def _quantity(**given: PerLayer | None) -> _Quantity:
         )
     amount = given[kinds[0]]
     if isinstance(amount, Mapping):
-        return _Quantity(kinds[0], [float(value) for value in amount.values()], list(amount))
+        amounts = [_amount(kinds[0], value) for value in amount.values()]
+        return _Quantity(kinds[0], amounts, list(amount))
     assert amount is not None
-    return _Quantity(kinds[0], [float(amount)], None)
+    return _Quantity(kinds[0], [_amount(kinds[0], amount)], None)
 
 
 def _adopt(

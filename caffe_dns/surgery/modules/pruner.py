@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NoReturn, SupportsIndex
 
 import torch
 from torch import Tensor, nn
@@ -30,11 +30,14 @@ from caffe_dns.surgery.layer_count import LayerCount, count_line, sum_line
 from caffe_dns.surgery.masked_layers import MaskedLayer
 from caffe_dns.surgery.modules.adopted import Adopted
 from caffe_dns.surgery.modules.kept_apart import KeptApart
+from caffe_dns.surgery.modules.weights import count_others
 from caffe_dns.surgery.stages import Stage
 from caffe_dns.surgery.surgeon import Surgeon
 from caffe_dns.surgery.target import NetSize
 
 _MOMENTS = ("mu", "sigma", "kept", "threshold")
+#: Those that renew masks.
+_at_work: weakref.WeakSet[Pruner] = weakref.WeakSet()
 
 
 class Pruner:
@@ -60,7 +63,9 @@ class Pruner:
         ]
         self.weights = KeptApart([p for p, _ in pairs], [mask for _, mask in pairs])
         self._names = _names(model, self.weights.parameters)
+        self._check_unshared()
         self._watch: _OptimizerWatch | None = _OptimizerWatch(self)
+        _at_work.add(self)
         self._renew_masks()
 
     # In training --------------------------------------------------------------------------------
@@ -77,6 +82,7 @@ class Pruner:
         self._check_place()
         self.iteration += 1
         if self._surgeon.is_due(self.iteration):
+            self._check_model()
             self._renew_masks()
         elif not (watch.seen or watch.recorded):
             self.weights.split()  # Somebody updates by hand.
@@ -93,9 +99,11 @@ class Pruner:
 
         Pruned entries are zeros like any others then: further training lets them grow.
         """
+        self._check_model()
         if self._watch is not None:
             self._watch.stop()
             self._watch = None
+        _at_work.discard(self)
         self.weights.forget()
         return self._model
 
@@ -107,10 +115,14 @@ class Pruner:
         return [LayerCount(layer.name, layer.kept(), layer.size) for layer in layers]
 
     def report(self) -> str:
-        """A line for each pruned layer, and one for the whole model."""
+        """A line for each pruned layer, one for what is not pruned, and one for the whole model."""
         counts = self.counts()
+        lines = [count_line(count) for count in counts]
+        if others := count_others(self._model, self.weights.parameters):
+            kinds = ", ".join(f"{number} of {kind}" for kind, number in others.items())
+            lines.append(f"Not pruned: {kinds}")
         pruned = sum(count.total - count.kept for count in counts)
-        return "\n".join([*map(count_line, counts), sum_line(self._total - pruned, self._total)])
+        return "\n".join([*lines, sum_line(self._total - pruned, self._total)])
 
     def masks(self) -> dict[str, Tensor]:
         """The masks, True where an entry is kept, by the parameters' names in the model."""
@@ -121,6 +133,7 @@ class Pruner:
 
     def state_dict(self) -> dict[str, Any]:
         """All that a run needs to go on exactly, beside the states of model and optimizer."""
+        self._check_model()
         return {
             "iteration": self.iteration,
             "masks": self.masks(),
@@ -152,7 +165,16 @@ class Pruner:
             [SurgeryMoments(layer=layer, **values) for layer, values in state["layers"].items()]
         )
 
+    def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
+        # A copy would look after nobody's optimizer.
+        raise BadValue(
+            "a pruner cannot be copied or pickled: take its state_dict(), and load it into one "
+            "that the same call of prune makes"
+        )
+
     def _check_state(self, state: Mapping[str, Any]) -> None:
+        if not isinstance(state, Mapping):
+            raise BadValue(f"is not the state of a pruner, but of type {type(state).__name__}")
         missing = {"iteration", "masks", "pruned", "layers"} - set(state)
         if missing:
             raise BadValue(f"is not the state of a pruner: it has no '{min(missing)}'")
@@ -168,6 +190,28 @@ class Pruner:
         extra = set(state["masks"]) - set(self._names)
         if extra:
             raise BadValue(f"the state has '{min(extra)}', which is not pruned here")
+
+    def _check_unshared(self) -> None:
+        """Raise BadValue where another pruner renews masks of the same parameters."""
+        own = {id(p): name for p, name in zip(self.weights.parameters, self._names, strict=True)}
+        for other in _at_work:
+            for parameter in other.weights.parameters:
+                if id(parameter) in own:
+                    raise BadValue(
+                        f"'{own[id(parameter)]}' is being pruned by another pruner: apply() that "
+                        "one first"
+                    )
+
+    def _check_model(self) -> None:
+        """Raise BadValue where the model has other parameters by now."""
+        present = {id(parameter) for parameter in self._model.parameters()}
+        for parameter, name in zip(self.weights.parameters, self._names, strict=True):
+            if id(parameter) not in present:
+                raise BadValue(
+                    f"'{name}' is not the parameter any more that it was when it was pruned, so "
+                    "that nothing prunes it: replace modules and load states with assign=True "
+                    "first, then prune the model"
+                )
 
     def _check_place(self) -> None:
         if is_capturing(self.weights.parameters[0]):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -43,6 +44,8 @@ def find_weights(model: nn.Module, wanted: Iterable[str] | None = None) -> list[
     several modules use comes once, under the first one's name, and can be asked for by any. Raises
     BadValue for a name that is none, and where there is nothing to prune.
     """
+    if not isinstance(model, nn.Module):
+        raise BadValue(f"what is pruned is a torch.nn.Module, not of type {_kind(model)}")
     first: dict[int, PrunableWeight] = {}
     names: dict[str, PrunableWeight] = {}
     for weight in _all_weights(model):
@@ -51,15 +54,33 @@ def find_weights(model: nn.Module, wanted: Iterable[str] | None = None) -> list[
         chosen = [weight for weight in first.values() if weight.weight.requires_grad]
     else:
         chosen = [names.get(name) or _parameter(model, name, names, first) for name in wanted]
+        if not chosen:
+            raise BadValue("layers: names nothing")
     if not chosen:
-        raise BadValue("the model has no weights that learn in convolutions or linear layers")
-    for weight in chosen:
-        _check(weight)
+        others = ", ".join(count_others(model, ()))
+        raise BadValue(
+            "the model has no weights that learn in convolutions or linear layers"
+            + (f"; parameters of {others} are pruned where `layers` names them" if others else "")
+        )
     if len({id(weight.weight) for weight in chosen}) < len(chosen):
         raise BadValue("two of the names are of the same weight")
     if len({weight.weight.device for weight in chosen}) > 1:
         raise BadValue("the model lies on several devices; what is pruned must lie on one")
+    for weight in chosen:
+        _check(weight)
     return list(_without_shared_biases(chosen))
+
+
+def count_others(model: nn.Module, pruned: Iterable[Tensor]) -> dict[str, int]:
+    """How many parameters are not among those that are pruned, by the types of their modules."""
+    seen = {id(parameter) for parameter in pruned}
+    counts: Counter[str] = Counter()
+    for module in model.modules():
+        for parameter in module.parameters(recurse=False):
+            if id(parameter) not in seen and not isinstance(parameter, UninitializedParameter):
+                seen.add(id(parameter))
+                counts[_kind(module)] += parameter.numel()
+    return dict(counts.most_common())
 
 
 def _without_shared_biases(weights: Sequence[PrunableWeight]) -> Iterator[PrunableWeight]:
@@ -120,6 +141,12 @@ def _parameter(
     parameters = dict(model.named_parameters(remove_duplicate=False))
     if name not in parameters:
         known = [*names, *parameters]
+        module = dict(model.named_modules(remove_duplicate=False)).get(name)
+        if module is not None and (inside := [k for k in known if k.startswith(f"{name}.")]):
+            raise BadValue(
+                f"'{name}' is of type {_kind(module)}: name what is in it, such as "
+                f"'{inside[0]}', not the whole"
+            )
         raise BadValue(
             f"the model has no weight '{name}'{nearest(name, known)}; "
             f"there are: {', '.join(names) or 'none'}"
@@ -129,13 +156,23 @@ def _parameter(
     return first.get(id(parameter)) or PrunableWeight(name, parameter, input_axis=axis)
 
 
+def _kind(thing: object) -> str:
+    return type(thing).__name__
+
+
 def _check(weight: PrunableWeight) -> None:
     parameter = weight.weight
     if isinstance(parameter, UninitializedParameter):
         raise BadValue(f"'{weight.name}' has no shape yet: run the model once, then prune it")
+    if parameter.is_meta:
+        raise BadValue(f"'{weight.name}' has no values: give the model some, then prune it")
+    if parameter.is_inference():
+        raise BadValue(
+            f"'{weight.name}' was made in torch.inference_mode, and cannot be trained nor pruned"
+        )
     if type(parameter.data) is not Tensor:
         raise BadValue(
-            f"'{weight.name}' is a {type(parameter.data).__name__}; what can be pruned are "
+            f"'{weight.name}' is a {_kind(parameter.data)}; what can be pruned are "
             "parameters that each process has whole"
         )
     if parameter.dtype not in (torch.float32, torch.float64):

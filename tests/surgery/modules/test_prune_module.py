@@ -15,6 +15,7 @@ from caffe_dns.layers.base import Context
 from tests.nets import DATA, ip, make_net
 from tests.surgery.modules.models import tiny, tiny_batch, train
 
+NUMBER = "must be a number, or one for each name of a layer, not"
 ORDER = (
     "0, start, end and steps must come in this order, the last one later than the others; they are"
 )
@@ -149,6 +150,29 @@ def test_compression_counts_all_parameters() -> None:
         ({"sparsity": 0.5, "end": 10}, f"{ORDER} 0, 0, 10 and 10"),
         ({"sparsity": 0.5, "steepness": 0}, "steepness: must be above 0, not 0"),
         ({"sparsity": 0.5, "steps": 0}, f"{ORDER} 0, 0, 0 and 0"),
+        (
+            {"sparsity": 0.5, "steps": 10.5},
+            "steps: must be a whole number below 2147483648, not 10.5",
+        ),
+        (
+            {"sparsity": 0.5, "end": float("nan")},
+            "end: must be a whole number below 2147483648, not nan",
+        ),
+        (
+            {"sparsity": 0.5, "steps": 1 << 31},
+            "steps: must be a whole number below 2147483648, not 2147483648",
+        ),
+        ({"sparsity": [0.5]}, f"sparsity: {NUMBER} [0.5]"),
+        ({"compression": {"3": "x"}}, f"compression: {NUMBER} 'x'"),
+        (
+            {"sparsity": 0.5, "layers": "3"},
+            "layers: must be a list of names; for one layer it is ['3']",
+        ),
+        (
+            {"sparsity": 0.5, "layers": [3]},
+            "layers: must be names, as of model.named_modules(), not 3",
+        ),
+        ({"sparsity": 0.5, "layers": []}, "layers: names nothing"),
     ],
 )
 def test_settings_that_make_no_sense(settings: dict[str, Any], message: str) -> None:
@@ -164,9 +188,21 @@ def test_models_that_cannot_be_pruned() -> None:
             caffe_dns.prune(model, sparsity=0.5, steps=10)
         return str(caught.value)
 
-    assert refused(nn.Sequential(nn.ReLU(), nn.Embedding(3, 4))) == (
-        "the model has no weights that learn in convolutions or linear layers"
+    nothing = "the model has no weights that learn in convolutions or linear layers"
+    assert refused(nn.ReLU()) == nothing
+    assert refused(nn.Sequential(nn.LSTM(3, 4), nn.Embedding(3, 4))) == (
+        f"{nothing}; parameters of LSTM, Embedding are pruned where `layers` names them"
     )
+    assert refused(nn.Linear(3, 4, device="meta")) == (
+        "'weight' has no values: give the model some, then prune it"
+    )
+    with torch.inference_mode():
+        untrainable = nn.Linear(3, 4)
+    assert refused(untrainable) == (
+        "'weight' was made in torch.inference_mode, and cannot be trained nor pruned"
+    )
+    not_a_model: Any = {}
+    assert refused(not_a_model) == "what is pruned is a torch.nn.Module, not of type dict"
     assert refused(nn.Sequential(nn.LazyLinear(3))) == (
         "'0' has no shape yet: run the model once, then prune it"
     )
@@ -177,6 +213,27 @@ def test_models_that_cannot_be_pruned() -> None:
     assert refused(nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 3).to("meta"))) == (
         "the model lies on several devices; what is pruned must lie on one"
     )
+
+
+def test_the_name_of_a_module_that_is_not_pruned_as_one() -> None:
+    model = nn.Sequential(nn.Sequential(nn.Linear(3, 4)), nn.LSTM(4, 2))
+    for name, message in (
+        ("0", "'0' is of type Sequential: name what is in it, such as '0.0', not the whole"),
+        ("1", "'1' is of type LSTM: name what is in it, such as '1.weight_ih_l0', not the whole"),
+    ):
+        with pytest.raises(ValueError) as caught:
+            caffe_dns.prune(model, sparsity=0.5, steps=10, layers=[name])
+        assert str(caught.value) == message
+
+
+def test_the_report_says_what_is_not_pruned() -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4), nn.LSTM(4, 2), nn.LayerNorm(2))
+    lines = caffe_dns.prune(model, sparsity=0.5, steps=10, end=0).report().splitlines()
+    assert lines == [
+        "Kept 0: 8 of 16 parameters (50.00 %)",
+        "Not pruned: 64 of LSTM, 12 of LayerNorm",
+        "Kept in all: 84 of 92 parameters (1.1 times smaller)",
+    ]
 
 
 def test_a_model_that_is_moved_afterwards() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import gc
 import io
+import pickle
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -210,12 +211,13 @@ def test_a_resnet_becomes_small_and_stays_good() -> None:
     parameters = sum(p.numel() for p in model.parameters())
     blocks = [f"layer1.{i}.{name}" for i in (0, 1) for name in ("conv1", "conv2", "downsample.0")]
     layers = ["conv1", *blocks, "fc"]
-    lines = pruner.report().splitlines()
-    assert [line.split()[1].rstrip(":") for line in lines] == [*layers, "in"]
+    *lines, not_pruned, whole = pruner.report().splitlines()
+    assert [line.split()[1].rstrip(":") for line in lines] == layers
     others = 2 * (8 + 3 * 8 + 3 * 16)  # the weights and biases of the batch norms
+    assert not_pruned == f"Not pruned: {others} of BatchNorm2d"
     left = sum(count.kept for count in pruner.counts()) + others
     assert left == parameters // 6
-    assert lines[-1] == f"Kept in all: {left} of {parameters} parameters (6.0 times smaller)"
+    assert whole == f"Kept in all: {left} of {parameters} parameters (6.0 times smaller)"
     assert lines[0].startswith("Kept conv1: ") and lines[0].endswith(" %)")
     pruned = pruner.apply()
     assert pruned is model
@@ -285,7 +287,8 @@ def test_states_of_other_models_change_nothing() -> None:
     pruner = caffe_dns.prune(model, sparsity=0.5, steps=10)
     before = copy.deepcopy(pruner.state_dict())
     other = caffe_dns.prune(ResNet(), sparsity=0.5, steps=10).state_dict()
-    for state, message in (
+    states: list[tuple[Any, str]] = [
+        (None, "is not the state of a pruner, but of type NoneType"),
         ({"iteration": 3}, "is not the state of a pruner: it has no 'layers'"),
         (other, "the state has no '0.weight': it is of another model"),
         (
@@ -296,7 +299,8 @@ def test_states_of_other_models_change_nothing() -> None:
             {**before, "masks": {**before["masks"], "x": torch.ones(4)}},
             "the state has 'x', which is not pruned here",
         ),
-    ):
+    ]
+    for state, message in states:
         with pytest.raises(ValueError) as caught:
             pruner.load_state_dict(state)
         assert str(caught.value) == message
@@ -337,6 +341,36 @@ def test_a_pruner_that_nobody_holds_is_gone(hooks: dict[int, Any]) -> None:
     caffe_dns.prune(tiny(), sparsity=0.5, steps=10)
     gc.collect()
     assert len(hooks) == before
+
+
+def test_one_pruner_for_a_parameter() -> None:
+    model = tiny()
+    pruner = caffe_dns.prune(model, sparsity=0.5, steps=10, layers=["0"])
+    with pytest.raises(ValueError) as caught:
+        caffe_dns.prune(model, sparsity=0.5, steps=10)
+    assert str(caught.value) == (
+        "'0.weight' is being pruned by another pruner: apply() that one first"
+    )
+    caffe_dns.prune(model, sparsity=0.5, steps=10, layers=["3"])
+    pruner.apply()
+    caffe_dns.prune(model, sparsity=0.5, steps=10)
+
+
+@pytest.mark.parametrize("use", [copy.deepcopy, pickle.dumps])
+def test_a_pruner_is_not_copied(use: Callable[[Any], Any]) -> None:
+    with pytest.raises(ValueError, match=r"a pruner cannot be copied or pickled: take its state_d"):
+        use(caffe_dns.prune(tiny(), sparsity=0.5, steps=10))
+
+
+def test_parameters_that_the_model_has_no_more() -> None:
+    model = tiny()
+    pruner = caffe_dns.prune(model, sparsity=0.5, steps=10, interval=2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    model.load_state_dict(tiny().state_dict(), assign=True)
+    train(model, optimizer, 1, tiny_batch(0), pruner.step)
+    for use in (pruner.step, pruner.state_dict, pruner.apply):
+        with pytest.raises(ValueError, match=r"'0\.weight' is not the parameter any more that it"):
+            use()
 
 
 def test_other_models_and_halves_of_one() -> None:
