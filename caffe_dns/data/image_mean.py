@@ -13,7 +13,7 @@ from caffe_dns import log
 from caffe_dns.data.database import Database
 from caffe_dns.data.datum import Image, parse_datum
 from caffe_dns.data.decoding import Buffer
-from caffe_dns.data.workers import Workers, available_cores
+from caffe_dns.data.workers import Workers, decoding_threads
 from caffe_dns.errors import CaffeError
 from caffe_dns.proto.blobs import array_to_blob
 from caffe_dns.proto.caffe_pb2 import BlobProto
@@ -78,7 +78,7 @@ def _images(database: Database) -> Iterator[tuple[bytes, Image]]:
         except CaffeError as error:
             raise database.explain(error, index, key) from None
 
-    workers = Workers(available_cores())
+    workers = Workers(decoding_threads())
     first = True
     try:
         for key, encoded, image in workers.stream(read, enumerate(database.records()), _size):

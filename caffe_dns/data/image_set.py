@@ -15,7 +15,7 @@ from caffe_dns import log
 from caffe_dns.data.datum import Buffer, Image, channels_first
 from caffe_dns.data.image_batch import copy_planes
 from caffe_dns.data.image_files import ListedImage, read_image
-from caffe_dns.data.workers import Workers, available_cores
+from caffe_dns.data.workers import Workers, decoding_threads
 from caffe_dns.errors import CaffeError, first_line
 from caffe_dns.files.reading import read_file
 from caffe_dns.proto.caffe_pb2 import Datum
@@ -59,7 +59,7 @@ class ImageSet:
 
         Raises CaffeError for an image that cannot be encoded.
         """
-        workers = Workers(available_cores())
+        workers = Workers(decoding_threads())
         try:
             results = workers.stream(self._convert, range(len(self.images)), _size)
             for image, result in zip(self.images, results, strict=True):

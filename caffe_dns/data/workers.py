@@ -35,14 +35,18 @@ def available_cores() -> int:
 
 def reading_threads(*, for_gpu: bool) -> int:
     """How many threads read for one net: one per core, of which a net on the CPU keeps half."""
-    cores = available_cores() if for_gpu else max(1, available_cores() // 2)
-    return min(cores, _MOST_THREADS)
+    return decoding_threads() if for_gpu else min(_MOST_THREADS, max(1, available_cores() // 2))
 
 
-def decoding_processes() -> int:
-    """How many processes decode for a net on a GPU: one per core of this rank, or none."""
+def decoding_threads() -> int:
+    """How many threads decode as fast as they can: one per core, while that helps."""
+    return min(_MOST_THREADS, available_cores())
+
+
+def decoding_processes(ranks: int) -> int:
+    """How many processes decode for a net on a GPU: one per core for each rank, or none."""
     possible = hasattr(os, "memfd_create") and sys.executable and not hasattr(sys, "frozen")
-    cores = available_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    cores = available_cores() // ranks
     return min(cores, _MOST_PROCESSES) if possible and cores >= _FEWEST_CORES else 0
 
 

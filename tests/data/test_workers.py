@@ -65,11 +65,10 @@ def test_processes_where_there_are_cores_for_them(
     cores: int, ranks: int, expected: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("caffe_dns.data.workers.available_cores", lambda: cores)
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(ranks))
     monkeypatch.setattr(os, "memfd_create", lambda: None, raising=False)
-    assert decoding_processes() == expected
+    assert decoding_processes(ranks) == expected
     monkeypatch.delattr(os, "memfd_create")
-    assert decoding_processes() == 0
+    assert decoding_processes(ranks) == 0
 
 
 def test_no_thread_divides_its_work_among_others() -> None:
