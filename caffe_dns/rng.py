@@ -10,7 +10,10 @@ from __future__ import annotations
 import hashlib
 
 import numpy as np
-import torch
+
+TYPE_CHECKING = False  # see caffe_dns
+if TYPE_CHECKING:
+    import torch
 
 
 def key(seed: int, stream: str, counter: int = 0, rank: int = 0) -> int:
@@ -33,4 +36,6 @@ def torch_generator(
     device: torch.device, seed: int, stream: str, counter: int = 0, rank: int = 0
 ) -> torch.Generator:
     """A torch generator on `device` for the draws of one (seed, stream, counter, rank)."""
+    import torch  # here, because processes that only decode do without it
+
     return torch.Generator(device).manual_seed(key(seed, stream, counter, rank))

@@ -6,20 +6,28 @@ however records are spread over batches and ranks, and after a resume.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from caffe_dns.data.annotated_datum import Annotated
-from caffe_dns.data.annotated_transform import AnnotatedTransform
+from caffe_dns.data.annotated_task import AnnotatedMaker, AnnotatedTask
 from caffe_dns.data.batches import Share
-from caffe_dns.data.datum import Buffer, Image
+from caffe_dns.data.boxes import Boxes
+from caffe_dns.data.datum import Image
+from caffe_dns.data.decoding_processes import DecodingProcesses
 from caffe_dns.data.sources import DatabaseSource
-from caffe_dns.data.workers import Workers, reading_threads
+from caffe_dns.data.stored import Value
+from caffe_dns.data.workers import Workers, decoding_processes, reading_threads
 from caffe_dns.errors import CaffeError
+
+#: Of so many records at least is it worth a while to hand them over.
+_TOGETHER = 4
+#: Bytes of the records of a task that other processes have room for.
+_RECORD_BYTES = 4 << 20
+_ADVICE = "give a resize_param, or a crop_size"
 
 
 @dataclass(frozen=True)
@@ -52,90 +60,96 @@ class AnnotatedBatch:
 
 
 class AnnotatedBatches:
-    """The batches of one layer, one after the other.
-
-    `parse` reads a record, `draws` gives its generator by its number; `with_boxes` says whether the
-    labels are objects.
-    """
+    """The batches of one layer, one after the other, of records that `maker` makes."""
 
     def __init__(
         self,
         source: DatabaseSource,
-        parse: Callable[[Buffer], Annotated],
-        transform: AnnotatedTransform,
+        maker: AnnotatedMaker,
         normalization: Normalization,
-        draws: Callable[[int], np.random.Generator],
         share: Share,
         batch_size: int,
         *,
-        with_boxes: bool,
         for_gpu: bool,
     ) -> None:
         self._source = source
-        self._parse = parse
-        self._transform = transform
+        self._maker = maker
         self._normalization = normalization
-        self._draws = draws
         self._numbers = share.batches(batch_size)
-        self._with_boxes = with_boxes
         self._pin = for_gpu and torch.cuda.is_available()
-        self._workers = Workers(reading_threads(for_gpu=for_gpu))
+        #: How many processes make records for this one, which start when they are first needed.
+        self._processes = decoding_processes(share.ranks) if for_gpu else 0
+        self._others: DecodingProcesses | None = None
+        self._workers = Workers(self._processes or reading_threads(for_gpu=for_gpu))
 
     def read(self) -> AnnotatedBatch:
         """The next batch. Raises CaffeError for records that cannot be used."""
         numbers = next(self._numbers).tolist()
         items = self._source.fetch_all(numbers)
-        made: list[Annotated | None] = [None] * len(items)
+        (value,) = self._source.load(items[:1])
+        with self._source.at(numbers[0]):
+            record = self._maker.make(value, numbers[0])
+        images = self._new_images(record.image, len(numbers))
+        pixels = images.numpy()
+        if self._processes and self._others is None and pixels.dtype == np.uint8:
+            self._others = DecodingProcesses(self._processes, pixels.nbytes + _RECORD_BYTES)
+        pixels[0] = record.image.transpose(2, 0, 1)
+        labels: dict[int, list[Boxes]] = {0: [self._maker.labels(record, 0)]}
 
         def place(some: range) -> None:
-            values = self._source.load([items[index] for index in some])
-            for index, value in zip(some, values, strict=True):
-                with self._source.at(numbers[index]):
-                    made[index] = self._make(value, numbers[index])
+            part = slice(some.start, some.stop)
+            task = AnnotatedTask(self._maker, numbers[part], some.start, pixels.shape[1:])
+            made = self._make_elsewhere(task, items[part], pixels[part])
+            labels[some.start] = made or self._make(task, items[part], pixels[part])
 
-        self._workers.run(place, range(len(items)))
-        records = [record for record in made if record is not None]
-        return AnnotatedBatch(
-            self._stack([record.image for record in records], numbers),
-            self._labels(records),
-            self._normalization,
-        )
+        for piece in self._workers.start(place, range(1, len(items)), _TOGETHER):
+            piece.result()
+        rows = [each for start in sorted(labels) for each in labels[start]]
+        return AnnotatedBatch(images, self._join(rows), self._normalization)
 
-    def _make(self, value: Buffer, number: int) -> Annotated:
-        record = self._parse(value)
-        if self._with_boxes and not record.typed:
-            raise CaffeError("a record has no type, so that it is not said what its objects are")
-        return self._transform.apply(record, self._draws(number))
+    def _make_elsewhere(
+        self, task: AnnotatedTask, items: Sequence[Value], images: Image
+    ) -> list[Boxes] | None:
+        """Have another process do the task; None if none did."""
+        if self._others is None or images.dtype != np.uint8:
+            return None
+        try:
+            return self._others.run(task, self._source.load(items), images)
+        except CaffeError:  # which comes again where the record is known
+            return None
+
+    def _make(self, task: AnnotatedTask, items: Sequence[Value], images: Image) -> list[Boxes]:
+        """Do the task here."""
+        labels = []
+        for index, value in enumerate(self._source.load(items)):
+            with self._source.at(task.numbers[index]):
+                record = self._maker.make(value, task.numbers[index])
+                image = record.image.transpose(2, 0, 1)
+                self._source.check_alike(image.shape, task.shape, _ADVICE)
+                if image.dtype != images.dtype:
+                    raise CaffeError("records with data and records with float_data in one batch")
+            images[index] = image
+            labels.append(self._maker.labels(record, task.first + index))
+        return labels
 
     def close(self) -> None:
-        """Stop the decoding threads and close the source."""
+        """Stop what makes records and close the source."""
+        if self._others is not None:
+            self._others.close()
         self._workers.close()
         self._source.close()
 
-    def _stack(self, images: Sequence[Image], numbers: Sequence[int]) -> Tensor:
-        first = images[0]
-        for image, number in zip(images, numbers, strict=True):
-            with self._source.at(number):
-                self._check(image, first)
-        shape = (len(images), first.shape[2], *first.shape[:2])
+    def _new_images(self, first: Image, count: int) -> Tensor:
+        """Room for so many images like this one [height, width, channels]."""
+        shape = (count, first.shape[2], *first.shape[:2])
         dtype = torch.uint8 if first.dtype == np.uint8 else torch.float32
-        stacked = torch.empty(shape, dtype=dtype, pin_memory=self._pin)
-        for target, image in zip(stacked.numpy(), images, strict=True):
-            target[:] = image.transpose(2, 0, 1)
-        return stacked
+        return torch.empty(shape, dtype=dtype, pin_memory=self._pin)
 
-    def _check(self, image: Image, first: Image) -> None:
-        """Raise CaffeError unless `image` can stand in a batch with `first`."""
-        shape, wanted = ((each.shape[2], *each.shape[:2]) for each in (image, first))
-        self._source.check_alike(shape, wanted, "give a resize_param, or a crop_size")
-        if image.dtype != first.dtype:
-            raise CaffeError("records with data and records with float_data in one batch")
-
-    def _labels(self, records: Sequence[Annotated]) -> Tensor:
-        if not self._with_boxes:
-            return torch.tensor([float(record.label) for record in records])
-        rows = np.concatenate([each.objects.rows(i) for i, each in enumerate(records)])
+    def _join(self, labels: Sequence[Boxes]) -> Tensor:
+        rows = np.concatenate(labels)
+        if not self._maker.with_boxes:
+            return torch.from_numpy(rows)
         if not len(rows):
             rows = np.full((1, 8), -1, np.float32)
-        labels = torch.from_numpy(rows)[None, None]
-        return labels.pin_memory() if self._pin else labels
+        result = torch.from_numpy(rows)[None, None]
+        return result.pin_memory() if self._pin else result

@@ -5,6 +5,7 @@ What becomes of it there is up to the batch.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from caffe_dns.data.crop_task import CropTask, TaskMemory
+from caffe_dns.data.crop_task import CropTask
 from caffe_dns.data.cuts import ImageShape
 from caffe_dns.data.datum import Image, IntArray
 from caffe_dns.data.decoding_processes import DecodingProcesses
@@ -165,7 +166,7 @@ class ImageBatches:
         is_encoded = self._source.is_encoded(items[0])
         if self._processes and is_encoded and self._decoders is None:
             shape = (_most_together(first), *self._transform.output_shape(first.shape))
-            memory = TaskMemory.size_for(shape, _BYTES_TOGETHER)
+            memory = math.prod(shape) + _BYTES_TOGETHER
             self._decoders = DecodingProcesses(self._processes, memory)
         place = self._placing(batch, items, records, first, draws)
         numbers = [0, 0, 0] if draws is None else draws[0].tolist()

@@ -17,8 +17,8 @@ from multiprocessing import Pipe
 from pathlib import Path
 
 from caffe_dns import log
-from caffe_dns.data.crop_task import CropTask, TaskMemory
-from caffe_dns.data.datum import Buffer, Image, IntArray
+from caffe_dns.data.datum import Buffer, Image
+from caffe_dns.data.tasks import Result, Task, TaskMemory
 from caffe_dns.errors import CaffeError
 
 
@@ -37,17 +37,17 @@ class DecodingProcesses:
         self._starting = deque(self._all)
         self._idle: deque[_Process] = deque()
 
-    def run(self, task: CropTask, values: Iterable[Buffer], crops: Image) -> IntArray | None:
-        """Have a process do the task with these records, and copy what it made into `crops`.
+    def run(self, task: Task[Result], values: Iterable[Buffer], images: Image) -> Result | None:
+        """Have a process do the task with these records, and copy what it made into `images`.
 
-        Returns the notes [N, 4] of `CropTask.run`, or None where that gave False or there is no
-        process for it now. Threads may call it. Raises what `values` raises.
+        Returns the task's result, or None where there is none or there is no process for it now.
+        Threads may call it. Raises what `values` raises.
         """
         process = self._take()
         if process is None:
             return None
         try:
-            notes = process.run(task, values, crops)
+            result = process.run(task, values, images)
         except (EOFError, OSError):
             if not self._closed:
                 log.warning("A process that decodes records has ended; the others do its work")
@@ -56,7 +56,7 @@ class DecodingProcesses:
             self._idle.append(process)
             raise
         self._idle.append(process)
-        return notes
+        return result
 
     def _take(self) -> _Process | None:
         # Other threads take some meanwhile, so to look first would not help.
@@ -79,10 +79,10 @@ class DecodingProcesses:
 
 
 class _Process:
-    """A process that runs `crop_task.serve`. Raises OSError where it cannot be started."""
+    """A process that runs `tasks.serve`. Raises OSError where it cannot be started."""
 
     def __init__(self, size: int) -> None:
-        descriptor = os.memfd_create("crops")
+        descriptor = os.memfd_create("images")
         try:
             os.ftruncate(descriptor, size)
             self._memory = TaskMemory(descriptor)
@@ -100,15 +100,15 @@ class _Process:
             self._pipe.recv()
         return True
 
-    def run(self, task: CropTask, values: Iterable[Buffer], crops: Image) -> IntArray | None:
+    def run(self, task: Task[Result], values: Iterable[Buffer], images: Image) -> Result | None:
         """What `DecodingProcesses.run` does. Raises EOFError or OSError where it has ended."""
         if not self._memory.fill(task, values):
             return None
         self._pipe.send(task)
-        if not self._pipe.recv():
-            return None
-        crops[:] = self._memory.crops(task)
-        return self._memory.notes(task).copy()
+        result: Result | None = self._pipe.recv()
+        if result is not None:
+            images[:] = self._memory.images(task)
+        return result
 
     def end(self) -> None:
         self._process.kill()
@@ -116,7 +116,7 @@ class _Process:
 
 
 def _start(pipe: int, memory: int) -> subprocess.Popen[bytes]:
-    program = f"from caffe_dns.data.crop_task import serve; serve({pipe}, {memory})"
+    program = f"from caffe_dns.data.tasks import serve; serve({pipe}, {memory})"
     home = str(Path(__file__).parents[2])
     return subprocess.Popen(
         [sys.executable, "-c", program],

@@ -11,10 +11,9 @@ from torch import Tensor
 
 from caffe_dns import log, rng
 from caffe_dns.data.annotated_batches import AnnotatedBatches, Normalization
-from caffe_dns.data.annotated_datum import Annotated, parse_annotated
+from caffe_dns.data.annotated_task import AnnotatedMaker
 from caffe_dns.data.annotated_transform import AnnotatedTransform
 from caffe_dns.data.batches import Share
-from caffe_dns.data.datum import Buffer
 from caffe_dns.data.random_resizing import refuse_resizing
 from caffe_dns.data.transform import read_mean, refuse_of_others, shape_text
 from caffe_dns.layers.base import Shape, layer_types
@@ -45,7 +44,7 @@ class AnnotatedData(DatabaseRecords):
         with closing(self.open_in_order(announce=True)) as source:
             (value,) = source.load([source.fetch(0)])
             with source.at(0):
-                first = self._parse(value)
+                first = self._maker(with_boxes=False).parse(value)
         channels = first.image.shape[2]
         self.transform.check(channels)
         self._shape: Shape = (self.batch_size, channels, *self.transform.output_size(first.size))
@@ -64,20 +63,22 @@ class AnnotatedData(DatabaseRecords):
     def reader(self, share: Share, *, pin: bool) -> AnnotatedBatches:
         return AnnotatedBatches(
             self.open_records(),
-            self._parse,
-            self.transform,
+            self._maker(with_boxes=self.with_boxes and self.num_tops > 1),
             self.normalization,
-            partial(rng.numpy_generator, self.context.seed, f"annotated/{self.name}"),
             share,
             self.batch_size,
-            with_boxes=self.with_boxes and self.num_tops > 1,
             for_gpu=pin,
         )
 
-    def _parse(self, value: Buffer) -> Annotated:
+    def _maker(self, *, with_boxes: bool) -> AnnotatedMaker:
         transform = self.param.transform_param
-        color = transform.force_color or self.param.data_param.force_encoded_color
-        return parse_annotated(value, color=color, gray=transform.force_gray)
+        return AnnotatedMaker(
+            self.transform,
+            partial(rng.numpy_generator, self.context.seed, f"annotated/{self.name}"),
+            color=transform.force_color or self.param.data_param.force_encoded_color,
+            gray=transform.force_gray,
+            with_boxes=with_boxes,
+        )
 
     def _mean(self) -> Tensor | None:
         """What is subtracted of every image as it comes out, mirrored or not."""

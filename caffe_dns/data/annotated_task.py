@@ -1,0 +1,74 @@
+"""Making images and objects of some AnnotatedDatums: work that one process can hand to another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from caffe_dns.data.annotated_datum import Annotated, parse_annotated
+from caffe_dns.data.annotated_transform import AnnotatedTransform
+from caffe_dns.data.boxes import Boxes
+from caffe_dns.data.cuts import ImageShape
+from caffe_dns.data.datum import Buffer
+from caffe_dns.data.tasks import Task, TaskMemory
+from caffe_dns.errors import CaffeError
+
+
+@dataclass
+class AnnotatedMaker:
+    """What is done to each record of a layer. It can be sent to other processes."""
+
+    transform: AnnotatedTransform
+    #: The generator for a record's draws, by its number.
+    draws: Callable[[int], np.random.Generator]
+    color: bool
+    gray: bool
+    with_boxes: bool
+
+    def parse(self, value: Buffer) -> Annotated:
+        """The record in `value` as it is stored. Raises CaffeError."""
+        return parse_annotated(value, color=self.color, gray=self.gray)
+
+    def make(self, value: Buffer, number: int) -> Annotated:
+        """Record `number` as a net is to see it. Raises CaffeError."""
+        record = self.parse(value)
+        if self.with_boxes and not record.typed:
+            raise CaffeError("a record has no type, so that it is not said what its objects are")
+        return self.transform.apply(record, self.draws(number))
+
+    def labels(self, record: Annotated, item: int) -> Boxes:
+        """What a batch says of its image `item`: a row [N, 8] for each object, or its label [1]."""
+        if self.with_boxes:
+            return record.objects.rows(item)
+        return np.array([record.label], np.float32)
+
+
+@dataclass
+class AnnotatedTask(Task[list[Boxes]]):
+    """Records to make, of which the first becomes image `first` of a batch.
+
+    The result is what `AnnotatedMaker.labels` gives for each.
+    """
+
+    maker: AnnotatedMaker
+    numbers: list[int]
+    first: int
+    #: Of every image as it comes out.
+    shape: ImageShape
+
+    @property
+    def images_shape(self) -> tuple[int, int, int, int]:
+        return len(self.numbers), *self.shape
+
+    def run(self, memory: TaskMemory) -> list[Boxes] | None:
+        images, labels = memory.images(self), []
+        for index, value in enumerate(memory.values(self)):
+            record = self.maker.make(value, self.numbers[index])
+            image = record.image.transpose(2, 0, 1)
+            if image.dtype != np.uint8 or image.shape != self.shape:
+                return None
+            images[index] = image
+            labels.append(self.maker.labels(record, self.first + index))
+        return labels
