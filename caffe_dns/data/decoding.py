@@ -61,6 +61,12 @@ def decode(data: Buffer, flag: int, what: str) -> Image | None:
     return pixels
 
 
+def decoding_memory(head: Buffer, size: int) -> int:
+    """Bytes that it takes to decode an image of so many bytes that begins with `head`."""
+    claim = claim_of(head)
+    return 3 * size if claim is None else claim.memory
+
+
 def _check_claim(data: Buffer, what: str) -> None:
     """Raise CaffeError where decoding would take too much memory, unless a limit was set."""
     claim = claim_of(data)

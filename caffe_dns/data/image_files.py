@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import codecs
+import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from caffe_dns import log
 from caffe_dns.data.datum import Image, channels_first
-from caffe_dns.data.decoding import decode
+from caffe_dns.data.decoding import decode, decoding_memory
 from caffe_dns.data.sources import ImageSource, Order
 from caffe_dns.encoding import on_disk
 from caffe_dns.errors import CaffeError
@@ -46,6 +47,19 @@ def _content(path: str) -> bytes:
         raise CaffeError(f"cannot be read: {error.strerror}", file=path) from None
 
 
+def reading_memory(path: str) -> int:
+    """Bytes that it takes to read and decode an image file; 0 for what is none."""
+    path = on_disk(path)
+    if not os.path.isfile(path):  # to look into a pipe would empty it
+        return 0
+    try:
+        with open(path, "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            return size + decoding_memory(file.read(_HEADER), size)
+    except OSError:
+        return 0
+
+
 class ImageFiles:
     """Reads images in colour; with `keep`, each file once, whose bytes stay in memory."""
 
@@ -76,6 +90,8 @@ def decode_file(data: bytes, path: str, *, color: bool = True) -> Image:
 _LABELLED = re.compile(r" [+-]?\d+\s*$")
 #: More digits than 32 bits hold; Python refuses to make a number of thousands.
 _MOST_DIGITS = 20
+#: Bytes of an image file in which its size stands, as a rule.
+_HEADER = 1 << 16
 #: Bytes that are looked at to tell text from other files.
 _HEAD = 1024
 

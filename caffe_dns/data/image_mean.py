@@ -6,13 +6,14 @@ Sums are float32 and taken in the order of the records, so that the mean has Caf
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import numpy as np
 
 from caffe_dns import log
 from caffe_dns.data.database import Database
-from caffe_dns.data.datum import Image, parse_datum
-from caffe_dns.data.decoding import Buffer
+from caffe_dns.data.datum import Image, RawDatum, parse_datum
+from caffe_dns.data.decoding import decoding_memory
 from caffe_dns.data.workers import Workers, decoding_threads
 from caffe_dns.errors import CaffeError
 from caffe_dns.proto.blobs import array_to_blob
@@ -69,19 +70,30 @@ def mean_to_blob(mean: Image) -> BlobProto:
 def _images(database: Database) -> Iterator[tuple[bytes, Image]]:
     """Keys and images in order; several threads decode them."""
 
-    def read(numbered: tuple[int, tuple[bytes, Buffer]]) -> tuple[bytes, bool, Image]:
-        """Key and image of a record, and whether it was encoded."""
-        index, (key, value) = numbered
+    @contextmanager
+    def about(index: int, key: bytes) -> Iterator[None]:
+        """Within it, errors are about this record."""
         try:
-            datum = parse_datum(value)
-            return key, datum.encoded, datum.image()
+            yield
         except CaffeError as error:
             raise database.explain(error, index, key) from None
+
+    def records() -> Iterator[tuple[int, bytes, RawDatum]]:
+        for index, (key, value) in enumerate(database.records()):
+            with about(index, key):
+                datum = parse_datum(value)
+            yield index, key, datum
+
+    def decode(record: tuple[int, bytes, RawDatum]) -> tuple[bytes, bool, Image]:
+        """Key and image of a record, and whether it was encoded."""
+        index, key, datum = record
+        with about(index, key):
+            return key, datum.encoded, datum.image()
 
     workers = Workers(decoding_threads())
     first = True
     try:
-        for key, encoded, image in workers.stream(read, enumerate(database.records()), _size):
+        for key, encoded, image in workers.stream(decode, records(), _cost):
             if first and encoded:
                 log.info("Decoding Datum")
             first = False
@@ -92,5 +104,9 @@ def _images(database: Database) -> Iterator[tuple[bytes, Image]]:
         workers.close()
 
 
-def _size(read: tuple[bytes, bool, Image]) -> int:
-    return read[2].nbytes
+def _cost(record: tuple[int, bytes, RawDatum]) -> int:
+    """Bytes that it takes to decode a record."""
+    _, _, datum = record
+    if datum.encoded:
+        return decoding_memory(datum.data, len(datum.data))
+    return len(datum.data) + (0 if datum.float_data is None else datum.float_data.nbytes)

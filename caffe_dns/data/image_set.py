@@ -14,7 +14,7 @@ from google.protobuf.message import Message
 from caffe_dns import log
 from caffe_dns.data.datum import Buffer, Image, channels_first
 from caffe_dns.data.image_batch import copy_planes
-from caffe_dns.data.image_files import ListedImage, read_image
+from caffe_dns.data.image_files import ListedImage, read_image, reading_memory
 from caffe_dns.data.workers import Workers, decoding_threads
 from caffe_dns.errors import CaffeError, first_line
 from caffe_dns.files.reading import read_file
@@ -61,7 +61,7 @@ class ImageSet:
         """
         workers = Workers(decoding_threads())
         try:
-            results = workers.stream(self._convert, range(len(self.images)), _size)
+            results = workers.stream(self._convert, range(len(self.images)), self._cost)
             for image, result in zip(self.images, results, strict=True):
                 if isinstance(result, CaffeError):
                     path = self.root_folder + image.name
@@ -71,6 +71,10 @@ class ImageSet:
                     yield result
         finally:
             workers.close()
+
+    def _cost(self, index: int) -> int:
+        """Bytes that the record of image `index` takes while it is made, if it is not enlarged."""
+        return reading_memory(self.root_folder + self.images[index].name)
 
     def _convert(self, index: int) -> Record | CaffeError:
         """The record of image `index`, or what was wrong with its file."""
@@ -125,11 +129,6 @@ class ImageSet:
         if as_it_is and _matches(path, encoding):
             return Datum(data=read_file(path), encoded=True)
         return Datum(data=_encode(pixels, path, encoding), encoded=True)
-
-
-def _size(result: Record | CaffeError) -> int:
-    """Bytes of the image that was made a record."""
-    return result.num_values if isinstance(result, Record) else 0
 
 
 def _raw_datum(pixels: Image) -> Datum:

@@ -6,9 +6,9 @@ import math
 import os
 import sys
 import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import islice
 from typing import TypeVar
 
 import torch
@@ -20,8 +20,10 @@ _T = TypeVar("_T")
 _MOST_THREADS = 10
 #: On fewer cores, threads decode as much as processes.
 _FEWEST_CORES, _MOST_PROCESSES = 4, 16
-#: How many results wait to be used in their order, and how many bytes they may have by the largest.
-_MOST_AHEAD, _BYTES_AHEAD = 64, 256 << 20
+#: How many items a thread takes at a time to make something of them, and how much they cost.
+_MOST_TOGETHER, _BYTES_TOGETHER = 8, 4 << 20
+#: How many such groups are made or wait to be used, and how much they cost.
+_MOST_AHEAD, _BYTES_AHEAD = 32, 256 << 20
 #: In how many pieces the work is divided for each thread. More balance it better, but cost more.
 _PIECES = 2
 
@@ -77,20 +79,26 @@ class Workers:
         return [made[at] for at in indices]
 
     def stream(
-        self, make: Callable[[_S], _T], items: Iterable[_S], size: Callable[[_T], int]
+        self, make: Callable[[_S], _T], items: Iterable[_S], cost: Callable[[_S], int]
     ) -> Iterator[_T]:
         """What `make` gives for each item, in order. Raises what it raises.
 
-        Some are made ahead, fewer where the largest so far is large by `size`, in bytes.
+        Some are made ahead: so many as have room together, by the `cost` of each, in bytes of
+        memory that it takes to make it and to keep it.
         """
-        source = iter(items)
-        ahead, largest = 1, 1
-        while some := list(islice(source, ahead)):
-            made = self.map(make, some)
-            largest = max(largest, *map(size, made))
-            ahead = max(1, min(_MOST_AHEAD, _BYTES_AHEAD // largest))
-            yield from made
-            del made  # or it would stay until the next are there
+        if self._threads == 1:
+            yield from map(make, items)
+            return
+        ahead: deque[tuple[Future[list[_T]], int]] = deque()
+        taken = 0
+        for some, size in _few_at_a_time(items, cost):
+            while ahead and (len(ahead) == _MOST_AHEAD or taken + size > _BYTES_AHEAD):
+                yield from ahead[0][0].result()
+                taken -= ahead.popleft()[1]
+            ahead.append((self._started().submit(_make_all, make, some), size))
+            taken += size
+        while ahead:
+            yield from ahead.popleft()[0].result()
 
     def start(
         self, work: Callable[[range], None], indices: range, at_least: int = 1
@@ -103,17 +111,42 @@ class Workers:
         if self._threads == 1:
             work(indices)
             return []
-        if self._pool is None:
-            self._pool = ThreadPoolExecutor(self._threads, "decode", _stay_alone, (self._usual,))
+        pool = self._started()
         step = max(at_least, math.ceil(len(indices) / (_PIECES * self._threads)))
         starts = range(0, len(indices), step)
-        return [self._pool.submit(work, indices[start : start + step]) for start in starts]
+        return [pool.submit(work, indices[start : start + step]) for start in starts]
 
     def close(self) -> None:
         """Stop the threads; work that none has begun is dropped."""
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
             self._pool = None
+
+    def _started(self) -> ThreadPoolExecutor:
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(self._threads, "decode", _stay_alone, (self._usual,))
+        return self._pool
+
+
+def _make_all(make: Callable[[_S], _T], items: list[_S]) -> list[_T]:
+    return [*map(make, items)]
+
+
+def _few_at_a_time(
+    items: Iterable[_S], cost: Callable[[_S], int]
+) -> Iterator[tuple[list[_S], int]]:
+    """The items in groups, each of one item or of few that cost little, with what they cost."""
+    group: list[_S] = []
+    sum_of_costs = 0
+    for item in items:
+        each = cost(item)
+        if group and (len(group) == _MOST_TOGETHER or sum_of_costs + each > _BYTES_TOGETHER):
+            yield group, sum_of_costs
+            group, sum_of_costs = [], 0
+        group.append(item)
+        sum_of_costs += each
+    if group:
+        yield group, sum_of_costs
 
 
 def _stay_alone(usual: int) -> None:

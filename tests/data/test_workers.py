@@ -117,36 +117,50 @@ def test_results_come_in_order(threads: int) -> None:
     workers.close()
 
 
-@pytest.mark.parametrize("threads", [1, 3])
-@pytest.mark.parametrize(("size", "most"), [(1, 64), (100 << 20, 2), (1 << 30, 1)])
-def test_fewer_are_made_ahead_where_they_are_large(threads: int, size: int, most: int) -> None:
-    made: list[int] = []
+@pytest.mark.parametrize(
+    ("cost", "most"), [(0, 8 * 33), (3 << 20, 32), (100 << 20, 2), (1 << 30, 1)]
+)
+def test_fewer_are_made_ahead_where_they_are_large(cost: int, most: int) -> None:
+    asked: list[int] = []
 
-    def make(item: int) -> int:
-        made.append(item)
-        return item * item
+    def cost_of(item: int) -> int:
+        asked.append(item)
+        return cost if item else 0  # so that the first says nothing of the others
 
-    workers = Workers(threads)
+    workers = Workers(3)
     ahead: list[int] = []
-    for used, result in enumerate(workers.stream(make, iter(range(150)), lambda _: size)):
+    results = workers.stream(lambda item: item * item, iter(range(600)), cost_of)
+    for used, result in enumerate(results):
         assert result == used * used
-        ahead.append(len(made) - used)
+        ahead.append(len(asked) - used)
     workers.close()
-    assert sorted(made) == list(range(150))
-    assert ahead[0] == 1  # before it is known how large they are
-    assert max(ahead) == most
+    # Others have been asked for their cost, and wait for room.
+    assert most <= max(ahead) <= most + 3
 
 
-def test_results_that_were_used_are_gone_when_others_are_made() -> None:
+@pytest.mark.parametrize("threads", [1, 3])
+def test_results_that_were_used_are_gone_when_others_are_made(threads: int) -> None:
     made: list[weakref.ref[torch.Tensor]] = []
     there: list[int] = []
 
     def make(item: int) -> torch.Tensor:
-        there.append(sum(reference() is not None for reference in made))
+        there.append(sum(reference() is not None for reference in [*made]))
         result = torch.zeros(1)
         made.append(weakref.ref(result))
         return result
 
-    for _ in Workers(1).stream(make, range(20), lambda _: 60 << 20):  # 4 of which are made ahead
+    workers = Workers(threads)
+    for _ in workers.stream(make, range(40), lambda _: 60 << 20):  # 4 of which have room
         pass
-    assert max(there) == 4  # 3, and the one used last
+    workers.close()
+    assert max(there) <= 4
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_a_stream_raises_what_making_raises(threads: int) -> None:
+    workers = Workers(threads)
+    results = workers.stream(lambda item: 1 // (item - 30), range(60), lambda _: 1 << 20)
+    with pytest.raises(ZeroDivisionError):
+        assert list(results) is None
+    assert list(workers.stream(str, [], lambda _: 1)) == []
+    workers.close()
