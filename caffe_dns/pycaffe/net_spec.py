@@ -15,7 +15,8 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from caffe_dns.errors import CaffeError
+from caffe_dns.errors import CaffeError, nearest
+from caffe_dns.layers.base import layer_types
 from caffe_dns.proto import caffe_pb2
 from caffe_dns.proto.caffe_pb2 import LayerParameter, NetParameter
 
@@ -138,7 +139,8 @@ def assign_proto(proto: Any, name: str, value: Any) -> None:
     """
     field = proto.DESCRIPTOR.fields_by_name.get(name)
     if field is None:
-        raise AttributeError(f"{proto.DESCRIPTOR.name} has no field '{name}'")
+        near = nearest(name, list(proto.DESCRIPTOR.fields_by_name))
+        raise AttributeError(f"{proto.DESCRIPTOR.name} has no field '{name}'{near}")
     target = getattr(proto, name)
     if hasattr(target, "extend"):
         for entry in value if isinstance(value, list | tuple) else [value]:
@@ -209,17 +211,30 @@ def _in_order(tops: Iterable[Top | Function]) -> Iterator[Function]:
 def _set(layer: LayerParameter, name: str, value: Any) -> None:
     """Set a field of the layer, or of the message for its type, which goes first."""
     own = _OWN_FIELDS.get(layer.type)
+    fields = own.message_type.fields_by_name if own else {}
     try:
-        if own and name in own.message_type.fields_by_name and not name.endswith("param"):
+        if own and name in fields and not name.endswith("param"):
             assign_proto(getattr(layer, own.name), name, value)
-        else:
+        elif name in LayerParameter.DESCRIPTOR.fields_by_name:
             assign_proto(layer, name, value)
+        else:
+            raise AttributeError(_no_field(layer, name, fields))
     except AttributeError as error:
         raise CaffeError(str(error), layer=layer.name) from None
     except (TypeError, ValueError) as error:
         raise CaffeError(
             f"does not take {value!r}: {error}", layer=layer.name, field=name
         ) from None
+
+
+def _no_field(layer: LayerParameter, name: str, own: Iterable[str]) -> str:
+    """That a layer has no such field; perhaps because nobody knows its type."""
+    near = nearest(name, [*own, *LayerParameter.DESCRIPTOR.fields_by_name])
+    message = f"LayerParameter has no field '{name}'{near}"
+    if layer.type not in layer_types:
+        near = nearest(layer.type, list(layer_types))
+        message += f"; there is no layer type '{layer.type}'{near}"
+    return message
 
 
 #: The field of LayerParameter for a layer type, by the name of its message. Where forks have fields

@@ -115,11 +115,24 @@ def test_wrong_use() -> None:
     with pytest.raises(AttributeError, match="nothing has been assigned to 'data' yet"):
         net.conv = L.Convolution(net.data)
     net.data = L.Input(shap={"dim": 1})
-    with pytest.raises(CaffeError, match="layer 'data': LayerParameter has no field 'shap'"):
+    with pytest.raises(CaffeError) as caught:
         net.to_proto()
+    assert str(caught.value) == (
+        "layer 'data': LayerParameter has no field 'shap' (did you mean 'shape'?)"
+    )
+    net.data = L.Inputt(shape={"dim": 1})
+    with pytest.raises(CaffeError) as caught:
+        net.to_proto()
+    assert str(caught.value) == (
+        "layer 'data': LayerParameter has no field 'shape'; there is no layer type 'Inputt' "
+        "(did you mean 'Input'?)"
+    )
     net.data = L.Input(shape={"dims": 1})
-    with pytest.raises(CaffeError, match="layer 'data': BlobShape has no field 'dims'"):
+    with pytest.raises(CaffeError) as caught:
         net.to_proto()
+    assert str(caught.value) == (
+        "layer 'data': BlobShape has no field 'dims' (did you mean 'dim'?)"
+    )
     net.data = L.Pooling(pool="MAXIMUM")
     with pytest.raises(CaffeError, match="layer 'data': pool: does not take 'MAXIMUM'"):
         net.to_proto()
