@@ -97,8 +97,12 @@ def _is_near(word: str, known: str) -> bool:
     """Whether one is the other with a slip or two: a letter for each six, or most of the word."""
     from difflib import SequenceMatcher
 
-    slips = _distance(word, known)
-    return slips <= 1 + len(word) // 6 or SequenceMatcher(None, word, known).ratio() > _MOST
+    # An ending that both have says nothing of the rest: foo_param is not log_param.
+    rest, _, ending = word.rpartition("_")
+    other, _, other_ending = known.rpartition("_")
+    differing = (rest, other) if rest and other and ending == other_ending else (word, known)
+    slips = _distance(*differing)
+    return slips <= 1 + len(differing[0]) // 6 or SequenceMatcher(None, word, known).ratio() > _MOST
 
 
 def _distance(first: str, second: str) -> int:

@@ -13,6 +13,9 @@ from typing import Any, Generic, TypeVar, cast
 from caffe_dns.errors import CaffeError, nearest
 from caffe_dns.plugins import load_installed
 
+#: The tables there are so far, by their kinds.
+_tables: dict[str, Registry[Any]] = {}
+
 T = TypeVar("T")
 Entry = TypeVar("Entry", bound=Callable[..., Any])
 
@@ -27,6 +30,7 @@ class Registry(Generic[T]):
         self.kind = kind
         self._by_name = by_name
         self._entries: dict[str, T] = {}
+        _tables[kind] = self
 
     def register(self, *names: str) -> Callable[[Entry], Entry]:
         """Decorator: enter a class or function under each of `names`."""
@@ -57,5 +61,17 @@ class Registry(Generic[T]):
     def __iter__(self) -> Iterator[str]:
         return iter(sorted(self._entries) if self._by_name else list(self._entries))
 
+    def __len__(self) -> int:
+        return len(self._entries)
+
     def __contains__(self, name: object) -> bool:
         return name in self._entries
+
+
+def is_missing(kind: str, name: str) -> bool:
+    """Whether a table of this kind is there and has no such name, nor has a plugin."""
+    table = _tables.get(kind)
+    if not table or name in table:
+        return False
+    load_installed()
+    return name not in table

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 from caffe_dns.errors import CaffeError
+from caffe_dns.files.kinds import HEAD, other_kind
 
 #: Before every page: its number, four flags' worth of kind, and where its free space begins.
 _HEADER = struct.Struct("<QHHHH")
@@ -170,6 +171,8 @@ def parse_meta(data: bytes, number: int) -> Meta:
         raise CaffeError("was written on a 32-bit machine; copy it on one of 64 bits first")
     if data[HEADER_SIZE : HEADER_SIZE + 4] == _MAGIC_BYTES[::-1]:
         raise CaffeError("was written on a machine of the other byte order")
+    if kind := other_kind(bytes(data[:HEAD])):
+        raise CaffeError(f"of data.mdb, {kind}")
     if len(data) < META_SIZE:
         raise CaffeError("is cut short: data.mdb ends within its first pages")
     magic, version, _, _ = _META_START.unpack_from(data, HEADER_SIZE)

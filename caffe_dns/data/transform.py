@@ -19,6 +19,7 @@ from caffe_dns import kernels, log, rng
 from caffe_dns.data.cuts import Cut, Cutter, ImageShape, crop, crop_all
 from caffe_dns.data.datum import Image, IntArray
 from caffe_dns.errors import CaffeError
+from caffe_dns.files.kinds import HEAD, other_kind
 from caffe_dns.files.reading import read_file
 from caffe_dns.proto.blobs import blob_to_array
 from caffe_dns.proto.caffe_pb2 import TRAIN, BlobProto, TransformationParameter
@@ -236,7 +237,9 @@ def read_mean(path: str) -> Tensor:
     except OSError as error:
         raise CaffeError(f"{path} cannot be read: {error.strerror}", field=field) from None
     except (DecodeError, Malformed):
-        raise CaffeError(f"{path} is not a BlobProto file", field=field) from None
+        kind = other_kind(bytes(raw[:HEAD]))
+        reason = f": {kind}" if kind else ""
+        raise CaffeError(f"{path} is not a BlobProto file{reason}", field=field) from None
     except CaffeError as error:
         raise CaffeError(f"{path}: {error.message}", field=field) from None
     shape = (1,) * (4 - values.ndim) + values.shape

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +17,7 @@ import numpy as np
 from caffe_dns.encoding import on_disk
 from caffe_dns.errors import CaffeError, first_line
 from caffe_dns.files.finite import check_finite
+from caffe_dns.files.kinds import HEAD, other_kind
 from caffe_dns.files.reading import check_file
 
 if TYPE_CHECKING:
@@ -49,11 +50,15 @@ def open_hdf5(path: str, what: str = "cannot be read as HDF5") -> Iterator[h5py.
     except CaffeError as error:
         raise error.locate(file=path) from None
     except _H5PY_ERRORS as error:
-        raise CaffeError(f"{what}: {_reason(error)}", file=path) from None
+        raise CaffeError(f"{what}: {_reason(error, path)}", file=path) from None
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: Exception, path: str) -> str:
     """What is wrong, in the words of the system or of HDF5."""
+    if isinstance(error, OSError) and error.errno is None:  # not HDF5
+        with suppress(OSError), open(on_disk(path), "rb") as file:
+            if kind := other_kind(file.read(HEAD)):
+                return kind
     if isinstance(error, AttributeError | TypeError):  # in Python's words, which are about our code
         return "something in it is missing, or of another kind than it should be"
     return getattr(error, "strerror", None) or first_line(error)

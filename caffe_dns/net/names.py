@@ -31,7 +31,7 @@ def check_names(steps: Sequence[Step], param: NetParameter, places: Places) -> N
 
 
 def _check(name: str, count: int, layers: Sequence[Layer], lines: Sequence[int]) -> None:
-    message = f"{count} layers have this name"
+    message = f"{count} layers have {'this' if name else 'no'} name"
     if len(lines) == count:
         message += f" (lines {', '.join(map(str, lines[:-1]))} and {lines[-1]})"
     for layer in layers:

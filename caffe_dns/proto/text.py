@@ -18,6 +18,7 @@ from google.protobuf.message import DecodeError, Message
 from caffe_dns import encoding
 from caffe_dns.errors import CaffeError
 from caffe_dns.files import write_atomically
+from caffe_dns.files.kinds import HEAD, other_kind
 from caffe_dns.files.reading import read_file
 from caffe_dns.proto.fields import is_repeated
 from caffe_dns.proto.forks import renumber_layers
@@ -90,6 +91,8 @@ def parse_text(text: str, message_type: type[M], file: str | None = None) -> Par
 
 def _kind_of(raw: bytes) -> str | None:
     """What is to be said of a file that is no text of a byte to a letter, or None."""
+    if kind := other_kind(raw[:HEAD]):
+        return kind
     if raw.startswith(_UTF_16_AND_32) or len(_NULS.findall(raw[:_HEAD])) > _HEAD // 16:
         return "this is text in UTF-16 or UTF-32; save it as UTF-8"
     if raw.startswith(b"\x89HDF"):
@@ -127,9 +130,9 @@ def read_binary(path: str | Path, message_type: type[M]) -> M:
     except DecodeError:
         known = set()
     if known.isdisjoint(_ESSENTIAL.get(kind, known)):
-        reason = "truncated or another kind of file"
-        if not _BINARY.search(raw):
-            reason = "it looks like a text file"
+        is_text = not _BINARY.search(raw)
+        reason = "it looks like a text file" if is_text else "truncated or another kind of file"
+        reason = other_kind(raw[:HEAD]) or reason
         raise CaffeError(f"is not a {kind}: {reason}", file=file)
     return message
 

@@ -12,6 +12,7 @@ from caffe_dns.errors import CaffeError
 from caffe_dns.proto.caffe_pb2 import NetParameter, SolverParameter
 from caffe_dns.proto.known_forks import forks_with_layer
 from caffe_dns.proto.positions import Positions
+from caffe_dns.registry import is_missing
 
 #: Of more than this many, the rest is counted.
 _MOST_NAMED = 12
@@ -53,13 +54,13 @@ def other_kind(message: str, field: str) -> str | None:
 
 
 def foreign_layers(message: Message, positions: Positions) -> list[Unknown]:
-    """The layers of a net that are of a type that only forks have."""
+    """The layers of a net that are of a type that only forks have, or nobody."""
     layers = message.layer if isinstance(message, NetParameter) else ()
     types = [(layer.type, positions.layer_line(index)) for index, layer in enumerate(layers)]
     return [
         Unknown(f"layer type '{type}'", line, forks)
         for type, line in types
-        if (forks := forks_with_layer(type))
+        if type and ((forks := forks_with_layer(type)) or is_missing("layer type", type))
     ]
 
 

@@ -41,6 +41,12 @@ def test_refuses_two_layers_of_one_name_with_weights(tmp_path: Path) -> None:
     )
 
 
+def test_layers_without_a_name() -> None:
+    nameless = f'layer {{ type: "InnerProduct" bottom: "%s" top: "%s" {PRODUCT} }}'
+    text = input_layer(data=(2, 5)) + nameless % ("data", "a") + nameless % ("a", "b")
+    assert "2 layers have no name, and one of them has weights" in refused(text)
+
+
 def test_refuses_two_layers_of_one_name_that_read_data() -> None:
     data = DATA % GOLDEN
     message = refused(

@@ -8,6 +8,7 @@ from google.protobuf import text_format
 from google.protobuf.message import Message
 
 from caffe_dns.errors import CaffeError
+from caffe_dns.layers import layer_types
 from caffe_dns.proto import parser
 from caffe_dns.proto.caffe_pb2 import Datum, NetParameter, SolverParameter
 from caffe_dns.proto.text import parse_text, read_text
@@ -242,6 +243,7 @@ def test_a_large_definition_reads_quickly() -> None:
 
 
 def test_all_that_is_unknown_is_named_at_once() -> None:
+    assert "ReLU" in layer_types  # without the table, only what forks have is known to be missing
     text = """layer { name: "a" type: "AnnotatedBoxes"
   transform_param { upper_size { a: 1 b: [1, 2] c: "x" 'y' <d: -1> } flop: -3
     upper_size { } mean_valu: 3 } }
@@ -251,7 +253,8 @@ layer { name: "c" dense_crf_param <> }
     assert error_of(text) == (
         "net.prototxt:2: layer.transform_param.upper_size: unknown field 'upper_size' in "
         "TransformationParameter (column 21): this is a field of TSN, which dns does not have; "
-        "also unknown: 'flop' in TransformationParameter (line 2), 'upper_size' in "
+        "also unknown: layer type 'AnnotatedBoxes' (line 1), "
+        "'flop' in TransformationParameter (line 2), 'upper_size' in "
         "TransformationParameter (line 3, TSN), 'mean_valu' in TransformationParameter "
         "(line 3), pool: MIN (line 4), layer type 'SparseData' (line 4, DeepDetect), "
         "'dense_crf_param' in LayerParameter (line 5, DeepLab)"
