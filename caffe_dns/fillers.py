@@ -42,6 +42,8 @@ def _constant(shape: Shape, filler: FillerParameter, generator: Generator) -> Te
 def _uniform(shape: Shape, filler: FillerParameter, generator: Generator) -> Tensor:
     if filler.min > filler.max:
         raise CaffeError(f"filler type 'uniform' with min {filler.min:g} above max {filler.max:g}")
+    if filler.max - filler.min > torch.finfo(torch.float32).max:
+        raise CaffeError(f"filler type 'uniform' from {filler.min:g} to {filler.max:g} is too far")
     return torch.empty(shape).uniform_(filler.min, filler.max, generator=generator)
 
 

@@ -162,6 +162,7 @@ def test_draws_are_the_generators(kind: str) -> None:
         ),
         ("type: 'gaussian' std: -1", (2,), "with a negative std (-1.0)"),
         ("type: 'uniform' min: 2", (2,), "filler type 'uniform' with min 2 above max 1"),
+        ("type: 'uniform' min: -2e38 max: 2e38", (2,), "from -2e+38 to 2e+38 is too far"),
         ("type: 'xavier'", (), "filler type 'xavier' needs a blob with at least one axis"),
         ("type: 'bilinear'", (2, 2), "needs 4 axes and a square kernel, not (2, 2)"),
         ("type: 'bilinear'", (2, 2, 3, 4), "needs 4 axes and a square kernel"),

@@ -50,6 +50,9 @@ class Insanity(SameShape):
         self.low, self.high = settings.lb, settings.ub
         if len(bottom_shapes[0]) < 2:
             raise self.error("the bottom needs at least 2 axes", "bottom")
+        if self.high - self.low > torch.finfo(torch.float32).max:
+            what = f"is {self.high:g}, too far from lb = {self.low:g}"
+            raise self.error(what, "insanity_param.ub")
         if not self.low < self.high or 0 in (self.low, self.high) or self.low == -self.high:
             raise self.error(
                 f"is {self.high:g}; more than lb = {self.low:g} would be right, neither of them 0, "

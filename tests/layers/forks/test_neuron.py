@@ -119,3 +119,8 @@ def test_divisors_of_no_range(low: float, high: float) -> None:
     text = f"type: 'Insanity' insanity_param {{ lb: {low} ub: {high} }}"
     assert f"insanity_param.ub: is {high}; more than lb = {low}" in refused(text, (4, 30))
     assert "at least 2 axes" in refused("type: 'Insanity'", (4,))
+
+
+def test_divisors_of_a_range_that_float32_has_no_number_for() -> None:
+    text = "type: 'Insanity' insanity_param { lb: -2e38 ub: 3e38 }"
+    assert "insanity_param.ub: is 3e+38, too far from lb = -2e+38" in refused(text, (4, 30))
