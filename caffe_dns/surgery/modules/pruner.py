@@ -254,6 +254,11 @@ class _OptimizerWatch:
         pruner = self._concerned(optimizer)
         if pruner is None:
             return None
+        if torch._C._current_graph_task_id() >= 0:
+            raise BadValue(
+                "an optimizer stepped within backward, which still reads the weights: let it step "
+                "when backward is over"
+            )
         self._depth += 1
         pruner.weights.merge()
         # The optimizer itself comes first.

@@ -46,6 +46,9 @@ def find_weights(model: nn.Module, wanted: Iterable[str] | None = None) -> list[
     """
     if not isinstance(model, nn.Module):
         raise BadValue(f"what is pruned is a torch.nn.Module, not of type {_kind(model)}")
+    for name, parameter in model.named_parameters():
+        if isinstance(parameter, UninitializedParameter):
+            raise BadValue(f"'{name}' has no shape yet: run the model once, then prune it")
     first: dict[int, PrunableWeight] = {}
     names: dict[str, PrunableWeight] = {}
     for weight in _all_weights(model):
@@ -77,7 +80,7 @@ def count_others(model: nn.Module, pruned: Iterable[Tensor]) -> dict[str, int]:
     counts: Counter[str] = Counter()
     for module in model.modules():
         for parameter in module.parameters(recurse=False):
-            if id(parameter) not in seen and not isinstance(parameter, UninitializedParameter):
+            if id(parameter) not in seen:
                 seen.add(id(parameter))
                 counts[_kind(module)] += parameter.numel()
     return dict(counts.most_common())
@@ -162,9 +165,7 @@ def _kind(thing: object) -> str:
 
 def _check(weight: PrunableWeight) -> None:
     parameter = weight.weight
-    if isinstance(parameter, UninitializedParameter):
-        raise BadValue(f"'{weight.name}' has no shape yet: run the model once, then prune it")
-    if parameter.is_meta:
+    if parameter.is_meta or not parameter.numel():
         raise BadValue(f"'{weight.name}' has no values: give the model some, then prune it")
     if parameter.is_inference():
         raise BadValue(

@@ -193,9 +193,10 @@ def test_models_that_cannot_be_pruned() -> None:
     assert refused(nn.Sequential(nn.LSTM(3, 4), nn.Embedding(3, 4))) == (
         f"{nothing}; parameters of LSTM, Embedding are pruned where `layers` names them"
     )
-    assert refused(nn.Linear(3, 4, device="meta")) == (
-        "'weight' has no values: give the model some, then prune it"
-    )
+    without = nn.Linear(3, 4)
+    without.weight = nn.Parameter(torch.empty(0, 3))
+    for empty in (nn.Linear(3, 4, device="meta"), without):
+        assert refused(empty) == "'weight' has no values: give the model some, then prune it"
     with torch.inference_mode():
         untrainable = nn.Linear(3, 4)
     assert refused(untrainable) == (
@@ -203,8 +204,8 @@ def test_models_that_cannot_be_pruned() -> None:
     )
     not_a_model: Any = {}
     assert refused(not_a_model) == "what is pruned is a torch.nn.Module, not of type dict"
-    assert refused(nn.Sequential(nn.LazyLinear(3))) == (
-        "'0' has no shape yet: run the model once, then prune it"
+    assert refused(nn.Sequential(nn.Linear(2, 3), nn.LazyBatchNorm1d())) == (
+        "'1.weight' has no shape yet: run the model once, then prune it"
     )
     assert refused(nn.Linear(3, 4).bfloat16()) == (
         "'weight' is of torch.bfloat16: keep the parameters in float32, in which small updates "

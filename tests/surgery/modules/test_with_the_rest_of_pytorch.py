@@ -118,6 +118,17 @@ def test_a_step_that_loss_scaling_leaves_out() -> None:
 
 
 @pytest.mark.slow
+def test_an_optimizer_that_steps_within_backward() -> None:
+    model = tiny()
+    pruner = caffe_dns.prune(model, sparsity=0.5, steps=10)
+    optimizer = torch.optim.SGD(model[3].parameters(), lr=0.1)
+    model[3].weight.register_post_accumulate_grad_hook(lambda _: optimizer.step())
+    data, wanted = tiny_batch(0)
+    with pytest.raises(ValueError, match="an optimizer stepped within backward, which still reads"):
+        F.cross_entropy(model(data), wanted).backward()
+    assert pruner.iteration == 0
+
+
 def test_export_of_a_model_in_training() -> None:
     model, pruner = trained()
     data = images()[0]
