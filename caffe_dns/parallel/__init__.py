@@ -1,7 +1,8 @@
 """Several processes that train one net: who they are, and what they exchange.
 
 Here belongs what goes between ranks; how the processes are started is in `cli.launch`. In order:
-`ranks`, `averaging` and `sufficient_factors` (gradients), `heartbeat` (who is still alive).
+`ranks`, `averaging` and `sufficient_factors` (gradients), `peer_memory` (between GPUs of one host),
+`heartbeat` (who is still alive).
 """
 
 from caffe_dns.parallel.averaging import GradientAverage

@@ -31,6 +31,7 @@ from caffe_dns.layers.masked import WeightedLayer
 from caffe_dns.net.params import Param
 from caffe_dns.parallel.averaging import GradientAverage
 from caffe_dns.parallel.heartbeat import LONGEST_SILENCE, Heartbeat
+from caffe_dns.parallel.peer_memory import PeerMemory
 
 #: Says "True" where the process that starts the ranks keeps the store, as torchrun does.
 STORE_IS_KEPT = "TORCHELASTIC_USE_AGENT_STORE"
@@ -179,6 +180,7 @@ class JoinedRanks(Ranks):
         self.size = world.size
         self._device = torch.device("cpu")
         self._group: dist.ProcessGroup | None = None
+        self._peers: PeerMemory | None = None
         self._heartbeat: Heartbeat
         # Calls of `agree` up to the next meeting and between the last two, and when that was.
         self._until_meeting = 1
@@ -249,6 +251,17 @@ class JoinedRanks(Ranks):
             if not dist.is_nccl_available():
                 raise CaffeError("several GPUs need a PyTorch that was built with NCCL")
             self._group = dist.new_group(backend="nccl", timeout=_PATIENCE)
+            self._peers = self._find_peers(self._group)
+
+    def _find_peers(self, group: dist.ProcessGroup) -> PeerMemory | None:
+        """The memory of the other GPUs, where all are of this host and all ranks reach it."""
+        if self.world.local_size < self.size:
+            return None
+        try:
+            peers = PeerMemory(group, self.rank, self._device)
+        except (ImportError, RuntimeError):
+            peers = None
+        return None if self.largest(int(peers is None)) else peers
 
     # Agreeing -----------------------------------------------------------------------------------
 
@@ -311,6 +324,8 @@ class JoinedRanks(Ranks):
         return tensor.chunk(self.size)[self.rank]
 
     def start_completing(self, tensor: Tensor) -> Callable[[], Tensor]:
+        if self._peers is not None:
+            return self._peers.start_completing(tensor)
         with self._guard():
             work = _gather(tensor, self.part_of(tensor), group=self._group, async_op=True)
         return partial(self._wait_for, work, tensor)

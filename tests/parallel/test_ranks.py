@@ -272,7 +272,8 @@ def test_a_rank_that_dies_ends_the_others_and_is_named(endless: Ranks) -> None:
 @pytest.mark.parametrize("size", [4, 8])
 def test_one_of_many_ranks_that_dies_is_named(tmp_path: Path, mode: str, size: int) -> None:
     """With the pauses between beats that runs have."""
-    prepare(tmp_path, f"{LONG} solver_mode: {mode}", size=size)
+    settings = merge(LONG, f"solver_mode: {mode}", IN_PARTS)
+    prepare(tmp_path, settings, extra=LARGE, size=size)
     ranks = Ranks(tmp_path, "train", "--solver", "solver.prototxt", size=size, beat=BEAT)
     try:
         ranks.wait_for(lambda text: "Iteration 20, lr" in text)

@@ -1,0 +1,94 @@
+"""Tensors that GPUs of one host complete by copies from memory to memory.
+
+NCCL's kernels hold some of a GPU's multiprocessors for as long as numbers are on their way, which
+slows those of backward beside them. Copies have engines of their own in a GPU.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Shared:
+    """A rank's part of a tensor, [N], as all ranks see it."""
+
+    #: Each rank's, in their order.
+    every: Sequence[Tensor]
+    rank: int
+    #: Waits until all ranks have come to the same place.
+    meet: Callable[[], None]
+
+
+def complete(tensor: Tensor, shared: Shared) -> None:
+    """Put into a tensor without gaps the parts that all ranks have of it. All ranks call this."""
+    size, rank = len(shared.every), shared.rank
+    parts = tensor.view(size, -1)
+    shared.every[rank].copy_(parts[rank])
+    shared.meet()
+    for step in range(1, size):  # no two read from the same at a time
+        other = (rank + step) % size
+        parts[other].copy_(shared.every[other])
+    # Nobody writes to it again before all have read.
+    shared.meet()
+
+
+class PeerMemory:
+    """What the ranks of `group`, with GPUs of one host, let each other read of their memory.
+
+    Raises RuntimeError where the GPUs do not reach it, or not by this PyTorch.
+    """
+
+    def __init__(self, group: dist.ProcessGroup, rank: int, device: torch.device) -> None:
+        self._group = group
+        self._rank = rank
+        self._device = device
+        # What waits for others to come should not have to wait for a place on this GPU as well.
+        self._stream = torch.cuda.Stream(device, priority=-1)
+        self._shared: dict[int, Shared] = {}
+        self._try()
+
+    def start_completing(self, tensor: Tensor) -> Callable[[], Tensor]:
+        """Start to put into a tensor each rank's part of it; returns what waits for the end.
+
+        All ranks call this, and the tensor stays where it is for good.
+        """
+        if tensor.data_ptr() not in self._shared:
+            self._shared[tensor.data_ptr()] = self._share(tensor)
+        self._stream.wait_stream(torch.cuda.current_stream(self._device))
+        with torch.cuda.stream(self._stream):
+            complete(tensor, self._shared[tensor.data_ptr()])
+            done = self._stream.record_event()
+
+        def wait() -> Tensor:
+            torch.cuda.current_stream(self._device).wait_event(done)
+            return tensor
+
+        return wait
+
+    def _share(self, tensor: Tensor) -> Shared:
+        """Memory for a part of a tensor in each rank."""
+        from torch.distributed import _symmetric_memory as symmetric
+
+        size = self._group.size()
+        memory = symmetric.empty(tensor.numel() // size, dtype=tensor.dtype, device=self._device)
+        handle = symmetric.rendezvous(memory, self._group)
+        every = [handle.get_buffer(rank, memory.shape, memory.dtype) for rank in range(size)]
+        every[self._rank] = memory
+        return Shared(every, self._rank, handle.barrier)
+
+    def _try(self) -> None:
+        """Raise RuntimeError unless a tensor comes out right."""
+        # Nothing here is sent to several at once, for which a GPU would be set up otherwise.
+        os.environ.setdefault("TORCH_SYMM_MEM_DISABLE_MULTICAST", "1")
+        ranks = torch.arange(self._group.size(), device=self._device)
+        tensor = ranks.where(ranks == self._rank, -1).repeat_interleave(64)
+        if not torch.equal(self.start_completing(tensor)(), ranks.repeat_interleave(64)):
+            raise RuntimeError("the parts of other ranks are wrong")
+        self._shared.clear()
