@@ -127,11 +127,13 @@ def need_gpus(mode: str, size: int) -> None:
     [
         pytest.param(2, "InnerProduct", SHARED, "2", "", id="two-deviation"),
         pytest.param(2, "CInnerProduct", "", "23", "", id="two-official"),
-        pytest.param(2, "InnerProduct", LARGE, "2", "", id="two-large"),
+        pytest.param(2, "InnerProduct", LARGE, "2", "", id="two-large", marks=pytest.mark.slow),
         pytest.param(2, "InnerProduct", LARGE, "2", IN_PARTS, id="two-parts"),
         pytest.param(4, "InnerProduct", SHARED, "2", "", id="four-deviation"),
         pytest.param(4, "CInnerProduct", "", "23", "", id="four-official"),
-        pytest.param(4, "InnerProduct", LARGE, "2", IN_PARTS, id="four-parts"),
+        pytest.param(
+            4, "InnerProduct", LARGE, "2", IN_PARTS, id="four-parts", marks=pytest.mark.slow
+        ),
         pytest.param(8, "InnerProduct", LARGE, "2", "", id="eight-large", marks=pytest.mark.slow),
         pytest.param(8, "CInnerProduct", "", "23", "", id="eight-official", marks=pytest.mark.slow),
     ],
@@ -174,24 +176,39 @@ def test_ranks_do_what_passes_do(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("size", [4, 8])
-@pytest.mark.parametrize("kind", ["InnerProduct", "CInnerProduct"])
-def test_ranks_stay_alike(tmp_path: Path, mode: str, size: int, kind: str) -> None:
+@pytest.mark.parametrize(
+    ("kind", "extra", "more"),
+    [
+        pytest.param("InnerProduct", "", "", id="deviation"),
+        pytest.param("CInnerProduct", "", "", id="official"),
+        pytest.param("InnerProduct", LARGE, IN_PARTS, id="parts"),
+    ],
+)
+def test_ranks_stay_alike(
+    tmp_path: Path, mode: str, size: int, kind: str, extra: str, more: str
+) -> None:
     """`train` compares weights, masks and histories of all ranks at the end."""
     settings = f"surgery_iter_gamma: 0.01 max_iter: 500 test_interval: 100 solver_mode: {mode}"
-    prepare(tmp_path, settings, kind, size=size)
+    prepare(tmp_path, merge(settings, more), kind, extra, size=size)
     train(tmp_path, size=size)
 
 
 @pytest.mark.parametrize(
-    ("size", "batch", "passes"),
-    [(2, BATCH, 2), pytest.param(8, BATCH // 2, 1, marks=pytest.mark.slow)],
+    ("size", "batch", "passes", "extra", "in_parts"),
+    [
+        pytest.param(2, BATCH, 2, "", "", id="two"),
+        pytest.param(2, BATCH, 2, LARGE, IN_PARTS, id="two-parts", marks=pytest.mark.slow),
+        pytest.param(8, BATCH // 2, 1, "", "", id="eight", marks=pytest.mark.slow),
+        pytest.param(8, BATCH // 2, 1, LARGE, IN_PARTS, id="eight-parts", marks=pytest.mark.slow),
+    ],
 )
 def test_a_state_of_four_ranks_resumes_on_another_number(
-    tmp_path: Path, mode: str, size: int, batch: int, passes: int
+    tmp_path: Path, mode: str, size: int, batch: int, passes: int, extra: str, in_parts: str
 ) -> None:
     """Other ranks that read as many records in an iteration come to the same."""
     need_gpus(mode, 4)
-    prepare(tmp_path, f"surgery_iter_gamma: 0.1 solver_mode: {mode}", size=4)
+    settings = merge(f"surgery_iter_gamma: 0.1 solver_mode: {mode}", in_parts)
+    prepare(tmp_path, settings, extra=extra, size=4)
     four = train(tmp_path, size=4).blobs(0)
     net = (tmp_path / "net.prototxt").read_text()
     assert f"batch_size: {BATCH}" in net
@@ -199,7 +216,7 @@ def test_a_state_of_four_ranks_resumes_on_another_number(
     (tmp_path / "net.prototxt").write_text(net)
     settings = (tmp_path / "solver.prototxt").read_text()
     more = f"iter_size: {passes} clip_gradients: {4 * passes}"
-    (tmp_path / "solver.prototxt").write_text(merge(settings, more))
+    (tmp_path / "solver.prototxt").write_text(merge(settings, more, in_parts))
     others = train(tmp_path, "-snapshot", "snap_iter_3.solverstate", size=size)
     assert_close(others.blobs(0), four)
     assert positions(tmp_path / "snap_iter_7.solverstate")[0] == ("mnist", 7 * 4 * BATCH)
