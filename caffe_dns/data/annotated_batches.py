@@ -19,14 +19,12 @@ from caffe_dns.data.boxes import Boxes
 from caffe_dns.data.datum import Image
 from caffe_dns.data.decoding_processes import DecodingProcesses
 from caffe_dns.data.sources import DatabaseSource
-from caffe_dns.data.stored import Value
+from caffe_dns.data.stored import Value, sendable
 from caffe_dns.data.workers import Workers, decoding_processes, reading_threads
 from caffe_dns.errors import CaffeError
 
 #: Of so many records at least is it worth a while to hand them over.
 _TOGETHER = 4
-#: Bytes of the records of a task that other processes have room for.
-_RECORD_BYTES = 4 << 20
 _ADVICE = "give a resize_param, or a crop_size"
 
 
@@ -92,14 +90,15 @@ class AnnotatedBatches:
         images = self._new_images(record.image, len(numbers))
         pixels = images.numpy()
         if self._processes and self._others is None and pixels.dtype == np.uint8:
-            self._others = DecodingProcesses(self._processes, pixels.nbytes + _RECORD_BYTES)
+            self._others = DecodingProcesses(self._processes, pixels.nbytes)
         pixels[0] = record.image.transpose(2, 0, 1)
         labels: dict[int, list[Boxes]] = {0: [self._maker.labels(record, 0)]}
 
         def place(some: range) -> None:
             part = slice(some.start, some.stop)
-            task = AnnotatedTask(self._maker, numbers[part], some.start, pixels.shape[1:])
-            made = self._make_elsewhere(task, items[part], pixels[part])
+            values = sendable(items[part])
+            task = AnnotatedTask(values, self._maker, numbers[part], some.start, pixels.shape[1:])
+            made = self._make_elsewhere(task, pixels[part])
             labels[some.start] = made or self._make(task, items[part], pixels[part])
 
         for piece in self._workers.start(place, range(1, len(items)), _TOGETHER):
@@ -107,16 +106,11 @@ class AnnotatedBatches:
         rows = [each for start in sorted(labels) for each in labels[start]]
         return AnnotatedBatch(images, self._join(rows), self._normalization)
 
-    def _make_elsewhere(
-        self, task: AnnotatedTask, items: Sequence[Value], images: Image
-    ) -> list[Boxes] | None:
+    def _make_elsewhere(self, task: AnnotatedTask, images: Image) -> list[Boxes] | None:
         """Have another process do the task; None if none did."""
         if self._others is None or images.dtype != np.uint8:
             return None
-        try:
-            return self._others.run(task, self._source.load(items), images)
-        except CaffeError:  # which comes again where the record is known
-            return None
+        return self._others.run(task, images)
 
     def _make(self, task: AnnotatedTask, items: Sequence[Value], images: Image) -> list[Boxes]:
         """Do the task here."""

@@ -12,6 +12,7 @@ from caffe_dns.data.annotated_transform import AnnotatedTransform
 from caffe_dns.data.boxes import Boxes
 from caffe_dns.data.cuts import ImageShape
 from caffe_dns.data.datum import Buffer
+from caffe_dns.data.stored import load
 from caffe_dns.data.tasks import Task, TaskMemory
 from caffe_dns.errors import CaffeError
 
@@ -64,7 +65,7 @@ class AnnotatedTask(Task[list[Boxes]]):
 
     def run(self, memory: TaskMemory) -> list[Boxes] | None:
         images, labels = memory.images(self), []
-        for index, value in enumerate(memory.values(self)):
+        for index, value in enumerate(load(self.values)):
             record = self.maker.make(value, self.numbers[index])
             image = record.image.transpose(2, 0, 1)
             if image.dtype != np.uint8 or image.shape != self.shape:

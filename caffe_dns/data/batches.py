@@ -21,6 +21,7 @@ from caffe_dns.data.decoding_processes import DecodingProcesses
 from caffe_dns.data.image_batch import BatchMemory, CroppedBatch, FinishedBatch, ImageBatch
 from caffe_dns.data.raw_records import RawRecords
 from caffe_dns.data.sources import ImageSource
+from caffe_dns.data.stored import sendable
 from caffe_dns.data.transform import RecordDraws, Transform
 from caffe_dns.data.workers import Workers, decoding_processes, reading_threads
 from caffe_dns.errors import CaffeError
@@ -166,8 +167,7 @@ class ImageBatches:
         is_encoded = self._source.is_encoded(items[0])
         if self._processes and is_encoded and self._decoders is None:
             shape = (_most_together(first), *self._transform.output_shape(first.shape))
-            memory = math.prod(shape) + _BYTES_TOGETHER
-            self._decoders = DecodingProcesses(self._processes, memory)
+            self._decoders = DecodingProcesses(self._processes, math.prod(shape))
         place = self._placing(batch, items, records, first, draws)
         numbers = [0, 0, 0] if draws is None else draws[0].tolist()
         batch.put(0, first, self._transform.cutter.cut(first.shape, numbers))
@@ -218,17 +218,14 @@ class ImageBatches:
             return False
         assert isinstance(batch, CroppedBatch)
         task = CropTask(
+            sendable(items[some]),
             numbers[some],
             decoder,
             self._transform.cutter,
             first.shape,
             any_size=self._transform.crop_size > 0 and self._transform.mean is None,
         )
-        try:
-            values = self._source.load(items[some])
-            notes = self._decoders.run(task, values, batch.places(some))
-        except CaffeError:  # which comes again where the record is known
-            return False
+        notes = self._decoders.run(task, batch.places(some))
         if notes is not None:
             batch.put_notes(some, notes)
         return notes is not None

@@ -9,6 +9,7 @@ import numpy as np
 from caffe_dns.data.cuts import Cutter, ImageShape, copy_planes, crop
 from caffe_dns.data.datum import Image, IntArray
 from caffe_dns.data.decoding import Decoder
+from caffe_dns.data.stored import load
 from caffe_dns.data.tasks import Task, TaskMemory
 
 
@@ -34,7 +35,7 @@ class CropTask(Task[IntArray]):
 
     def run(self, memory: TaskMemory) -> IntArray | None:
         crops, notes = memory.images(self), np.empty((len(self.draws), 4), np.int64)
-        for index, value in enumerate(memory.values(self)):
+        for index, value in enumerate(load(self.values)):
             image, label = self.decoder.decode(value)
             if image.dtype != np.uint8 or not self._fits(image):
                 return None

@@ -11,15 +11,13 @@ import os
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Iterable
 from contextlib import suppress
 from multiprocessing import Pipe
 from pathlib import Path
 
 from caffe_dns import log
-from caffe_dns.data.datum import Buffer, Image
+from caffe_dns.data.datum import Image
 from caffe_dns.data.tasks import Result, Task, TaskMemory
-from caffe_dns.errors import CaffeError
 
 
 class DecodingProcesses:
@@ -37,24 +35,20 @@ class DecodingProcesses:
         self._starting = deque(self._all)
         self._idle: deque[_Process] = deque()
 
-    def run(self, task: Task[Result], values: Iterable[Buffer], images: Image) -> Result | None:
-        """Have a process do the task with these records, and copy what it made into `images`.
+    def run(self, task: Task[Result], images: Image) -> Result | None:
+        """Have a process do the task, and copy what it made into `images`. Threads may call it.
 
         Returns the task's result, or None where there is none or there is no process for it now.
-        Threads may call it. Raises what `values` raises.
         """
         process = self._take()
         if process is None:
             return None
         try:
-            result = process.run(task, values, images)
+            result = process.run(task, images)
         except (EOFError, OSError):
             if not self._closed:
                 log.warning("A process that decodes records has ended; the others do its work")
             return None
-        except CaffeError:
-            self._idle.append(process)
-            raise
         self._idle.append(process)
         return result
 
@@ -100,9 +94,9 @@ class _Process:
             self._pipe.recv()
         return True
 
-    def run(self, task: Task[Result], values: Iterable[Buffer], images: Image) -> Result | None:
+    def run(self, task: Task[Result], images: Image) -> Result | None:
         """What `DecodingProcesses.run` does. Raises EOFError or OSError where it has ended."""
-        if not self._memory.fill(task, values):
+        if not self._memory.has_room_for(task):
             return None
         self._pipe.send(task)
         result: Result | None = self._pipe.recv()

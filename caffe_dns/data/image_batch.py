@@ -132,6 +132,7 @@ class CroppedBatch(ImageBatch):
             self.cuts = _memory((size, 3), torch.int64, pin=pin)
         self.transform = transform
         self._places = self.pixels.numpy()
+        self._places_of_labels = self.labels.numpy()
         self._places_of_cuts = None if self.cuts is None else self.cuts.numpy()
 
     def put(self, index: int, image: Image, cut: Cut) -> None:
@@ -150,7 +151,7 @@ class CroppedBatch(ImageBatch):
 
     def put_notes(self, some: slice, notes: IntArray) -> None:
         """Of crops that are in their places, [N, 4]: label, top, left and mirrored of each."""
-        self.labels.numpy()[some] = notes[:, 0]
+        self._places_of_labels[some] = notes[:, 0]
         if self._places_of_cuts is not None:
             self._places_of_cuts[some] = notes[:, 1:]
 

@@ -37,7 +37,7 @@ Item = TypeVar("Item")
 class ImageSource(ABC, Generic[Item]):
     """Images with labels, by record number."""
 
-    #: What decodes what `load` gives, where that is bytes, as `decode` does.
+    #: What decodes as `decode` does, in other processes as well, where items are values.
     decoder: Decoder | None = None
 
     @abstractmethod

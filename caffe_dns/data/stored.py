@@ -15,6 +15,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, ClassVar, TypeAlias, cast, overload
 
 import numpy as np
@@ -44,10 +45,16 @@ class StoredFile:
         except OSError as error:
             raise self._unreadable(error) from None
         self.size = status.st_size
+        #: Which file this is, whatever becomes of its name, and where that was found.
+        self._identity = status.st_dev, status.st_ino
+        self._place = os.path.abspath(path)
         self._mapped: memoryview | None = None
         if not stat.S_ISREG(status.st_mode):
             self.close()
             raise CaffeError("cannot be read: it is not a file", file=path)
+
+    def __reduce__(self) -> tuple[Callable[..., StoredFile], tuple[Any, ...]]:
+        return _reopen, (self._place, self._identity)
 
     def read(self, start: int, size: int) -> bytes:
         """So many bytes from `start` on. Raises CaffeError where the file has fewer."""
@@ -103,6 +110,16 @@ class StoredFile:
 
     def _unreadable(self, error: OSError) -> CaffeError:
         return CaffeError(f"cannot be read: {error.strerror}", file=self.path)
+
+
+@lru_cache(maxsize=4)
+def _reopen(path: str, identity: tuple[int, int]) -> StoredFile:
+    """In another process the same file, once. Raises CaffeError where another has its name now."""
+    file = StoredFile(path)
+    if file._identity != identity:
+        file.close()
+        raise CaffeError("is another file by now", file=path)
+    return file
 
 
 class _Memory:
@@ -198,6 +215,11 @@ def join(pieces: Sequence[Sequence[Value]]) -> Sequence[Value]:
     if len(tables) < len(pieces) or len({table.shape[1] for table in tables}) > 1:
         return [value for piece in pieces for value in piece]
     return Rows(tables[0] if len(tables) == 1 else np.concatenate(tables))
+
+
+def sendable(values: Sequence[Value]) -> list[bytes | StoredValue]:
+    """The values as they can be sent to another process, which reads what has not been read."""
+    return [value if isinstance(value, StoredValue) else bytes(value) for value in values]
 
 
 @dataclass(slots=True)

@@ -9,27 +9,28 @@ import math
 import mmap
 import signal
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any, Generic, TypeVar
 
 import numpy as np
 
 from caffe_dns import log
-from caffe_dns.data.datum import Buffer, Image
+from caffe_dns.data.datum import Image
+from caffe_dns.data.stored import StoredValue
 from caffe_dns.errors import CaffeError
 
 Result = TypeVar("Result")
 
 
-@dataclass(kw_only=True)
+@dataclass
 class Task(ABC, Generic[Result]):
     """Makes images of one shape from records, and a result that is small and can be sent."""
 
-    #: Bytes of each record, once these are in memory.
-    sizes: list[int] = field(default_factory=list)
+    #: The records, of which another process itself reads those that have not been read yet.
+    values: Sequence[bytes | StoredValue]
 
     @property
     @abstractmethod
@@ -38,14 +39,14 @@ class Task(ABC, Generic[Result]):
 
     @abstractmethod
     def run(self, memory: TaskMemory) -> Result | None:
-        """Put the images of the records there into their places.
+        """Put the images of the records into their places there.
 
-        None where one does not belong there. Raises CaffeError where one cannot be used.
+        None where one does not belong there. Raises CaffeError where one cannot be read or used.
         """
 
 
 class TaskMemory:
-    """Memory that two processes share: the images of a task, then its records."""
+    """Memory that two processes share, for the images of a task."""
 
     def __init__(self, descriptor: int) -> None:
         self._bytes = memoryview(mmap.mmap(descriptor, 0))
@@ -55,23 +56,9 @@ class TaskMemory:
         shape = task.images_shape
         return np.frombuffer(self._bytes, np.uint8, math.prod(shape)).reshape(shape)
 
-    def fill(self, task: Task[Any], values: Iterable[Buffer]) -> bool:
-        """Put the records there. False where there is no room for them."""
-        end = math.prod(task.images_shape)
-        for value in values:
-            start, end = end, end + len(value)
-            if end > len(self._bytes):
-                return False
-            self._bytes[start:end] = value
-            task.sizes.append(len(value))
-        return True
-
-    def values(self, task: Task[Any]) -> Iterable[memoryview]:
-        """The records."""
-        end = math.prod(task.images_shape)
-        for size in task.sizes:
-            start, end = end, end + size
-            yield self._bytes[start:end]
+    def has_room_for(self, task: Task[Any]) -> bool:
+        """Whether the images of a task fit into it."""
+        return math.prod(task.images_shape) <= len(self._bytes)
 
 
 def serve(pipe: int, memory: int) -> None:
@@ -90,13 +77,14 @@ def serve(pipe: int, memory: int) -> None:
     with suppress(EOFError, OSError):
         connection.send(None)  # ready
         while True:
-            connection.send(_answer(connection.recv(), shared))
+            connection.send(_answer(connection, shared))
 
 
-def _answer(task: Task[Any], memory: TaskMemory) -> Any:
+def _answer(connection: Connection, memory: TaskMemory) -> Any:
     said: list[str] = []
     log.set_sink(said.append)
     try:
+        task: Task[Any] = connection.recv()  # which opens the file of its records
         result = task.run(memory)
     except (CaffeError, MemoryError):
         return None

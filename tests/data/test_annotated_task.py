@@ -49,8 +49,8 @@ def done(ready: DecodingProcesses, monkeypatch: pytest.MonkeyPatch) -> list[int]
     counts = []
     run = ready.run
 
-    def counted(task, values, images):
-        labels = run(task, values, images)
+    def counted(task, images):
+        labels = run(task, images)
         counts.append(len(labels or ()))
         return labels
 
@@ -121,7 +121,7 @@ def test_a_task_has_no_result_where_an_image_has_another_shape(
     reader = reader_of(write(tmp_path / "db", records), monkeypatch, 0)
     values = [record.SerializeToString() for record in records]
     for shape, expected in (((3, 20, 18), True), ((3, 18, 20), False)):
-        task = AnnotatedTask(reader._maker, [0, 1], 0, shape)
+        task = AnnotatedTask(values, reader._maker, [0, 1], 0, shape)
         images = torch.zeros(2, *shape, dtype=torch.uint8).numpy()
-        assert (ready.run(task, values, images) is not None) == expected
+        assert (ready.run(task, images) is not None) == expected
     reader.close()

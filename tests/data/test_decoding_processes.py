@@ -72,8 +72,8 @@ def done(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     tasks = []
     run = decoding_processes._Process.run
 
-    def counted(self, task, values, crops):
-        notes = run(self, task, values, crops)
+    def counted(self, task, crops):
+        notes = run(self, task, crops)
         tasks.append(0 if notes is None else len(notes))
         return notes
 
@@ -94,7 +94,8 @@ def said() -> Iterator[list[str]]:
 def test_the_same_batches_as_without_processes(
     tmp_path: Path, sizes: str, monkeypatch: pytest.MonkeyPatch, done: list[int]
 ) -> None:
-    extents = [(40, 48)] if sizes == "one" else [(40, 48), (33, 64), (64, 32)]
+    # Small records are in memory when they are sent, large ones in the file.
+    extents = [(40, 48)] if sizes == "one" else [(140, 148), (133, 164), (64, 32)]
     path = write(tmp_path / "db", [jpeg(n, *extents[n % len(extents)]) for n in range(30)])
     made = reader_of(path, monkeypatch, 2, crop_size=31)
     expected = reader_of(path, monkeypatch, 0, crop_size=31)
@@ -136,6 +137,22 @@ def test_what_is_unusual_is_done_here(
     with pytest.raises(CaffeError, match=f"record {2 * BATCH - 2} .key '00{2 * BATCH - 2}'.*decod"):
         reader.read()
     reader.close()
+
+
+@pytest.mark.usefixtures("shared")
+def test_another_file_by_the_name_of_the_database_is_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, done: list[int]
+) -> None:
+    # Large ones, which stay in the file until they are decoded.
+    path = write(tmp_path / "db", [jpeg(n, 150, 160) for n in range(BATCH)])
+    other = write(tmp_path / "other", [jpeg(n, 150, 160) for n in range(100, 100 + BATCH)])
+    made = reader_of(path, monkeypatch, 2, crop_size=31)
+    expected = reader_of(path, monkeypatch, 0, crop_size=31)
+    os.replace(other / "data.mdb", path / "data.mdb")
+    assert same(made.read(), expected.read())
+    assert set(done) == {0}
+    made.close()
+    expected.close()
 
 
 @pytest.mark.usefixtures("shared")
