@@ -89,6 +89,8 @@ def test_an_image(capfd: Capture) -> None:
         (["images", "o.npy", *FLAGS, "--channel_swap", "1"], "the order needs 3 entries"),
         (["images", "o.npy"], "Missing option '--model_def'"),
         (["images/a.png", "no/o.npy", *FLAGS], "there is no folder no"),
+        (["images/a.png", "", *FLAGS], "OUTPUT_FILE is '', which names no file"),
+        (["images/a.png", "./", *FLAGS], "OUTPUT_FILE is './', which names no file"),
     ],
 )
 def test_wrong_input(arguments: list[str], message: str, capfd: Capture) -> None:
