@@ -54,7 +54,7 @@ def test_one_run(capfd: Capture) -> None:
         assert line["x0"] == line["x1"] == 10
         assert chart["layout"]["annotations"][0]["text"] == "end of pruning"
     cards = {c.all("dt")[0].text: [d.text for d in c.all("dd")] for c in page.all("dl")[0].inside}
-    assert cards["parameters kept"] == ["2", "of 8 that have masks; the last at 10"]
+    assert cards["masked parameters kept"] == ["2", "of 8 that have masks; the last at 10"]
     assert cards["iterations"] == ["20", "in 0:00:03 (h:mm:ss)"]
     assert cards["test accuracy"] == ["0.75"]
     assert "base_lr: 0.25\n" in [e.text for e in page.all("pre")]
@@ -77,7 +77,7 @@ def test_several_runs(capfd: Capture) -> None:
     names = ["a", "b", "train"]
     assert [cell.text for cell in table.all("tr")[0].inside] == ["", *names]
     rows = {row.inside[0].text: [cell.text for cell in row.inside[1:]] for row in table.all("tr")}
-    assert rows["parameters kept"] == ["2", "2", ""]
+    assert rows["masked parameters kept"] == ["2", "2", ""]
     losses = page.charts()["Loss"]["traces"]
     assert [(t["name"], t["colour"]) for t in losses[:2]] == [
         ("a: train loss", 0),
@@ -85,6 +85,28 @@ def test_several_runs(capfd: Capture) -> None:
     ]
     kept = page.charts()["Parameters kept"]["traces"]
     assert [(t["colour"], t["line"]["dash"]) for t in kept] == [(0, "solid"), (0, "dash")]
+
+
+def test_where_the_solvers_of_several_runs_differ(capfd: Capture) -> None:
+    same = 'net: "n.prototxt" lr_policy: "multistep" surgery_stage { interval: 3 compression: 4 }'
+    Path("a.prototxt").write_text(f"{same} base_lr: 0.01 stepvalue: 5 stepvalue: 6")
+    Path("b.prototxt").write_text(f"{same} base_lr: 0.003 surgery_stage {{ interval: 4 }}")
+    run_well(["report", "a.prototxt", "b.prototxt"], capfd)
+    page = Page(Path("report.html").read_bytes())
+    (table,) = [t for t in page.all("table") if "solvers" in t.all("caption")[0].text]
+    assert [[cell.text for cell in row.inside] for row in table.all("tr")] == [
+        ["", "a.prototxt", "b.prototxt"],
+        ["base_lr", "0.01", "0.003"],
+        ["stepvalue", "5 6", ""],
+        ["snapshot_prefix", '"a"', '"b"'],
+        [
+            "surgery_stage",
+            "surgery_stage { compression: 4 interval: 3 }",
+            "surgery_stage { compression: 4 interval: 3 } surgery_stage { interval: 4 }",
+        ],
+    ]
+    run_well(["report", "a.prototxt", "a.prototxt"], capfd)
+    assert b"Where the solvers differ" not in Path("report.html").read_bytes()
 
 
 def test_the_net_and_its_weights(capfd: Capture, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from caffe_dns import log
 from caffe_dns.errors import CaffeError
+from caffe_dns.proto.caffe_pb2 import NetParameter, SolverParameter
 from caffe_dns.proto.text import to_text
 from caffe_dns.reports.curves import Run
 from caffe_dns.reports.kept import count_kept
@@ -109,7 +110,7 @@ def _kept_card(run: Run) -> list[Card]:
     total = sum(run.masked.values())
     end = run.end_of_pruning()
     note = f"of {total:,} that have masks" + ("" if end is None else f"; the last at {end:,}")
-    return [Card("parameters kept", f"{kept:,.0f}", note)]
+    return [Card("masked parameters kept", f"{kept:,.0f}", note)]
 
 
 def _ratio_card(net: RunNet | None) -> list[Card]:
@@ -123,11 +124,38 @@ def _ratio_card(net: RunNet | None) -> list[Card]:
     return [Card("times fewer parameters", f"{total / kept:.1f}", f"{kept:,} of {total:,}")]
 
 
+def _differences(runs: Sequence[RunLog]) -> list[list[str]]:
+    """The fields that not all solvers have alike: name, then what each says."""
+    solvers = [_fields(entry.solver or SolverParameter()) for entry in runs]
+    rows = [
+        [field.name, *(solver.get(field.name, "") for solver in solvers)]
+        for field in SolverParameter.DESCRIPTOR.fields
+    ]
+    return [row for row in rows if len(set(row[1:])) > 1]
+
+
+def _fields(solver: SolverParameter) -> dict[str, str]:
+    """What a solver says, field by field, each on one line; without whole nets."""
+    texts = {}
+    fields = [field for field, _ in solver.ListFields()]
+    for field in fields:
+        if field.message_type is not NetParameter.DESCRIPTOR:
+            alone = SolverParameter()
+            alone.CopyFrom(solver)
+            for other in fields:
+                if other is not field:
+                    alone.ClearField(other.name)
+            texts[field.name] = " ".join(to_text(alone).replace(f"{field.name}: ", "").split())
+    return texts
+
+
 def _settings(runs: Sequence[RunLog]) -> Section:
     titles = list(dict.fromkeys(title for entry in runs for title in entry.facts))
     rows = [[title, *(entry.facts.get(title, "") for entry in runs)] for title in titles]
     header = ["", *(entry.run.name for entry in runs)]
     parts: list[Table | Code] = [Table("How it was run", header, rows, words=True)] if rows else []
+    if differences := _differences(runs):
+        parts.append(Table("Where the solvers differ", header, differences, words=True))
     for entry in runs:
         of = f" of {entry.run.name}" if len(runs) > 1 else ""
         if entry.solver_text:
