@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -32,26 +33,33 @@ class Shape:
     box: Box
 
 
-def write_shapes(folder: Path, parts: Mapping[str, int], seed: int) -> None:
+def write_shapes(
+    folder: Path,
+    parts: Mapping[str, int],
+    seed: int,
+    map_all: Callable[[Callable[[int], str], range], Iterable[str]] = map,
+) -> None:
     """Write so many pictures for each part, as `dns convert_annoset` reads them.
 
-    Each depends on the seed, its part and its number alone. FOLDER gets images/, annotations/,
-    labelmap.prototxt and a list PART.txt for each part.
+    Each depends on the seed, its part and its number alone, and `map_all` may draw several at once.
+    FOLDER gets images/, annotations/, labelmap.prototxt and a list PART.txt for each part.
     """
     for name in ("images", "annotations"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     (folder / "labelmap.prototxt").write_text(label_map())
     for part, count in parts.items():
-        lines = []
-        for number in range(count):
-            generator = np.random.default_rng([seed, number, *part.encode()])
-            picture, shapes = draw_picture(generator)
-            image = f"images/{part}_{number:05d}.png"
-            annotation = f"annotations/{part}_{number:05d}.xml"
-            cv2.imwrite(str(folder / image), picture)
-            (folder / annotation).write_bytes(to_xml(shapes))
-            lines.append(f"{image} {annotation}\n")
+        lines = map_all(partial(_write_picture, folder, part, seed), range(count))
         (folder / f"{part}.txt").write_text("".join(lines))
+
+
+def _write_picture(folder: Path, part: str, seed: int, number: int) -> str:
+    """Write a picture and its annotation; returns their line in the list."""
+    picture, shapes = draw_picture(np.random.default_rng([seed, number, *part.encode()]))
+    image = f"images/{part}_{number:05d}.png"
+    annotation = f"annotations/{part}_{number:05d}.xml"
+    cv2.imwrite(str(folder / image), picture)
+    (folder / annotation).write_bytes(to_xml(shapes))
+    return f"{image} {annotation}\n"
 
 
 def draw_picture(generator: np.random.Generator) -> tuple[np.ndarray, list[Shape]]:
