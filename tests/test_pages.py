@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 import runpy
+import subprocess
+import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -48,6 +52,40 @@ def test_the_code_of_a_page_runs_apart(name: str, tmp_path: Path) -> None:
     quick = {"TORCHDYNAMO_DISABLE": "1", "GLOG_minloglevel": "2"}
     done = run_python("page.py", folder=tmp_path, **quick)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.skipif(not find_spec("lib2to3"), reason="this Python has no 2to3 any more")
+def test_what_sets_programs_for_python_2_right(tmp_path: Path) -> None:
+    for folder in ("lib/nms", "tools", "bin"):
+        (tmp_path / folder).mkdir(parents=True)
+    program = tmp_path / "bin" / "2to3"
+    program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -W ignore -m lib2to3 "$@"\n')
+    program.chmod(0o755)
+    (tmp_path / "tools" / "train.py").write_text("print 'begin'\n")
+    (tmp_path / "lib" / "old.py").write_text(
+        "config = yaml.load(file)\nx = y.astype(np.float)\nwhole = np.float32\n"
+        "images = BATCH_SIZE / len(roidb)\nforeground = np.round(cfg.SHARE * each)\n"
+        "start = 4 * cls\n"
+    )
+    blocks = [block for block in blocks_of(ROOT / "docs" / "pycaffe.md") if block.kind == "sh"]
+    for block in blocks:
+        done = subprocess.run(
+            ["bash", "-ec", block.text],
+            cwd=tmp_path,
+            env={**os.environ, "PATH": f"{program.parent}{os.pathsep}{os.environ['PATH']}"},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+    assert (tmp_path / "tools" / "train.py").read_text() == "print('begin')\n"
+    assert (tmp_path / "lib" / "old.py").read_text() == (
+        "config = yaml.unsafe_load(file)\nx = y.astype(float)\nwhole = np.float32\n"
+        "images = BATCH_SIZE // len(roidb)\nforeground = int(np.round(cfg.SHARE * each))\n"
+        "start = int(4 * cls)\n"
+    )
+    for device in ("cpu", "gpu"):
+        text = (tmp_path / "lib" / "nms" / f"{device}_nms.py").read_text()
+        assert text == f"from nms.py_cpu_nms import py_cpu_nms as {device}_nms\n"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
