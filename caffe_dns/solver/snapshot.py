@@ -38,6 +38,8 @@ from caffe_dns.weights.transfer import is_hdf5
 if TYPE_CHECKING:
     import h5py
 
+#: Records that a layer can have handed out: what is read next has numbers of 64 bits, too.
+_MOST_RECORDS = 1 << 62
 #: The HDF5 attribute that holds the fields beyond Caffe's, as a serialised SolverState.
 _EXTENSION = "caffe_dns"
 
@@ -76,6 +78,13 @@ def read_state(file: str) -> tuple[SolverState, list[np.ndarray]]:
     for field in ("iter", "current_step"):
         if getattr(state, field) < 0:
             raise CaffeError(f"is {getattr(state, field)}, below 0", file=file, field=field)
+    if state.current_step > state.iter + 1:
+        what = f"is {state.current_step}, more than the {state.iter} iterations"
+        raise CaffeError(what, file=file, field="current_step")
+    for position in state.data_position:
+        if position.records > _MOST_RECORDS:
+            what = f"layer '{position.layer}' would have handed out {position.records} records"
+            raise CaffeError(what, file=file, field="data_position")
     return state, histories
 
 

@@ -12,9 +12,9 @@ import torch
 
 from caffe_dns.errors import CaffeError
 from caffe_dns.proto.blobs import blob_to_array
-from caffe_dns.proto.caffe_pb2 import NetParameter, SolverState
+from caffe_dns.proto.caffe_pb2 import DataPosition, NetParameter, SolverState
 from caffe_dns.solver.signals import Action
-from caffe_dns.solver.snapshot import data_positions, gather_histories, read_state
+from caffe_dns.solver.snapshot import data_positions, gather_histories, read_state, write_state
 from caffe_dns.solver.solver import Solver
 from tests.nets import recorded_log
 from tests.oracle import GOLDEN
@@ -51,6 +51,29 @@ def resumed(folder: Path, state: str, steps: int, settings: str = "", **more: st
 
 
 # What a state holds -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("state", "message"),
+    [
+        (SolverState(iter=-1), "iter: is -1, below 0"),
+        (SolverState(iter=3, current_step=5), "current_step: is 5, more than the 3 iterations"),
+        (
+            SolverState(iter=3, data_position=[DataPosition(layer="x", records=2**63)]),
+            "data_position: layer 'x' would have handed out 9223372036854775808 records",
+        ),
+    ],
+)
+@pytest.mark.parametrize("ending", ["", ".h5"])
+def test_states_that_no_run_has_left(
+    ending: str, state: SolverState, message: str, tmp_path: Path
+) -> None:
+    file = f"{tmp_path}/s_iter_3.solverstate{ending}"
+    state.learned_net, state.random_seed = "s_iter_3.caffemodel", 5
+    write_state(file, state, [], hdf5=bool(ending))
+    with pytest.raises(CaffeError) as caught:
+        read_state(file)
+    assert str(caught.value) == f"{file}: {message}"
 
 
 @pytest.mark.parametrize(("kind", "ending"), FORMATS)
