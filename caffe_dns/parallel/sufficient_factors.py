@@ -9,7 +9,7 @@ of all ranks by itself.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
@@ -39,6 +39,10 @@ class Updater(Protocol):
 
     @property
     def may_set_apart(self) -> bool: ...
+
+    def split_off(self, params: Sequence[Param]) -> Updater: ...
+
+    def apply(self) -> None: ...
 
     def set_apart(self, param: Param, part: Callable[[Tensor], Tensor]) -> Updater: ...
 
@@ -166,19 +170,30 @@ def share_gradients(
 ) -> tuple[GradientAverage | None, SufficientFactors | None]:
     """What makes gradients those of all ranks: averages most, and computes the others.
 
-    Of these, weights that each rank may update a part of are set apart from the `updater`.
+    Of these, weights that each rank may update a part of are set apart from the `updater`, and what
+    is averaged last is split off.
     """
     rows, in_parts = {}, {}
     if ranks.size > 1 and ranks.are_alike:
         rows = _choose(net, ranks, may_part=updater.may_set_apart)
-    average = ranks.average([param for param in net.learnable_params if param not in rows])
+    averaged = [param for param in net.learnable_params if param not in rows]
+    average = ranks.average(averaged)
     if updater.may_set_apart:
         in_parts = {
             param: updater.set_apart(param, ranks.part_of)
             for param in rows
             if _has_parts(param, ranks)
         }
+        if average is not None:
+            _split_off_last(average, averaged, updater)
     return average, SufficientFactors(rows, ranks, in_parts) if rows else None
+
+
+def _split_off_last(average: GradientAverage, params: Sequence[Param], updater: Updater) -> None:
+    """Let all others be updated while the last buffer is on its way, if there are others."""
+    if len(average.groups) > 1:
+        last = {id(tensor) for tensor in average.groups[-1]}
+        average.update_last = updater.split_off([p for p in params if id(p.tensor) in last]).apply
 
 
 def _ready_to_multiply(rows: Tensor, factor: float = 1.0) -> Tensor:
