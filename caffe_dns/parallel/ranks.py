@@ -115,6 +115,8 @@ class Ranks:
     size = 1
     #: Whether all ranks get the same bits when they compute the same.
     are_alike = True
+    #: Whether all ranks are on one host.
+    are_near = True
 
     @property
     def is_root(self) -> bool:
@@ -178,6 +180,7 @@ class JoinedRanks(Ranks):
         self.world = world
         self.rank = world.rank
         self.size = world.size
+        self.are_near = world.local_size == world.size
         self._device = torch.device("cpu")
         self._group: dist.ProcessGroup | None = None
         self._peers: PeerMemory | None = None
@@ -255,7 +258,7 @@ class JoinedRanks(Ranks):
 
     def _find_peers(self, group: dist.ProcessGroup) -> PeerMemory | None:
         """The memory of the other GPUs, where all are of this host and all ranks reach it."""
-        if self.world.local_size < self.size:
+        if not self.are_near:
             return None
         try:
             peers = PeerMemory(group, self.rank, self._device)

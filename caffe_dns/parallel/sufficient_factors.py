@@ -171,21 +171,22 @@ def share_gradients(
     """What makes gradients those of all ranks: averages most, and computes the others.
 
     Of these, weights that each rank may update a part of are set apart from the `updater`, and what
-    is averaged last is split off.
+    is averaged last is split off. Between hosts, parts would be more to send than rows.
     """
     rows, in_parts = {}, {}
+    may_part = updater.may_set_apart and ranks.are_near
     if ranks.size > 1 and ranks.are_alike:
-        rows = _choose(net, ranks, may_part=updater.may_set_apart)
+        rows = _choose(net, ranks, may_part=may_part)
     averaged = [param for param in net.learnable_params if param not in rows]
     average = ranks.average(averaged)
-    if updater.may_set_apart:
+    if may_part:
         in_parts = {
             param: updater.set_apart(param, ranks.part_of)
             for param in rows
             if _has_parts(param, ranks)
         }
-        if average is not None:
-            _split_off_last(average, averaged, updater)
+    if average is not None and updater.may_set_apart:
+        _split_off_last(average, averaged, updater)
     return average, SufficientFactors(rows, ranks, in_parts) if rows else None
 
 

@@ -166,6 +166,15 @@ def test_more_rows_pay_in_parts(may_set_apart: bool, monkeypatch: pytest.MonkeyP
     assert (share_gradients(net, Twins(), rule)[1] is not None) == may_set_apart
 
 
+def test_ranks_of_several_hosts_send_rows_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(factors, "LARGE", 8000)
+    ranks, rule = Twins(), Rule(may_set_apart=True)
+    ranks.are_near = False
+    _, exchange = share_gradients(net_of(inner_product("data")), ranks, rule)
+    assert exchange is not None
+    assert not rule.apart
+
+
 def test_a_weight_without_even_parts_is_updated_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(factors, "LARGE", 8000)
     net = net_of(inner_product("data").replace("num_output: 40", "num_output: 41"))
