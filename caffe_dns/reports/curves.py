@@ -102,9 +102,14 @@ def run_of_lines(lines: Iterable[str], name: str) -> Run:
 
 
 def run_names(paths: Sequence[str]) -> list[str]:
-    """Short names for runs, by their files, or by their whole paths where files have one name."""
-    stems = [Path(path).name.removesuffix(".log") for path in paths]
-    return stems if len(set(stems)) == len(stems) else list(paths)
+    """The names of the files, or the shortest ends of the paths that tell the runs apart."""
+    names = [Path(path).name.removesuffix(".log") for path in paths]
+    every = [Path(path).parts for path in paths]
+    for length in range(2, max(map(len, every)) + 1):
+        if len(set(names)) == len(names):
+            break
+        names = [str(Path(*parts[-length:])) for parts in every]
+    return names
 
 
 class CurveReader:

@@ -99,7 +99,9 @@ def test_a_resumed_run_goes_over_the_first(tmp_path: Path) -> None:
 
 def test_names_of_runs() -> None:
     assert run_names(["x/a.log", "b"]) == ["a", "b"]
-    assert run_names(["x/a.log", "y/a.log"]) == ["x/a.log", "y/a.log"]
+    assert run_names(["/runs/x/a.log", "/runs/y/a.log"]) == ["x/a.log", "y/a.log"]
+    assert run_names(["1/x/a", "2/x/a", "b"]) == ["1/x/a", "2/x/a", "b"]
+    assert run_names(["x/a", "x/a"]) == ["x/a", "x/a"]
 
 
 def test_wrong_files(tmp_path: Path) -> None:
