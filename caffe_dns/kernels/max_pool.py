@@ -202,9 +202,7 @@ class MaxPool(torch.autograd.Function):
         (winners,) = ctx.saved_tensors
         gradient = laid_out(gradients[0], like=winners)
         layout = layout_of(winners)
-        result = _empty(ctx.shape, gradient.dtype, layout, gradient.device)
-        grid, settings = _divide(layout, result, (ctx.shape, winners.shape), ctx.window)
-        _hand_down[grid](gradient, winners, result, **settings)
+        result = hand_down(gradient, winners, ctx.shape, ctx.window)
         along_bias = None
         if ctx.needs_input_grad[1]:
             sums = torch.empty((layout.splits, layout.channels), device=gradient.device)
@@ -213,6 +211,20 @@ class MaxPool(torch.autograd.Function):
             )
             along_bias = add_up_splits(sums, ctx.bias_type)
         return result, along_bias, None, None, None, None, None
+
+
+def hand_down(
+    gradient: Tensor, winners: Tensor, shape: tuple[int, ...], window: tuple[int, ...]
+) -> Tensor:
+    """The gradient of a bottom of this shape from that of the maxima, laid out as `winners`.
+
+    `window` has height and width of kernel, stride and pad.
+    """
+    layout = layout_of(winners)
+    result = _empty(shape, gradient.dtype, layout, gradient.device)
+    grid, settings = _divide(layout, result, (shape, winners.shape), window)
+    _hand_down[grid](gradient, winners, result, **settings)
+    return result
 
 
 def _empty(

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from caffe_dns.layers.base import Shape, count, layer_types
 from caffe_dns.layers.masked import DeviationMasks, MagnitudeMasks, WeightedLayer
-from caffe_dns.layers.weight_gradients import Linear
+from caffe_dns.layers.weight_gradients import FEW_OUTPUTS, FewOutputs, Linear
 from caffe_dns.proto.caffe_pb2 import CInnerProductParameter, InnerProductParameter
 
 
@@ -49,7 +49,8 @@ class BaseInnerProduct(WeightedLayer):
 
     def apply_to(self, bottom: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         flat = bottom.to(weight.dtype).reshape(*bottom.shape[: self.first_axis], self.num_inputs)
-        apart = self.apply_apart(Linear(self.transpose), flat, weight, bias)
+        kind = FewOutputs if self.num_output <= FEW_OUTPUTS else Linear
+        apart = self.apply_apart(kind(self.transpose), flat, weight, bias)
         if apart is not None:
             return apart
         return F.linear(flat, weight.t() if self.transpose else weight, bias)

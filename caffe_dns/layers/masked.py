@@ -16,7 +16,7 @@ from torch import Tensor
 
 from caffe_dns import kernels, mask_rules
 from caffe_dns.layers.base import Layer, Shape
-from caffe_dns.layers.weight_gradients import DeferredProduct, Product
+from caffe_dns.layers.weight_gradients import DeferredProduct, DeferredWeightGradients, Product
 from caffe_dns.proto.caffe_pb2 import (
     CConvolutionParameter,
     CInnerProductParameter,
@@ -77,7 +77,7 @@ class WeightedLayer(Layer):
             parameter
             if parameter is None or product is None
             else mask_rules.stand_in(parameter, product)
-            for parameter, product in zip(self._own(), self._ready, strict=True)
+            for parameter, product in zip(self.own(), self._ready, strict=True)
         )
         assert weight is not None
         return weight, bias
@@ -97,13 +97,10 @@ class WeightedLayer(Layer):
         self, product: Product | None, bottom: Tensor, weight: Tensor, bias: Tensor | None
     ) -> Tensor | None:
         """The same by `product`, gradients deferred; None where that is not to be."""
-        deferred = self.context.deferred_gradients
-        own_weight, own_bias = self._own()
-        learning = [p for p in (own_weight, own_bias) if p is not None and p.requires_grad]
-        if deferred is None or product is None or not all(p.is_leaf for p in learning):
+        deferred = self.deferring(bottom.shape[0])
+        if deferred is None or product is None:
             return None
-        if not deferred.takes(own_weight, bottom.shape[0] * self.products):
-            return None
+        own_weight, own_bias = self.own()
         taken = bias if deferred.with_biases else None
         top: Tensor = DeferredProduct.apply(
             bottom,
@@ -117,11 +114,20 @@ class WeightedLayer(Layer):
         )
         return top if bias is taken or bias is None else top + bias
 
+    def deferring(self, num: int) -> DeferredWeightGradients | None:
+        """Who computes the gradients of weight and bias for so many images instead of autograd."""
+        deferred = self.context.deferred_gradients
+        own_weight, own_bias = self.own()
+        learning = [p for p in (own_weight, own_bias) if p is not None and p.requires_grad]
+        if deferred is None or not all(p.is_leaf for p in learning):
+            return None
+        return deferred if deferred.takes(own_weight, num * self.products) else None
+
     def _masked(self, dtype: torch.dtype | None) -> tuple[Tensor, Tensor | None]:
-        weight, bias = self._own()
+        weight, bias = self.own()
         return _rounded(weight, dtype), _rounded(bias, dtype)
 
-    def _own(self) -> tuple[Tensor, Tensor | None]:
+    def own(self) -> tuple[Tensor, Tensor | None]:
         """Weight and bias without their masks."""
         blobs = self.blobs
         return blobs[0], blobs[1] if self.bias_term else None
@@ -159,7 +165,7 @@ class DeviationMasks(WeightedLayer):
     def _masked(self, dtype: torch.dtype | None) -> tuple[Tensor, Tensor | None]:
         if not self.mask_indices:
             return super()._masked(dtype)
-        weight, bias = self._own()
+        weight, bias = self.own()
         return mask_rules.masked(weight, self.mask_blobs()[0], dtype), _rounded(bias, dtype)
 
     @torch.no_grad()
@@ -198,7 +204,7 @@ class MagnitudeMasks(WeightedLayer):
     def add_masks(self) -> None:
         settings = self.mask_settings()
         self.c_rate = settings.c_rate
-        weight, bias = self._own()
+        weight, bias = self.own()
         filler = mask_filler(settings.weight_mask_filler)
         self.add_buffer(tuple(weight.shape), filler, "weight_mask", is_mask=True)
         if bias is not None:
@@ -208,7 +214,7 @@ class MagnitudeMasks(WeightedLayer):
         self.register_buffer("moments", torch.full((2,), -1.0, device=weight.device))
 
     def _masked(self, dtype: torch.dtype | None) -> tuple[Tensor, Tensor | None]:
-        weight, bias = self._own()
+        weight, bias = self.own()
         masks = self.mask_blobs()
         weight = mask_rules.masked(weight, masks[0], dtype)
         return weight, None if bias is None else mask_rules.masked(bias, masks[1], dtype)
@@ -216,7 +222,7 @@ class MagnitudeMasks(WeightedLayer):
     @torch.no_grad()
     def measure_moments(self) -> None:
         """Fix mu and sigma from the parameters as they are now."""
-        measured = self.effective() if self.measures_masked else self._own()
+        measured = self.effective() if self.measures_masked else self.own()
         self.moments.copy_(mask_rules.magnitude_moments([p for p in measured if p is not None]))
 
     @torch.no_grad()
@@ -282,7 +288,7 @@ class MasksTogether:
     def _entries(self, layer: WeightedLayer) -> Iterator[_Entry]:
         """The layer's parameters that have a mask or have to be rounded: place, itself and mask."""
         masks = layer.mask_blobs()
-        for index, parameter in enumerate(layer._own()):
+        for index, parameter in enumerate(layer.own()):
             mask = masks[index] if index < len(masks) else None
             if parameter is not None and (mask is not None or self._dtype is not None):
                 yield layer, index, parameter, mask

@@ -24,6 +24,8 @@ from caffe_dns.device.memory_format import laid_out_as
 LARGE = 1_000_000_000
 #: The most numbers in a window for which a convolution's weights are a matter of small matrices.
 FEW = 64
+#: The most outputs of an inner product that are few.
+FEW_OUTPUTS = 32
 
 
 #: Something to do later, if anything.
@@ -55,6 +57,32 @@ class Linear:
     def weight_gradient(self, gradient: Tensor, x: Tensor, w: Tensor) -> Tensor:
         rows, columns = gradient.flatten(0, -2), x.flatten(0, -2)
         return columns.t() @ rows if self.transpose else rows.t() @ columns
+
+
+@dataclass(frozen=True)
+class FewOutputs(Linear):
+    """x @ w^T with few outputs, by kernels of our own."""
+
+    def top(self, x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
+        if not self._suit(x, w):
+            return super().top(x, w, b)
+        from caffe_dns.kernels import narrow
+
+        return narrow.top(x, w, b)
+
+    def bottom_gradient(self, gradient: Tensor, x: Tensor, w: Tensor) -> Tensor:
+        if not self._suit(gradient, w):
+            return super().bottom_gradient(gradient, x, w)
+        from caffe_dns.kernels import narrow
+
+        return narrow.bottom_gradient(gradient, w)
+
+    def _suit(self, *matrices: Tensor) -> bool:
+        if self.transpose or not kernels.wanted(matrices[0].device):
+            return False
+        from caffe_dns.kernels import narrow
+
+        return narrow.fits(*matrices)
 
 
 @dataclass(frozen=True)
@@ -113,12 +141,12 @@ class FewChannels(Convolved):
     """A convolution of few channels without a stride; the weight has a kernel for its gradient."""
 
     def weight_gradient(self, gradient: Tensor, x: Tensor, w: Tensor) -> Tensor:
-        if not _suit(gradient, x):
+        if not suit(gradient, x, w):
             return super().weight_gradient(gradient, x, w)
         from caffe_dns.kernels import convolution
 
         pad_h, pad_w = self.pad
-        return convolution.weight_gradient(gradient, x, w, (pad_h, pad_w))
+        return convolution.parameter_gradients(gradient, x, w, (pad_h, pad_w))[0]
 
 
 class DeferredWeightGradients(ABC):
@@ -190,6 +218,18 @@ class SecondStream(DeferredWeightGradients):
             self._bring(product, weight, *inputs)
         return None
 
+    def compute_all(
+        self,
+        parameters: Sequence[Tensor | None],
+        gradients: Callable[[], Sequence[Tensor]],
+        *inputs: Tensor,
+    ) -> None:
+        """Begin with the gradients of those parameters that learn, all from the same inputs."""
+        with self._after(*inputs):
+            for parameter, gradient in zip(parameters, gradients(), strict=True):
+                if parameter is not None and parameter.requires_grad:
+                    self._gradients.append((parameter, laid_out_as(parameter, gradient)))
+
     def add_up(self, bias: Tensor, gradient: Tensor, axis: int) -> None:
         others = [other for other in range(gradient.dim()) if other != axis]
         with self._after(gradient):
@@ -260,8 +300,8 @@ class DeferredProduct(torch.autograd.Function):
         return below, *[None] * 7
 
 
-def _suit(*blobs: Tensor) -> bool:
-    """Whether kernels of our own are to run on these blobs of a convolution."""
+def suit(*blobs: Tensor) -> bool:
+    """Whether kernels of our own are to run on these images and weights of a convolution."""
     if not kernels.wanted(blobs[0].device):
         return False
     from caffe_dns.kernels import convolution

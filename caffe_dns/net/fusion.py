@@ -22,6 +22,7 @@ from caffe_dns.layers.convolution import BaseConvolution
 from caffe_dns.layers.masked import MasksTogether, WeightedLayer
 from caffe_dns.layers.neuron import ReLU
 from caffe_dns.layers.normalization import BatchNorm
+from caffe_dns.layers.pooled_convolution import pooled_convolution
 from caffe_dns.layers.pooling import Pooling
 from caffe_dns.layers.shape import Concat
 from caffe_dns.net.joining import Joined, Share, shares
@@ -104,10 +105,10 @@ class Chain(FusedLayers):
 
     def run(self, *bottoms: Tensor) -> Sequence[Tensor]:
         bottom, *beside = bottoms
-        bottom, bias = self._weigh(bottom)
         if self.pool is not None:
             assert isinstance(self.pool.layer, Pooling)
-            return (self.pool.layer.pool_biased(bottom, bias, relu=self.relu is not None),)
+            return (self._pool(bottom, self.pool.layer),)
+        bottom, bias = self._weigh(bottom)
         if self.batch_norm is None:
             return (_rectify(bottom, bias, self.share, *beside),)
         layer, *affine = self._affine()
@@ -118,6 +119,17 @@ class Chain(FusedLayers):
         bottom, bias = self._weigh(bottom)
         layer, *affine = self._affine()
         return layer.normalize_and_add(bottom, addend, *affine, bias=bias, copies=copies)
+
+    def _pool(self, bottom: Tensor, pooling: Pooling) -> Tensor:
+        """The maxima of what the convolution makes of it."""
+        relu = self.relu is not None
+        layer = self.weighted.layer if self.weighted is not None else None
+        if isinstance(layer, BaseConvolution) and layer.fixed_product is None:
+            maxima = pooled_convolution(layer, pooling, bottom, relu=relu)
+            if maxima is not None:
+                return maxima
+        bottom, bias = self._weigh(bottom)
+        return pooling.pool_biased(bottom, bias, relu=relu)
 
     def _weigh(self, bottom: Tensor) -> tuple[Tensor, Tensor | None]:
         """What the convolution or inner product, if there is one, makes of it, and its bias."""

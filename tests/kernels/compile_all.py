@@ -20,7 +20,7 @@ from triton.backends.compiler import GPUTarget
 from triton.backends.nvidia.compiler import CUDABackend
 from triton.compiler import ASTSource
 
-from caffe_dns.kernels import convolution
+from caffe_dns.kernels import convolution, narrow
 from caffe_dns.kernels.apart import ApartKernel
 from caffe_dns.kernels.batch_norm import NormalizedBatch, NormalizedSum
 from caffe_dns.kernels.bias_relu import BiasedReLU
@@ -130,10 +130,12 @@ def run_on_images(cases: Iterable[tuple[bool, ...]], window: int) -> None:
         NormalizedAcross.apply(x, across, 0.1, 0.75, 1.0).sum().backward()
         RectifiedSum.apply(x, images(last, dtype)).sum().backward()
         space_to_depth(images(last)[:, :3], 4, (2, 2), (3, 3), 3, dtype)
-    for last in (False, True):
-        x, weight = images(last), torch.zeros(5, 6, window, window)
-        gradient = torch.zeros(4, 5, 9 - window, 9 - window)
-        convolution.weight_gradient(gradient, x, weight, (0, 0))
+    x, weight = images(last=True), torch.zeros(5, 6, window, window)
+    for biased, relu in product((False, True), (False, True)):
+        bias, pool = torch.zeros(5) if biased else None, (2, 2) if relu else (2, 1)
+        convolution.maxima(x, weight, bias, (0, 0), pool, (3, 2), relu=relu)
+    gradient = torch.zeros(4, 5, 9 - window, 9 - window)
+    convolution.parameter_gradients(gradient, x, weight, (0, 0))
 
 
 def run_without_images() -> None:
@@ -148,6 +150,9 @@ def run_without_images() -> None:
     apart.merge()
     ContestKernel([torch.zeros(5)]).run(torch.zeros(5), *torch.zeros(3, 1))
     by_columns(torch.zeros(4, 6))
+    for bias in (None, torch.zeros(4)):
+        narrow.top(torch.zeros(3, 6), torch.zeros(4, 6), bias)
+    narrow.bottom_gradient(torch.zeros(3, 4), torch.zeros(4, 6))
     for labels in (torch.zeros(4), torch.zeros(4, dtype=torch.int64)):
         SoftmaxLoss.apply(torch.zeros(4, 10), labels, 1.0, 87.0)
     weight, counter = torch.zeros(5), torch.zeros((), dtype=torch.int64)
