@@ -93,7 +93,8 @@ class Parser:
         if token.text in ("}", ">"):
             raise self._error(token, f"'{token.text}' has no partner")
         if token.kind != "name":
-            raise self._unexpected(token, "expected the name of a field")
+            advice = " (a comment begins with '#')" if token.text == "/" else ""
+            raise self._unexpected(token, f"expected the name of a field{advice}")
         name = token.text
         self._path.append(name)
         field = message.DESCRIPTOR.fields_by_name.get(name)

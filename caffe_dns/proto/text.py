@@ -59,6 +59,12 @@ class Parsed(Generic[M]):
     #: The error for the first number that is not finite, as the text format allows them to be.
     not_finite: CaffeError | None = None
 
+    def locate(self, error: CaffeError) -> CaffeError:
+        """Fill in where in the file a field of this message stands, if `error` is about one."""
+        if error.field and error.layer is None and error.file in (None, self.file):
+            error.locate(file=self.file, line=self.positions.line(error.field))
+        return error
+
     def check_finite(self) -> None:
         """Raise CaffeError if a number is not finite."""
         if self.not_finite is not None:

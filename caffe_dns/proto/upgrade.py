@@ -60,7 +60,7 @@ def read_solver(path: str | Path) -> Parsed[SolverParameter]:
     try:
         upgrade_solver(parsed.message, str(path))
     except CaffeError as error:
-        raise _with_line(error, parsed.positions) from None
+        raise parsed.locate(error) from None
     complete_snapshot_prefix(parsed.message, str(path))
     return parsed
 

@@ -170,7 +170,8 @@ class Solver:
     type: ClassVar[str] = ""
 
     def __init__(self, solver_file: str | Path) -> None:
-        param = read_solver(solver_file).message
+        definition = read_solver(solver_file)
+        param = definition.message
         if self.type:
             param.type = self.type
         if param.random_seed >= 0:
@@ -180,7 +181,7 @@ class Solver:
             with as_raised():
                 self.core = _Trainer(param)
         except CaffeError as error:
-            raise error.locate(file=str(solver_file)) from None
+            raise definition.locate(error).locate(file=str(solver_file)) from None
         self.net = self.core.train_net
         self.test_nets = [Net.of(net) for net in self.core.test_nets]
 

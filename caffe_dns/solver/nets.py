@@ -4,9 +4,11 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 
 from caffe_dns import log
+from caffe_dns.encoding import on_disk
 from caffe_dns.errors import CaffeError
 from caffe_dns.layers.base import Context
 from caffe_dns.net import Net
@@ -34,14 +36,20 @@ class Definition:
 
 @dataclass
 class Source:
-    """Where a net's definition comes from. `title` is how the log calls it."""
+    """Where a net's definition comes from: `title` is how the log calls it.
+
+    A `file` is named by the solver's field `field`.
+    """
 
     title: str
     param: NetParameter | None = None
     file: str | None = None
+    field: str = "net"
 
     def read(self) -> Definition:
         if self.file is not None:
+            if not os.path.exists(on_disk(self.file)):
+                raise CaffeError(f"{self.file}: there is no such file", field=self.field)
             parsed = read_net(self.file)
             return Definition(parsed.message, self.file, parsed.positions)
         param = NetParameter()
@@ -127,13 +135,17 @@ def _train_source(param: SolverParameter) -> Source:
     if given[0] == "net_param":
         return Source("specified in net_param.", param.net_param)
     if given[0] == "train_net":
-        return Source(f"from train_net file: {param.train_net}", file=param.train_net)
+        title = f"from train_net file: {param.train_net}"
+        return Source(title, file=param.train_net, field="train_net")
     return Source(f"from net file: {param.net}", file=param.net)
 
 
 def _test_sources(param: SolverParameter) -> list[Source]:
     sources = [Source("test_net_param", definition) for definition in param.test_net_param]
-    sources += [Source(f"test_net file: {file}", file=file) for file in param.test_net]
+    sources += [
+        Source(f"test_net file: {file}", file=file, field=f"test_net[{index}]")
+        for index, file in enumerate(param.test_net)
+    ]
     named, wanted = len(sources), len(param.test_iter)
     generic: Source | None = None
     if param.HasField("net_param"):

@@ -197,7 +197,10 @@ PARAM = "layer.convolution_param"
             "1: force_backward: expected true or false, found 'yes' (column 17)",
         ),
         ("force_backward: -1", "1: force_backward: expected true or false, found '-1' (column 17)"),
-        ("// note", "1: expected the name of a field, found '/' (column 1)"),
+        (
+            "// note",
+            "1: expected the name of a field (a comment begins with '#'), found '/' (column 1)",
+        ),
         ("input_dim: [1 2]", "1: input_dim: expected ',' or ']', found '2' (column 15)"),
         (r'name: "\q"', "1: name: expected a known escape instead of \\q, found '\"\\\\q\"'"),
         (r'name: "\ud800"', "1: name: expected a character of Unicode instead of \\ud800"),

@@ -253,7 +253,7 @@ def test_the_seed_of_the_process_is_taken_where_the_definition_has_none() -> Non
 def test_wrong_definitions() -> None:
     build()
     Path("solver.prototxt").write_text(SETTINGS + "type: 'Adm'")
-    with pytest.raises(CaffeError, match=r"solver\.prototxt: type: unknown solver type 'Adm'"):
+    with pytest.raises(CaffeError, match=r"solver\.prototxt:2: type: unknown solver type 'Adm'"):
         caffe.get_solver("solver.prototxt")
     with pytest.raises(CaffeError, match="nowhere"):
         caffe.SGDSolver("nowhere.prototxt")

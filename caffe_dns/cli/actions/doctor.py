@@ -61,9 +61,11 @@ def _examine(
     yield from examine_gpus()
     if not solver:
         return
+    definition = None
     try:
         device = scoring_device(gpu)
-        param = read_solver(solver).message
+        definition = read_solver(solver)
+        param = definition.message
         param.train_state.level = level
         param.train_state.stage.extend(flags.stages(stage))
         if weights:
@@ -72,5 +74,6 @@ def _examine(
         yield from trial.examine()
     except (CaffeError, RuntimeError, MemoryError) as error:
         if isinstance(error, CaffeError):
-            error = error.locate(file=solver)
+            located = error if definition is None else definition.locate(error)
+            error = located.locate(file=solver)
         yield failed(error)

@@ -28,6 +28,7 @@ from caffe_dns.encoding import in_message
 from caffe_dns.errors import CaffeError
 from caffe_dns.parallel.ranks import JoinedRanks
 from caffe_dns.proto.caffe_pb2 import SolverParameter
+from caffe_dns.proto.text import Parsed
 from caffe_dns.proto.upgrade import read_solver
 from caffe_dns.solver.observers import Observer, SurgeryTable
 from caffe_dns.solver.signals import SignalHandler, parse_action
@@ -90,14 +91,14 @@ def run(
         return launch(click.get_current_context().obj, gpus)
     log_head(click.get_current_context().obj)
     state = snapshots.find_state(solver, ranks)
-    param = _read_solver(solver, weights, state, level, stage)
+    definition, param = _read_solver(solver, weights, state, level, stage)
     pruning.plan(param, resumed=bool(state))
     device = training_device(gpu, param, ranks.world if ranks else None)
     if ranks is not None:
         ranks.use(device)
     build = partial(
         _build,
-        solver,
+        definition,
         device=device,
         surgery=not no_surgery,
         allow_python_layers=allow_python_layers,
@@ -115,7 +116,7 @@ def run(
             trainer.observers = _observers(trainer, tensorboard, page)
         card = Card(trainer, solver, _files_beside(param, tensorboard, page))
         with always_the_same_bits(deterministic):
-            _solve(trainer, handler, card, page)
+            _solve(trainer, definition, handler, card, page)
     finally:
         for observer in trainer.observers:
             observer.close()
@@ -123,12 +124,12 @@ def run(
     return handler.exit_code if trainer.stopped_early else 0
 
 
-def _build(file: str, param: SolverParameter, **settings: Any) -> Solver:
-    """The solver; what is wrong with its definition is wrong in this file."""
+def _build(definition: Parsed[SolverParameter], param: SolverParameter, **settings: Any) -> Solver:
+    """The solver of `param`; what is wrong with it is wrong in the file of its definition."""
     try:
         return Solver(param, **settings)
     except CaffeError as error:
-        raise error.locate(file=file) from None
+        raise definition.locate(error).locate(file=definition.file) from None
 
 
 def _begin(trainer: Solver, state: str, pruning: Pruning, snapshots: Snapshots) -> None:
@@ -142,7 +143,13 @@ def _begin(trainer: Solver, state: str, pruning: Pruning, snapshots: Snapshots) 
         snapshots.rotate(trainer, resumed=bool(state))
 
 
-def _solve(trainer: Solver, handler: SignalHandler, card: Card, page: LiveReport | None) -> None:
+def _solve(
+    trainer: Solver,
+    definition: Parsed[SolverParameter],
+    handler: SignalHandler,
+    card: Card,
+    page: LiveReport | None,
+) -> None:
     """Train to the end, with a progress bar, heeding signals; then show the card."""
     for net in (trainer.net, *trainer.test_nets):
         require_data(net, trainer.param.net or trainer.param.train_net or card.solver)
@@ -154,7 +161,10 @@ def _solve(trainer: Solver, handler: SignalHandler, card: Card, page: LiveReport
         progress.advance(trainer.iteration)
         trainer.poll = handler.poll
         trainer.on_iteration = lambda: progress.advance(trainer.iteration)
-        trainer.solve()
+        try:
+            trainer.solve()
+        except CaffeError as error:
+            raise definition.locate(error) from None
     if shown and trainer.iteration == trainer.param.max_iter:
         write_pruned(trainer)
         tell_latency(trainer)
@@ -195,13 +205,14 @@ def _files_beside(param: SolverParameter, tensorboard: str, page: LiveReport | N
 
 def _read_solver(
     solver: str, weights: str, snapshot: str, level: int, stage: str
-) -> SolverParameter:
-    """The solver definition with what the flags say on top."""
-    param = read_solver(solver).message
+) -> tuple[Parsed[SolverParameter], SolverParameter]:
+    """The solver definition in its file, and its message with what the flags say on top."""
+    definition = read_solver(solver)
+    param = definition.message
     param.train_state.level = level
     param.train_state.stage.extend(flags.stages(stage))
     if snapshot or weights:
         param.ClearField("weights")
     if weights:
         param.weights.append(in_message(weights))
-    return param
+    return definition, param
