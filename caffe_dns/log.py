@@ -59,12 +59,13 @@ def _write_out(descriptor: int, data: bytes) -> None:
     """
     poll = select.poll()
     poll.register(descriptor, select.POLLOUT)
-    while data:
+    left = memoryview(data)
+    while left:
         while not poll.poll(_LOOK * 1000):
             if interrupt.stopping:
                 raise BlockingIOError
         # No more than there is room for in a pipe that takes anything at all.
-        data = data[os.write(descriptor, data[: select.PIPE_BUF]) :]
+        left = left[os.write(descriptor, left[: select.PIPE_BUF]) :]
 
 
 #: Where finished lines go. A progress bar puts its own function here while it is on the screen.

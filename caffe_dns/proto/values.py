@@ -31,7 +31,9 @@ _ESCAPES |= {b"v": b"\v", b"\\": b"\\", b"'": b"'", b'"': b'"', b"?": b"?"}
 _ESCAPE = re.compile(
     rb"\\(?:([0-7]{1,3})|[xX]([0-9a-fA-F]{1,2})|u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8})|(.))", re.DOTALL
 )
-_PRINTED = {ord("\n"): "\\n", ord("\r"): "\\r", ord("\t"): "\\t"}
+#: How bytes are printed that are not printed as they are.
+_PRINTED = {byte: f"\\{byte:03o}" for byte in (*range(32), *range(127, 256))}
+_PRINTED |= {ord("\n"): "\\n", ord("\r"): "\\r", ord("\t"): "\\t"}
 _PRINTED |= {ord('"'): '\\"', ord("'"): "\\'", ord("\\"): "\\\\"}
 
 
@@ -124,7 +126,7 @@ def print_value(field: FieldDescriptor, value: bool | int | float | str | bytes)
     if isinstance(value, int):
         return str(value)
     raw = encode(value) if isinstance(value, str) else value
-    return '"' + "".join(map(_print_byte, raw)) + '"'
+    return '"' + raw.decode("latin-1").translate(_PRINTED) + '"'
 
 
 def _print_float(value: float, single: bool) -> str:
@@ -135,9 +137,3 @@ def _print_float(value: float, single: bool) -> str:
         if again == value:
             return text
     return f"{value:.{9 if single else 17}g}"
-
-
-def _print_byte(byte: int) -> str:
-    if byte in _PRINTED:
-        return _PRINTED[byte]
-    return chr(byte) if 32 <= byte < 127 else f"\\{byte:03o}"

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from google.protobuf import text_format
 from google.protobuf.message import Message
 
 from caffe_dns.encoding import encode
@@ -86,6 +87,11 @@ def test_floats_print_in_the_fewest_digits(value: float, expected: str) -> None:
 def test_doubles_print_with_their_own_digits() -> None:
     blob = BlobProto(double_data=[0.1, 1 / 3, 2e-300])
     assert to_text(blob).split()[1::2] == ["0.1", "0.3333333333333333", "2e-300"]
+
+
+def test_all_bytes_print_as_protobuf_prints_them() -> None:
+    message = Datum(data=bytes(range(256)))
+    assert to_text(message) == text_format.MessageToString(message)
 
 
 def test_strings_print_escaped() -> None:
