@@ -84,6 +84,24 @@ class NetSpec:
     def __getitem__(self, name: str) -> Any:
         return self.tops[name]
 
+    def __delitem__(self, name: str) -> None:
+        del self.tops[name]
+
+    # As the net_spec.py of SSD and NVCaffe has them.
+
+    def keys(self) -> list[str]:
+        """The names that tops were assigned to, in order."""
+        return list(self.tops)
+
+    def vals(self) -> list[Top | Function]:
+        """The tops, in the order of their names."""
+        return list(self.tops.values())
+
+    def update(self, name: str, params: Mapping[str, Any]) -> None:
+        """Change settings of the layer that makes the top of this name."""
+        top = self.tops[name]
+        (top.fn if isinstance(top, Top) else top).params.update(params)
+
     def to_proto(self) -> NetParameter:
         """The definition of all assigned tops and what they need."""
         names = {top: name for name, top in self.tops.items()}
@@ -210,7 +228,7 @@ def _in_order(tops: Iterable[Top | Function]) -> Iterator[Function]:
 
 def _set(layer: LayerParameter, name: str, value: Any) -> None:
     """Set a field of the layer, or of the message for its type, which goes first."""
-    own = _OWN_FIELDS.get(layer.type)
+    own = _OWN_FIELDS.get("Convolution" if layer.type == "Deconvolution" else layer.type)
     fields = own.message_type.fields_by_name if own else {}
     try:
         if own and name in fields and not name.endswith("param"):

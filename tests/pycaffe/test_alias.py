@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib import import_module
+from pathlib import Path
 
 import pytest
 
@@ -35,3 +36,29 @@ assert isinstance(net.to_proto(), caffe_pb2.NetParameter)
 """
     done = run_python("-c", program)
     assert done.returncode == 0, done.stderr
+
+
+def test_modules_that_a_fork_has_added(tmp_path: Path) -> None:
+    package = tmp_path / "python" / "caffe"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("raise ImportError('of the fork')")
+    (package / "io.py").write_text("raise ImportError('of the fork')")
+    (package / "model_libs.py").write_text(
+        "from caffe import layers as L\n\ndef head(net):\n    net.head = L.ReLU(net.data)\n"
+    )
+    (tmp_path / "program.py").write_text(
+        """
+import sys
+sys.path.insert(0, "python")
+import caffe, caffe.io
+from caffe.model_libs import *
+net = caffe.NetSpec()
+net.data = L.Input(shape=dict(dim=[1, 2]))
+head(net)
+print(caffe.model_libs.__name__, [layer.type for layer in net.to_proto().layer])
+import caffe.no_such_module
+"""
+    )
+    done = run_python("-m", "caffe_dns.pycaffe", "program.py", folder=tmp_path)
+    assert done.stdout == "caffe.model_libs ['Input', 'ReLU']\n"
+    assert done.stderr.endswith("ModuleNotFoundError: No module named 'caffe.no_such_module'\n")

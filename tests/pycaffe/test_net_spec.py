@@ -8,7 +8,7 @@ import pytest
 
 import caffe_dns.pycaffe as caffe
 from caffe_dns.errors import CaffeError
-from caffe_dns.proto.caffe_pb2 import NetParameter
+from caffe_dns.proto.caffe_pb2 import ConvolutionParameter, NetParameter
 from caffe_dns.proto.text import parse_text
 from caffe_dns.pycaffe import layers as L
 from caffe_dns.pycaffe import net_spec
@@ -106,6 +106,25 @@ def test_very_deep_nets() -> None:
     for _ in range(3000):
         top = L.ReLU(top)
     assert len(top.to_proto().layer) == 3001
+
+
+def test_what_forks_have_added() -> None:
+    """`keys`, `vals`, `update`, `del` and settings of Deconvolution, as in SSD's net_spec.py."""
+    net = caffe.NetSpec()
+    net.data = L.Input(shape={"dim": [1, 2, 4, 4]})
+    net.up = L.Deconvolution(net.data, num_output=2, kernel_size=2, bias_term=False)
+    net.off = L.Silence(net.data, ntop=0)
+    net.gone = L.ReLU(net.data)
+    del net["gone"]
+    assert net.keys() == ["data", "up", "off"]
+    assert net.vals() == [net.data, net.up, net.off]
+    net.update("up", {"name": "upsampled", "kernel_size": 3})
+    net.update("off", {"name": "silence"})
+    layers = net.to_proto().layer
+    assert [each.name for each in layers] == ["data", "upsampled", "silence"]
+    assert layers[1].convolution_param == ConvolutionParameter(
+        num_output=2, kernel_size=[3], bias_term=False
+    )
 
 
 def test_wrong_use() -> None:
