@@ -153,6 +153,9 @@ _MOVED: dict[str, dict[int, Moved]] = {
     "ContinuationIndicator": {158: Moved(2118)},
     "CtcLoss": {157: Moved(2137)},
     "LabelsequenceAccuracy": {159: Moved(2138)},
+    # caffe_ocr.
+    "WarpCTCLoss": {159: Moved(2137, {(2, VARINT): 2100})},
+    "CTCGreedyDecoder": {158: Moved(2143)},
     # SegNet; ENet.
     "DenseImageData": dict.fromkeys((138, 46), Moved(2112)),
     "YoloDetectionOutput": {601: Moved(2110)},

@@ -117,8 +117,17 @@ FIELDS = {
         "DetectionOutputParameter": "side coords biases",
     },
     "makefile's frcnn": {"WindowDataParameter": "config"},
+    "caffe_ocr": {"LayerParameter": "denseblock_param reverse_time_param"},
+    "caffe-heatmap": {"LayerParameter": "visualise heatmap_data_param"},
+    "Realtime Pose Estimation": {"LayerParameter": "cpm_transform_param"},
+    "FocalLoss": {"LayerParameter": "focal_loss_param"},
     "happynear": {
-        "LayerParameter": "inner_distance_param",
+        "LayerParameter": "inner_distance_param general_contrastive_loss_param "
+        "general_triplet_loss_param label_specific_rescale_param",
+        "AccuracyParameter": "min_is_better",
+        "InnerProductParameter": "normalize",
+        "ParameterParameter": "blob_filler",
+        "ScaleParameter": "min_value",
         "SoftmaxParameter": "normalize_type",
     },
     "yjxiong": {
@@ -166,7 +175,12 @@ LAYER_TYPES = {
     "caffe-yolo": "BoxData",
     "caffe-yolov2": "BoxData",
     "makefile's frcnn": "FrcnnAnchorTarget FrcnnProposal FrcnnProposalTarget FrcnnRoiData",
-    "happynear": "ChannelScale InnerDistance MultiLabelImageData",
+    "happynear": "ChannelScale GeneralContrastiveLoss GeneralTripletLoss InnerDistance "
+    "LabelSpecificRescale MultiLabelImageData SoftTruncation",
+    "caffe_ocr": "DenseBlock ReverseTime",
+    "caffe-heatmap": "DataHeatmap EuclideanLossHeatmap",
+    "Realtime Pose Estimation": "CPMData",
+    "FocalLoss": "MultiBoxFocalLoss",
     "HED": "ImageLabelmapData",
     "yjxiong": "Gather Scatter SegData SyncBN",
 }

@@ -34,6 +34,7 @@ DEVICES = [
 ]
 IMAGES = (2, 6, 9, 8)
 LABELS = torch.tensor([3.0, 1]).double()
+LINES = torch.tensor([[1.0, 0, 2], [3, 3, 0]]).double()
 
 
 @dataclass
@@ -192,11 +193,13 @@ CASES = {
     ),
     "ctc_loss": Case(
         settings("CtcLoss", "ctc_loss_param", "alphabet_size: 4 time_step: 6"),
-        [draw(6, 2, 4), torch.tensor([[1.0, 0, 2], [3, 3, 0]]).double()],
+        [draw(6, 2, 4), LINES],
     ),
+    "warp_ctc_loss": Case("type: 'WarpCTCLoss'", [draw(6, 2, 4), LINES]),
+    "greedy_decoder": Case("type: 'CTCGreedyDecoder'", [draw(6, 2, 4), LINES], ()),
     "labelsequence_accuracy": Case(
         "type: 'LabelsequenceAccuracy'",
-        [draw(2, 6, 4), torch.tensor([[1.0, 0, 2], [3, 3, 0]]).double()],
+        [draw(2, 6, 4), LINES],
         (),
     ),
     "flip": Case(settings("Flip", "flip_param", "flip_height: true"), [draw(*IMAGES)]),

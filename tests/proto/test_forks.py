@@ -152,6 +152,7 @@ def test_upsample(number: int) -> None:
         ("Reverse", 143, "reverse_param"),
         ("CtcLoss", 157, "ctc_loss_param"),
         ("LabelsequenceAccuracy", 159, "labelsequence_accuracy_param"),
+        ("CTCGreedyDecoder", 158, "ctc_decoder_param"),
     ],
 )
 def test_layers_of_small_nets(type: str, number: int, field: str) -> None:
@@ -160,6 +161,11 @@ def test_layers_of_small_nets(type: str, number: int, field: str) -> None:
     content = b"\x0d\x00\x00\x40\x40" if is_float else b"\x08\x03"
     (value,) = (v for _, v in getattr(fork_layer(type, number, content), field).ListFields())
     assert value == 3
+
+
+def test_warp_ctc_loss() -> None:
+    read = fork_layer("WarpCTCLoss", 159, tag(2, VARINT) + varint(3))
+    assert read.ctc_loss_param.blank_index == 3 and not read.ctc_loss_param.alphabet_size
 
 
 @pytest.mark.parametrize("run", ["surgery_guo", "surgery_guo_iter_stop"])
