@@ -166,7 +166,8 @@ class ImageBatches:
         batch = self._new_batch(first)
         is_encoded = self._source.is_encoded(items[0])
         if self._processes and is_encoded and self._decoders is None:
-            shape = (_most_together(first), *self._transform.output_shape(first.shape))
+            # A later batch may begin with a smaller image, and have more of them decoded at once.
+            shape = (_MOST_TOGETHER, *self._transform.output_shape(first.shape))
             self._decoders = DecodingProcesses(self._processes, math.prod(shape))
         place = self._placing(batch, items, records, first, draws)
         numbers = [0, 0, 0] if draws is None else draws[0].tolist()

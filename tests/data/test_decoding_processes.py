@@ -106,6 +106,26 @@ def test_the_same_batches_as_without_processes(
     expected.close()
 
 
+def test_a_first_image_does_not_say_how_many_are_decoded_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, done: list[int]
+) -> None:
+    def started(count: int, memory: int) -> DecodingProcesses:
+        processes = DecodingProcesses(count, memory)
+        assert processes._all[0]._pipe.poll(PATIENCE)
+        return processes
+
+    monkeypatch.setattr(batches, "DecodingProcesses", started)
+    monkeypatch.setattr(batches, "_BYTES_TOGETHER", 3 * 400 * 480)
+    path = write(tmp_path / "db", [jpeg(0, 400, 480), *(jpeg(n) for n in range(1, 2 * BATCH))])
+    reader = reader_of(path, monkeypatch, 1, crop_size=31)
+    reader.read()
+    assert done == [1] * (BATCH - 1)
+    done.clear()
+    reader.read()
+    assert done == [8, BATCH - 9]
+    reader.close()
+
+
 @pytest.fixture(scope="module")
 def ready() -> Iterator[DecodingProcesses]:
     """Processes that have started."""
