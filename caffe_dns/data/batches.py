@@ -88,8 +88,9 @@ class ImageBatches:
         self._for_gpu = for_gpu
         self._pin = for_gpu and torch.cuda.is_available()
         self._memory = BatchMemory()
+        wanted = for_gpu and source.decoder is not None
         #: How many processes decode for this one, which start when they are first needed.
-        self._processes = decoding_processes(share.ranks) if for_gpu and source.decoder else 0
+        self._processes = decoding_processes(share.ranks, batch_size) if wanted else 0
         self._decoders: DecodingProcesses | None = None
         self._workers = Workers(self._processes or reading_threads(for_gpu=for_gpu))
         self._next: _Begun | None = None

@@ -45,11 +45,15 @@ def decoding_threads() -> int:
     return min(_MOST_THREADS, available_cores())
 
 
-def decoding_processes(ranks: int) -> int:
-    """How many processes decode for a net on a GPU: one per core for each rank, or none."""
+def decoding_processes(ranks: int, batch_size: int) -> int:
+    """How many processes decode for a net on a GPU: one per core for each rank, or none.
+
+    Of a batch, the first record is not for them.
+    """
     possible = hasattr(os, "memfd_create") and sys.executable and not hasattr(sys, "frozen")
     cores = available_cores() // ranks
-    return min(cores, _MOST_PROCESSES) if possible and cores >= _FEWEST_CORES else 0
+    worth_it = batch_size > 1 and cores >= _FEWEST_CORES
+    return min(cores, _MOST_PROCESSES) if possible and worth_it else 0
 
 
 class Workers:

@@ -63,7 +63,7 @@ def done(ready: DecodingProcesses, monkeypatch: pytest.MonkeyPatch) -> list[int]
 def reader_of(
     path: Path, monkeypatch: pytest.MonkeyPatch, processes: int, *, with_boxes: bool = True
 ) -> AnnotatedBatches:
-    monkeypatch.setattr(annotated_batches, "decoding_processes", lambda ranks: processes)
+    monkeypatch.setattr(annotated_batches, "decoding_processes", lambda *_: processes)
     transform = text_format.Parse(TRANSFORM, TransformationParameter())
     samplers = [text_format.Parse(SAMPLER, BatchSampler())]
     maker = AnnotatedMaker(

@@ -23,7 +23,7 @@ from caffe_dns.proto.caffe_pb2 import TEST, TRAIN, Datum, TransformationParamete
 @pytest.fixture(autouse=True)
 def without_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     """All is decoded here, however many cores there are."""
-    monkeypatch.setattr("caffe_dns.data.batches.decoding_processes", lambda ranks: 0)
+    monkeypatch.setattr("caffe_dns.data.batches.decoding_processes", lambda *_: 0)
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 3])

@@ -49,7 +49,7 @@ def reader_of(
     path: Path, monkeypatch: pytest.MonkeyPatch, processes: int, crop_size: int = 0
 ) -> ImageBatches:
     """With a crop at random and mirror where there is a `crop_size`."""
-    monkeypatch.setattr(batches, "decoding_processes", lambda ranks: processes)
+    monkeypatch.setattr(batches, "decoding_processes", lambda *_: processes)
     param = TransformationParameter(crop_size=crop_size, mirror=crop_size > 0)
     source = DatabaseSource(open_database(str(path)))
     draws = RecordDraws(1, "data")

@@ -66,9 +66,10 @@ def test_processes_where_there_are_cores_for_them(
 ) -> None:
     monkeypatch.setattr("caffe_dns.data.workers.available_cores", lambda: cores)
     monkeypatch.setattr(os, "memfd_create", lambda: None, raising=False)
-    assert decoding_processes(ranks) == expected
+    assert decoding_processes(ranks, 2) == expected
+    assert decoding_processes(ranks, 1) == 0
     monkeypatch.delattr(os, "memfd_create")
-    assert decoding_processes(ranks) == 0
+    assert decoding_processes(ranks, 2) == 0
 
 
 def test_no_thread_divides_its_work_among_others() -> None:
