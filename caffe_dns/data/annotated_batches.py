@@ -19,7 +19,7 @@ from caffe_dns.data.boxes import Boxes
 from caffe_dns.data.datum import Image
 from caffe_dns.data.decoding_processes import DecodingProcesses
 from caffe_dns.data.sources import DatabaseSource
-from caffe_dns.data.stored import Value, sendable
+from caffe_dns.data.stored import sendable
 from caffe_dns.data.workers import Workers, decoding_processes, reading_threads
 from caffe_dns.errors import CaffeError
 
@@ -92,19 +92,17 @@ class AnnotatedBatches:
         if self._processes and self._others is None and pixels.dtype == np.uint8:
             self._others = DecodingProcesses(self._processes, pixels.nbytes)
         pixels[0] = record.image.transpose(2, 0, 1)
-        labels: dict[int, list[Boxes]] = {0: [self._maker.labels(record, 0)]}
+        labels = [self._maker.labels(record, 0)] * len(items)
 
         def place(some: range) -> None:
             part = slice(some.start, some.stop)
             values = sendable(items[part])
             task = AnnotatedTask(values, self._maker, numbers[part], some.start, pixels.shape[1:])
             made = self._make_elsewhere(task, pixels[part])
-            labels[some.start] = made or self._make(task, items[part], pixels[part])
+            labels[part] = made or self._make(task, pixels[part])
 
-        for piece in self._workers.start(place, range(1, len(items)), _TOGETHER):
-            piece.result()
-        rows = [each for start in sorted(labels) for each in labels[start]]
-        return AnnotatedBatch(images, self._join(rows), self._normalization)
+        self._workers.run(place, range(1, len(items)), _TOGETHER)
+        return AnnotatedBatch(images, self._join(labels), self._normalization)
 
     def _make_elsewhere(self, task: AnnotatedTask, images: Image) -> list[Boxes] | None:
         """Have another process do the task; None if none did."""
@@ -112,10 +110,10 @@ class AnnotatedBatches:
             return None
         return self._others.run(task, images)
 
-    def _make(self, task: AnnotatedTask, items: Sequence[Value], images: Image) -> list[Boxes]:
+    def _make(self, task: AnnotatedTask, images: Image) -> list[Boxes]:
         """Do the task here."""
         labels = []
-        for index, value in enumerate(self._source.load(items)):
+        for index, value in enumerate(self._source.load(task.values)):
             with self._source.at(task.numbers[index]):
                 record = self._maker.make(value, task.numbers[index])
                 image = record.image.transpose(2, 0, 1)

@@ -65,9 +65,9 @@ class Workers:
         self._usual = torch.get_num_threads()
         self._pool: ThreadPoolExecutor | None = None
 
-    def run(self, work: Callable[[range], None], indices: range) -> None:
-        """Do `work` on all indices. Raises what it raises."""
-        for piece in self.start(work, indices):
+    def run(self, work: Callable[[range], None], indices: range, at_least: int = 1) -> None:
+        """Do `work` on all indices, in pieces as `start` makes them. Raises what it raises."""
+        for piece in self.start(work, indices, at_least):
             piece.result()
 
     def map(self, make: Callable[[_S], _T], items: Sequence[_S]) -> list[_T]:
