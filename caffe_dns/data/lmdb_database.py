@@ -23,7 +23,7 @@ from caffe_dns.data.lmdb_pages import (
     check_overflow,
     parse_meta,
 )
-from caffe_dns.data.stored import StoredFile, StoredValue, Value, new_memory
+from caffe_dns.data.stored import StoredFile, StoredValue, Value, in_memory, new_memory
 from caffe_dns.errors import CaffeError
 
 #: Bytes of leaves that are read and decoded at once.
@@ -90,8 +90,7 @@ class _LMDBCursor(Cursor):
         return self._checked().key(self._index)
 
     def value(self) -> Buffer:
-        value = self._all_values()[self._index]
-        return value.read() if isinstance(value, StoredValue) else value
+        return in_memory(self._all_values()[self._index])
 
     def take(self, count: int) -> list[Value]:
         values = self._all_values()[self._index : self._index + count]

@@ -27,7 +27,7 @@ from caffe_dns.data.datum import (
 from caffe_dns.data.decoding import Decoder
 from caffe_dns.data.kept_records import KeptRecords
 from caffe_dns.data.raw_records import RawRecords, find_raw
-from caffe_dns.data.stored import Rows, StoredValue, Value, join, load
+from caffe_dns.data.stored import Rows, StoredValue, Value, in_memory, join, load
 from caffe_dns.data.transform import ImageShape, shape_text
 from caffe_dns.errors import CaffeError
 
@@ -193,7 +193,7 @@ class DatabaseSource(ImageSource[Value]):
         return load(items)
 
     def decode(self, item: Value) -> tuple[Image, int]:
-        return self.decoder.decode(_in_memory(item))
+        return self.decoder.decode(in_memory(item))
 
     def decode_alike(self, items: Sequence[Value], records: IntArray) -> tuple[Image, Image] | None:
         alike = parse_small(items)
@@ -218,7 +218,7 @@ class DatabaseSource(ImageSource[Value]):
         return find_raw(items)
 
     def is_encoded(self, item: Value) -> bool:
-        return self.decoder.parse(_in_memory(item)).encoded
+        return self.decoder.parse(in_memory(item)).encoded
 
     same_channels = (
         "`transform_param { force_color: true }` decodes encoded images alike; of pixels, make the "
@@ -283,10 +283,6 @@ class DatabaseSource(ImageSource[Value]):
         self._index = 0
 
 
-def _in_memory(value: Value) -> Buffer:
-    return value.read() if isinstance(value, StoredValue) else value
-
-
 def in_memory_if_small(values: list[Value]) -> list[Value]:
     """Small values, read all at once; large ones are left to the threads that decode them."""
     small = isinstance(values[0], StoredValue) and max(map(len, values)) <= SMALL
@@ -297,5 +293,5 @@ def parse_small(values: Sequence[Value]) -> tuple[Image, Image] | None:
     """What `parse_alike` makes of the values, or None where some have not been read."""
     if isinstance(values, Rows):
         return parse_table(values.table)
-    in_memory = [value for value in values if not isinstance(value, StoredValue)]
-    return parse_alike(in_memory) if len(in_memory) == len(values) else None
+    there = [value for value in values if not isinstance(value, StoredValue)]
+    return parse_alike(there) if len(there) == len(values) else None

@@ -217,6 +217,11 @@ def join(pieces: Sequence[Sequence[Value]]) -> Sequence[Value]:
     return Rows(tables[0] if len(tables) == 1 else np.concatenate(tables))
 
 
+def in_memory(value: Value) -> Buffer:
+    """The value, read if it has not been yet. Raises CaffeError where it is not there any more."""
+    return value.read() if isinstance(value, StoredValue) else value
+
+
 def sendable(values: Sequence[Value]) -> list[bytes | StoredValue]:
     """The values as they can be sent to another process, which reads what has not been read."""
     return [value if isinstance(value, StoredValue) else bytes(value) for value in values]
