@@ -10,13 +10,7 @@ import torch
 from google.protobuf import text_format
 
 from caffe_dns.data.datum import Image
-from caffe_dns.data.image_batch import (
-    BatchMemory,
-    CroppedBatch,
-    FinishedBatch,
-    ImageBatch,
-    copy_planes,
-)
+from caffe_dns.data.image_batch import BatchMemory, CroppedBatch, FinishedBatch, ImageBatch
 from caffe_dns.data.transform import RecordDraws, Transform
 from caffe_dns.proto.caffe_pb2 import TEST, TRAIN, BlobProto, TransformationParameter
 
@@ -85,21 +79,6 @@ def test_all_at_once(mean: str, crop: str, mirror: str, phase: int) -> None:
         alone[0].put(index, image, transform.cutter.cut(SHAPE, draws[index].tolist()))
     expected = alone[0].tops(CPU)[0]
     assert all(torch.equal(result, expected) for result in results(together))
-
-
-@pytest.mark.parametrize("channels", [1, 2, 3, 4])
-@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
-@pytest.mark.parametrize("interleaved", [False, True])
-def test_planes_are_copied_however_they_lie(channels: int, dtype: type, interleaved: bool) -> None:
-    values: Image = np.random.default_rng(0).integers(0, 256, (channels, 9, 11)).astype(dtype)
-    image = values
-    if interleaved:  # as an image that was decoded
-        image = np.ascontiguousarray(values.transpose(1, 2, 0)).transpose(2, 0, 1)
-    batch: Image = np.zeros((3, channels, 5, 6), dtype)
-    copy_planes(image[:, 2:7, 3:9], batch[1])
-    np.testing.assert_array_equal(batch[1], values[:, 2:7, 3:9])
-    assert not batch[0].any()
-    assert not batch[2].any()
 
 
 def test_memory_comes_back_when_nothing_uses_it() -> None:

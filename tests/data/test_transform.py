@@ -9,8 +9,9 @@ import pytest
 import torch
 from google.protobuf import text_format
 
+from caffe_dns.data.cuts import Cut, crop
 from caffe_dns.data.datum import Image
-from caffe_dns.data.transform import Cut, RecordDraws, Transform, crop, read_mean
+from caffe_dns.data.transform import RecordDraws, Transform, read_mean
 from caffe_dns.errors import CaffeError
 from caffe_dns.proto.caffe_pb2 import TEST, TRAIN, BlobProto, TransformationParameter
 
