@@ -12,7 +12,7 @@ import torch
 from google.protobuf import text_format
 
 from caffe_dns import rng
-from caffe_dns.data import annotated_batches, create_database
+from caffe_dns.data import annotated_batches
 from caffe_dns.data.annotated_batches import AnnotatedBatch, AnnotatedBatches, Normalization
 from caffe_dns.data.annotated_task import AnnotatedMaker, AnnotatedTask
 from caffe_dns.data.annotated_transform import AnnotatedTransform
@@ -21,9 +21,9 @@ from caffe_dns.data.db import open_database
 from caffe_dns.data.decoding_processes import DecodingProcesses
 from caffe_dns.data.sources import DatabaseSource
 from caffe_dns.errors import CaffeError
-from caffe_dns.proto.caffe_pb2 import TRAIN, AnnotatedDatum, BatchSampler, TransformationParameter
+from caffe_dns.proto.caffe_pb2 import TRAIN, BatchSampler, TransformationParameter
+from tests.data.test_decoding_processes import started, write
 from tests.layers.detection.scenes import scene
-from tests.processes import PATIENCE
 
 pytestmark = pytest.mark.skipif(
     not hasattr(os, "memfd_create"), reason="processes share memory as Linux lets them"
@@ -36,9 +36,7 @@ BATCH = 13
 
 @pytest.fixture(scope="module")
 def ready() -> Iterator[DecodingProcesses]:
-    """A process that has started."""
-    processes = DecodingProcesses(1, 1 << 20)
-    assert processes._all[0]._pipe.poll(PATIENCE)
+    processes = started(1, 1 << 20)
     yield processes
     processes.close()
 
@@ -75,13 +73,6 @@ def reader_of(
     )
     source = DatabaseSource(open_database(str(path)))
     return AnnotatedBatches(source, maker, Normalization(None, 1), Share(), BATCH, for_gpu=True)
-
-
-def write(path: Path, records: list[AnnotatedDatum]) -> Path:
-    with create_database(str(path)) as writer:
-        for number, record in enumerate(records):
-            writer.put(b"%04d" % number, record.SerializeToString())
-    return path
 
 
 def same(made: AnnotatedBatch, expected: AnnotatedBatch) -> bool:

@@ -12,12 +12,13 @@ import pytest
 import torch
 
 from caffe_dns.data.batches import ImageBatches, Share
-from caffe_dns.data.db import create_database, open_database
+from caffe_dns.data.db import open_database
 from caffe_dns.data.image_batch import CroppedBatch
 from caffe_dns.data.sources import DatabaseSource
 from caffe_dns.data.transform import RecordDraws, Transform
 from caffe_dns.errors import CaffeError
 from caffe_dns.proto.caffe_pb2 import TEST, TRAIN, Datum, TransformationParameter
+from tests.data.test_decoding_processes import write
 
 
 @pytest.fixture(autouse=True)
@@ -57,9 +58,7 @@ def batches_of(
     mirror: bool = False,
     phase: int = TRAIN,
 ) -> ImageBatches:
-    with create_database(str(path)) as writer:
-        for number, datum in enumerate(datums):
-            writer.put(b"%04d" % number, datum.SerializeToString())
+    write(path, datums)
     return ImageBatches(
         DatabaseSource(open_database(str(path))),
         Transform(TransformationParameter(crop_size=crop_size, mirror=mirror), phase),
@@ -240,12 +239,9 @@ def test_refuses_images_that_do_not_belong_together(
 
 @pytest.mark.parametrize("for_gpu", [False, True])
 def test_a_bad_record_is_named(tmp_path: Path, for_gpu: bool) -> None:
-    path = tmp_path / "db"
     good, bad = random_image((3, 4, 5), 1), random_image((3, 4, 5), 2)
     bad.data = bad.data[:-1]
-    with create_database(str(path)) as writer:
-        for number, datum in enumerate([good, good, bad]):
-            writer.put(b"%04d" % number, datum.SerializeToString())
+    path = write(tmp_path / "db", [good, good, bad])
 
     def message(skip: int) -> str:
         reader = ImageBatches(

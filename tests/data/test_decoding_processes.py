@@ -7,15 +7,15 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 import torch
+from google.protobuf.message import Message
 
-from caffe_dns import log
 from caffe_dns.data import batches, decoding_processes
 from caffe_dns.data.batches import ImageBatches, Share
 from caffe_dns.data.db import create_database, open_database
@@ -25,6 +25,7 @@ from caffe_dns.data.sources import DatabaseSource
 from caffe_dns.data.transform import RecordDraws, Transform
 from caffe_dns.errors import CaffeError
 from caffe_dns.proto.caffe_pb2 import TRAIN, Datum, TransformationParameter
+from tests.nets import recorded_log
 from tests.processes import PATIENCE
 
 pytestmark = pytest.mark.skipif(
@@ -38,11 +39,20 @@ def jpeg(number: int, height: int = 40, width: int = 48) -> Datum:
     return Datum(encoded=True, label=300 + number, data=bytes(cv2.imencode(".jpg", pixels)[1]))
 
 
-def write(path: Path, datums: list[Datum]) -> Path:
+def write(path: Path, records: Sequence[Message]) -> Path:
+    """A new database of these records, whose keys are their numbers."""
     with create_database(str(path)) as writer:
-        for number, datum in enumerate(datums):
-            writer.put(b"%04d" % number, datum.SerializeToString())
+        for number, record in enumerate(records):
+            writer.put(b"%04d" % number, record.SerializeToString())
     return path
+
+
+def started(count: int, memory: int) -> DecodingProcesses:
+    """Processes that have started."""
+    processes = DecodingProcesses(count, memory)
+    for process in processes._all:
+        assert process._pipe.poll(PATIENCE)
+    return processes
 
 
 def reader_of(
@@ -83,10 +93,8 @@ def done(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 @pytest.fixture
 def said() -> Iterator[list[str]]:
-    lines: list[str] = []
-    log.listeners.append(lines.append)
-    yield lines
-    log.listeners.remove(lines.append)
+    with recorded_log() as lines:
+        yield lines
 
 
 @pytest.mark.usefixtures("shared")
@@ -109,11 +117,6 @@ def test_the_same_batches_as_without_processes(
 def test_a_first_image_does_not_say_how_many_are_decoded_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, done: list[int]
 ) -> None:
-    def started(count: int, memory: int) -> DecodingProcesses:
-        processes = DecodingProcesses(count, memory)
-        assert processes._all[0]._pipe.poll(PATIENCE)
-        return processes
-
     monkeypatch.setattr(batches, "DecodingProcesses", started)
     monkeypatch.setattr(batches, "_BYTES_TOGETHER", 3 * 400 * 480)
     path = write(tmp_path / "db", [jpeg(0, 400, 480), *(jpeg(n) for n in range(1, 2 * BATCH))])
@@ -128,10 +131,7 @@ def test_a_first_image_does_not_say_how_many_are_decoded_at_once(
 
 @pytest.fixture(scope="module")
 def ready() -> Iterator[DecodingProcesses]:
-    """Processes that have started."""
-    processes = DecodingProcesses(2, 1 << 20)
-    for process in processes._all:
-        assert process._pipe.poll(PATIENCE)
+    processes = started(2, 1 << 20)
     yield processes
     processes.close()
 
