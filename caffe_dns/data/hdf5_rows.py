@@ -53,7 +53,9 @@ def inspect_files(paths: list[str], names: list[str]) -> HDF5Files:
     row_shapes: list[tuple[int, ...]] = []
     for path in paths:
         shapes = _dataset_shapes(path, names)
-        if len({shape[0] for shape in shapes}) != 1 or shapes[0][0] == 0:
+        if not shapes[0][0]:
+            raise CaffeError(f"dataset '{names[0]}' has no rows", file=path)
+        if len({shape[0] for shape in shapes}) != 1:
             pairs = zip(names, shapes, strict=True)
             numbers = ", ".join(f"{shape[0]} in '{name}'" for name, shape in pairs)
             raise CaffeError(f"needs the same number of rows in all: {numbers}", file=path)

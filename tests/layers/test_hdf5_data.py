@@ -93,5 +93,8 @@ def test_wrong_files(listed: str, tmp_path: Path) -> None:
     assert "'label' is no array of numbers" in error_after("label", np.array([b"x"]))
     assert "'label' is no array of numbers" in error_after("label", np.array(1.0))
     assert "has rows of [(2, 3), (2,)]" in error_after("label", np.zeros((1, 2)))
+    assert "1.h5: layer 'layer': dataset 'data' has no rows" in error_after(
+        "data", np.zeros((0, 2))
+    )
     (tmp_path / "1.h5").write_text("no HDF5")
     assert "1.h5: layer 'layer': cannot be read as HDF5" in refused(text)
