@@ -127,6 +127,11 @@ def _fit(layer: Layer, arrays: Sequence[Stored]) -> list[Stored]:
         blobs = WeightedBlobs.from_list(arrays, layer.bias_term)
         if blobs is not None:
             return blobs.for_layer(layer)
+        if len(arrays) == len(layer.blobs):
+            shapes = ", ".join(shape_text(each.shape) for each in arrays if each is not None)
+            raise layer.error(
+                f"the model's blobs are no weights with masks of their shape: {shapes}"
+            )
     elif len(arrays) == len(layer.blobs):
         return list(arrays)
     raise layer.error(
