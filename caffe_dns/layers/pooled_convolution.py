@@ -96,14 +96,14 @@ def pooled_convolution(
 
     None where that is not for a kernel of its own.
     """
-    if not isinstance(layer.convolved, FewChannels):
+    if not isinstance(layer.convolved, FewChannels) or not suit(bottom):
         return None
     image = layer.output_extent(bottom.shape[2], 0), layer.output_extent(bottom.shape[3], 1)
     window = pooling.window(image)
     if not _lie_side_by_side(window, image):
         return None
     weight, bias = layer.effective(layer.context.activations)
-    if not suit(bottom, weight):
+    if not suit(weight):
         return None
     maxima = Maxima(layer.convolved, window, image, relu)
     if not torch.is_grad_enabled():

@@ -236,6 +236,29 @@ def test_layers(
     assert called == 3 * is_one
 
 
+def test_masks_are_applied_once_where_the_kernel_is_not_wanted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(layers.convolution, "MATRIX_DEVICES", ("cpu",))
+    monkeypatch.setattr(fusion, "DEVICES", ("cpu",))
+    monkeypatch.setattr(pooled_convolution, "suit", lambda *blobs: False)
+    text = "convolution_param { num_output: 5 kernel_size: 3 }"
+    text = layer("c", "Convolution", "data", "z", text)
+    text += layer("p", "Pooling", "z", "p", "pooling_param { kernel_size: 2 stride: 2 }")
+    net = make_net(input_layer(data=(2, 3, 8, 6)) + text)
+    conv, asked = net.layer("c"), []
+    assert isinstance(conv, BaseConvolution)
+    effective = conv.effective
+
+    def counted(dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor | None]:
+        asked.append(dtype)
+        return effective(dtype)
+
+    monkeypatch.setattr(conv, "effective", counted)
+    net.compute({"data": draw(2, 3, 8, 6, seed=1).cpu()}, inner=False)
+    assert len(asked) == 1
+
+
 class Deferred(DeferredWeightGradients):
     """A second stream on a machine without any."""
 
