@@ -10,6 +10,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from caffe_dns.kernels.layout import LARGEST
+
 #: Rows of a tile, which has all outputs, numbers to be added up at a time, and numbers of a bottom
 #: in a tile.
 ROWS, SUMMED, COLUMNS = 16, 128, 64
@@ -91,7 +93,7 @@ def fits(*matrices: Tensor) -> bool:
     return torch.backends.cuda.matmul.allow_tf32 and all(
         matrix.dim() == 2
         and matrix.dtype == torch.float32
-        and matrix.numel() > 0
+        and 0 < matrix.numel() <= LARGEST
         and matrix.is_contiguous()
         for matrix in matrices
     )

@@ -100,7 +100,10 @@ def pooled_convolution(
         return None
     image = layer.output_extent(bottom.shape[2], 0), layer.output_extent(bottom.shape[3], 1)
     window = pooling.window(image)
-    if not _lie_side_by_side(window, image):
+    from caffe_dns.kernels.layout import LARGEST
+
+    convolved = len(bottom) * layer.num_output * image[0] * image[1]
+    if not _lie_side_by_side(window, image) or convolved > LARGEST:
         return None
     weight, bias = layer.effective(layer.context.activations)
     if not suit(weight):

@@ -71,7 +71,7 @@ class FewOutputs(Linear):
         return narrow.top(x, w, b)
 
     def bottom_gradient(self, gradient: Tensor, x: Tensor, w: Tensor) -> Tensor:
-        if not self._suit(gradient, w):
+        if not self._suit(gradient, x, w):
             return super().bottom_gradient(gradient, x, w)
         from caffe_dns.kernels import narrow
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from caffe_dns import kernels, layers
 from caffe_dns.layers import pooled_convolution
 from caffe_dns.layers.convolution import BaseConvolution
+from caffe_dns.layers.pooling import Pooling
 from caffe_dns.layers.weight_gradients import (
     Convolved,
     DeferredWeightGradients,
@@ -236,17 +237,37 @@ def test_layers(
     assert called == 3 * is_one
 
 
-def test_masks_are_applied_once_where_the_kernel_is_not_wanted(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+@pytest.fixture
+def small_net(monkeypatch: pytest.MonkeyPatch) -> Net:
+    """A convolution, c, and the pooling p of its top, 2 x 5 x 6 x 4."""
     monkeypatch.setattr(layers.convolution, "MATRIX_DEVICES", ("cpu",))
     monkeypatch.setattr(fusion, "DEVICES", ("cpu",))
-    monkeypatch.setattr(pooled_convolution, "suit", lambda *blobs: False)
     text = "convolution_param { num_output: 5 kernel_size: 3 }"
     text = layer("c", "Convolution", "data", "z", text)
     text += layer("p", "Pooling", "z", "p", "pooling_param { kernel_size: 2 stride: 2 }")
-    net = make_net(input_layer(data=(2, 3, 8, 6)) + text)
-    conv, asked = net.layer("c"), []
+    return make_net(input_layer(data=(2, 3, 8, 6)) + text)
+
+
+def test_a_top_with_more_numbers_than_32_bits_can_count(
+    small_net: Net, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is not there in the forward pass, but its gradient is in backward."""
+    monkeypatch.setattr(pooled_convolution, "suit", convolution.fits)
+    conv, pooling = small_net.layer("c"), small_net.layer("p")
+    assert isinstance(conv, BaseConvolution) and isinstance(pooling, Pooling)
+    conv.to(DEVICE, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    for largest, is_one in ((240, True), (239, False)):
+        monkeypatch.setattr("caffe_dns.kernels.layout.LARGEST", largest)
+        data = draw(2, 3, 8, 6, seed=1)
+        top = pooled_convolution.pooled_convolution(conv, pooling, data, relu=False)
+        assert (top is not None) == is_one
+
+
+def test_masks_are_applied_once_where_the_kernel_is_not_wanted(
+    small_net: Net, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pooled_convolution, "suit", lambda *blobs: False)
+    conv, asked = small_net.layer("c"), []
     assert isinstance(conv, BaseConvolution)
     effective = conv.effective
 
@@ -255,7 +276,7 @@ def test_masks_are_applied_once_where_the_kernel_is_not_wanted(
         return effective(dtype)
 
     monkeypatch.setattr(conv, "effective", counted)
-    net.compute({"data": draw(2, 3, 8, 6, seed=1).cpu()}, inner=False)
+    small_net.compute({"data": draw(2, 3, 8, 6, seed=1).cpu()}, inner=False)
     assert len(asked) == 1
 
 

@@ -55,6 +55,9 @@ def test_what_does_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not narrow.fits(x.double())
     assert not narrow.fits(x[None])
     assert not narrow.fits(x, x[:0])
+    with monkeypatch.context() as patch:
+        patch.setattr(narrow, "LARGEST", x.numel() - 1)
+        assert not narrow.fits(x)
     monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", False)
     assert not narrow.fits(x)
 
