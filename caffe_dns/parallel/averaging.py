@@ -107,8 +107,6 @@ class GradientAverage:
         ]
         self._waits: list[Callable[[], object]] = []
         self._armed = False
-        #: What updates the parameters of the last buffer, if that is to be done by itself.
-        self.update_last: Callable[[], None] | None = None
         for bucket in self._buckets:
             for parameter in bucket.parameters:
                 parameter.register_post_accumulate_grad_hook(partial(self._arrived, bucket))
@@ -123,28 +121,16 @@ class GradientAverage:
         self.reset()
         self._armed = True
 
-    def finish(self, update: Callable[[], None] = lambda: None) -> None:
-        """Wait until all gradients are averaged, and `update`.
-
-        With `update_last`, the update does not wait for the last buffer.
-        """
+    def finish(self) -> None:
+        """Wait until all gradients are averaged."""
         self._armed = False
         for bucket in self._buckets[len(self._waits) :]:
             self._start(bucket)
-        early = len(self._buckets) - (self.update_last is not None)
-        self._take(slice(early))
-        update()
-        if self.update_last is not None:
-            self._take(slice(early, None))
-            self.update_last()
-        self._waits.clear()
-
-    def _take(self, which: slice) -> None:
-        """Wait for some buffers, and let their parameters have what they hold."""
-        for wait in self._waits[which]:
+        for wait in self._waits:
             wait()
-        for bucket in self._buckets[which]:
+        for bucket in self._buckets:
             bucket.unload()
+        self._waits.clear()
 
     def reset(self) -> None:
         """Forget a backward pass that did not come to its end."""

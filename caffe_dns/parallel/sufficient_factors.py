@@ -9,7 +9,7 @@ of all ranks by itself.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
@@ -39,10 +39,6 @@ class Updater(Protocol):
 
     @property
     def may_set_apart(self) -> bool: ...
-
-    def split_off(self, params: Sequence[Param]) -> Updater: ...
-
-    def apply(self) -> None: ...
 
     def set_apart(self, param: Param, part: Callable[[Tensor], Tensor]) -> Updater: ...
 
@@ -170,31 +166,21 @@ def share_gradients(
 ) -> tuple[GradientAverage | None, SufficientFactors | None]:
     """What makes gradients those of all ranks: averages most, and computes the others.
 
-    Of these, weights that each rank may update a part of are set apart from the `updater`, and what
-    is averaged last is split off. Between hosts, parts would be more to send than rows.
+    Of these, weights that each rank may update a part of are set apart from the `updater`. Between
+    hosts, parts would be more to send than rows.
     """
     rows, in_parts = {}, {}
     may_part = updater.may_set_apart and ranks.are_near
     if ranks.size > 1 and ranks.are_alike:
         rows = _choose(net, ranks, may_part=may_part)
-    averaged = [param for param in net.learnable_params if param not in rows]
-    average = ranks.average(averaged)
+    average = ranks.average([param for param in net.learnable_params if param not in rows])
     if may_part:
         in_parts = {
             param: updater.set_apart(param, ranks.part_of)
             for param in rows
             if _has_parts(param, ranks)
         }
-    if average is not None and updater.may_set_apart:
-        _split_off_last(average, averaged, updater)
     return average, SufficientFactors(rows, ranks, in_parts) if rows else None
-
-
-def _split_off_last(average: GradientAverage, params: Sequence[Param], updater: Updater) -> None:
-    """Let all others be updated while the last buffer is on its way, if there are others."""
-    if len(average.groups) > 1:
-        last = {id(tensor) for tensor in average.groups[-1]}
-        average.update_last = updater.split_off([p for p in params if id(p.tensor) in last]).apply
 
 
 def _ready_to_multiply(rows: Tensor, factor: float = 1.0) -> Tensor:

@@ -103,10 +103,9 @@ def run_iteration(
         net.context.deferred_gradients = None
         if deferred is not None:
             deferred.drop()
-    if average is None:
-        rule.apply()
-    else:
-        average.finish(rule.apply)
+    if average is not None:
+        average.finish()
+    rule.apply()
     return outcome
 
 

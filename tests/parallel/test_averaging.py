@@ -139,27 +139,6 @@ def test_what_comes_last_is_little(monkeypatch: pytest.MonkeyPatch) -> None:
         assert len(group) == len(together)
 
 
-def test_all_but_the_last_buffer_are_updated_while_it_travels(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(averaging, "LAST_BYTES", 4 * 20)
-    tensors = parameters((3, 4), (8,), (5, 5), (2, 6))
-    others = Others()
-    average = GradientAverage(tensors, others.start_mean)
-    seen: list[tuple[str, list[int]]] = []
-
-    def update(which: str, *mine: Tensor) -> None:
-        for tensor, gradient in zip(mine, gradients([*mine]), strict=True):
-            torch.testing.assert_close(gradient, 2 * tensor.detach() + 4)
-        seen.append((which, [*others.waited]))
-
-    average.update_last = lambda: update("last", *tensors[:2])
-    average.arm()
-    sum(tensor.square().sum() for tensor in tensors).backward()  # type: ignore[union-attr]
-    average.finish(lambda: update("others", *tensors[2:]))
-    assert seen == [("others", [0]), ("last", [0, 1])]
-
-
 def test_a_pass_that_broke_off_is_forgotten() -> None:
     tensors = parameters((4, 6), (5,))
     others = Others()

@@ -57,12 +57,6 @@ class Rule:
         self.apart: list[str] = []
         self.gradients: list[Tensor] = []
 
-    def split_off(self, params: Sequence[Param]) -> Rule:
-        raise AssertionError("nothing is averaged")
-
-    def apply(self) -> None:
-        """It knows only of parts."""
-
     def set_apart(self, param: Param, part: Callable[[Tensor], Tensor]) -> Rule:
         self.apart.append(f"{param.layer.name}/{param.index}")
         return self

@@ -201,31 +201,6 @@ def test_parts_are_updated_as_the_whole(kind: str) -> None:
         assert len(half.histories_apart()) == rule.num_histories
 
 
-@pytest.mark.parametrize("kind", TYPES)
-def test_two_rules_do_what_one_does(kind: str) -> None:
-    settings = f"{TYPES[kind]} weight_decay: 0.1 iter_size: 4"
-    (whole, rule), (net, first) = make(kind, settings), make(kind, settings)
-    second = first.split_off([p for p in net.learnable_params if p.layer.name == "a"])
-    assert {param.layer.name for param in second.params} == {"a"}
-    for step, rate in enumerate(RATES):
-        for each, learner in ((whole, rule), (net, first)):
-            learner.begin(step, rate)
-            put_gradients(each, step)
-        first.apply()
-        assert all(p.tensor.grad is not None for p in second.params)
-        second.apply()
-        rule.apply()
-    for mine, other in zip(net.learnable_params, whole.learnable_params, strict=True):
-        torch.testing.assert_close(mine.tensor, other.tensor)
-    found, expected = (
-        gather_histories(learner, each.learnable_params)
-        for learner, each in ((first, net), (rule, whole))
-    )
-    for history, wanted in zip(found, expected, strict=True):
-        np.testing.assert_allclose(history, wanted, rtol=1e-5, atol=1e-6)
-    assert not first.histories_apart()
-
-
 @pytest.mark.parametrize("settings", ["clip_gradients: 1", "larc: true", "debug_info: true"])
 def test_who_looks_at_whole_gradients_sets_nothing_apart(settings: str) -> None:
     assert not make("SGD", settings)[1].may_set_apart

@@ -107,12 +107,6 @@ class Imagined(Ranks):
         self.apart.add(id(param.tensor))
         return self
 
-    def split_off(self, params: Sequence[Param]) -> Imagined:
-        return self
-
-    def apply(self) -> None:
-        raise NotImplementedError("nothing is computed")
-
     def apply_to(self, gradients: list[Tensor]) -> None:
         raise NotImplementedError("nothing is computed")
 

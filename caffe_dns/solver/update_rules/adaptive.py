@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -92,8 +92,8 @@ class Adam(UpdateRule):
         second = 1.0 - self.param.momentum2**step
         self.correction.fill_(second**0.5 / first)
 
-    def split_off(self, params: Sequence[Param]) -> UpdateRule:
-        own = super().split_off(params)
+    def set_apart(self, param: Param, part: Callable[[Tensor], Tensor]) -> UpdateRule:
+        own = super().set_apart(param, part)
         assert isinstance(own, Adam)
         own.correction = self.correction
         return own

@@ -8,7 +8,7 @@ on a GPU; the rate is a 0-dim tensor, so that a captured step can be replayed wi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -83,10 +83,8 @@ class UpdateRule:
         self.rate = torch.zeros((), device=device)
         #: The gradients' norm in the last update, when clip_gradients asks for it.
         self.norm: Tensor | None = None
-        #: Those that were split off.
-        self._others: list[UpdateRule] = []
-        #: Of a rule that moves a part, its histories as a whole.
-        self._wholes: Tensors = []
+        #: What was set apart: the rules that move a part of these, and their histories as a whole.
+        self._apart: dict[Param, tuple[UpdateRule, Tensors]] = {}
         self._groups = self._group()
 
     def _group(self) -> list[Group]:
@@ -123,39 +121,34 @@ class UpdateRule:
         by_norms = self.param.clip_gradients >= 0 or self.param.larc
         return not (by_norms or self.param.debug_info or self._squares is not None)
 
-    def split_off(self, params: Sequence[Param]) -> UpdateRule:
-        """Leave some parameters to another rule of this kind, which has the same rate.
-
-        Only before the first update, and where the rule `may_set_apart`.
-        """
-        own = type(self)(self.param, params)
-        own.rate = self.rate
-        self._others.append(own)
-        for param in own.params:
-            place = self.params.index(param)
-            self.params.pop(place)
-            for tensors in (self.tensors, *self.histories):
-                tensors.pop(place)
-            for settings in (self._decays, self._lr_mults, self._l1s):
-                settings.pop(place)
-        self._places = {param: place for place, param in enumerate(self.params)}
-        self._groups = self._group()
-        return own
-
     def set_apart(self, param: Param, part: Callable[[Tensor], Tensor]) -> UpdateRule:
-        """Split off a rule that moves a part of one parameter, by `apply_to`.
+        """Leave a parameter to a rule that moves a part of it, at the same rate, by `apply_to`.
 
-        `part` gives this part, a view, of what has the parameter's shape.
+        `part` gives this part, a view, of what has the parameter's shape. Only before the first
+        update, and where the rule `may_set_apart`.
         """
-        own = self.split_off([param])
-        own._wholes = [moment[0] for moment in own.histories]
+        own = type(self)(self.param, [param])
+        own.rate = self.rate
+        whole = [moment[0] for moment in own.histories]
         own.tensors = [part(tensor) for tensor in own.tensors]
-        own.histories = [[part(whole)] for whole in own._wholes]
+        own.histories = [[part(history)] for history in whole]
+        self._apart[param] = own, whole
+        place = self._places[param]
+        self.params.pop(place)
+        for tensors in (self.tensors, *self.histories):
+            tensors.pop(place)
+        for settings in (self._decays, self._lr_mults, self._l1s):
+            settings.pop(place)
+        self._places = {other: place for place, other in enumerate(self.params)}
+        self._groups = self._group()
         return own
 
     def histories_apart(self) -> Tensors:
         """The histories of what was set apart, of which this process knows a part."""
-        return [whole for rule in self._others for whole in rule._wholes]
+        return [history for _, whole in self._apart.values() for history in whole]
+
+    def _rules_apart(self) -> Iterator[UpdateRule]:
+        return (rule for rule, _ in self._apart.values())
 
     def apply(self) -> None:
         """One update from the gradients that backward left; frees them."""
@@ -216,9 +209,8 @@ class UpdateRule:
 
     def history(self, param: Param, moment: int) -> Tensor | None:
         """The history of one parameter, or None for one that the rule does not move."""
-        for rule in self._others:
-            if param in rule._places:
-                return rule._wholes[moment] if rule._wholes else rule.history(param, moment)
+        if param in self._apart:
+            return self._apart[param][1][moment]
         place = self._places.get(param)
         return None if place is None else self._all_histories()[moment][place]
 
@@ -233,12 +225,12 @@ class UpdateRule:
         """Forget the gradients of a backward pass that did not come to its end."""
         for param in self.params:
             param.tensor.grad = None
-        for rule in self._others:
+        for rule in self._rules_apart():
             rule.drop_gradients()
 
     def finish_capture(self) -> None:
         """To be called after an update was captured as a CUDA graph, before the first replay."""
-        for rule in self._others:
+        for rule in self._rules_apart():
             rule.finish_capture()
 
     def _take_gradients(self) -> Tensors:
