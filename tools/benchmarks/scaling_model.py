@@ -38,7 +38,7 @@ from caffe_dns.reports.summary import summarize
 from tools.benchmarks.contestants import net_definition
 from tools.benchmarks.plain_nets import NETS
 
-#: Images/s of one H200, from docs/speed.md.
+#: Images/s of one H200, from docs/speed.md and docs/several_gpus.md.
 RATES = {
     ("alexnet_bn_dns", "tf32"): 25_284,
     ("alexnet_bn_dns", "bf16"): 48_892,
