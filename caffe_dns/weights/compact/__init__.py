@@ -2,7 +2,8 @@
 
 Here belong the layouts of its versions, which docs/dnsz.md specifies, and how bytes are packed; not
 how a model comes to be small (`export`). Read `files` first; then `lossless` (version 1), and
-`shared` (version 2) with what it is made of: `elements`, `mixing` and `range_coder`.
+`shared` (version 3) with what it is made of: `elements`, `model` with `text` and `grid`, `mixing`
+and `range_coder`; `version_2` is what was before it.
 """
 
 from caffe_dns.weights.compact.contents import Contents

@@ -6,14 +6,15 @@ from pathlib import Path
 
 from caffe_dns.errors import CaffeError
 from caffe_dns.files.reading import open_file, read_file
-from caffe_dns.weights.compact import lossless, shared
+from caffe_dns.weights.compact import lossless, shared, version_2
 from caffe_dns.weights.compact.contents import Contents
 
 ENDING = ".dnsz"
-#: What all begin with; the number of the version follows.
-SIGNATURE = b"dnsz\x00\x00\x00"
+#: What all begin with; the number of the version follows, in the first two behind zeros.
+SIGNATURE = b"dnsz"
+_ZEROS = bytes(3)
 
-_DECODERS = {module.VERSION: module.decode for module in (lossless, shared)}
+_DECODERS = {module.VERSION: module.decode for module in (lossless, version_2, shared)}
 
 
 def is_compact(path: str | Path) -> bool:
@@ -42,18 +43,20 @@ def decode(raw: bytes) -> Contents:
     start = len(SIGNATURE) + 1
     if raw[: len(SIGNATURE)] != SIGNATURE or len(raw) < start:
         raise CaffeError("is not a compact model: it does not begin like one")
-    version = raw[len(SIGNATURE)]
+    if raw[start - 1 :].startswith(_ZEROS) and len(raw) >= start + len(_ZEROS):
+        start += len(_ZEROS)
+    version = raw[start - 1]
     if version not in _DECODERS:
         raise CaffeError(
             f"is a compact model of version {version}, which a later dns wrote: this one reads "
-            f"versions {' and '.join(map(str, _DECODERS))}"
+            f"versions {', '.join(map(str, _DECODERS))}"
         )
     return _DECODERS[version](raw[start:])
 
 
 def encode(contents: Contents) -> bytes:
-    """The bytes of a compact file, of version 2 where values are shared, or else of version 1."""
+    """The bytes of a compact file, of version 3 where values are shared, or else of version 1."""
     small = shared.encode(contents)
     if small is not None:
         return SIGNATURE + bytes([shared.VERSION]) + small
-    return SIGNATURE + bytes([lossless.VERSION]) + lossless.encode(contents)
+    return SIGNATURE + _ZEROS + bytes([lossless.VERSION]) + lossless.encode(contents)

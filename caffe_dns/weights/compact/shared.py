@@ -1,26 +1,29 @@
-"""Compact files of version 2: layers whose weights share a few values, in as few bytes as we can.
+"""Compact files of version 3: layers whose weights share a few values, in as few bytes as we can.
 
-docs/dnsz.md specifies it. After the eight bytes that all versions begin with come four of a CRC-32,
-and then one stream of bits under contexts (`elements`): the definition and, layer by layer, shapes,
-the values that are shared, which entries are not zero, and which value each of them has.
+docs/dnsz.md specifies it. After the beginning come four bytes of a CRC-32, and then one stream of
+bits under contexts (`elements`): the definition and, layer by layer, shapes, the values that are
+shared, which entries are not zero, and which value each of them has.
 """
 
 from __future__ import annotations
 
 import math
+import re
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
 from caffe_dns.errors import CaffeError
-from caffe_dns.proto.caffe_pb2 import NetParameter
+from caffe_dns.proto.caffe_pb2 import LayerParameter, NetParameter
 from caffe_dns.proto.text import parse_text, to_text
 from caffe_dns.weights.compact.contents import Contents
 from caffe_dns.weights.compact.elements import LIMITS, Elements
+from caffe_dns.weights.compact.grid import Grid, find_grid
+from caffe_dns.weights.compact.model import Model
 from caffe_dns.weights.compact.range_coder import Decoder, Encoder
 
-VERSION = 2
+VERSION = 3
 _CHECKSUM_BYTES = 4
 #: In all arrays together.
 _MOST_ENTRIES = 2**25
@@ -29,13 +32,15 @@ _MOST_ARRAYS = 32
 _MOST_AXES = 32
 #: In place of a number of axes: one, as long as the first of the array before.
 _LIKE_ROWS = _MOST_AXES + 1
-#: How far apart two entries of a row may be to be looked at together.
-_MAX_STEP = 64
 #: What stands between texts.
 _BETWEEN = "\x01"
+#: Fields that say how many rows, and how long axes, arrays have.
+_SIZES = ("num_output", "kernel_size")
 _DAMAGE = (ValueError, OverflowError, RecursionError)
 
 Shape = tuple[int, ...]
+
+_MODEL = Model()
 
 
 def encode(contents: Contents) -> bytes | None:
@@ -47,7 +52,7 @@ def encode(contents: Contents) -> bytes | None:
         return None
     coder = Encoder()
     try:
-        _Layout(Elements(coder)).code(contents)
+        Layout(Elements(coder, _MODEL)).code(contents)
     except ValueError:
         return None
     stream = coder.finish()
@@ -56,11 +61,16 @@ def encode(contents: Contents) -> bytes | None:
 
 def decode(raw: bytes) -> Contents:
     """The contents of such bytes; raises CaffeError when they are damaged."""
+    return decode_by(raw, lambda decoder: Layout(Elements(decoder, _MODEL)))
+
+
+def decode_by(raw: bytes, layout: Callable[[Decoder], Layout]) -> Contents:
+    """The contents of bytes that are laid out so; raises CaffeError when they are damaged."""
     checksum, stream = raw[:_CHECKSUM_BYTES], raw[_CHECKSUM_BYTES:]
     if zlib.crc32(stream).to_bytes(_CHECKSUM_BYTES, "little") != checksum:
         raise CaffeError("is damaged: its checksum does not match its content")
     try:
-        return _Layout(Elements(Decoder(stream))).code(None)
+        return layout(Decoder(stream)).code(None)
     except _DAMAGE as error:
         raise CaffeError(f"is not a compact model that dns wrote: {error}") from None
 
@@ -103,22 +113,26 @@ def _is_suitable(contents: Contents) -> bool:
     return all(count <= LIMITS[kind] for kind, count in counts.items())
 
 
-class _Layout:
+class Layout:
     """The order in which things stand, for both directions: nothing is given when reading."""
 
     def __init__(self, elements: Elements) -> None:
         self._elements = elements
         self._entries = 0
+        #: How many entries each row of the last array with rows has.
+        self._sources: list[int] = []
 
     def code(self, contents: Contents | None) -> Contents:
         """Write contents, or read them."""
         texts = [*contents.remarks, to_text(contents.definition)] if contents else []
         *remarks, text = self._texts(texts)
         definition = parse_text(text, NetParameter).message
-        layers = range(len(definition.layer))
-        blobs = [
-            self._layer(index, contents.blobs[index] if contents else None) for index in layers
-        ]
+        blobs = []
+        for index, layer in enumerate(definition.layer):
+            arrays = self._layer(index, layer, contents.blobs[index] if contents else None)
+            if arrays and arrays[0].ndim > 1:
+                self._sources = [int(np.count_nonzero(row)) for row in arrays[0]]
+            blobs.append(arrays)
         return Contents(definition, remarks, blobs)
 
     def _texts(self, texts: list[str]) -> list[str]:
@@ -126,8 +140,10 @@ class _Layout:
             raise ValueError("a text has a byte that stands for its end")
         return self._elements.text(_BETWEEN.join(texts).encode()).decode().split(_BETWEEN)
 
-    def _layer(self, index: int, arrays: list[np.ndarray] | None) -> list[np.ndarray]:
-        shapes = self._shapes([array.shape for array in arrays or []])
+    def _layer(
+        self, index: int, layer: LayerParameter, arrays: list[np.ndarray] | None
+    ) -> list[np.ndarray]:
+        shapes = self._shapes(layer, [array.shape for array in arrays or []])
         if not shapes:
             return []
         shared = shared_values(arrays) if arrays is not None else None
@@ -138,32 +154,55 @@ class _Layout:
                 for place, shape in enumerate(shapes)
             ]
         values = self._values(count - 1, shared)
-        steps = self._steps(shapes, arrays)
+        grid = self._grid(index, shapes)
         given = _matrices(shapes, arrays)
-        return _parted(shapes, [self._matrix(index, steps, values, matrix) for matrix in given])
+        return _parted(shapes, [self._matrix(grid, values, matrix) for matrix in given])
 
-    def _shapes(self, given: Sequence[Shape]) -> list[Shape]:
+    def _shapes(self, layer: LayerParameter, given: Sequence[Shape]) -> list[Shape]:
         count = self._elements.integer("arrays", len(given))
         if count > _MOST_ARRAYS:
             raise ValueError("a layer has too many arrays")
         shapes: list[Shape] = []
         for place in range(count):
             before = shapes[-1] if shapes else ()
-            shapes.append(self._shape(given[place] if given else None, before))
+            likely = self._likely(layer)
+            shapes.append(self._shape(given[place] if given else None, before, likely))
             self._entries += math.prod(shapes[-1])
             if self._entries > _MOST_ENTRIES:
                 raise ValueError(f"it has more than {_MOST_ENTRIES} entries")
         return shapes
 
-    def _shape(self, given: Shape | None, before: Shape) -> Shape:
+    def _likely(self, layer: LayerParameter) -> tuple[int, ...]:
+        """What the first extents of a layer's arrays probably are or are multiples of."""
+        text = to_text(layer)
+        outputs, kernel = (re.search(rf"\b{name}: (\d+)", text) for name in _SIZES)
+        return (
+            int(outputs[1]) if outputs else 0,
+            len(self._sources),
+            *(int(kernel[1]) if kernel else 0,) * 2,
+        )
+
+    def _shape(self, given: Shape | None, before: Shape, likely: Sequence[int]) -> Shape:
         like_rows = bool(before) and given == before[:1]
-        axes = self._elements.integer("axes", _LIKE_ROWS if like_rows else len(given or ()))
+        axes = self._elements.integer(
+            "axes", _LIKE_ROWS if like_rows else len(given or ()), bool(before)
+        )
         if axes == _LIKE_ROWS and before:
             return before[:1]
         if axes > _MOST_AXES:
             raise ValueError("an array has too many axes")
         known = given or (0,) * axes
-        return tuple(self._elements.integer("extent", extent) for extent in known)
+        units = (*likely, *(0,) * axes)
+        return tuple(
+            self._extent(axis, extent, unit)
+            for axis, (extent, unit) in enumerate(zip(known, units, strict=False))
+        )
+
+    def _extent(self, axis: int, extent: int, unit: int) -> int:
+        """A number that probably is a multiple of a unit."""
+        times = extent // unit if unit and extent % unit == 0 else 0
+        times = self._elements.integer("times", times) if unit else 0
+        return times * unit or self._elements.integer("extent", extent)
 
     def _words(self, shape: Shape, array: np.ndarray | None) -> np.ndarray:
         """An array whose values are not shared: all bits of all entries."""
@@ -180,22 +219,17 @@ class _Layout:
         words = [self._elements.word("value", 16, half) for half in halves]
         return np.array(words, np.uint16).view(np.float16).astype(np.float32)
 
-    def _steps(self, shapes: Sequence[Shape], arrays: list[np.ndarray] | None) -> tuple[int, ...]:
-        """How far to the left those entries of a row are that another one resembles."""
-        first = shapes[0]
-        if len(first) > 2:
-            return 1, first[-1], first[-1] * first[-2]
-        return 1, self._elements.integer("step", _find_step(arrays[0]) if arrays else 0)
+    def _grid(self, index: int, shapes: Sequence[Shape]) -> Grid:
+        """What the columns of a layer's matrix are."""
+        return find_grid(index, math.prod(shapes[0][1:]), self._sources)
 
-    def _matrix(
-        self, layer: int, steps: tuple[int, ...], values: np.ndarray, given: np.ndarray
-    ) -> np.ndarray:
+    def _matrix(self, grid: Grid, values: np.ndarray, given: np.ndarray) -> np.ndarray:
         """A matrix of entries that are 0 or one of `values`."""
-        mask = self._elements.mask(layer, given != 0, steps)
+        mask = self._elements.mask(grid, given != 0)
         if not len(values) and mask.any():
             raise ValueError("a layer has entries, but no values")
         wanted = np.searchsorted(values, given[mask])
-        symbols = self._elements.symbols(layer, mask, len(values), wanted)
+        symbols = self._elements.symbols(grid, mask, len(values), wanted)
         if symbols.max(initial=0) >= max(len(values), 1):
             raise ValueError("an entry has a value that is not there")
         result = np.zeros(mask.shape, np.float32)
@@ -224,16 +258,3 @@ def _parted(shapes: Sequence[Shape], matrices: list[np.ndarray]) -> list[np.ndar
     if _has_biases(shapes):
         matrices = np.split(matrices[0], [matrices[0].shape[1] - 1], axis=1)
     return [matrix.reshape(shape) for matrix, shape in zip(matrices, shapes, strict=True)]
-
-
-def _find_step(array: np.ndarray) -> int:
-    """The distance at which most entries of a row that are not zero have another such; 0 if none.
-
-    Such are the rows of a picture, or the places of a channel, one after the other.
-    """
-    mask = (array != 0).reshape(len(array) if array.ndim else 1, -1)
-    longest = min(_MAX_STEP, mask.shape[1] // 2)
-    steps = range(2, longest + 1)
-    pairs = {step: np.count_nonzero(mask[:, step:] & mask[:, :-step]) for step in steps}
-    best = max(steps, key=pairs.__getitem__, default=0)
-    return best if pairs.get(best) else 0

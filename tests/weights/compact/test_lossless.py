@@ -118,7 +118,7 @@ def test_other_files(tmp_path: Path) -> None:
         compact.load(file)
     file.write_bytes(SIGNATURE + b"\x63" + bytes(40))
     with pytest.raises(
-        CaffeError, match="version 99, which a later dns wrote: this one reads versions 1 and 2"
+        CaffeError, match="version 99, which a later dns wrote: this one reads versions 1, 2, 3"
     ):
         compact.load(file)
 
