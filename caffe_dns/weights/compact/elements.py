@@ -106,7 +106,7 @@ class Elements:
                 contexts = tuple((symbol, context) for context in past)
                 symbol = 2 * symbol + self._mixer.code("symbol", contexts, value >> shift & 1)
             result[place] = symbol - (1 << bits)
-            indices.put(column, grid.channel(column), symbol - (1 << bits))
+            indices.put(column, symbol - (1 << bits))
         return result
 
     def _live(self, layer: int, axis: int, any_there: np.ndarray) -> list[int]:

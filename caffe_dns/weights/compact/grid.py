@@ -76,14 +76,13 @@ class Indices:
 
     def _begin(self) -> None:
         self.own = [-1] * self._columns
-        #: The last one in the row, and in each channel of it.
+        #: The last one in the row.
         self.left = -1
-        self.in_channel: dict[int, int] = {}
 
     def go_to(self, row: int) -> None:
         if row != self._row:
             self._row = row
             self._begin()
 
-    def put(self, column: int, channel: int, index: int) -> None:
-        self.own[column] = self.above[column] = self.left = self.in_channel[channel] = index
+    def put(self, column: int, index: int) -> None:
+        self.own[column] = self.above[column] = self.left = index

@@ -38,10 +38,7 @@ class Model:
         if channel >= 0:
             side = grid.side
             y, x = divmod(column % grid.places, side)
-            near = own[column - 1] if x else 0
-            if y:
-                near += own[column - side] + (own[column - side - 1] if x else 0)
-                near += own[column - side + 1] if x < side - 1 else 0
+            near = (own[column - 1] if x else 0) + (own[column - side] if y else 0)
             before = own[column - grid.places] if column >= grid.places else 0
             filled = level(grid.sources[channel]) if grid.sources else -1
         scarce = min(((10 * cells.rows + 4) // (10 * in_column + 2)).bit_length(), _SCARCEST)
@@ -60,12 +57,11 @@ class Model:
         left = indices.own[column - 1] if column else -1
         above = indices.own[column - grid.side] if grid.side <= column < grid.columns else -1
         signs = _half(left, count), _half(above, count)
-        last = indices.in_channel.get(channel, -1)
         return (
             (grid.layer, *signs),
             signs,
             (grid.layer, channel),
-            (grid.layer, last),
+            (grid.layer, indices.left),
             (grid.layer, row, channel),
         )
 

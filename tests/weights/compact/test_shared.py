@@ -84,7 +84,7 @@ def test_layers_of_all_kinds(reader: ModuleType) -> None:
 def test_bytes_are_those_of_other_machines() -> None:
     # Recorded: whatever reads and writes this version has to give the same.
     raw = encode(contents([some_layer(20, 30), some_layer(20)], remarks=("r",)))
-    assert (len(raw), zlib.crc32(raw)) == (139, 1913504934)
+    assert (len(raw), zlib.crc32(raw)) == (139, 1894697934)
 
 
 def test_reader_is_short() -> None:
