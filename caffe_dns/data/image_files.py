@@ -189,12 +189,19 @@ class ReadSettings:
 class ImageListSource(ImageSource[ListedImage]):
     """The images of a list, over and over (`image_data_layer.cpp`).
 
-    `skip` images are left out at the very beginning; `order` says which comes when.
+    They are the lines of the file `list`. `skip` images are left out at the very beginning; `order`
+    says which comes when.
     """
 
     def __init__(
-        self, images: list[ListedImage], order: Order, settings: ReadSettings, skip: int = 0
+        self,
+        list: str,
+        images: Sequence[ListedImage],
+        order: Order,
+        settings: ReadSettings,
+        skip: int = 0,
     ) -> None:
+        self._list = list
         self._images = images
         self._order = order
         self._settings = settings
@@ -217,4 +224,13 @@ class ImageListSource(ImageSource[ListedImage]):
         return True
 
     def explain(self, error: CaffeError, record: int) -> CaffeError:
-        return error.locate(file=self._settings.root_folder + self.fetch(record).name)
+        image = self._settings.root_folder + self.fetch(record).name
+        if error.file not in (None, image):  # of which this is not the record's fault
+            return error
+        line = self._order.index(record + self._skip) + 1
+        return CaffeError(
+            f"{error.message} ({self._list}, line {line})",
+            file=image,
+            layer=error.layer,
+            field=error.field,
+        )

@@ -5,12 +5,12 @@ For each image: `# NUMBER`, its path, channels, height and width; what follows, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
 from caffe_dns import log
-from caffe_dns.data.image_files import read_words, whole_number
+from caffe_dns.data.image_files import read_lines, whole_number
 from caffe_dns.encoding import on_disk
 from caffe_dns.errors import CaffeError
 
@@ -26,6 +26,21 @@ class ImageHead:
     shape: tuple[int, int, int]
 
 
+class _Words(Iterator[str]):
+    """What stands in a list file between blanks and line ends, and on which line the last stood."""
+
+    def __init__(self, path: str) -> None:
+        self.line = 1
+        self._words = self._read(read_lines(path))
+
+    def __next__(self) -> str:
+        return next(self._words)
+
+    def _read(self, lines: Sequence[str]) -> Iterator[str]:
+        for self.line, line in enumerate(lines, 1):
+            yield from line.split()
+
+
 def read_marked_list(
     path: str, root_folder: str, take: Callable[[ImageHead, Iterator[str]], _T]
 ) -> list[_T]:
@@ -35,7 +50,7 @@ def read_marked_list(
     StopIteration or ValueError.
     """
     found: list[_T] = []
-    words = read_words(path)
+    words = _Words(path)
     image = "the first image"
     try:
         for mark in words:
@@ -45,9 +60,11 @@ def read_marked_list(
             shape = next_number(words), next_number(words), next_number(words)
             found.append(take(ImageHead(number, image, shape), words))
     except (StopIteration, ValueError):
-        raise CaffeError(f"breaks the format at or after {image}", file=path) from None
+        raise CaffeError(
+            f"breaks the format at or after {image}", file=path, line=words.line
+        ) from None
     except CaffeError as error:
-        raise error.locate(file=path) from None
+        raise error.locate(file=path, line=words.line) from None
     if not found:
         raise CaffeError("Window file is empty", file=path)
     return found

@@ -52,7 +52,8 @@ class ImageData(ImageBatchLayer):
         if settings.rand_skip:
             self._check_skip(self.draw_skip(settings.rand_skip))
         source = self.records()
-        self.first_shape = source.decode(source.fetch(0))[0].shape
+        with source.at(0):
+            self.first_shape = source.decode(source.fetch(0))[0].shape
         super().build(bottom_shapes)
 
     def reader(self, share: Share, *, pin: bool) -> ImageBatches:
@@ -70,6 +71,7 @@ class ImageData(ImageBatchLayer):
         settings = self.param.image_data_param
         seed = self.context.seed if settings.shuffle else None
         return ImageListSource(
+            settings.source,
             self._images,
             Order(len(self._images), seed, f"shuffle/{self.name}"),
             ReadSettings(

@@ -104,14 +104,14 @@ def test_wrong_lists(listed: str, tmp_path: Path) -> None:
         ("", "lists no images"),
         ("some images/1.png 1\n\n", f"{path}:2: layer 'layer': is empty"),
         ("none.png 1\n", "none.png: layer 'layer': cannot be read: No such file"),
-        ("list 1\n", "list: layer 'layer': is not an image that can be decoded"),
+        ("list 1\n", f"list: layer 'layer': is not an image that can be decoded ({path}, line 1)"),
     ]:
         path.write_text(content)
         assert message in refused(listed + "}")
     path.write_text("some images/1.png 1\nnone.png 2\n")
-    assert "none.png: layer 'layer': cannot be read" in refused(
-        listed + "batch_size: 2 }", batches=1
-    )
+    said = refused(listed + "batch_size: 2 }", batches=1)
+    assert "none.png: layer 'layer': cannot be read: No such file or directory" in said
+    assert said.endswith(f"({path}, line 2)")
 
 
 def test_wrong_settings(listed: str) -> None:

@@ -212,7 +212,10 @@ def test_wrong_windows(tmp_path: Path) -> None:
     assert "cannot be read: No such file" in refused(text)
     for content, message in [
         ("", "Window file is empty"),
-        ("# 0\na.png\n3 40 60\n2\n1 0.9 1 2 3 4", "breaks the format at or after a.png"),
+        (
+            "# 0\na.png\n3 40 60\n2\n1 0.9 1 2 3 4",
+            "windows:5: layer 'layer': breaks the format at or after a.png",
+        ),
         ("# x", "breaks the format at or after the first image"),
         ("0 a.png", "has '0' where '#'"),
         ("# 1 a.png 3 40 60 0", "has image 1 where image 0 should stand"),
