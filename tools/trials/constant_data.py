@@ -307,8 +307,10 @@ class _Blobs:
             return (first[0], 6, *first[2:])
         if layer.type == "LSTM" and index == 1 and first:
             return first[:2]
-        if layer.type in ("CtcLoss", "LabelsequenceAccuracy") and index == 1 and first:
-            return (first[1] if layer.type == "CtcLoss" else first[0], 2)
+        if layer.type in ("CtcLoss", "WarpCTCLoss", "CTCGreedyDecoder") and index == 1 and first:
+            return (first[1], 2)
+        if layer.type == "LabelsequenceAccuracy" and index == 1 and first:
+            return (first[0], 2)
         if layer.type == "Lstm" and index == 1 and first:
             return first[:1]
         if layer.type == "Slice" and first is None:
