@@ -91,6 +91,7 @@ def test_an_image(capfd: Capture) -> None:
         (["images/a.png", "no/o.npy", *FLAGS], "there is no folder no"),
         (["images/a.png", "", *FLAGS], "OUTPUT_FILE is '', which names no file"),
         (["images/a.png", "./", *FLAGS], "OUTPUT_FILE is './', which names no file"),
+        (["images/a.png", "images/", *FLAGS], "OUTPUT_FILE is 'images/', which names no file"),
     ],
 )
 def test_wrong_input(arguments: list[str], message: str, capfd: Capture) -> None:

@@ -38,7 +38,7 @@ def run(
     ext: str,
 ) -> None:
     """Do what `dns classify` is asked for, by the values of its flags."""
-    if Path(output_file).name in ("", ".."):
+    if os.path.basename(output_file) in ("", ".", ".."):
         raise CaffeError(f"OUTPUT_FILE is '{output_file}', which names no file")
     # As numpy.save does, whatever the name.
     name = output_file if output_file.endswith(".npy") else f"{output_file}.npy"
