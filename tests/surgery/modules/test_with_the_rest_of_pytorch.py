@@ -117,7 +117,6 @@ def test_a_step_that_loss_scaling_leaves_out() -> None:
     assert pruner.iteration == 1
 
 
-@pytest.mark.slow
 def test_an_optimizer_that_steps_within_backward() -> None:
     model = tiny()
     pruner = caffe_dns.prune(model, sparsity=0.5, steps=10)
@@ -129,6 +128,7 @@ def test_an_optimizer_that_steps_within_backward() -> None:
     assert pruner.iteration == 0
 
 
+@pytest.mark.slow
 def test_export_of_a_model_in_training() -> None:
     model, pruner = trained()
     data = images()[0]
