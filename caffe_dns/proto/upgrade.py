@@ -14,7 +14,6 @@ from caffe_dns import log
 from caffe_dns.encoding import in_message, on_disk
 from caffe_dns.errors import CaffeError
 from caffe_dns.proto.caffe_pb2 import LayerParameter, NetParameter, SolverParameter
-from caffe_dns.proto.positions import Positions
 from caffe_dns.proto.text import Parsed, read_binary, read_text
 from caffe_dns.proto.upgrade_forks import say_as_ours
 from caffe_dns.proto.upgrade_v0 import is_padding, upgrade_v0_net
@@ -46,7 +45,7 @@ def read_net(path: str | Path) -> Parsed[NetParameter]:
     try:
         parsed.message = upgrade_net(old, str(path))
     except CaffeError as error:
-        raise _with_line(error, positions) from None
+        raise parsed.locate(error) from None
     return parsed
 
 
@@ -68,10 +67,6 @@ def read_solver(path: str | Path) -> Parsed[SolverParameter]:
 def read_weights(path: str | Path) -> NetParameter:
     """Read a .caffemodel and upgrade it (`ReadNetParamsFromBinaryFileOrDie`)."""
     return upgrade_net(read_binary(path, NetParameter), str(path))
-
-
-def _with_line(error: CaffeError, positions: Positions) -> CaffeError:
-    return error.locate(line=positions.line(error.field)) if error.field else error
 
 
 def net_needs_upgrade(net: NetParameter) -> bool:
