@@ -137,14 +137,9 @@ def _differences(runs: Sequence[RunLog]) -> list[list[str]]:
 def _fields(solver: SolverParameter) -> dict[str, str]:
     """What a solver says, field by field, each on one line; without whole nets."""
     texts = {}
-    fields = [field for field, _ in solver.ListFields()]
-    for field in fields:
+    for field, value in solver.ListFields():
         if field.message_type is not NetParameter.DESCRIPTOR:
-            alone = SolverParameter()
-            alone.CopyFrom(solver)
-            for other in fields:
-                if other is not field:
-                    alone.ClearField(other.name)
+            alone = SolverParameter(**{field.name: value})
             texts[field.name] = " ".join(to_text(alone).replace(f"{field.name}: ", "").split())
     return texts
 
