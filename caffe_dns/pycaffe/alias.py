@@ -32,7 +32,7 @@ class _ModulesOfForks(MetaPathFinder):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        if not fullname.startswith("caffe."):
+        if fullname.rpartition(".")[0] != "caffe":
             return None
         return PathFinder.find_spec(fullname, [str(Path(folder, "caffe")) for folder in sys.path])
 

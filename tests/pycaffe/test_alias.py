@@ -46,6 +46,8 @@ def test_modules_that_a_fork_has_added(tmp_path: Path) -> None:
     (package / "model_libs.py").write_text(
         "from caffe import layers as L\n\ndef head(net):\n    net.head = L.ReLU(net.data)\n"
     )
+    (package / "added").mkdir()
+    (package / "added" / "__init__.py").write_text("")
     (tmp_path / "program.py").write_text(
         """
 import sys
@@ -56,9 +58,16 @@ net = caffe.NetSpec()
 net.data = L.Input(shape=dict(dim=[1, 2]))
 head(net)
 print(caffe.model_libs.__name__, [layer.type for layer in net.to_proto().layer])
+import caffe.added
+try:
+    import caffe.added.model_libs
+except ModuleNotFoundError as error:
+    print(error)
 import caffe.no_such_module
 """
     )
     done = run_python("-m", "caffe_dns.pycaffe", "program.py", folder=tmp_path)
-    assert done.stdout == "caffe.model_libs ['Input', 'ReLU']\n"
+    assert done.stdout == (
+        "caffe.model_libs ['Input', 'ReLU']\nNo module named 'caffe.added.model_libs'\n"
+    )
     assert done.stderr.endswith("ModuleNotFoundError: No module named 'caffe.no_such_module'\n")
