@@ -378,7 +378,6 @@ WRONG: dict[str, tuple[Callable[[Workspace], None], list[str], list[str]]] = {
 }
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
@@ -400,6 +399,7 @@ def test_errors_about_a_solver_have_its_line(
     assert f"solver.prototxt:{len(kept) + 1}: {message}" in complaint(TRAIN, capfd)
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 @pytest.mark.parametrize("command", [TRAIN, TEST])
 def test_gpu_where_there_is_none(command: list[str], work: Workspace, capfd: Capture) -> None:
     assert "there is none" in complaint([*command, "-gpu", "0"], capfd)
