@@ -4,47 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import torch
 
 from tests.cli.harness import complaint, run_well
+from tests.cli.workspace import TRAIN, Workspace
 from tests.oracle import GOLDEN
 
-RUN = GOLDEN / "runs" / "sgd_inv"
 Capture = pytest.CaptureFixture[str]
 
-
-class Workspace:
-    """The current folder: a net, a solver and weights that are right, to be spoiled."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        (folder / "data").symlink_to(GOLDEN / "data")
-        (folder / "net.prototxt").write_text((RUN / "train_val.prototxt").read_text())
-        solver = (RUN / "solver.prototxt").read_text()
-        solver = solver.replace("runs/sgd_inv/train_val", "net").replace("runs/sgd_inv/", "")
-        (folder / "solver.prototxt").write_text(solver.replace("max_iter: 40", "max_iter: 2"))
-        for file in ("snap_iter_20.caffemodel", "snap_iter_20.solverstate"):
-            (folder / file).write_bytes((RUN / file).read_bytes())
-
-    def replace(self, file: str, old: str, new: str) -> None:
-        text = (self.folder / file).read_text()
-        assert old in text
-        (self.folder / file).write_text(text.replace(old, new))
-
-    def names(self) -> set[str]:
-        return {str(path.relative_to(self.folder)) for path in self.folder.rglob("*")}
-
-
-@pytest.fixture
-def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
-    monkeypatch.chdir(tmp_path)
-    return Workspace(tmp_path)
-
-
-TRAIN = ["train", "-solver", "solver.prototxt"]
 FINETUNE = [*TRAIN, "-weights", "snap_iter_20.caffemodel"]
 TEST = ["test", "-model", "net.prototxt", "-weights", "snap_iter_20.caffemodel", "-iterations", "1"]
 
@@ -376,27 +345,6 @@ WRONG: dict[str, tuple[Callable[[Workspace], None], list[str], list[str]]] = {
         ["solver.prototxt", "test_interval"],
     ),
 }
-
-
-@pytest.mark.parametrize(
-    ("lines", "message"),
-    [
-        ("iter_size: 0", "iter_size: must be at least 1, not 0"),
-        ("type: 'Adm'", "type: unknown solver type 'Adm' (did you mean 'Adam'?)"),
-        ("average_loss: 0", "average_loss: must be at least 1, not 0"),
-        ("net: 'gone.prototxt'", "net: gone.prototxt: there is no such file"),
-        ("snapshot_prefix: 'gone/x'", "snapshot_prefix: the folder 'gone' of the snapshots does"),
-        ("snapshot_prefix: 'gone/x'\nsnapshot: 0", "snapshot_prefix: the folder 'gone' of the"),
-    ],
-)
-def test_errors_about_a_solver_have_its_line(
-    lines: str, message: str, work: Workspace, capfd: Capture
-) -> None:
-    solver = work.folder / "solver.prototxt"
-    changed = [line.partition(":")[0] for line in lines.splitlines()]
-    kept = [line for line in solver.read_text().splitlines() if line.split(":")[0] not in changed]
-    solver.write_text("\n".join([*kept, lines]))
-    assert f"solver.prototxt:{len(kept) + 1}: {message}" in complaint(TRAIN, capfd)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

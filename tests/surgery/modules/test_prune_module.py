@@ -237,6 +237,19 @@ def test_the_report_says_what_is_not_pruned() -> None:
     ]
 
 
+def test_one_pruner_for_a_parameter() -> None:
+    model = tiny()
+    pruner = caffe_dns.prune(model, sparsity=0.5, steps=10, layers=["0"])
+    with pytest.raises(ValueError) as caught:
+        caffe_dns.prune(model, sparsity=0.5, steps=10)
+    assert str(caught.value) == (
+        "'0.weight' is being pruned by another pruner: apply() that one first"
+    )
+    caffe_dns.prune(model, sparsity=0.5, steps=10, layers=["3"])
+    pruner.apply()
+    caffe_dns.prune(model, sparsity=0.5, steps=10)
+
+
 def test_a_model_that_is_moved_afterwards() -> None:
     model = nn.Sequential(nn.Conv2d(4, 4, 3))
     pruner = caffe_dns.prune(model, sparsity=0.5, steps=10)

@@ -343,19 +343,6 @@ def test_a_pruner_that_nobody_holds_is_gone(hooks: dict[int, Any]) -> None:
     assert len(hooks) == before
 
 
-def test_one_pruner_for_a_parameter() -> None:
-    model = tiny()
-    pruner = caffe_dns.prune(model, sparsity=0.5, steps=10, layers=["0"])
-    with pytest.raises(ValueError) as caught:
-        caffe_dns.prune(model, sparsity=0.5, steps=10)
-    assert str(caught.value) == (
-        "'0.weight' is being pruned by another pruner: apply() that one first"
-    )
-    caffe_dns.prune(model, sparsity=0.5, steps=10, layers=["3"])
-    pruner.apply()
-    caffe_dns.prune(model, sparsity=0.5, steps=10)
-
-
 @pytest.mark.parametrize("use", [copy.deepcopy, pickle.dumps])
 def test_a_pruner_is_not_copied(use: Callable[[Any], Any]) -> None:
     with pytest.raises(ValueError, match=r"a pruner cannot be copied or pickled: take its state_d"):
