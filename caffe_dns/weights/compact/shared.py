@@ -131,7 +131,8 @@ class Layout:
         for index, layer in enumerate(definition.layer):
             arrays = self._layer(index, layer, contents.blobs[index] if contents else None)
             if arrays and arrays[0].ndim > 1:
-                self._sources = [int(np.count_nonzero(row)) for row in arrays[0]]
+                axes = tuple(range(1, arrays[0].ndim))
+                self._sources = np.count_nonzero(arrays[0], axis=axes).tolist()
             blobs.append(arrays)
         return Contents(definition, remarks, blobs)
 
@@ -167,7 +168,8 @@ class Layout:
             before = shapes[-1] if shapes else ()
             likely = self._likely(layer)
             shapes.append(self._shape(given[place] if given else None, before, likely))
-            self._entries += math.prod(shapes[-1])
+            # Rows are counted, even those without entries.
+            self._entries += math.prod(max(extent, 1) for extent in shapes[-1])
             if self._entries > _MOST_ENTRIES:
                 raise ValueError(f"it has more than {_MOST_ENTRIES} entries")
         return shapes

@@ -16,8 +16,10 @@ from caffe_dns.export.shrink import shrink
 from caffe_dns.proto.caffe_pb2 import NetParameter
 from caffe_dns.proto.upgrade import read_net
 from caffe_dns.weights.compact import Contents, decode, encode, shared
-from caffe_dns.weights.compact.elements import LIMITS
+from caffe_dns.weights.compact.elements import LIMITS, Elements
 from caffe_dns.weights.compact.files import SIGNATURE
+from caffe_dns.weights.compact.model import Model
+from caffe_dns.weights.compact.range_coder import Encoder
 from tests import programs
 from tests.oracle import OFFICIAL, assert_same_bits
 
@@ -167,6 +169,17 @@ def test_files_of_endless_work_are_refused(kind: str, monkeypatch: pytest.Monkey
     assert not refusal(stream)
     monkeypatch.setitem(LIMITS, kind, 5 if kind != "words" else 0)
     assert f"it has more than {LIMITS[kind]} {kind}" in refusal(stream)
+
+
+def test_rows_without_entries_are_counted() -> None:
+    assert_reversible(contents([np.zeros((3, 0), np.float32)], [some_layer(2, 3)]))
+    coder = Encoder()
+    elements = Elements(coder, Model())
+    elements.text(b'layer { name: "a" }')
+    for kind, number in (("arrays", 1), ("axes", 2), ("extent", 2**32 - 2), ("extent", 0)):
+        elements.integer(kind, number)
+    elements.integer("values", 0)
+    assert "it has more than 33554432 entries" in refusal(coder.finish())
 
 
 def test_long_texts_are_not_for_this_version(monkeypatch: pytest.MonkeyPatch) -> None:
