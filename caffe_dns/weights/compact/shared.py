@@ -164,9 +164,9 @@ class Layout:
         if count > _MOST_ARRAYS:
             raise ValueError("a layer has too many arrays")
         shapes: list[Shape] = []
+        likely = self._likely(layer) if count else ()
         for place in range(count):
             before = shapes[-1] if shapes else ()
-            likely = self._likely(layer)
             shapes.append(self._shape(given[place] if given else None, before, likely))
             # Rows are counted, even those without entries.
             self._entries += math.prod(max(extent, 1) for extent in shapes[-1])
