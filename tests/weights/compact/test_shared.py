@@ -14,12 +14,14 @@ from caffe_dns.export.model import UnmaskedModel
 from caffe_dns.export.sharing import share_values
 from caffe_dns.export.shrink import shrink
 from caffe_dns.proto.caffe_pb2 import NetParameter
+from caffe_dns.proto.text import to_text
 from caffe_dns.proto.upgrade import read_net
 from caffe_dns.weights.compact import Contents, decode, encode, shared
 from caffe_dns.weights.compact.elements import LIMITS, Elements
 from caffe_dns.weights.compact.files import SIGNATURE
 from caffe_dns.weights.compact.model import Model
 from caffe_dns.weights.compact.range_coder import Encoder
+from caffe_dns.weights.compact.text import Text
 from tests import programs
 from tests.oracle import OFFICIAL, assert_same_bits
 
@@ -180,6 +182,20 @@ def test_rows_without_entries_are_counted() -> None:
         elements.integer(kind, number)
     elements.integer("values", 0)
     assert "it has more than 33554432 entries" in refusal(coder.finish())
+
+
+def test_long_lines_take_little_memory(reader: ModuleType) -> None:
+    remark = "".join(f"{number} and " for number in range(300))
+    given = contents([some_layer(2, 2)], remarks=(remark,))
+    assert reader.read(assert_reversible(given))[0] == to_text(given.definition)
+    text = Text()
+    lines = set()
+    for byte in remark.encode():
+        text.add(byte)
+        lines.add(text.past()[-1])
+    assert max(len(line) for line in lines if isinstance(line, bytes)) == 64
+    # A blank at the end of a line is not looked at.
+    assert len(lines) == len(remark.replace(" ", ""))
 
 
 def test_long_texts_are_not_for_this_version(monkeypatch: pytest.MonkeyPatch) -> None:
