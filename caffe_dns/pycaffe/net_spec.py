@@ -19,6 +19,7 @@ from caffe_dns.errors import CaffeError, nearest
 from caffe_dns.layers.base import layer_types
 from caffe_dns.proto import caffe_pb2
 from caffe_dns.proto.caffe_pb2 import LayerParameter, NetParameter
+from caffe_dns.registry import is_missing
 
 _SUFFIX = "_param"
 
@@ -249,7 +250,7 @@ def _no_field(layer: LayerParameter, name: str, own: Iterable[str]) -> str:
     """That a layer has no such field; perhaps because nobody knows its type."""
     near = nearest(name, [*own, *LayerParameter.DESCRIPTOR.fields_by_name])
     message = f"LayerParameter has no field '{name}'{near}"
-    if layer.type not in layer_types:
+    if is_missing(layer_types.kind, layer.type):
         near = nearest(layer.type, list(layer_types))
         message += f"; there is no layer type '{layer.type}'{near}"
     return message

@@ -7,7 +7,10 @@ from pathlib import Path
 import pytest
 
 import caffe_dns.pycaffe as caffe
+from caffe_dns import registry
 from caffe_dns.errors import CaffeError
+from caffe_dns.layers.base import layer_types
+from caffe_dns.layers.neuron import ReLU
 from caffe_dns.proto.caffe_pb2 import ConvolutionParameter, NetParameter
 from caffe_dns.proto.text import parse_text
 from caffe_dns.pycaffe import layers as L
@@ -127,7 +130,7 @@ def test_what_forks_have_added() -> None:
     )
 
 
-def test_wrong_use() -> None:
+def test_wrong_use(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(TypeError, match=r"Silence input 0 is not a Top \(type is <class 'tuple'>"):
         L.Silence(L.DummyData(ntop=2), ntop=0)
     net = caffe.NetSpec()
@@ -146,6 +149,13 @@ def test_wrong_use() -> None:
         "layer 'data': LayerParameter has no field 'shape'; there is no layer type 'Inputt' "
         "(did you mean 'Input'?)"
     )
+    # Of a type that a plugin has, which is not loaded before.
+    with monkeypatch.context() as patch:
+        patch.setattr(layer_types, "_entries", dict(layer_types._entries))
+        patch.setattr(registry, "load_installed", lambda: layer_types.add("Inputt", ReLU))
+        with pytest.raises(CaffeError) as caught:
+            net.to_proto()
+    assert str(caught.value) == "layer 'data': LayerParameter has no field 'shape'"
     net.data = L.Input(shape={"dims": 1})
     with pytest.raises(CaffeError) as caught:
         net.to_proto()
