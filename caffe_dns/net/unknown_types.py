@@ -5,19 +5,15 @@ from __future__ import annotations
 from caffe_dns.errors import CaffeError, nearest
 from caffe_dns.layers import layer_types
 from caffe_dns.net.places import Places
-from caffe_dns.plugins import load_installed
 from caffe_dns.proto.caffe_pb2 import NetParameter
 from caffe_dns.proto.known_forks import forks_with_layer, instead
 from caffe_dns.proto.unknown import Unknown, with_others
+from caffe_dns.registry import is_missing
 
 
 def check_types(param: NetParameter, places: Places) -> None:
     """Raise CaffeError, with the layer, for the first of an unknown type; it names the others."""
-    unknown = [layer for layer in param.layer if layer.type not in layer_types]
-    if not unknown:
-        return
-    load_installed()
-    unknown = [layer for layer in unknown if layer.type not in layer_types]
+    unknown = [layer for layer in param.layer if is_missing(layer_types.kind, layer.type)]
     if not unknown:
         return
     first, *others = unknown
