@@ -12,29 +12,14 @@ from caffe_dns import kernels
 from caffe_dns.errors import CaffeError
 from caffe_dns.net import Net
 from caffe_dns.proto.caffe_pb2 import SolverParameter
-from caffe_dns.proto.text import parse_text
 from caffe_dns.solver.snapshot import gather_histories, restore_histories
-from caffe_dns.solver.update_rules import UpdateRule, solver_types
+from caffe_dns.solver.update_rules import solver_types
 from caffe_dns.solver.update_rules.sgd import SGD
-from tests.nets import input_layer, ip, layer, make_net, recorded_log
+from tests.nets import input_layer, layer, make_net
+from tests.solver.rules import NET, TYPES, make, parse, put_gradients
 
 STEPS = 6
 RATES = [0.1, 0.05, 0.2, 0.01, 0.1, 0.03]
-NET = (
-    input_layer(data=(3, 4))
-    + layer("bn", "BatchNorm", "data", "bn")
-    + ip("a", "bn", "param { lr_mult: 1 decay_mult: 1 } param { lr_mult: 2 decay_mult: 0 }")
-    + ip("frozen", "a", "param { lr_mult: 0 } param { lr_mult: 0 decay_mult: 3 }")
-    + ip("b", "frozen", "param { lr_mult: 0.5 decay_mult: 2 } param { }")
-)
-TYPES = {
-    "SGD": "momentum: 0.9",
-    "Nesterov": "momentum: 0.95",
-    "AdaGrad": "delta: 1e-3",
-    "RMSProp": "rms_decay: 0.9 delta: 1e-3",
-    "AdaDelta": "momentum: 0.95 delta: 1e-3",
-    "Adam": "momentum: 0.9 momentum2: 0.99 delta: 1e-3",
-}
 VARIANTS = {
     "plain": "",
     "decay": "weight_decay: 0.1",
@@ -43,35 +28,6 @@ VARIANTS = {
     "iter_size": "iter_size: 4",
     "all": 'weight_decay: 0.1 regularization_type: "L2" clip_gradients: 3 iter_size: 2',
 }
-
-
-def parse(text: str) -> SolverParameter:
-    param: SolverParameter = parse_text(text, SolverParameter).message
-    return param
-
-
-def make(kind: str, settings: str = "") -> tuple[Net, UpdateRule]:
-    """The net with random weights, masks included, and a rule for it."""
-    net = make_net(NET)
-    generator = torch.Generator().manual_seed(1)
-    for param in net.learnable_params:
-        param.tensor.data.copy_(torch.randn(param.tensor.shape, generator=generator))
-    rule = solver_types[kind](parse(f"type: '{kind}' {settings}"), net.learnable_params)
-    return net, rule
-
-
-def put_gradients(net: Net, step: int) -> list[np.ndarray]:
-    """Random gradients where backward leaves them; zeros, and none put, for what never learns."""
-    generator = torch.Generator().manual_seed(100 + step)
-    gradients = []
-    for param in net.learnable_params:
-        gradient = torch.randn(param.tensor.shape, generator=generator)
-        if param.lr_mult == 0:
-            gradient.zero_()
-        else:
-            param.tensor.grad = gradient.clone()
-        gradients.append(gradient.double().numpy())
-    return gradients
 
 
 class Reference:
@@ -334,29 +290,6 @@ def test_nothing_that_never_learns_moves(kind: str) -> None:
     assert all(torch.equal(p.tensor, old) for p, old in zip(still, before, strict=True))
 
 
-@pytest.mark.parametrize("settings", ["iter_size: 3", "iter_size: 1"])
-def test_clipping_is_by_the_sum_and_logged(settings: str) -> None:
-    net, rule = make("SGD", f"clip_gradients: 2 {settings}")
-    gradients = put_gradients(net, 0)
-    norm = np.sqrt(sum((g**2).sum() for g in gradients))
-    rule.rate.fill_(1)
-    rule.apply()
-    with recorded_log() as messages:
-        rule.log_clipping()
-    wanted = f"Gradient clipping: scaling down gradients (L2 norm {norm:.6g} > 2) by scale factor"
-    assert messages[0].startswith(wanted)
-    assert float(messages[0].split()[-1]) == pytest.approx(2 / norm, rel=1e-5)
-
-
-def test_small_gradients_are_not_clipped() -> None:
-    net, rule = make("SGD", "clip_gradients: 1000")
-    put_gradients(net, 0)
-    rule.apply()
-    with recorded_log() as messages:
-        rule.log_clipping()
-    assert messages == []
-
-
 @pytest.mark.parametrize(
     ("kind", "settings", "message"),
     [
@@ -397,28 +330,3 @@ def test_a_frozen_parameter_coasts_on_a_restored_history(kind: str, factor: floa
     kept = gather_histories(rule, net.learnable_params)
     np.testing.assert_allclose(kept[6], rule.param.momentum * stored[6], rtol=1e-5)
     assert not kept[7].any()
-
-
-def test_forced_gradients_count_in_clipping_and_are_freed() -> None:
-    net = make_net("force_backward: true " + NET)
-    rule = solver_types["SGD"](parse("clip_gradients: 1"), net.learnable_params)
-    for param in net.learnable_params:
-        if param.tensor.requires_grad:
-            param.tensor.grad = torch.ones_like(param.tensor)
-    count = sum(p.tensor.numel() for p in net.learnable_params if p.tensor.requires_grad)
-    assert any(p.lr_mult == 0 for p in net.learnable_params if p.tensor.requires_grad)
-    rule.apply()
-    assert float(rule.norm) == pytest.approx(count**0.5)  # type: ignore[arg-type]
-    assert all(p.tensor.grad is None for p in net.learnable_params)
-
-
-def test_clipping_to_nothing() -> None:
-    net, rule = make("SGD", "clip_gradients: 0")
-    before = [p.tensor.detach().clone() for p in net.learnable_params]
-    rule.rate.fill_(1)
-    rule.apply()
-    put_gradients(net, 0)
-    rule.apply()
-    assert all(
-        torch.equal(p.tensor, old) for p, old in zip(net.learnable_params, before, strict=True)
-    )
