@@ -1,4 +1,4 @@
-"""Tensors that GPUs of one host complete by copies from memory to memory.
+"""What GPUs of one host complete and gather by copies from memory to memory.
 
 NCCL's kernels hold some of a GPU's multiprocessors for as long as numbers are on their way, which
 slows those of backward beside them. Copies have engines of their own in a GPU.
@@ -7,8 +7,10 @@ slows those of backward beside them. Copies have engines of their own in a GPU.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.distributed as dist
@@ -51,35 +53,59 @@ class PeerMemory:
         self._device = device
         # What waits for others to come should not have to wait for a place on this GPU as well.
         self._stream = torch.cuda.Stream(device, priority=-1)
-        self._shared: dict[int, Shared] = {}
+        #: By how many numbers a part has, and their type. All copies take turns on the stream, so
+        #: that tensors of one size need no memory of their own.
+        self._shared: dict[tuple[int, torch.dtype], Shared] = {}
         self._try()
 
     def start_completing(self, tensor: Tensor) -> Callable[[], Tensor]:
         """Start to put into a tensor each rank's part of it; returns what waits for the end.
 
-        All ranks call this, and the tensor stays where it is for good.
+        All ranks call this.
         """
-        if tensor.data_ptr() not in self._shared:
-            self._shared[tensor.data_ptr()] = self._share(tensor)
+        with self._beside():
+            return self._complete(tensor)
+
+    def start_gathering(self, values: Tensor) -> Callable[[], Tensor]:
+        """Start to gather the rows [N, ...] of all ranks; returns what waits for them, in order.
+
+        All ranks call this, and have as many.
+        """
+        size = self._group.size()
+        rows = values.new_empty((size * len(values), *values.shape[1:]))
+        with self._beside():
+            rows.chunk(size)[self._rank].copy_(values)
+            return partial(self._complete(rows), values)
+
+    @contextmanager
+    def _beside(self) -> Iterator[None]:
+        """The stream of copies, which goes on from where the current one is."""
         self._stream.wait_stream(torch.cuda.current_stream(self._device))
         with torch.cuda.stream(self._stream):
-            complete(tensor, self._shared[tensor.data_ptr()])
-            done = self._stream.record_event()
+            yield
 
-        def wait() -> Tensor:
-            torch.cuda.current_stream(self._device).wait_event(done)
-            return tensor
+    def _complete(self, tensor: Tensor) -> Callable[..., Tensor]:
+        complete(tensor, self._find(tensor.numel() // self._group.size(), tensor.dtype))
+        return partial(self._wait_for, self._stream.record_event(), tensor)
 
-        return wait
+    def _wait_for(self, done: torch.cuda.Event, result: Tensor, *sent: Tensor) -> Tensor:
+        """The result when it is there. Up to then, what was sent has to stay where it is."""
+        torch.cuda.current_stream(self._device).wait_event(done)
+        return result
 
-    def _share(self, tensor: Tensor) -> Shared:
-        """Memory for a part of a tensor in each rank."""
+    def _find(self, numbers: int, dtype: torch.dtype) -> Shared:
+        """Memory for a part of so many numbers in each rank."""
+        if (numbers, dtype) not in self._shared:
+            self._shared[numbers, dtype] = self._share(numbers, dtype)
+        return self._shared[numbers, dtype]
+
+    def _share(self, numbers: int, dtype: torch.dtype) -> Shared:
         from torch.distributed import _symmetric_memory as symmetric
 
-        size = self._group.size()
-        memory = symmetric.empty(tensor.numel() // size, dtype=tensor.dtype, device=self._device)
+        memory = symmetric.empty(numbers, dtype=dtype, device=self._device)
         handle = symmetric.rendezvous(memory, self._group)
-        every = [handle.get_buffer(rank, memory.shape, memory.dtype) for rank in range(size)]
+        ranks = range(self._group.size())
+        every = [handle.get_buffer(rank, memory.shape, memory.dtype) for rank in ranks]
         every[self._rank] = memory
         return Shared(every, self._rank, handle.barrier)
 

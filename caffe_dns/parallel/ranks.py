@@ -317,6 +317,8 @@ class JoinedRanks(Ranks):
             wait()
 
     def start_gathering(self, values: Tensor) -> Callable[[], Tensor]:
+        if self._peers is not None:
+            return self._peers.start_gathering(values)
         sent = values.contiguous()
         gathered = sent.new_empty((self.size * len(sent), *sent.shape[1:]))
         with self._guard():

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
+from caffe_dns.device.selection import use_gpu
 from caffe_dns.parallel.peer_memory import Shared, complete
+from caffe_dns.parallel.ranks import JoinedRanks, find_world
+from tests.parallel.harness import LOCAL
+from tests.processes import PATIENCE, Forked
 
 
 @pytest.mark.parametrize("size", [2, 3, 8])
@@ -35,3 +41,40 @@ def test_all_ranks_get_all_parts(size: int) -> None:
         for turn, tensor in enumerate(found):
             expected = 100 * turn + torch.arange(size).repeat_interleave(3)
             assert torch.equal(tensor, expected[:, None].expand(-1, 4).float())
+
+
+def use_peers(words: list[str]) -> None:
+    """What each of two ranks does on a GPU of its own, as `Forked` calls it."""
+    world = find_world()
+    assert world is not None
+    device = use_gpu(world.local_rank)
+    with JoinedRanks(world) as ranks:
+        ranks.use(device)
+        assert ranks._peers is not None
+        tensor = torch.empty(8, 1000, device=device)
+        for turn in range(50):
+            tensor.fill_(-1)
+            ranks.part_of(tensor).fill_(world.rank + turn)
+            ranks.complete([tensor])
+            assert tensor[:, 0].tolist() == [turn] * 4 + [turn + 1] * 4
+            # As many numbers, which take turns with the others in the same memory.
+            values = torch.full((4, 1000), float(10 * turn + world.rank), device=device)
+            rows = ranks.start_gathering(values)()
+            assert rows[:, 7].tolist() == [10 * turn] * 4 + [10 * turn + 1] * 4
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+def test_two_gpus_complete_and_gather(tmp_path: Path) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    ranks = []
+    for rank in range(2):
+        numbers = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_PORT": port}
+        environment = LOCAL | {name: str(number) for name, number in numbers.items()}
+        function, log = "tests.parallel.test_peer_memory:use_peers", tmp_path / f"rank{rank}.log"
+        ranks.append(Forked(function, [], tmp_path, environment, log))
+    assert [rank.wait(PATIENCE) for rank in ranks] == [0, 0], [
+        (tmp_path / f"rank{rank}.log").read_text()[-1000:] for rank in range(2)
+    ]
