@@ -76,7 +76,7 @@ class AnnotatedBatches:
         self._numbers = share.batches(batch_size)
         self._pin = for_gpu and torch.cuda.is_available()
         #: How many processes make records for this one, which start when they are first needed.
-        self._processes = decoding_processes(share.ranks, batch_size) if for_gpu else 0
+        self._processes = decoding_processes(share.ranks_here, batch_size) if for_gpu else 0
         self._others: DecodingProcesses | None = None
         self._workers = Workers(self._processes or reading_threads(for_gpu=for_gpu))
 

@@ -39,6 +39,8 @@ class Share:
     start: int = 0
     rank: int = 0
     ranks: int = 1
+    #: How many of the ranks share this host's cores.
+    ranks_here: int = 1
 
     def batches(self, batch_size: int) -> Iterator[IntArray]:
         """The record numbers of one batch after the other."""
@@ -90,7 +92,7 @@ class ImageBatches:
         self._memory = BatchMemory()
         wanted = for_gpu and source.decoder is not None
         #: How many processes decode for this one, which start when they are first needed.
-        self._processes = decoding_processes(share.ranks, batch_size) if wanted else 0
+        self._processes = decoding_processes(share.ranks_here, batch_size) if wanted else 0
         self._decoders: DecodingProcesses | None = None
         self._workers = Workers(self._processes or reading_threads(for_gpu=for_gpu))
         self._next: _Begun | None = None

@@ -46,8 +46,9 @@ def decoding_threads() -> int:
 
 
 def decoding_processes(ranks: int, batch_size: int) -> int:
-    """How many processes decode for a net on a GPU: one per core for each rank, or none.
+    """How many processes decode for a net on a GPU: this one's part of the cores, or none.
 
+    So many ranks share the host.
     Of a batch, the first record is not for them.
     """
     possible = hasattr(os, "memfd_create") and sys.executable and not hasattr(sys, "frozen")

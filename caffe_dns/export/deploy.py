@@ -16,6 +16,7 @@ from caffe_dns.export.standard_layers import standard_layer
 from caffe_dns.layers import layer_types
 from caffe_dns.layers.base import Context
 from caffe_dns.net.definition import filter_layers, insert_splits, with_state
+from caffe_dns.net.names import check_names_of
 from caffe_dns.net.places import Places
 from caffe_dns.net.unknown_types import check_types
 from caffe_dns.proto.caffe_pb2 import TEST, TRAIN, LayerParameter, NetParameter, Phase
@@ -85,10 +86,12 @@ def deploy(
     Every input gets `batch` items. Data layers are asked for the shape of an item, unless `shapes`
     gives one for each (without the batch). Of several losses only those with the highest
     loss_weight stay, unless `all_losses`. Raises CaffeError when nothing is left, when nothing
-    brings data in, and for layers of unknown types, whose lines `places` knows.
+    brings data in, for layers of unknown types, and for those of one name with weights; `places`
+    knows their lines.
     """
     test = _phase(param, TEST, level, stages)
-    check_types(test, places or Places(param))
+    known_places = places or Places(param)
+    check_types(test, known_places)
     if not _data_or_inputs(test):
         raise CaffeError(_no_data(param))
     losses = [layer for layer in test.layer if _is_loss(layer)]
@@ -110,6 +113,8 @@ def deploy(
     result.param = _leading_to(cleaned, roots)
     if not any(layer.bottom for layer in result.param.layer):
         raise CaffeError("nothing is left to deploy: no layer leads from an input to an output")
+    with_weights = [layer.name for layer in result.param.layer if layer.type in _LEARNING]
+    check_names_of(result.param, dict.fromkeys(with_weights, "has weights"), known_places)
     insert_splits(result.param)  # where a bottom is missing, it says so
     return result
 

@@ -43,6 +43,8 @@ class Context:
     seed: int = 0
     rank: int = 0
     world_size: int = 1
+    #: How many of the ranks are on this host.
+    local_size: int = 1
     #: Whether layers of the standard types own masks (HolmesShuan's kind of surgery).
     surgery: bool = True
     allow_python_layers: bool = False

@@ -66,7 +66,9 @@ class BatchDataLayer(Layer):
 
     def __init__(self, param: LayerParameter, context: Context) -> None:
         super().__init__(param, context)
-        self.ranks = context.world_size if param.phase == TRAIN else 1
+        train = param.phase == TRAIN
+        self.ranks = context.world_size if train else 1
+        self._ranks_here = context.local_size if train else 1
         #: `position` when the reading thread was started.
         self._position = 0
         self._feed: _Feed | None = None
@@ -123,12 +125,16 @@ class BatchDataLayer(Layer):
 
     def _start(self) -> _Feed:
         device = self.context.device
-        share = Share(self._position, self.context.rank % self.ranks, self.ranks)
-        reader = self.reader(share, pin=device.type == "cuda")
+        reader = self.reader(self._share(), pin=device.type == "cuda")
         feed = _Feed(reader, device, self.prefetch, self.batches_at_once, self.name)
         # For a layer that is forgotten without close, and for the end of the interpreter.
         weakref.finalize(self, feed.close)
         return feed
+
+    def _share(self) -> Share:
+        """The records that this rank is to read from now on."""
+        rank = self.context.rank % self.ranks
+        return Share(self._position, rank, self.ranks, self._ranks_here)
 
     @property
     def prefetch(self) -> int:

@@ -7,11 +7,10 @@ from its models, the first layer of a name gets the weights of the last.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from caffe_dns import log
 from caffe_dns.errors import CaffeError
-from caffe_dns.layers.base import Layer
 from caffe_dns.layers.batch_data import BatchDataLayer
 from caffe_dns.net.places import Places
 from caffe_dns.net.wiring import Step
@@ -23,24 +22,30 @@ def check_names(steps: Sequence[Step], param: NetParameter, places: Places) -> N
 
     `param` is the definition before splits were inserted.
     """
+    kept: dict[str, str] = {}
+    for step in steps:
+        if step.layer.blobs or isinstance(step.layer, BatchDataLayer):
+            kept.setdefault(step.layer.name, "has weights" if step.layer.blobs else "reads data")
+    check_names_of(param, kept, places)
+
+
+def check_names_of(param: NetParameter, kept: Mapping[str, str], places: Places) -> None:
+    """The same for a definition that is not built; `kept` says of names what one of theirs does."""
     counts = Counter(layer.name for layer in param.layer)
     for name, count in counts.items():
         if count > 1:
-            layers = [step.layer for step in steps if step.layer.name == name]
-            _check(name, count, layers, places.lines(name))
+            _check(name, count, kept.get(name), places.lines(name))
 
 
-def _check(name: str, count: int, layers: Sequence[Layer], lines: Sequence[int]) -> None:
+def _check(name: str, count: int, what: str | None, lines: Sequence[int]) -> None:
     message = f"{count} layers have {'this' if name else 'no'} name"
     if len(lines) == count:
         message += f" (lines {', '.join(map(str, lines[:-1]))} and {lines[-1]})"
-    for layer in layers:
-        what = "has weights" if layer.blobs else "reads data"
-        if layer.blobs or isinstance(layer, BatchDataLayer):
-            raise CaffeError(
-                f"{message}, and one of them {what}: models and states know layers by their names; "
-                "rename all but one",
-                layer=name,
-                line=lines[1] if len(lines) == count else None,
-            )
+    if what is not None:
+        raise CaffeError(
+            f"{message}, and one of them {what}: models and states know layers by their names; "
+            "rename all but one",
+            layer=name,
+            line=lines[1] if len(lines) == count else None,
+        )
     log.warning(f"layer '{name}': {message}")

@@ -115,8 +115,13 @@ class Ranks:
     size = 1
     #: Whether all ranks get the same bits when they compute the same.
     are_alike = True
-    #: Whether all ranks are on one host.
-    are_near = True
+    #: How many of them are on this host.
+    local_size = 1
+
+    @property
+    def are_near(self) -> bool:
+        """Whether all ranks are on one host."""
+        return self.local_size == self.size
 
     @property
     def is_root(self) -> bool:
@@ -180,7 +185,7 @@ class JoinedRanks(Ranks):
         self.world = world
         self.rank = world.rank
         self.size = world.size
-        self.are_near = world.local_size == world.size
+        self.local_size = world.local_size
         self._device = torch.device("cpu")
         self._group: dist.ProcessGroup | None = None
         self._peers: PeerMemory | None = None

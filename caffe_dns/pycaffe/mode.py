@@ -68,7 +68,7 @@ class SeparateRanks(Ranks):
 
     def __init__(self, rank: int, size: int) -> None:
         self.rank = rank
-        self.size = size
+        self.size = self.local_size = size
         self.are_alike = False  # Nothing may count on it before they have met.
 
 

@@ -89,6 +89,7 @@ class Solver:
                 seed=self.seed,
                 rank=self.ranks.rank,
                 world_size=self.ranks.size,
+                local_size=self.ranks.local_size,
                 surgery=surgery,
                 allow_python_layers=allow_python_layers,
                 skip_bad_records=skip_bad_records,

@@ -216,6 +216,12 @@ def test_wrong_input() -> None:
         make(DATA + 'layer { name: "s" type: "Silence" bottom: "data" bottom: "label" }')
 
 
+def test_layers_with_weights_of_one_name_are_refused() -> None:
+    again = SCORES.replace('top: "ip"', 'top: "other"')
+    with pytest.raises(CaffeError, match=r"layer .ip.: 2 layers have this name, and one"):
+        make(DATA + again + SCORES)
+
+
 def test_a_bn_stays_of_its_kind_without_its_fillers() -> None:
     text = DATA + (
         'layer { name: "a" type: "BN" bottom: "data" top: "a"'

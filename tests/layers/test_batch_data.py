@@ -32,6 +32,23 @@ def test_batches_on_a_gpu_are_those_of_the_cpu() -> None:
                 assert torch.equal(top.cpu(), expected_top)
 
 
+def test_decoding_takes_the_part_of_a_host_that_is_of_this_rank(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[int] = []
+
+    def none(ranks: int, _: int) -> int:
+        asked.append(ranks)
+        return 0
+
+    monkeypatch.setattr("caffe_dns.data.batches.decoding_processes", none)
+    context = Context(rank=5, world_size=8, local_size=4)
+    for train in (True, False):  # one rank alone tests
+        with data_layer(TEXT, train=train, context=context) as layer:
+            layer.reader(layer._share(), pin=True)
+    assert asked == [4, 1]
+
+
 def test_a_forgotten_layer_stops_its_thread() -> None:
     before = set(threading.enumerate())  # of which some may end meanwhile
     with data_layer(TEXT) as layer:

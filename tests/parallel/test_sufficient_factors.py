@@ -26,7 +26,7 @@ LOSS += "reduction_param { operation: SUMSQ } }"
 class Twins(Ranks):
     """This rank and another one, whose rows are the same times 3."""
 
-    size = 2
+    size = local_size = 2
 
     def __init__(self) -> None:
         self.averaged: list[str] = []
@@ -163,7 +163,7 @@ def test_more_rows_pay_in_parts(may_set_apart: bool, monkeypatch: pytest.MonkeyP
 def test_ranks_of_several_hosts_send_rows_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(factors, "LARGE", 8000)
     ranks, rule = Twins(), Rule(may_set_apart=True)
-    ranks.are_near = False
+    ranks.local_size = 1
     _, exchange = share_gradients(net_of(inner_product("data")), ranks, rule)
     assert exchange is not None
     assert not rule.apart

@@ -99,7 +99,7 @@ class Imagined(Ranks):
 
     def __init__(self, size: int) -> None:
         self.size = size
-        self.are_near = size <= HOST
+        self.local_size = min(size, HOST)
         self.groups: list[list[Tensor]] = []
         self.apart: set[int] = set()
 

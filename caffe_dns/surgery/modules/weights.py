@@ -181,3 +181,6 @@ def _check(weight: PrunableWeight) -> None:
             f"'{weight.name}' is of {parameter.dtype}: keep the parameters in float32, in which "
             "small updates add up, and let torch.autocast round"
         )
+    for values in (parameter, weight.bias):
+        if values is not None and not bool(values.isfinite().all()):
+            raise BadValue(f"'{weight.name}' has values that are not finite numbers")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -210,6 +211,12 @@ def test_models_that_cannot_be_pruned() -> None:
     assert refused(nn.Linear(3, 4).bfloat16()) == (
         "'weight' is of torch.bfloat16: keep the parameters in float32, in which small updates "
         "add up, and let torch.autocast round"
+    )
+    diverged = nn.Linear(4, 3)
+    with torch.no_grad():
+        diverged.bias[2] = math.nan
+    assert refused(nn.Sequential(nn.Linear(3, 4), diverged)) == (
+        "'1' has values that are not finite numbers"
     )
     assert refused(nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 3).to("meta"))) == (
         "the model lies on several devices; what is pruned must lie on one"
