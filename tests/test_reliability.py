@@ -14,6 +14,7 @@ import pytest
 
 from tests.processes import run_python
 from tests.programs import TOOLS, load, run
+from tests.solver.rules import parse
 
 
 def test_signals_are_heeded_at_the_start_and_while_data_are_waited_for() -> None:
@@ -110,6 +111,23 @@ layer { name: "loss" type: "EuclideanLoss" bottom: "ip" bottom: "data" top: "los
     assert [re.sub("dns: .*diverged.*", "said", seed) for seed in seeds] == [
         f"    seed {seed}, exit code 1: said" for seed in (1, 2)
     ]
+
+
+def test_a_schedule_is_shortened(monkeypatch: pytest.MonkeyPatch) -> None:
+    tool = load("reliability/seeds", monkeypatch)
+    solver = parse(
+        """base_lr: 0.1 max_iter: 1000 stepvalue: 400 stepvalue: 5 warmup_iter: 100 display: 70
+        surgery_stage { iterations: 600 start_iter: 0 end_iter: 300 interval: 5 steepness: 3
+          solver { stepsize: 50 } }
+        surgery_stage { iterations: 400 }"""
+    )
+    tool.shorten(solver, 10)
+    assert solver == parse(
+        """base_lr: 0.1 max_iter: 100 stepvalue: 40 stepvalue: 1 warmup_iter: 10 display: 70
+        surgery_stage { iterations: 60 start_iter: 0 end_iter: 30 interval: 1 steepness: 3
+          solver { stepsize: 5 } }
+        surgery_stage { iterations: 40 }"""
+    )
 
 
 def test_large_texts_are_read_and_measured(
