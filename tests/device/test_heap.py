@@ -22,7 +22,7 @@ libc.mallinfo.restype = Info
 def is_mapped(place):
     before = getattr(libc.mallinfo(), "3")
     with place:
-        block = bytearray(8 << 20)
+        block = bytearray(64 << 20)
     return getattr(libc.mallinfo(), "3") > before
 
 def megabytes():

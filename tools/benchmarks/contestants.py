@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from caffe_dns import log
+from caffe_dns.device.heap import keep_freed_memory
 from caffe_dns.device.precision import use_precision
 from caffe_dns.device.selection import use_gpu
 from caffe_dns.layers import Context
@@ -52,6 +53,8 @@ def ours(task: Task, *, surgery: bool) -> Ways:
     device = torch.device(task.device)
     if device.type == "cuda":
         use_gpu(device.index)
+    else:
+        keep_freed_memory()
     ways: list[str] = []
     log.set_sink(lambda line: ways.append("CUDA graph") if "from a CUDA graph" in line else None)
     activations = use_precision(task.precision, device)

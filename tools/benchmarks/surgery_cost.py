@@ -23,8 +23,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import torch
 
 from caffe_dns import log
+from caffe_dns.device.heap import keep_freed_memory
 from caffe_dns.device.precision import PRECISIONS, use_precision
-from caffe_dns.device.selection import keep_freed_memory, use_gpu
+from caffe_dns.device.selection import use_gpu
 from caffe_dns.proto.caffe_pb2 import NetParameter, SolverParameter
 from caffe_dns.proto.upgrade import read_solver
 from caffe_dns.solver.iteration import CapturedIteration
