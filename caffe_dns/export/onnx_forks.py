@@ -126,6 +126,11 @@ def insanity(at: Bottoms) -> list[str]:
     return [at.add("LeakyRelu", *at.values, alpha=cast(Insanity, at.layer).slope)]
 
 
+@converts("Mish")
+def mish(at: Bottoms) -> list[str]:
+    return [at.add("Mul", *at.values, at.add("Tanh", at.add("Softplus", *at.values)))]
+
+
 @converts("SeLu")
 def selu(at: Bottoms) -> list[str]:
     layer = cast(SeLu, at.layer)

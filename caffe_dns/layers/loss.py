@@ -284,9 +284,7 @@ class SigmoidCrossEntropyLoss(NormalizedLoss):
     default_normalization = LossParameter.BATCH_SIZE
 
     def reshape(self, bottom_shapes: Sequence[Shape]) -> list[Shape]:
-        scores, targets = count(bottom_shapes[0]), count(bottom_shapes[1])
-        if scores != targets:
-            raise self.error(f"{scores} scores need as many targets, not {targets}", "bottom")
+        check_targets(self, bottom_shapes)
         return super().reshape(bottom_shapes)
 
     def forward(self, *bottoms: Tensor) -> Tensor:
@@ -296,6 +294,13 @@ class SigmoidCrossEntropyLoss(NormalizedLoss):
         counted = None if self.ignore_label is None else (labels != self.ignore_label).to(scores)
         total = F.binary_cross_entropy_with_logits(scores, targets, counted, reduction="sum")
         return self.normalize(total, labels, scores.shape[0])
+
+
+def check_targets(layer: LossLayer, bottom_shapes: Sequence[Shape]) -> None:
+    """Raise CaffeError if there is not one target, in the second bottom, for each score."""
+    scores, targets = count(bottom_shapes[0]), count(bottom_shapes[1])
+    if scores != targets:
+        raise layer.error(f"{scores} scores need as many targets, not {targets}", "bottom")
 
 
 class OneLabelLoss(LossLayer):

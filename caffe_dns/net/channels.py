@@ -31,6 +31,7 @@ ENTRYWISE = (
     "Exp",
     "Insanity",
     "Log",
+    "Mish",
     "Power",
     "ReLU",
     "ReLU6",

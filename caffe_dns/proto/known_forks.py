@@ -181,7 +181,6 @@ LAYER_TYPES = {
     "caffe-heatmap": "DataHeatmap EuclideanLossHeatmap",
     "Realtime Pose Estimation": "CPMData",
     "FocalLoss": "MultiBoxFocalLoss",
-    "HED": "ImageLabelmapData",
     "yjxiong": "Gather Scatter SegData SyncBN",
 }
 
@@ -205,7 +204,7 @@ _INSTEAD = {
     "BN": 'a layer of type "BN" would do',
     "UNPOOLING": 'a layer of type "Upsample" would do',
     **dict.fromkeys(
-        ("WINDOW_SEG_DATA", "IMAGE_SEG_DATA", "SegData", "seg_data_param", "ImageLabelmapData"),
+        ("WINDOW_SEG_DATA", "IMAGE_SEG_DATA", "SegData", "seg_data_param"),
         'a layer of type "ImageSegData" reads images and their label maps',
     ),
     **dict.fromkeys(

@@ -48,6 +48,7 @@ LAYERS = {
     "relu6": one("ReLU6"),
     "relu6_slope": one("ReLU6", "relu6_param { negative_slope: 0.25 }"),
     "insanity": one("Insanity"),
+    "mish": one("Mish"),
     "selu": one("SeLu", "selu_param { alpha: 1.5 }"),
     "selu_dropout": one("SeLuDropout"),
     "continuation_indicator": one(

@@ -196,6 +196,11 @@ CASES = {
         settings("NormalizeChannels", "normalize_param", "bp_norm: true"), [draw(*IMAGES)], tops=2
     ),
     "insanity": Case("type: 'Insanity'", [draw(*IMAGES)]),
+    "mish": Case("type: 'Mish'", [draw(*IMAGES)]),
+    "balanced_loss": Case(
+        "type: 'SigmoidCrossEntropyBalanceLoss'", [draw(*IMAGES), labels(864, 3).view(*IMAGES)]
+    ),
+    "dice_loss": Case("type: 'DiceCoefLoss'", [draw(*IMAGES), draw(*IMAGES, seed=1)], (0, 1)),
     "selu": Case("type: 'SeLu'", [draw(*IMAGES)]),
     "selu_dropout": Case("type: 'SeLuDropout'", [draw(*IMAGES)]),
     "continuation_indicator": Case(

@@ -241,7 +241,7 @@ class _Blobs:
                 yield self._given(layer, index)
             elif index == 0 and layer.type not in ("HDF5Data", "Python"):
                 yield self._image(layer)
-            elif index == 1 and layer.type == "ImageSegData":
+            elif index == 1 and layer.type in ("ImageSegData", "ImageLabelmapData"):
                 image = self._image(layer)
                 yield (image[0], 1, *image[2:])
             elif layer.type == "Python" and top in ("data", "image"):

@@ -35,6 +35,16 @@ class ReLU6(SameShape):
         return torch.where(bottom >= SIX, SIX, F.leaky_relu(bottom, self.negative_slope))
 
 
+@layer_types.register("Mish")
+class Mish(SameShape):
+    """x * tanh(log(1 + exp(x))), with its derivative (`mish_layer.cpp` of Synopsys)."""
+
+    keeps_type = True
+
+    def forward(self, *bottoms: Tensor) -> Tensor:
+        return F.mish(bottoms[0])
+
+
 @layer_types.register("Insanity")
 class Insanity(SameShape):
     """Values below 0 over a divisor that is drawn from `lb` to `ub` while training.

@@ -1,9 +1,10 @@
-"""What DeepLab learns to label pixels by: ImageSegData and SegAccuracy."""
+"""What pixels are labelled by: ImageSegData and SegAccuracy of DeepLab, HED's ImageLabelmapData."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -101,6 +102,23 @@ class LabelledImages:
         return image[cut], labels[cut]
 
 
+class EdgeMaps(LabelledImages):
+    """Reads an image and a map of the edges in it, grown, cropped and mirrored alike."""
+
+    def read(self, index: int, draw: Sequence[int]) -> tuple[Image, ...]:
+        """The image [C, H, W] and how much of an edge there is, [1, H, W], from 0 to 1."""
+        image, labels, _ = super().read(index, draw)
+        shares = labels.astype(np.float32) / 255
+        return image, np.where(shares > 0.5, np.float32(1), shares)
+
+    def _cropped(self, image: Image, labels: Image, draw: Sequence[int]) -> tuple[Image, Image]:
+        side = self.transform.crop_size
+        if side > min(labels.shape):
+            what = f"is {side}, too large for an image of {labels.shape} (height, width)"
+            raise CaffeError(what, field="transform_param.crop_size")
+        return super()._cropped(image, labels, draw)
+
+
 def _is_label(word: str) -> bool:
     try:
         whole_number(word)
@@ -127,6 +145,8 @@ class ImageSegData(LabelledImageLayer):
     """
 
     tops = (2, 3)
+    #: What reads the images.
+    read_by: ClassVar[type[LabelledImages]] = LabelledImages
 
     def build(self, bottom_shapes: Sequence[Shape]) -> None:
         settings, transform = self.settings, self.param.transform_param
@@ -141,9 +161,8 @@ class ImageSegData(LabelledImageLayer):
         # Means are looked at before the first image, which may be filled up with them.
         self.transform.output_shape((3 if settings.is_color else 1, 1, 1))
         log.info(f"Opening file {settings.source}")
-        self.images = LabelledImages(
-            self._read_list(settings), settings, transform, self.param.phase == TRAIN
-        )
+        lines = self._read_list(settings)
+        self.images = self.read_by(lines, settings, transform, self.param.phase == TRAIN)
         log.info(f"A total of {len(self.images)} images.")
         self.size_by(self.read_first())
 
@@ -167,9 +186,9 @@ class ImageSegData(LabelledImageLayer):
         return lines
 
     def _check(self, settings: ImageDataParameter, transform: TransformationParameter) -> None:
-        image_data.refuse_of_others(settings, "ImageSegData")
+        image_data.refuse_of_others(self.param.image_data_param, self.type)
         refuse_resizing(transform)
-        refuse_of_others(transform, "ImageSegData")
+        refuse_of_others(transform, self.type)
         if not settings.source:
             raise self.error("must name a list of images", f"{_FIELD}.source")
         check_sides(self, _FIELD, "new")
@@ -180,6 +199,26 @@ class ImageSegData(LabelledImageLayer):
             raise self.error("takes mean_value only", "transform_param.mean_file")
         if min(transform.scale_factors, default=1) <= 0:
             raise self.error("must be positive", "transform_param.scale_factors")
+
+
+@layer_types.register("ImageLabelmapData")
+class ImageLabelmapData(ImageSegData):
+    """Images and maps of the edges in them, in the order of the list or shuffled in each round.
+
+    A line of the list has an image and its map. Tops N x C x H x W and N x 1 x H x W: a map's
+    values are divided by 255, and more than a half counts as 1
+    (`image_labelmap_data_layer.cpp` of RCF).
+    """
+
+    tops = (2, 2)
+    read_by = EdgeMaps
+
+    @property
+    def settings(self) -> ImageDataParameter:
+        settings = ImageDataParameter()
+        settings.CopyFrom(self.param.image_data_param)
+        settings.label_type = ImageDataParameter.PIXEL
+        return settings
 
 
 @layer_types.register("SegAccuracy")

@@ -1,4 +1,4 @@
-"""ReLU6, Insanity, SeLu, SeLuDropout and Sparsify against their formulas."""
+"""ReLU6, Mish, Insanity, SeLu, SeLuDropout and Sparsify against their formulas."""
 
 from __future__ import annotations
 
@@ -23,6 +23,15 @@ def test_relu6(slope: float) -> None:
     kinks = make_layer(f"type: 'ReLU6' relu6_param {{ negative_slope: {slope} }}", (1, 3))
     assert gradient_of(kinks, [0, 6, 3]) == [slope, 0, 1]
     assert math.isnan(float(made(torch.tensor(math.nan))))
+
+
+def test_mish() -> None:
+    made = make_layer("type: 'Mish'", (4, 30))
+    x = 5 * draw(4, 30)
+    values = x.numpy()
+    expected = values * np.tanh(np.log1p(np.exp(values)))
+    np.testing.assert_allclose(run(made, x)[0], expected, rtol=1e-12)
+    check_gradients(made, x)
 
 
 @pytest.mark.parametrize("threshold", [0, 0.5])

@@ -1,4 +1,4 @@
-"""ImageSegData, read by hand with OpenCV, and SegAccuracy, counted pixel by pixel."""
+"""ImageSegData and ImageLabelmapData, by hand with OpenCV, and SegAccuracy, pixel by pixel."""
 
 from __future__ import annotations
 
@@ -96,6 +96,30 @@ def test_labels_of_images_and_none(listed: Path) -> None:
     np.testing.assert_array_equal(data[1], finished(image[1:5, 2:6]))
     with data_layer(text(listed, "", "label_type: NONE ignore_label: 9")) as layer:
         assert set(read(layer, 1)[0][1].flatten()) == {9}
+
+
+def test_maps_of_edges(listed: Path) -> None:
+    """Values over 255, more than a half as 1; images and maps are cropped and mirrored alike."""
+    for number in range(3):
+        values = np.random.default_rng(number).choice([0, 51, 127, 128, 255], (HEIGHT, WIDTH))
+        cv2.imwrite(f"{listed}/{number}_l.png", values.astype(np.uint8))
+    edges = text(listed, "crop_size: 4 mirror: true", "").replace("ImageSeg", "ImageLabelmap")
+    with data_layer(edges, train=True, context=Context(seed=5)) as layer:
+        batches = read(layer, 3)
+    draws = RecordDraws(5, "transform/layer").of(np.arange(6)).tolist()
+    for record, (mirror, down, right) in enumerate(draws):
+        image, truth = pair(listed, record % 3)
+        shares = np.where(truth > 127, 1, truth / np.float32(255))
+        top, left = down % (HEIGHT - 3), right % (WIDTH - 3)
+        step = -1 if mirror & 1 else 1
+        cut = (slice(top, top + 4), slice(left, left + 4))
+        data, labels = (part[record % 2] for part in batches[record // 2])
+        np.testing.assert_array_equal(data, finished(image)[:, cut[0], cut[1]][..., ::step])
+        np.testing.assert_array_equal(labels[0], shares[cut][:, ::step])
+    large = text(listed, "crop_size: 7", "").replace("ImageSeg", "ImageLabelmap")
+    assert "too large for an image of (6, 8)" in refused_data(large)
+    named = text(listed).replace("ImageSeg", "ImageLabelmap")
+    assert "label_type: is for layers of type ImageSegData only" in refused_data(named)
 
 
 def test_lists_and_settings_that_do_not_fit(listed: Path) -> None:
