@@ -32,6 +32,7 @@ class Card:
         self._beside = beside
         self._start = trainer.iteration, time.perf_counter()
         self._began = int(time.time())  # as file systems may round
+        #: Those of this run, without what --keep has removed.
         self._snapshots: list[Snapshot] = []
         #: The outputs of the first test net in the first test and in the last: (iteration, means).
         self._tests: list[tuple[int, dict[str, float]]] = []
@@ -39,7 +40,8 @@ class Card:
 
         def noted(iteration: int, state: str) -> None:
             before(iteration, state)
-            self._snapshots.append(Snapshot(iteration, Path(state)))
+            new = Snapshot(iteration, Path(state))
+            self._snapshots = [*(one for one in self._snapshots if one.state.exists()), new]
 
         trainer.on_snapshot = noted
         trainer.observers.append(self)

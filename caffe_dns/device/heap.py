@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 
 #: Parameters of mallopt.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -3, -4
@@ -52,4 +53,10 @@ def _set(parameter: int, value: int) -> None:
 
 def _call(function: str, *arguments: int) -> None:
     with suppress(OSError, AttributeError):
-        getattr(ctypes.CDLL("libc.so.6"), function)(*arguments)
+        getattr(_library(), function)(*arguments)
+
+
+@cache
+def _library() -> ctypes.CDLL:
+    """Once: each CDLL makes types of its own, and a process would keep some at each snapshot."""
+    return ctypes.CDLL("libc.so.6")
