@@ -98,6 +98,11 @@ def set_quiet(quiet: bool) -> bool:
     return before
 
 
+def is_quiet() -> bool:
+    """Whether INFO and WARNING lines are kept to ourselves: long ones need not be made then."""
+    return _quiet
+
+
 def info(message: str) -> None:
     """A line of severity I."""
     if not _quiet:

@@ -57,12 +57,9 @@ def filter_layers(param: NetParameter) -> tuple[NetParameter, list[int]]:
     Raises CaffeError for a layer with both include and exclude rules.
     """
     kept = [i for i, layer in enumerate(param.layer) if _included(param.state, layer)]
-    layers = [param.layer[i] for i in kept]
-    result = NetParameter()
-    result.CopyFrom(param)
-    del result.layer[:]
-    result.layer.extend(layers)
-    return result, kept
+    # What is deleted from a message stays in memory, so the others are not copied at all.
+    given = {field.name: value for field, value in param.ListFields()}
+    return NetParameter(**{**given, "layer": [param.layer[i] for i in kept]}), kept
 
 
 def _included(state: NetState, layer: LayerParameter) -> bool:

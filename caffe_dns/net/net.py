@@ -91,7 +91,8 @@ class Net(nn.Module):
             if positions is not None:
                 places = Places(param, kept, positions, file)
             check_types(filtered, places)
-            log.info(f"Initializing net from parameters: \n{to_text(filtered)}")
+            if not log.is_quiet():
+                log.info(f"Initializing net from parameters: \n{to_text(filtered)}")
             self.param = insert_splits(with_statistics_of(filtered))
             self._graph = build(self.param, self.context)
             check_names(self._graph.steps, filtered, places)

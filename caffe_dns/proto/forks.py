@@ -168,24 +168,20 @@ def renumber_layers(net: bytes) -> bytes:
 
     What is no NetParameter comes back as it is.
     """
+    renumber = {_LAYER: _renumber_layer, _OLD_LAYER: _renumber_old_layer}
+    view, renumbered, done = memoryview(net), bytearray(), 0
     try:
-        return b"".join(_renumber_net(memoryview(net)))
+        for layer in read_fields(view):
+            if layer.number not in renumber or layer.wire_type != LENGTH:
+                continue
+            content = renumber[layer.number](view[layer.value : layer.end])
+            if content is not None:
+                renumbered += view[done : layer.start]
+                renumbered += _message(layer.number, content)
+                done = layer.end
     except Malformed:
         return net
-
-
-def _renumber_net(net: memoryview) -> Iterator[bytes | memoryview]:
-    done = 0
-    renumber = {_LAYER: _renumber_layer, _OLD_LAYER: _renumber_old_layer}
-    for layer in read_fields(net):
-        if layer.number not in renumber or layer.wire_type != LENGTH:
-            continue
-        renumbered = renumber[layer.number](net[layer.value : layer.end])
-        if renumbered is not None:
-            yield net[done : layer.start]
-            yield _message(layer.number, renumbered)
-            done = layer.end
-    yield net[done:]
+    return bytes(renumbered + view[done:]) if done else net
 
 
 def _message(number: int, content: bytes) -> bytes:
@@ -211,16 +207,16 @@ def renumber_blob(blob: memoryview) -> bytes | None:
 
     Raises Malformed for what is no message.
     """
-    fields = list(read_fields(blob))
-    if (_C3D_EXTENTS[-1], VARINT) not in {(f.number, f.wire_type) for f in fields}:
+    fields = read_fields(blob)
+    if not any((f.number, f.wire_type) == (_C3D_EXTENTS[-1], VARINT) for f in fields):
         return None
-    extents = {f.number: blob[f.value : f.end] for f in fields if f.wire_type == VARINT}
+    extents = {f.number: blob[f.value : f.end] for f in read_fields(blob) if f.wire_type == VARINT}
     shape = b"".join(
         tag(_DIM, VARINT) + bytes(extents.get(number, b"\0")) for number in _C3D_EXTENTS
     )
     values = (
         _message(_DATA, bytes(blob[f.value : f.end]))
-        for f in fields
+        for f in read_fields(blob)
         if (f.number, f.wire_type) == (_C3D_DATA, LENGTH)
     )
     return _message(_SHAPE, shape) + b"".join(values)
@@ -228,13 +224,17 @@ def renumber_blob(blob: memoryview) -> bytes | None:
 
 def _renumber_layer(layer: memoryview) -> bytes | None:
     """The layer in our numbers; None where they are those of the file."""
-    fields = list(read_fields(layer))
-    types = [bytes(layer[f.value : f.end]) for f in fields if f.number == _TYPE]
-    moved = _MOVED.get(types[-1].decode(errors="replace")) if types else None
-    if moved is None or not any(f.number in moved for f in fields):
+    type_ = b""
+    for found in read_fields(layer):
+        if found.number == _TYPE:
+            type_ = bytes(layer[found.value : found.end])
+    moved = _MOVED.get(type_.decode(errors="replace"))
+    if moved is None or not any(found.number in moved for found in read_fields(layer)):
         return None
     return b"".join(
-        part for found in fields for part in _renumber_field(layer, found, moved.get(found.number))
+        part
+        for found in read_fields(layer)
+        for part in _renumber_field(layer, found, moved.get(found.number))
     )
 
 

@@ -135,6 +135,8 @@ def read_binary(path: str | Path, message_type: type[M]) -> M:
         known = {field.name for field, _ in message.ListFields()}
     except DecodeError:
         known = set()
+    except CaffeError as error:
+        raise error.locate(file=file) from None
     if known.isdisjoint(_ESSENTIAL.get(kind, known)):
         is_text = not _BINARY.search(raw)
         reason = "it looks like a text file" if is_text else "truncated or another kind of file"

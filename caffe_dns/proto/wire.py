@@ -50,6 +50,8 @@ def read_fields(message: memoryview) -> Iterator[Field]:
 
 def read_varint(message: memoryview, at: int) -> tuple[int, int]:
     """The varint at `at`, and where it ends. Raises Malformed."""
+    if at < len(message) and message[at] < 128:  # most are of one byte
+        return message[at], at + 1
     value = shift = 0
     while at < len(message) and shift < 70:
         byte = message[at]

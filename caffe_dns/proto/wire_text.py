@@ -1,36 +1,56 @@
-"""Strings in serialized messages that are not UTF-8, from and to the form that messages have.
+"""Serialized messages from and to protobuf's: how much they take, strings that are not UTF-8.
 
-protobuf takes no such strings and gives bytes in their place, or raises. So they are exchanged in
-the wire format, field by field as the descriptor of a message says; blobs are passed by.
+A message of a few bytes takes hundreds in memory, so one is looked through before it is parsed.
+protobuf takes no strings that are not UTF-8 and gives bytes in their place, or raises. So they are
+exchanged in the wire format, field by field as the descriptor of a message says.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cache
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import DecodeError, Message
 
 from caffe_dns import encoding
-from caffe_dns.proto.fields import is_repeated
+from caffe_dns.errors import CaffeError
 from caffe_dns.proto.wire import LENGTH, Field, Malformed, read_fields, tag, varint
 
 _Convert = Callable[[bytes], bytes]
 
+#: What all messages in a file may take, without strings and blobs: 20,000 layers take less.
+_MOST_MEMORY = 100 << 20
+#: Bytes for a field, with what is made of it further on, and for a number of a packed field.
+_FIELD, _NUMBER = 64, 16
+#: Types of numbers that may have a byte each in a packed field.
+_VARINTS = (
+    FieldDescriptor.TYPE_BOOL,
+    FieldDescriptor.TYPE_ENUM,
+    FieldDescriptor.TYPE_INT32,
+    FieldDescriptor.TYPE_INT64,
+    FieldDescriptor.TYPE_SINT32,
+    FieldDescriptor.TYPE_SINT64,
+    FieldDescriptor.TYPE_UINT32,
+    FieldDescriptor.TYPE_UINT64,
+)
+#: As deep as protobuf reads messages inside one another.
+_DEEPEST = 100
+
 
 def parse(message: Message, raw: bytes) -> None:
-    """Read `message` from its wire format. Raises DecodeError."""
+    """Read `message` from its wire format.
+
+    Raises DecodeError, and CaffeError where what it consists of would take too much memory.
+    """
+    survey = _Survey()
     try:
-        message.ParseFromString(raw)
-        readable = all(isinstance(text, str) for text in _texts(message))
-    except UnicodeDecodeError:
-        readable = False
-    if not readable:
-        try:
-            message.ParseFromString(_rewrite(memoryview(raw), message.DESCRIPTOR, _to_message))
-        except Malformed:
-            raise DecodeError("a field is cut short") from None
+        survey.look_at(memoryview(raw), message.DESCRIPTOR)
+        if not survey.is_utf_8:
+            raw = _rewrite(memoryview(raw), message.DESCRIPTOR, _to_message)
+    except Malformed:
+        raise DecodeError("a field is cut short") from None
+    message.ParseFromString(raw)
 
 
 def serialize(message: Message) -> bytes:
@@ -49,15 +69,56 @@ def _from_message(raw: bytes) -> bytes:
     return encoding.encode(raw.decode())
 
 
-def _texts(message: Message) -> Iterator[object]:
-    """All strings of a message; of one that is no text, protobuf gives the bytes, or raises."""
-    for field, value in message.ListFields():
-        values = value if is_repeated(field) else (value,)
-        if field.type == FieldDescriptor.TYPE_STRING:
-            yield from values
-        elif field.message_type is not None and _has_text(field.message_type):
-            for each in values:
-                yield from _texts(each)
+class _Survey:
+    """A look through a serialized message before it is parsed, as far as its fields are known."""
+
+    def __init__(self) -> None:
+        #: How much more memory what it looks at may take.
+        self.left = _MOST_MEMORY
+        #: Whether all strings so far are.
+        self.is_utf_8 = True
+
+    def look_at(self, message: memoryview, descriptor: Descriptor, depth: int = 0) -> None:
+        """Look at a message of this type and those in it.
+
+        Raises Malformed, and CaffeError where they would take too much memory.
+        """
+        if depth > _DEEPEST:
+            raise Malformed
+        self._take(_memory(descriptor))
+        for found in read_fields(message):
+            self._take(_FIELD)
+            field = descriptor.fields_by_number.get(found.number)
+            if field is None or found.wire_type != LENGTH:
+                continue
+            if field.message_type is not None:
+                self.look_at(message[found.value : found.end], field.message_type, depth + 1)
+            elif field.type == FieldDescriptor.TYPE_STRING:
+                self.is_utf_8 = self.is_utf_8 and _is_utf_8(message[found.value : found.end])
+            elif field.type in _VARINTS:
+                self._take(_NUMBER * (found.end - found.value))
+
+    def _take(self, size: int) -> None:
+        self.left -= size
+        if self.left < 0:
+            raise CaffeError(
+                f"consists of so many messages, fields and numbers that these would take more "
+                f"than {_MOST_MEMORY >> 20} MB of memory beside its strings and blobs"
+            )
+
+
+def _is_utf_8(raw: memoryview) -> bool:
+    try:
+        str(raw, "utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+@cache
+def _memory(message: Descriptor) -> int:
+    """About how many bytes protobuf takes for a message of this type in which nothing is set."""
+    return 8 * len(message.fields)
 
 
 @cache

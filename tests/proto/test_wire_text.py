@@ -9,10 +9,12 @@ import pytest
 from google.protobuf.message import DecodeError
 
 from caffe_dns.encoding import decode, encode
+from caffe_dns.errors import CaffeError
 from caffe_dns.proto.blobs import array_to_blob, blob_to_array
 from caffe_dns.proto.caffe_pb2 import LayerParameter, NetParameter
 from caffe_dns.proto.text import parse_text, read_binary, to_text, write_binary
-from caffe_dns.proto.wire_text import parse, serialize
+from caffe_dns.proto.wire import LENGTH, tag, varint
+from caffe_dns.proto.wire_text import _MOST_MEMORY, _Survey, parse, serialize
 
 NAME = "全连接".encode("gbk")
 
@@ -61,3 +63,45 @@ def test_what_ends_early_is_no_message() -> None:
     raw = net("N" * len(NAME)).SerializeToString().replace(b"N" * len(NAME), NAME)
     with pytest.raises(DecodeError):
         parse(NetParameter(), raw[:-3])
+
+
+def field(number: int, content: bytes) -> bytes:
+    return tag(number, LENGTH) + varint(len(content)) + content
+
+
+EMPTY_LAYER, EMPTY_PARAM = field(100, b""), field(6, b"")
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        EMPTY_LAYER * 1200,
+        field(100, EMPTY_PARAM * 12_000),
+        field(100, field(7, field(7, field(1, b"\x01" * 70_000)))),
+    ],
+    ids=["layers", "params of a layer", "extents of a blob"],
+)
+def test_what_takes_much_more_memory_than_bytes_is_refused(
+    raw: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An empty layer has 3 bytes in a file, and some 900 in memory."""
+    monkeypatch.setattr("caffe_dns.proto.wire_text._MOST_MEMORY", 1 << 20)
+    (tmp_path / "many.caffemodel").write_bytes(raw)
+    with pytest.raises(CaffeError, match=r"many\.caffemodel: consists of so many messages"):
+        read_binary(tmp_path / "many.caffemodel", NetParameter)
+
+
+def test_what_nets_have_is_not_refused() -> None:
+    """Blobs and strings count for nothing, and 20,000 layers with all that belongs to one pass."""
+    layer = net("n").layer[0]
+    layer.convolution_param.weight_filler.type = layer.convolution_param.bias_filler.type = "xavier"
+    layer.param.add(lr_mult=1, decay_mult=1)
+    layer.param.add(lr_mult=2, decay_mult=0)
+    layer.blobs.append(layer.blobs[0])
+    raw = field(100, layer.SerializeToString()) * 2000
+    survey = _Survey()
+    survey.look_at(memoryview(raw), NetParameter.DESCRIPTOR)
+    assert survey.left > _MOST_MEMORY * 0.9
+    large = net("s" * (1 << 22))
+    large.layer[0].blobs.append(array_to_blob(np.zeros(1 << 22, np.float32)))
+    parse(NetParameter(), large.SerializeToString())
