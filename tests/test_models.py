@@ -43,7 +43,7 @@ DEFINITIONS = [file for file in FILES if file.endswith("train_val.prototxt")]
 #: Weights and biases, factors and shifts of Scale layers; not the statistics of BatchNorm layers.
 #: CaffeNet, GoogLeNet, VGG-16, SqueezeNet and MobileNet as published with their models; ResNet-50
 #: as elsewhere (25,557,032), plus the 64 biases of conv1 that only Caffe's has.
-#: SSD for shapes and the net for solar cells as counted by hand.
+#: SSD for shapes, the net for solar cells and ResNet-20 as counted by hand.
 PARAMETERS = {
     "alexnet": 60_965_224,
     "alexnet_bn_dns": 62_397_480,
@@ -53,6 +53,7 @@ PARAMETERS = {
     "lenet": 431_080,
     "lenet_300_100": 266_610,
     "mobilenet_v1": 4_231_976,
+    "resnet20": 272_474,
     "resnet50": 25_557_096,
     "squeezenet": 1_248_424,
     "ssd_shapes": 248_848,
@@ -66,7 +67,7 @@ OF_ANY_SIZE = ("mobilenet_v1", "squeezenet")
 #: What comes out of a deploy net, where it is not `prob`, the classes' probabilities.
 DETECTORS = ("ssd_shapes",)
 #: How many classes there are where they are not ImageNet's.
-CLASSES = {"lenet": 10, "lenet_300_100": 10, "elpv": 2}
+CLASSES = {"lenet": 10, "lenet_300_100": 10, "elpv": 2, "resnet20": 10}
 
 
 def slow_unless(small: tuple[str, ...], files: list[str]) -> list[object]:

@@ -134,33 +134,52 @@ def vgg16() -> nn.Module:
 # ResNet -----------------------------------------------------------------------------------------
 
 
-class Bottleneck(nn.Module):
-    """Three convolutions beside a shortcut, which a first block of a stage widens."""
+def normalized(inputs: int, width: int, kernel: int = 1, stride: int = 1) -> list[nn.Module]:
+    convolution = nn.Conv2d(inputs, width, kernel, stride, padding=kernel // 2, bias=False)
+    return [convolution, nn.BatchNorm2d(width)]
 
-    def __init__(self, inputs: int, width: int, stride: int, *, widens: bool) -> None:
+
+class Residual(nn.Module):
+    """A branch beside a shortcut, which may be widened: to so many channels, with a stride."""
+
+    def __init__(
+        self, inputs: int, branch: list[nn.Module], widened: tuple[int, int] | None
+    ) -> None:
         super().__init__()
-        self.shortcut = (
-            nn.Sequential(*self._convolution(inputs, 4 * width, 1, stride))
-            if widens
-            else nn.Identity()
+        self.shortcut = nn.Sequential(
+            *(normalized(inputs, widened[0], 1, widened[1]) if widened else ())
         )
-        self.branch = nn.Sequential(
-            *self._convolution(inputs, width, 1, stride),
-            nn.ReLU(inplace=True),
-            *self._convolution(width, width, 3, 1),
-            nn.ReLU(inplace=True),
-            *self._convolution(width, 4 * width, 1, 1),
-        )
+        self.branch = nn.Sequential(*branch)
 
     def forward(self, values: Tensor) -> Tensor:
         return F.relu(self.shortcut(values) + self.branch(values), inplace=True)
 
-    @staticmethod
-    def _convolution(inputs: int, width: int, kernel: int, stride: int) -> list[nn.Module]:
-        convolution = nn.Conv2d(
-            inputs, width, kernel, stride=stride, padding=kernel // 2, bias=False
-        )
-        return [convolution, nn.BatchNorm2d(width)]
+
+def bottleneck(inputs: int, width: int, stride: int, *, widens: bool) -> nn.Module:
+    branch = [
+        *normalized(inputs, width, 1, stride),
+        nn.ReLU(inplace=True),
+        *normalized(width, width, 3),
+        nn.ReLU(inplace=True),
+        *normalized(width, 4 * width),
+    ]
+    return Residual(inputs, branch, (4 * width, stride) if widens else None)
+
+
+def resnet20() -> nn.Module:
+    modules = [*normalized(3, 16, 3), nn.ReLU(inplace=True)]
+    channels = 16
+    for width in (16, 32, 64):
+        for _ in range(3):
+            stride = width // channels
+            branch = [
+                *normalized(channels, width, 3, stride),
+                nn.ReLU(inplace=True),
+                *normalized(width, width, 3),
+            ]
+            modules.append(Residual(channels, branch, (width, stride) if stride > 1 else None))
+            channels = width
+    return Classifier(*modules, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10))
 
 
 def resnet50() -> nn.Module:
@@ -174,7 +193,7 @@ def resnet50() -> nn.Module:
     for stage, (blocks, width) in enumerate(((3, 64), (4, 128), (6, 256), (3, 512))):
         for block in range(blocks):
             stride = 2 if block == 0 and stage > 0 else 1
-            modules.append(Bottleneck(channels, width, stride, widens=block == 0))
+            modules.append(bottleneck(channels, width, stride, widens=block == 0))
             channels = 4 * width
     return Classifier(*modules, nn.AvgPool2d(7), nn.Flatten(), nn.Linear(2048, CLASSES))
 
@@ -272,22 +291,22 @@ class GoogLeNet(nn.Module):
 
 
 def mobilenet_v1() -> nn.Module:
-    def normalized(inputs: int, width: int, kernel: int, stride: int, groups: int = 1) -> None:
+    def append(inputs: int, width: int, kernel: int, stride: int, groups: int = 1) -> None:
         convolution = nn.Conv2d(
             inputs, width, kernel, stride, padding=kernel // 2, groups=groups, bias=False
         )
         modules.extend([convolution, nn.BatchNorm2d(width), nn.ReLU(inplace=True)])
 
     modules: list[nn.Module] = []
-    normalized(3, 32, 3, 2)
+    append(3, 32, 3, 2)
     channels = 32
     for width, stride in [
         *((64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2)),
         *[(512, 1)] * 5,
         *((1024, 2), (1024, 1)),
     ]:
-        normalized(channels, channels, 3, stride, groups=channels)
-        normalized(channels, width, 1, 1)
+        append(channels, channels, 3, stride, groups=channels)
+        append(channels, width, 1, 1)
         channels = width
     return Classifier(
         *modules, nn.AdaptiveAvgPool2d(1), nn.Conv2d(channels, CLASSES, 1), nn.Flatten()
@@ -352,6 +371,7 @@ NETS: dict[str, Plain] = {
     "caffenet": Plain(caffenet, 256, (3, 227, 227)),
     "googlenet": Plain(GoogLeNet, 128, (3, 224, 224)),
     "mobilenet_v1": Plain(mobilenet_v1, 128, (3, 224, 224)),
+    "resnet20": Plain(resnet20, 128, (3, 32, 32), 10),
     "resnet50": Plain(resnet50, 128, (3, 224, 224)),
     "squeezenet": Plain(squeezenet, 128, (3, 227, 227)),
     "vgg16": Plain(vgg16, 64, (3, 224, 224)),

@@ -209,6 +209,17 @@ class NetBuilder:
         )  # fmt: skip
         return self.batch_norm(f"bn{name}", f"scale{name}", blob)
 
+    def residual_block(self, block: str, bottom: str, width: int, *, widens: bool) -> str:
+        """Two convolutions of 3x3 beside a shortcut; where it widens, with a stride of 2."""
+        stride = 2 if widens else 1
+        shortcut = bottom
+        if widens:
+            shortcut = self.residual_branch(f"{block}_branch1", bottom, width, 1, stride)
+        blob = self.residual_branch(f"{block}_branch2a", bottom, width, 3, stride)
+        blob = self.relu(f"res{block}_branch2a_relu", blob)
+        blob = self.residual_branch(f"{block}_branch2b", blob, width, 3)
+        return self.residual_sum(block, shortcut, blob)
+
     def residual_sum(self, block: str, shortcut: str, blob: str) -> str:
         """The end of a residual block."""
         blob = self.append(f"res{block}", "Eltwise", (shortcut, blob), f"res{block}")

@@ -30,8 +30,8 @@ def elpv(width: int = WIDTH) -> dict[str, NetParameter]:
     blob = net.pool("pool1", blob, MAX, 3, 2)
     for stage in range(2, 6):
         for letter in "ab":
-            wider = stage > 2 and letter == "a"
-            blob = _block(net, f"{stage}{letter}", blob, width << (stage - 2), wider)
+            widens = stage > 2 and letter == "a"
+            blob = net.residual_block(f"{stage}{letter}", blob, width << (stage - 2), widens=widens)
     blob = net.inner_product("fc2", net.global_average("pool5", blob), CLASSES)
     net.scores(blob, {"accuracy": 1})
     for layer in net.net.layer:
@@ -42,18 +42,6 @@ def elpv(width: int = WIDTH) -> dict[str, NetParameter]:
         "prune_train_val": prune(net.net),
         "deploy": deploy(net.net, blob, (1, 1, SIDE, SIDE)),
     }
-
-
-def _block(net: NetBuilder, block: str, bottom: str, width: int, wider: bool) -> str:
-    """Two convolutions beside a shortcut; where it is `wider`, both have a stride of 2."""
-    stride = 2 if wider else 1
-    shortcut = bottom
-    if wider:
-        shortcut = net.residual_branch(f"{block}_branch1", bottom, width, 1, stride)
-    blob = net.residual_branch(f"{block}_branch2a", bottom, width, 3, stride)
-    blob = net.relu(f"res{block}_branch2a_relu", blob)
-    blob = net.residual_branch(f"{block}_branch2b", blob, width, 3)
-    return net.residual_sum(block, shortcut, blob)
 
 
 def _pictures(net: NetBuilder) -> str:
