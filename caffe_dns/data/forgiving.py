@@ -36,8 +36,8 @@ class BadRecords:
 class ForgivingSource(ImageSource[Any]):
     """The records of another source, without those that cannot be decoded.
 
-    In their place stands the record before in the same batch, or the one behind where there is
-    none before. Every record is decoded once more to look at it.
+    In their place stands the record before in the same batch, or the next one where there is none
+    before. Every record is decoded once more to look at it.
     """
 
     def __init__(self, source: ImageSource[Any], bad: BadRecords) -> None:
@@ -51,20 +51,44 @@ class ForgivingSource(ImageSource[Any]):
     def fetch_all(self, records: Sequence[int]) -> Sequence[Any]:
         items = self._source.fetch_all(records)
         good: list[int] = []
-        last: CaffeError | None = None
+        faults: set[str] = set()
         for index, item in enumerate(self._source.load(items)):
-            try:
-                self._source.decode(item)
+            fault = self._fault(item, records[index])
+            if fault is None:
                 good.append(index)
-            except CaffeError as error:
-                last = self._source.explain(error, records[index])
-                self._bad.pass_over(last)
-        if last is None:
+            else:
+                self._bad.pass_over(fault)
+                faults.add(str(fault))
+        if not faults:
             return items
         if not good:
-            raise last  # with nothing to stand in for it
+            return [self._next_good(records[-1], faults)] * len(items)
         chosen = [max((g for g in good if g <= i), default=good[0]) for i in range(len(items))]
         return [items[index] for index in chosen]
+
+    def _fault(self, item: Any, record: int) -> CaffeError | None:
+        """What is wrong with an item in memory, which is this record."""
+        try:
+            self._source.decode(item)
+        except CaffeError as error:
+            return self._source.explain(error, record)
+        return None
+
+    def _next_good(self, record: int, faults: set[str]) -> Any:
+        """The first item after this record that can be decoded.
+
+        Raises CaffeError where it comes back to one of the faults, for then there is none.
+        """
+        while True:
+            record += 1
+            items = self._source.fetch_all([record])
+            fault = self._fault(next(iter(self._source.load(items))), record)
+            if fault is None:
+                return items[0]
+            if str(fault) in faults:
+                raise fault
+            self._bad.pass_over(fault)
+            faults.add(str(fault))
 
     def decode(self, item: Any) -> tuple[Image, int]:
         return self._source.decode(item)

@@ -17,8 +17,6 @@ from caffe_dns.proto.caffe_pb2 import LayerParameter
 
 #: Small batches are read together up to this number, and up to this many bytes of pixels.
 MOST_AT_ONCE, BYTES_AT_ONCE = 32, 4 << 20
-#: How many records behind a broken first one are looked at for their shape.
-_MOST_LOOKED_AT = 15
 
 
 @layer_types.register("Data")
@@ -59,8 +57,7 @@ class Data(ImageBatchLayer, DatabaseRecords):
 
     def _look_at_first_record(self) -> None:
         with closing(self._forgiving(self.open_in_order(announce=True))) as source:
-            # Together, for one may have to stand in for another.
-            record = source.fetch_all(range(1 + min(self._bad_records.limit, _MOST_LOOKED_AT)))[0]
+            record = source.fetch(0)
             with source.at(0):
                 self.first_shape = source.decode(record)[0].shape
             forced = self.param.transform_param.force_color or self.param.transform_param.force_gray

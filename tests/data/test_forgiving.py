@@ -71,9 +71,22 @@ def test_one_too_many_is_an_error(database: Path) -> None:
         values(database, 2, range(8))
 
 
-def test_a_batch_needs_a_whole_record(database: Path) -> None:
-    with pytest.raises(CaffeError, match="record 6"):
-        values(database, 9, range(5, 7))
+def test_a_batch_without_a_whole_record_takes_the_next_one(database: Path) -> None:
+    """As one of a single record."""
+    whole = originals()
+    assert values(database, 9, range(5, 7)) == [whole[7]] * 2
+    assert values(database, 9, range(5, 6)) == [whole[7]]
+    with pytest.raises(CaffeError, match=r"record 6 .*; 1 were passed over"):
+        values(database, 1, range(5, 6))
+
+
+def test_a_database_needs_a_whole_record(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with lmdb.open(str(tmp_path / "db"), lock=False) as env, env.begin(write=True) as all_:
+        for index in range(5):
+            all_.put(b"%d" % index, b"no Datum")
+    with pytest.raises(CaffeError, match=r"record 1 \(key '1'\): a record is not a Datum"):
+        values(tmp_path / "db", 10**9, range(1, 3))
+    assert capfd.readouterr().err.count("Passing over bad record") == 5
 
 
 def test_each_counts_once(database: Path, capfd: pytest.CaptureFixture[str]) -> None:
