@@ -17,10 +17,10 @@ from caffe_dns.export.standard_layers import without_surgery
 from caffe_dns.files.reading import is_count
 from caffe_dns.layers.base import Context, Shape
 from caffe_dns.net import Net
-from caffe_dns.net.definition import filter_layers, with_state
+from caffe_dns.net.definition import filter_layers, with_state, without_layers
 from caffe_dns.net.places import Places
 from caffe_dns.net.unknown_types import check_types
-from caffe_dns.proto.caffe_pb2 import TEST, NetParameter
+from caffe_dns.proto.caffe_pb2 import TEST, NetParameter, Phase
 from caffe_dns.proto.upgrade import read_net
 from caffe_dns.reports.comparison import comparison, measure
 from caffe_dns.weights import fit_definition, weight_files
@@ -76,22 +76,41 @@ def load_unmasked(
     model: str, weights: str, shapes: Sequence[ItemShape], level: int, stage: str, context: Context
 ) -> tuple[NetParameter, UnmaskedModel]:
     """The definition in the file `model` for a test, and a model of it with inputs for its data."""
-    parsed = read_net(model)
-    state = with_state(parsed.message, TEST, level, flags.stages(stage))
-    places = Places.of(parsed, state)
     was_quiet = log.set_quiet(True)
     try:
-        param = filter_layers(fit_definition(state, weight_files(weights)))[0]
-        check_types(param, places)
-        plain = replace_data(param, TEST, shapes, context)
-        layers = [without_surgery(layer) for layer in plain.layer]
-        del plain.layer[:]
-        plain.layer.extend(layers)
-        return param, UnmaskedModel.load(Deployment(plain), weights, context)
-    except CaffeError as error:
-        raise places.locate(error) from None
+        param, given, places = read_with_inputs(model, weights, TEST, shapes, level, stage, context)
+        plain = without_layers(given)
+        plain.layer.extend(without_surgery(layer) for layer in given.layer)
+        try:
+            return param, UnmaskedModel.load(Deployment(plain), weights, context)
+        except CaffeError as error:
+            raise places.locate(error) from None
     finally:
         log.set_quiet(was_quiet)
+
+
+def read_with_inputs(
+    model: str,
+    weights: str,
+    phase: Phase,
+    shapes: Sequence[ItemShape],
+    level: int,
+    stage: str,
+    context: Context,
+) -> tuple[NetParameter, NetParameter, Places]:
+    """The definition in the file `model` for a phase, with the sizes that compact weights have.
+
+    The first is the definition as it is, the second has inputs in the place of its data layers.
+    """
+    parsed = read_net(model)
+    state = with_state(parsed.message, phase, level, flags.stages(stage))
+    places = Places.of(parsed, state)
+    try:
+        param = filter_layers(fit_definition(state, weight_files(weights) if weights else ()))[0]
+        check_types(param, places)
+        return param, replace_data(param, phase, shapes, context), places
+    except CaffeError as error:
+        raise places.locate(error) from None
 
 
 def reduce_model(

@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 from caffe_dns.errors import CaffeError
 from caffe_dns.layers import layer_types
 from caffe_dns.layers.base import Context, Shape
+from caffe_dns.net.definition import without_layers
 from caffe_dns.proto.caffe_pb2 import BlobShape, LayerParameter, NetParameter, Phase
 
 #: The shape of an item, without the batch: of the first top, or of several.
@@ -46,9 +47,7 @@ def replace_data(
             "one for each, or none, would be right"
         )
     given = iter(shapes)
-    result = NetParameter()
-    result.CopyFrom(param)
-    del result.layer[:]
+    result = without_layers(param)
     for layer in param.layer:
         shape = next(given, None) if _takes_shape(layer) else None
         if shape is None and not _is_data(layer):

@@ -57,9 +57,15 @@ def filter_layers(param: NetParameter) -> tuple[NetParameter, list[int]]:
     Raises CaffeError for a layer with both include and exclude rules.
     """
     kept = [i for i, layer in enumerate(param.layer) if _included(param.state, layer)]
-    # What is deleted from a message stays in memory, so the others are not copied at all.
-    given = {field.name: value for field, value in param.ListFields()}
-    return NetParameter(**{**given, "layer": [param.layer[i] for i in kept]}), kept
+    result = without_layers(param)
+    result.layer.extend(param.layer[i] for i in kept)
+    return result, kept
+
+
+def without_layers(param: NetParameter) -> NetParameter:
+    """A copy of all but the layers; those deleted from a copy would stay in memory."""
+    others = {field.name: value for field, value in param.ListFields() if field.name != "layer"}
+    return NetParameter(**others)
 
 
 def _included(state: NetState, layer: LayerParameter) -> bool:
@@ -99,16 +105,17 @@ def meets_rule(state: NetState, rule: NetStateRule, layer: str) -> bool:
 
 
 def with_statistics_of(param: NetParameter) -> NetParameter:
-    """A copy whose BatchNorm layers have the net's `bn_stats_batch_size`, if it gives one.
+    """The definition; if it gives `bn_stats_batch_size`, a copy whose BatchNorm layers have that.
 
     Theirs do not count then (`apply_bn_stats_batch_size.cpp` of Intel Caffe).
     """
+    if not param.HasField("bn_stats_batch_size"):
+        return param
     result = NetParameter()
     result.CopyFrom(param)
-    if result.HasField("bn_stats_batch_size"):
-        for layer in result.layer:
-            if layer.type == "BatchNorm":
-                layer.batch_norm_param.stats_batch_size = result.bn_stats_batch_size
+    for layer in result.layer:
+        if layer.type == "BatchNorm":
+            layer.batch_norm_param.stats_batch_size = result.bn_stats_batch_size
     return result
 
 
@@ -119,9 +126,7 @@ def insert_splits(param: NetParameter) -> NetParameter:
     for a bottom that no earlier layer makes.
     """
     sources, readers, losses = _find_readers(param)
-    result = NetParameter()
-    result.CopyFrom(param)
-    del result.layer[:]
+    result = without_layers(param)
     copies_given: Counter[TopIndex] = Counter()
     for i, original in enumerate(param.layer):
         layer = result.layer.add()

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from caffe_dns import log
 from caffe_dns.errors import CaffeError
 from caffe_dns.layers.base import Layer, layer_types
 from caffe_dns.net import Net
@@ -38,6 +39,16 @@ def test_a_layers_own_phase_comes_first() -> None:
 
 def test_outputs_come_by_name() -> None:
     assert make_net(input_layer(b=(1,), a=(1,), B=(1,), a2=(1,))).outputs == ["B", "a", "a2", "b"]
+
+
+def test_no_text_is_made_of_a_definition_that_nobody_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes several times the definition's size in memory."""
+    monkeypatch.setattr("caffe_dns.net.net.to_text", None)
+    was_quiet = log.set_quiet(True)
+    try:
+        make_net(DATA).close()
+    finally:
+        log.set_quiet(was_quiet)
 
 
 def test_the_log_of_building() -> None:

@@ -20,6 +20,7 @@ from torch import Tensor
 from caffe_dns.errors import CaffeError, is_out_of_memory
 from caffe_dns.layers import layer_types
 from caffe_dns.layers.base import Context, Layer, Shape
+from caffe_dns.net.definition import without_layers
 from caffe_dns.proto.caffe_pb2 import (
     FillerParameter,
     LayerParameter,
@@ -152,9 +153,7 @@ def with_constant_data(param: NetParameter, guess: Guess) -> NetParameter:
             if not isinstance(error, CaffeError):
                 raise
             raise NoGuess(error.locate(layer=layer.name), depth) from None
-    result = NetParameter()
-    result.CopyFrom(param)
-    del result.layer[:]
+    result = without_layers(param)
     for layer in param.layer:
         if is_data(layer):
             result.layer.extend(_constant(top, blobs.of_data(top)) for top in layer.top)

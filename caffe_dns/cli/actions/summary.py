@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 from caffe_dns import log
-from caffe_dns.cli import definitions, flags
+from caffe_dns.cli import definitions
 from caffe_dns.cli.output import Output, with_output
 from caffe_dns.errors import CaffeError
-from caffe_dns.export.inputs import replace_data
 from caffe_dns.layers.base import Context
 from caffe_dns.net import Net
-from caffe_dns.net.definition import filter_layers, with_state
-from caffe_dns.net.places import Places
-from caffe_dns.net.unknown_types import check_types
 from caffe_dns.proto.caffe_pb2 import Phase
-from caffe_dns.proto.upgrade import read_net
 from caffe_dns.reports.summary import summarize, to_table
-from caffe_dns.weights import fit_definition, load_definition_blobs, load_weights, weight_files
+from caffe_dns.weights import load_definition_blobs, load_weights
 
 
 @with_output
@@ -81,14 +76,11 @@ def _build(
 ) -> Net:
     """The net of this phase, with inputs in the place of its data layers."""
     shapes = definitions.parse_shapes(shape)
-    parsed = read_net(model)
-    state = with_state(parsed.message, phase, level, flags.stages(stage))
-    places = Places.of(parsed, state)
+    param, places = definitions.read_with_inputs(
+        model, weights, phase, shapes, level, stage, context
+    )[1:]
     try:
-        fitted = fit_definition(state, weight_files(weights) if weights else ())
-        filtered = filter_layers(fitted)[0]
-        check_types(filtered, places)
-        net = Net(replace_data(filtered, phase, shapes, context), context, places=places)
+        net = Net(param, context, places=places)
         load_definition_blobs(net)
     except CaffeError as error:
         raise places.locate(error) from None

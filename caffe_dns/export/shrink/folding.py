@@ -16,7 +16,7 @@ from caffe_dns.export.shrink.rules import rule_for
 from caffe_dns.export.shrink.weighted import Weighted
 from caffe_dns.layers.forks.batch_norm import BN
 from caffe_dns.layers.normalization import BatchNorm
-from caffe_dns.proto.caffe_pb2 import NetParameter
+from caffe_dns.net.definition import without_layers
 
 
 @dataclass
@@ -54,9 +54,7 @@ def fold(model: UnmaskedModel) -> Folded:
     left = [node for node in graph.nodes if node not in gone]
     graph.nodes = left
     graph.part_sharers()
-    param = NetParameter()
-    param.CopyFrom(graph.param)
-    del param.layer[:]
+    param = without_layers(graph.param)
     param.layer.extend(node.param for node in left)
     definition = Deployment(param, list(model.definition.remarks))
     folded = replace(model, definition=definition, blobs=[node.arrays for node in left])

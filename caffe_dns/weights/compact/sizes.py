@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from caffe_dns.net.definition import without_layers
 from caffe_dns.proto.caffe_pb2 import LayerParameter, NetParameter
 from caffe_dns.weights.compact.files import is_compact, read
 
@@ -35,9 +36,7 @@ def fit_definition(param: NetParameter, files: Iterable[str]) -> NetParameter:
 def _fit(param: NetParameter, small: NetParameter) -> NetParameter:
     sized = {layer.name: layer for layer in small.layer}
     known = any(layer.name in sized for layer in param.layer)
-    result = NetParameter()
-    result.CopyFrom(param)
-    del result.layer[:]
+    result = without_layers(param)
     renamed: dict[str, str] = {}
     for layer in param.layer:
         if known and layer.name not in sized and layer.type in _FOLDED:
