@@ -47,6 +47,8 @@ class CaffeError(RuntimeError):
         self.line = line
         self.layer = layer
         self.field = field
+        #: Where the layer stands that reads `file`, if that is not where it stands.
+        self.read_by: str | None = None
 
     def locate(
         self,
@@ -72,7 +74,8 @@ class CaffeError(RuntimeError):
             parts.append(f"layer '{self.layer}'")
         if self.field is not None:
             parts.append(self.field)
-        return ": ".join([*parts, self.message])
+        text = ": ".join([*parts, self.message])
+        return f"{text} ({self.read_by})" if self.read_by is not None else text
 
 
 class BadValue(CaffeError, ValueError):

@@ -60,6 +60,8 @@ def rate_policy(
 
 def check_policy(param: SolverParameter) -> None:
     """Raise CaffeError for an unknown policy and for settings that it cannot work with."""
+    if not param.lr_policy:
+        raise CaffeError(f"must be given; known: {', '.join(rate_policies)}", field="lr_policy")
     try:
         policy = rate_policies[param.lr_policy]
     except CaffeError as error:

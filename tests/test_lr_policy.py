@@ -134,7 +134,7 @@ def test_what_32_bits_do_not_hold_is_infinite(text: str, iteration: int, wanted:
     ("text", "message"),
     [
         ("lr_policy: 'steps'", "lr_policy: unknown learning rate policy 'steps' (did you mean 'st"),
-        ("", "lr_policy: unknown learning rate policy ''"),
+        ("", "lr_policy: must be given; known: fixed, step"),
         ("lr_policy: 'step'", "stepsize: lr_policy 'step' needs a positive value, not 0"),
         ("lr_policy: 'sigmoid' stepsize: -1", "stepsize: lr_policy 'sigmoid' needs a positive"),
         ("lr_policy: 'fixed' warmup_iter: -1", "warmup_iter: must be at least 0, not -1"),

@@ -80,4 +80,7 @@ def _check_folder(path: str, backend: str) -> None:
             "is not a database: the folder holds neither an LMDB nor a LevelDB", file=path
         )
     if kind != backend:
-        raise CaffeError(f"is of the backend '{kind}', not '{backend}'", file=path)
+        raise CaffeError(
+            f"is of the backend '{kind}', not '{backend}': backend: {kind.upper()} would be right",
+            file=path,
+        )

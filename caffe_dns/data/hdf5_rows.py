@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate, groupby
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -122,6 +123,18 @@ class HDF5Batches:
             self._fill([array.numpy()[some] for array in arrays], file, rows)
             start += len(rows)
         return ArrayBatch(arrays)
+
+    def values(self, record: int, name: str) -> Image:
+        """What the dataset `name` has in the row of a record, by its number."""
+        file, row = self._place(record)
+        with open_hdf5(self._files.paths[file]) as opened:
+            return np.array(find(opened, name)[row])
+
+    def explain(self, error: CaffeError, record: int) -> CaffeError:
+        """An error about a record, which says where that is."""
+        file, row = self._place(record)
+        error.message = f"row {row}: {error.message}"
+        return error.locate(file=self._files.paths[file])
 
     def close(self) -> None:
         self._load.cache_clear()

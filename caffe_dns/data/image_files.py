@@ -127,7 +127,7 @@ def parse_list(path: str, lines: Sequence[str]) -> list[ListedImage]:
     wrong = [number for number, line in enumerate(lines, 1) if line and not _LABELLED.search(line)]
     if wrong:
         label = lines[wrong[0] - 1].rpartition(" ")
-        what = f"'{label[2]}' is no whole number" if label[1] else "there is no label"
+        what = f"'{label[2]}' is no whole number" if label[1] else "there is no label after a space"
         listed = parse_listed(lines[wrong[0] - 1])
         more = f" ({len(wrong) - 1} more lines are like that)" if len(wrong) > 1 else ""
         log.warning(f"{path}:{wrong[0]}: {what}; it is read as {listed.label}, as in Caffe{more}")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import weakref
 from abc import abstractmethod
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from functools import partial
 from typing import Any, ClassVar, Protocol
@@ -25,6 +25,7 @@ from caffe_dns.data.sources import ImageSource
 from caffe_dns.data.transform import RecordDraws, Transform
 from caffe_dns.errors import CaffeError
 from caffe_dns.layers.base import Context, Layer, Shape
+from caffe_dns.layers.checks import WrongLabel
 from caffe_dns.proto.caffe_pb2 import TRAIN, LayerParameter, TransformationParameter
 
 #: How many batches back a label that does not fit is looked for: those of iter_size, and more.
@@ -136,6 +137,19 @@ class BatchDataLayer(Layer):
         rank = self.context.rank % self.ranks
         return Share(self._position, rank, self.ranks, self._ranks_here)
 
+    def name_record(self, error: WrongLabel, top: str) -> CaffeError:
+        """An error about a label in this top of a batch taken lately, with its record's place.
+
+        That is the last one used whose label does not fit; the error as it is if there is none.
+        """
+        return error
+
+    def lately_used(self) -> Iterator[range]:
+        """The numbers of the records of batches taken lately, the last batch of all ranks first."""
+        at_once = self.batch_size * self.ranks
+        for end in range(self.position(), 0, -at_once)[:_BATCHES_LOOKED_AT]:
+            yield range(max(end - at_once, 0), end)
+
     @property
     def prefetch(self) -> int:
         """How many batches may be read ahead."""
@@ -170,18 +184,14 @@ class ImageBatchLayer(BatchDataLayer):
     def reshape(self, bottom_shapes: Sequence[Shape]) -> list[Shape]:
         return [self._shape, (self.batch_size,)][: self.num_tops]
 
-    def name_record(self, error: CaffeError, fits: Callable[[int], bool]) -> CaffeError:
-        """An error about a label of a batch taken lately, with its record's place.
-
-        That is the last one used whose label does not fit; the error as it is if there is none.
-        """
-        at_once = self.batch_size * self.ranks
+    def name_record(self, error: WrongLabel, top: str) -> CaffeError:
+        if top not in self.param.top[1:]:  # but images, whose pixels are the labels
+            return error
         with closing(self.records()) as source:
-            for end in range(self.position(), 0, -at_once)[:_BATCHES_LOOKED_AT]:
-                records = range(max(end - at_once, 0), end)
+            for records in self.lately_used():
                 items = source.load(source.fetch_all(records))
                 for record, item in zip(records, items, strict=True):
-                    if not fits(source.decode(item)[1]):
+                    if not error.fits(source.decode(item)[1]):
                         return source.explain(error, record)
         return error
 

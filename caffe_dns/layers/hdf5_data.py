@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
 
 from caffe_dns import log
 from caffe_dns.data.batches import Share
 from caffe_dns.data.hdf5_rows import HDF5Batches, inspect_files
 from caffe_dns.data.image_files import read_words
+from caffe_dns.errors import CaffeError
 from caffe_dns.layers.base import Shape, layer_types
 from caffe_dns.layers.batch_data import BatchDataLayer
+from caffe_dns.layers.checks import WrongLabel
 
 
 @layer_types.register("HDF5Data")
@@ -31,10 +34,22 @@ class HDF5Data(BatchDataLayer):
         log.info(f"Number of HDF5 files: {len(paths)}")
         if not paths:
             raise self.error(f"{settings.source} lists no files", "hdf5_data_param.source")
-        self._files = inspect_files(paths, list(self.param.top))
+        try:
+            self._files = inspect_files(paths, list(self.param.top))
+        except CaffeError as error:
+            error.message += f" (listed in {settings.source})"
+            raise
 
     def reshape(self, bottom_shapes: Sequence[Shape]) -> list[Shape]:
         return [(self.batch_size, *shape) for shape in self._files.row_shapes]
+
+    def name_record(self, error: WrongLabel, top: str) -> CaffeError:
+        with closing(self.reader(Share(), pin=False)) as rows:
+            for records in self.lately_used():
+                for record in records:
+                    if not all(map(error.fits, rows.values(record, top).ravel().astype(int))):
+                        return rows.explain(error, record)
+        return error
 
     def reader(self, share: Share, *, pin: bool) -> HDF5Batches:
         seed = self.context.seed if self.param.hdf5_data_param.shuffle else None

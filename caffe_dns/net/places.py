@@ -62,14 +62,27 @@ class Places:
         )
 
     def locate(self, error: CaffeError) -> CaffeError:
-        """The error itself, with the file, and the line of the layer that it is about."""
-        # An error about another file, a database say, has no place in this one.
-        if error.layer is not None and error.file in (None, self._file):
+        """The error itself, with the file, and the line of the setting or layer it is about."""
+        if error.layer is not None:
             indices: Sequence[int] = self._kept.get(error.layer, ())
             indices = indices or self._left_out.get(error.layer, ())
-            if indices:
-                error.locate(line=self._line(indices[0]))
+            line = self._setting_line(indices[0], error.field or "") if indices else None
+            if error.file in (None, self._file):
+                error.locate(line=line)
+            elif line is not None:  # about another file, a database say, that the layer reads
+                error.read_by = f"{self._file}:{line}"
         return error.locate(file=self._file)
+
+    def _setting_line(self, index: int, field: str) -> int | None:
+        """The line of a setting, or of the settings that it is missing in, or of the layer.
+
+        Of a field that is given several times, as bottoms are, nobody says which one it is.
+        """
+        group, _, name = field.partition(".")
+        for path in (field, group) if self._positions is not None and name else ():
+            if (line := self._positions.field_line(index, path)) is not None:
+                return line
+        return self._line(index)
 
     def _line(self, index: int) -> int | None:
         return None if self._positions is None else self._positions.layer_line(index)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from caffe_dns.errors import CaffeError
-from caffe_dns.layers.batch_data import ImageBatchLayer
+from caffe_dns.layers.batch_data import BatchDataLayer
 from caffe_dns.layers.checks import WrongLabel
 from caffe_dns.net.wiring import Step
 
@@ -21,8 +21,6 @@ def name_record(steps: Sequence[Step], step: Step, error: WrongLabel) -> CaffeEr
     while maker is not None and maker.layer.type == "Split":
         labels = maker.bottoms[0]
         maker = makers.get(labels)
-    if maker is None or not isinstance(maker.layer, ImageBatchLayer):
+    if maker is None or not isinstance(maker.layer, BatchDataLayer):
         return error
-    if labels not in maker.tops[1:]:  # but images, whose pixels are the labels
-        return error
-    return maker.layer.name_record(error, error.fits)
+    return maker.layer.name_record(error, labels)

@@ -94,6 +94,8 @@ class Parser:
             raise self._error(token, f"'{token.text}' has no partner")
         if token.kind != "name":
             advice = " (a comment begins with '#')" if token.text == "/" else ""
+            if token.kind == "number":
+                advice = " (a number has a point, not a comma)"
             raise self._unexpected(token, f"expected the name of a field{advice}")
         name = token.text
         self._path.append(name)

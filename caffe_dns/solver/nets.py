@@ -50,6 +50,8 @@ class Source:
         if self.file is not None:
             if not os.path.exists(on_disk(self.file)):
                 raise CaffeError(f"{self.file}: there is no such file", field=self.field)
+            if os.path.isdir(on_disk(self.file)):
+                raise CaffeError(f"{self.file}: is a directory, not a file", field=self.field)
             parsed = read_net(self.file)
             return Definition(parsed.message, self.file, parsed.positions)
         param = NetParameter()

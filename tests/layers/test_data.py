@@ -167,7 +167,10 @@ def test_wrong_sources(tmp_path: Path) -> None:
         (tmp_path / "none", "there is no such database"),
         (tmp_path, "is not a database: the folder holds neither an LMDB nor a LevelDB"),
         (tmp_path / "empty", "the database has no records"),
-        (GOLDEN / "tools" / "resized_leveldb", "is of the backend 'leveldb', not 'lmdb'"),
+        (
+            GOLDEN / "tools" / "resized_leveldb",
+            "is of the backend 'leveldb', not 'lmdb': backend: LEVELDB would be right",
+        ),
     ]:
         text = f"type: 'Data' data_param {{ source: '{source}' backend: LMDB batch_size: 1 }}"
         assert refused(text) == f"{source}: layer 'layer': {message}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import cv2
+import h5py
 import lmdb
 import numpy as np
 import pytest
@@ -93,6 +94,22 @@ def test_of_a_list_the_image_is_named(tmp_path: Path) -> None:
     )
     said = complaint(make_net(definition))
     assert said.startswith(f"{tmp_path}/1.png: layer 'loss': bottom: label 9 is out of range")
+
+
+@pytest.mark.parametrize("shuffle", ["", "shuffle: true"])
+def test_of_hdf5_files_the_row_is_named(shuffle: str, tmp_path: Path) -> None:
+    for name, labels in (("a", [0, 1]), ("b", [2, 9, 1])):
+        with h5py.File(tmp_path / f"{name}.h5", "w") as file:
+            file["data"], file["label"] = np.zeros((len(labels), 4)), labels
+    (tmp_path / "list").write_text(f"{tmp_path}/a.h5 {tmp_path}/b.h5")
+    source = f'hdf5_data_param {{ source: "{tmp_path}/list" batch_size: 2 {shuffle} }}'
+    definition = text("").replace('"Data"', '"HDF5Data"')
+    definition = definition.replace(
+        'data_param { source: "" batch_size: 3 backend: LMDB  }', source
+    )
+    what = "label 9 is out of range; 0 to 3 would be right"
+    said = complaint(make_net(definition))
+    assert said == f"{tmp_path}/b.h5: layer 'loss': bottom: row 1: {what}"
 
 
 def test_a_label_of_no_record_stays_as_it_is() -> None:

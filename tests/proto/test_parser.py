@@ -201,6 +201,10 @@ PARAM = "layer.convolution_param"
             "// note",
             "1: expected the name of a field (a comment begins with '#'), found '/' (column 1)",
         ),
+        (
+            layer("loss_weight: 0,5"),
+            "3: layer: expected the name of a field (a number has a point, not a comma), found '5'",
+        ),
         ("input_dim: [1 2]", "1: input_dim: expected ',' or ']', found '2' (column 15)"),
         (r'name: "\q"', "1: name: expected a known escape instead of \\q, found '\"\\\\q\"'"),
         (r'name: "\ud800"', "1: name: expected a character of Unicode instead of \\ud800"),

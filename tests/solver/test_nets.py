@@ -111,6 +111,7 @@ def test_test_nets_in_caffes_order(file: str, tmp_path: Path) -> None:
         ("net: 'F' test_iter: 1", "test_interval: must be positive, as there is a test_iter"),
         ("net: 'F' test_iter: -1 test_interval: 1", "test_iter: must not be negative"),
         ("net: 'gone' test_iter: 1 test_interval: 1", "gone: there is no such file"),
+        ("net: '.' test_iter: 1 test_interval: 1", "net: .: is a directory, not a file"),
     ],
 )
 def test_wrong_definitions(fields: str, message: str, file: str) -> None:
