@@ -143,6 +143,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except CaffeError as error:
         _complain(str(error))
     except click.UsageError as error:
+        if isinstance(error, click.NoSuchOption) and error.ctx is not None:
+            options = [name for option in error.ctx.command.params for name in option.opts]
+            error.possibilities = None  # by click, which takes anything that is a little alike
+            error.message += nearest(error.option_name, options)
         command = error.ctx.command_path if error.ctx else "dns"
         _complain(f"{error.format_message()} ('{command} --help' shows what there is)")
     except (KeyboardInterrupt, click.Abort):

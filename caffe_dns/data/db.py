@@ -81,6 +81,7 @@ def _check_folder(path: str, backend: str) -> None:
         )
     if kind != backend:
         raise CaffeError(
-            f"is of the backend '{kind}', not '{backend}': backend: {kind.upper()} would be right",
+            f"is of the backend '{kind}', not '{backend}' (backend: {kind.upper()}, or "
+            f"-backend {kind})",
             file=path,
         )

@@ -175,6 +175,12 @@ def _matches(path: str, encoding: str) -> bool:
 def _encode(pixels: Image, path: str, encoding: str) -> bytes:
     import cv2  # here, because importing it takes long and most runs do not need it
 
+    if not cv2.haveImageWriter(f"image.{encoding}"):
+        raise CaffeError(
+            f"cannot be encoded as '{encoding}', a format that OpenCV does not write; jpg or png "
+            "would be right",
+            file=path,
+        )
     try:
         done, data = cv2.imencode(f".{encoding}", pixels)
     except cv2.error as error:

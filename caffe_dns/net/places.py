@@ -79,10 +79,10 @@ class Places:
         Of a field that is given several times, as bottoms are, nobody says which one it is.
         """
         group, _, name = field.partition(".")
-        for path in (field, group) if self._positions is not None and name else ():
-            if (line := self._positions.field_line(index, path)) is not None:
-                return line
-        return self._line(index)
+        if self._positions is None or not name:
+            return self._line(index)
+        lines = (self._positions.field_line(index, path) for path in (field, group))
+        return next((line for line in lines if line is not None), self._line(index))
 
     def _line(self, index: int) -> int | None:
         return None if self._positions is None else self._positions.layer_line(index)

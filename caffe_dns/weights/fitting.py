@@ -134,8 +134,10 @@ def _fit(layer: Layer, arrays: Sequence[Stored]) -> list[Stored]:
             )
     elif len(arrays) == len(layer.blobs):
         return list(arrays)
+    masks = len(layer.mask_indices)
     raise layer.error(
-        f"Incompatible number of blobs: the model has {len(arrays)}, the layer {len(layer.blobs)}"
+        f"Incompatible number of blobs: the model has {len(arrays)}, the layer "
+        f"{len(layer.blobs) - masks}" + (f" and {masks} of masks" if masks else "")
     )
 
 

@@ -133,12 +133,21 @@ def test_lines_of_every_thousand(tmp_path: Path, capfd: Capture) -> None:
     assert len(records(target)) == 2001
 
 
+def test_one_side_alone_resizes_nothing_and_is_told(tmp_path: Path, capfd: Capture) -> None:
+    """As in Caffe, which says nothing (`ReadImageToCVMat`, io.cpp)."""
+    run = ["convert_imageset", "images/", "list.txt"]
+    run_well([*run, str(tmp_path / "plain")], capfd)
+    messages = run_well([*run, str(tmp_path / "db"), "--resize_height=5"], capfd).messages
+    assert "-resize_height and -resize_width resize together only; no image is resized" in messages
+    assert records(tmp_path / "db") == records(tmp_path / "plain")
+
+
 @pytest.mark.parametrize(
     ("flags", "word"),
     [
         (["--check_size"], "Incorrect data field size"),
         (["--encoded", "--check_size"], "Incorrect data field size"),
-        (["--encode_type=xyz"], "'xyz'"),
+        (["--encode_type=xyz"], "'xyz', a format that OpenCV does not write; jpg or png"),
         (["--backend=lmbd"], "'lmdb'"),
         (["--resize_width=wide"], "'wide'"),
     ],

@@ -169,7 +169,7 @@ def test_wrong_sources(tmp_path: Path) -> None:
         (tmp_path / "empty", "the database has no records"),
         (
             GOLDEN / "tools" / "resized_leveldb",
-            "is of the backend 'leveldb', not 'lmdb': backend: LEVELDB would be right",
+            "is of the backend 'leveldb', not 'lmdb' (backend: LEVELDB, or -backend leveldb)",
         ),
     ]:
         text = f"type: 'Data' data_param {{ source: '{source}' backend: LMDB batch_size: 1 }}"

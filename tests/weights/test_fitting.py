@@ -76,6 +76,13 @@ def test_applying_a_stored_mask_is_logged(tmp_path: Path) -> None:
     assert "Applying the stored mask to the weights of layer conv" in messages
 
 
+def test_masks_are_counted_apart_from_the_weights(tmp_path: Path) -> None:
+    file = write(tmp_path / "m", conv=[np.ones((2, 3, 1, 1), np.float32)])
+    assert ": the model has 1, the layer 2 and 1 of masks" in complaint(
+        masked_net("holmes", True), file
+    )
+
+
 def test_a_bias_is_not_taken_for_a_mask(tmp_path: Path) -> None:
     # A weight of 5 x 5 and a bias of 5 for a layer without bias: they would even broadcast.
     text = input_layer(x=(2, 5)) + ip("a", "x").replace(

@@ -36,6 +36,8 @@ def run(
     if not images:
         raise CaffeError("lists no images", file=listfile)
     arrange(images, shuffle, encoded, encode_type)
+    if (resize_height > 0) != (resize_width > 0):
+        log.warning("-resize_height and -resize_width resize together only; no image is resized")
     image_set = ImageSet(
         images,
         root_folder=rootfolder,
