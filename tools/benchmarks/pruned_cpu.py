@@ -4,12 +4,14 @@
     python tools/benchmarks/pruned_cpu.py --model M --weights W [--net lenet] [--batches 1 64]
     python tools/benchmarks/pruned_cpu.py --layers alexnet --density 0.1 [--batches 1 16]
 
-The first prints, for each batch size, the time of a pass of the dense net as one writes it in plain
-PyTorch, and of the pruned net: as it is, shrunk, and shrunk with its zeros left out, in dns, and in
-onnxruntime where that is installed; and how many times faster than the dense net each is. "program"
-is what runs inside the net, called by itself. The second does so for the convolutions of a net,
-each with random weights of which so many are left, against oneDNN's dense convolution. All take
-turns in one process; the fastest of their turns counts. One thread unless --threads says otherwise.
+M is a definition whose input is no data layer, such as PREFIX_pruned.prototxt of the run that
+pruned the net. The first prints, for each batch size, the time of a pass of the dense net as one
+writes it in plain PyTorch, and of the pruned net: as it is, shrunk, and shrunk with its zeros left
+out, in dns, and in onnxruntime where that is installed; and how many times faster than the dense
+net each is. "program" is what runs inside the net, called by itself. The second does so for the
+convolutions of a net, each with random weights of which so many are left, against oneDNN's dense
+convolution. All take turns in one process; the fastest of their turns counts. One thread unless
+--threads says otherwise.
 """
 
 from __future__ import annotations
