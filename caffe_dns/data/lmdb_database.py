@@ -93,13 +93,14 @@ class _LMDBCursor(Cursor):
         return in_memory(self._all_values()[self._index])
 
     def take(self, count: int) -> list[Value]:
-        values = self._all_values()[self._index : self._index + count]
-        self._index += len(values) - 1
-        while len(values) < count and self._next_leaves():
-            some = self._all_values()[: count - len(values)]
-            values += some
-            self._index = len(some) - 1
-        return values
+        values: list[Value] = []
+        while True:
+            here = self._checked()
+            end = min(self._index + count - len(values), here.size)
+            values += self._values_of(here, slice(self._index, end))
+            self._index = end - 1
+            if len(values) == count or not self._next_leaves():
+                return values
 
     def take_table(self, count: int) -> Table | None:
         table = self._checked().table
@@ -130,10 +131,12 @@ class _LMDBCursor(Cursor):
     def _all_values(self) -> list[Value]:
         """The values of the leaves here."""
         if self._values is None:
-            here = self._checked()
-            with self._about_file():
-                self._values = [*here.values(self._overflow)]
+            self._values = self._values_of(self._checked(), slice(None))
         return self._values
+
+    def _values_of(self, leaves: Leaves, some: slice) -> list[Value]:
+        with self._about_file():
+            return [*leaves.values(self._overflow, some)]
 
     @contextmanager
     def _about_file(self) -> Iterator[None]:

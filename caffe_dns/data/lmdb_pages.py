@@ -113,14 +113,17 @@ class Leaves:
             unordered = _unordered([self.key(index) for index in range(self.size)])
         self._refuse(unordered, "its keys are not in order")
 
-    def values(self, overflow: Callable[[int, int], _Overflow]) -> list[memoryview | _Overflow]:
-        """The values; for a large one, what `overflow` makes of its page and size."""
-        starts, data = self._key_ends.tolist(), self._data
-        ends = (self._key_ends + self._sizes).tolist()
-        values: list[memoryview | _Overflow] = [data[at] for at in map(slice, starts, ends)]
-        for index in self._flags.nonzero()[0].tolist():
+    def values(
+        self, overflow: Callable[[int, int], _Overflow], some: slice
+    ) -> list[memoryview | _Overflow]:
+        """Some of the values; for a large one, what `overflow` makes of its page and size."""
+        starts, sizes, data = self._key_ends[some].tolist(), self._sizes[some].tolist(), self._data
+        values: list[memoryview | _Overflow] = [
+            data[start : start + size] for start, size in zip(starts, sizes, strict=True)
+        ]
+        for index in self._flags[some].nonzero()[0].tolist():
             page = _PAGE_NUMBER.unpack_from(data, starts[index])[0]
-            values[index] = overflow(page, int(self._sizes[index]))
+            values[index] = overflow(page, sizes[index])
         return values
 
     @cached_property

@@ -19,6 +19,7 @@ import pytest
 from caffe_dns.data.database import Database
 from caffe_dns.data.db import open_database
 from caffe_dns.data.sources import DatabaseSource
+from caffe_dns.data.stored import in_memory
 from caffe_dns.errors import CaffeError
 from tests.oracle import GOLDEN
 
@@ -244,6 +245,24 @@ def test_a_value_must_lie_in_overflow_pages(tmp_path: Path) -> None:
         file.write_bytes(spoiled)
         with pytest.raises(CaffeError, match=r"data\.mdb: is damaged at page"):
             read(path)
+
+
+def test_only_the_values_that_are_taken_are_looked_at(tmp_path: Path) -> None:
+    """Pages hold 40,000 large records at once, for which a net would wait."""
+    records = values_of([10_000] * 3)
+    path = write(tmp_path / "db", records)
+    file = tmp_path / "db" / "data.mdb"
+    data = file.read_bytes()
+    # The page of the last value, behind its key.
+    at = data.index(records[2][0]) + len(records[2][0])
+    file.write_bytes(data[:at] + b"\xff" * 8 + data[at + 8 :])
+    with open_database(path, announce=False) as database:
+        cursor = database.cursor()
+        assert cursor.first()
+        assert [in_memory(value) for value in cursor.take(2)] == [value for _, value in records[:2]]
+        assert cursor.next()
+        with pytest.raises(CaffeError, match=r"data\.mdb: is damaged: pages 18446744073709551615"):
+            cursor.take(1)
 
 
 def test_a_named_pipe_is_no_database(tmp_path: Path) -> None:
