@@ -45,7 +45,7 @@ class Normalization:
 
 @dataclass(frozen=True)
 class AnnotatedBatch:
-    """Images [N, C, H, W] as they were read, and labels: [1, 1, rows, 8], or [N]."""
+    """Images [N, C, H, W] as they were read; labels [1, 1, rows, 8], [N, 1, rows, 5] or [N]."""
 
     images: Tensor
     labels: Tensor
@@ -90,7 +90,9 @@ class AnnotatedBatches:
         images = self._new_images(record.image, len(numbers))
         pixels = images.numpy()
         if self._processes and self._others is None and pixels.dtype == np.uint8:
-            self._others = DecodingProcesses(self._processes, pixels.nbytes)
+            sizes = self._maker.transform.sizes
+            most = max([pixels[0, 0].size, *(size.height * size.width for size in sizes)])
+            self._others = DecodingProcesses(self._processes, most * pixels.shape[1] * len(pixels))
         pixels[0] = record.image.transpose(2, 0, 1)
         labels = [self._maker.labels(record, 0)] * len(items)
 
@@ -139,7 +141,7 @@ class AnnotatedBatches:
 
     def _join(self, labels: Sequence[Boxes]) -> Tensor:
         rows = np.concatenate(labels)
-        if not self._maker.with_boxes:
+        if not self._maker.with_boxes or self._maker.centred:
             return torch.from_numpy(rows)
         if not len(rows):
             rows = np.full((1, 8), -1, np.float32)

@@ -15,6 +15,9 @@ from caffe_dns.data.datum import Buffer, Image, decode_image
 from caffe_dns.errors import CaffeError
 from caffe_dns.proto.caffe_pb2 import AnnotatedDatum, Datum, EmitConstraint
 
+#: For so many objects of an image MobileNet-YOLO's labels have room.
+MOST_OBJECTS = 300
+
 
 @dataclass(frozen=True)
 class Objects:
@@ -58,6 +61,20 @@ class Objects:
         rows = np.empty((len(self), 8), np.float32)
         rows[:, 0], rows[:, 1], rows[:, 2] = item, self.labels, self.instances
         rows[:, 3:7], rows[:, 7] = self.boxes, self.difficult
+        return rows
+
+    def centred_rows(self) -> Boxes:
+        """Rows [MOST_OBJECTS, 5]: label from 0 on, centre, sides; zeros where there is no object.
+
+        Raises CaffeError where there are too many.
+        """
+        if len(self) > MOST_OBJECTS:
+            what = f"a record has {len(self)} objects; {MOST_OBJECTS} at most would be right"
+            raise CaffeError(what, field="annotated_data_param.yolo_data_type")
+        rows = np.zeros((MOST_OBJECTS, 5), np.float32)
+        low, high = self.boxes[:, :2], self.boxes[:, 2:]
+        rows[: len(self), 0] = self.labels - 1
+        rows[: len(self), 1:] = np.concatenate([(low + high) / 2, high - low], 1)
         return rows
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from bisect import bisect
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import numpy as np
 
@@ -16,6 +18,26 @@ from caffe_dns.data.stored import load
 from caffe_dns.data.tasks import Task, TaskMemory
 from caffe_dns.errors import CaffeError
 
+#: For so many batches a size stays the one.
+_BATCHES_OF_A_SIZE = 10
+
+
+@dataclass(frozen=True)
+class DrawnSizes:
+    """Which of several sizes records get, drawn anew every ten batches (MobileNet-YOLO)."""
+
+    #: How likely each is; one above 0 at least.
+    weights: Sequence[float]
+    #: How many records all ranks together read for a batch.
+    batch: int
+    #: Draw number N, from [0, 1).
+    draw: Callable[[int], float]
+
+    def of(self, record: int) -> int:
+        """The place in `weights` of the size for a record, by its number."""
+        drawn = self.draw(record // (self.batch * _BATCHES_OF_A_SIZE)) * sum(self.weights)
+        return bisect(list(accumulate(self.weights))[:-1], drawn)
+
 
 @dataclass
 class AnnotatedMaker:
@@ -27,6 +49,10 @@ class AnnotatedMaker:
     color: bool
     gray: bool
     with_boxes: bool
+    #: Whether each image has a label of its own, `Objects.centred_rows`.
+    centred: bool = False
+    #: What draws one of the transform's sizes, where there are several.
+    sizes: DrawnSizes | None = None
 
     def parse(self, value: Buffer) -> Annotated:
         """The record in `value` as it is stored. Raises CaffeError."""
@@ -37,10 +63,16 @@ class AnnotatedMaker:
         record = self.parse(value)
         if self.with_boxes and not record.typed:
             raise CaffeError("a record has no type, so that it is not said what its objects are")
-        return self.transform.apply(record, self.draws(number))
+        which = self.sizes.of(number) if self.sizes else 0
+        return self.transform.apply(record, self.draws(number), which)
 
     def labels(self, record: Annotated, item: int) -> Boxes:
-        """What a batch says of its image `item`: a row [N, 8] for each object, or its label [1]."""
+        """What a batch says of its image `item`: a row [N, 8] for each object, or its label [1].
+
+        Or, if `centred`, rows [1, 1, MOST_OBJECTS, 5].
+        """
+        if self.with_boxes and self.centred:
+            return record.objects.centred_rows()[None, None]
         if self.with_boxes:
             return record.objects.rows(item)
         return np.array([record.label], np.float32)

@@ -14,7 +14,7 @@ import numpy as np
 
 from caffe_dns import log
 from caffe_dns.data.annotated_datum import Annotated
-from caffe_dns.data.box_samplers import check_sampler, draw_parts
+from caffe_dns.data.box_samplers import check_sampler, draw_jitter, draw_parts
 from caffe_dns.data.boxes import Boxes, Size, clip
 from caffe_dns.data.datum import Image
 from caffe_dns.data.image_effects import (
@@ -37,10 +37,17 @@ class AnnotatedTransform:
     """The settings of a `transform_param`, and the samplers of an `annotated_data_param`."""
 
     def __init__(
-        self, param: TransformationParameter, samplers: Sequence[BatchSampler], phase: int
+        self,
+        param: TransformationParameter,
+        samplers: Sequence[BatchSampler],
+        phase: int,
+        jitter: float = 0,
     ) -> None:
         self.param = param
+        #: Sizes to bring images to, of which each has one.
+        self.sizes = list(param.resize_param)
         self._samplers = list(samplers)
+        self._jitter = jitter
         self._random_crop = phase == TRAIN
         with _within("transform_param.distort_param"):
             self._distortion = in_ssd_form(param.distort_param)
@@ -56,11 +63,12 @@ class AnnotatedTransform:
     def check(self, channels: int) -> None:
         """Raise CaffeError, with the field, for what cannot be done to images like these."""
         param = self.param
-        if param.HasField("resize_param"):
-            check_resize(param.resize_param, "transform_param.resize_param")
-            _warn_of_prob("resize_param", param.resize_param.prob)
+        for size in self.sizes:
+            check_resize(size, "transform_param.resize_param")
             with _within("transform_param.resize_param"):
-                _check_values(param.resize_param.pad_value, channels, "pad_value")
+                _check_values(size.pad_value, channels, "pad_value")
+        if len(self.sizes) == 1:
+            _warn_of_prob("resize_param", self.sizes[0].prob)
         if param.HasField("distort_param"):
             with _within("transform_param.distort_param"):
                 check_distortion(self._distortion, channels)
@@ -86,15 +94,17 @@ class AnnotatedTransform:
 
     @property
     def varies_size(self) -> bool:
-        """Whether images come out in several sizes."""
-        mode = self.param.resize_param.resize_mode
-        fits_small = self.param.HasField("resize_param") and mode == ResizeParameter.FIT_SMALL_SIZE
-        return fits_small and not self.crop[0]
+        """Whether images of one batch may come out in several sizes."""
+        modes = {size.resize_mode for size in self.sizes}
+        return ResizeParameter.FIT_SMALL_SIZE in modes and not self.crop[0]
 
     def output_size(self, size: Size) -> Size:
-        """The size (height, width) that an image of this one comes out with. Raises CaffeError."""
-        if self.param.HasField("resize_param"):
-            size = new_size(size, self.param.resize_param)
+        """The size (height, width) that an image of this one comes out with. Raises CaffeError.
+
+        Of several sizes to resize to, by the first.
+        """
+        if self.sizes:
+            size = new_size(size, self.sizes[0])
         return self._cropped_size(size)
 
     def _cropped_size(self, size: Size) -> Size:
@@ -107,8 +117,9 @@ class AnnotatedTransform:
             )
         return self.crop if height else size
 
-    def apply(self, record: Annotated, draws: np.random.Generator) -> Annotated:
-        """The record as a net is to see it. Raises CaffeError."""
+    def apply(self, record: Annotated, draws: np.random.Generator, which: int = 0) -> Annotated:
+        """The record as a net is to see it, in that one of `sizes`. Raises CaffeError."""
+        size = self.sizes[which] if self.sizes else None
         param = self.param
         if record.image.dtype != np.uint8 and (
             param.HasField("distort_param") or param.HasField("noise_param")
@@ -122,10 +133,14 @@ class AnnotatedTransform:
             record = replace(record, image=image)
         if param.HasField("expand_param"):
             record = self._expand(record, draws)
-        parts = draw_parts(self._samplers, record.objects.boxes, draws)
+        if self._samplers or not self._jitter:
+            parts = draw_parts(self._samplers, record.objects.boxes, draws)
+        else:
+            padded = size is not None and size.resize_mode == ResizeParameter.FIT_LARGE_SIZE_AND_PAD
+            parts = [draw_jitter(self._jitter, draws, square=padded)]
         if parts:
             record = self._cut_out(record, clip(parts[int(draws.integers(len(parts)))]))
-        return self._finish(record, draws)
+        return self._finish(record, draws, size)
 
     def _expand(self, record: Annotated, draws: np.random.Generator) -> Annotated:
         """A frame around the image, as often as asked for (`ExpandImage`)."""
@@ -155,12 +170,14 @@ class AnnotatedTransform:
         objects = record.objects.seen_in(part, self._constraint)
         return replace(record, image=image, objects=objects)
 
-    def _finish(self, record: Annotated, draws: np.random.Generator) -> Annotated:
+    def _finish(
+        self, record: Annotated, draws: np.random.Generator, wanted: ResizeParameter | None
+    ) -> Annotated:
         param, image, objects, size = self.param, record.image, record.objects, record.size
         mirrored = param.mirror and bool(draws.integers(2))
-        if param.HasField("resize_param"):
-            image = resize(image, param.resize_param, draws)
-            objects = objects.with_boxes(resize_boxes(objects.boxes, size, param.resize_param))
+        if wanted is not None:
+            image = resize(image, wanted, draws)
+            objects = objects.with_boxes(resize_boxes(objects.boxes, size, wanted))
         if self._distorts_twice:
             image = distort(image, self._distortion, draws)
         if param.HasField("noise_param"):
@@ -169,8 +186,8 @@ class AnnotatedTransform:
         objects = objects.seen_in(part, self._constraint)
         if mirrored:
             image, objects = image[:, ::-1], objects.mirrored()
-        if param.HasField("resize_param"):
-            boxes = count_by_scale(objects.boxes, size, part, param.resize_param)
+        if wanted is not None:
+            boxes = count_by_scale(objects.boxes, size, part, wanted)
             objects = objects.with_boxes(boxes)
         return replace(record, image=image, objects=objects)
 

@@ -57,6 +57,22 @@ def draw_part(sampler: Sampler, draws: np.random.Generator) -> Boxes:
     return np.array([left, top, left + width, top + height], np.float32)
 
 
+def draw_jitter(most: float, draws: np.random.Generator, *, square: bool) -> Boxes:
+    """A box [4] that leaves out up to a share `most` of each side (`GenerateJitterSamples`).
+
+    Once in five it is the whole image, once up to half as much; `square` leaves out the same share
+    of both sides.
+    """
+    kind = draws.choice(3, p=[0.2, 0.2, 0.6])
+    if kind == 0:
+        return np.array([0, 0, 1, 1], np.float32)
+    sides = draws.uniform(1 - (most / 2 if kind == 1 else most), 1, 2)
+    if square:
+        sides[1] = sides[0]
+    low = draws.uniform(0, 1 - sides)
+    return np.concatenate([low, low + sides]).astype(np.float32)
+
+
 def satisfies(part: Boxes, objects: Boxes, constraint: SampleConstraint) -> bool:
     """Whether one object at least is to the part what the constraint asks for.
 

@@ -109,6 +109,8 @@ _MOVED: dict[str, dict[int, Moved]] = {
     # Intel Caffe.
     "RegionLoss": {209: Moved(2123)},
     "EvalDetection": {301: Moved(2124)},
+    # MobileNet-YOLO.
+    "Yolov3": {603: Moved(2144)},
     # C3D.
     "Convolution3D": {6661: Moved(2130, _CONVOLUTION_3D)},
     "Deconvolution3D": {6661: Moved(2130, _CONVOLUTION_3D)},

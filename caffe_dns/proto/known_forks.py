@@ -74,9 +74,9 @@ FIELDS = {
         "TransformationParameter": "geometry_param",
     },
     "MobileNet-YOLO": {
-        "LayerParameter": "yolov3_param yolo_seg_param segmentation_evaluate_param",
-        "AnnotatedDataParameter": "yolo_data_type yolo_data_jitter train_diffcult single_class "
-        "seg_scales seg_resize_width seg_resize_height difficult_label_warmup",
+        "LayerParameter": "yolo_seg_param segmentation_evaluate_param",
+        "AnnotatedDataParameter": "train_diffcult single_class seg_scales seg_resize_width "
+        "seg_resize_height difficult_label_warmup",
     },
     "C3D": {
         "LayerType": "VIDEO_WITH_VOXEL_TRUTH_DATA VIDEO_SEGMENTATION_DATA VOXEL_SOFTMAX "
@@ -165,7 +165,7 @@ LAYER_TYPES = {
     "CRF-RNN": "MultiStageMeanfield",
     "NVCaffe": "DetectNetTransformation",
     "MS-CNN": "BBoxAccuracy BoxGroupOutput DetectionGroupLoss DetectionGroupAccuracy",
-    "MobileNet-YOLO": "GaussianYolov3 YoloSeg Yolov3",
+    "MobileNet-YOLO": "GaussianYolov3 YoloSeg",
     "Intel Caffe": "ConvolutionReLU SpatialDropout",
     "SkimCaffe": "ConvolutionReLU ConvolutionReLUPool ConvolutionReLUPoolLRN "
     "InnerProductReLUDropout MKLBatchNorm MKLConvolution MKLLRN MKLPooling MKLReLU ReLUPooling "
@@ -183,9 +183,6 @@ LAYER_TYPES = {
     "FocalLoss": "MultiBoxFocalLoss",
     "yjxiong": "Gather Scatter SegData SyncBN",
 }
-
-#: (message, field) -> the fork that takes several where all others take one.
-_SEVERAL = {("TransformationParameter", "resize_param"): "MobileNet-YOLO"}
 
 _PRUNE = "dns train --target-compression prunes while training"
 _STILL = "without it, the net gives the scores that it refines"
@@ -213,7 +210,7 @@ _INSTEAD = {
     ),
     **dict.fromkeys(("VOXEL_SOFTMAX", "VOXEL_SOFTMAX_LOSS"), "Softmax and its loss take volumes"),
     **dict.fromkeys(
-        ("BoxData", "DetectNetTransformation", "detectnet_groundtruth_param", "yolo_data_type"),
+        ("BoxData", "DetectNetTransformation", "detectnet_groundtruth_param"),
         "AnnotatedData reads images with boxes",
     ),
     "contrast_brightness_adjustment": "AnnotatedData's distort_param does the like",
@@ -255,11 +252,6 @@ def forks_with_layer(type: str) -> str | None:
     """The forks that have that layer type, as text, or None."""
     forks = [fork for fork, types in LAYER_TYPES.items() if type in types.split()]
     return " and ".join(forks) or None
-
-
-def fork_with_several(message: str, field: str) -> str | None:
-    """The fork whose message of that name takes that field several times, or None."""
-    return _SEVERAL.get((message, field))
 
 
 def instead(name: str) -> str:

@@ -20,7 +20,7 @@ from caffe_dns.errors import CaffeError, nearest
 from caffe_dns.proto import values
 from caffe_dns.proto.fields import is_repeated, required_names
 from caffe_dns.proto.idle_fields import idle_field, is_idle_engine
-from caffe_dns.proto.known_forks import fork_with_several, forks_with_field, instead
+from caffe_dns.proto.known_forks import forks_with_field, instead
 from caffe_dns.proto.positions import Positions
 from caffe_dns.proto.tokens import Lines, Token, Tokens
 from caffe_dns.proto.unknown import Unknown, foreign_layers, other_kind, with_others
@@ -114,10 +114,11 @@ class Parser:
         """What follows the name of a field that the message has."""
         name = token.text
         repeated = is_repeated(field)
-        if not repeated and name in given:
-            self._given_twice(token, message.DESCRIPTOR, given[name])
-            return
         if not repeated:
+            if name in given:
+                line = self._lines.line(given[name])
+                what = f"'{name}' is given twice, first on line {line}, but is not repeated"
+                raise self._error(token, what)
             given[name] = token.offset
         if field.message_type is None:
             self._expect(":", f"after '{name}'")
@@ -127,22 +128,6 @@ class Parser:
             self._list(message, field)
         else:
             self._value(message, field, repeated)
-
-    def _given_twice(self, token: Token, descriptor: Descriptor, first: int) -> None:
-        """Step over the value of a field that only a fork has several times; raises for others."""
-        name = token.text
-        fork = fork_with_several(descriptor.name, name)
-
-        def make() -> CaffeError:
-            line = self._lines.line(first)
-            message = f"'{name}' is given twice, first on line {line}, but is not repeated"
-            hint = f": only {fork} takes several; give one" if fork else ""
-            return self._error(token, message, hint)
-
-        if fork is None:
-            raise make()
-        self._note(make, token, f"several '{name}' in {descriptor.name}", fork)
-        self._skip_value()
 
     def _foreign_field(self, token: Token, descriptor: Descriptor) -> None:
         """Step over the value of a field of a fork if it changes nothing here."""

@@ -145,6 +145,28 @@ def test_boxes_may_be_counted_by_a_scale() -> None:
     np.testing.assert_allclose(found.objects.boxes, [box], rtol=1e-5)
 
 
+def test_jitter_leaves_out_up_to_a_share_of_each_side() -> None:
+    """Nothing once in five, half of it once in five; boxes go with what is left."""
+    text, areas = "resize_param { height: 120 width: 160 %s }", []
+    for padded in ("", "resize_mode: FIT_LARGE_SIZE_AND_PAD"):
+        param = text_format.Parse(text % padded, TransformationParameter())
+        jittered = AnnotatedTransform(param, [], TRAIN, jitter=0.5)
+        for seed in range(100):
+            found = jittered.apply(scene(), np.random.default_rng(seed))
+            assert found.size == (120, 160)
+            boxes = found.objects.boxes
+            if not len(boxes) or boxes.min() < 0.03 or boxes.max() > 0.97:
+                continue  # a part of the object, perhaps
+            assert_under_box(found, 5)  # parts begin at whole pixels, of which one is 4 here
+            growth = (boxes[0, 2:] - boxes[0, :2]) / [40 / 80, 20 / 60]
+            assert (growth < 2.1).all()
+            if padded:
+                assert growth[0] == pytest.approx(growth[1], rel=0.05)
+            areas.append(growth.prod())
+    assert np.mean(np.isclose(areas, 1, atol=0.01)) > 0.1
+    assert np.max(areas) > 1.5
+
+
 def test_fields_without_effect_are_said() -> None:
     with recorded_log() as messages:
         transform("resize_param { prob: 0.5 height: 3 width: 3 } noise_param { prob: 0.1 }")

@@ -18,6 +18,7 @@ from tests.layers.detection import test_multibox_loss as multibox
 from tests.layers.detection.reference_loss import Settings
 from tests.layers.forks import test_detection_loss as mscnn
 from tests.layers.forks import test_proposal_target as proposals
+from tests.layers.forks import test_yolo_loss as yolo_loss
 from tests.layers.forks import test_yolo_regions as regions_of_yolo
 from tests.layers.harness import draw
 
@@ -234,6 +235,7 @@ CASES = {
         tops=2,
     ),
     "region_loss": Case(regions_of_yolo.loss_text(), regions_of_yolo.bottoms()),
+    "yolov3": Case(yolo_loss.loss_text("use_logic_gradient: true"), yolo_loss.bottoms()),
     "eval_detection": Case(regions_of_yolo.eval_text(), regions_of_yolo.bottoms(), ()),
     "permute": Case(
         settings("Permute", "permute_param", "order: 0 order: 2 order: 3 order: 1"),

@@ -38,6 +38,8 @@ ADDED_FIELDS = {
     "ConvolutionParameter": {"sparsity_term", "weight_mask_filler", "threshold"},
     "InnerProductParameter": {"sparsity_term", "weight_mask_filler", "threshold"},
     "PriorBoxParameter": {"use_default_aspect_ratio"},
+    # SSD has one, MobileNet-YOLO several.
+    "TransformationParameter": {"resize_param"},
 }
 ADDED_MESSAGES = {
     "CConvolutionParameter",

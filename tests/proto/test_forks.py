@@ -143,6 +143,7 @@ def test_upsample(number: int) -> None:
         ("ProposalTarget", 152, "proposal_target_param"),
         ("RegionLoss", 209, "region_loss_param"),
         ("EvalDetection", 301, "eval_detection_param"),
+        ("Yolov3", 603, "yolov3_param"),
         ("Proposal", 8266713, "proposal_param"),
         ("MarginInnerProduct", 147, "margin_inner_product_param"),
         ("LargeMarginInnerProduct", 202, "largemargin_inner_product_param"),

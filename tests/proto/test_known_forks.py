@@ -4,7 +4,6 @@ from caffe_dns.layers import layer_types
 from caffe_dns.proto import caffe_pb2
 from caffe_dns.proto.known_forks import (
     _INSTEAD,
-    _SEVERAL,
     FIELDS,
     LAYER_TYPES,
     forks_with_field,
@@ -45,8 +44,6 @@ def test_what_would_do_instead_is_said_of_what_is_foreign() -> None:
     assert set(_INSTEAD) <= foreign
     assert instead("ReLUPooling") == "; a ReLU and a Pooling would do"
     assert instead("ReLUPoolin") == ""
-    for message, field in _SEVERAL:
-        assert field in _ours(message)
 
 
 def test_layer_types_of_forks_are_named() -> None:

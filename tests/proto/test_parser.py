@@ -130,13 +130,6 @@ PARAM = "layer.convolution_param"
             "--target-compression prunes while training",
         ),
         (
-            layer("transform_param { resize_param { } resize_param <a: 1> yolo: [2]\nflop: 3 }"),
-            "3: layer.transform_param.resize_param: 'resize_param' is given twice, first on line "
-            "3, but is not repeated (column 38): only MobileNet-YOLO takes several; give one; "
-            "also unknown: 'yolo' in TransformationParameter (line 3), 'flop' in "
-            "TransformationParameter (line 4)",
-        ),
-        (
             layer("pooling_param { pool: 3 }"),
             "3: layer.pooling_param.pool: expected a PoolMethod (MAX, AVE, STOCHASTIC), "
             "found '3' (column 25)",
@@ -347,7 +340,6 @@ def test_another_kind_of_text_is_not_read_to_its_end(monkeypatch: pytest.MonkeyP
         "layer { pooling_param { pool: CROPP } }",
         "layer { param { prune_ratio: 3 } }",
         "layer { batch_norm_param { relu: 7 } }",
-        "layer { transform_param { resize_param { } resize_param { } } }",
     ],
 )
 def test_an_error_is_made_once(again: str, monkeypatch: pytest.MonkeyPatch) -> None:

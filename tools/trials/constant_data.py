@@ -47,8 +47,11 @@ _REGIONS: Shape = (2, 5)
 _BOXES: Shape = (1, 1, 2, 8)
 #: The same in MS-CNN's order: image, corners in pixels, class, and whether it is ignored.
 _OBJECTS: Shape = (2, 7)
+#: The same in MobileNet-YOLO's order: an image each, class, centre and sides.
+_CENTRED: Shape = (BATCH, 1, 1, 5)
 _ROWS = {
     _BOXES: [[0, 1, 0, 0.1, 0.1, 0.5, 0.6, 0], [0, 1, 1, 0.4, 0.3, 0.9, 0.8, 0]],
+    _CENTRED: [[1, 0.3, 0.4, 0.4, 0.5], [1, 0.6, 0.5, 0.5, 0.5]],
     _OBJECTS: [[0, 20, 20, 110, 130, 1, 0], [0, 90, 70, 200, 180, 1, 0]],
 }
 #: Layers that compare their first bottom with a class for each place.
@@ -70,6 +73,7 @@ _OF_THEIR_OWN: dict[tuple[str, int], Shape] = {
     ("DetectionEvaluate", 1): _BOXES,
     ("RegionLoss", 1): _BOXES,
     ("EvalDetection", 1): _BOXES,
+    ("Yolov3", 1): _CENTRED,
     ("ProposalTarget", 1): _OBJECTS,
     ("ContrastiveLoss", 2): (BATCH,),
     ("ContrastiveLoss", 3): (BATCH,),
@@ -273,8 +277,8 @@ class _Blobs:
         if layer.image_data_param.HasField("is_color") and not listed.is_color:
             channels = 1
         if "resize_param" in transform.DESCRIPTOR.fields_by_name:
-            resize = transform.resize_param
-            height, width = resize.height or height, resize.width or width
+            for resize in transform.resize_param[:1]:
+                height, width = resize.height or height, resize.width or width
         if transform.crop_size:
             height = width = transform.crop_size
         readers = [each for each in self._param.layer if layer.top[0] in each.bottom]

@@ -104,7 +104,7 @@ def _pictures(phase: int) -> LayerParameter:
 def _augment(layer: LayerParameter) -> None:
     """Mirrored and in other colours; half of the pictures are a part of one, with an object."""
     layer.transform_param.mirror = True
-    resized = layer.transform_param.resize_param
+    resized = layer.transform_param.resize_param.add()
     resized.height = resized.width = SIDE
     layer.transform_param.distort_param.CopyFrom(
         DistortionParameter(

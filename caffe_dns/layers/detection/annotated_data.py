@@ -11,13 +11,18 @@ from torch import Tensor
 
 from caffe_dns import log, rng
 from caffe_dns.data.annotated_batches import AnnotatedBatches, Normalization
-from caffe_dns.data.annotated_task import AnnotatedMaker
+from caffe_dns.data.annotated_datum import MOST_OBJECTS
+from caffe_dns.data.annotated_task import AnnotatedMaker, DrawnSizes
 from caffe_dns.data.annotated_transform import AnnotatedTransform
 from caffe_dns.data.batches import Share
 from caffe_dns.data.random_resizing import refuse_resizing
 from caffe_dns.data.transform import read_mean, refuse_of_others, shape_text
 from caffe_dns.layers.base import Shape, layer_types
 from caffe_dns.layers.database_records import DatabaseRecords
+
+_FIELD = "annotated_data_param"
+#: How far the sum of several probabilities may be off.
+_OFF = 0.01
 
 
 @layer_types.register("AnnotatedData")
@@ -27,7 +32,9 @@ class AnnotatedData(DatabaseRecords):
     Tops: images N x C x H x W, and 1 x 1 x objects x 8: the image's number in the batch, label,
     number of the object, box in shares of the image, and whether it is difficult; a row of -1 where
     there is none. How many rows there are is known only in the forward pass; `reshape` says those
-    of the first record. Where records have no type, the second top is a label for each image.
+    of the first record. With `yolo_data_type: 1`, it is N x 1 x 300 x 5: label from 0 on, centre
+    and sides. Where records have no type, the second top is a label for each image. Of several
+    sizes in `resize_param`, all images of a batch get one, drawn every ten batches.
     """
 
     def build(self, bottom_shapes: Sequence[Shape]) -> None:
@@ -36,9 +43,15 @@ class AnnotatedData(DatabaseRecords):
         options = self.param.annotated_data_param
         refuse_resizing(self.param.transform_param)
         refuse_of_others(self.param.transform_param, "AnnotatedData")
+        if not 0 <= options.yolo_data_jitter < 1:
+            raise self.error("0 to less than 1 would be right", f"{_FIELD}.yolo_data_jitter")
         self.transform = AnnotatedTransform(
-            self.param.transform_param, options.batch_sampler, self.param.phase
+            self.param.transform_param,
+            options.batch_sampler,
+            self.param.phase,
+            options.yolo_data_jitter,
         )
+        self._check_sizes()
         if self.transform.varies_size and self.batch_size > 1:
             raise self.error("must be 1 for resize_mode FIT_SMALL_SIZE", "data_param.batch_size")
         with closing(self.open_in_order(announce=True)) as source:
@@ -57,7 +70,10 @@ class AnnotatedData(DatabaseRecords):
         self._first_objects = max(1, len(first.objects))
 
     def reshape(self, bottom_shapes: Sequence[Shape]) -> list[Shape]:
-        labels: Shape = (1, 1, self._first_objects, 8) if self.with_boxes else (self.batch_size,)
+        labels: Shape = (self.batch_size,)
+        if self.with_boxes:
+            rows = (self.batch_size, 1, MOST_OBJECTS, 5), (1, 1, self._first_objects, 8)
+            labels = rows[0] if self.centred else rows[1]
         return [self._shape, labels][: self.num_tops]
 
     def reader(self, share: Share, *, pin: bool) -> AnnotatedBatches:
@@ -78,7 +94,37 @@ class AnnotatedData(DatabaseRecords):
             color=transform.force_color or self.param.data_param.force_encoded_color,
             gray=transform.force_gray,
             with_boxes=with_boxes,
+            centred=self.centred,
+            sizes=self._sizes(),
         )
+
+    @property
+    def centred(self) -> bool:
+        """Whether objects are told as MobileNet-YOLO's layers take them."""
+        return self.param.annotated_data_param.yolo_data_type == 1
+
+    def _sizes(self) -> DrawnSizes | None:
+        sizes = self.transform.sizes
+        if len(sizes) < 2:
+            return None
+        stream = f"annotated/{self.name}/size"
+        return DrawnSizes(
+            [size.prob for size in sizes],
+            self.batch_size * self.ranks,
+            partial(rng.uniform, self.context.seed, stream),
+        )
+
+    def _check_sizes(self) -> None:
+        """Raise CaffeError for several sizes that no one can be drawn of, or no mean fits."""
+        sizes = self.transform.sizes
+        if len(sizes) < 2:
+            return
+        if abs(sum(size.prob for size in sizes) - 1) > _OFF or min(s.prob for s in sizes) < 0:
+            what = f"has a prob in each of {len(sizes)}; numbers of a sum of 1 would be right"
+            raise self.error(what, "transform_param.resize_param")
+        if self.param.transform_param.HasField("mean_file"):
+            what = "has one size, images come out in several; mean_value would do"
+            raise self.error(what, "transform_param.mean_file")
 
     def _mean(self) -> Tensor | None:
         """What is subtracted of every image as it comes out, mirrored or not."""

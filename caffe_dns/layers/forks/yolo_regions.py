@@ -99,18 +99,24 @@ class RegionLayer(Layer):
         return found
 
 
-class _WithDifferences(torch.autograd.Function):
-    """The sum of the squares of differences, with these over the batch size for a gradient."""
+class _WithGradient(torch.autograd.Function):
+    """A value that stands for any function of the bottom with that gradient."""
 
     @staticmethod
-    def forward(ctx: Any, bottom: Tensor, differences: Tensor) -> Tensor:
-        ctx.save_for_backward(differences)
-        return differences.square().sum()
+    def forward(ctx: Any, bottom: Tensor, value: Tensor, gradient: Tensor) -> Tensor:
+        ctx.save_for_backward(gradient)
+        return value.clone()
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        (differences,) = ctx.saved_tensors
-        return differences * (gradient / len(differences)), None
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        (own,) = ctx.saved_tensors
+        return own * gradient, None, None
+
+
+def with_gradient(bottom: Tensor, value: Tensor, gradient: Tensor) -> Tensor:
+    """`value`, a number, with a gradient for the bottom that is given and not derived."""
+    result: Tensor = _WithGradient.apply(bottom, value, gradient)
+    return result
 
 
 @layer_types.register("RegionLoss")
@@ -146,8 +152,7 @@ class RegionLoss(RegionLayer, LossLayer):
             differences = self._differences(cells, objects)
         # In the order of the bottom.
         by_channel = differences.permute(0, 3, 4, 1, 2).reshape(bottom.shape)
-        loss: Tensor = _WithDifferences.apply(bottom, by_channel)
-        return loss
+        return with_gradient(bottom, by_channel.square().sum(), by_channel / len(bottom))
 
     def _differences(self, cells: Tensor, objects: Objects) -> Tensor:
         boxes = corners_of(cells[..., :2], cells[..., 2:4], self.anchors(cells))

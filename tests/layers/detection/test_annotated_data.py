@@ -153,6 +153,41 @@ def test_images_of_many_sizes_one_by_one(source: str) -> None:
     )
 
 
+SIZES = "".join(f"resize_param {{ height: {n} width: {n} prob: 0.5 }} " for n in (12, 16))
+
+
+def test_several_sizes_in_turn(source: str) -> None:
+    """One for ten batches, the same on all ranks and after a resume."""
+    text = definition(source, f"transform_param {{ {SIZES} }}", batch=2)
+    with data_layer(text, context=Context(seed=3)) as layer:
+        assert layer.reshape([])[0] == (2, 3, 12, 12)
+        sides = [images.shape[2] for images, _ in read(layer, 80)]
+    assert all(len(set(sides[at : at + 10])) == 1 for at in range(0, 80, 10))
+    assert set(sides) == {12, 16}
+    with data_layer(text, context=Context(seed=3)) as layer:
+        layer.seek(2 * 25)
+        assert [images.shape[2] for images, _ in read(layer, 30)] == sides[25:55]
+    half = text.replace("batch_size: 2", "batch_size: 1")
+    for rank in range(2):
+        context = Context(seed=3, rank=rank, world_size=2)
+        with data_layer(half, train=True, context=context) as layer:
+            assert [images.shape[2] for images, _ in read(layer, 80)] == sides
+
+
+def test_rows_of_centres_and_sides(source: str) -> None:
+    more = "annotated_data_param { yolo_data_type: 1 }"
+    with data_layer(definition(source, more)) as layer:
+        assert layer.reshape([])[1] == (4, 1, 300, 5)
+        ((_, labels),) = read(layer, 1)
+    assert labels.shape == (4, 1, 300, 5)
+    # Pictures 0 and 3 are empty, 1 and 2 hold one and two objects of sides 8.
+    sides = [8 / WIDTH, 8 / HEIGHT]
+    np.testing.assert_allclose(labels[1, 0, 0], [1, 8 / WIDTH, 7 / HEIGHT, *sides], rtol=1e-6)
+    np.testing.assert_allclose(labels[2, 0, 0], [0, 8 / WIDTH, 8 / HEIGHT, *sides], rtol=1e-6)
+    np.testing.assert_allclose(labels[2, 0, 1], [0, 18 / WIDTH, 8 / HEIGHT, *sides], rtol=1e-6)
+    assert not labels[[0, 3]].any() and not labels[1, 0, 1:].any() and not labels[2, 0, 2:].any()
+
+
 def test_labels_without_boxes(tmp_path: Path) -> None:
     path = tmp_path / "labels"
     with create_database(str(path), "lmdb") as writer:
@@ -222,6 +257,9 @@ def test_images_without_their_labels(source: str) -> None:
         ("transform_param { mean_value: 1 mean_value: 2 }", "mean_value: is given 2 times for"),
         ("transform_param { mean_value: 1 mean_file: 'x' }", "has both mean_file and mean_value"),
         ("transform_param { resize_param { } }", "resize_param: needs a height and a width"),
+        (f"transform_param {{ {SIZES * 2} }}", "a prob in each of 4; numbers of a sum of 1"),
+        (f"transform_param {{ {SIZES} mean_file: 'x' }}", "mean_file: has one size, images come"),
+        ("annotated_data_param { yolo_data_jitter: 1 }", "yolo_data_jitter: 0 to less than 1"),
     ],
 )
 def test_wrong_settings_are_named(more: str, message: str, source: str) -> None:
