@@ -14,5 +14,7 @@ def to_caffemodel(model: UnmaskedModel) -> bytes:
     """The bytes of a .caffemodel. Raises CaffeError for more than protobuf can read."""
     proto = model.to_proto()
     if proto.ByteSize() > MAX_BYTES:
-        raise CaffeError("more than 2 GiB, which protobuf cannot read")
+        raise CaffeError(
+            "more than 2 GiB, which protobuf cannot read; a .safetensors file would be right"
+        )
     return serialize(proto)

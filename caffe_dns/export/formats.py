@@ -54,7 +54,7 @@ def size_table(model: UnmaskedModel, given: list[str], compact_bytes: int) -> li
     pruned = model.kept * BYTES_PER_VALUE
     rows = [(f"given: {Path(file).name}", Path(file).stat().st_size) for file in given]
     rows += [
-        (f"dense: {model.total:,} weights of 4 bytes", dense),
+        (f"dense: {model.total:,} numbers of 4 bytes", dense),
         (f"pruned: {model.kept:,} of them not zero, without their places", pruned),
         ("compact: the same with places and definition, compressed", compact_bytes),
     ]

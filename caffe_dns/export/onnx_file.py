@@ -40,7 +40,9 @@ def to_onnx(model: UnmaskedModel) -> bytes:
         raise CaffeError("this needs the package onnx: pip install 'caffe-dns[onnx]'") from None
     converted = _convert(model)
     if converted.ByteSize() > MAX_BYTES:
-        raise CaffeError("more than 2 GiB, which an .onnx file cannot hold")
+        raise CaffeError(
+            "more than 2 GiB, which an .onnx file cannot hold; a .safetensors file would be right"
+        )
     onnx.checker.check_model(converted)
     return converted.SerializeToString()
 

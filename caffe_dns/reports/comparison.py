@@ -81,7 +81,7 @@ def _time(net: Net, batch: int) -> float | None:
 def comparison(before: Cost, after: Cost) -> list[str]:
     """A table with a row for each number, and how many times smaller it became."""
     rows = [
-        _row("parameters stored", before.stored, after.stored),
+        _row("numbers stored", before.stored, after.stored),
         _row("of them not zero", before.kept, after.kept),
         _row("MACs of one item", before.macs, after.macs),
         _row("MACs not with zero", before.macs_kept, after.macs_kept),

@@ -55,7 +55,7 @@ def test_export_writes_the_definition_beside_it(
     assert result.out.splitlines()[-1] == (
         f"Wrote {tmp_path / 'small.prototxt'}, which is its definition now"
     )
-    stored = next(line for line in result.out.splitlines() if "parameters stored" in line).split()
+    stored = next(line for line in result.out.splitlines() if "numbers stored" in line).split()
     assert stored[2:4] == [f"{6 * 11 + 3 * (6 * 36 + 1)}", f"{3 * 11 + 3 * (3 * 36 + 1)}"]
     small = load_net(tmp_path / "small.prototxt", weights=out, surgery=False)
     assert small.params["conv"][0].shape == (3, 1, 3, 3)
