@@ -99,6 +99,12 @@ def axpy(at: Bottoms) -> list[str]:
     return [at.add("Add", at.add("Mul", factors, first), second)]
 
 
+@converts("ChannelScale")
+def channel_scale(at: Bottoms) -> list[str]:
+    factors = at.reshape(at.values[1], [0, 1, *at.shapes[0][2:]])
+    return [at.add("Mul", at.values[0], factors)]
+
+
 @converts("ShuffleChannel")
 def shuffle_channel(at: Bottoms) -> list[str]:
     layer, (_, channels, *places) = cast(ShuffleChannel, at.layer), at.shapes[0]

@@ -148,6 +148,7 @@ _MOVED: dict[str, dict[int, Moved]] = {
     # happynear.
     "Insanity": {202: Moved(2117)},
     "Flip": {212: Moved(2139)},
+    "LabelSpecificAdd": {241: Moved(2145)},
     "Normalize": {214: Moved(2140)},
     # DeepDetect.
     "SeLu": {149: Moved(2141)},

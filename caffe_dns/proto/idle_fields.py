@@ -136,6 +136,8 @@ _FIELDS: dict[str, dict[str, Idle]] = {
         "spmdm_transpose_out": _ANY,
     },
     "EltwiseParameter": {"engine": _ANY},
+    # happynear: of Normalize, which reads its own settings, and of Softmax, which does not read it.
+    "SoftmaxParameter": {"normalize_type": _ANY},
     "ConcatParameter": {"engine": _ANY, "per_fla_fuse": _IS_OFF},
     "ReLUParameter": {"fuse": _IS_OFF},
     "DropoutParameter": {

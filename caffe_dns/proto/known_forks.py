@@ -125,7 +125,6 @@ FIELDS = {
         "LayerParameter": "inner_distance_param general_contrastive_loss_param "
         "general_triplet_loss_param label_specific_rescale_param",
         "AccuracyParameter": "min_is_better",
-        "InnerProductParameter": "normalize",
         "ParameterParameter": "blob_filler",
         "ScaleParameter": "min_value",
         "SoftmaxParameter": "normalize_type",
@@ -175,7 +174,7 @@ LAYER_TYPES = {
     "caffe-yolo": "BoxData",
     "caffe-yolov2": "BoxData",
     "makefile's frcnn": "FrcnnAnchorTarget FrcnnProposal FrcnnProposalTarget FrcnnRoiData",
-    "happynear": "ChannelScale GeneralContrastiveLoss GeneralTripletLoss InnerDistance "
+    "happynear": "GeneralContrastiveLoss GeneralTripletLoss GlobalLSEMargin InnerDistance "
     "LabelSpecificRescale MultiLabelImageData SoftTruncation",
     "caffe_ocr": "DenseBlock ReverseTime",
     "caffe-heatmap": "DataHeatmap EuclideanLossHeatmap",

@@ -43,8 +43,16 @@ def say_as_ours(layer: LayerParameter) -> None:
             settings.ClearField(name)
     elif layer.type == "VideoData" and any(map(layer.video_data_param.HasField, _OF_SEGMENTS)):
         layer.type = "VideoSegments"
-    elif layer.type == "Normalize" and layer.HasField("normalize_param"):
+    elif layer.type == "Normalize" and _is_of_happynear(layer):
         layer.type = "NormalizeChannels"
+    elif layer.type == "InnerProduct" and layer.inner_product_param.normalize:
+        layer.type = "NormalizedInnerProduct"
+
+
+def _is_of_happynear(layer: LayerParameter) -> bool:
+    """Whether a Normalize is not SSD's: that has other settings, and one top."""
+    given = layer.HasField("normalize_param") or layer.HasField("softmax_param")
+    return given or len(layer.top) > 1
 
 
 def _merge_time(settings: ConvolutionParameter) -> None:

@@ -44,6 +44,8 @@ LAYERS = {
     + layer("axpy", "Axpy", "a data data", "axpy"),
     "axpy_flat": layer("ip", "InnerProduct", "data", "a", "inner_product_param { num_output: 3 }")
     + layer("axpy", "Axpy", "a data data", "axpy"),
+    "channel_scale": layer("s", "Slice", "data", "a b", "slice_param { slice_point: 1 }")
+    + layer("scaled", "ChannelScale", "b a", "scaled"),
     "shuffle": one("ShuffleChannel", "shuffle_channel_param { group: 3 }"),
     "relu6": one("ReLU6"),
     "relu6_slope": one("ReLU6", "relu6_param { negative_slope: 0.25 }"),

@@ -144,6 +144,18 @@ CASES = {
         ),
         [draw(*IMAGES), LABELS],
     ),
+    "normalized_inner_product": Case(
+        settings("NormalizedInnerProduct", "inner_product_param", "num_output: 4 normalize: true"),
+        [draw(*IMAGES)],
+    ),
+    "label_specific_add": Case(
+        settings("LabelSpecificAdd", "label_specific_add_param", "bias: -0.35", "phase: TRAIN"),
+        [draw(2, 4), LABELS],
+        tops=2,
+    ),
+    "channel_scale": Case(
+        "type: 'ChannelScale'", [draw(*IMAGES), draw(2, 1, 9, 8, seed=1)], (0, 1)
+    ),
     "center_loss": Case(
         settings("CenterLoss", "center_loss_param", "num_output: 4"), [draw(*IMAGES), LABELS]
     ),

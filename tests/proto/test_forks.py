@@ -144,6 +144,7 @@ def test_upsample(number: int) -> None:
         ("RegionLoss", 209, "region_loss_param"),
         ("EvalDetection", 301, "eval_detection_param"),
         ("Yolov3", 603, "yolov3_param"),
+        ("LabelSpecificAdd", 241, "label_specific_add_param"),
         ("Proposal", 8266713, "proposal_param"),
         ("MarginInnerProduct", 147, "margin_inner_product_param"),
         ("LargeMarginInnerProduct", 202, "largemargin_inner_product_param"),
@@ -158,7 +159,7 @@ def test_upsample(number: int) -> None:
 )
 def test_layers_of_small_nets(type: str, number: int, field: str) -> None:
     # One number, 3, as the first field; a float in that of some.
-    is_float = type in ("ReLU6", "Insanity", "SeLu", "SeLuDropout")
+    is_float = type in ("ReLU6", "Insanity", "SeLu", "SeLuDropout", "LabelSpecificAdd")
     content = b"\x0d\x00\x00\x40\x40" if is_float else b"\x08\x03"
     (value,) = (v for _, v in getattr(fork_layer(type, number, content), field).ListFields())
     assert value == 3

@@ -53,8 +53,20 @@ def test_video_data_of_tsn() -> None:
 
 
 def test_normalize_of_happynear() -> None:
-    for field, type in (("normalize_param {}", "NormalizeChannels"), ("", "Normalize")):
-        text = layer("n", "Normalize", "x", "y", field)
+    for tops, field, type in (
+        ("y", "normalize_param {}", "NormalizeChannels"),
+        ("y", 'softmax_param { normalize_type: "L2" }', "NormalizeChannels"),
+        ("y z", "", "NormalizeChannels"),
+        ("y", "", "Normalize"),
+    ):
+        text = layer("n", "Normalize", "x", tops, field)
+        net = upgrade_net(parse_text(text, NetParameter).message, "net.prototxt")
+        assert net.layer[0].type == type
+
+
+def test_inner_products_of_happynear() -> None:
+    for field, type in (("normalize: true", "NormalizedInnerProduct"), ("", "InnerProduct")):
+        text = layer("i", "InnerProduct", "x", "y", f"inner_product_param {{ {field} }}")
         net = upgrade_net(parse_text(text, NetParameter).message, "net.prototxt")
         assert net.layer[0].type == type
 

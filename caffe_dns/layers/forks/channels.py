@@ -1,4 +1,4 @@
-"""Layers that move or weigh channels or pixels: Axpy, ShuffleChannel, Reorg, Flip, Normalize."""
+"""Layers that move or weigh channels or pixels: Axpy, ChannelScale, ShuffleChannel, Reorg, Flip."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from caffe_dns.layers.base import Layer, SameShape, Shape, layer_types
+from caffe_dns.layers.base import Layer, SameShape, Shape, count, layer_types
 from caffe_dns.layers.checks import refuse_in_place
 
 
@@ -38,6 +38,29 @@ class Axpy(Layer):
     def forward(self, *bottoms: Tensor) -> Tensor:
         factors, first, second = bottoms
         return factors.view(*first.shape[:2], *[1] * (first.dim() - 2)) * first + second
+
+
+@layer_types.register("ChannelScale")
+class ChannelScale(Layer):
+    """Channels of each place times one factor (happynear).
+
+    Bottoms: N x C x ..., and as many factors as that has places.
+    """
+
+    bottoms = (2, 2)
+
+    def reshape(self, bottom_shapes: Sequence[Shape]) -> list[Shape]:
+        shape, factors = map(tuple, bottom_shapes)
+        if len(shape) < 2 or count(factors) * shape[1] != count(shape):
+            raise self.error(
+                f"the factors are {factors}; one for each item and place of {shape} would be right",
+                "bottom",
+            )
+        return [shape]
+
+    def forward(self, *bottoms: Tensor) -> Tensor:
+        bottom, factors = bottoms
+        return bottom * factors.reshape(bottom.shape[0], 1, *bottom.shape[2:])
 
 
 @layer_types.register("ShuffleChannel")

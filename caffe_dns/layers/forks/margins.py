@@ -1,4 +1,4 @@
-"""What face recognition trains by: scores with margins, and centres of classes."""
+"""What face recognition trains by: scores with margins, weights of length 1, centres of classes."""
 
 from __future__ import annotations
 
@@ -162,6 +162,87 @@ class _AngularScores(torch.autograd.Function):
             asked = gradient.gather(1, labels[:, None]) / (1 + ctx.share)
             of_rows = of_rows + asked * (direction - own)
         return of_rows, of_weight, None, None, None
+
+
+@layer_types.register("NormalizedInnerProduct")
+class NormalizedInnerProduct(Layer):
+    """An InnerProduct with `normalize: true`: the weights of each output have length 1 (happynear).
+
+    They are brought to it where they are stored, with 1e-6 added to the square, and their gradient
+    is that of inner products (`inner_product_layer.cpp`). Blobs as an InnerProduct's, without mask.
+    """
+
+    def build(self, bottom_shapes: Sequence[Shape]) -> None:
+        settings, shape = self.param.inner_product_param, bottom_shapes[0]
+        if settings.num_output < 1:
+            raise self.error("must be given and positive", "inner_product_param.num_output")
+        if settings.transpose:
+            what = "is not supported with normalize: true; false would do"
+            raise self.error(what, "inner_product_param.transpose")
+        self.first_axis = self.axis(settings.axis, len(shape), "inner_product_param.axis")
+        self.num_inputs = count(tuple(shape[self.first_axis :]))
+        self.num_output = settings.num_output
+        self.add_parameter((self.num_output, self.num_inputs), settings.weight_filler, "weight")
+        if settings.bias_term:
+            self.add_parameter((self.num_output,), settings.bias_filler, "bias")
+
+    def reshape(self, bottom_shapes: Sequence[Shape]) -> list[Shape]:
+        shape = tuple(bottom_shapes[0])
+        inputs = count(shape[self.first_axis :])
+        if inputs != self.num_inputs:
+            raise self.error(f"the weight takes {self.num_inputs} inputs, the bottom has {inputs}")
+        return [(*shape[: self.first_axis], self.num_output)]
+
+    def forward(self, *bottoms: Tensor) -> Tensor:
+        weight, *bias = self.blobs
+        with torch.no_grad():
+            weight.div_((weight.square().sum(1, keepdim=True) + 1e-6).sqrt())
+        rows = bottoms[0].reshape(*bottoms[0].shape[: self.first_axis], self.num_inputs)
+        return F.linear(rows, weight, *bias)
+
+
+@layer_types.register("LabelSpecificAdd")
+class LabelSpecificAdd(Layer):
+    """While training, the score of an item's own class plus `bias`, where it is above its negative.
+
+    Bottoms: scores N x C and N labels. Tops: the scores, whose gradient passes through, and the
+    bias (`label_specific_add.cpp` of happynear). In a test pass nothing is added.
+    """
+
+    bottoms = (2, 2)
+    tops = (1, 2)
+    no_force_backward = (1,)
+
+    def reshape(self, bottom_shapes: Sequence[Shape]) -> list[Shape]:
+        scores, labels = map(tuple, bottom_shapes)
+        if not scores or count(labels) != scores[0]:
+            raise self.error(f"has {count(labels)} labels for scores of {scores}", "bottom")
+        tops: list[Shape] = [scores, (1,)]
+        return tops[: self.num_tops]
+
+    def forward(self, *bottoms: Tensor) -> list[Tensor]:
+        scores, labels = bottoms[0], bottoms[1].flatten().long()
+        rows = scores.reshape(len(labels), -1)
+        check_labels(self, labels, rows.shape[1])
+        bias = self._bias(scores)
+        if self.training:
+            own = rows.gather(1, labels[:, None])
+            rows = rows.scatter(1, labels[:, None], torch.where(own > -bias, own + bias, own))
+        return [rows.view(scores.shape), bias][: self.num_tops]
+
+    def _bias(self, like: Tensor) -> Tensor:
+        settings = self.param.label_specific_add_param
+        if not self.training or not settings.HasField("bias_base"):
+            return like.new_full((1,), settings.bias if self.training else 0)
+        number = settings.iteration + self.context.passes
+        try:
+            growth = math.pow(1 + settings.bias_gamma * number, settings.bias_power) - 1
+        except (ValueError, OverflowError):
+            what = f"(1 + bias_gamma * {number}) ^ bias_power is no number, or too large"
+            raise self.error(what, "label_specific_add_param.bias_gamma") from None
+        bias = min(max(settings.bias_base + growth, settings.bias_min), settings.bias_max)
+        # From the host, as it changes: a CUDA graph would go on with the first one.
+        return like.new_tensor([bias])
 
 
 @layer_types.register("CenterLoss")

@@ -103,6 +103,15 @@ def test_normalize_channels(kind: str) -> None:
     check_gradients(make_layer(text % "bp_norm: true", (2, 3), tops=2), draw(2, 3))
 
 
+def test_channel_scale() -> None:
+    x, factors = draw(2, 3, 4, 5), draw(2, 4, 5, seed=1)
+    made = make_layer("type: 'ChannelScale'", (2, 3, 4, 5), (2, 4, 5))
+    (top,) = run(made, x, factors)
+    np.testing.assert_allclose(top, x.numpy() * factors.numpy()[:, None], rtol=1e-12)
+    check_gradients(make_layer("type: 'ChannelScale'", (2, 3), (2, 1)), draw(2, 3), draw(2, 1))
+    assert "one for each item and place" in refused("type: 'ChannelScale'", (2, 3, 4), (2, 3))
+
+
 def test_what_normalize_channels_refuses() -> None:
     text = "type: 'NormalizeChannels' normalize_param { %s }"
     assert "known: L1, L2" in refused(text % "normalize_type: 'L3'", (2, 3))

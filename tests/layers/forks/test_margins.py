@@ -131,3 +131,61 @@ def test_what_does_not_fit() -> None:
     assert "centres have 3 numbers, an item 6" in refused(
         text % "num_output: 2 axis: 2", (2, 2, 3), (2,)
     )
+
+
+def test_weights_of_length_one() -> None:
+    """They are stored so; gradients are those of inner products with them."""
+    text = "type: 'InnerProduct' inner_product_param { num_output: 4 normalize: true }"
+    made = make_layer(text.replace("Inner", "NormalizedInner", 1), (7, 2, 3)).double()
+    x, weight, bias = draw(7, 2, 3), draw(4, 6, seed=1), draw(4, seed=2)
+    with torch.no_grad():
+        made.blobs[0].copy_(weight)
+        made.blobs[1].copy_(bias)
+    leaf = x.clone().requires_grad_()
+    (top,) = run(made, leaf)
+    ones = weight.numpy() / np.sqrt((weight.numpy() ** 2).sum(1, keepdims=True) + 1e-6)
+    np.testing.assert_allclose(made.blobs[0].detach(), ones, rtol=1e-12)
+    rows, given = x.numpy().reshape(7, 6), draw(7, 4, seed=3)
+    np.testing.assert_allclose(top.detach(), rows @ ones.T + bias.numpy(), rtol=1e-10)
+    top.backward(given)
+    assert leaf.grad is not None
+    assert made.blobs[0].grad is not None
+    np.testing.assert_allclose(leaf.grad.view(7, 6), given.numpy() @ ones, rtol=1e-10)
+    np.testing.assert_allclose(made.blobs[0].grad, given.numpy().T @ rows, rtol=1e-10)
+    turned = text.replace("true", "true transpose: true").replace("Inner", "NormalizedInner", 1)
+    assert "transpose: is not supported with normalize: true" in refused(turned, (7, 6))
+
+
+def test_what_is_added_to_the_own_class() -> None:
+    text = "type: 'LabelSpecificAdd' label_specific_add_param { bias: -0.5 }"
+    scores = torch.linspace(-1, 1.7, 28, dtype=torch.float64).view(7, 4).requires_grad_()
+    made = make_layer(text, (7, 4), (7,), tops=2)
+    top, bias = run(made, scores, LABELS)
+    assert torch.equal(top, scores) and bias.tolist() == [0]
+    made.train()
+    top, bias = run(made, scores, LABELS)
+    expected = scores.detach().numpy().copy()
+    for item, label in enumerate(LABELS.int().tolist()):
+        if expected[item, label] > 0.5:
+            expected[item, label] -= 0.5
+    np.testing.assert_allclose(top.detach(), expected, rtol=1e-12)
+    assert bias.tolist() == [-0.5]
+    top.backward(draw(7, 4))
+    assert scores.grad is not None
+    assert torch.equal(scores.grad, draw(7, 4))
+    with pytest.raises(CaffeError, match="label"):
+        made(scores, LABELS + 1)
+    assert "7 labels for scores of (6, 4)" in refused(text, (6, 4), (7,))
+
+
+def test_a_bias_that_grows_with_the_iterations() -> None:
+    text = (
+        "type: 'LabelSpecificAdd' label_specific_add_param { bias_base: 0.25 bias_gamma: -0.125 "
+        "bias_power: 1 bias_min: -0.5 bias_max: 0.125 iteration: 1 }"
+    )
+    made = make_layer(text, (1, 4), (1,), tops=2).train()
+    found = []
+    for passes in range(8):
+        made.context.passes = passes
+        found.append(float(made(draw(1, 4), LABELS[:1])[1]))
+    assert found == [0.125, 0, -0.125, -0.25, -0.375, -0.5, -0.5, -0.5]
