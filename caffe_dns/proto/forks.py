@@ -106,8 +106,8 @@ _MOVED: dict[str, dict[int, Moved]] = {
     "BboxAccuracy": {154: Moved(2115)},
     "ImageGtData": {153: Moved(2122)},
     "Sparsify": {147: Moved(2113)},
-    # Intel Caffe.
-    "RegionLoss": {209: Moved(2123)},
+    # Intel Caffe, MobileNet-YOLO.
+    "RegionLoss": dict.fromkeys((209, 600), Moved(2123)),
     "EvalDetection": {301: Moved(2124)},
     # MobileNet-YOLO.
     "Yolov3": {603: Moved(2144)},

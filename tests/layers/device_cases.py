@@ -247,6 +247,10 @@ CASES = {
         tops=2,
     ),
     "region_loss": Case(regions_of_yolo.loss_text(), regions_of_yolo.bottoms()),
+    "region_loss_centred": Case(
+        regions_of_yolo.loss_text(),
+        [regions_of_yolo.bottoms()[0], regions_of_yolo.centred(regions_of_yolo.OBJECTS)],
+    ),
     "yolov3": Case(yolo_loss.loss_text("use_logic_gradient: true"), yolo_loss.bottoms()),
     "eval_detection": Case(regions_of_yolo.eval_text(), regions_of_yolo.bottoms(), ()),
     "permute": Case(

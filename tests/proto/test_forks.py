@@ -142,6 +142,7 @@ def test_upsample(number: int) -> None:
         ("DetectionAccuracy", 150, "detection_accuracy_param"),
         ("ProposalTarget", 152, "proposal_target_param"),
         ("RegionLoss", 209, "region_loss_param"),
+        ("RegionLoss", 600, "region_loss_param"),
         ("EvalDetection", 301, "eval_detection_param"),
         ("Yolov3", 603, "yolov3_param"),
         ("LabelSpecificAdd", 241, "label_specific_add_param"),

@@ -74,6 +74,7 @@ _OF_THEIR_OWN: dict[tuple[str, int], Shape] = {
     ("RegionLoss", 1): _BOXES,
     ("EvalDetection", 1): _BOXES,
     ("Yolov3", 1): _CENTRED,
+    ("LabelSpecificAdd", 1): (BATCH,),
     ("ProposalTarget", 1): _OBJECTS,
     ("ContrastiveLoss", 2): (BATCH,),
     ("ContrastiveLoss", 3): (BATCH,),
@@ -297,6 +298,8 @@ class _Blobs:
         """The shape of bottom `index`, which comes from data, by who reads it."""
         first = self._shapes.get(layer.bottom[0])
         own = _OF_THEIR_OWN.get((layer.type, index))
+        if layer.type == "RegionLoss" and index == 1 and self._tells_centres(layer.bottom[1]):
+            return _CENTRED
         if own is not None:
             return own if own != _REGIONS else self._regions
         if layer.type in _CLASSES and index > 0 and first:
@@ -329,6 +332,11 @@ class _Blobs:
         if any(word in layer.bottom[index] for word in ("label", "clip", "cont", "target")):
             return (self._guess.batch,)
         return (self._guess.batch, *self._guess.image)
+
+    def _tells_centres(self, blob: str) -> bool:
+        """Whether a blob has objects in MobileNet-YOLO's order, not in SSD's."""
+        makers = [each for each in self._param.layer if blob in each.top]
+        return any(each.annotated_data_param.yolo_data_type == 1 for each in makers)
 
     def _for_slice(self, layer: LayerParameter) -> Shape:
         """A bottom whose last piece is as long as the one before, or one number of a label."""

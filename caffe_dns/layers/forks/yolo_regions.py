@@ -1,8 +1,9 @@
-"""YOLO 2 in Intel Caffe: RegionLoss trains its boxes, EvalDetection counts what they find.
+"""YOLO 2: RegionLoss trains its boxes, EvalDetection counts what they find.
 
 Both compare a map N x (A * (5 + classes)) x S x S, with A boxes in a cell (x, y, width, height,
-whether there is an object, classes), with objects in SSD's order: rows of 8, image and class first,
-then, after a number of no account, the corners in shares of the image.
+whether there is an object, classes), with objects. Intel Caffe's are in SSD's order: rows of 8,
+image and class first, then, after a number of no account, the corners in shares of the image.
+MobileNet-YOLO's RegionLoss takes rows of 5 for each image: class, centre and sides.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ from caffe_dns.layers.detection.boxes import (
 from caffe_dns.layers.forks.yolo import cells_of, corners_of
 from caffe_dns.proto.caffe_pb2 import EvalDetectionParameter, RegionLossParameter
 
-#: Values of a box before its classes, and numbers of an object.
-_BOX, _OBJECT = 5, 8
+#: Values of a box before its classes, and numbers of an object, for Intel and MobileNet-YOLO.
+_BOX, _OBJECT, _CENTRED = 5, 8, 5
 #: Boxes with a lower score count for nothing.
 _LEAST_SCORE = 0.005
 
@@ -59,6 +60,7 @@ class RegionLayer(Layer):
         self.options = getattr(self.param, self.field)
         check_positive(self, self.field, ("side", "num_class", self.boxes_field))
         self.side, self.classes = self.options.side, self.options.num_class
+        self.rows = _OBJECT
         self.boxes: int = getattr(self.options, self.boxes_field)
         if len(self.options.biases) < 2 * self.boxes:
             raise self.error(
@@ -77,10 +79,10 @@ class RegionLayer(Layer):
                 f"bottom 0 is {tuple(shape)}; N x {' x '.join(map(str, wanted))} would be right",
                 "bottom",
             )
-        if not objects or objects[-1] != _OBJECT:
+        if not objects or objects[-1] != self.rows:
             raise self.error(
-                f"bottom 1 is {tuple(objects)}; rows of {_OBJECT} numbers, as AnnotatedData gives "
-                "them, would be right",
+                f"bottom 1 is {tuple(objects)}; rows of {self.rows} numbers, as AnnotatedData "
+                "gives them, would be right",
                 "bottom",
             )
 
@@ -121,11 +123,13 @@ def with_gradient(bottom: Tensor, value: Tensor, gradient: Tensor) -> Tensor:
 
 @layer_types.register("RegionLoss")
 class RegionLoss(RegionLayer, LossLayer):
-    """The loss of YOLO 2's boxes (`region_loss_layer.cpp` of Intel Caffe).
+    """The loss of YOLO 2's boxes (`region_loss_layer.cpp` of Intel Caffe and of MobileNet-YOLO).
 
     The box in an object's cell whose anchor is most like it gets its place, sides and class, the
     others no object, unless they overlap one by more than `thresh`. The loss is the sum of the
-    squares of what the fork sends back, which is not the gradient of that sum.
+    squares of what the fork sends back, which is not the gradient of that sum; for MobileNet-YOLO's
+    rows over the batch size. With those, a map of any side will do, places and sides are not
+    limited, and `rescore` says whether a box is to be as sure as it overlaps its object, or sure.
     """
 
     field = "region_loss_param"
@@ -140,9 +144,27 @@ class RegionLoss(RegionLayer, LossLayer):
             if getattr(self.options, name):
                 raise self.error("is not supported", f"{self.field}.{name}")
 
+    @property
+    def centred(self) -> bool:
+        """Whether objects come as MobileNet-YOLO has them."""
+        return self.rows == _CENTRED
+
     def reshape(self, bottom_shapes: Sequence[Shape]) -> list[Shape]:
+        shape, objects = bottom_shapes
+        if len(objects) == 4 and objects[-1] == _CENTRED and objects[0] == shape[0]:
+            self.rows, self.side = _CENTRED, shape[-1]
         self.check_bottoms(bottom_shapes)
         return [()]
+
+    def objects(self, bottom: Tensor, images: int) -> Objects:
+        if not self.centred:
+            return super().objects(bottom, images)
+        rows = bottom.detach().reshape(images, -1, _CENTRED)
+        # The list of an image ends with the first that has no width.
+        image, number = (rows[..., 3] != 0).cumprod(1).nonzero().unbind(1)
+        label, box = rows[image, number].split((1, _CENTRED - 1), 1)
+        check_indices(self, label.long(), self.classes, "class")
+        return Objects(image, label[:, 0].long(), boxes_around(box[:, :2], box[:, 2:]))
 
     def forward(self, *bottoms: Tensor) -> Tensor:
         bottom = bottoms[0]
@@ -150,9 +172,10 @@ class RegionLoss(RegionLayer, LossLayer):
             cells = cells_of(bottom.detach(), self.boxes)
             objects = self.objects(bottoms[1], len(bottom))
             differences = self._differences(cells, objects)
+            loss = differences.square().sum() / (len(bottom) if self.centred else 1)
         # In the order of the bottom.
         by_channel = differences.permute(0, 3, 4, 1, 2).reshape(bottom.shape)
-        return with_gradient(bottom, by_channel.square().sum(), by_channel / len(bottom))
+        return with_gradient(bottom, loss, by_channel / len(bottom))
 
     def _differences(self, cells: Tensor, objects: Objects) -> Tensor:
         boxes = corners_of(cells[..., :2], cells[..., 2:4], self.anchors(cells))
@@ -171,7 +194,8 @@ class RegionLoss(RegionLayer, LossLayer):
             last = {tuple(key): at for at, key in enumerate(keys)}
             chosen = torch.tensor(sorted(last.values()), device=cells.device)
             places = tuple(place[chosen] for place in places)
-            found[places] = self._of_objects(cells[places], places, objects, chosen)
+            shares = overlaps(boxes[places], objects.boxes[chosen])
+            found[places] = self._of_objects(cells[places], places, objects, chosen, shares)
         return found
 
     def _places(self, cells: Tensor, boxes: Tensor, objects: Objects) -> tuple[Tensor, ...]:
@@ -188,17 +212,33 @@ class RegionLoss(RegionLayer, LossLayer):
         return objects.images, rows, columns, shares.argmax(1)
 
     def _of_objects(
-        self, values: Tensor, places: tuple[Tensor, ...], objects: Objects, chosen: Tensor
+        self,
+        values: Tensor,
+        places: tuple[Tensor, ...],
+        objects: Objects,
+        chosen: Tensor,
+        overlapping: Tensor,
     ) -> Tensor:
-        """The differences [n, 5 + classes] of boxes with these values from their objects."""
+        """The differences [n, 5 + classes] of boxes with these values from their objects.
+
+        `overlapping` [n] is how much each overlaps its own.
+        """
         options = self.options
         boxes = objects.boxes[chosen]
         cell = torch.stack([places[2], places[1]], 1)
         at, likely = values[:, :2].sigmoid(), values[:, 4:5].sigmoid()
-        moved = (centres_of(boxes) * self.side - cell - at).clamp(-1, 1) * at * (1 - at)
+        moved = centres_of(boxes) * self.side - cell - at
         grown = (sides_of(boxes) / self.anchors(values)[places[3]]).log() - values[:, 2:4]
-        box = -options.coord_scale * torch.cat([moved, grown.clamp(-1, 1)], 1)
-        sure = -2 * options.object_scale * (1 - likely) ** 4 * likely
+        scale: float | Tensor = options.coord_scale
+        if self.centred:
+            wanted_sure = overlapping.unsqueeze(1) if options.rescore else 1
+            sure = -options.object_scale * (wanted_sure - likely) * likely * (1 - likely)
+            if not options.rescore:
+                scale = scale * (2 - sides_of(boxes).prod(1, keepdim=True))
+        else:
+            moved, grown = moved.clamp(-1, 1), grown.clamp(-1, 1)
+            sure = -2 * options.object_scale * (1 - likely) ** 4 * likely
+        box = -scale * torch.cat([moved * at * (1 - at), grown], 1)
         shares = values[:, _BOX:].softmax(1)
         wanted = torch.zeros_like(shares)
         wanted[torch.arange(len(chosen), device=wanted.device), objects.classes[chosen]] = 1

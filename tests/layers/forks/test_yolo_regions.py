@@ -1,4 +1,4 @@
-"""RegionLoss and EvalDetection of Intel Caffe against their rules, box by box, in float64."""
+"""RegionLoss and EvalDetection against their rules, box by box, in float64."""
 
 from __future__ import annotations
 
@@ -120,6 +120,54 @@ def test_region_loss(by_anchor: bool) -> None:
     (3 * loss).backward()
     assert leaf.grad is not None
     np.testing.assert_allclose(leaf.grad, 3 * expected / IMAGES, rtol=1e-5, atol=1e-12)
+
+
+def centred(rows: list[list[float]]) -> Tensor:
+    """The same objects as MobileNet-YOLO has them, with one behind the end of each list."""
+    found = torch.zeros(IMAGES, 1, 6, 5, dtype=torch.float64)
+    for image in range(IMAGES):
+        own = [row for row in rows if row[0] == image]
+        for at, (_, label, _, x1, y1, x2, y2, _) in enumerate(own):
+            box = [(x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1]
+            found[image, 0, at] = torch.tensor([label - 1, *box], dtype=torch.float64)
+        found[image, 0, len(own) + 1] = found[image, 0, 0]
+    return found
+
+
+@pytest.mark.parametrize("rescore", [0, 1])
+def test_region_loss_of_mobilenet_yolo(rescore: int) -> None:
+    """Places and sides without limits, and how sure a box is to be; a map of another side."""
+    bottom, _ = bottoms()
+    objects = centred(OBJECTS)
+    text = loss_text(f"rescore: {rescore}").replace(f"side: {SIDE}", "side: 13")
+    made = make_layer(text, tuple(bottom.shape), tuple(objects.shape))
+    expected = reference(bottom.numpy(), by_anchor=True)
+    taken = {}
+    for row in OBJECTS[:-1]:
+        image, label = int(row[0]), int(row[1])
+        x1, y1, x2, y2 = row[3:7]
+        width, height, mx, my = x2 - x1, y2 - y1, (x1 + x2) / 2, (y1 + y2) / 2
+        x, y = int(mx * SIDE), int(my * SIDE)
+        likeness = [overlap(around(w / SIDE, h / SIDE), around(width, height)) for w, h in ANCHORS]
+        taken[image, int(np.argmax(likeness)), y, x] = (label, width, height, mx, my)
+    for (image, box, y, x), (_, width, height, mx, my) in taken.items():
+        values = bottom[image, box * (5 + CLASSES) : (box + 1) * (5 + CLASSES), y, x].numpy()
+        result = expected[image, box * (5 + CLASSES) : (box + 1) * (5 + CLASSES), y, x]
+        scale = 3 if rescore else 3 * (2 - width * height)
+        for i, (middle, cell, side) in enumerate(((mx, x, width), (my, y, height))):
+            at = sigmoid(values[i])
+            result[i] = -scale * (middle * SIDE - cell - at) * at * (1 - at)
+            result[2 + i] = -scale * (math.log(side * SIDE / ANCHORS[box][i]) - values[2 + i])
+        whole = mx - width / 2, my - height / 2, mx + width / 2, my + height / 2
+        wanted = overlap(box_of(values, x, y, box), whole) if rescore else 1
+        sure = sigmoid(values[4])
+        result[4] = -5 * (wanted - sure) * sure * (1 - sure)
+    leaf = bottom.clone().requires_grad_()
+    (loss,) = run(made, leaf, objects)
+    np.testing.assert_allclose(float(loss.detach()), (expected**2).sum() / IMAGES, rtol=1e-6)
+    (3 * loss).backward()
+    assert leaf.grad is not None
+    np.testing.assert_allclose(leaf.grad, 3 * expected / IMAGES, rtol=1e-5, atol=1e-9)
 
 
 def test_region_loss_without_objects() -> None:
