@@ -13,7 +13,7 @@ import re
 import secrets
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
@@ -231,8 +231,16 @@ def _is_at_work(process: int, entry: os.DirEntry[str]) -> bool:
     return True
 
 
-def check_target(path: str | Path) -> None:
-    """Raise CaffeError where no file of this name can be written: before long work, say."""
+def check_target(path: str | Path, inputs: Iterable[str] = ()) -> None:
+    """Raise CaffeError where no file of this name can be written: before long work, say.
+
+    And where it would take the place of one of the files that it is made from.
+    """
+    for given in inputs:
+        if os.path.isfile(path) and os.path.exists(given) and os.path.samefile(path, given):
+            raise CaffeError(
+                "is read here, and would be lost; give the output another name", file=str(path)
+            )
     NewFile(path).abort()
 
 

@@ -66,6 +66,22 @@ def test_export_writes_the_definition_beside_it(
     np.testing.assert_allclose(prob, blobs["ip"].detach().softmax(1), rtol=1e-5)
 
 
+def test_what_is_given_is_not_written_over(
+    model: list[str], tmp_path: Path, capfd: Capture
+) -> None:
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    _, definition, _, weights = model
+    # The second would bring its definition with it, of the same name.
+    for words, lost in (
+        (["export", *model, "--output", weights], weights),
+        (["export", *model, "--shrink", "--output", f"{tmp_path}/net.safetensors"], definition),
+        (["deploy", "--model", definition, "--output", definition], definition),
+    ):
+        line = complaint(words, capfd)
+        assert line == f"dns: {lost}: is read here, and would be lost; give the output another name"
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
 @pytest.mark.parametrize("ending", ["onnx", "safetensors", "dnsz"])
 def test_other_formats(ending: str, model: list[str], tmp_path: Path, capfd: Capture) -> None:
     if ending != "dnsz":

@@ -197,6 +197,15 @@ def test_what_cannot_be_written_is_found_before_long_work(tmp_path: Path) -> Non
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"old"]
 
 
+def test_what_is_read_is_not_written_over(tmp_path: Path) -> None:
+    (tmp_path / "given").write_bytes(b"old")
+    (tmp_path / "link").symlink_to("given")
+    check_target(tmp_path / "new", [str(tmp_path / "given"), "", "gone"])
+    for name in ("given", "link"):
+        with pytest.raises(CaffeError, match=f"/{name}: is read here, and would be lost; give"):
+            check_target(tmp_path / name, ["gone", str(tmp_path / "given")])
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_a_folder_where_nobody_may_write_is_found_before_long_work(tmp_path: Path) -> None:
     tmp_path.chmod(0o555)

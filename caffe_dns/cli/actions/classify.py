@@ -42,7 +42,7 @@ def run(
         raise CaffeError(f"OUTPUT_FILE is '{output_file}', which names no file")
     # As numpy.save does, whatever the name.
     name = output_file if output_file.endswith(".npy") else f"{output_file}.npy"
-    check_target(name)
+    check_target(name, [input_file, pretrained_model, mean_file])
     permit(allow_python_layers)
     use_device(gpu)
     classifier = Classifier(

@@ -7,7 +7,7 @@ import click
 from caffe_dns.cli import definitions
 from caffe_dns.encoding import encode
 from caffe_dns.errors import CaffeError
-from caffe_dns.files import write_atomically
+from caffe_dns.files import check_target, write_atomically
 from caffe_dns.layers.base import Context
 
 
@@ -26,6 +26,7 @@ def run(
         raise CaffeError("deploy needs a definition to start from: --model FILE")
     if not output:
         raise CaffeError("deploy needs a file to write: --output FILE")
+    check_target(output, [model])
     context = Context(allow_python_layers=allow_python_layers)
     made = definitions.read_deployment(model, batch, shape, level, stage, all_losses, context)
     write_atomically(output, encode(made.to_text()))

@@ -36,7 +36,7 @@ def run(
     context_pad: int,
 ) -> None:
     """Do what `dns detect` is asked for, by the values of its flags."""
-    check_target(output_file)
+    check_target(output_file, [input_file, pretrained_model, mean_file])
     as_csv = output_file.lower().endswith(".csv")
     if not as_csv:
         _pandas(output_file)

@@ -6,6 +6,7 @@ import click
 
 from caffe_dns import log
 from caffe_dns.errors import CaffeError
+from caffe_dns.files import check_target
 from caffe_dns.net.definition import filter_layers, with_state
 from caffe_dns.proto.caffe_pb2 import NetParameter, Phase
 from caffe_dns.proto.upgrade import read_net
@@ -24,6 +25,7 @@ def run(
         raise CaffeError(f"-rankdir must be one of {', '.join(RANKDIRS)}, not '{rankdir}'")
     if phase not in ("TRAIN", "TEST", "ALL"):
         raise CaffeError(f"-phase must be TRAIN, TEST or ALL, not '{phase}'")
+    check_target(output_image_file, [input_net_proto_file])
     net = _read(input_net_proto_file, phase)
     click.echo(f"Drawing net to {output_image_file}")
     save_graph(to_dot(net, rankdir, display_lrm=display_lrm), output_image_file)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from caffe_dns.cli import definitions, flags
@@ -43,10 +42,13 @@ def run(
     output: Output,
 ) -> None:
     """Do what `dns export` is asked for, by the values of its flags."""
-    _check_flags(weights, output_file, definition, iterations)
+    files = [file.strip() for file in weights.split(",")]
+    _check_flags(weights, output_file, iterations)
+    inputs = [model, *files]
+    for target in filter(None, (output_file, definition)):
+        check_target(target, inputs)
     limit = find_limit(bits, loss)
     chosen = find_format(output_file, format_name)
-    files = [file.strip() for file in weights.split(",")]
     if len(files) == 1 and is_compact(files[0]):
         if model and bits != flags.AUTO:
             raise CaffeError("brings its definition with it; leave --model out", file=files[0])
@@ -63,7 +65,8 @@ def run(
         plain = definitions.reduce_model(plain, shrink=shrink, fold=fold, say=output.line)
         output.line()
         if not definition and chosen in _WITHOUT_DEFINITION:
-            definition = _beside(output_file, model)
+            definition = str(Path(output_file).with_suffix(".prototxt"))
+            check_target(definition, inputs)
     plain, shared = share(plain, bits, Scoring(model, limit, iterations, level, stage), output)
     small = compact.to_bytes(plain)
     raw = small if chosen == "compact" else export_formats[chosen].to_bytes(plain)
@@ -89,14 +92,11 @@ def run(
     )
 
 
-def _check_flags(weights: str, output_file: str, definition: str, iterations: int) -> None:
+def _check_flags(weights: str, output_file: str, iterations: int) -> None:
     if not weights:
         raise CaffeError("export needs model weights: --weights FILE")
     if not output_file:
         raise CaffeError("export needs a file to write: --output FILE")
-    check_target(output_file)
-    if definition:
-        check_target(definition)
     flags.check_iterations(iterations)
 
 
@@ -105,15 +105,3 @@ def _load(described: Deployment, weights: str, context: Context) -> UnmaskedMode
         return UnmaskedModel.load(described, weights, context)
     except CaffeError as error:
         raise described.places.locate(error) if described.places else error from None
-
-
-def _beside(output: str, model: str) -> str:
-    """Where the definition of such a model goes. Raises CaffeError if it were the given one's."""
-    definition = Path(output).with_suffix(".prototxt")
-    if model and os.path.exists(definition) and definition.samefile(model):
-        raise CaffeError(
-            "the definition of the new model would take its place; give --output or "
-            "--definition another name",
-            file=model,
-        )
-    return str(definition)
