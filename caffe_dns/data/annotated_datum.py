@@ -14,6 +14,7 @@ from caffe_dns.data.boxes import Boxes, areas, intersections, project, shares, t
 from caffe_dns.data.datum import Buffer, Image, decode_image
 from caffe_dns.errors import CaffeError
 from caffe_dns.proto.caffe_pb2 import AnnotatedDatum, Datum, EmitConstraint
+from caffe_dns.proto.wire_text import parse
 
 #: For so many objects of an image MobileNet-YOLO's labels have room.
 MOST_OBJECTS = 300
@@ -109,7 +110,7 @@ def parse_annotated(value: Buffer, *, color: bool = False, gray: bool = False) -
     """
     record = AnnotatedDatum()
     try:
-        record.ParseFromString(bytes(value))
+        parse(record, bytes(value))
     except DecodeError:
         raise CaffeError("a record is not an AnnotatedDatum") from None
     if not record.HasField("datum"):

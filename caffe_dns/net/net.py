@@ -6,6 +6,7 @@ weights is in `caffe_dns.weights`, training in `caffe_dns.solver`.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -122,13 +123,15 @@ class Net(nn.Module):
     def _register_layers(self) -> None:
         """Make the layers children of this module, by their names.
 
-        A name with a dot, which a module's cannot have, or one that is taken, such as `loss`, gets
-        underscores.
+        A name with a dot, which a module's cannot have, gets an underscore; one that is taken, such
+        as `loss`, one at its end, and a number where that is taken, too.
         """
+        tried: Counter[str] = Counter()
         for step in self.steps:
-            name = step.layer.name.replace(".", "_") or "_"
+            name = given = step.layer.name.replace(".", "_") or "_"
             while hasattr(self, name):
-                name += "_"
+                tried[given] += 1
+                name = f"{given}_{tried[given]}" if tried[given] > 1 else f"{given}_"
             self.add_module(name, step.layer)
 
     def _freeze(self) -> None:

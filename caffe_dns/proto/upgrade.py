@@ -212,12 +212,15 @@ def _give_fillers_to_scales(param: NetParameter) -> None:
     There the two become one layer, in which the BatchNorm's fillers count
     (`Net::CompilationRuleRemoveScale`).
     """
-    for at, layer in enumerate(param.layer):
+    #: By blob, the first of the layers further on that reads it.
+    readers: dict[str, int] = {}
+    for at, layer in reversed(list(enumerate(param.layer))):
+        found = [readers[top] for top in layer.top if top in readers]
+        readers.update(dict.fromkeys(layer.bottom, at))
         settings = layer.batch_norm_param
         if layer.type != "BatchNorm" or not settings.HasField("filler") or settings.scale_bias:
             continue
-        later = param.layer[at + 1 :]
-        reader = next((each for each in later if {*layer.top} & {*each.bottom}), None)
+        reader = param.layer[min(found)] if found else None
         if reader is None or reader.type != "Scale" or len(reader.bottom) != 1:
             continue
         reader.scale_param.filler.CopyFrom(settings.filler)

@@ -32,6 +32,7 @@ from caffe_dns.net.params import Param
 from caffe_dns.proto.blobs import array_to_blob, blob_to_array
 from caffe_dns.proto.caffe_pb2 import DataPosition, NetParameter, SolverParameter, SolverState
 from caffe_dns.proto.text import read_binary, write_binary
+from caffe_dns.proto.wire_text import parse
 from caffe_dns.solver.update_rules import UpdateRule
 from caffe_dns.weights.transfer import is_hdf5
 
@@ -311,7 +312,7 @@ def _from_hdf5(file: str) -> tuple[SolverState, list[np.ndarray]]:
 
 def _parse(state: SolverState, extension: bytes) -> None:
     try:
-        state.ParseFromString(extension)
+        parse(state, extension)
     except DecodeError:
         raise CaffeError(f"is not a solver state in HDF5: '{_EXTENSION}' is damaged") from None
 

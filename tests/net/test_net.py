@@ -41,6 +41,15 @@ def test_outputs_come_by_name() -> None:
     assert make_net(input_layer(b=(1,), a=(1,), B=(1,), a2=(1,))).outputs == ["B", "a", "a2", "b"]
 
 
+def test_layers_are_children_whatever_their_names() -> None:
+    """Many of one name, too: to look for the next free name takes no longer with each of them."""
+    names = ["loss", "a.b", "a_b", "", "r", "r", "r", "r", "r_2"]
+    text = DATA + "".join(layer(name, "ReLU", "data", "data") for name in names)
+    children = [name for name, _ in make_net(text).named_children()]
+    expected = ["loss_", "a_b", "a_b_", "_", "r", "r_", "r_2", "r_3", "r_2_"]
+    assert children == ["in", *expected]
+
+
 def test_no_text_is_made_of_a_definition_that_nobody_reads(monkeypatch: pytest.MonkeyPatch) -> None:
     """It takes several times the definition's size in memory."""
     monkeypatch.setattr("caffe_dns.net.net.to_text", None)

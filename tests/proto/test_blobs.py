@@ -41,6 +41,9 @@ def test_legacy_shapes_and_doubles() -> None:
     blob = BlobProto(num=1, channels=2, height=1, width=3, double_data=[0.1, 2, 3, 4, 5, 1e-3])
     expected = np.array([[[[0.1, 2, 3]], [[4, 5, 1e-3]]]], dtype=np.float32)
     np.testing.assert_array_equal(blob_to_array(blob), expected)
+    # Where a blob has both, the doubles count, as in `Blob::FromProto`.
+    blob.data.extend([9.0])
+    np.testing.assert_array_equal(blob_to_array(blob), expected)
     assert blob_shape(BlobProto(num=5)) == (5, 0, 0, 0)
 
 

@@ -18,8 +18,8 @@ from caffe_dns.weights.compact.text import Text
 
 #: A text as definitions are, which both ends have learned from before they begin.
 PRIMER = (Path(__file__).parent / "primer.txt").read_bytes()
-#: The most that a file may have of each, so that reading one takes a minute, whatever it claims.
-LIMITS = {"bytes of text": 2**16, "lines": 2**17, "cells": 2**20, "symbols": 2**17, "words": 2**15}
+#: The most bits that a file may have when unpacked: reading one takes seconds, whatever it claims.
+MOST_BITS = 2**19
 _END = 0
 _LONGEST_NUMBER = 32
 
@@ -30,13 +30,15 @@ class Elements:
     def __init__(self, coder: Coder, model: Model) -> None:
         self._model = model
         self._mixer = Mixer(coder, model.rules)
-        self._left = dict(LIMITS)
+        self._most = MOST_BITS
+        #: How many bits more there may be.
+        self.left = self._most
 
-    def _spend(self, kind: str, count: int) -> None:
-        """Count what takes time. Raises ValueError when it is too much."""
-        self._left[kind] -= count
-        if self._left[kind] < 0:
-            raise ValueError(f"it has more than {LIMITS[kind]} {kind}")
+    def _spend(self, bits: int) -> None:
+        """Count bits before they are coded. Raises ValueError when there are too many."""
+        self.left -= bits
+        if self.left < 0:
+            raise ValueError(f"it has more than {self._most} bits")
 
     def integer(self, kind: str, value: int = 0, place: int = 0) -> int:
         """A number from 0 on: how many bits one more than it has, then these bits but the first.
@@ -58,7 +60,6 @@ class Elements:
 
     def word(self, kind: str, bits: int, value: int = 0) -> int:
         """A number of so many bits, the first of them first; the last byte of them by itself."""
-        self._spend("words", 1)
         result = 1
         for shift in range(bits - 1, -1, -1):
             context = shift, result if bits - shift <= 8 else 0
@@ -72,16 +73,16 @@ class Elements:
         text = primed.begin()
         given = iter(raw)
         while _byte(self._model, self._mixer, text, next(given, _END)) != _END:
-            self._spend("bytes of text", 1)
+            self._spend(8)
         return bytes(text.known[len(primed.known) : -1])
 
     def mask(self, grid: Grid, mask: np.ndarray) -> np.ndarray:
         """Which entries of a matrix are not zero: rows x columns, bool, in both directions."""
         rows, columns = mask.shape
-        self._spend("lines", rows + columns)
+        self._spend(rows + columns)
         live_rows = self._live(grid.layer, 0, np.logical_or.reduce(mask, 1))
         live_columns = self._live(grid.layer, 1, np.logical_or.reduce(mask, 0))
-        self._spend("cells", len(live_rows) * len(live_columns))
+        self._spend(len(live_rows) * len(live_columns))
         result = np.zeros(mask.shape, bool)
         cells = Cells(columns, len(live_columns))
         for row in live_rows:
@@ -94,10 +95,10 @@ class Elements:
 
     def symbols(self, grid: Grid, mask: np.ndarray, count: int, symbols: np.ndarray) -> np.ndarray:
         """For each entry of a mask, one of `count` numbers: int64, in the mask's order."""
-        self._spend("symbols", len(symbols))
+        bits = (count - 1).bit_length()
+        self._spend(len(symbols) * bits)
         result = np.zeros(len(symbols), np.int64)
         indices = Indices(mask.shape[1])
-        bits = (count - 1).bit_length()
         for place, (row, column) in enumerate(np.argwhere(mask).tolist()):
             indices.go_to(row)
             past = self._model.index(grid, indices, row, column, count)
@@ -122,6 +123,7 @@ class Elements:
 
     def _bit(self, kind: str, context: Hashable, bit: int) -> int:
         """A bit that depends on one context only."""
+        self._spend(1)
         return self._mixer.code(kind, (context,), int(bit))
 
 

@@ -18,7 +18,7 @@ from caffe_dns.errors import CaffeError
 from caffe_dns.proto.caffe_pb2 import LayerParameter, NetParameter
 from caffe_dns.proto.text import parse_text, to_text
 from caffe_dns.weights.compact.contents import Contents
-from caffe_dns.weights.compact.elements import LIMITS, Elements
+from caffe_dns.weights.compact.elements import MOST_BITS, Elements
 from caffe_dns.weights.compact.grid import Grid, find_grid
 from caffe_dns.weights.compact.model import Model
 from caffe_dns.weights.compact.range_coder import Decoder, Encoder
@@ -92,25 +92,25 @@ def shared_values(arrays: Sequence[np.ndarray]) -> np.ndarray | None:
 
 
 def _is_suitable(contents: Contents) -> bool:
-    """Whether layers with matrices share values, and the limits suffice, as far as is easily seen.
+    """Whether layers with matrices share values, and have no more bits, as far as is easily seen.
 
-    What these limits do not foresee, the elements find out, but only after a while.
+    What is not foreseen here, the elements find out, but only after a while.
     """
     if sum(array.size for arrays in contents.blobs for array in arrays) > _MOST_ENTRIES:
         return False
-    counts = dict.fromkeys(LIMITS, 0)
+    bits = 0
     for arrays in contents.blobs:
-        if shared_values(arrays) is None:
+        values = shared_values(arrays)
+        if values is None:
             if any(array.ndim > 1 for array in arrays):
                 return False
-            counts["words"] += sum(array.size for array in arrays)
+            bits += 32 * sum(array.size for array in arrays)
             continue
         for matrix in _matrices([array.shape for array in arrays], arrays):
-            counts["lines"] += sum(matrix.shape)
             live = (np.count_nonzero((matrix != 0).any(axis)) for axis in (0, 1))
-            counts["cells"] += math.prod(live)
-            counts["symbols"] += np.count_nonzero(matrix)
-    return all(count <= LIMITS[kind] for kind, count in counts.items())
+            bits += sum(matrix.shape) + math.prod(live)
+            bits += np.count_nonzero(matrix) * (len(values) - 1).bit_length()
+    return bits <= MOST_BITS
 
 
 class Layout:
