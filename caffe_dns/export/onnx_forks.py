@@ -10,6 +10,7 @@ import torch
 from caffe_dns.export.onnx_graph import INT64, Bottoms, converts
 from caffe_dns.layers.forks.batch_norm import BN
 from caffe_dns.layers.forks.channels import Reorg, ShuffleChannel
+from caffe_dns.layers.forks.dense_block import EPS, DenseBlock
 from caffe_dns.layers.forks.neuron import SIX, Insanity, ReLU6, SeLu, Sparsify
 from caffe_dns.layers.forks.resize import Interp, Upsample
 from caffe_dns.layers.forks.roi import ROIPooling
@@ -41,6 +42,22 @@ def batch_norm(at: Bottoms) -> list[str]:
         at.constant(name, blob.flatten()) for name, blob in zip(names, layer.blobs, strict=True)
     ]
     return [at.add("BatchNormalization", value, *constants, epsilon=layer.eps)]
+
+
+@converts("DenseBlock")
+def dense_block(at: Bottoms) -> list[str]:
+    layer, value = cast(DenseBlock, at.layer), at.values[0]
+    for index in range(layer.transitions):
+        filters, *rest = layer.transition(index)
+        constants = [
+            at.constant(f"{name}{index}", blob.flatten())
+            for name, blob in zip(("factor", "shift", "mean", "variance"), rest, strict=True)
+        ]
+        normalized = at.add("BatchNormalization", value, *constants, epsilon=EPS)
+        filters_name = at.constant(f"filters{index}", filters)
+        more = at.add("Conv", at.add("Relu", normalized), filters_name, pads=[1, 1, 1, 1])
+        value = at.add("Concat", value, more, axis=1)
+    return [value]
 
 
 @converts("Sparsify")

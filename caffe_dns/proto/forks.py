@@ -149,6 +149,8 @@ _MOVED: dict[str, dict[int, Moved]] = {
     "Insanity": {202: Moved(2117)},
     "Flip": {212: Moved(2139)},
     "LabelSpecificAdd": {241: Moved(2145)},
+    # caffe_ocr.
+    "DenseBlock": {147: Moved(2146)},
     "Normalize": {214: Moved(2140)},
     # DeepDetect.
     "SeLu": {149: Moved(2141)},

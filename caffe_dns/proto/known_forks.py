@@ -117,7 +117,7 @@ FIELDS = {
         "DetectionOutputParameter": "side coords biases",
     },
     "makefile's frcnn": {"WindowDataParameter": "config"},
-    "caffe_ocr": {"LayerParameter": "denseblock_param reverse_time_param"},
+    "caffe_ocr": {"LayerParameter": "reverse_time_param"},
     "caffe-heatmap": {"LayerParameter": "visualise heatmap_data_param"},
     "Realtime Pose Estimation": {"LayerParameter": "cpm_transform_param"},
     "FocalLoss": {"LayerParameter": "focal_loss_param"},
@@ -176,7 +176,7 @@ LAYER_TYPES = {
     "makefile's frcnn": "FrcnnAnchorTarget FrcnnProposal FrcnnProposalTarget FrcnnRoiData",
     "happynear": "GeneralContrastiveLoss GeneralTripletLoss GlobalLSEMargin InnerDistance "
     "LabelSpecificRescale MultiLabelImageData SoftTruncation",
-    "caffe_ocr": "DenseBlock ReverseTime",
+    "caffe_ocr": "ReverseTime",
     "caffe-heatmap": "DataHeatmap EuclideanLossHeatmap",
     "Realtime Pose Estimation": "CPMData",
     "FocalLoss": "MultiBoxFocalLoss",

@@ -44,6 +44,7 @@ LAYERS = {
     + layer("axpy", "Axpy", "a data data", "axpy"),
     "axpy_flat": layer("ip", "InnerProduct", "data", "a", "inner_product_param { num_output: 3 }")
     + layer("axpy", "Axpy", "a data data", "axpy"),
+    "dense_block": one("DenseBlock", "denseblock_param { numTransition: 2 growthRate: 3 }"),
     "channel_scale": layer("s", "Slice", "data", "a b", "slice_param { slice_point: 1 }")
     + layer("scaled", "ChannelScale", "b a", "scaled"),
     "shuffle": one("ShuffleChannel", "shuffle_channel_param { group: 3 }"),

@@ -153,6 +153,12 @@ CASES = {
         [draw(2, 4), LABELS],
         tops=2,
     ),
+    "dense_block": Case(
+        settings(
+            "DenseBlock", "denseblock_param", "numTransition: 2 growthRate: 3", "phase: TRAIN"
+        ),
+        [draw(*IMAGES)],
+    ),
     "channel_scale": Case(
         "type: 'ChannelScale'", [draw(*IMAGES), draw(2, 1, 9, 8, seed=1)], (0, 1)
     ),

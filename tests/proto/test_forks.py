@@ -145,6 +145,7 @@ def test_upsample(number: int) -> None:
         ("RegionLoss", 600, "region_loss_param"),
         ("EvalDetection", 301, "eval_detection_param"),
         ("Yolov3", 603, "yolov3_param"),
+        ("DenseBlock", 147, "denseblock_param"),
         ("LabelSpecificAdd", 241, "label_specific_add_param"),
         ("Proposal", 8266713, "proposal_param"),
         ("MarginInnerProduct", 147, "margin_inner_product_param"),
