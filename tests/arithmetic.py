@@ -33,7 +33,7 @@ clamp_max clamp_min clone constant_pad_nd copy_ count_nonzero detach div div_ em
 eq_ equal expand fill_ flip floor full gather ge ge_ gt gt_ index index_fill index_select
 is_same_size isfinite le lift_fresh logical_and logical_not lt lt_ masked_fill masked_fill_ max
 max_pool2d max_pool2d_with_indices maximum minimum mul mul_ ne ne_ neg new_zeros normal_ ones
-ones_like permute reciprocal relu repeat roll round scalar_tensor searchsorted select
+ones_like permute reciprocal relu relu_ repeat roll round scalar_tensor searchsorted select
 select_backward set_ sign slice slice_backward sort split split_with_sizes squeeze stack sub sub_ t
 threshold_backward topk transpose unbind unfold uniform_ unsqueeze view where zero_ zeros zeros_like
 """

@@ -170,7 +170,7 @@ class BatchNorm(SameShape):
         if bias is not None:
             bottom = add_bias(bottom, bias)
         top = self._normalize_in_torch(bottom, factor, shift)
-        return torch.relu(top) if relu else top
+        return top.relu_() if relu else top
 
     def _with_own(
         self, factor: Tensor | None, shift: Tensor | None

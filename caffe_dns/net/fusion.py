@@ -1,5 +1,5 @@
-"""What runs as one on a GPU: layers that normalise or rectify in place what another has made, sums
-among them, and the masks of all layers.
+"""What runs as one: layers that normalise or rectify in place what another has made, sums among
+them, and the masks of all layers. On a CPU it is less than on a GPU.
 
 Caffe has a layer for each step of it, and each is a pass over the blob in memory.
 """
@@ -28,7 +28,7 @@ from caffe_dns.layers.shape import Concat
 from caffe_dns.net.joining import Joined, Share, shares
 from caffe_dns.net.wiring import Step
 
-#: On a CPU none of it would be faster.
+#: Where all of it is faster.
 DEVICES = ("cuda",)
 #: Numbers in a weight from which on its layer applies the mask by itself: the product then need not
 #: be kept for longer than from the layer's forward to its backward pass.
@@ -70,7 +70,7 @@ class RectifiedSum(FusedLayers):
             from caffe_dns.kernels import sum_relu
 
             return (sum_relu.RectifiedSum.apply(first, second),)
-        return (torch.relu(first + second),)
+        return ((first + second).relu_(),)
 
 
 @dataclass(frozen=True)
@@ -189,17 +189,30 @@ def _find_fused_layers(
     steps: Sequence[Step], device: torch.device, inner: bool
 ) -> dict[Layer, FusedLayers]:
     """The groups of layers that run as one, by their first; with `inner`, every blob is there."""
-    if device.type not in DEVICES:
-        return {}
     found: dict[Layer, FusedLayers] = {}
     rest = list(steps)
     while rest:
-        residual = None if inner else _residual_at(rest)
-        group = residual or _chain_at(rest, inner) or _sum_at(rest)
+        group = (_group_at if device.type in DEVICES else _scaled_at)(rest, inner)
         if group is not None:
             found[rest[0].layer] = group
         del rest[: len(group.steps) if group is not None else 1]
     return found if inner else {**found, **_joined(steps, found)}
+
+
+def _group_at(steps: Sequence[Step], inner: bool) -> FusedLayers | None:
+    """The group that begins with the first of these, if one does."""
+    residual = None if inner else _residual_at(steps)
+    return residual or _chain_at(steps, inner) or _sum_at(steps)
+
+
+def _scaled_at(steps: Sequence[Step], inner: bool) -> FusedLayers | None:
+    """The same where kernels of our own do not run.
+
+    PyTorch applies a factor and a shift as it normalises. A convolution adds its bias itself.
+    """
+    chain = _chain_at(steps, inner)
+    scaled = chain is not None and chain.weighted is None and chain.scale is not None
+    return chain if scaled else _sum_at(steps)
 
 
 def _joined(steps: Sequence[Step], found: Mapping[Layer, FusedLayers]) -> dict[Layer, FusedLayers]:

@@ -45,11 +45,21 @@ def results(net: Net, *, inner: bool = True) -> dict[str, torch.Tensor]:
     return found
 
 
-def compare(middle: str, monkeypatch: pytest.MonkeyPatch, phase: Phase = TRAIN) -> list[list[str]]:
+def one_by_one(net: Net) -> Net:
+    """The net, whose layers run by themselves from now on."""
+    net.fusion = fusion.plan_fusion([], net.context)
+    return net
+
+
+def compare(
+    middle: str,
+    monkeypatch: pytest.MonkeyPatch,
+    phase: Phase = TRAIN,
+    devices: tuple[str, ...] = ("cpu",),
+) -> list[list[str]]:
     """Check the net with chains against that without; returns the names of the chains' layers."""
-    monkeypatch.setattr(fusion, "DEVICES", ())
-    apart = results(net_of(middle, phase))
-    monkeypatch.setattr(fusion, "DEVICES", ("cpu",))
+    apart = results(one_by_one(net_of(middle, phase)))
+    monkeypatch.setattr(fusion, "DEVICES", devices)
     net = net_of(middle, phase)
     together = results(net)
     assert together.keys() == apart.keys()
@@ -60,6 +70,7 @@ def compare(middle: str, monkeypatch: pytest.MonkeyPatch, phase: Phase = TRAIN) 
 
 BN = layer("bn", "BatchNorm", "a", "a")
 RELU = layer("relu", "ReLU", "a", "a")
+SCALED = layer("scale", "Scale", "a", "a", SCALE.format("true"))
 
 
 @pytest.mark.parametrize("phase", [TRAIN, TEST])
@@ -96,6 +107,22 @@ def test_what_belongs_together(
     assert compare(middle, monkeypatch) == chains
 
 
+@pytest.mark.parametrize("phase", [TRAIN, TEST])
+@pytest.mark.parametrize(
+    ("middle", "chains"),
+    [
+        (BN + SCALED + RELU, [["bn", "scale", "relu"]]),
+        (BN + SCALED, [["bn", "scale"]]),
+        (BN + RELU, []),
+        (RELU, []),
+    ],
+)
+def test_what_belongs_together_without_kernels(
+    middle: str, chains: list[list[str]], phase: Phase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert compare(middle, monkeypatch, phase, devices=()) == chains
+
+
 OTHER = CONV.replace("'conv'", "'other'").replace("'a'", "'c'")
 
 
@@ -117,22 +144,17 @@ def test_a_sum_and_its_relu(
     text += "layer { name: 'sum' type: 'Eltwise' bottom: 'b' bottom: 'c' top: 'a' "
     text += f"eltwise_param {{ {settings} }} }}" + relu
     text += layer("tanh", "TanH", "a", "e") + LOSS.replace("'b'", "'e'")
-    found = []
-    for devices in ((), ("cpu",)):
-        monkeypatch.setattr(fusion, "DEVICES", devices)
-        net = make_net(text)
-        found.append(results(net))
+    apart = results(one_by_one(make_net(text)))
+    monkeypatch.setattr(fusion, "DEVICES", ("cpu",))
+    net = make_net(text)
+    together = results(net)
     names = [
         [step.layer.name for step in group.steps] for group in net.fusion.layers[True].values()
     ]
     assert names == rows
-    apart, together = found
     assert together.keys() == apart.keys()
     for name, wanted in apart.items():
         torch.testing.assert_close(together[name], wanted, rtol=1e-6, atol=1e-7, msg=name)
-
-
-SCALED = layer("scale", "Scale", "a", "a", SCALE.format("true"))
 
 
 @pytest.mark.parametrize(
@@ -160,16 +182,14 @@ def test_a_sum_belongs_to_a_chain_where_nobody_looks(
     for number in range(readers):
         text += layer(f"tanh{number}", "TanH", "s", f"t{number}")
         text += LOSS.replace("'b'", f"'t{number}'").replace("'loss'", f"'loss{number}'")
-    found = []
-    for devices in ((), ("cpu",)):
-        monkeypatch.setattr(fusion, "DEVICES", devices)
-        net = make_net(text, phase=phase)
-        found.append(results(net, inner=False))
+    apart = results(one_by_one(make_net(text, phase=phase)), inner=False)
+    monkeypatch.setattr(fusion, "DEVICES", ("cpu",))
+    net = make_net(text, phase=phase)
+    together = results(net, inner=False)
     groups = [
         [step.layer.name for step in each.steps] for each in net.fusion.layers[False].values()
     ]
     assert groups[0] == group
-    apart, together = found
     assert together.keys() == apart.keys()
     for name, wanted in apart.items():
         torch.testing.assert_close(together[name], wanted, rtol=1e-4, atol=1e-5, msg=name)
@@ -192,8 +212,7 @@ def test_a_pooling_belongs_to_it_where_nobody_looks(
 ) -> None:
     text = DATA + CONV.replace("'xavier' }", "'xavier' } bias_filler { type: 'uniform' }") + middle
     text += layer("tanh", "TanH", "p", "b") + LOSS
-    monkeypatch.setattr(fusion, "DEVICES", ())
-    apart = results(make_net(text))
+    apart = results(one_by_one(make_net(text)))
     monkeypatch.setattr(fusion, "DEVICES", ("cpu",))
     net = make_net(text)
     together = results(net, inner=False)
