@@ -28,6 +28,8 @@ from caffe_dns.errors import CaffeError
 
 #: Bytes of pixels in a batch from which on copying them is worth several threads.
 _SHARED_WORK = 4 << 20
+#: Bytes that are copied in the time that it takes to decode one.
+_DECODING = 32
 #: How many records a thread or a process takes at a time, and bytes of their pixels.
 _MOST_TOGETHER, _BYTES_TOGETHER = 8, 4 << 20
 
@@ -176,10 +178,18 @@ class ImageBatches:
         numbers = [0, 0, 0] if draws is None else draws[0].tolist()
         batch.put(0, first, self._transform.cutter.cut(first.shape, numbers))
         batch.labels[0] = first_label
-        if is_encoded or first.nbytes * len(items) > _SHARED_WORK:
-            return _Begun(batch, self._workers.start(place, range(1, len(items))))
-        place(range(1, len(items)))
+        rest = range(1, len(items))
+        # Threads that do little hold up the one that trains, for all of them want Python's lock.
+        worth_it = -(-_SHARED_WORK // (self._cost(items[0]) if is_encoded else first.nbytes))
+        if worth_it < len(rest):
+            return _Begun(batch, self._workers.start(place, rest, worth_it))
+        place(rest)
         return _Begun(batch)
+
+    def _cost(self, item: Any) -> int:
+        """What it takes to decode an encoded item, in bytes that could be copied meanwhile."""
+        # An image that was made small may come from a large file.
+        return _DECODING * len(item) if self._source.decoder is not None else _SHARED_WORK
 
     def _placing(
         self,

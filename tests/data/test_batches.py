@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
 import tracemalloc
-from itertools import islice
 from pathlib import Path
 
 import cv2
@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from caffe_dns.data.batches import ImageBatches, Share
+from caffe_dns.data.batches import _SHARED_WORK, ImageBatches, Share
 from caffe_dns.data.db import open_database
 from caffe_dns.data.image_batch import CroppedBatch
 from caffe_dns.data.sources import DatabaseSource
@@ -23,8 +23,9 @@ from tests.data.test_decoding_processes import write
 
 @pytest.fixture(autouse=True)
 def without_processes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """All is decoded here, however many cores there are."""
+    """All is decoded here, however many cores there are, by threads, however small it is."""
     monkeypatch.setattr("caffe_dns.data.batches.decoding_processes", lambda *_: 0)
+    monkeypatch.setattr("caffe_dns.data.batches._DECODING", _SHARED_WORK)
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 3])
@@ -32,7 +33,7 @@ def without_processes(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_ranks_share_the_records(start: int, ranks: int) -> None:
     numbers = []
     for rank in range(ranks):
-        batches = list(islice(Share(start, rank, ranks).batches(4), 3))
+        batches = list(itertools.islice(Share(start, rank, ranks).batches(4), 3))
         own = np.concatenate(batches)
         assert set(own % ranks) == {rank}
         numbers += own.tolist()
@@ -150,6 +151,23 @@ def test_encoded_images_keep_their_order(
         for pixels, label in zip(batch.pixels.numpy(), labels, strict=True):
             expected = np.random.default_rng(label).integers(0, 256, (8, 9, 3), np.uint8)
             assert np.array_equal(pixels, expected.transpose(2, 0, 1))
+    reader.close()
+
+
+@pytest.mark.parametrize(("worth_it", "pieces"), [(4, 3), (8, 2), (9, 0)])
+def test_threads_share_what_takes_long(
+    tmp_path: Path, worth_it: int, pieces: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The nine after the first in pieces that are worth a thread, or as a whole."""
+    datums = [encoded_image(n) for n in range(10)]
+    size = len(datums[0].SerializeToString())
+    monkeypatch.setattr("caffe_dns.data.batches._DECODING", 1)
+    monkeypatch.setattr("caffe_dns.data.batches._SHARED_WORK", worth_it * size)
+    monkeypatch.setattr("caffe_dns.data.workers.available_cores", lambda: 5)
+    reader = batches_of(tmp_path / "db", datums, 10)
+    begun = reader._fill()
+    assert len(begun.pieces) == pieces
+    assert begun.finish().labels.tolist() == list(range(10))
     reader.close()
 
 

@@ -60,6 +60,7 @@ def reader_of(
 ) -> ImageBatches:
     """With a crop at random and mirror where there is a `crop_size`."""
     monkeypatch.setattr(batches, "decoding_processes", lambda *_: processes)
+    monkeypatch.setattr(batches, "_DECODING", batches._SHARED_WORK)  # threads for small ones, too
     param = TransformationParameter(crop_size=crop_size, mirror=crop_size > 0)
     source = DatabaseSource(open_database(str(path)))
     draws = RecordDraws(1, "data")
