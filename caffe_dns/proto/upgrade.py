@@ -40,12 +40,17 @@ def read_net(path: str | Path) -> Parsed[NetParameter]:
     old, positions = parsed.message, parsed.positions
     # Layer numbers stay true: padding layers go, and an Input layer comes in front.
     positions.remove_layers({at for at, layer in enumerate(old.layers) if is_padding(layer)})
-    if _has_input_shapes(old):
-        positions.insert_layer()
+    names = [layer.layer.name for layer in old.layers if not is_padding(layer)]
+    has_shapes = _has_input_shapes(old)
     try:
+        _check_inputs(old)
         parsed.message = upgrade_net(old, str(path))
     except CaffeError as error:
+        if error.layer in names:
+            error.locate(line=positions.layer_line(names.index(error.layer)))
         raise parsed.locate(error) from None
+    if has_shapes:
+        positions.insert_layer()
     return parsed
 
 
@@ -172,6 +177,24 @@ def _has_input_shapes(param: NetParameter) -> bool:
     return len(param.input) > 0 and (len(param.input_shape) > 0 or len(param.input_dim) > 0)
 
 
+def _check_inputs(param: NetParameter) -> None:
+    """Raise CaffeError for an input without a shape, which an upgrade loses, if layers miss it."""
+    if not _has_input_shapes(param):
+        layers = [*param.layer, *param.layers]
+        missed = {blob for layer in layers for blob in layer.bottom}
+        missed -= {blob for layer in layers for blob in layer.top}
+        for blob in param.input:
+            if blob in missed:
+                raise _no_shape(blob)
+
+
+def _no_shape(blob: str) -> CaffeError:
+    return CaffeError(
+        f"input '{blob}' has no shape: each input needs one input_shape or four input_dim",
+        field="input",
+    )
+
+
 def _input_layer(param: NetParameter) -> LayerParameter:
     layer = LayerParameter(name="input", type="Input", top=param.input)
     for index, blob in enumerate(param.input):
@@ -181,10 +204,7 @@ def _input_layer(param: NetParameter) -> LayerParameter:
             dims = list(param.input_dim[4 * index : 4 * index + 4])
             dims = dims if len(dims) == 4 else None
         if dims is None:
-            raise CaffeError(
-                f"input '{blob}' has no shape: each input needs one input_shape or four input_dim",
-                field="input",
-            )
+            raise _no_shape(blob)
         layer.input_param.shape.add(dim=dims)
     return layer
 

@@ -11,7 +11,7 @@ from typing import Any
 from google.protobuf.message import Message
 
 from caffe_dns import log
-from caffe_dns.errors import CaffeError
+from caffe_dns.errors import CaffeError, nearest
 from caffe_dns.proto.caffe_pb2 import NetParameter, V0LayerParameter, V1LayerParameter
 from caffe_dns.proto.fields import is_repeated
 
@@ -162,7 +162,8 @@ def _upgrade_layer(old: V1LayerParameter, new: V1LayerParameter) -> bool:
         new.name = v0.name
     if v0.HasField("type"):
         if v0.type not in _LAYER_TYPES:
-            raise CaffeError(f"unknown V0 layer type '{v0.type}'", layer=v0.name)
+            near = nearest(v0.type, list(_LAYER_TYPES))
+            raise CaffeError(f"unknown V0 layer type '{v0.type}'{near}", layer=v0.name)
         new.type = _LAYER_TYPES[v0.type]
     new.blobs.extend(v0.blobs)
     new.blobs_lr.extend(v0.blobs_lr)

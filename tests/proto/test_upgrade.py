@@ -315,7 +315,9 @@ def test_inputs_become_a_layer_in_front(lines: list[str]) -> None:
     assert_upgrades('input: "a" layer { name: "l" }', 'layer { name: "l" }')
 
 
-@pytest.mark.parametrize("dims", ["input_dim: [1, 2, 3, 4, 5]", "input_shape { dim: 2 }"])
+@pytest.mark.parametrize(
+    "dims", ["input_dim: [1, 2, 3, 4, 5]", "input_shape { dim: 2 }", 'layer { bottom: "b" }']
+)
 def test_an_input_without_a_shape(dims: str, tmp_path: Path, lines: list[str]) -> None:
     path = tmp_path / "net.prototxt"
     path.write_text(f'name: "n"\ninput: "a" input: "b" {dims}')
