@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 _OUT_OF_MEMORY = (
     "out of memory",
     "can't allocate",
+    "can't start new thread",
     "Storage size calculation overflowed",
     "integer multiplication overflow",
 )

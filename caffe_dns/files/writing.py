@@ -22,13 +22,15 @@ from caffe_dns import interrupt, log
 from caffe_dns.encoding import on_disk
 from caffe_dns.errors import CaffeError
 
+#: Bytes that are worth a write of their own.
+_ONE_WRITE = 1 << 20
 #: When this process began, as far as files are concerned.
 _STARTED = time.time()
 #: Where this process has made temporary files.
 _folders: set[Path] = set()
 
 
-def write_atomically(path: str | Path, *pieces: bytes) -> None:
+def write_atomically(path: str | Path, *pieces: bytes | memoryview) -> None:
     """Put the pieces, one after the other, into the file `path`, replacing what was there.
 
     Whoever reads `path` meanwhile sees the old file or the new one, also after a power failure. On
@@ -37,12 +39,25 @@ def write_atomically(path: str | Path, *pieces: bytes) -> None:
     file = NewFile(path)
     try:
         start = 0
-        for piece in pieces:
+        for piece in _together(pieces):
             file.write(piece, start)
             start += len(piece)
         file.close()
     finally:
         file.abort()
+
+
+def _together(pieces: Iterable[bytes | memoryview]) -> Iterator[bytes | memoryview]:
+    """The pieces, those that are small put together, so that there are few writes."""
+    waiting = bytearray()
+    for piece in pieces:
+        if len(waiting) + len(piece) <= _ONE_WRITE:
+            waiting += piece
+            continue
+        yield bytes(waiting)
+        waiting.clear()
+        yield piece
+    yield bytes(waiting)
 
 
 class NewFile:

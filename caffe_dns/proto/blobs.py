@@ -16,7 +16,7 @@ from caffe_dns.errors import CaffeError
 from caffe_dns.files.finite import check_finite
 from caffe_dns.proto.caffe_pb2 import BlobProto
 from caffe_dns.proto.text import MAX_BYTES
-from caffe_dns.proto.wire import LENGTH, read_fields, tag, varint
+from caffe_dns.proto.wire import LENGTH, Piece, embedded, read_fields
 
 #: As Caffe's `kMaxBlobAxes` (blob.hpp).
 MOST_AXES = 32
@@ -93,24 +93,31 @@ def array_to_blob(
 
     `diff` has as many values. Raises CaffeError for more than a message can hold.
     """
+    return BlobProto.FromString(b"".join(blob_pieces(array, diff)))
+
+
+def blob_pieces(
+    array: NDArray[np.floating], diff: NDArray[np.floating] | None = None
+) -> list[Piece]:
+    """`array_to_blob` in the wire format; values that are float32 stay where they are."""
     size = _FLOATS.itemsize * array.size * (1 if diff is None else 2)
     if size > MAX_BYTES:
         raise CaffeError(
             f"a blob of {size} bytes is more than the 2 GiB that protobuf can read; "
             "HDF5 has no such limit"
         )
-    blob = BlobProto()
-    blob.shape.dim.extend(array.shape)
-    blob.MergeFromString(_packed(BlobProto.DATA_FIELD_NUMBER, array))
+    pieces = _packed(BlobProto.DATA_FIELD_NUMBER, array)
     if diff is not None:
-        blob.MergeFromString(_packed(BlobProto.DIFF_FIELD_NUMBER, diff))
-    return blob
+        pieces += _packed(BlobProto.DIFF_FIELD_NUMBER, diff)
+    shape = BlobProto()
+    shape.shape.dim.extend(array.shape)
+    return [*pieces, shape.SerializeToString()]
 
 
-def _packed(number: int, array: NDArray[np.floating]) -> bytes:
-    """A field of packed floats in the wire format."""
+def _packed(number: int, array: NDArray[np.floating]) -> list[Piece]:
+    """A field of packed floats in the wire format; nothing where there are none."""
     raw = np.ascontiguousarray(array, dtype=_FLOATS).reshape(-1).view(np.uint8)
-    return b"".join((tag(number, LENGTH), varint(raw.size), raw.data))
+    return embedded(number, [raw.data]) if raw.size else []
 
 
 def packed_values(blob: BlobProto, number: int, dtype: np.dtype) -> NDArray[np.float32]:

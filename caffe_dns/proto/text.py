@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import codecs
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -25,6 +25,7 @@ from caffe_dns.proto.forks import renumber_layers
 from caffe_dns.proto.parser import Parser
 from caffe_dns.proto.positions import Positions
 from caffe_dns.proto.values import print_value
+from caffe_dns.proto.wire import Piece
 from caffe_dns.proto.wire_text import parse, serialize
 
 M = TypeVar("M", bound=Message)
@@ -145,19 +146,24 @@ def read_binary(path: str | Path, message_type: type[M]) -> M:
     return message
 
 
-def write_binary(path: str | Path, *messages: Message) -> None:
-    """Write the binary form into a file, whole or not at all. Raises CaffeError above 2 GiB.
+def write_binary(path: str | Path, message: Message) -> None:
+    """Write the binary form into a file, whole or not at all. Raises CaffeError above 2 GiB."""
+    write_pieces(path, [serialize(message)])
 
-    Several messages, one after the other, are read as one that has the fields of all.
+
+def write_pieces(path: str | Path, pieces: Sequence[Piece]) -> None:
+    """The same with a message in the wire format, in pieces.
+
+    So models and states are written, of which protobuf would make several copies, and which it does
+    not survive where there is no memory for these.
     """
-    raw = [serialize(message) for message in messages]
-    size = sum(map(len, raw))
+    size = sum(map(len, pieces))
     if size > MAX_BYTES:
         raise CaffeError(
             f"cannot be written: {size} bytes are more than the 2 GiB that protobuf can read",
             file=str(path),
         )
-    write_atomically(path, *raw)
+    write_atomically(path, *pieces)
 
 
 def _read_bytes(path: str | Path) -> bytes:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
+
+#: A part of a message: bytes, or the memory of an array in their place.
+Piece = bytes | memoryview
 
 #: Wire types: a varint, and so many bytes behind a length.
 VARINT = 0
@@ -70,6 +73,11 @@ def varint(value: int) -> bytes:
         value >>= 7
     encoded.append(value)
     return bytes(encoded)
+
+
+def embedded(number: int, pieces: Sequence[Piece]) -> list[Piece]:
+    """A field whose value has a length, and consists of these pieces."""
+    return [tag(number, LENGTH) + varint(sum(map(len, pieces))), *pieces]
 
 
 def tag(number: int, wire_type: int) -> bytes:

@@ -29,10 +29,11 @@ from caffe_dns.layers.batch_data import BatchDataLayer
 from caffe_dns.layers.masked import DeviationMasks, WeightedLayer
 from caffe_dns.net import Net
 from caffe_dns.net.params import Param
-from caffe_dns.proto.blobs import array_to_blob, blob_to_array
+from caffe_dns.proto.blobs import blob_pieces, blob_to_array
 from caffe_dns.proto.caffe_pb2 import DataPosition, NetParameter, SolverParameter, SolverState
-from caffe_dns.proto.text import read_binary, write_binary
-from caffe_dns.proto.wire_text import parse
+from caffe_dns.proto.text import read_binary, write_pieces
+from caffe_dns.proto.wire import Piece, embedded
+from caffe_dns.proto.wire_text import parse, serialize
 from caffe_dns.solver.update_rules import UpdateRule
 from caffe_dns.weights.transfer import is_hdf5
 
@@ -50,12 +51,13 @@ def write_state(file: str, state: SolverState, histories: list[np.ndarray], *, h
     if hdf5:
         write_atomically(file, _to_hdf5(state, histories))
     else:
-        caffes = SolverState(
-            iter=state.iter, learned_net=state.learned_net, current_step=state.current_step
-        )
-        caffes.history.extend(array_to_blob(array) for array in histories)
+        first = SolverState(iter=state.iter, learned_net=state.learned_net)
+        last = SolverState(current_step=state.current_step)
+        pieces: list[Piece] = [serialize(_beyond_caffe(state)), serialize(first)]
+        for array in histories:
+            pieces += embedded(SolverState.HISTORY_FIELD_NUMBER, blob_pieces(array))
         # current_step is the very last, so that a file that is cut short has none.
-        write_binary(file, _beyond_caffe(state), caffes)
+        write_pieces(file, [*pieces, serialize(last)])
 
 
 def _beyond_caffe(state: SolverState) -> SolverState:

@@ -23,10 +23,12 @@ from caffe_dns.files.reading import open_file
 from caffe_dns.layers.base import Layer
 from caffe_dns.net import Net
 from caffe_dns.net.params import Param
-from caffe_dns.proto.blobs import array_to_blob, blob_to_array
+from caffe_dns.proto.blobs import array_to_blob, blob_pieces, blob_to_array
 from caffe_dns.proto.caffe_pb2 import LayerParameter, NetParameter
-from caffe_dns.proto.text import write_binary
+from caffe_dns.proto.text import write_pieces
 from caffe_dns.proto.upgrade import read_weights
+from caffe_dns.proto.wire import Piece, embedded, read_fields
+from caffe_dns.proto.wire_text import serialize
 from caffe_dns.weights.compact.files import is_compact
 from caffe_dns.weights.compact.files import read as read_compact
 from caffe_dns.weights.fitting import StoredLayer, copy_layer, mismatch
@@ -164,25 +166,49 @@ def save_weights(
 
         write_atomically(file, to_hdf5(net, diffs))
     else:
-        write_binary(file, net_to_proto(net, diffs))
+        write_pieces(file, list(_net_pieces(net, diffs)))
 
 
-def net_to_proto(net: Net, diffs: Mapping[Param, Tensor] | None = None) -> NetParameter:
+def net_to_proto(net: Net) -> NetParameter:
     """The net as Caffe stores it: its layers, splits included, each with its blobs."""
     param = NetParameter(name=net.name)
     for step in net.steps:
         layer = param.layer.add()
-        layer.CopyFrom(step.layer.param)
-        del layer.blobs[:]
-        for index, tensor in enumerate(step.layer.blobs):
-            diff = None
-            if diffs is not None:
-                diff = _to_array(diffs[net.table.owner(step.layer, index)])
+        layer.CopyFrom(_without_blobs(step.layer.param))
+        layer.blobs.extend(array_to_blob(_to_array(tensor)) for tensor in step.layer.blobs)
+    return param
+
+
+def _net_pieces(net: Net, diffs: Mapping[Param, Tensor] | None) -> Iterator[Piece]:
+    """That message in the wire format, with a diff for each blob if given."""
+    yield serialize(NetParameter(name=net.name))
+    for step in net.steps:
+        layer = step.layer
+        blobs: list[Piece] = []
+        for index, tensor in enumerate(layer.blobs):
+            diff = None if diffs is None else _to_array(diffs[net.table.owner(layer, index)])
             try:
-                layer.blobs.append(array_to_blob(_to_array(tensor), diff))
+                blob = blob_pieces(_to_array(tensor), diff)
             except CaffeError as error:
                 raise error.locate(layer=layer.name) from None
-    return param
+            blobs += embedded(LayerParameter.BLOBS_FIELD_NUMBER, blob)
+        raw = serialize(_without_blobs(layer.param))
+        place = _place_of(LayerParameter.BLOBS_FIELD_NUMBER, raw)
+        pieces = [raw[:place], *blobs, raw[place:]]
+        yield from embedded(NetParameter.LAYER_FIELD_NUMBER, pieces)
+
+
+def _without_blobs(param: LayerParameter) -> LayerParameter:
+    bare = LayerParameter()
+    bare.CopyFrom(param)
+    del bare.blobs[:]
+    return bare
+
+
+def _place_of(number: int, raw: bytes) -> int:
+    """Where protobuf, which goes by the fields' numbers, would put this one into a message."""
+    behind = (field.start for field in read_fields(memoryview(raw)) if field.number > number)
+    return next(behind, len(raw))
 
 
 def load_definition_blobs(net: Net) -> None:

@@ -138,6 +138,7 @@ def test_flags_without_an_action(capfd: Capture) -> None:
     [
         torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
         RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to"),
+        RuntimeError("can't start new thread"),
         MemoryError(),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 
 import h5py
@@ -100,6 +101,33 @@ def test_a_model_is_the_net_with_its_splits() -> None:
     assert param.layer[0].phase == net.phase
     assert [list(blob.shape.dim) for blob in param.layer[2].blobs] == [[5, 60], [5]]
     assert not param.layer[2].blobs[0].diff
+
+
+@pytest.mark.parametrize("name", ["name: 'n' ", ""])
+def test_a_model_has_the_bytes_that_protobuf_writes(tmp_path: Path, name: str) -> None:
+    """Also where fields stand in front of the blobs and behind them."""
+    bias = "Bias", "b", "b", "bias_param { num_axes: 0 }"
+    net = randomize(plain(name + TEXT + layer("one", *bias)), 1)
+    for step in net.steps:
+        step.layer.param.propagate_down[:] = [True] * len(step.bottoms)
+    save_weights(net, tmp_path / "m")
+    raw = (tmp_path / "m").read_bytes()
+    written = NetParameter.FromString(raw)
+    assert written.SerializeToString() == raw
+    assert written == net_to_proto(net)
+
+
+def test_a_model_is_written_from_where_its_numbers_are(tmp_path: Path) -> None:
+    net = plain(
+        input_layer(x=(2, 1000)) + ip("a", "x").replace("num_output: 5", "num_output: 2000")
+    )
+    tracemalloc.start()
+    try:
+        save_weights(net, tmp_path / "m")
+        assert tracemalloc.get_traced_memory()[1] < 4 << 20  # of weights of 8 MB
+    finally:
+        tracemalloc.stop()
+    assert (tmp_path / "m").stat().st_size > 8_000_000
 
 
 @pytest.mark.parametrize("run", ["sgd_inv", "bn_inception", "siamese_shared"])
