@@ -149,6 +149,9 @@ _MOVED: dict[str, dict[int, Moved]] = {
     "Insanity": {202: Moved(2117)},
     "Flip": {212: Moved(2139)},
     "LabelSpecificAdd": {241: Moved(2145)},
+    # MNC.
+    "ROIWarping": {11870: Moved(2147)},
+    "MaskResize": {11890: Moved(2148)},
     # caffe_ocr.
     "DenseBlock": {147: Moved(2146)},
     "Normalize": {214: Moved(2140)},

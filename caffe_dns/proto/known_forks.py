@@ -106,11 +106,11 @@ FIELDS = {
         "SolverParameter": "admm_iter pruning_phase",
         "ParamSpec": "prune_ratio rho",
     },
-    "MNC": {"LayerParameter": "roi_warping_param mask_resize_param"},
     "caffe_pp2": {
         "LayerParameter": "st_param st_loss_param loc_loss_param power_file_param",
         "FillerParameter": "file",
     },
+    "SSTD": {"MaskResizeParameter": "factor_height factor_width"},
     "caffe-yolo": {"DataParameter": "side"},
     "caffe-yolov2": {
         "DataParameter": "side",
@@ -170,7 +170,6 @@ LAYER_TYPES = {
     "InnerProductReLUDropout MKLBatchNorm MKLConvolution MKLLRN MKLPooling MKLReLU ReLUPooling "
     "Winograd",
     "DeepDetect": "SparseData SparseInnerProduct",
-    "MNC": "ROIWarping MaskPooling MaskResize",
     "caffe-yolo": "BoxData",
     "caffe-yolov2": "BoxData",
     "makefile's frcnn": "FrcnnAnchorTarget FrcnnProposal FrcnnProposalTarget FrcnnRoiData",

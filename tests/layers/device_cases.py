@@ -199,6 +199,16 @@ CASES = {
         settings("ROIAlign", "roi_pooling_param", "pooled_h: 3 pooled_w: 2 spatial_scale: 0.11"),
         [draw(*IMAGES), regions()],
     ),
+    "roi_warping": Case(
+        settings("ROIWarping", "roi_warping_param", "pooled_h: 3 pooled_w: 2 spatial_scale: 0.11"),
+        [draw(*IMAGES), regions()],
+        (0, 1),
+    ),
+    "mask_resize": Case(
+        settings("MaskResize", "mask_resize_param", "output_height: 5 output_width: 21"),
+        [draw(*IMAGES)],
+    ),
+    "mask_pooling": Case("type: 'MaskPooling'", [draw(*IMAGES), draw(2, 1, 9, 8, seed=1)], (0, 1)),
     "ctc_loss": Case(
         settings("CtcLoss", "ctc_loss_param", "alphabet_size: 4 time_step: 6"),
         [draw(6, 2, 4), LINES],

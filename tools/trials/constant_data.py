@@ -68,6 +68,7 @@ _OF_THEIR_OWN: dict[tuple[str, int], Shape] = {
     ("ROIPooling", 1): _REGIONS,
     ("PSROIPooling", 1): _REGIONS,
     ("ROIAlign", 1): _REGIONS,
+    ("ROIWarping", 1): _REGIONS,
     ("MultiBoxLoss", 3): _BOXES,
     ("DetectionOutput", 3): _BOXES,
     ("DetectionEvaluate", 1): _BOXES,
@@ -311,6 +312,8 @@ class _Blobs:
             return _without_axis(first, axis)
         if layer.type in ("DetectionLoss", "DetectionAccuracy") and index == 1 and first:
             return (first[0], 6, *first[2:])
+        if layer.type == "MaskPooling" and index == 1 and first:
+            return (first[0], 1, *first[2:])
         if layer.type == "LSTM" and index == 1 and first:
             return first[:2]
         if layer.type in ("CtcLoss", "WarpCTCLoss", "CTCGreedyDecoder") and index == 1 and first:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -49,6 +49,37 @@ def rounded(values: Tensor) -> Tensor:
     """The nearest whole numbers, halves away from zero, as C's `round`."""
     whole = values.trunc()
     return whole + (values - whole).abs().ge(0.5) * values.sign()
+
+
+def sampled(bottom: Tensor, images: Tensor, lines: Tensor, places: Tensor) -> Tensor:
+    """What lies between pixels by bilinear interpolation, 0 beyond the bottom N x C x H x W.
+
+    For each of R, in the image that it has, at `lines` [R, l] and `places` [R, p], counted from the
+    middle of the first pixel: R x C x l x p.
+    """
+    height, width = bottom.shape[2:]
+    inside = _inside(lines, height)[:, :, None] & _inside(places, width)[:, None]
+    planes = bottom.flatten(2).transpose(1, 2)
+    top = torch.zeros((), device=bottom.device)
+    for row, share in _neighbours(lines, height):
+        for column, part in _neighbours(places, width):
+            pixels = (row[:, :, None] * width + column[:, None]).flatten(1)
+            values = planes[images[:, None], pixels].unflatten(1, inside.shape[1:])
+            weight = (share[:, :, None] * part[:, None]).to(bottom.dtype)
+            top = top + values * weight[..., None]
+    return (top * inside[..., None]).permute(0, 3, 1, 2)
+
+
+def _inside(points: Tensor, extent: int) -> Tensor:
+    return (points >= -0.5) & (points <= extent - 0.5)
+
+
+def _neighbours(points: Tensor, extent: int) -> list[tuple[Tensor, Tensor]]:
+    """The pixels before and after each point, and what each counts."""
+    before = points.floor().clamp(0, extent - 1)
+    after = (points.floor() + 1).clamp(0, extent - 1)
+    beyond = points.clamp(0, extent - 1) - before
+    return [(before.long(), 1 - beyond), (after.long(), beyond)]
 
 
 class _BinMaximum(torch.autograd.Function):
@@ -114,7 +145,7 @@ class RegionPooling(Layer):
     """What both have in common. Bottoms: N x C x H x W, and regions R x 5 (x 1 x 1)."""
 
     bottoms = (2, 2)
-    no_force_backward = (1,)
+    no_force_backward: ClassVar[tuple[int, ...]] = (1,)
 
     def check_bottoms(self, bottom_shapes: Sequence[Shape]) -> None:
         """Raise CaffeError unless the bottoms are an image blob and regions."""
@@ -291,33 +322,10 @@ class ROIAlign(PaddedPooling):
         lines, places = (
             self._points(corners[:, axis], sides[:, axis], self.size[1 - axis]) for axis in (1, 0)
         )
-        height, width = bottom.shape[2:]
-        inside = self._inside(lines, height)[:, :, None] & self._inside(places, width)[:, None]
-        inside = inside & (sides > 0).all(1)[:, None, None]
-        planes = bottom.flatten(2).transpose(1, 2)
-        top = torch.zeros((), device=bottom.device)
-        for row, share in self._neighbours(lines, height):
-            for column, part in self._neighbours(places, width):
-                pixels = (row[:, :, None] * width + column[:, None]).flatten(1)
-                values = planes[images[:, None], pixels].unflatten(1, inside.shape[1:])
-                weight = (share[:, :, None] * part[:, None]).to(bottom.dtype)
-                top = top + values * weight[..., None]
-        return (top * inside[..., None]).permute(0, 3, 1, 2)
+        return sampled(bottom, images, lines, places) * (sides > 0).all(1).view(-1, 1, 1, 1)
 
     @staticmethod
     def _points(start: Tensor, side: Tensor, bins: int) -> Tensor:
         """Where the bins begin and the last one ends, R x (bins + 1)."""
         index = torch.arange(bins + 1, device=start.device, dtype=start.dtype)
         return start[:, None] + index * (side / bins)[:, None]
-
-    @staticmethod
-    def _inside(points: Tensor, extent: int) -> Tensor:
-        return (points >= -0.5) & (points <= extent - 0.5)
-
-    @staticmethod
-    def _neighbours(points: Tensor, extent: int) -> list[tuple[Tensor, Tensor]]:
-        """The pixels before and after each point, and what each counts."""
-        before = points.floor().clamp(0, extent - 1)
-        after = (points.floor() + 1).clamp(0, extent - 1)
-        beyond = points.clamp(0, extent - 1) - before
-        return [(before.long(), 1 - beyond), (after.long(), beyond)]
