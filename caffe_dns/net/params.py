@@ -63,6 +63,10 @@ class ParamTable:
         owner = self.owner(layer, index)
         return owner.layer is layer and owner.index == index
 
+    def is_shared(self, param: Param) -> bool:
+        """Whether several blobs are this parameter."""
+        return sum(owner is param for owner in self._owners.values()) > 1
+
     def append(self, layer: Layer) -> list[bool]:
         """Enter a layer's blobs; returns which of them ask for a gradient.
 
