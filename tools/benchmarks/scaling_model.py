@@ -2,7 +2,7 @@
 """How training would scale to more GPUs than there are: a model, held to a measurement of two.
 
     python tools/benchmarks/scaling_model.py [--nets NET ...] [--gpus N ...]
-                                             [--two-gpus tf32=0.985 bf16=0.979]
+                                             [--two-gpus tf32=0.975 bf16=0.986]
 
 For each net, precision and number of GPUs it takes from dns itself what the ranks send, and in
 which order; from the multiplications of each layer when in backward that is there; and from a
@@ -234,7 +234,7 @@ def main() -> None:
     parser.add_argument(
         "--two-gpus",
         nargs="+",
-        default=["tf32=0.985", "bf16=0.979"],
+        default=["tf32=0.975", "bf16=0.986"],
         help="what two GPUs have of twice the speed of one, training AlexNet-BN",
     )
     options = parser.parse_args()
