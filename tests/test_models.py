@@ -214,6 +214,9 @@ def shorten(param: SolverParameter) -> None:
     lengths = {0: (), 1: (3,), 2: (1, 2)}[len(param.surgery_stage)]
     for stage, length in zip(param.surgery_stage, lengths, strict=True):
         stage.iterations, stage.end_iter, stage.interval = length, length - 1, 1
+        if stage.HasField("bits"):
+            # Values are rounded: at a small rate three iterations would move none.
+            param.base_lr = 0.1
 
 
 def arrays_of(model: Path) -> dict[str, np.ndarray]:
