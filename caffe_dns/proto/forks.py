@@ -152,6 +152,8 @@ _MOVED: dict[str, dict[int, Moved]] = {
     # MNC.
     "ROIWarping": {11870: Moved(2147)},
     "MaskResize": {11890: Moved(2148)},
+    # agethen.
+    "ConvLSTM": {150: Moved(2149), 151: Moved(2150)},
     # caffe_ocr.
     "DenseBlock": {147: Moved(2146)},
     "Normalize": {214: Moved(2140)},

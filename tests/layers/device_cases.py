@@ -16,6 +16,7 @@ from tests.layers.detection import test_detection_evaluate as evaluation
 from tests.layers.detection import test_detection_output as detection
 from tests.layers.detection import test_multibox_loss as multibox
 from tests.layers.detection.reference_loss import Settings
+from tests.layers.forks import test_conv_lstm as conv_lstm
 from tests.layers.forks import test_detection_loss as mscnn
 from tests.layers.forks import test_proposal_target as proposals
 from tests.layers.forks import test_yolo_loss as yolo_loss
@@ -209,6 +210,7 @@ CASES = {
         [draw(*IMAGES)],
     ),
     "mask_pooling": Case("type: 'MaskPooling'", [draw(*IMAGES), draw(2, 1, 9, 8, seed=1)], (0, 1)),
+    "conv_lstm": Case(conv_lstm.text(), conv_lstm.bottoms(), (0, 2, 3), tops=3),
     "ctc_loss": Case(
         settings("CtcLoss", "ctc_loss_param", "alphabet_size: 4 time_step: 6"),
         [draw(6, 2, 4), LINES],

@@ -146,6 +146,7 @@ def test_upsample(number: int) -> None:
         ("EvalDetection", 301, "eval_detection_param"),
         ("Yolov3", 603, "yolov3_param"),
         ("DenseBlock", 147, "denseblock_param"),
+        ("ConvLSTM", 150, "lstm_conv_param"),
         ("ROIWarping", 11870, "roi_warping_param"),
         ("MaskResize", 11890, "mask_resize_param"),
         ("LabelSpecificAdd", 241, "label_specific_add_param"),

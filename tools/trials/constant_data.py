@@ -314,7 +314,7 @@ class _Blobs:
             return (first[0], 6, *first[2:])
         if layer.type == "MaskPooling" and index == 1 and first:
             return (first[0], 1, *first[2:])
-        if layer.type == "LSTM" and index == 1 and first:
+        if layer.type in ("LSTM", "ConvLSTM") and index == 1 and first:
             return first[:2]
         if layer.type in ("CtcLoss", "WarpCTCLoss", "CTCGreedyDecoder") and index == 1 and first:
             return (first[1], 2)
