@@ -21,7 +21,7 @@ from caffe_dns.data.datum import Image
 from caffe_dns.data.sources import Order
 from caffe_dns.errors import CaffeError
 from caffe_dns.files.finite import check_finite
-from caffe_dns.files.hdf5 import find, is_bounded, open_hdf5, read_array
+from caffe_dns.files.hdf5 import find, is_bounded, open_hdf5, read_arrays
 
 
 @dataclass
@@ -173,6 +173,6 @@ class HDF5Batches:
         """All rows of a file, or None where it claims more than can well lie in it."""
         with open_hdf5(self._files.paths[file]) as opened:
             datasets = [find(opened, name) for name in self._files.names]
-            if not all(is_bounded(dataset) for dataset in datasets):
+            if not is_bounded(*datasets):
                 return None
-            return [read_array(dataset) for dataset in datasets]
+            return read_arrays(datasets)

@@ -8,7 +8,7 @@ taken than the file may well need.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
@@ -18,13 +18,13 @@ from caffe_dns.encoding import on_disk
 from caffe_dns.errors import CaffeError, first_line
 from caffe_dns.files.finite import check_finite
 from caffe_dns.files.kinds import HEAD, other_kind
-from caffe_dns.files.reading import check_file
+from caffe_dns.files.reading import FREE, check_file, may_take
 
 if TYPE_CHECKING:
     import h5py
 
-#: Bytes of memory that any file may take, and how many for each of its own: it may be compressed.
-_FREE, _PER_BYTE = 256 << 20, 16
+#: Of datasets that are too large, how many are named.
+_MOST_NAMED = 3
 #: What h5py raises for files that are not as they should be.
 _H5PY_ERRORS = (
     AttributeError,
@@ -81,8 +81,8 @@ def find(group: h5py.Group, name: str | bytes) -> Any:
     if isinstance(item, h5py.Dataset):
         if item.external or item.is_virtual:
             raise CaffeError(f"dataset '{shown}' has its values in other files; none is read")
-        if item.chunks and int(np.prod(item.chunks, dtype=object)) * item.dtype.itemsize > _FREE:
-            raise CaffeError(f"dataset '{shown}' comes in pieces of more than {_FREE >> 20} MiB")
+        if _piece(item) > FREE:
+            raise CaffeError(f"dataset '{shown}' comes in pieces of more than {FREE >> 20} MiB")
     return item
 
 
@@ -95,17 +95,36 @@ def _is_external(group: h5py.Group, name: bytes) -> bool:
         return False
 
 
-def is_bounded(dataset: h5py.Dataset) -> bool:
-    """Whether so many values may well lie in the file, so that all can be read at once."""
-    size = int(np.prod(dataset.shape, dtype=object)) * dataset.dtype.itemsize
-    return size <= _FREE + _PER_BYTE * os.path.getsize(dataset.file.filename)
+def is_bounded(*datasets: h5py.Dataset) -> bool:
+    """Whether so many values may well lie in their file, so that all can be read at once."""
+    memory = sum(map(_memory, datasets))
+    return not datasets or may_take(memory, os.path.getsize(datasets[0].file.filename))
 
 
-def read_array(dataset: h5py.Dataset) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """All values of a dataset, as finite float32. Raises CaffeError, or what h5py raises."""
-    name = dataset.name
-    if not is_bounded(dataset):
-        raise CaffeError(f"dataset '{name}' claims a shape of {dataset.shape}, more than fits here")
-    array = np.array(dataset[()], np.float32)
-    check_finite(array, f"dataset '{name}'")
-    return array
+def _memory(dataset: h5py.Dataset) -> int:
+    """The bytes that reading all values takes: as they are, and as float32 if they are no such."""
+    size = np.dtype(np.float32).itemsize
+    if dataset.dtype != np.float32:
+        size += dataset.dtype.itemsize
+    return int(np.prod(dataset.shape, dtype=object)) * size + _piece(dataset)
+
+
+def _piece(dataset: h5py.Dataset) -> int:
+    """The bytes of a piece in which the values come, if they do."""
+    return int(np.prod(dataset.chunks or (0,), dtype=object)) * dataset.dtype.itemsize
+
+
+def read_arrays(
+    datasets: Sequence[h5py.Dataset],
+) -> list[np.ndarray[Any, np.dtype[np.float32]]]:
+    """All values of some datasets, as finite float32. Raises CaffeError, or what h5py raises."""
+    for dataset in datasets:
+        if dataset.dtype.kind not in "biuf":
+            raise CaffeError(f"dataset '{dataset.name}' is no array of numbers")
+    if not is_bounded(*datasets):
+        claimed = ", ".join(f"'{each.name}' of {each.shape}" for each in datasets[:_MOST_NAMED])
+        raise CaffeError(f"claims more than fits here: dataset {claimed}")
+    arrays = [np.asarray(dataset[()], np.float32) for dataset in datasets]
+    for array, dataset in zip(arrays, datasets, strict=True):
+        check_finite(array, f"dataset '{dataset.name}'")
+    return arrays

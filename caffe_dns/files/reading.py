@@ -20,6 +20,8 @@ from caffe_dns.encoding import on_disk
 #: Seconds to wait for whoever writes into a pipe.
 PATIENCE = 5.0
 _PIECE = 1 << 16
+#: Bytes of memory that any file may take, and how many for each of its own.
+FREE, _PER_BYTE = 192 << 20, 16
 
 
 def open_file(path: str | Path) -> BinaryIO:
@@ -43,6 +45,11 @@ def open_file(path: str | Path) -> BinaryIO:
     finally:
         if descriptor >= 0:
             os.close(descriptor)
+
+
+def may_take(memory: int, stored: int) -> bool:
+    """Whether what lies in so many bytes of a file, compressed perhaps, may well take so much."""
+    return memory <= FREE + _PER_BYTE * stored
 
 
 def is_count(word: str) -> bool:

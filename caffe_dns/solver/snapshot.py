@@ -23,7 +23,7 @@ from torch import Tensor
 from caffe_dns.encoding import decode, encode, on_disk
 from caffe_dns.errors import CaffeError
 from caffe_dns.files import remove_leftovers, temporary_beside, write_atomically
-from caffe_dns.files.hdf5 import find, open_hdf5, read_array
+from caffe_dns.files.hdf5 import find, is_bounded, open_hdf5, read_arrays
 from caffe_dns.files.reading import open_file
 from caffe_dns.layers.batch_data import BatchDataLayer
 from caffe_dns.layers.masked import DeviationMasks, WeightedLayer
@@ -305,10 +305,12 @@ def _from_hdf5(file: str) -> tuple[SolverState, list[np.ndarray]]:
         state.current_step = _integer(root, "current_step")
         name = find(root, "learned_net")
         if name is not None:
+            if name.size != 1 or not is_bounded(name):
+                raise CaffeError("is not a solver state in HDF5: 'learned_net' is no single text")
             text = name[()]
             state.learned_net = decode(text) if isinstance(text, bytes) else str(text)
         group = find(root, "history")
-        histories = [read_array(find(group, str(index))) for index in range(len(group))]
+        histories = read_arrays([find(group, str(index)) for index in range(len(group))])
     return state, histories
 
 

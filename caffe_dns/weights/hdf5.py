@@ -17,7 +17,7 @@ from torch import Tensor
 
 from caffe_dns.encoding import decode, encode
 from caffe_dns.errors import CaffeError
-from caffe_dns.files.hdf5 import find, open_hdf5, read_array
+from caffe_dns.files.hdf5 import find, open_hdf5, read_arrays
 from caffe_dns.files.reading import is_count
 from caffe_dns.net import Net
 from caffe_dns.net.params import Param
@@ -45,7 +45,7 @@ def _arrays(group: h5py.Group) -> dict[int, np.ndarray] | None:
         return None
     if not all(map(is_count, datasets)):
         raise CaffeError(f"is not a model in HDF5: the blobs of a layer are {sorted(datasets)}")
-    return {int(name): read_array(dataset) for name, dataset in datasets.items()}
+    return dict(zip(map(int, datasets), read_arrays([*datasets.values()]), strict=True))
 
 
 def _group_names(data: h5py.Group) -> list[str | bytes]:

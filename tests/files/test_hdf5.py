@@ -15,7 +15,7 @@ import pytest
 from caffe_dns.data.batches import Share
 from caffe_dns.data.hdf5_rows import HDF5Batches, inspect_files
 from caffe_dns.errors import CaffeError
-from caffe_dns.files.hdf5 import find, open_hdf5, read_array
+from caffe_dns.files.hdf5 import find, open_hdf5, read_arrays
 from caffe_dns.solver.snapshot import read_state
 from caffe_dns.weights.transfer import read_layers
 
@@ -30,7 +30,7 @@ def make(path: Path, fill: Callable[[h5py.File], Any]) -> str:
 
 def read(path: str) -> np.ndarray:
     with open_hdf5(path) as root:
-        return read_array(find(root, "data"))
+        return read_arrays([find(root, "data")])[0]
 
 
 def test_reads_an_array(tmp_path: Path) -> None:
@@ -61,6 +61,15 @@ def claim_much(file: h5py.File) -> None:
     file.create_dataset("data", (200_000_000, 2), "f4", chunks=(100, 2))
 
 
+def claim_bytes(file: h5py.File) -> None:
+    """Five times as many as float32, beside the bytes themselves."""
+    file.create_dataset("data", (100_000_000,), "u1", chunks=(100,))
+
+
+def refer_often_to_a_large_text(file: h5py.File) -> None:
+    file.create_dataset("data", data=["x" * 1000] * 10, dtype=h5py.string_dtype())
+
+
 def claim_pieces(file: h5py.File) -> None:
     file.create_dataset("data", (10**9,), "u1", chunks=(10**9,), compression="gzip")
 
@@ -80,11 +89,13 @@ def spoil(file: h5py.File) -> None:
         (link_by_a_detour, "leads into another file"),
         (store_elsewhere, "values in other files"),
         (assemble_elsewhere, "values in other files"),
-        (claim_much, "claims a shape of"),
+        (claim_much, r"claims more than fits here: dataset '/data' of \(200000000, 2\)"),
+        (claim_bytes, "claims more than fits here"),
+        (refer_often_to_a_large_text, "'/data' is no array of numbers"),
         (claim_pieces, "pieces of more than"),
         (circle, "cannot be read as HDF5"),
         (spoil, r"holds nan at \[3, 1\]"),
-        (lambda file: file.update({"data": [b"abc"]}), "cannot be read as HDF5"),
+        (lambda file: file.update({"data": [b"abc"]}), "'/data' is no array of numbers"),
     ],
 )
 def test_refuses_in_one_line(
@@ -119,6 +130,29 @@ def test_a_pipe_is_no_hdf5_file(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(CaffeError, match="pipe"):
         inspect_files([str(tmp_path / "pipe")], ["data"])
+
+
+def test_what_is_read_together_is_bounded_together(tmp_path: Path) -> None:
+    """Each of a layer's blobs would fit; they need not even lie in the file twice."""
+
+    def fill(file: h5py.File) -> None:
+        group = file.create_group("data/conv1")
+        group.create_dataset("0", (20_000_000,), "f4", chunks=(100,))
+        for index in range(1, 20):
+            group[str(index)] = group["0"]
+
+    with pytest.raises(CaffeError, match="claims more than fits here"):
+        list(read_layers(make(tmp_path / "a.caffemodel.h5", fill)))
+
+
+def test_a_states_model_is_one_text(tmp_path: Path) -> None:
+    def fill(file: h5py.File) -> None:
+        file["iter"] = file["current_step"] = 1
+        file.create_dataset("learned_net", data=["a", "b"], dtype=h5py.string_dtype())
+        file.create_group("history")
+
+    with pytest.raises(CaffeError, match="'learned_net' is no single text"):
+        read_state(make(tmp_path / "a.solverstate.h5", fill))
 
 
 def model(file: h5py.File) -> None:

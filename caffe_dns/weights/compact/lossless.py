@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from caffe_dns.errors import CaffeError
+from caffe_dns.files.reading import may_take
 from caffe_dns.proto.caffe_pb2 import NetParameter
 from caffe_dns.proto.text import parse_text, to_text
 from caffe_dns.weights.compact.contents import Contents
@@ -44,6 +45,12 @@ _DAMAGE = (
 )
 #: As many as a blob can have (`Blob::Reshape`).
 _MOST_VALUES = 2**31 - 1
+#: Of a layer.
+_MOST_ARRAYS = 32
+#: Bytes that reading takes for each entry.
+_MEMORY = 32
+#: The most bytes of a distance: of a place among as many as fit in memory.
+_LONGEST = 7
 #: More than any definition needs; what claims to be longer is not a header.
 _MAX_HEADER = 2**26
 
@@ -92,12 +99,12 @@ def _parse(body: bytes) -> Contents:
         raise ValueError("the header is too long")
     packed_header, packed_distances, *packed_planes = _split(body[_LENGTH.size :])
     header: dict[str, Any] = json.loads(unpack(packed_header, header_size))
+    definition = parse_text(header["definition"], NetParameter).message
     shapes, entries = header["shapes"], header["entries"]
-    count = sum(map(sum, entries))
+    count = _count(entries, len(definition.layer), len(body))
     distances = _from_varints(unpack(packed_distances, header["distances"]), count)
     planes = [np.frombuffer(unpack(plane, count), np.uint8) for plane in packed_planes]
     bits = np.ascontiguousarray(np.stack(planes, axis=1)).view("<u4").reshape(-1)
-    definition = parse_text(header["definition"], NetParameter).message
     blobs: list[list[np.ndarray]] = []
     at = 0
     for layer_shapes, layer_entries in zip(shapes, entries, strict=True):
@@ -105,9 +112,21 @@ def _parse(body: bytes) -> Contents:
         for shape, used in zip(layer_shapes, layer_entries, strict=True):
             blobs[-1].append(_restore(shape, distances[at : at + used], bits[at : at + used]))
             at += used
-    if len(blobs) != len(definition.layer):
-        raise ValueError("it has arrays for another number of layers")
     return Contents(definition, list(header["remarks"]), blobs)
+
+
+def _count(entries: list[list[int]], layers: int, size: int) -> int:
+    """How many entries there are in all. Raises ValueError for more than `size` bytes may hold."""
+    if len(entries) != layers:
+        raise ValueError("it has arrays for another number of layers")
+    if max(map(len, entries), default=0) > _MOST_ARRAYS:
+        raise ValueError("a layer has too many arrays")
+    if min((used for arrays in entries for used in arrays), default=0) < 0:
+        raise ValueError("an array has fewer entries than none")
+    count = sum(map(sum, entries))
+    if not may_take(_MEMORY * count, size):
+        raise ValueError(f"it claims {count} entries")
+    return count
 
 
 def _restore(shape: list[int], distances: np.ndarray, bits: np.ndarray) -> np.ndarray:
@@ -162,7 +181,10 @@ def _from_varints(raw: bytes, count: int) -> np.ndarray:
         raise ValueError("it has another number of distances")
     numbers = np.zeros(count, np.int64)
     starts = np.concatenate([[0], ends[:-1] + 1]).astype(np.int64) if count else ends
-    for digit in range(int((ends - starts).max(initial=-1)) + 1):
+    longest = int((ends - starts).max(initial=-1)) + 1
+    if longest > _LONGEST:
+        raise ValueError("a distance is too large")
+    for digit in range(longest):
         inside = starts + digit <= ends
         numbers[inside] |= (parts[(starts + digit)[inside]] & 127).astype(np.int64) << (7 * digit)
     return numbers

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
 
 import numpy as np
@@ -107,6 +108,32 @@ def test_what_a_file_says_of_itself_is_checked() -> None:
             decode(bytes(spoiled))
         except CaffeError as error:
             assert "is not a compact model that dns wrote" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("entries", "distances", "said"),
+    [
+        ([10**9], b"", "it claims 1000000000 entries"),
+        ([0] * 40, b"", "a layer has too many arrays"),
+        ([-1, 2], b"\1", "fewer entries than none"),
+        ([1], b"\x81" * 10 + b"\1", "a distance is too large"),
+    ],
+)
+def test_what_would_take_much_is_refused(entries: list[int], distances: bytes, said: str) -> None:
+    header = {
+        "definition": "layer { name: 'a' type: 'InnerProduct' }",
+        "remarks": [],
+        "shapes": [[[4]] * len(entries)],
+        "entries": [entries],
+        "distances": len(distances),
+    }
+    raw = json.dumps(header).encode()
+    parts = [sections.pack(part) for part in (raw, distances, *[b"\0"] * 4)]
+    body = b"".join(len(part).to_bytes(4, "little") + part for part in parts)
+    body = len(raw).to_bytes(4, "little") + body
+    digest = hashlib.sha256(body).digest()
+    with pytest.raises(CaffeError, match=said):
+        decode(SIGNATURE + b"\0\0\0\1" + digest + body)
 
 
 def test_other_files(tmp_path: Path) -> None:
