@@ -41,7 +41,7 @@ from tools.benchmarks.plain_nets import NETS, Classifier
 
 MODELS = Path(__file__).resolve().parents[2] / "models"
 #: How often each takes its turn, and for how many seconds.
-TURNS, SECONDS = 5, 0.2
+TURNS, SECONDS = 15, 0.2
 Passes = dict[str, Callable[[], object]]
 
 
