@@ -6,6 +6,7 @@ count them, but no solver updates them.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -63,9 +64,10 @@ class ParamTable:
         owner = self.owner(layer, index)
         return owner.layer is layer and owner.index == index
 
-    def is_shared(self, param: Param) -> bool:
-        """Whether several blobs are this parameter."""
-        return sum(owner is param for owner in self._owners.values()) > 1
+    def unshared(self) -> list[Param]:
+        """The parameters that one blob alone is."""
+        users = Counter(self._owners.values())
+        return [param for param in self.owned if users[param] == 1]
 
     def append(self, layer: Layer) -> list[bool]:
         """Enter a layer's blobs; returns which of them ask for a gradient.

@@ -173,8 +173,7 @@ class CapturedIteration:
         self._deferred_gradients = deferred if average is not None else SecondStream()
         if average is None:
             # Of what is shared, gradients are added up, which is done in float32.
-            alone = [param for param in net.learnable_params if not net.table.is_shared(param)]
-            rule.take_rounded(alone)
+            rule.take_rounded(net.table.unshared())
         self._runs = 0
         self._graph: torch.cuda.CUDAGraph | None = None
         self._failed = False
