@@ -70,9 +70,9 @@ def decoding_memory(head: Buffer, size: int) -> int:
 def _check_claim(data: Buffer, what: str) -> None:
     """Raise CaffeError where decoding would take too much memory, unless a limit was set."""
     claim = claim_of(data)
-    if claim is None or os.environ[_LIMIT] != str(MOST_PIXELS):
+    if claim is None or claim.memory <= 2 * len(data) + _SPARE:
         return
-    if claim.memory > 2 * len(data) + _SPARE:
+    if os.environ[_LIMIT] == str(MOST_PIXELS):
         raise CaffeError(
             f"{what} has {len(data)} bytes and claims to have {claim.width}x{claim.height} pixels, "
             f"for which {claim.memory >> 20} MB are needed; set {_LIMIT} to the most pixels that "

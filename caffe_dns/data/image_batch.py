@@ -91,15 +91,16 @@ class FinishedBatch(ImageBatch):
         self.images = _memory((size, *shape), source=memory)
         self.labels = _memory((size,))
         self.transform = transform
+        self._places = self.images.numpy()
 
     def put(self, index: int, image: Image, cut: Cut) -> None:
-        target = self.images[index].numpy()
+        target = self._places[index]
         self.transform.finish(crop(image, cut, self.transform.crop_size), cut, target)
         if cut.mirrored:
             target[:] = target[..., ::-1].copy()
 
     def put_all(self, images: Image, cuts: IntArray) -> None:
-        target = self.images.numpy()
+        target = self._places
         self.transform.finish_all(images, cuts, target)
         if self.transform.mirror:
             mirrored = cuts[:, 2].nonzero()

@@ -50,7 +50,7 @@ class Claim(NamedTuple):
 def claim_of(data: Buffer) -> Claim | None:
     """What the image claims; None where its kind is not known or its header not whole."""
     for start, read in _KINDS.items():
-        if re.match(start, data, re.DOTALL):
+        if start.match(data):
             try:
                 return read(data)
             except (struct.error, IndexError, KeyError, OverflowError, ValueError):
@@ -152,7 +152,7 @@ def _tiff(data: Buffer) -> Claim:
 
 
 #: By what files begin with. Those of other kinds (PPM, PFM) are as long as what they claim.
-_KINDS: dict[bytes, Callable[[Buffer], Claim]] = {
+_STARTS: dict[bytes, Callable[[Buffer], Claim]] = {
     rb"\xff\xd8": _jpeg,
     rb"\x89PNG\r\n\x1a\n": _png,
     rb"BM": _bmp,
@@ -164,3 +164,4 @@ _KINDS: dict[bytes, Callable[[Buffer], Claim]] = {
     rb".{4}ftyp": _avif,
     rb"#\?": _radiance,
 }
+_KINDS = {re.compile(start, re.DOTALL): read for start, read in _STARTS.items()}
