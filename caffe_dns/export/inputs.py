@@ -19,7 +19,7 @@ from caffe_dns.proto.caffe_pb2 import BlobShape, LayerParameter, NetParameter, P
 ItemShape: TypeAlias = "Shape | tuple[Shape, ...]"
 
 #: Layers without bottoms that do not read data.
-_NOT_DATA = {"Input", "Parameter"}
+_NOT_DATA = {"Input", "Parameter", "ContinuationIndicator"}
 
 
 def data_layers(param: NetParameter) -> list[LayerParameter]:

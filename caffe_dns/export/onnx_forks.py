@@ -169,7 +169,8 @@ def selu_dropout(at: Bottoms) -> list[str]:
 def continuation_indicator(at: Bottoms) -> list[str]:
     """A constant, for batches of the net's size."""
     at.graph.fixed_batch = True
-    return [at.constant("indicator", at.layer(torch.zeros(()).expand(at.shapes[0])))]
+    bottoms = [torch.zeros(()).expand(shape) for shape in at.shapes]
+    return [at.constant("indicator", at.layer(*bottoms))]
 
 
 @converts("ReLU6")

@@ -2860,12 +2860,14 @@ class InsanityParameter(_message.Message):
     def __init__(self, lb: _Optional[float] = ..., ub: _Optional[float] = ...) -> None: ...
 
 class ContinuationIndicatorParameter(_message.Message):
-    __slots__ = ("time_step", "axis")
+    __slots__ = ("time_step", "axis", "batch_size")
     TIME_STEP_FIELD_NUMBER: _ClassVar[int]
     AXIS_FIELD_NUMBER: _ClassVar[int]
+    BATCH_SIZE_FIELD_NUMBER: _ClassVar[int]
     time_step: int
     axis: int
-    def __init__(self, time_step: _Optional[int] = ..., axis: _Optional[int] = ...) -> None: ...
+    batch_size: int
+    def __init__(self, time_step: _Optional[int] = ..., axis: _Optional[int] = ..., batch_size: _Optional[int] = ...) -> None: ...
 
 class DetectionLossParameter(_message.Message):
     __slots__ = ("cls_num", "coord_num", "field_h", "field_w", "downsample_rate", "bb_smooth", "field_whr", "field_xyr", "bg_threshold", "bg_multiple", "sample_mode", "objectness", "iou_weighted", "pos_neg_weighted")

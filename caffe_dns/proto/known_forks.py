@@ -70,6 +70,7 @@ FIELDS = {
         "TransformationParameter": "flow",
     },
     "DeepDetect": {
+        "LayerParameter": "dice_coef_loss_param",
         "NonMaximumSuppressionParameter": "soft_nms theta",
         "TransformationParameter": "geometry_param",
     },
@@ -111,6 +112,18 @@ FIELDS = {
         "FillerParameter": "file",
     },
     "SSTD": {"MaskResizeParameter": "factor_height factor_width"},
+    "RAS": {"ImageDataParameter": "normalize"},
+    "DeepSkeleton": {"LayerParameter": "rescale_param"},
+    "TextBoxes++": {
+        "PriorBoxParameter": "denser_prior_boxes",
+        "DetectionOutputParameter": "use_polygon",
+    },
+    "PG-CNN": {"LayerParameter": "multi_roi_pooling_param multi_label_image_data_param"},
+    "JAA-Net": {
+        "LayerParameter": "au_mask_based_land_param combination_param division_param "
+        "multi_stage_meanfield_au3_param",
+        "DataParameter": "get_mirror_crop",
+    },
     "caffe-yolo": {"DataParameter": "side"},
     "caffe-yolov2": {
         "DataParameter": "side",
@@ -162,7 +175,7 @@ LAYER_TYPES = {
     "DeepLab": "DenseCRF DomainTransform MatRead MatWrite UniqueLabel BiasChannel "
     "AdaptiveBiasChannel",
     "CRF-RNN": "MultiStageMeanfield",
-    "NVCaffe": "DetectNetTransformation",
+    "NVCaffe": "DetectNetTransformation L1Loss",
     "MS-CNN": "BBoxAccuracy BoxGroupOutput DetectionGroupLoss DetectionGroupAccuracy",
     "MobileNet-YOLO": "GaussianYolov3 YoloSeg",
     "Intel Caffe": "ConvolutionReLU SpatialDropout",
@@ -170,6 +183,12 @@ LAYER_TYPES = {
     "InnerProductReLUDropout MKLBatchNorm MKLConvolution MKLLRN MKLPooling MKLReLU ReLUPooling "
     "Winograd",
     "DeepDetect": "SparseData SparseInnerProduct",
+    "RCF": "AutoCrop",
+    "DeepSkeleton": "Quantize Rescale",
+    "PG-CNN": "MultiROIPooling MultiLabelImageData",
+    "JAA-Net": "AUMaskBasedLand AlignDataTransform Combination Division MultiStageMeanfieldAU3",
+    "caffe-mtcnn": "OftenMtcnnAccuracy OftenMtcnnClassBridge OftenMtcnnEuclideanLoss "
+    "OftenMtcnnLandMarkLoss OftenMtcnnSoftmaxLoss",
     "caffe-yolo": "BoxData",
     "caffe-yolov2": "BoxData",
     "makefile's frcnn": "FrcnnAnchorTarget FrcnnProposal FrcnnProposalTarget FrcnnRoiData",
@@ -195,6 +214,7 @@ _INSTEAD = {
         ("MultiStageMeanfield", "MULTI_STAGE_MEANFIELD", "multi_stage_meanfield_param"), _STILL
     ),
     **dict.fromkeys(("DenseCRF", "dense_crf_param"), _STILL),
+    "AutoCrop": 'a layer of type "Crop" with the offset in its crop_param would do',
     "CROP": 'a layer of type "Crop" with the offset in its crop_param would do',
     "BN": 'a layer of type "BN" would do',
     "UNPOOLING": 'a layer of type "Upsample" would do',

@@ -83,6 +83,22 @@ def test_layers_of_forks_become_standard_ones() -> None:
     assert not d.HasField("dropout_param")
 
 
+def test_where_sequences_begin_is_no_data() -> None:
+    """A layer that says it without a bottom stays, and no shape has to be given for it."""
+    text = (
+        'layer { name: "d" type: "Data" top: "x" data_param { source: "gone" batch_size: 9 } }'
+        'layer { name: "c" type: "ContinuationIndicator" top: "begin"'
+        " continuation_indicator_param { time_step: 1 batch_size: 3 } }"
+        'layer { name: "r" type: "LSTM" bottom: "x" bottom: "begin" top: "r"'
+        " recurrent_param { num_output: 2 } }"
+    )
+    assert shown(make(text).param) == [
+        "Input >x",
+        "ContinuationIndicator >begin",
+        "LSTM x,begin>r",
+    ]
+
+
 def test_shapes_come_from_the_data(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(GOLDEN)
     parsed = read_net(GOLDEN / "runs" / "sgd_inv" / "train_val.prototxt")

@@ -116,6 +116,7 @@ def _batches(layer: LayerParameter) -> Iterator[int]:
     for settings in (layer.data_param, layer.image_data_param, layer.hdf5_data_param):
         yield settings.batch_size
     yield layer.memory_data_param.batch_size
+    yield layer.continuation_indicator_param.batch_size
     for shape in (*layer.input_param.shape, *layer.dummy_data_param.shape):
         yield from shape.dim[:1]
     dims = layer.reshape_param.shape.dim
@@ -171,7 +172,9 @@ def with_constant_data(param: NetParameter, guess: Guess) -> NetParameter:
 
 def is_data(layer: LayerParameter) -> bool:
     """Whether it brings something from outside the net, or runs code of the user's."""
-    return layer.type == "Python" or (not layer.bottom and layer.type != "Parameter")
+    if layer.type in ("Parameter", "ContinuationIndicator"):
+        return False
+    return layer.type == "Python" or not layer.bottom
 
 
 @layer_types.register("TrialBoxes")

@@ -17,25 +17,36 @@ from caffe_dns.layers.recurrent import KeepsStates, lstm_unit
 class ContinuationIndicator(Layer):
     """0 where a sequence begins, else 1, for sequences that all begin at step 0.
 
-    Top: T x N, with `time_step` for T and the extent of the bottom's `axis` for N
-    (`continuation_indicator_layer.cpp`). What the bottom holds does not count.
+    Top: T x N, with `time_step` for T and the extent of the bottom's `axis` for N, or `batch_size`
+    without a bottom (`continuation_indicator_layer.cpp` of DeepDetect and of xmfbit). What the
+    bottom holds does not count.
     """
 
+    bottoms = (0, 1)
     no_force_backward = (0,)
 
     def reshape(self, bottom_shapes: Sequence[Shape]) -> list[Shape]:
-        settings, shape = self.param.continuation_indicator_param, bottom_shapes[0]
+        settings = self.param.continuation_indicator_param
+        if bool(settings.batch_size) == bool(bottom_shapes):
+            raise self.error(
+                "give either a bottom or how many sequences there are",
+                "continuation_indicator_param.batch_size",
+            )
         if not settings.time_step:
             raise self.error(
                 "must be positive, how many steps a sequence has",
                 "continuation_indicator_param.time_step",
             )
+        if settings.batch_size:
+            return [(settings.time_step, settings.batch_size)]
+        (shape,) = bottom_shapes
         axis = self.axis(settings.axis, len(shape), "continuation_indicator_param.axis")
         return [(settings.time_step, shape[axis])]
 
     def forward(self, *bottoms: Tensor) -> Tensor:
-        (shape,) = self.reshape([tuple(bottoms[0].shape)])
-        top = bottoms[0].new_ones(shape)
+        (shape,) = self.reshape([tuple(bottom.shape) for bottom in bottoms])
+        like = bottoms[0] if bottoms else torch.empty(0, device=self.context.device)
+        top = like.new_ones(shape)
         top[0] = 0
         return top
 

@@ -19,6 +19,14 @@ def test_continuation_indicator(axis: int, sequences: int) -> None:
     assert top.tolist() == [[0] * sequences, [1] * sequences, [1] * sequences]
 
 
+def test_continuation_indicator_of_a_number_of_sequences() -> None:
+    text = "type: 'ContinuationIndicator' continuation_indicator_param { %s }"
+    (top,) = run(make_layer(text % "time_step: 3 batch_size: 2"))
+    assert top.tolist() == [[0, 0], [1, 1], [1, 1]]
+    assert "give either a bottom or how many" in refused(text % "time_step: 3")
+    assert "give either" in refused(text % "time_step: 3 batch_size: 2", (2, 4))
+
+
 def test_what_does_not_fit() -> None:
     text = "type: 'ContinuationIndicator' continuation_indicator_param { %s }"
     assert "time_step: must be positive" in refused(text % "", (2, 4))
