@@ -63,7 +63,10 @@ class Parsed(Generic[M]):
     def locate(self, error: CaffeError) -> CaffeError:
         """Fill in where in the file a field of this message stands, if `error` is about one."""
         if error.field and error.layer is None and error.file in (None, self.file):
-            error.locate(file=self.file, line=self.positions.line(error.field))
+            # A field that is missing is missing in the message that it belongs to.
+            paths = (error.field, error.field.partition(".")[0])
+            lines = (line for path in paths if (line := self.positions.line(path)) is not None)
+            error.locate(file=self.file, line=next(lines, None))
         return error
 
     def check_finite(self) -> None:

@@ -127,7 +127,7 @@ class Stage:
         return parse_pattern(text) if text else None
 
     def error(self, message: str, field: str) -> CaffeError:
-        return CaffeError(message, field=f"surgery_stage {self.number}: {field}")
+        return CaffeError(message, field=f"surgery_stage[{self.number - 1}].{field}")
 
 
 def plan(param: SolverParameter) -> list[Stage]:

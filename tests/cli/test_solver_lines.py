@@ -15,6 +15,11 @@ from tests.cli.workspace import TRAIN, Workspace
         ("type: 'Adm'", "type: unknown solver type 'Adm' (did you mean 'Adam'?)"),
         ("average_loss: 0", "average_loss: must be at least 1, not 0"),
         ("net: 'gone.prototxt'", "net: gone.prototxt: there is no such file"),
+        (
+            "surgery_stage { sparsity: 2 }",
+            "surgery_stage[0].sparsity: must be at least 0 and below 1, but is 2",
+        ),
+        ("surgery_stage { interval: 0 }", "surgery_stage[0].interval: must be at least 1, not 0"),
         ("snapshot_prefix: 'gone/x'", "snapshot_prefix: the folder 'gone' of the snapshots does"),
         ("snapshot_prefix: 'gone/x'\nsnapshot: 0", "snapshot_prefix: the folder 'gone' of the"),
     ],

@@ -295,6 +295,8 @@ def test_nothing_that_never_learns_moves(kind: str) -> None:
     [
         ("AdaGrad", "momentum: 0.9", "momentum: momentum cannot be used with AdaGrad"),
         ("RMSProp", "momentum: 0.9", "momentum: momentum cannot be used with RMSProp"),
+        ("Adam", "momentum2: 2", "momentum2: must lie in [0, 1), not 2"),
+        ("Adam", "momentum: 1", "momentum: must lie in [0, 1), not 1"),
         ("RMSProp", "rms_decay: 1", "rms_decay: must lie in [0, 1), not 1"),
         ("RMSProp", "rms_decay: -0.5", "rms_decay: must lie in [0, 1), not -0.5"),
         ("SGD", "regularization_type: 'L3'", "unknown regularization type 'L3'; known: L1, L2"),

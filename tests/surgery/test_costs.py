@@ -128,7 +128,7 @@ ROW = "latency_table { name: 'stem' share: 0.5 share: 1 milliseconds: 1 millisec
 def test_stages_that_make_no_sense(stage: str, message: str) -> None:
     with pytest.raises(CaffeError) as error:
         plan(parse_text(STAGE.format(stage), SolverParameter).message)
-    assert str(error.value).startswith(f"surgery_stage 1: {message}")
+    assert str(error.value).startswith(f"surgery_stage[0].{message}")
 
 
 def test_a_latency_out_of_reach() -> None:

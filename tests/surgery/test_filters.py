@@ -227,12 +227,12 @@ def test_layers_that_are_read_by_others_are_held() -> None:
     [
         (
             "macs: 0.001 pattern: 'filter'",
-            "surgery_stage 1: macs: 0.001 of the multiply-accumulates is out of reach: 0 of them "
+            "surgery_stage[0].macs: 0.001 of the multiply-accumulates is out of reach: 0 of them "
             "stay in any case, and a filter of each layer; at least ",
         ),
         (
             "sparsity: 0.5 layer { name: 'left' pattern: 'filter' } layer { name: 'right' }",
-            "surgery_stage 1: pattern: layers that share a target are all pruned by filters, or "
+            "surgery_stage[0].pattern: layers that share a target are all pruned by filters, or "
             "none",
         ),
     ],

@@ -146,23 +146,23 @@ def test_layers_with_bits_of_their_own(tmp_path: Path) -> None:
     [
         (
             'surgery: false bits: 2 layer { name: "ip1" bits: 9 }',
-            "surgery_stage 1: bits: must be 1 to 8, not 9",
+            "surgery_stage[0].bits: must be 1 to 8, not 9",
         ),
         (
             'surgery: false bits: 2 layer { name: "ip1" sparsity: 0.5 }',
-            "surgery_stage 1: layer: 'ip1' and the stage must both have bits, or none",
+            "surgery_stage[0].layer: 'ip1' and the stage must both have bits, or none",
         ),
         (
             'surgery: false layer { name: "ip1" bits: 3 }',
-            "surgery_stage 1: layer: 'ip1' and the stage must both have bits, or none",
+            "surgery_stage[0].layer: 'ip1' and the stage must both have bits, or none",
         ),
         (
             'surgery: false bits: 2 layer { name: "ip3" bits: 3 }',
             "no layer with a matrix of weights is named 'ip3'; there are: ip1, ip2",
         ),
-        ("surgery: false bits: 0", "surgery_stage 1: bits: must be 1 to 8, not 0"),
-        ("surgery: false bits: 9", "surgery_stage 1: bits: must be 1 to 8, not 9"),
-        ("bits: 2", "surgery_stage 1: bits: needs masks that stay as they are: surgery: false"),
+        ("surgery: false bits: 0", "surgery_stage[0].bits: must be 1 to 8, not 0"),
+        ("surgery: false bits: 9", "surgery_stage[0].bits: must be 1 to 8, not 9"),
+        ("bits: 2", "surgery_stage[0].bits: needs masks that stay as they are: surgery: false"),
     ],
 )
 def test_refused(stage: str, complaint: str, tmp_path: Path) -> None:

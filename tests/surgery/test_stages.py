@@ -92,10 +92,10 @@ def test_where_the_sparsity_is_reached() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("surgery_stage { } ", "surgery_stage 1: iterations: must be at least 1, not 0"),
+        ("surgery_stage { } ", "surgery_stage[0].iterations: must be at least 1, not 0"),
         (
             "surgery_stage { } surgery_stage { iterations: 4 }",
-            "surgery_stage 1: iterations: must be at least 1, not 0",
+            "surgery_stage[0].iterations: must be at least 1, not 0",
         ),
         (
             "max_iter: 4 surgery_stage { iterations: 5 }",
@@ -104,77 +104,77 @@ def test_where_the_sparsity_is_reached() -> None:
         ),
         (
             "surgery_stage { iterations: 5 sparsity: 1 }",
-            "surgery_stage 1: sparsity: must be at least 0 and below 1, but is 1",
+            "surgery_stage[0].sparsity: must be at least 0 and below 1, but is 1",
         ),
         (
             "surgery_stage { iterations: 5 layer { name: 'a' sparsity: -0.5 } }",
-            "surgery_stage 1: sparsity: must be at least 0 and below 1, but is -0.5",
+            "surgery_stage[0].sparsity: must be at least 0 and below 1, but is -0.5",
         ),
         (
             "surgery_stage { iterations: 5 compression: 0.5 }",
-            "surgery_stage 1: compression: must be at least 1, not 0.5",
+            "surgery_stage[0].compression: must be at least 1, not 0.5",
         ),
         (
             "surgery_stage { iterations: 5 compression: 5 sparsity: 0.5 }",
-            "surgery_stage 1: compression: give either this or sparsity, not both",
+            "surgery_stage[0].compression: give either this or sparsity, not both",
         ),
         (
             "surgery_stage { iterations: 5 macs: 1.5 }",
-            "surgery_stage 1: macs: must be above 0 and at most 1, but is 1.5",
+            "surgery_stage[0].macs: must be above 0 and at most 1, but is 1.5",
         ),
         (
             "surgery_stage { iterations: 5 macs: 0.5 compression: 5 }",
-            "surgery_stage 1: macs: give either this or compression, not both",
+            "surgery_stage[0].macs: give either this or compression, not both",
         ),
         (
             "surgery_stage { iterations: 5 macs: 0.5 layer { name: 'a' sparsity: 0.5 } }",
-            "surgery_stage 1: macs: 'a' has a sparsity, but all layers of a stage are pruned "
+            "surgery_stage[0].macs: 'a' has a sparsity, but all layers of a stage are pruned "
             "together by this; give that one a stage of its own",
         ),
         (
             "surgery_stage { iterations: 5 compression: 5 layer { name: 'a' threshold: 1 } }",
-            "surgery_stage 1: compression: 'a' has a threshold, so what it will keep is not known; "
+            "surgery_stage[0].compression: 'a' has a threshold, so what it will keep is not known; "
             "give it a sparsity",
         ),
         (
             "surgery_stage { iterations: 5 layer { name: 'a' threshold: 1 sparsity: 0.5 } }",
-            "surgery_stage 1: layer: 'a' can have only one of sparsity, threshold",
+            "surgery_stage[0].layer: 'a' can have only one of sparsity, threshold",
         ),
         (
             "surgery_stage { iterations: 5 layer { name: 'a' } layer { name: 'a' } }",
-            "surgery_stage 1: layer: 'a' is given more than once",
+            "surgery_stage[0].layer: 'a' is given more than once",
         ),
         (
             "surgery_stage { iterations: 5 start_iter: -1 }",
-            "surgery_stage 1: start_iter: must not be negative, but is -1",
+            "surgery_stage[0].start_iter: must not be negative, but is -1",
         ),
         (
             "surgery_stage { iterations: 5 start_iter: 2 end_iter: 1 }",
-            "surgery_stage 1: end_iter: must lie between start_iter (2) and the stage's last "
+            "surgery_stage[0].end_iter: must lie between start_iter (2) and the stage's last "
             "iteration (4), but is 1",
         ),
         (
             "surgery_stage { iterations: 5 } surgery_stage { iterations: 5 end_iter: 5 }",
-            "surgery_stage 2: end_iter: must lie between start_iter (0) and the stage's last "
+            "surgery_stage[1].end_iter: must lie between start_iter (0) and the stage's last "
             "iteration (4), but is 5",
         ),
         (
             "surgery_stage { iterations: 5 interval: 0 }",
-            "surgery_stage 1: interval: must be at least 1, not 0",
+            "surgery_stage[0].interval: must be at least 1, not 0",
         ),
         (
             "surgery_stage { iterations: 5 steepness: 0 }",
-            "surgery_stage 1: steepness: must be above 0, not 0",
+            "surgery_stage[0].steepness: must be above 0, not 0",
         ),
         (
             "surgery_stage { iterations: 5 solver { lr_policy: 'stop' } }",
-            "surgery_stage 1: lr_policy: unknown learning rate policy 'stop' (did you mean "
+            "surgery_stage[0].lr_policy: unknown learning rate policy 'stop' (did you mean "
             "'step'?); known: fixed, step, exp, inv, multistep, poly, sigmoid, "
             "multifixed, cosine",
         ),
         (
             "surgery_stage { iterations: 5 solver { momentum: 0.5 } }",
-            "surgery_stage 1: momentum: cannot differ in a stage; what can: base_lr, lr_policy, "
+            "surgery_stage[0].momentum: cannot differ in a stage; what can: base_lr, lr_policy, "
             "gamma, power, stepsize, stepvalue, warmup_iter, warmup_start_lr, rampup_interval, "
             "rampup_lr, min_lr, stagelr, stageiter, surgery_stop_iter, surgery_iter_gamma, "
             "surgery_iter_power",

@@ -161,14 +161,14 @@ def test_the_inputs_of_a_transposed_weight() -> None:
 @pytest.mark.parametrize(
     ("stage", "message"),
     [
-        ("pattern: '4:2'", "surgery_stage 1: pattern: '4:2' is no pattern; known: N:M"),
+        ("pattern: '4:2'", "surgery_stage[0].pattern: '4:2' is no pattern; known: N:M"),
         (
             "layer { name: 'wide' pattern: '1x0' }",
-            "surgery_stage 1: pattern: '1x0' is no pattern; known: N:M",
+            "surgery_stage[0].pattern: '1x0' is no pattern; known: N:M",
         ),
         (
             "surgery: false pattern: '2:4'",
-            "surgery_stage 1: pattern: without surgery, masks stay as they are",
+            "surgery_stage[0].pattern: without surgery, masks stay as they are",
         ),
     ],
 )

@@ -157,35 +157,35 @@ def test_equal_parameters_are_never_more_than_wanted() -> None:
         (
             "official",
             "compression: 1000",
-            "surgery_stage 1: compression: 1000 times smaller is out of reach: of 406 parameters, 0"
+            "surgery_stage[0].compression: 1000 times smaller is out of reach: of 406 parameters, 0"
             " stay in any case; at most 203 times",
         ),
         (
             "deviation",
             "compression: 20",
-            "surgery_stage 1: compression: 20 times smaller is out of reach: of 448 parameters, 52 "
+            "surgery_stage[0].compression: 20 times smaller is out of reach: of 448 parameters, 52 "
             "stay in any case; at most 8.296 times",
         ),
         (
             "official",
             "layer { name: 'b' }",
-            "surgery_stage 1: layer: no masked layer is named 'b'; there are: conv, a",
+            "surgery_stage[0].layer: no masked layer is named 'b'; there are: conv, a",
         ),
         (
             "deviation",
             "layer { name: 'free' }",
-            "surgery_stage 1: layer: no masked layer is named 'free'; there are: conv, a",
+            "surgery_stage[0].layer: no masked layer is named 'free'; there are: conv, a",
         ),
         (
             "official",
             "layer { name: 'a' threshold: 1 }",
-            "surgery_stage 1: layer: 'a' is of type CInnerProduct, which has a c_rate and no "
+            "surgery_stage[0].layer: 'a' is of type CInnerProduct, which has a c_rate and no "
             "threshold",
         ),
         (
             "deviation",
             "layer { name: 'conv' c_rate: 1 }",
-            "surgery_stage 1: layer: 'conv' is of type Convolution, which has a threshold and no "
+            "surgery_stage[0].layer: 'conv' is of type Convolution, which has a threshold and no "
             "c_rate",
         ),
     ],

@@ -154,7 +154,7 @@ def test_a_share_out_of_reach(kind: str) -> None:
     in_any_case, least = FREE / (DENSE + FREE), (FREE + sum(USES.values())) / (DENSE + FREE)
     possible = np.ceil(least * 1e4) / 1e4
     assert str(error.value) == (
-        "surgery_stage 1: macs: 0.01 of the multiply-accumulates is out of reach: "
+        "surgery_stage[0].macs: 0.01 of the multiply-accumulates is out of reach: "
         f"{in_any_case:.4g} of them stay in any case, and a weight of each layer; "
         f"at least {possible:g}"
     )

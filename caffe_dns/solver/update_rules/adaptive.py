@@ -85,6 +85,12 @@ class Adam(UpdateRule):
         #: sqrt(1 - beta2^t) / (1 - beta1^t) of the next update.
         self.correction = torch.ones((), device=self.rate.device)
 
+    def _check(self, param: SolverParameter) -> None:
+        super()._check(param)
+        for field in ("momentum", "momentum2"):
+            if not 0 <= (value := getattr(param, field)) < 1:
+                raise CaffeError(f"must lie in [0, 1), not {value:g}", field=field)
+
     def begin(self, iteration: int, rate: float) -> None:
         super().begin(iteration, rate)
         step = iteration + 1

@@ -107,7 +107,7 @@ def prune(
         return Pruner(model, adopted, plan(solver), seed)
     except CaffeError as error:
         # The stage is the only one, and nobody wrote it.
-        field = (error.field or "").removeprefix("surgery_stage 1: ")
+        field = (error.field or "").removeprefix("surgery_stage[0].")
         raise BadValue(f"{field}: {error.message}" if field else error.message) from None
 
 
