@@ -8,10 +8,32 @@ what is written from then on stays in memory, where the library finds it, until 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from caffe_dns.errors import CaffeError
 from caffe_dns.files.writing import NewFile
+
+if TYPE_CHECKING:
+    import h5py
+
+
+def write_hdf5(path: str | Path, fill: Callable[[h5py.File], Iterator[None]]) -> None:
+    """Make an HDF5 file, whole or not at all: `fill` puts things in, and yields after each.
+
+    Raises CaffeError where it cannot be written.
+    """
+    import h5py  # here, because importing it takes long and most runs do not need it
+
+    stream = HDF5Stream(path)
+    try:
+        with h5py.File(stream, "w") as root:
+            for _ in fill(root):
+                stream.check()
+        stream.close()
+    finally:
+        stream.abort()
 
 
 class HDF5Stream:

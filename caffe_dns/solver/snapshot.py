@@ -8,10 +8,10 @@ attributes, that Caffe skips.
 from __future__ import annotations
 
 import hashlib
-import io
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,8 +22,9 @@ from torch import Tensor
 
 from caffe_dns.encoding import decode, encode, on_disk
 from caffe_dns.errors import CaffeError
-from caffe_dns.files import remove_leftovers, temporary_beside, write_atomically
+from caffe_dns.files import remove_leftovers, temporary_beside
 from caffe_dns.files.hdf5 import find, is_bounded, open_hdf5, read_arrays
+from caffe_dns.files.hdf5_stream import write_hdf5
 from caffe_dns.files.reading import open_file
 from caffe_dns.layers.batch_data import BatchDataLayer
 from caffe_dns.layers.masked import DeviationMasks, WeightedLayer
@@ -49,7 +50,7 @@ _EXTENSION = "caffe_dns"
 def write_state(file: str, state: SolverState, histories: list[np.ndarray], *, hdf5: bool) -> None:
     """Write a state whose `history` is empty together with its histories; whole or not at all."""
     if hdf5:
-        write_atomically(file, _to_hdf5(state, histories))
+        write_hdf5(file, partial(_put, state, histories))
     else:
         first = SolverState(iter=state.iter, learned_net=state.learned_net)
         last = SolverState(current_step=state.current_step)
@@ -265,20 +266,17 @@ def _copy(target: Tensor, array: np.ndarray, param: Param) -> None:
 # HDF5 -------------------------------------------------------------------------------------------
 
 
-def _to_hdf5(state: SolverState, histories: list[np.ndarray]) -> bytes:
-    import h5py  # here, because importing it takes long and most runs do not need it
-
-    stream = io.BytesIO()
-    with h5py.File(stream, "w") as root:
-        # Caffe writes integers as one-element datasets.
-        root["iter"] = np.array([state.iter], dtype=np.int32)
-        _write_string(root, "learned_net", encode(state.learned_net))
-        root["current_step"] = np.array([state.current_step], dtype=np.int32)
-        group = root.create_group("history")
-        for index, array in enumerate(histories):
-            group[str(index)] = array
-        root.attrs[_EXTENSION] = np.void(_beyond_caffe(state).SerializeToString())
-    return stream.getvalue()
+def _put(state: SolverState, histories: list[np.ndarray], root: h5py.File) -> Iterator[None]:
+    """Put a state into a file; yields after each history."""
+    # Caffe writes integers as one-element datasets.
+    root["iter"] = np.array([state.iter], dtype=np.int32)
+    _write_string(root, "learned_net", encode(state.learned_net))
+    root["current_step"] = np.array([state.current_step], dtype=np.int32)
+    group = root.create_group("history")
+    for index, array in enumerate(histories):
+        group[str(index)] = array
+        yield
+    root.attrs[_EXTENSION] = np.void(_beyond_caffe(state).SerializeToString())
 
 
 def _write_string(root: h5py.File, name: str, value: bytes) -> None:

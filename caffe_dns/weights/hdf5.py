@@ -7,7 +7,6 @@ are groups in groups.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator, Mapping
 from functools import partial
 
@@ -55,22 +54,20 @@ def _group_names(data: h5py.Group) -> list[str | bytes]:
     return names
 
 
-def to_hdf5(net: Net, diffs: Mapping[Param, Tensor] | None) -> bytes:
-    """The content of a file with the net's blobs, and their `diffs` if there are any."""
-    stream = io.BytesIO()
-    with h5py.File(stream, "w") as root:
-        data = root.create_group("data")
-        diff = None if diffs is None else root.create_group("diff")
-        for step in net.steps:
-            group = _group(data, step.layer.name)
-            diff_group = None if diff is None else _group(diff, step.layer.name)
-            for index, tensor in enumerate(step.layer.blobs):
-                if net.table.is_owner(step.layer, index):
-                    group[str(index)] = tensor.detach().cpu().numpy()
-                if diff_group is not None and diffs is not None:
-                    values = diffs[net.table.owner(step.layer, index)].reshape(tensor.shape)
-                    diff_group[str(index)] = values.cpu().numpy()
-    return stream.getvalue()
+def put_weights(net: Net, diffs: Mapping[Param, Tensor] | None, root: h5py.File) -> Iterator[None]:
+    """Put the net's blobs into a file, and their `diffs` if there are any; yields after each."""
+    data = root.create_group("data")
+    diff = None if diffs is None else root.create_group("diff")
+    for step in net.steps:
+        group = _group(data, step.layer.name)
+        diff_group = None if diff is None else _group(diff, step.layer.name)
+        for index, tensor in enumerate(step.layer.blobs):
+            if net.table.is_owner(step.layer, index):
+                group[str(index)] = tensor.detach().cpu().numpy()
+            if diff_group is not None and diffs is not None:
+                values = diffs[net.table.owner(step.layer, index)].reshape(tensor.shape)
+                diff_group[str(index)] = values.cpu().numpy()
+            yield
 
 
 def _group(parent: h5py.Group, name: str) -> h5py.Group:

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from caffe_dns import log
 from caffe_dns.errors import CaffeError
-from caffe_dns.files import write_atomically
 from caffe_dns.files.finite import check_finite
+from caffe_dns.files.hdf5_stream import write_hdf5
 from caffe_dns.files.reading import open_file
 from caffe_dns.layers.base import Layer
 from caffe_dns.net import Net
@@ -162,9 +162,9 @@ def save_weights(
 ) -> None:
     """Write the net's layers and blobs as Caffe does, with a diff for each of them if given."""
     if hdf5:
-        from caffe_dns.weights.hdf5 import to_hdf5
+        from caffe_dns.weights.hdf5 import put_weights  # here, because h5py takes long
 
-        write_atomically(file, to_hdf5(net, diffs))
+        write_hdf5(file, partial(put_weights, net, diffs))
     else:
         write_pieces(file, list(_net_pieces(net, diffs)))
 
