@@ -6,15 +6,14 @@ from caffe_dns.errors import CaffeError
 from caffe_dns.export.formats import export_format
 from caffe_dns.export.model import UnmaskedModel
 from caffe_dns.proto.text import MAX_BYTES
-from caffe_dns.proto.wire_text import serialize
 
 
 @export_format("caffemodel", ".caffemodel")
 def to_caffemodel(model: UnmaskedModel) -> bytes:
     """The bytes of a .caffemodel. Raises CaffeError for more than protobuf can read."""
-    proto = model.to_proto()
-    if proto.ByteSize() > MAX_BYTES:
+    pieces = model.to_pieces()
+    if sum(map(len, pieces)) > MAX_BYTES:
         raise CaffeError(
             "more than 2 GiB, which protobuf cannot read; a .safetensors file would be right"
         )
-    return serialize(proto)
+    return b"".join(pieces)

@@ -18,9 +18,10 @@ from caffe_dns.export.deploy import Deployment
 from caffe_dns.layers.base import Context, Layer
 from caffe_dns.net import Net
 from caffe_dns.net.definition import with_state
-from caffe_dns.proto.blobs import array_to_blob
 from caffe_dns.proto.caffe_pb2 import TEST, NetParameter
-from caffe_dns.weights import copy_trained_message, load_weights, net_to_proto
+from caffe_dns.proto.wire import Piece
+from caffe_dns.proto.wire_text import serialize
+from caffe_dns.weights import copy_from_net, layer_pieces, load_weights
 
 BYTES_PER_VALUE = 4
 
@@ -47,10 +48,9 @@ class UnmaskedModel:
     @classmethod
     def of_net(cls, definition: Deployment, net: Net) -> UnmaskedModel:
         """The weights of a net in which the definition's layers are, masks applied."""
-        message = net_to_proto(net)
         return cls._fill(
             definition,
-            lambda plain: copy_trained_message(plain, message),
+            lambda plain: copy_from_net(plain, net),
             "the net",
             Context(allow_python_layers=net.context.allow_python_layers),
         )
@@ -92,13 +92,16 @@ class UnmaskedModel:
                     blob.copy_(torch.from_numpy(array))
         return net
 
-    def to_proto(self) -> NetParameter:
-        """The message of a .caffemodel."""
-        result = NetParameter()
-        result.CopyFrom(self.definition.param)
-        for layer, arrays in zip(result.layer, self.blobs, strict=True):
-            layer.blobs.extend(array_to_blob(array) for array in arrays)
-        return result
+    def to_pieces(self) -> list[Piece]:
+        """The message of a .caffemodel, in the wire format."""
+        layers = self.definition.param.layer
+        whole = NetParameter()
+        whole.CopyFrom(self.definition.param)
+        del whole.layer[:]
+        pieces: list[Piece] = [serialize(whole)]
+        for layer, arrays in zip(layers, self.blobs, strict=True):
+            pieces += layer_pieces(layer, ((array, None) for array in arrays))
+        return pieces
 
     @property
     def total(self) -> int:

@@ -42,7 +42,7 @@ def measure(model: UnmaskedModel, batches: tuple[int, ...] = BATCHES) -> Cost:
         model.kept,
         sum(row.macs for row in rows),
         sum(row.macs_kept for row in rows),
-        model.to_proto().ByteSize(),
+        sum(map(len, model.to_pieces())),
         {batch: time for batch in batches if (time := _time(net, batch)) is not None},
     )
 

@@ -7,23 +7,23 @@ and nets), `hdf5`, `compact` (.dnsz), `fitting` (what is stored for a layer, and
 
 from caffe_dns.weights.compact.sizes import fit_definition
 from caffe_dns.weights.transfer import (
+    copy_from_net,
     copy_trained_layers,
-    copy_trained_message,
+    layer_pieces,
     load_definition_blobs,
     load_weights,
-    net_to_proto,
     save_weights,
     share_weights,
     weight_files,
 )
 
 __all__ = [
+    "copy_from_net",
     "copy_trained_layers",
-    "copy_trained_message",
     "fit_definition",
+    "layer_pieces",
     "load_definition_blobs",
     "load_weights",
-    "net_to_proto",
     "save_weights",
     "share_weights",
     "weight_files",

@@ -23,7 +23,7 @@ from caffe_dns.files.reading import open_file
 from caffe_dns.layers.base import Layer
 from caffe_dns.net import Net
 from caffe_dns.net.params import Param
-from caffe_dns.proto.blobs import array_to_blob, blob_pieces, blob_to_array
+from caffe_dns.proto.blobs import blob_pieces, blob_to_array
 from caffe_dns.proto.caffe_pb2 import LayerParameter, NetParameter
 from caffe_dns.proto.text import write_pieces
 from caffe_dns.proto.upgrade import read_weights
@@ -69,9 +69,10 @@ def copy_trained_layers(net: Net, file: str) -> None:
         raise _explain(file, error) from None
 
 
-def copy_trained_message(net: Net, trained: NetParameter) -> None:
-    """The same with a message, such as `net_to_proto` gives."""
-    _copy_layers(net, (_from_proto(layer) for layer in trained.layer))
+def copy_from_net(net: Net, source: Net) -> None:
+    """The same from another net's layers."""
+    layers = [step.layer for step in source.steps]
+    _copy_layers(net, (StoredLayer(layer.name, partial(_copies, layer)) for layer in layers))
 
 
 def _copy_layers(net: Net, layers: Iterable[StoredLayer]) -> None:
@@ -111,6 +112,10 @@ def read_layers(file: str) -> Iterator[StoredLayer]:
             yield StoredLayer(layer.name, partial(_finite, arrays))
     else:
         yield from (_from_proto(layer) for layer in read_weights(file).layer)
+
+
+def _copies(layer: Layer) -> dict[int, np.ndarray]:
+    return _finite([_to_array(blob).copy() for blob in layer.blobs])
 
 
 def _finite(arrays: Sequence[np.ndarray]) -> dict[int, np.ndarray]:
@@ -169,46 +174,43 @@ def save_weights(
         write_pieces(file, list(_net_pieces(net, diffs)))
 
 
-def net_to_proto(net: Net) -> NetParameter:
-    """The net as Caffe stores it: its layers, splits included, each with its blobs."""
-    param = NetParameter(name=net.name)
-    for step in net.steps:
-        layer = param.layer.add()
-        layer.CopyFrom(_without_blobs(step.layer.param))
-        layer.blobs.extend(array_to_blob(_to_array(tensor)) for tensor in step.layer.blobs)
-    return param
-
-
 def _net_pieces(net: Net, diffs: Mapping[Param, Tensor] | None) -> Iterator[Piece]:
-    """That message in the wire format, with a diff for each blob if given."""
+    """The net as Caffe stores it: its layers, splits included, each with its blobs.
+
+    In the wire format, with a diff for each blob if given.
+    """
     yield serialize(NetParameter(name=net.name))
     for step in net.steps:
         layer = step.layer
-        blobs: list[Piece] = []
+        blobs = []
         for index, tensor in enumerate(layer.blobs):
             diff = None if diffs is None else _to_array(diffs[net.table.owner(layer, index)])
-            try:
-                blob = blob_pieces(_to_array(tensor), diff)
-            except CaffeError as error:
-                raise error.locate(layer=layer.name) from None
-            blobs += embedded(LayerParameter.BLOBS_FIELD_NUMBER, blob)
-        raw = serialize(_without_blobs(layer.param))
-        place = _place_of(LayerParameter.BLOBS_FIELD_NUMBER, raw)
-        pieces = [raw[:place], *blobs, raw[place:]]
-        yield from embedded(NetParameter.LAYER_FIELD_NUMBER, pieces)
+            blobs.append((_to_array(tensor), diff))
+        yield from layer_pieces(layer.param, blobs)
 
 
-def _without_blobs(param: LayerParameter) -> LayerParameter:
+def layer_pieces(
+    param: LayerParameter, blobs: Iterable[tuple[np.ndarray, np.ndarray | None]]
+) -> list[Piece]:
+    """A layer of a model in the wire format, with these blobs and their diffs.
+
+    Raises CaffeError for a blob that is more than a message can hold.
+    """
     bare = LayerParameter()
     bare.CopyFrom(param)
     del bare.blobs[:]
-    return bare
-
-
-def _place_of(number: int, raw: bytes) -> int:
-    """Where protobuf, which goes by the fields' numbers, would put this one into a message."""
+    raw = serialize(bare)
+    number = LayerParameter.BLOBS_FIELD_NUMBER
+    # Where protobuf, which goes by the fields' numbers, would put them.
     behind = (field.start for field in read_fields(memoryview(raw)) if field.number > number)
-    return next(behind, len(raw))
+    place = next(behind, len(raw))
+    pieces: list[Piece] = [raw[:place]]
+    for array, diff in blobs:
+        try:
+            pieces += embedded(number, blob_pieces(array, diff))
+        except CaffeError as error:
+            raise error.locate(layer=param.name) from None
+    return embedded(NetParameter.LAYER_FIELD_NUMBER, [*pieces, raw[place:]])
 
 
 def load_definition_blobs(net: Net) -> None:

@@ -14,13 +14,12 @@ from caffe_dns import load_net
 from caffe_dns.errors import CaffeError
 from caffe_dns.layers.base import Context
 from caffe_dns.net import Net
-from caffe_dns.proto.blobs import array_to_blob
+from caffe_dns.proto.blobs import array_to_blob, blob_to_array
 from caffe_dns.proto.caffe_pb2 import BlobProto, NetParameter
 from caffe_dns.weights import (
     copy_trained_layers,
     load_definition_blobs,
     load_weights,
-    net_to_proto,
     save_weights,
     share_weights,
 )
@@ -44,6 +43,12 @@ def randomize(net: Net, seed: int) -> Net:
         values = torch.rand(param.tensor.shape, generator=generator)
         param.tensor.data.copy_((values > 0.4).float() if param.is_mask else values)
     return net
+
+
+def saved(net: Net, folder: Path) -> NetParameter:
+    """The net as its .caffemodel has it."""
+    save_weights(net, folder / "saved")
+    return NetParameter.FromString((folder / "saved").read_bytes())
 
 
 def values(net: Net) -> dict[str, np.ndarray]:
@@ -92,9 +97,9 @@ def test_there_and_back(tmp_path: Path, ending: str, surgery: bool) -> None:
     assert_equal(values(other), values(net))
 
 
-def test_a_model_is_the_net_with_its_splits() -> None:
+def test_a_model_is_the_net_with_its_splits(tmp_path: Path) -> None:
     net = plain("name: 'n' " + TEXT)
-    param = net_to_proto(net)
+    param = saved(net, tmp_path)
     names = [entry.name for entry in param.layer]
     assert (param.name, names) == ("n", ["in", "bn", "a", "prelu", "a_prelu_0_split", "b", "c"])
     assert list(param.layer[5].bottom) == ["a_prelu_0_split_0"]
@@ -110,11 +115,13 @@ def test_a_model_has_the_bytes_that_protobuf_writes(tmp_path: Path, name: str) -
     net = randomize(plain(name + TEXT + layer("one", *bias)), 1)
     for step in net.steps:
         step.layer.param.propagate_down[:] = [True] * len(step.bottoms)
-    save_weights(net, tmp_path / "m")
-    raw = (tmp_path / "m").read_bytes()
-    written = NetParameter.FromString(raw)
-    assert written.SerializeToString() == raw
-    assert written == net_to_proto(net)
+    written = saved(net, tmp_path)
+    assert written.SerializeToString() == (tmp_path / "saved").read_bytes()
+    for entry, step in zip(written.layer, net.steps, strict=True):
+        arrays = [blob_to_array(blob) for blob in entry.blobs]
+        assert [a.tolist() for a in arrays] == [b.tolist() for b in step.layer.blobs]
+        del entry.blobs[:]
+        assert entry == step.layer.param
 
 
 def test_a_model_is_written_from_where_its_numbers_are(tmp_path: Path) -> None:
@@ -131,9 +138,11 @@ def test_a_model_is_written_from_where_its_numbers_are(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("run", ["sgd_inv", "bn_inception", "siamese_shared"])
-def test_fields_of_a_model_are_caffes(run: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fields_of_a_model_are_caffes(
+    run: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.chdir(GOLDEN)
-    ours = net_to_proto(load_net(f"runs/{run}/train_val.prototxt", "TRAIN", surgery=False))
+    ours = saved(load_net(f"runs/{run}/train_val.prototxt", "TRAIN", surgery=False), tmp_path)
     model = Path(f"runs/{run}/snap_iter_40.caffemodel").read_bytes()
     theirs = NetParameter.FromString(model)
     for entry in (*ours.layer, *theirs.layer):
@@ -255,7 +264,7 @@ def test_single_values_and_doubles(tmp_path: Path) -> None:
         assert float(net.params["p"][0].detach()) == 0.5
 
 
-def test_blobs_in_the_definition() -> None:
+def test_blobs_in_the_definition(tmp_path: Path) -> None:
     text = DATA + ip("a", "data")
     param = parse_net(text)
     weight, bias = np.full((5, 60), 3, np.float32), np.full(5, 4, np.float32)
@@ -263,7 +272,7 @@ def test_blobs_in_the_definition() -> None:
     net = Net(param, Context(surgery=False))
     load_definition_blobs(net)
     assert_equal(values(net), {"a/0": weight, "a/1": bias})
-    assert len(net_to_proto(net).layer[1].blobs) == 2
+    assert len(saved(net, tmp_path).layer[1].blobs) == 2
 
 
 # Files that are no models -------------------------------------------------------------------------
