@@ -19,18 +19,20 @@ from caffe_dns.files.reading import open_file
 #: A value for each iteration that has one.
 Series = dict[int, float]
 
-_NUMBER = r"[-+]?(?:(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?|nan|inf)"
+_NUMBER = r"[-+]?(?:(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?|nan|inf)"
 #: Of more digits Python may refuse to make a number.
 COUNT = r"\d{1,18}"
+#: What may be anything has an end, and lines have: a search takes the square of what has none.
+_LONGEST_LINE, _NAME, _SHORT = 4096, ".{1,1000}", ".{0,100}"
 _ITERATION = re.compile(rf"\] Iteration ({COUNT})\b(?:, Testing net \(#({COUNT})\))?")
-_LOSS = re.compile(rf"\] Iteration {COUNT}(?: \(.*\))?, loss = ({_NUMBER})")
+_LOSS = re.compile(rf"\] Iteration {COUNT}(?: \({_SHORT}\))?, loss = ({_NUMBER})")
 _RATE = re.compile(rf"\] Iteration {COUNT}, lr = ({_NUMBER})")
 _OUTPUT = re.compile(
-    rf"\]\s+(Train|Test) net output #({COUNT}): (.+?) = ({_NUMBER})"
-    rf"( \(\* {_NUMBER} = .* loss\))?\s*$"
+    rf"\]\s+(Train|Test) net output #({COUNT}): ({_NAME}?) = ({_NUMBER})"
+    rf"( \(\* {_NUMBER} = {_SHORT} loss\))?\s*$"
 )
 _SURGERY = re.compile(
-    rf"\] Surgery (.+): kept ({COUNT}), pruned ({COUNT}), sparsity ({_NUMBER}), "
+    rf"\] Surgery ({_NAME}): kept ({COUNT}), pruned ({COUNT}), sparsity ({_NUMBER}), "
     rf"spliced back ({COUNT})\b"
 )
 #: HolmesShuan's fork tells convolutions and inner products apart, but not the layers.
@@ -130,7 +132,9 @@ class CurveReader:
         self._losses: set[str] = set()
 
     def read(self, line: str) -> None:
-        """Take what a line says."""
+        """Take what a line says; one that is very long says nothing."""
+        if len(line) > _LONGEST_LINE:
+            return
         if match := _ITERATION.search(line):
             self._iteration = int(match[1])
             self._test_net = int(match[2] or 0)

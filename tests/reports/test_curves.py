@@ -111,6 +111,17 @@ def test_wrong_files(tmp_path: Path) -> None:
         read(tmp_path, "Solving net")
 
 
+@pytest.mark.parametrize(
+    "piece", ["1", "] Train net output #0: a = 1 (* 1 = ", "] Surgery ", "] Iteration 1 ("]
+)
+def test_long_lines_are_searched_in_no_time(tmp_path: Path, piece: str) -> None:
+    """Each of these would keep a search busy for hours, or days, if it tried all combinations."""
+    lines = [f"    Train net output #0: a = {piece * (4000 // len(piece))}x"] * 20
+    lines += [f"    Train net output #0: a = {piece * 100_000}x"]
+    run = read(tmp_path, "Iteration 0, loss = 2", *lines)
+    assert run.losses == {"train loss": {0: 2.0}}
+
+
 def test_where_pruning_ends() -> None:
     def end(kept: dict[int, float], spliced: dict[int, float]) -> int | None:
         other = dict.fromkeys(kept, 7.0)
