@@ -22,6 +22,8 @@ _CHANNELS, _HEIGHT, _WIDTH, _DATA, _LABEL, _FLOAT_DATA, _ENCODED = range(1, 8)
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 #: What a label begins with, and a whole field that says nothing, as Caffe's tools write it.
 LABEL_TAG, NOT_ENCODED = bytes([_LABEL << 3]), bytes([_ENCODED << 3, 0])
+#: A Datum has seven; floats that follow one another count as one here.
+_MOST_FIELDS = 1000
 #: Records up to this size are worth a copy when that saves parsing them one by one.
 SMALL = 16384
 _FLOAT_ENTRY = np.dtype([("tag", "u1"), ("value", "<f4")])
@@ -91,9 +93,12 @@ def parse_datum(value: Buffer) -> RawDatum:
     """The Datum in `value`, without copying its pixels. Raises CaffeError if it is not one."""
     datum = RawDatum()
     end = len(value)
-    position = 0
+    position = fields = 0
     try:
         while position < end:
+            fields += 1
+            if fields > _MOST_FIELDS:
+                raise CaffeError(f"a record is not a Datum: it has more than {_MOST_FIELDS} fields")
             tag, position = _varint(value, position)
             field, wire = tag >> 3, tag & 7
             if wire == _VARINT:

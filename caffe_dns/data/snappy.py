@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from caffe_dns.errors import CaffeError
+from caffe_dns.files.reading import may_take
 
 #: A number of more bits is none.
 _LONGEST = 63
@@ -18,6 +19,8 @@ def decompress(data: bytes) -> bytes:
     end = len(data)
     try:
         size, position = read_varint(data, 0)
+        if not may_take(size, end):
+            raise CaffeError(f"damaged: a block claims {size} bytes")
         while position < end and len(output) <= size:
             tag = data[position]
             position += 1

@@ -70,6 +70,7 @@ def test_skips_unknown_fields() -> None:
         (b"\x32\x03abc", "float_data is cut short"),
         (b"\x0b", "wire type 3"),
         (b"\x08" + b"\xff" * 11, "a number is too long"),
+        (b"\x28\x01" * 1001, "it has more than 1000 fields"),
     ],
 )
 def test_refuses_what_is_no_datum(value: bytes, message: str) -> None:

@@ -110,3 +110,10 @@ def test_snappy() -> None:
 def test_snappy_refuses_damaged_data(block: bytes) -> None:
     with pytest.raises(CaffeError, match="not Snappy data"):
         decompress(block)
+
+
+def test_snappy_takes_no_more_memory_than_its_block_may_well_hold() -> None:
+    """Three bytes are 64 when they are copies."""
+    block = b"\xff\xff\xff\x7f" + b"\x00x" + b"\xfe\x01\x00" * 1000
+    with pytest.raises(CaffeError, match="a block claims 268435455 bytes"):
+        decompress(block)
