@@ -28,14 +28,20 @@ class DrawnSizes:
 
     #: How likely each is; one above 0 at least.
     weights: Sequence[float]
-    #: How many records all ranks together read for a batch.
+    #: How many records all ranks together read for a batch, and the first record that they read.
     batch: int
+    start: int
     #: Draw number N, from [0, 1).
     draw: Callable[[int], float]
 
     def of(self, record: int) -> int:
-        """The place in `weights` of the size for a record, by its number."""
-        drawn = self.draw(record // (self.batch * _BATCHES_OF_A_SIZE)) * sum(self.weights)
+        """The place in `weights` of the size for a record, by its number.
+
+        That is the one of its batch, which need not begin at a multiple: a run may go on with
+        batches of another size.
+        """
+        first = record - (record - self.start) % self.batch
+        drawn = self.draw(first // (self.batch * _BATCHES_OF_A_SIZE)) * sum(self.weights)
         return bisect(list(accumulate(self.weights))[:-1], drawn)
 
 

@@ -79,14 +79,14 @@ class AnnotatedData(DatabaseRecords):
     def reader(self, share: Share, *, pin: bool) -> AnnotatedBatches:
         return AnnotatedBatches(
             self.open_records(),
-            self._maker(with_boxes=self.with_boxes and self.num_tops > 1),
+            self._maker(with_boxes=self.with_boxes and self.num_tops > 1, start=share.start),
             self.normalization,
             share,
             self.batch_size,
             for_gpu=pin,
         )
 
-    def _maker(self, *, with_boxes: bool) -> AnnotatedMaker:
+    def _maker(self, *, with_boxes: bool, start: int = 0) -> AnnotatedMaker:
         transform = self.param.transform_param
         return AnnotatedMaker(
             self.transform,
@@ -95,7 +95,7 @@ class AnnotatedData(DatabaseRecords):
             gray=transform.force_gray,
             with_boxes=with_boxes,
             centred=self.centred,
-            sizes=self._sizes(),
+            sizes=self._sizes(start),
         )
 
     @property
@@ -103,7 +103,7 @@ class AnnotatedData(DatabaseRecords):
         """Whether objects are told as MobileNet-YOLO's layers take them."""
         return self.param.annotated_data_param.yolo_data_type == 1
 
-    def _sizes(self) -> DrawnSizes | None:
+    def _sizes(self, start: int) -> DrawnSizes | None:
         sizes = self.transform.sizes
         if len(sizes) < 2:
             return None
@@ -111,6 +111,7 @@ class AnnotatedData(DatabaseRecords):
         return DrawnSizes(
             [size.prob for size in sizes],
             self.batch_size * self.ranks,
+            start,
             partial(rng.uniform, self.context.seed, stream),
         )
 

@@ -167,6 +167,9 @@ def test_several_sizes_in_turn(source: str) -> None:
     with data_layer(text, context=Context(seed=3)) as layer:
         layer.seek(2 * 25)
         assert [images.shape[2] for images, _ in read(layer, 30)] == sides[25:55]
+    with data_layer(text, context=Context(seed=3)) as layer:
+        layer.seek(5)  # where batches of another size ended
+        assert [images.shape[2] for images, _ in read(layer, 70)] == sides[2:72]
     half = text.replace("batch_size: 2", "batch_size: 1")
     for rank in range(2):
         context = Context(seed=3, rank=rank, world_size=2)
