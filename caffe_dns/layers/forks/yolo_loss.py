@@ -12,7 +12,7 @@ from caffe_dns.layers.base import LossLayer, Shape, count, layer_types
 from caffe_dns.layers.checks import check_indices, check_positive
 from caffe_dns.layers.detection.boxes import boxes_around, overlaps
 from caffe_dns.layers.forks.yolo import cells_of, corners_of
-from caffe_dns.layers.forks.yolo_regions import with_gradient
+from caffe_dns.layers.forks.yolo_regions import around, listed, with_gradient
 from caffe_dns.proto.caffe_pb2 import Yolov3Parameter
 
 _FIELD = "yolov3_param"
@@ -118,11 +118,10 @@ class Yolov3(LossLayer):
 
     def _matches(self, cells: Tensor, rows: Tensor) -> _Matches:
         """The boxes of objects, in the order of the objects."""
-        images, numbers = (rows[..., 3] != 0).cumprod(1).nonzero().unbind(1)
+        images, numbers = listed(rows)
         objects = rows[images, numbers]
-        around = boxes_around(torch.zeros_like(objects[:, 3:]), objects[:, 3:])
         anchors = self._anchors(cells)
-        likeness = overlaps(around[:, None], boxes_around(torch.zeros_like(anchors), anchors))
+        likeness = overlaps(around(objects[:, 3:])[:, None], around(anchors))
         most, best = likeness.max(1)
         place_of = torch.tensor(self.place_of, device=cells.device)
         # What is left out among the others is the anchor by the number of the box, as there.

@@ -160,8 +160,7 @@ class RegionLoss(RegionLayer, LossLayer):
         if not self.centred:
             return super().objects(bottom, images)
         rows = bottom.detach().reshape(images, -1, _CENTRED)
-        # The list of an image ends with the first that has no width.
-        image, number = (rows[..., 3] != 0).cumprod(1).nonzero().unbind(1)
+        image, number = listed(rows)
         label, box = rows[image, number].split((1, _CENTRED - 1), 1)
         check_indices(self, label.long(), self.classes, "class")
         return Objects(image, label[:, 0].long(), boxes_around(box[:, :2], box[:, 2:]))
@@ -208,7 +207,7 @@ class RegionLoss(RegionLayer, LossLayer):
             like = self.anchors(cells).expand(len(sides), -1, -1)
         else:
             like = sides_of(boxes[objects.images, rows, columns])
-        shares = overlaps(_around(like), _around(sides).unsqueeze(1))
+        shares = overlaps(around(like), around(sides).unsqueeze(1))
         return objects.images, rows, columns, shares.argmax(1)
 
     def _of_objects(
@@ -245,9 +244,18 @@ class RegionLoss(RegionLayer, LossLayer):
         return torch.cat([box, sure, options.class_scale * (shares - wanted)], 1)
 
 
-def _around(sides: Tensor) -> Tensor:
+def around(sides: Tensor) -> Tensor:
     """Boxes with these sides around one point."""
     return boxes_around(torch.zeros_like(sides), sides)
+
+
+def listed(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Image and number of each object in MobileNet-YOLO's rows [N, M, 5].
+
+    The list of an image ends with the first that has no width.
+    """
+    image, number = (rows[..., 3] != 0).cumprod(1).nonzero().unbind(1)
+    return image, number
 
 
 @layer_types.register("EvalDetection")
