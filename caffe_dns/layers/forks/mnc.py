@@ -10,7 +10,7 @@ from torch import Tensor
 from caffe_dns.layers.base import Layer, Shape, layer_types
 from caffe_dns.layers.checks import check_positive
 from caffe_dns.layers.forks.channels import ChannelScale
-from caffe_dns.layers.forks.roi import RegionPooling, rounded, sampled
+from caffe_dns.layers.forks.roi import RegionPooling, bin_corners, rounded, sampled
 
 
 @layer_types.register("ROIWarping")
@@ -38,18 +38,13 @@ class ROIWarping(RegionPooling):
         images, corners = self.split(regions, bottom.shape[0])
         exact = regions.reshape(-1, 5)[:, 1:] * self.scale
         corners = exact + (rounded(corners * self.scale) - exact).detach()
+        sides = (corners[:, 2:] - corners[:, :2]).clamp(min=0)
         # Corners are x before y.
         lines, places = (
-            self._points(corners[:, axis], corners[:, axis + 2], self.size[1 - axis])
+            bin_corners(corners[:, axis], sides[:, axis], self.size[1 - axis])[:, :-1]
             for axis in (1, 0)
         )
         return sampled(bottom, images, lines, places)
-
-    @staticmethod
-    def _points(first: Tensor, last: Tensor, bins: int) -> Tensor:
-        """Where the bins begin, R x bins."""
-        index = torch.arange(bins, device=first.device, dtype=first.dtype)
-        return first[:, None] + index * ((last - first).clamp(min=0) / bins)[:, None]
 
 
 @layer_types.register("MaskResize")
@@ -75,10 +70,9 @@ class MaskResize(Layer):
     def forward(self, *bottoms: Tensor) -> Tensor:
         (bottom,) = bottoms
         images = torch.arange(len(bottom), device=bottom.device)
+        first = bottom.new_zeros(len(bottom))
         lines, places = (
-            (torch.arange(bins, device=bottom.device, dtype=bottom.dtype) * (extent / bins)).expand(
-                len(bottom), -1
-            )
+            bin_corners(first, first + extent, bins)[:, :-1]
             for bins, extent in zip(self.size, bottom.shape[2:], strict=True)
         )
         return sampled(bottom, images, lines, places)

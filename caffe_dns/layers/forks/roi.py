@@ -51,6 +51,12 @@ def rounded(values: Tensor) -> Tensor:
     return whole + (values - whole).abs().ge(0.5) * values.sign()
 
 
+def bin_corners(start: Tensor, side: Tensor, bins: int) -> Tensor:
+    """Where the bins of each of R sides begin and the last one ends, R x (bins + 1)."""
+    index = torch.arange(bins + 1, device=start.device, dtype=start.dtype)
+    return start[:, None] + index * (side / bins)[:, None]
+
+
 def sampled(bottom: Tensor, images: Tensor, lines: Tensor, places: Tensor) -> Tensor:
     """What lies between pixels by bilinear interpolation, 0 beyond the bottom N x C x H x W.
 
@@ -320,12 +326,6 @@ class ROIAlign(PaddedPooling):
         sides = corners[:, 2:] - corners[:, :2]
         # Corners are x before y.
         lines, places = (
-            self._points(corners[:, axis], sides[:, axis], self.size[1 - axis]) for axis in (1, 0)
+            bin_corners(corners[:, axis], sides[:, axis], self.size[1 - axis]) for axis in (1, 0)
         )
         return sampled(bottom, images, lines, places) * (sides > 0).all(1).view(-1, 1, 1, 1)
-
-    @staticmethod
-    def _points(start: Tensor, side: Tensor, bins: int) -> Tensor:
-        """Where the bins begin and the last one ends, R x (bins + 1)."""
-        index = torch.arange(bins + 1, device=start.device, dtype=start.dtype)
-        return start[:, None] + index * (side / bins)[:, None]
