@@ -32,13 +32,22 @@ LOCAL = {
 class Ranks:
     """Ranks of one command in `folder`, and what they say.
 
-    A rank that is silent for nine beats counts as dead.
+    A rank that is silent for nine beats counts as dead. `function`, as `Forked` calls it, is what
+    each does: the command, unless it is another.
     """
 
-    def __init__(self, folder: Path, *arguments: str, size: int = 2, beat: float = 1.0) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *arguments: str,
+        size: int = 2,
+        beat: float = 1.0,
+        function: str = "tests.parallel.harness:run_rank",
+    ) -> None:
         self.folder = folder
         self.size = size
         self._beat = beat
+        self._function = function
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
@@ -47,9 +56,8 @@ class Ranks:
     def _start(self, rank: int, port: int, arguments: Sequence[str]) -> Forked:
         numbers = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": self.size, "MASTER_PORT": port}
         environment = LOCAL | {name: str(number) for name, number in numbers.items()}
-        function = "tests.parallel.harness:run_rank"
         words = [str(self._beat), *arguments]
-        return Forked(function, words, self.folder, environment, self._log(rank))
+        return Forked(self._function, words, self.folder, environment, self._log(rank))
 
     def _log(self, rank: int) -> Path:
         return self.folder / f"rank{rank}.log"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,8 +13,7 @@ from torch import Tensor
 from caffe_dns.device.selection import use_gpu
 from caffe_dns.parallel.peer_memory import Shared, complete
 from caffe_dns.parallel.ranks import JoinedRanks, find_world
-from tests.parallel.harness import LOCAL
-from tests.processes import PATIENCE, Forked
+from tests.parallel.harness import Ranks
 
 
 @pytest.mark.parametrize("size", [2, 3, 8])
@@ -66,15 +64,5 @@ def use_peers(words: list[str]) -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
 def test_two_gpus_complete_and_gather(tmp_path: Path) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    ranks = []
-    for rank in range(2):
-        numbers = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_PORT": port}
-        environment = LOCAL | {name: str(number) for name, number in numbers.items()}
-        function, log = "tests.parallel.test_peer_memory:use_peers", tmp_path / f"rank{rank}.log"
-        ranks.append(Forked(function, [], tmp_path, environment, log))
-    assert [rank.wait(PATIENCE) for rank in ranks] == [0, 0], [
-        (tmp_path / f"rank{rank}.log").read_text()[-1000:] for rank in range(2)
-    ]
+    ranks = Ranks(tmp_path, function="tests.parallel.test_peer_memory:use_peers")
+    assert ranks.wait() == [0, 0], [ranks.said(rank)[-1000:] for rank in range(2)]
