@@ -134,8 +134,12 @@ def vgg16() -> nn.Module:
 # ResNet -----------------------------------------------------------------------------------------
 
 
-def normalized(inputs: int, width: int, kernel: int = 1, stride: int = 1) -> list[nn.Module]:
-    convolution = nn.Conv2d(inputs, width, kernel, stride, padding=kernel // 2, bias=False)
+def normalized(
+    inputs: int, width: int, kernel: int = 1, stride: int = 1, groups: int = 1
+) -> list[nn.Module]:
+    convolution = nn.Conv2d(
+        inputs, width, kernel, stride, padding=kernel // 2, groups=groups, bias=False
+    )
     return [convolution, nn.BatchNorm2d(width)]
 
 
@@ -292,10 +296,7 @@ class GoogLeNet(nn.Module):
 
 def mobilenet_v1() -> nn.Module:
     def append(inputs: int, width: int, kernel: int, stride: int, groups: int = 1) -> None:
-        convolution = nn.Conv2d(
-            inputs, width, kernel, stride, padding=kernel // 2, groups=groups, bias=False
-        )
-        modules.extend([convolution, nn.BatchNorm2d(width), nn.ReLU(inplace=True)])
+        modules.extend([*normalized(inputs, width, kernel, stride, groups), nn.ReLU(inplace=True)])
 
     modules: list[nn.Module] = []
     append(3, 32, 3, 2)
