@@ -36,16 +36,9 @@ def margin_curve(kind: int, cosine: Tensor) -> tuple[Tensor, Tensor]:
     return value, outer * (32 * square - 16) * cosine
 
 
-class MarginProduct(Layer):
-    """What both have in common: a weight [num_output, K] without bias, and the share of margins.
+class Products(Layer):
+    """Inner products without masks: a weight [num_output, K] for everything from `axis` on."""
 
-    Bottoms: N x ..., of which everything from `axis` on is multiplied, and N labels. Tops: scores,
-    and what the scores without margin weigh beside those with.
-    """
-
-    bottoms = (2, 2)
-    tops = (1, 2)
-    no_force_backward = (1,)
     #: The name of the settings.
     field: ClassVar[str]
 
@@ -60,14 +53,30 @@ class MarginProduct(Layer):
         self.add_parameter(weight, self.options.weight_filler, "weight")
 
     def reshape(self, bottom_shapes: Sequence[Shape]) -> list[Shape]:
-        shape, labels = map(tuple, bottom_shapes)
-        items, inputs = shape[: self.first_axis], count(shape[self.first_axis :])
+        shape = tuple(bottom_shapes[0])
+        inputs = count(shape[self.first_axis :])
         if inputs != self.num_inputs:
             raise self.error(f"the weight takes {self.num_inputs} inputs, the bottom has {inputs}")
-        if count(labels) != count(items):
-            raise self.error(f"has {count(labels)} labels for {count(items)} items", "bottom")
-        tops: list[Shape] = [(*items, self.options.num_output), (1,)]
-        return tops[: self.num_tops]
+        return [(*shape[: self.first_axis], self.options.num_output)]
+
+
+class MarginProduct(Products):
+    """What both have in common: no bias, and the share of margins.
+
+    Bottoms: N x ..., of which everything from `axis` on is multiplied, and N labels. Tops: scores,
+    and what the scores without margin weigh beside those with.
+    """
+
+    bottoms = (2, 2)
+    tops = (1, 2)
+    no_force_backward = (1,)
+
+    def reshape(self, bottom_shapes: Sequence[Shape]) -> list[Shape]:
+        (scores,) = super().reshape(bottom_shapes)
+        items, labels = count(scores[:-1]), count(tuple(bottom_shapes[1]))
+        if labels != items:
+            raise self.error(f"has {labels} labels for {items} items", "bottom")
+        return [scores, (1,)][: self.num_tops]
 
     def forward(self, *bottoms: Tensor) -> list[Tensor]:
         rows = bottoms[0].flatten(self.first_axis).reshape(-1, self.num_inputs)
@@ -165,33 +174,22 @@ class _AngularScores(torch.autograd.Function):
 
 
 @layer_types.register("NormalizedInnerProduct")
-class NormalizedInnerProduct(Layer):
+class NormalizedInnerProduct(Products):
     """An InnerProduct with `normalize: true`: the weights of each output have length 1 (happynear).
 
     They are brought to it where they are stored, with 1e-6 added to the square, and their gradient
     is that of inner products (`inner_product_layer.cpp`). Blobs as an InnerProduct's, without mask.
     """
 
-    def build(self, bottom_shapes: Sequence[Shape]) -> None:
-        settings, shape = self.param.inner_product_param, bottom_shapes[0]
-        if settings.num_output < 1:
-            raise self.error("must be given and positive", "inner_product_param.num_output")
-        if settings.transpose:
-            what = "is not supported with normalize: true; false would do"
-            raise self.error(what, "inner_product_param.transpose")
-        self.first_axis = self.axis(settings.axis, len(shape), "inner_product_param.axis")
-        self.num_inputs = count(tuple(shape[self.first_axis :]))
-        self.num_output = settings.num_output
-        self.add_parameter((self.num_output, self.num_inputs), settings.weight_filler, "weight")
-        if settings.bias_term:
-            self.add_parameter((self.num_output,), settings.bias_filler, "bias")
+    field = "inner_product_param"
 
-    def reshape(self, bottom_shapes: Sequence[Shape]) -> list[Shape]:
-        shape = tuple(bottom_shapes[0])
-        inputs = count(shape[self.first_axis :])
-        if inputs != self.num_inputs:
-            raise self.error(f"the weight takes {self.num_inputs} inputs, the bottom has {inputs}")
-        return [(*shape[: self.first_axis], self.num_output)]
+    def build(self, bottom_shapes: Sequence[Shape]) -> None:
+        super().build(bottom_shapes)
+        if self.options.transpose:
+            what = "is not supported with normalize: true; false would do"
+            raise self.error(what, f"{self.field}.transpose")
+        if self.options.bias_term:
+            self.add_parameter((self.options.num_output,), self.options.bias_filler, "bias")
 
     def forward(self, *bottoms: Tensor) -> Tensor:
         weight, *bias = self.blobs
