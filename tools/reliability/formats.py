@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import random
 import shutil
+import zlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -33,6 +34,7 @@ from caffe_dns.data.windows import read_window_file
 from caffe_dns.errors import CaffeError
 from caffe_dns.export import compact
 from caffe_dns.export.model import UnmaskedModel
+from caffe_dns.export.sharing import share_values
 from caffe_dns.layers.base import Context
 from caffe_dns.net import Net
 from caffe_dns.proto.caffe_pb2 import (
@@ -49,6 +51,8 @@ from caffe_dns.reports.log_tables import parse_log
 from caffe_dns.reports.run_log import read_run_log
 from caffe_dns.solver.solver import Solver
 from caffe_dns.weights import copy_trained_layers
+from caffe_dns.weights.compact import shared
+from caffe_dns.weights.compact.files import SIGNATURE
 from tools.reliability import definitions_to_damage as texts
 from tools.reliability.mutation import (
     Damage,
@@ -186,7 +190,8 @@ def solver_formats(*, run: bool) -> dict[str, Format]:
     model_h5, state_h5 = Path("h_iter_2.caffemodel.h5"), Path("h_iter_2.solverstate.h5")
     in_message, in_state = (damage_message(t.DESCRIPTOR) for t in (NetParameter, SolverState))
     deployment = definitions.read_deployment("train.prototxt", 1, (), 0, "", False, Context())
-    small = compact.to_bytes(UnmaskedModel.load(deployment, str(model), Context()))
+    unmasked = UnmaskedModel.load(deployment, str(model), Context())
+    small, smaller = compact.to_bytes(unmasked), compact.to_bytes(share_values(unmasked, 2))
     return {
         "solver": Format(texts.SOLVERS["s"].encode(), "solver.prototxt", damage_text, solve, True),
         "caffemodel": Format(model.read_bytes(), "m.caffemodel", in_message, copier(binary.net)),
@@ -198,6 +203,7 @@ def solver_formats(*, run: bool) -> dict[str, Format]:
             state_h5.read_bytes(), "m.solverstate.h5", damage_bytes(8192), restorer(hdf5)
         ),
         "dnsz": Format(small, "m.dnsz", damage_signed, read_compact),
+        "dnsz_shared": Format(smaller, "m_shared.dnsz", damage_signed, read_compact),
     }
 
 
@@ -205,7 +211,10 @@ def damage_signed(raw: bytes, draw: random.Random) -> bytes:
     """Damage to a compact file, mostly with a checksum that fits, as who means harm would do."""
     damaged = damage_bytes(600)(raw, draw)
     if draw.random() < 0.7 and len(damaged) > 40:
-        damaged = damaged[:8] + hashlib.sha256(damaged[40:]).digest() + damaged[40:]
+        if raw.startswith(SIGNATURE + bytes([shared.VERSION])):
+            damaged = raw[:5] + zlib.crc32(damaged[9:]).to_bytes(4, "little") + damaged[9:]
+        else:
+            damaged = damaged[:8] + hashlib.sha256(damaged[40:]).digest() + damaged[40:]
     return damaged
 
 
