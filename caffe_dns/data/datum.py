@@ -113,6 +113,11 @@ def parse_datum(value: Buffer) -> RawDatum:
                     datum.data_start = position
                 elif field == _FLOAT_DATA:
                     _add_packed_floats(datum, value[position : position + size])
+                elif field == _CHANNELS:  # a message in the place of a number
+                    raise CaffeError(
+                        "a record is not a Datum, but an AnnotatedDatum, as it seems; "
+                        'type: "AnnotatedData" reads those'
+                    )
                 position += size
             elif wire == _FIXED32 and field == _FLOAT_DATA:
                 position = _add_floats(datum, value, position - 1)

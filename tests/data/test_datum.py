@@ -11,7 +11,7 @@ import pytest
 
 from caffe_dns.data.datum import decode_image, parse_alike, parse_datum
 from caffe_dns.errors import CaffeError
-from caffe_dns.proto.caffe_pb2 import Datum
+from caffe_dns.proto.caffe_pb2 import AnnotatedDatum, Datum
 
 
 def random_datum(generator: np.random.Generator) -> Datum:
@@ -76,6 +76,12 @@ def test_skips_unknown_fields() -> None:
 def test_refuses_what_is_no_datum(value: bytes, message: str) -> None:
     with pytest.raises(CaffeError, match=f"a record is not a Datum: .*{message}"):
         parse_datum(value)
+
+
+def test_what_a_detector_reads_is_told_apart() -> None:
+    record = AnnotatedDatum(datum=Datum(channels=1, height=1, width=1, data=b"a"))
+    with pytest.raises(CaffeError, match="an AnnotatedDatum, as it seems"):
+        parse_datum(record.SerializeToString())
 
 
 def test_refuses_data_that_do_not_fit_the_shape() -> None:
