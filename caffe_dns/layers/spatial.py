@@ -1,4 +1,4 @@
-"""Reading the settings of `convolution_param` that are given once for each spatial axis."""
+"""Reading the settings of convolutions that are given once for each spatial axis."""
 
 from __future__ import annotations
 
@@ -15,16 +15,17 @@ def spatial_setting(
     pair: tuple[str, str] | None = None,
     default: int | None = None,
     least: int = 1,
+    within: str = "convolution_param",
 ) -> tuple[int, ...]:
     """A setting for each spatial axis, from the repeated `field` or from the _h and _w `pair`.
 
-    The field may stand once for all axes, or once for each; without it `default` holds for all.
-    Raises CaffeError for another number of values and for values below `least` or beyond an `int`
-    (`base_conv_layer.cpp`, `im2col_layer.cpp`).
+    Both are `within` that message of the layer. The field may stand once for all axes, or once for
+    each; without it `default` holds for all. Raises CaffeError for another number of values and for
+    values below `least` or beyond an `int` (`base_conv_layer.cpp`, `im2col_layer.cpp`).
     """
-    settings = layer.param.convolution_param
+    settings = getattr(layer.param, within)
     values: list[int] = list(getattr(settings, field))
-    place = f"convolution_param.{field}"
+    place = f"{within}.{field}"
     if pair and any(settings.HasField(name) for name in pair):
         if num_spatial_axes != 2:
             raise layer.error(f"{pair[0]} and {pair[1]} are for 2 spatial axes only", place)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from caffe_dns.layers.base import Layer, Shape, count, layer_types
 from caffe_dns.layers.recurrent import lstm_unit
+from caffe_dns.layers.spatial import spatial_setting
 from caffe_dns.proto.caffe_pb2 import FillerParameter
 
 _CONV, _DEBUG = "lstm_conv_param", "lstm_debug_param"
@@ -46,10 +47,11 @@ class ConvLSTM(Layer):
             what = f"the first is {tuple(shape)}; it has to be T x N x C x H x W"
             raise self.error(what, "bottom")
         self.num_output, self.channels = settings.num_output, shape[2]
-        self.kernel = self._pair("kernel_size", 0)
-        self.pad, self.dilation = self._pair("pad", 0), self._pair("dilation", 1)
+        self.kernel = spatial_setting(self, 2, "kernel_size", within=_CONV)
+        self.pad = spatial_setting(self, 2, "pad", default=0, least=0, within=_CONV)
+        self.dilation = spatial_setting(self, 2, "dilation", default=1, within=_CONV)
         for kernel, pad, dilation in zip(self.kernel, self.pad, self.dilation, strict=True):
-            if not kernel or 2 * pad != dilation * (kernel - 1):
+            if 2 * pad != dilation * (kernel - 1):
                 raise self.error(
                     f"with a kernel_size of {kernel} and a dilation of {dilation}, a pad of "
                     f"{pad} does not keep the bottom's extents",
@@ -63,13 +65,6 @@ class ConvLSTM(Layer):
         self.of_cell = 0 if debug.disable_hadamard else 3
         for _ in range(self.of_cell):
             self.add_parameter(tuple(shape[3:]), FillerParameter(value=1))
-
-    def _pair(self, name: str, default: int) -> tuple[int, int]:
-        values = list(getattr(self.param.lstm_conv_param, name)) or [default]
-        if len(values) > 2:
-            what = f"has {len(values)} values; one, or one for each axis, would be right"
-            raise self.error(what, f"{_CONV}.{name}")
-        return values[0], values[-1]
 
     def reshape(self, bottom_shapes: Sequence[Shape]) -> list[Shape]:
         shape, marks, *states = map(tuple, bottom_shapes)

@@ -113,7 +113,9 @@ def test_what_does_not_fit() -> None:
         return refused(definition, *(shapes or SHAPES), tops=3)
 
     assert "a pad of 0 does not keep" in complaint(text("kernel_size: 3"))
-    assert "kernel_size: has 3 values" in complaint(text("kernel_size: [3, 3, 3]"))
+    assert "kernel_size: given 3 times; once" in complaint(text("kernel_size: [3, 3, 3]"))
+    still = "kernel_size: 3 pad: 0 dilation: 0"
+    assert "lstm_conv_param.dilation: must be at least 1" in complaint(text(still))
     assert "expose_hidden: true would be" in complaint(text().replace("true", "false", 1))
     assert "axis_hadamard: is not supported" in complaint(text(debug="axis_hadamard: 2"))
     assert "T x N x C x H x W" in complaint(text(), X[:4], *SHAPES[1:])
