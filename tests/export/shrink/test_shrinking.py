@@ -76,5 +76,7 @@ def test_masked_nets_of_models_narrowed(file: Path, seed: int, kept: float) -> N
 def test_nets_of_models(file: Path) -> None:
     model = pruned_model(scoring(file))
     shrunk = shrink(model)
-    assert shrunk.model.total < 0.8 * model.total
+    # Of ResNet-20 only channels inside of blocks can go: those that shortcuts add up are all read.
+    most = 0.9 if file.parent.name == "resnet20" else 0.8
+    assert shrunk.model.total < most * model.total
     assert_same_outputs(model, shrunk.model)
