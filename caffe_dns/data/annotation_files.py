@@ -116,7 +116,7 @@ def _read_text(content: bytes, size: Size, labels: Mapping[str, int]) -> Annotat
     """Lines of a label's number, xmin, ymin, xmax and ymax."""
     objects = []
     for number, line in enumerate(content.decode(errors="replace").splitlines(), 1):
-        words = line.split()
+        words = line.split(maxsplit=5)  # a line of millions of words takes much memory
         if not words:
             continue
         try:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 #: Fork -> message -> the fields that its caffe.proto adds and that definitions use; also enum ->
 #: its values, of which those of LayerType are layer types of 2014.
 FIELDS = {
@@ -284,6 +286,7 @@ _INSTEAD = {
 }
 
 
+@lru_cache(maxsize=64)  # a file may have one field a million times
 def forks_with_field(message: str, field: str) -> str | None:
     """The forks whose message or enum of that name has that field or value, as text, or None."""
     forks = [fork for fork, fields in FIELDS.items() if field in fields.get(message, "").split()]
