@@ -70,6 +70,20 @@ def test_extents_that_have_no_strides_are_refused(shape: tuple[int, ...]) -> Non
             "type: 'ROIPooling' roi_pooling_param { pooled_h: 2 pooled_w: 2 spatial_scale: 1 }",
             [(2, 3, 9, 0), (4, 5)],
         ),
+        ("type: 'LabelSpecificAdd'", [(0, 4), (0,)]),
+        (
+            "type: 'Yolov3' yolov3_param { num_class: 3 num: 1 biases: [1, 1] mask: 0 }",
+            [(2, 8, 0, 5), (2, 1, 4, 5)],
+        ),
+        (
+            "type: 'RegionLoss' region_loss_param { num_class: 3 num: 1 biases: [1, 1] }",
+            [(2, 8, 0, 0), (2, 1, 4, 5)],
+        ),
+        (
+            "type: 'YoloDetectionOutput' yolo_detection_output_param { num_classes: 3 num_box: 1 "
+            "biases: [1, 1] }",
+            [(0, 8, 4, 4)],
+        ),
         (
             "type: 'NdPooling' pooling_param { pool: MAX kernel_shape { dim: 3 dim: 2 dim: 2 } "
             "stride_shape { dim: 1 dim: 1 dim: 1 } }",

@@ -207,6 +207,7 @@ class LabelSpecificAdd(Layer):
     bias (`label_specific_add.cpp` of happynear). In a test pass nothing is added.
     """
 
+    needs_numbers = True
     bottoms = (2, 2)
     tops = (1, 2)
     no_force_backward = (1,)

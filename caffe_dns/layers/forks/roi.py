@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from caffe_dns.layers.base import Layer, Shape, count, layer_types, shape_text
-from caffe_dns.layers.checks import check_indices
+from caffe_dns.layers.base import Layer, Shape, count, layer_types
+from caffe_dns.layers.checks import check_indices, check_numbers
 
 #: How many pixels are looked at together, each bin's as many as the largest of the chunk has.
 CHUNK = 1 << 22
@@ -162,10 +162,7 @@ class RegionPooling(Layer):
                 f"{len(image)}",
                 "bottom",
             )
-        if not count(image):
-            raise self.error(
-                f"the first bottom has no numbers in it: {shape_text(image)}", "bottom"
-            )
+        check_numbers(self, 0, image)
         if not regions or count(regions[1:]) != 5:
             raise self.error(
                 "the second bottom has rows of 5 numbers (image, x1, y1, x2, y2); its shape is "

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from caffe_dns import log
 from caffe_dns.layers.base import Layer, Shape, layer_types
-from caffe_dns.layers.checks import check_positive
+from caffe_dns.layers.checks import check_numbers, check_positive
 from caffe_dns.layers.detection.boxes import boxes_around, overlaps, uncovered
 from caffe_dns.layers.detection.detection_output import ROW
 
@@ -61,6 +61,7 @@ class YoloOutput(Layer):
                     f"{self.boxes} boxes of {self.classes} classes",
                     "bottom",
                 )
+            check_numbers(self, index, shape)
             self.anchors_of(index)
         return [(1, 1, 1, ROW)]
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from caffe_dns.layers.base import LossLayer, Shape, count, layer_types
-from caffe_dns.layers.checks import check_indices, check_positive
+from caffe_dns.layers.checks import check_indices, check_numbers, check_positive
 from caffe_dns.layers.detection.boxes import boxes_around, overlaps
 from caffe_dns.layers.forks.yolo import cells_of, corners_of
 from caffe_dns.layers.forks.yolo_regions import around, listed, with_gradient
@@ -67,6 +67,7 @@ class Yolov3(LossLayer):
         if len(shape) != 4 or shape[1] != channels:
             what = f"bottom 0 is {shape}; N x {channels} x H x W would be right"
             raise self.error(what, "bottom")
+        check_numbers(self, 0, shape)
         if not objects or objects[-1] != _OBJECT or count(objects[:1]) != shape[0]:
             raise self.error(
                 f"bottom 1 is {objects}; {shape[0]} x 1 x objects x {_OBJECT}, as AnnotatedData "

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from caffe_dns.layers.base import Layer, LossLayer, Shape, layer_types
-from caffe_dns.layers.checks import check_indices, check_positive
+from caffe_dns.layers.checks import check_indices, check_numbers, check_positive
 from caffe_dns.layers.detection.boxes import (
     boxes_around,
     centres_of,
@@ -79,6 +79,7 @@ class RegionLayer(Layer):
                 f"bottom 0 is {tuple(shape)}; N x {' x '.join(map(str, wanted))} would be right",
                 "bottom",
             )
+        check_numbers(self, 0, shape)
         if not objects or objects[-1] != self.rows:
             raise self.error(
                 f"bottom 1 is {tuple(objects)}; rows of {self.rows} numbers, as AnnotatedData "
@@ -151,7 +152,7 @@ class RegionLoss(RegionLayer, LossLayer):
 
     def reshape(self, bottom_shapes: Sequence[Shape]) -> list[Shape]:
         shape, objects = bottom_shapes
-        if len(objects) == 4 and objects[-1] == _CENTRED and objects[0] == shape[0]:
+        if len(objects) == 4 and objects[-1] == _CENTRED and objects[:1] == shape[:1]:
             self.rows, self.side = _CENTRED, shape[-1]
         self.check_bottoms(bottom_shapes)
         return [()]
