@@ -85,7 +85,9 @@ def _neighbours(points: Tensor, extent: int) -> list[tuple[Tensor, Tensor]]:
     before = points.floor().clamp(0, extent - 1)
     after = (points.floor() + 1).clamp(0, extent - 1)
     beyond = points.clamp(0, extent - 1) - before
-    return [(before.long(), 1 - beyond), (after.long(), beyond)]
+    # Where a point is no number, neither is the top; its pixels only have to be there.
+    pixels = (each.nan_to_num().long() for each in (before, after))
+    return [*zip(pixels, (1 - beyond, beyond), strict=True)]
 
 
 class _BinMaximum(torch.autograd.Function):

@@ -244,3 +244,12 @@ def test_roi_align(pad: float) -> None:
     inputs = bottom[:, :1].clone().requires_grad_()
     made = make_layer(text, tuple(inputs.shape), (3, 5))
     assert torch.autograd.gradcheck(lambda x: made(x, regions[:3]), (inputs,))
+
+
+def test_roi_align_of_a_region_that_is_no_number() -> None:
+    """As of a net that diverges."""
+    text = "type: 'ROIAlign' roi_pooling_param { pooled_h: 2 pooled_w: 2 spatial_scale: 1 }"
+    for bad in (math.nan, math.inf):
+        regions = torch.tensor([[0, 1, bad, 4, 5], [0, 1, 2, 4, 5]]).double()
+        (top,) = run(make_layer(text, (1, 1, 9, 9), (2, 5)), draw(1, 1, 9, 9), regions)
+        assert top[0].isnan().any() and top[1].isfinite().all()
