@@ -87,6 +87,7 @@ class AnnotatedBatches:
         (value,) = self._source.load(items[:1])
         with self._source.at(numbers[0]):
             record = self._maker.make(value, numbers[0])
+            labels = [self._maker.labels(record, 0)] * len(items)
         images = self._new_images(record.image, len(numbers))
         pixels = images.numpy()
         if self._processes and self._others is None and pixels.dtype == np.uint8:
@@ -94,7 +95,6 @@ class AnnotatedBatches:
             most = max([pixels[0, 0].size, *(size.height * size.width for size in sizes)])
             self._others = DecodingProcesses(self._processes, most * pixels.shape[1] * len(pixels))
         pixels[0] = record.image.transpose(2, 0, 1)
-        labels = [self._maker.labels(record, 0)] * len(items)
 
         def place(some: range) -> None:
             part = slice(some.start, some.stop)
@@ -122,8 +122,8 @@ class AnnotatedBatches:
                 self._source.check_alike(image.shape, task.shape, _ADVICE)
                 if image.dtype != images.dtype:
                     raise CaffeError("records with data and records with float_data in one batch")
+                labels.append(self._maker.labels(record, task.first + index))
             images[index] = image
-            labels.append(self._maker.labels(record, task.first + index))
         return labels
 
     def close(self) -> None:

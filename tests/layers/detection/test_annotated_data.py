@@ -247,6 +247,21 @@ def test_a_bad_record_is_named(fault: str, bad: int, tmp_path: Path) -> None:
     assert FAULTS[fault] in said
 
 
+@pytest.mark.parametrize("bad", [0, 1])
+def test_a_record_with_too_many_objects_is_named(bad: int, tmp_path: Path) -> None:
+    records = [scene(2), scene(2)]
+    group = records[bad].annotation_group[0].annotation
+    group.extend([group[0]] * 300)
+    path = tmp_path / "scenes"
+    with create_database(str(path), "lmdb") as writer:
+        for number, record in enumerate(records):
+            writer.put(f"key {number}".encode(), record.SerializeToString())
+        writer.commit()
+    text = definition(str(path), "annotated_data_param { yolo_data_type: 1 }", batch=2)
+    said = refused(text, batches=1)
+    assert f"record {bad} (key 'key {bad}'): a record has 302 objects; 300 at most" in said
+
+
 def test_images_without_their_labels(source: str) -> None:
     with data_layer(definition(source), tops=1) as layer:
         ((images,),) = read(layer, 1)
