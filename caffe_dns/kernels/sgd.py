@@ -36,18 +36,15 @@ def _update(
     """h = momentum h + rate (g + decay w); w -= h, or Nesterov's step (sgd_solver.cpp)."""
     program = tl.program_id(0)
     owner = tl.load(owners + program)
-    parameter = tl.load(addresses + 4 * owner).to(tl.pointer_type(tl.float32))
-    history = tl.load(addresses + 4 * owner + 1).to(tl.pointer_type(tl.float32))
-    gradient = tl.load(addresses + 4 * owner + 2)
+    parameter = tl.load(addresses + 3 * owner).to(tl.pointer_type(tl.float32))
+    history = tl.load(addresses + 3 * owner + 1).to(tl.pointer_type(tl.float32))
+    gradient = tl.load(addresses + 3 * owner + 2).to(tl.pointer_type(tl.float32))
     lr_mult = tl.load(settings + 2 * owner)
     decay = tl.load(settings + 2 * owner + 1)
     places = tl.load(starts + program) + tl.arange(0, BLOCK)
     inside = places < tl.load(counts + owner)
     w = tl.load(parameter + places, mask=inside)
-    if tl.load(addresses + 4 * owner + 3) != 0:
-        g = tl.load(gradient.to(tl.pointer_type(tl.bfloat16)) + places, mask=inside).to(tl.float32)
-    else:
-        g = tl.load(gradient.to(tl.pointer_type(tl.float32)) + places, mask=inside)
+    g = tl.load(gradient + places, mask=inside)
     before = tl.load(history + places, mask=inside)
     if L1:
         g += decay * ((w > 0).to(tl.float32) - (w < 0).to(tl.float32))
@@ -85,26 +82,25 @@ class SGDKernel:
         self._settings = torch.tensor(
             [*zip(lr_mults, decays, strict=True)], dtype=torch.float32, device=device
         )
-        #: Where each parameter, its history and its gradient lie, and whether the latter is of
-        #: bfloat16, for the next launch. A table made inside a capture would share its memory with
-        #: what the graph computes before.
-        self._table = torch.empty(len(parameters), 4, dtype=torch.int64, device=device)
+        #: Where each parameter, its history and its gradient lie, for the next launch. A table made
+        #: inside a capture would share its memory with what the graph computes before.
+        self._table = torch.empty(len(parameters), 3, dtype=torch.int64, device=device)
         #: The contents of the table of a captured launch, still to be written.
         self._unwritten: Tensor | None = None
         #: Tables that captured launches read.
         self._captured: list[Tensor] = []
 
     def run(self, gradients: Sequence[Tensor], rate: Tensor) -> None:
-        """One update. `rate` is a 0-dim tensor; gradients may be of bfloat16.
+        """One update. `rate` is a 0-dim tensor.
 
         After a capture with this in it, call `write_table` before the first replay.
         """
         gradients = [
-            gradient if _is_read(gradient, parameter) else laid_out_as(parameter, gradient)
+            laid_out_as(parameter, gradient)
             for parameter, gradient in zip(self._parameters, gradients, strict=True)
         ]
         rows = [
-            [*(tensor.data_ptr() for tensor in row), row[-1].dtype == torch.bfloat16]
+            [tensor.data_ptr() for tensor in row]
             for row in zip(self._parameters, self._histories, gradients, strict=True)
         ]
         addresses = torch.tensor(rows)
@@ -131,8 +127,3 @@ class SGDKernel:
             self._table.copy_(self._unwritten)
             self._captured.append(self._table)
             self._table, self._unwritten = torch.empty_like(self._table), None
-
-
-def _is_read(gradient: Tensor, parameter: Tensor) -> bool:
-    """Whether the kernel reads a gradient as it is."""
-    return gradient.dtype == torch.bfloat16 and gradient.stride() == parameter.stride()

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 from importlib import import_module
-from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -14,10 +12,7 @@ from torch.nn import functional as F
 
 from caffe_dns import mask_rules
 from caffe_dns.data.transform import Transform
-from caffe_dns.device.determinism import always_the_same_bits
 from caffe_dns.proto.caffe_pb2 import TEST, TRAIN, TransformationParameter
-from caffe_dns.solver.update_rules.sgd import SGD
-from tests.solver.harness import make_solver
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 if DEVICE == "cpu":
@@ -52,8 +47,6 @@ def test_sgd(l1: bool, nesterov: bool) -> None:
     )
     for step in range(3):
         gradients = [draw(shape, 10 * step + seed) for seed, shape in enumerate(SHAPES)]
-        for rounded in ((), (1, 3), (2, 3, 4))[step]:  # 3 has another layout than its parameter
-            gradients[rounded] = gradients[rounded].bfloat16()
         rate = torch.tensor(0.5 / (step + 1), device=DEVICE)
         for index, (w, h, g) in enumerate(zip(expected, moments, gradients, strict=True)):
             decay = decays[index] * (w.sign() if l1 else w)
@@ -63,50 +56,6 @@ def test_sgd(l1: bool, nesterov: bool) -> None:
         kernel.run(gradients, rate)
     for found, wanted in zip([*parameters, *histories], [*expected, *moments], strict=True):
         torch.testing.assert_close(found.double(), wanted, rtol=1e-5, atol=1e-6)
-
-
-def test_gradients_that_come_rounded_give_the_same_bits(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(SGD, "_can_use_kernel", lambda rule: True)
-    found: list[list[Tensor]] = []
-    types: list[set[torch.dtype]] = []
-    for rounded in (True, False):
-        device = torch.device(DEVICE)
-        solver = make_solver(tmp_path, device=device, activations=torch.bfloat16)
-        if solver._captured is not None:
-            solver._captured._deferred_gradients = None  # which brings them in float32
-        learned = [param for param in solver.net.learnable_params if param.tensor.requires_grad]
-        solver.rule.take_rounded(learned)
-        if not rounded:
-            for param in learned:
-                param.tensor.grad_dtype = torch.float32
-        update = solver.rule.apply_to
-        types.append(set())
-
-        def apply_to(gradients: list[Tensor], update: Any = update) -> None:
-            types[-1].update(gradient.dtype for gradient in gradients)
-            update(gradients)
-
-        monkeypatch.setattr(solver.rule, "apply_to", apply_to)
-        with always_the_same_bits(True):
-            solver.step(3)
-        solver.close()
-        found.append([param.tensor.detach().cpu() for param in solver.net.learnable_params])
-    assert torch.bfloat16 in types[0] and types[1] == {torch.float32}
-    assert all(map(torch.equal, *found))
-
-
-def test_gradients_come_rounded_only_where_nobody_else_looks(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(SGD, "_can_use_kernel", lambda rule: True)
-    for settings in ("clip_gradients: 1", "iter_size: 2", "debug_info: true"):
-        solver = make_solver(tmp_path, settings, device=torch.device("cpu"))
-        solver.rule.take_rounded(solver.net.learnable_params)
-        types = {param.tensor.grad_dtype for param in solver.net.learnable_params}
-        assert types == {torch.float32}, settings
-        solver.close()
 
 
 @pytest.mark.parametrize(("rows", "classes"), [(5, 10), (1, 1), (9, 1000), (7, 17)])

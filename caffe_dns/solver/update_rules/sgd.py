@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import torch
@@ -124,17 +123,6 @@ class SGD(UpdateRule):
                 maximize=False,
                 is_first_step=False,
             )
-
-    def take_rounded(self, params: Iterable[Param]) -> None:
-        """Where only the kernel looks at gradients, it reads those of bfloat16 as they are.
-
-        In float32, those of large weights would be written and read once more, and be there when
-        memory holds most.
-        """
-        if self.may_set_apart and self.param.iter_size <= 1 and self._can_use_kernel():
-            for param in params:
-                if param.tensor.requires_grad:
-                    param.tensor.grad_dtype = None
 
     def track(self, param: Param) -> None:
         super().track(param)
