@@ -87,6 +87,18 @@ def test_portions_are_read_in_folders_of_their_own(tmp_path: Path) -> None:
     assert last == "102 tried, 0 wrong"
 
 
+def test_memory_gives_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = run(
+        "reliability/little_memory", "--first", "99999", "--last", "99999", "--only", "train"
+    )
+    assert re.fullmatch(r"train +1 tried, 1 with code 0; 0 wrong", said.strip())
+    tool = load("reliability/little_memory", monkeypatch)
+    (tmp_path / ".x.tmp").touch()
+    wrong = ["exit code -11", "traceback", "left .x.tmp"]
+    assert tool.problems(-11, "Traceback", tmp_path) == wrong
+    assert tool.problems(1, "", tmp_path) == ["0 lines of complaint", "left .x.tmp"]
+
+
 def test_a_seed_that_diverges_is_counted(tmp_path: Path) -> None:
     (tmp_path / "net").write_text(
         """layer { name: "in" type: "DummyData" top: "data" dummy_data_param {
