@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 
 from caffe_dns.layers import Layer
+from tests.layers.forks.test_dense_block import convolved
 from tests.layers.harness import check_gradients, draw, make_layer, refused, run
+from tests.layers.test_recurrent import sigmoid
 
 TIMES, STREAMS, CHANNELS, OUTPUTS, PLACES = 3, 2, 2, 2, (4, 5)
 X = (TIMES, STREAMS, CHANNELS, *PLACES)
@@ -35,22 +37,6 @@ def filled(definition: str) -> Layer:
 
 def bottoms() -> list[Tensor]:
     return [draw(*X), MARKS, draw(*STATE, seed=20), draw(*STATE, seed=21)]
-
-
-def convolved(values: np.ndarray, filters: np.ndarray, dilation: int) -> np.ndarray:
-    height, width = values.shape[1:]
-    padded = np.pad(values, ((0, 0), (dilation, dilation), (dilation, dilation)))
-    found = np.zeros((len(filters), height, width))
-    for row, column in np.ndindex(3, 3):
-        y, x = row * dilation, column * dilation
-        part = padded[:, y : y + height, x : x + width]
-        found += np.einsum("chw,oc->ohw", part, filters[:, :, row, column])
-    return found
-
-
-def sigmoid(values: np.ndarray) -> np.ndarray:
-    result: np.ndarray = 1 / (1 + np.exp(-values))
-    return result
 
 
 @pytest.mark.parametrize("hadamard", [True, False])

@@ -21,13 +21,15 @@ def filled(more: str = "") -> Layer:
     return made
 
 
-def convolved(values: np.ndarray, filters: np.ndarray) -> np.ndarray:
-    num, _, height, width = values.shape
-    padded = np.pad(values, ((0, 0), (0, 0), (1, 1), (1, 1)))
-    found = np.zeros((num, len(filters), height, width))
+def convolved(values: np.ndarray, filters: np.ndarray, dilation: int = 1) -> np.ndarray:
+    """Maps ... x C x H x W, by filters of 3 x 3 and as far as their centres are on the map."""
+    *others, _, height, width = values.shape
+    padded = np.pad(values, [(0, 0)] * (len(others) + 1) + [(dilation, dilation)] * 2)
+    found = np.zeros((*others, len(filters), height, width))
     for row, column in np.ndindex(3, 3):
-        part = padded[:, :, row : row + height, column : column + width]
-        found += np.einsum("nchw,oc->nohw", part, filters[:, :, row, column])
+        y, x = row * dilation, column * dilation
+        part = padded[..., y : y + height, x : x + width]
+        found += np.einsum("...chw,oc->...ohw", part, filters[:, :, row, column])
     return found
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from caffe_dns.errors import CaffeError
 from tests.layers.detection.reference import overlap
 from tests.layers.harness import draw, make_layer, refused, run
+from tests.layers.test_recurrent import sigmoid
 
 CLASSES, IMAGES, HEIGHT, WIDTH, PIXELS = 3, 2, 4, 5, 8
 ANCHORS = [(6.0, 5.0), (9.0, 14.0), (20.0, 12.0), (22.0, 24.0)]
@@ -37,11 +38,6 @@ def loss_text(more: str = "", mask: list[int] = MASK) -> str:
         f"object_scale: 5 class_scale: 2 coord_scale: 3 anchors_scale: {PIXELS} biases: {biases} "
         f"mask: {mask} {more} }}"
     )
-
-
-def sigmoid(values: np.ndarray) -> np.ndarray:
-    result: np.ndarray = 1 / (1 + np.exp(-values))
-    return result
 
 
 def around(x: float, y: float, width: float, height: float) -> tuple[float, ...]:
