@@ -47,9 +47,12 @@ def open_file(path: str | Path) -> BinaryIO:
             os.close(descriptor)
 
 
-def may_take(memory: int, stored: int) -> bool:
-    """Whether what lies in so many bytes of a file, compressed perhaps, may well take so much."""
-    return memory <= FREE + _PER_BYTE * stored
+def may_take(memory: int, stored: int, each: int = _PER_BYTE) -> bool:
+    """Whether what lies in so many bytes of a file, compressed perhaps, may well take so much.
+
+    `each` is how much a byte may become.
+    """
+    return memory <= FREE + each * stored
 
 
 def is_count(word: str) -> bool:

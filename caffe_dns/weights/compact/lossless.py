@@ -45,10 +45,10 @@ _DAMAGE = (
 )
 #: As many as a blob can have (`Blob::Reshape`).
 _MOST_VALUES = 2**31 - 1
-#: Of a layer.
-_MOST_ARRAYS = 32
-#: Bytes that reading takes for each entry.
-_MEMORY = 32
+#: Bytes that reading takes for each entry, and for an array beside those.
+_ENTRY, _ARRAY = 32, 1024
+#: Bytes that a byte may become: an entry has a bit at least, of its sign.
+_PER_BYTE = 8 * _ENTRY
 #: The most bytes of a distance: of a place among as many as fit in memory.
 _LONGEST = 7
 #: More than any definition needs; what claims to be longer is not a header.
@@ -119,13 +119,12 @@ def _count(entries: list[list[int]], layers: int, size: int) -> int:
     """How many entries there are in all. Raises ValueError for more than `size` bytes may hold."""
     if len(entries) != layers:
         raise ValueError("it has arrays for another number of layers")
-    if max(map(len, entries), default=0) > _MOST_ARRAYS:
-        raise ValueError("a layer has too many arrays")
-    if min((used for arrays in entries for used in arrays), default=0) < 0:
+    if min((used for layer in entries for used in layer), default=0) < 0:
         raise ValueError("an array has fewer entries than none")
     count = sum(map(sum, entries))
-    if not may_take(_MEMORY * count, size):
-        raise ValueError(f"it claims {count} entries")
+    arrays = sum(map(len, entries))
+    if not may_take(_ENTRY * count + _ARRAY * arrays, size, _PER_BYTE):
+        raise ValueError(f"it claims {count} entries in {arrays} arrays")
     return count
 
 

@@ -13,6 +13,7 @@ from caffe_dns.errors import CaffeError
 from caffe_dns.export import compact
 from caffe_dns.export.deploy import Deployment, deploy
 from caffe_dns.export.model import UnmaskedModel
+from caffe_dns.files import reading
 from caffe_dns.proto.caffe_pb2 import NetParameter
 from caffe_dns.proto.upgrade import read_net
 from caffe_dns.weights.compact import Contents, decode, is_compact, lossless, sections
@@ -74,6 +75,18 @@ def test_whole_net(tmp_path: Path) -> None:
     assert b"".join(again.to_pieces()) == b"".join(model.to_pieces())
 
 
+def test_weights_of_two_values(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No weights take fewer bytes, and many nets have more than any file may take (`FREE`)."""
+    monkeypatch.setattr(reading, "FREE", 0)
+    signs = np.random.default_rng(5).choice(np.array([-0.1, 0.1], np.float32), 100_000)
+    assert_reversible(of_arrays(signs))
+
+
+def test_a_layer_of_many_arrays() -> None:
+    """A DenseBlock of 12 transitions has 61."""
+    assert_reversible(of_arrays(*np.arange(1, 62, dtype=np.float32)[:, None]))
+
+
 @pytest.mark.skipif(not OFFICIAL.exists(), reason="the official models are not here")
 def test_official_lenet() -> None:
     param = read_net(OFFICIAL / "lenet5.prototxt").message
@@ -114,8 +127,8 @@ def test_what_a_file_says_of_itself_is_checked() -> None:
 @pytest.mark.parametrize(
     ("entries", "distances", "said"),
     [
-        ([10**9], b"", "it claims 1000000000 entries"),
-        ([0] * 40, b"", "a layer has too many arrays"),
+        ([10**9], b"", "it claims 1000000000 entries in 1 arrays"),
+        ([0] * 200_000, b"", "it claims 0 entries in 200000 arrays"),
         ([-1, 2], b"\1", "fewer entries than none"),
         ([1], b"\x81" * 10 + b"\1", "a distance is too large"),
     ],
