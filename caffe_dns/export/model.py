@@ -17,7 +17,7 @@ from caffe_dns import log
 from caffe_dns.export.deploy import Deployment
 from caffe_dns.layers.base import Context, Layer
 from caffe_dns.net import Net
-from caffe_dns.net.definition import with_state
+from caffe_dns.net.definition import with_state, without_layers
 from caffe_dns.proto.caffe_pb2 import TEST, NetParameter
 from caffe_dns.proto.wire import Piece
 from caffe_dns.proto.wire_text import serialize
@@ -94,12 +94,9 @@ class UnmaskedModel:
 
     def to_pieces(self) -> list[Piece]:
         """The message of a .caffemodel, in the wire format."""
-        layers = self.definition.param.layer
-        whole = NetParameter()
-        whole.CopyFrom(self.definition.param)
-        del whole.layer[:]
-        pieces: list[Piece] = [serialize(whole)]
-        for layer, arrays in zip(layers, self.blobs, strict=True):
+        param = self.definition.param
+        pieces: list[Piece] = [serialize(without_layers(param))]
+        for layer, arrays in zip(param.layer, self.blobs, strict=True):
             pieces += layer_pieces(layer, ((array, None) for array in arrays))
         return pieces
 
