@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from caffe_dns.files import write_atomically
 from caffe_dns.files.writing import check_target
 from caffe_dns.proto.caffe_pb2 import NetParameter
@@ -13,12 +15,12 @@ from caffe_dns.surgery.sensitivity import Proposal, Study
 _ENDINGS = ("csv", "png", "html", "prototxt")
 
 
-def check_prefix(prefix: str) -> None:
-    """Raise CaffeError when no files of this prefix can be made."""
+def check_prefix(prefix: str, inputs: Sequence[str]) -> None:
+    """Raise CaffeError when no files of this prefix can be made, or one would be of the inputs."""
     charts.check_matplotlib()
     check_libraries()
     for name in _names(prefix):
-        check_target(name)
+        check_target(name, inputs)
 
 
 def save(prefix: str, study: Study, proposal: Proposal, definition: NetParameter) -> list[str]:

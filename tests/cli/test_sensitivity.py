@@ -56,6 +56,16 @@ def test_files(kind: str, tmp_path: Path, capfd: Capture) -> None:
     load_net(tmp_path / "lenet.prototxt", "TRAIN", weights[1]).close()
 
 
+def test_the_definition_is_not_written_over(tmp_path: Path, capfd: Capture) -> None:
+    pytest.importorskip("matplotlib", reason="the extra 'plot' is not installed")
+    pytest.importorskip("plotly", reason="the extra 'report' is not installed")
+    model, prefix = tmp_path / "net.prototxt", str(tmp_path / "net")
+    model.write_bytes(b"old")
+    line = complaint(["sensitivity", "--model", str(model), *WEIGHTS, "--output", prefix], capfd)
+    assert line == f"dns: {model}: is read here, and would be lost; give the output another name"
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"old"]
+
+
 def test_some_layers_and_no_files(tmp_path: Path, capfd: Capture) -> None:
     limit = ["--loss-of-accuracy", "0.9"]
     result = run_well([*COMMAND, *WEIGHTS, "--layers", "ip2, conv1", *limit], capfd)

@@ -34,14 +34,15 @@ def run(
 ) -> None:
     """Do what `dns sensitivity` is asked for, by the values of its flags."""
     _check_flags(model, weights, iterations, loss_of_accuracy)
+    files = weight_files(weights)
     if prefix:
-        check_prefix(prefix)
+        check_prefix(prefix, [model, *files])
     definition = read_net(model).message
     wanted = [name.strip() for name in layers.split(",") if name.strip()]
     net = load_net(
         model,
         "TEST",
-        weight_files(weights),
+        files,
         device=scoring_device(gpu),
         level=level,
         stages=flags.stages(stage),
@@ -58,10 +59,10 @@ def run(
         net.close()
     for line in to_text_table(study, proposal).splitlines():
         output.line(line)
-    files = save(prefix, study, proposal, definition) if prefix else []
-    for name in files:
+    written = save(prefix, study, proposal, definition) if prefix else []
+    for name in written:
         output.line(f"Wrote {name}")
-    output.result({"study": study, "proposal": proposal, "files": files})
+    output.result({"study": study, "proposal": proposal, "files": written})
 
 
 def _check_flags(model: str, weights: str, iterations: int, loss_of_accuracy: float) -> None:
