@@ -43,8 +43,11 @@ if TYPE_CHECKING:
 
 #: Records that a layer can have handed out: what is read next has numbers of 64 bits, too.
 _MOST_RECORDS = 1 << 62
-#: The HDF5 attribute that holds the fields beyond Caffe's, as a serialised SolverState.
+#: The HDF5 attribute that holds the fields beyond Caffe's, as a serialised SolverState; a dataset
+#: where they are too long for an attribute.
 _EXTENSION = "caffe_dns"
+#: HDF5 has room for 64 KB of an attribute, with what it says of it.
+_LONGEST_ATTRIBUTE = 60_000
 
 
 def write_state(file: str, state: SolverState, histories: list[np.ndarray], *, hdf5: bool) -> None:
@@ -276,7 +279,11 @@ def _put(state: SolverState, histories: list[np.ndarray], root: h5py.File) -> It
     for index, array in enumerate(histories):
         group[str(index)] = array
         yield
-    root.attrs[_EXTENSION] = np.void(_beyond_caffe(state).SerializeToString())
+    extension = _beyond_caffe(state).SerializeToString()
+    if len(extension) <= _LONGEST_ATTRIBUTE:
+        root.attrs[_EXTENSION] = np.void(extension)
+    else:
+        root[_EXTENSION] = np.frombuffer(extension, np.uint8)
 
 
 def _write_string(root: h5py.File, name: str, value: bytes) -> None:
@@ -297,8 +304,7 @@ def _write_string(root: h5py.File, name: str, value: bytes) -> None:
 def _from_hdf5(file: str) -> tuple[SolverState, list[np.ndarray]]:
     state = SolverState()
     with open_hdf5(file, "is not a solver state in HDF5") as root:
-        if _EXTENSION in root.attrs:
-            _parse(state, root.attrs[_EXTENSION].tobytes())
+        _parse(state, _extension(root))
         state.iter = _integer(root, "iter")
         state.current_step = _integer(root, "current_step")
         name = find(root, "learned_net")
@@ -310,6 +316,18 @@ def _from_hdf5(file: str) -> tuple[SolverState, list[np.ndarray]]:
         group = find(root, "history")
         histories = read_arrays([find(group, str(index)) for index in range(len(group))])
     return state, histories
+
+
+def _extension(root: h5py.File) -> bytes:
+    """What `_put` has put beside what Caffe has."""
+    if _EXTENSION in root.attrs:
+        return bytes(root.attrs[_EXTENSION].tobytes())
+    found = find(root, _EXTENSION)
+    if found is None:
+        return b""
+    if not is_bounded(found):
+        raise CaffeError(f"is not a solver state in HDF5: '{_EXTENSION}' claims {found.size} bytes")
+    return bytes(found[()].tobytes())
 
 
 def _parse(state: SolverState, extension: bytes) -> None:

@@ -12,7 +12,7 @@ import torch
 
 from caffe_dns.errors import CaffeError
 from caffe_dns.proto.blobs import blob_to_array
-from caffe_dns.proto.caffe_pb2 import DataPosition, NetParameter, SolverState
+from caffe_dns.proto.caffe_pb2 import DataPosition, NetParameter, SharedValues, SolverState
 from caffe_dns.solver.signals import Action
 from caffe_dns.solver.snapshot import data_positions, gather_histories, read_state, write_state
 from caffe_dns.solver.solver import Solver
@@ -74,6 +74,17 @@ def test_states_that_no_run_has_left(
     with pytest.raises(CaffeError) as caught:
         read_state(file)
     assert str(caught.value) == f"{file}: {message}"
+
+
+@pytest.mark.parametrize("hdf5", [False, True])
+@pytest.mark.parametrize("values", [10, 14_990, 15_000, 100_000])
+def test_shared_values_of_any_size(values: int, hdf5: bool, tmp_path: Path) -> None:
+    """An attribute of HDF5 has 64 KB at most."""
+    shared = SharedValues(layer="ip1", value=[0.5], weight=[0.25] * values)
+    state = SolverState(iter=3, learned_net="x", random_seed=5, shared_values=[shared])
+    file = f"{tmp_path}/s_iter_3.solverstate{'.h5' * hdf5}"
+    write_state(file, state, [], hdf5=hdf5)
+    assert list(read_state(file)[0].shared_values) == [shared]
 
 
 @pytest.mark.parametrize(("kind", "ending"), FORMATS)
