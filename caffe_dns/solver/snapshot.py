@@ -1,8 +1,8 @@
 """Solver states between files and a solver: .solverstate (protobuf) and .solverstate.h5 (HDF5).
 
 Restates `SGDSolver::SnapshotSolverState*` and `RestoreSolverState*` (sgd_solver.cpp). What only
-dns knows (data positions, surgery moments, the model's checksum) goes into fields, or HDF5
-attributes, that Caffe skips.
+dns knows (data positions, surgery moments, the model's checksum) goes into fields, or an
+HDF5 attribute or dataset, that Caffe skips.
 """
 
 from __future__ import annotations
