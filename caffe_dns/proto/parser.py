@@ -94,7 +94,7 @@ class Parser:
             raise self._error(token, f"'{token.text}' has no partner")
         if token.kind != "name":
             advice = " (a comment begins with '#')" if token.text == "/" else ""
-            if token.kind == "number":
+            if token.kind == "number" and self._text[token.offset - 1 : token.offset] == ",":
                 advice = " (a number has a point, not a comma)"
             raise self._unexpected(token, f"expected the name of a field{advice}")
         name = token.text

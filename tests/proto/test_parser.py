@@ -198,6 +198,7 @@ PARAM = "layer.convolution_param"
             layer("loss_weight: 0,5"),
             "3: layer: expected the name of a field (a number has a point, not a comma), found '5'",
         ),
+        ("input_dim: 1 3", "1: expected the name of a field, found '3' (column 14)"),
         ("input_dim: [1 2]", "1: input_dim: expected ',' or ']', found '2' (column 15)"),
         (r'name: "\q"', "1: name: expected a known escape instead of \\q, found '\"\\\\q\"'"),
         (r'name: "\ud800"', "1: name: expected a character of Unicode instead of \\ud800"),
