@@ -43,13 +43,15 @@ def parse(message: Message, raw: bytes) -> None:
 
     Raises DecodeError, and CaffeError where what it consists of would take too much memory.
     """
-    survey = _Survey()
-    try:
-        survey.look_at(memoryview(raw), message.DESCRIPTOR)
-        if not survey.is_utf_8:
-            raw = _rewrite(memoryview(raw), message.DESCRIPTOR, _to_message)
-    except Malformed:
-        raise DecodeError("a field is cut short") from None
+    kind = message.DESCRIPTOR
+    if _has_text(kind) or len(raw) * _memory_of_byte(kind) > _MOST_MEMORY:
+        survey = _Survey()
+        try:
+            survey.look_at(memoryview(raw), kind)
+            if not survey.is_utf_8:
+                raw = _rewrite(memoryview(raw), kind, _to_message)
+        except Malformed:
+            raise DecodeError("a field is cut short") from None
     message.ParseFromString(raw)
 
 
@@ -119,6 +121,17 @@ def _is_utf_8(raw: memoryview) -> bool:
 def _memory(message: Descriptor) -> int:
     """About how many bytes protobuf takes for a message of this type in which nothing is set."""
     return 8 * len(message.fields)
+
+
+@cache
+def _memory_of_byte(message: Descriptor) -> int:
+    """The most that a byte counts in a message of this type; a field has two at least.
+
+    A record of a database is one of thousands, and to look through each would take longer than all
+    else, so it is known of short ones beforehand.
+    """
+    inner = (field.message_type for field in message.fields if field.message_type is not None)
+    return max((_FIELD + _memory(message)) // 2, _NUMBER, *map(_memory_of_byte, inner))
 
 
 @cache

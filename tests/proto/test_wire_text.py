@@ -11,10 +11,10 @@ from google.protobuf.message import DecodeError
 from caffe_dns.encoding import decode, encode
 from caffe_dns.errors import CaffeError
 from caffe_dns.proto.blobs import array_to_blob, blob_to_array
-from caffe_dns.proto.caffe_pb2 import LayerParameter, NetParameter
+from caffe_dns.proto.caffe_pb2 import AnnotatedDatum, LayerParameter, NetParameter
 from caffe_dns.proto.text import parse_text, read_binary, to_text, write_binary
 from caffe_dns.proto.wire import LENGTH, tag, varint
-from caffe_dns.proto.wire_text import _MOST_MEMORY, _Survey, parse, serialize
+from caffe_dns.proto.wire_text import _MOST_MEMORY, _memory_of_byte, _Survey, parse, serialize
 
 NAME = "全连接".encode("gbk")
 
@@ -105,3 +105,23 @@ def test_what_nets_have_is_not_refused() -> None:
     large = net("s" * (1 << 22))
     large.layer[0].blobs.append(array_to_blob(np.zeros(1 << 22, np.float32)))
     parse(NetParameter(), large.SerializeToString())
+
+
+def test_short_records_are_not_looked_through(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What an AnnotatedDatum takes at most is known from its length; this one has empty groups."""
+    groups = field(3, b"") * 10_000
+    survey = _Survey()
+    survey.look_at(memoryview(groups), AnnotatedDatum.DESCRIPTOR)
+    counted = _MOST_MEMORY - survey.left
+    most = _memory_of_byte(AnnotatedDatum.DESCRIPTOR) * len(groups)
+    assert counted < most < 2 * counted
+    monkeypatch.setattr("caffe_dns.proto.wire_text._MOST_MEMORY", counted - 1)
+    with pytest.raises(CaffeError, match="consists of so many messages"):
+        parse(AnnotatedDatum(), groups)
+    monkeypatch.setattr("caffe_dns.proto.wire_text._MOST_MEMORY", most)
+    monkeypatch.delattr("caffe_dns.proto.wire_text._Survey")
+    record = AnnotatedDatum()
+    parse(record, groups)
+    assert len(record.annotation_group) == 10_000
+    with pytest.raises(DecodeError):
+        parse(record, groups[:-1])
