@@ -191,7 +191,10 @@ def renumber_layers(net: bytes) -> bytes:
                 done = layer.end
     except Malformed:
         return net
-    return bytes(renumbered + view[done:]) if done else net
+    if not done:
+        return net
+    renumbered += view[done:]
+    return bytes(renumbered)
 
 
 def _message(number: int, content: bytes) -> bytes:
