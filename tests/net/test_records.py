@@ -97,19 +97,22 @@ def test_of_a_list_the_image_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("shuffle", ["", "shuffle: true"])
-def test_of_hdf5_files_the_row_is_named(shuffle: str, tmp_path: Path) -> None:
+def test_of_hdf5_files_the_row_is_named(
+    shuffle: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # a list of words cannot name a folder with a space
     for name, labels in (("a", [0, 1]), ("b", [2, 9, 1])):
-        with h5py.File(tmp_path / f"{name}.h5", "w") as file:
+        with h5py.File(f"{name}.h5", "w") as file:
             file["data"], file["label"] = np.zeros((len(labels), 4)), labels
-    (tmp_path / "list").write_text(f"{tmp_path}/a.h5 {tmp_path}/b.h5")
-    source = f'hdf5_data_param {{ source: "{tmp_path}/list" batch_size: 2 {shuffle} }}'
+    Path("list").write_text("a.h5 b.h5")
+    source = f'hdf5_data_param {{ source: "list" batch_size: 2 {shuffle} }}'
     definition = text("").replace('"Data"', '"HDF5Data"')
     definition = definition.replace(
         'data_param { source: "" batch_size: 3 backend: LMDB  }', source
     )
     what = "label 9 is out of range; 0 to 3 would be right"
     said = complaint(make_net(definition))
-    assert said == f"{tmp_path}/b.h5: layer 'loss': bottom: row 1: {what}"
+    assert said == f"b.h5: layer 'loss': bottom: row 1: {what}"
 
 
 def test_a_label_of_no_record_stays_as_it_is() -> None:
