@@ -189,19 +189,19 @@ class ReadSettings:
 class ImageListSource(ImageSource[ListedImage]):
     """The images of a list, over and over (`image_data_layer.cpp`).
 
-    They are the lines of the file `list`. `skip` images are left out at the very beginning; `order`
-    says which comes when.
+    They are the lines of the file `listed_in`. `skip` images are left out at the very beginning;
+    `order` says which comes when.
     """
 
     def __init__(
         self,
-        list: str,
+        listed_in: str,
         images: Sequence[ListedImage],
         order: Order,
         settings: ReadSettings,
         skip: int = 0,
     ) -> None:
-        self._list = list
+        self._listed_in = listed_in
         self._images = images
         self._order = order
         self._settings = settings
@@ -229,7 +229,7 @@ class ImageListSource(ImageSource[ListedImage]):
             return error
         line = self._order.index(record + self._skip) + 1
         return CaffeError(
-            f"{error.message} ({self._list}, line {line})",
+            f"{error.message} ({self._listed_in}, line {line})",
             file=image,
             layer=error.layer,
             field=error.field,
