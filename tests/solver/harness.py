@@ -73,6 +73,18 @@ def make_solver(
         log.set_quiet(was_quiet)
 
 
+def state_of(folder: Path, iteration: int, ending: str = "") -> str:
+    return f"{folder}/snap_iter_{iteration}.solverstate{ending}"
+
+
+def trained(folder: Path, steps: int, settings: str = "", net: str | None = None) -> Solver:
+    """A solver after so many iterations from its first weights."""
+    solver = make_solver(folder, settings, net)
+    solver.step(steps)
+    solver.close()
+    return solver
+
+
 def weights_of(solver: Solver) -> dict[str, torch.Tensor]:
     """Copies of all blobs, masks included."""
     return {
