@@ -127,7 +127,7 @@ class ImageBatches:
         with self._source.at(int(records[0])):
             raw = self._source.find_raw(items) if self._for_gpu else None
         if raw is not None:
-            return self._copy_raw(raw, records, draws)
+            return self._copy_raw(raw, draws)
         return self._copy_each(items, records, draws)
 
     def _copy_alike(self, images: Image, labels: Image, draws: IntArray | None) -> _Begun:
@@ -137,7 +137,7 @@ class ImageBatches:
         batch.labels.numpy()[:] = labels
         return _Begun(batch)
 
-    def _copy_raw(self, raw: RawRecords, records: IntArray, draws: IntArray | None) -> _Begun:
+    def _copy_raw(self, raw: RawRecords, draws: IntArray | None) -> _Begun:
         """A batch of crops that only have to be copied from where they lie, for a GPU."""
         size = self._batch_size
         batch = CroppedBatch(
@@ -148,15 +148,9 @@ class ImageBatches:
             pin=self._pin,
             memory=self._memory,
         )
-        cuts = self._cuts(raw.shape, draws)
-        place_each = self._placing(batch, raw.values, records, raw.first, draws)
-
-        def place(some: range) -> None:
-            if not batch.put_raw(raw, cuts, slice(some.start, some.stop)):
-                place_each(some)
-
+        copy = batch.begin_raw(raw, self._cuts(raw.shape, draws))
         worth_it = -(-_SHARED_WORK // batch.pixels[0].nbytes)
-        return _Begun(batch, self._workers.start(place, range(size), worth_it))
+        return _Begun(batch, self._workers.start(copy, range(size), worth_it))
 
     def _cuts(self, shape: ImageShape, draws: IntArray | None) -> IntArray:
         """How each image of a batch is cut where all are of this shape, [N, 3]."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections import deque
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -156,14 +157,15 @@ class CroppedBatch(ImageBatch):
         if self._places_of_cuts is not None:
             self._places_of_cuts[some] = notes[:, 1:]
 
-    def put_raw(self, records: RawRecords, cuts: IntArray, some: slice) -> bool:
-        """Fill some places with images of `records`, one for each place; `cuts` is [N, 3].
+    def begin_raw(self, records: RawRecords, cuts: IntArray) -> Callable[[range], None]:
+        """Fill all places but for the pixels of `records`, one for each place; `cuts` is [N, 3].
 
-        False where some records there have to be put one by one.
+        Returns what fills some places with these. Threads may call it.
         """
+        self.labels.numpy()[:] = records.labels
         if self.cuts is not None:
-            self.cuts.numpy()[some] = cuts[some]
-        return records.copy(cuts[:, :2], self.pixels, self.labels, some)
+            self.cuts.numpy()[:] = cuts
+        return records.copying(cuts[:, :2], self.pixels)
 
     def tops(self, device: torch.device) -> tuple[Tensor, Tensor]:
         pixels = self.pixels.to(device, non_blocking=True)

@@ -12,18 +12,28 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import numpy as np
+
 from caffe_dns.data.database import Cursor, Database, Table
 from caffe_dns.data.datum import Buffer
 from caffe_dns.data.lmdb_pages import (
     HEADER_SIZE,
     META_SIZE,
+    IntArray,
     Leaves,
     Meta,
     branch_pages,
     check_overflow,
     parse_meta,
 )
-from caffe_dns.data.stored import StoredFile, StoredValue, Value, in_memory, new_memory
+from caffe_dns.data.stored import (
+    ByteArray,
+    StoredFile,
+    StoredValue,
+    Value,
+    in_memory,
+    new_memory,
+)
 from caffe_dns.errors import CaffeError
 
 #: Bytes of leaves that are read and decoded at once.
@@ -146,15 +156,21 @@ class _LMDBCursor(Cursor):
         except CaffeError as error:
             raise error.locate(file=self._file.path) from None
 
-    def _overflow(self, page: int, size: int) -> OverflowValue:
-        page_size = self._meta.page_size
-        last_page = page + (HEADER_SIZE + size - 1) // page_size
-        if page < 2 or last_page > self._meta.last_page:
+    def _overflow(self, pages: IntArray, sizes: IntArray) -> list[OverflowValue]:
+        page_size, last = self._meta.page_size, self._meta.last_page
+        more = ((HEADER_SIZE + sizes - 1) // page_size).astype(np.uint64)
+        wrong = (pages < 2) | (pages > last) | (pages + more > last)
+        for index in wrong.nonzero()[0].tolist():
+            first = int(pages[index])
             raise CaffeError(
-                f"is damaged: pages {page} to {last_page} would hold a value, and "
-                f"{self._meta.last_page} is the last"
+                f"is damaged: pages {first} to {first + int(more[index])} would hold a value, and "
+                f"{last} is the last"
             )
-        return OverflowValue(self._file, page * page_size + HEADER_SIZE, size, page_size)
+        starts = (pages * page_size + HEADER_SIZE).tolist()
+        return [
+            OverflowValue(self._file, start, size, page_size)
+            for start, size in zip(starts, sizes.tolist(), strict=True)
+        ]
 
 
 @dataclass(slots=True)
@@ -164,9 +180,9 @@ class OverflowValue(StoredValue):
     header_size = HEADER_SIZE
     page_size: int
 
-    def check(self, header: memoryview) -> None:
+    def check(self, headers: ByteArray, starts: IntArray, sizes: IntArray) -> None:
         try:
-            check_overflow(header, self.start // self.page_size, self.size, self.page_size)
+            check_overflow(headers, starts // self.page_size, sizes, self.page_size)
         except CaffeError as error:
             raise error.locate(file=self.file.path) from None
 

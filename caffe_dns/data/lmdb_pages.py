@@ -9,22 +9,24 @@ runs on writes them. Nothing is read here; whoever reads gives the bytes and the
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
-from numpy.lib.stride_tricks import sliding_window_view
 
+from caffe_dns.data.stored import ByteArray, rows_at
 from caffe_dns.errors import CaffeError
 from caffe_dns.files.kinds import HEAD, other_kind
 
 #: Before every page: its number, four flags' worth of kind, and where its free space begins.
 _HEADER = struct.Struct("<QHHHH")
 HEADER_SIZE = _HEADER.size
-_OVERFLOW_HEADER = struct.Struct("<QHHI")
+_OVERFLOW_HEADER = np.dtype(
+    [("number", "<u8"), ("unused", "<u2"), ("flags", "<u2"), ("pages", "<u4")]
+)
 _BRANCH, _LEAF, _OVERFLOW, _META, _LEAF2, _SUBPAGE = 0x01, 0x02, 0x04, 0x08, 0x20, 0x40
 _KINDS = _BRANCH | _LEAF | _OVERFLOW | _META | _LEAF2 | _SUBPAGE
 _KIND_NAMES = {_BRANCH: "a branch", _LEAF: "a leaf", _OVERFLOW: "an overflow", _META: "a meta"}
@@ -49,7 +51,7 @@ _NODE = struct.Struct("<HHHH")
 _NODE_BIG = 0x01
 #: Keys up to this size are compared all at once; Caffe's are shorter, but for paths.
 _LONG_KEY = 64
-_PAGE_NUMBER = struct.Struct("<Q")
+_PAGE_NUMBER = np.dtype("<u8")
 
 
 @dataclass
@@ -67,7 +69,6 @@ class Meta:
 
 _Overflow = TypeVar("_Overflow")
 IntArray: TypeAlias = "np.ndarray[Any, np.dtype[np.integer[Any]]]"
-ByteArray: TypeAlias = "np.ndarray[Any, np.dtype[np.uint8]]"
 BoolArray: TypeAlias = "np.ndarray[Any, np.dtype[np.bool_]]"
 
 
@@ -104,7 +105,7 @@ class Leaves:
         Only then the values may be asked for.
         """
         self._refuse(self._flags & ~_NODE_BIG != 0, "a record in it is a database of its own")
-        sizes = np.where(self._flags == _NODE_BIG, _PAGE_NUMBER.size, self._sizes)
+        sizes = np.where(self._flags == _NODE_BIG, _PAGE_NUMBER.itemsize, self._sizes)
         beyond = self._key_ends + sizes > (self._pages + 1) * self._page_size
         self._refuse(beyond, "a record in it ends beyond the page")
         if int((self._key_ends - self._key_starts).max()) <= _LONG_KEY:
@@ -114,16 +115,21 @@ class Leaves:
         self._refuse(unordered, "its keys are not in order")
 
     def values(
-        self, overflow: Callable[[int, int], _Overflow], some: slice
+        self, overflow: Callable[[IntArray, IntArray], Iterable[_Overflow]], some: slice
     ) -> list[memoryview | _Overflow]:
-        """Some of the values; for a large one, what `overflow` makes of its page and size."""
-        starts, sizes, data = self._key_ends[some].tolist(), self._sizes[some].tolist(), self._data
+        """Some of the values; for large ones, what `overflow` makes of their pages and sizes."""
+        starts, sizes, data = self._key_ends[some], self._sizes[some], self._data
+        large = self._flags[some].nonzero()[0]
+        pages = rows_at(data, starts[large], _PAGE_NUMBER.itemsize).view(_PAGE_NUMBER)[:, 0]
+        stored = overflow(pages, sizes[large])
+        if len(large) == len(starts):
+            return [*stored]
         values: list[memoryview | _Overflow] = [
-            data[start : start + size] for start, size in zip(starts, sizes, strict=True)
+            data[start : start + size]
+            for start, size in zip(starts.tolist(), sizes.tolist(), strict=True)
         ]
-        for index in self._flags[some].nonzero()[0].tolist():
-            page = _PAGE_NUMBER.unpack_from(data, starts[index])[0]
-            values[index] = overflow(page, sizes[index])
+        for index, value in zip(large.tolist(), stored, strict=True):
+            values[index] = value
         return values
 
     @cached_property
@@ -131,15 +137,7 @@ class Leaves:
         """The values as rows [N, size] of uint8, or None where they are not all of one size."""
         if self._flags.any() or (self._sizes != self._sizes[0]).any():
             return None
-        return self._rows(self._key_ends, int(self._sizes[0]))
-
-    def _rows(self, starts: IntArray, size: int) -> ByteArray:
-        """As many bytes from each of these places, [N, size]."""
-        if not size:
-            return np.empty((len(starts), 0), np.uint8)
-        all_bytes = np.frombuffer(self._data, np.uint8)
-        rows: ByteArray = sliding_window_view(all_bytes, size)[starts]
-        return rows
+        return rows_at(self._data, self._key_ends, int(self._sizes[0]))
 
     def _unordered_keys(self) -> BoolArray:
         """For each record whether its key is not greater than that before."""
@@ -147,7 +145,7 @@ class Leaves:
         # Numbers that are ordered like the bytes; behind the shorter keys come zeros.
         longest = -(-int(sizes.max()) // 8) * 8
         starts = np.minimum(self._key_starts, len(self._data) - longest)
-        table = self._rows(starts, longest)
+        table = rows_at(self._data, starts, longest)
         for index in (starts != self._key_starts).nonzero()[0].tolist():
             table[index, : sizes[index]] = np.frombuffer(self.key(index), np.uint8)
         table[np.arange(longest) >= sizes[:, None]] = 0
@@ -209,16 +207,20 @@ def branch_pages(data: memoryview, number: int) -> list[int]:
     return pages
 
 
-def check_overflow(header: memoryview, number: int, size: int, page_size: int) -> None:
-    """Raise CaffeError unless `header` begins overflow pages from `number` on for `size` bytes.
+def check_overflow(headers: ByteArray, numbers: IntArray, sizes: IntArray, page_size: int) -> None:
+    """Raise CaffeError unless `headers` [N, HEADER_SIZE] begin overflow pages for values.
 
-    `header` has HEADER_SIZE bytes.
+    Those begin at the pages `numbers`, and have so many bytes.
     """
-    own_number, _, flags, pages = _OVERFLOW_HEADER.unpack_from(header)
-    if flags & _KINDS != _OVERFLOW or own_number != number:
-        raise _damaged(number, "it is no overflow page, though a value is said to be there")
-    if pages * page_size < HEADER_SIZE + size:
-        raise _damaged(number, f"a value of {size} bytes does not fit its {pages} pages")
+    fields = headers.view(_OVERFLOW_HEADER)[:, 0]
+    wrong = (fields["flags"] & _KINDS != _OVERFLOW) | (fields["number"] != numbers)
+    for index in wrong.nonzero()[0].tolist():
+        why = "it is no overflow page, though a value is said to be there"
+        raise _damaged(numbers[index], why)
+    pages = fields["pages"].astype(int)
+    for index in (pages * page_size < HEADER_SIZE + sizes).nonzero()[0].tolist():
+        why = f"a value of {sizes[index]} bytes does not fit its {pages[index]} pages"
+        raise _damaged(numbers[index], why)
 
 
 def _entries(data: memoryview, numbers: Sequence[int], kind: int) -> tuple[IntArray, IntArray]:

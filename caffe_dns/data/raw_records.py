@@ -1,13 +1,13 @@
 """Large raw Datums of one shape, copied from a database's file many at once.
 
-Only what can differ between them is looked at, and one call of PyTorch copies any number of crops:
-a record costs Python next to nothing, and other threads run meanwhile. Small Datums, encoded ones
-and those of several shapes are left to `datum`.
+Only what can differ between them is looked at, for a whole batch, and one call of PyTorch copies
+any number of crops: a record costs Python next to nothing, and other threads run meanwhile. Small
+Datums, encoded ones, those of several shapes and what is in memory already are left to `datum`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -15,77 +15,73 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from caffe_dns.data.datum import LABEL_TAG, NOT_ENCODED, Image, IntArray, parse_datum
-from caffe_dns.data.stored import Span, Value, load, load_spans
+from caffe_dns.data.datum import LABEL_TAG, NOT_ENCODED, IntArray, parse_datum
+from caffe_dns.data.stored import Value, mapped, rows_at
 
 
 @dataclass
 class RawRecords:
-    """Images of uint8 [channels, height, width], most likely all of them like the first."""
+    """Images of uint8 [channels, height, width] where their file is mapped into memory."""
 
-    #: The first image.
-    first: Image
-    #: What comes before the pixels of the first record.
-    head: bytes
-    values: Sequence[Value]
+    shape: tuple[int, int, int]
+    memory: memoryview
+    #: Where the pixels of each begin there, [N].
+    starts: IntArray
+    labels: list[int]
 
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        channels, height, width = self.first.shape
-        return channels, height, width
+    def copying(self, corners: IntArray, target: Tensor) -> Callable[[range], None]:
+        """What puts crops of some images into their places in `target`. Threads may call it.
 
-    def copy(self, corners: IntArray, target: Tensor, labels: Tensor, some: slice) -> bool:
-        """Read some images, and put their crops and labels into their places.
-
-        `corners` [N, 2] has top and left of each, `target` is [N, channels, h, w], `labels` [N].
-        Threads may call it. False where one of the records is not like the first; some places are
-        filled then. Raises CaffeError where one cannot be read.
+        `corners` [N, 2] has top and left of each, `target` is [N, channels, h, w].
         """
-        found: list[int] = []
-        for span in load_spans(self.values[some]):
-            start = some.start + len(found)
-            if not self._find_labels(span, found):
-                return False
-            places = slice(start, some.start + len(found))
-            self._copy_crops(span, corners[places], target[places])
-        labels[some] = torch.tensor(found, dtype=labels.dtype)
-        return True
-
-    def _copy_crops(self, span: Span, corners: IntArray, target: Tensor) -> None:
         _, height, width = self.shape
-        offsets = np.array(span.starts) + len(self.head) + corners @ np.array([width, 1])
+        offsets = self.starts + corners @ np.array([width, 1])
         first = int(offsets.min())
         # All crops that begin at any byte from there on, of which the wanted ones are taken.
-        crops = torch.frombuffer(span.memory, dtype=torch.uint8).as_strided(
+        crops = torch.frombuffer(self.memory, dtype=torch.uint8).as_strided(
             (int(offsets.max()) - first + 1, *target.shape[1:]),
             (1, height * width, width, 1),
             first,
         )
-        torch.index_select(crops, 0, torch.from_numpy(offsets - first), out=target)
+        wanted = torch.from_numpy(offsets - first)
 
-    def _find_labels(self, span: Span, labels: list[int]) -> bool:
-        """Add the labels of the records there, unless one is not like the first."""
-        memory, head = span.memory, self.head
-        to_tail = len(head) + self.first.size
-        for start, end in zip(span.starts, span.ends, strict=True):
-            # A value that is cut short has no label here.
-            label = _only_label(bytes(memory[min(start + to_tail, end) : end]))
-            if label is None or memory[start : start + len(head)] != head:
-                return False
-            labels.append(label)
-        return True
+        def copy(some: range) -> None:
+            part = slice(some.start, some.stop)
+            torch.index_select(crops, 0, wanted[part], out=target[part])
+
+        return copy
 
 
 def find_raw(values: Sequence[Value]) -> RawRecords | None:
-    """The images in these Datums, or None where the first is not raw.
+    """The images in these Datums, or None where they are not all raw and of one shape in one file.
 
-    Raises CaffeError if the first is no Datum.
+    Raises CaffeError if the first is no Datum, or one cannot be read.
     """
-    value = next(load(values[:1], keep=True))
-    first = parse_datum(value)
+    span = mapped(values[:1])
+    if span is None:
+        return None
+    first = parse_datum(span.memory[span.starts[0] : span.ends[0]])
     if first.encoded or not len(first.data):
         return None
-    return RawRecords(first.image(), bytes(value[: first.data_start]), values)
+    image = first.image()
+    span = mapped(values)
+    if span is None:
+        return None
+    pixels = span.starts + first.data_start
+    tails = pixels + image.size
+    # A value that is cut short has no tail.
+    if (tails > span.ends).any():
+        return None
+    heads = rows_at(span.memory, span.starts, first.data_start)
+    if (heads != heads[0]).any():
+        return None
+    places = zip(tails.tolist(), span.ends.tolist(), strict=True)
+    labels = [_only_label(bytes(span.memory[start:end])) for start, end in places]
+    found = [label for label in labels if label is not None]
+    channels, height, width = image.shape
+    if len(found) < len(labels):
+        return None
+    return RawRecords((channels, height, width), span.memory, pixels, found)
 
 
 @lru_cache(maxsize=4096)

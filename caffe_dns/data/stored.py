@@ -11,7 +11,6 @@ from __future__ import annotations
 import mmap
 import os
 import stat
-import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -19,9 +18,12 @@ from functools import lru_cache
 from typing import Any, ClassVar, TypeAlias, cast, overload
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 
-from caffe_dns.data.datum import Buffer
+from caffe_dns.data.datum import Buffer, IntArray
 from caffe_dns.errors import CaffeError
+
+ByteArray: TypeAlias = "np.ndarray[Any, np.dtype[np.uint8]]"
 
 #: Bytes that are read at once: few enough to stay in a processor's cache until they are used.
 _SPAN = 1 << 20
@@ -159,6 +161,14 @@ class _Scratch(threading.local):
 _scratch = _Scratch()
 
 
+def rows_at(memory: memoryview, starts: IntArray, size: int) -> ByteArray:
+    """As many bytes from each of these places, [N, size]."""
+    if not size:
+        return np.empty((len(starts), 0), np.uint8)
+    rows: ByteArray = sliding_window_view(np.frombuffer(memory, np.uint8), size)[starts]
+    return rows
+
+
 def new_memory(size: int) -> memoryview:
     """Bytes that are not set to anything, which a bytearray's would be."""
     return memoryview(np.empty(size, np.uint8))  # type: ignore[arg-type]
@@ -184,8 +194,11 @@ class StoredValue:
         """The value. Raises CaffeError where it is not there any more."""
         return next(load([self], keep=True))
 
-    def check(self, header: memoryview) -> None:
-        """Raise CaffeError unless `header` may precede the value."""
+    def check(self, headers: ByteArray, starts: IntArray, sizes: IntArray) -> None:
+        """Raise CaffeError unless `headers` [N, header_size] may precede values like this one.
+
+        Those are of so many bytes from these places on in the same file.
+        """
 
 
 Value: TypeAlias = "Buffer | StoredValue"
@@ -232,9 +245,9 @@ class Span:
     """Some values in memory, as they lie in the file."""
 
     memory: memoryview
-    #: Where each value begins there, and where it ends.
-    starts: list[int]
-    ends: list[int]
+    #: Where each value begins there, and where it ends, [N].
+    starts: IntArray
+    ends: IntArray
 
 
 def load(values: Sequence[Value], *, keep: bool = False) -> Iterator[Buffer]:
@@ -247,65 +260,64 @@ def load(values: Sequence[Value], *, keep: bool = False) -> Iterator[Buffer]:
     return _load(values, new_memory if keep else _scratch.take)
 
 
+def mapped(values: Sequence[Value]) -> Span | None:
+    """The values where their file is mapped, or None where they are not all stored in one.
+
+    Good until the file is closed. Raises CaffeError.
+    """
+    file = values[0].file if isinstance(values[0], StoredValue) else None
+    stored = [v for v in values if isinstance(v, StoredValue) and v.file is file]
+    if file is None or len(stored) < len(values):
+        return None
+    return _span(stored, file.view(0, max(value.start + value.size for value in stored)), 0)
+
+
 def _load(values: Sequence[Value], memory_of: Callable[[int], memoryview]) -> Iterator[Buffer]:
-    for group in _groups(values, _SPAN):
+    for group in _groups(values):
         if isinstance(group[0], StoredValue):
             span = _read_span(group, memory_of)
-            for start, end in zip(span.starts, span.ends, strict=True):
+            for start, end in zip(span.starts.tolist(), span.ends.tolist(), strict=True):
                 yield span.memory[start:end]
         else:
             yield group[0]
 
 
-def load_spans(values: Sequence[Value]) -> Iterator[Span]:
-    """The values where they lie, as many together as lie together.
-
-    Each span is good until the same thread asks for another. Raises CaffeError.
-    """
-    for group in _groups(values, sys.maxsize):
-        if isinstance(group[0], StoredValue):
-            yield _read_span(group, None)
-        else:
-            memory = _scratch.take(len(group[0]))
-            memory[:] = group[0]
-            yield Span(memory, [0], [len(memory)])
-
-
-def _groups(values: Sequence[Value], most: int) -> Iterator[Any]:
-    """The values in groups: several within `most` bytes, or one that is in memory already."""
+def _groups(values: Sequence[Value]) -> Iterator[Any]:
+    """The values in groups: several that are read at once, or one that is in memory already."""
     if not values:
         return
     first = 0
     for index in range(1, len(values)):
-        if not _go_together(values[first], values[index - 1], values[index], most):
+        if not _go_together(values[first], values[index - 1], values[index]):
             yield values[first:index]
             first = index
     yield values[first:]
 
 
-def _go_together(first: Value, last: Value, value: Value, most: int) -> bool:
+def _go_together(first: Value, last: Value, value: Value) -> bool:
     if not (isinstance(first, StoredValue) and isinstance(last, StoredValue)):
         return False
     if not isinstance(value, StoredValue) or value.file is not first.file:
         return False
     gap = value.start - value.header_size - (last.start + last.size)
-    return 0 <= gap <= _GAP and value.start + value.size - first.start <= most
+    return 0 <= gap <= _GAP and value.start + value.size - first.start <= _SPAN
 
 
-def _read_span(
-    values: Sequence[StoredValue], memory_of: Callable[[int], memoryview] | None
-) -> Span:
-    """The values in memory that is given, or where the file is mapped."""
+def _read_span(values: Sequence[StoredValue], memory_of: Callable[[int], memoryview]) -> Span:
+    """The values, which lie close together, in memory that is given."""
     first, last = values[0], values[-1]
     origin = first.start - first.header_size
-    size = last.start + last.size - origin
-    if memory_of is None:
-        memory = first.file.view(origin, size)
-    else:
-        memory = memory_of(size)
-        first.file.read_into(memory, origin)
-    starts = [value.start - origin for value in values]
-    for value, start in zip(values, starts, strict=True):
-        value.check(memory[start - value.header_size : start])
-    ends = [start + value.size for value, start in zip(values, starts, strict=True)]
-    return Span(memory, starts, ends)
+    memory = memory_of(last.start + last.size - origin)
+    first.file.read_into(memory, origin)
+    return _span(values, memory, origin)
+
+
+def _span(values: Sequence[StoredValue], memory: memoryview, origin: int) -> Span:
+    """Values of one file in memory that has what lies there from `origin` on."""
+    first = values[0]
+    starts = np.array([value.start for value in values])
+    sizes = np.array([value.size for value in values])
+    places = starts - origin
+    headers = rows_at(memory, places - first.header_size, first.header_size)
+    first.check(headers, starts, sizes)
+    return Span(memory, places, places + sizes)

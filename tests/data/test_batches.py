@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import tracemalloc
 from pathlib import Path
 
@@ -128,6 +129,16 @@ def test_large_images_come_out_together_as_one_by_one(
             assert torch.equal(made.cuts, expected.cuts)
     together.close()
     alone.close()
+
+
+def test_large_images_that_are_no_longer_in_the_file_are_told_of(tmp_path: Path) -> None:
+    datums = [random_image((3, 300, 400), label=n) for n in range(13)]
+    reader = batches_of(tmp_path / "db", datums, 13)
+    reader._begin().finish()
+    os.truncate(tmp_path / "db" / "data.mdb", 1 << 20)
+    with pytest.raises(CaffeError, match=r"data\.mdb: has become shorter while it was read"):
+        reader.read()
+    reader.close()
 
 
 def encoded_image(label: int) -> Datum:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from caffe_dns.data.raw_records import find_raw
+from caffe_dns.data.stored import StoredFile, StoredValue
 from caffe_dns.errors import CaffeError
 from caffe_dns.proto.caffe_pb2 import Datum
 
@@ -27,22 +29,33 @@ def pixels_of(datum: Datum) -> np.ndarray:
     return np.frombuffer(datum.data, np.uint8).reshape(SHAPE)
 
 
-@pytest.mark.parametrize("kind", [bytes, memoryview])
+def stored(folder: Path, values: Sequence[bytes]) -> list[StoredValue]:
+    """The values in a file, last to first."""
+    path = folder / "values"
+    path.write_bytes(b"".join(reversed(values)))
+    file, end = StoredFile(str(path)), path.stat().st_size
+    found = []
+    for value in values:
+        end -= len(value)
+        found.append(StoredValue(file, end, len(value)))
+    return found
+
+
 @pytest.mark.parametrize("encoded", [None, False])
-def test_copies_crops(kind: Callable[[bytes], bytes | memoryview], encoded: bool | None) -> None:
+def test_copies_crops(tmp_path: Path, encoded: bool | None) -> None:
     datums = [datum_of(label) for label in LABELS]
     if encoded is not None:
         for datum in datums[::2]:
             datum.encoded = encoded
-    records = find_raw([kind(datum.SerializeToString()) for datum in datums])
+    records = find_raw(stored(tmp_path, [datum.SerializeToString() for datum in datums]))
     assert records is not None
     assert records.shape == SHAPE
     corners = np.array([[0, 0], [3, 4], [1, 2], [3, 0], [0, 4], [2, 3]])
     target = torch.zeros(len(LABELS), 2, 4, 5, dtype=torch.uint8)
-    labels = torch.zeros(len(LABELS))
-    for some in (slice(0, 4), slice(4, 6)):
-        assert records.copy(corners, target, labels, some)
-    assert labels.tolist() == torch.tensor(LABELS, dtype=torch.float32).tolist()
+    copy = records.copying(corners, target)
+    for some in (range(4), range(4, 6)):
+        copy(some)
+    assert records.labels == LABELS
     for place, datum, (top, left) in zip(target, datums, corners, strict=True):
         expected = pixels_of(datum)[:, top : top + 4, left : left + 5]
         assert np.array_equal(place.numpy(), expected)
@@ -72,22 +85,30 @@ WHOLE = datum_of(5).SerializeToString()
         b"",
     ],
 )
-def test_leaves_records_that_differ_to_others(other: bytes) -> None:
-    for values, alike in (([WHOLE, WHOLE], True), ([WHOLE, other], False)):
-        records = find_raw(values)
-        assert records is not None
-        target = torch.zeros(2, *SHAPE, dtype=torch.uint8)
-        corners = np.zeros((2, 2), np.int64)
-        assert records.copy(corners, target, torch.zeros(2), slice(0, 2)) == alike
+def test_leaves_records_that_differ_to_others(tmp_path: Path, other: bytes) -> None:
+    assert find_raw(stored(tmp_path, [WHOLE, WHOLE])) is not None
+    assert find_raw(stored(tmp_path, [WHOLE, other])) is None
 
 
-def test_leaves_encoded_images_and_floats_to_others() -> None:
-    assert find_raw([Datum(encoded=True, data=b"x", label=1).SerializeToString()]) is None
-    floats = Datum(channels=1, height=1, width=2, float_data=[1, 2], label=1)
-    assert find_raw([floats.SerializeToString()]) is None
+def test_leaves_what_is_not_in_one_file_to_others(tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    (one,), (other,) = stored(tmp_path, [WHOLE]), stored(tmp_path / "other", [WHOLE])
+    for values in ([WHOLE], [one, WHOLE], [one, other]):
+        assert find_raw(values) is None
+
+
+@pytest.mark.parametrize(
+    "datum",
+    [
+        Datum(encoded=True, data=b"x", label=1),
+        Datum(channels=1, height=1, width=2, float_data=[1, 2], label=1),
+    ],
+)
+def test_leaves_encoded_images_and_floats_to_others(tmp_path: Path, datum: Datum) -> None:
+    assert find_raw(stored(tmp_path, [datum.SerializeToString()])) is None
 
 
 @pytest.mark.parametrize("broken", [WHOLE[:60], b"\xff", b"\x0b"])
-def test_what_is_no_datum_is_told(broken: bytes) -> None:
+def test_what_is_no_datum_is_told(tmp_path: Path, broken: bytes) -> None:
     with pytest.raises(CaffeError, match="a record is not a Datum"):
-        find_raw([broken])
+        find_raw(stored(tmp_path, [broken]))
