@@ -7,7 +7,7 @@
 Each GPU gets the whole batch, so that N of them should be N times as fast. Images come from fillers
 that draw anew each time. One GPU and several take turns, round after round, each a process of its
 own whose speed is the median of what its displays say, after the first few. Printed are medians of
-the rounds, and of the shares of N times the speed of one GPU.
+the rounds, and of the shares of N times the speed of one GPU; stderr has each run's.
 """
 
 from __future__ import annotations
@@ -38,17 +38,22 @@ def write_solver(file: Path, net: str, batch: int, iterations: int) -> None:
     write_run(file, solver_definition(net, batch, surgery=True), iterations)
 
 
-def rates(definition: Path, precision: str, counts: list[int], rounds: int) -> list[list[float]]:
-    """Iterations per second with each number of GPUs, of every round."""
-    devices = [f"cuda:{','.join(map(str, range(count)))}" for count in counts]
-    return [[dns_train(definition, precision, device) for device in devices] for _ in range(rounds)]
+def rate(definition: Path, precision: str, count: int) -> float:
+    """Iterations per second with so many GPUs, which stderr tells at once: a run may be cut."""
+    speed = dns_train(definition, precision, f"cuda:{','.join(map(str, range(count)))}")
+    print(
+        f"{definition.stem}, {precision}, GPUs {count}: {speed:.2f} iterations/s", file=sys.stderr
+    )
+    return speed
 
 
 def report(net: str, definition: Path, batch: int, options: argparse.Namespace) -> None:
     """Print a row for each precision and number of GPUs."""
     counts = [1, *options.gpus]
     for precision in options.precisions:
-        runs = rates(definition, precision, counts, options.rounds)
+        runs = [
+            [rate(definition, precision, count) for count in counts] for _ in range(options.rounds)
+        ]
         for place, count in enumerate(counts):
             speed = statistics.median(count * batch * run[place] for run in runs)
             share = statistics.median(run[place] / run[0] for run in runs)
