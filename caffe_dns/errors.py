@@ -14,10 +14,17 @@ if TYPE_CHECKING:
 _OUT_OF_MEMORY = (
     "out of memory",
     "can't allocate",
-    "can't start new thread",
+    "ALLOC_FAILED",
     "Storage size calculation overflowed",
     "integer multiplication overflow",
 )
+#: What else a system may refuse, by what errors say of it.
+_REFUSED = {
+    "can't start new thread": "no more threads may be started here (ulimit -u, or the limit of a "
+    "container)",
+    "failed to map segment": "a library cannot be loaded: the memory is not enough, or its file "
+    "system allows no programs",
+}
 #: From this likeness on, a longer difference is an abbreviation: pool_param, pooling_param.
 _MOST = 0.85
 #: Characters of a line that a message shows.
@@ -135,3 +142,10 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether Python or PyTorch ran out of memory, of the host or of a GPU."""
     text = str(error)
     return isinstance(error, MemoryError) or any(sign in text for sign in _OUT_OF_MEMORY)
+
+
+def shortage(error: BaseException) -> str | None:
+    """What the system has too little of for us, and what would help; None for other errors."""
+    if is_out_of_memory(error):
+        return "out of memory; a smaller batch_size would need less"
+    return next((what for sign, what in _REFUSED.items() if sign in str(error)), None)

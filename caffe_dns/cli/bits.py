@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from caffe_dns import load_net, log
 from caffe_dns.cli import flags
 from caffe_dns.cli.definitions import require_data
 from caffe_dns.cli.output import Output
+from caffe_dns.encoding import on_disk
 from caffe_dns.errors import CaffeError
 from caffe_dns.export import compact
 from caffe_dns.export.model import UnmaskedModel
@@ -45,12 +45,14 @@ class Scoring:
     batches: int
     level: int
     stage: str
+    #: What will be written; what is scored lies beside it meanwhile.
+    output_file: str
 
     def find_bits(self, plain: UnmaskedModel) -> Bits:
         """Bits for the layers of a model. Raises CaffeError where nothing can be scored."""
         if not self.model:
             raise CaffeError(f"--bits {flags.AUTO} needs a definition with data: --model FILE")
-        weights = temporary_beside(Path(tempfile.gettempdir()) / "model.dnsz")
+        weights = temporary_beside(Path(on_disk(self.output_file)))
         try:
             write_atomically(weights, compact.to_bytes(plain))
             net = load_net(

@@ -14,7 +14,7 @@ import click
 from caffe_dns import __version__, interrupt, log
 from caffe_dns.cli import glog, shell
 from caffe_dns.cli.lazy import import_for_good
-from caffe_dns.errors import CaffeError, first_line, is_out_of_memory, nearest
+from caffe_dns.errors import CaffeError, first_line, nearest, shortage
 
 #: Action -> one line of help. The module of the same name is imported only when its action runs.
 ACTIONS: dict[str, str] = {
@@ -161,11 +161,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
             _complain(f"what goes to stdout cannot be written: {error.strerror}")
             sys.stdout = open(os.devnull, "w")  # noqa: SIM115
         else:
+            _complain(error.strerror or first_line(error))
+    except (MemoryError, RuntimeError, ImportError) as error:
+        lacking = shortage(error)
+        if lacking is None:
             raise
-    except (MemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error):
-            raise
-        _complain(f"out of memory; a smaller batch_size would need less: {first_line(error)}")
+        _complain(f"{lacking}: {first_line(error)}")
         interrupt.leave(1)
     sys.exit(code if isinstance(code, int) else 0)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -100,11 +99,11 @@ def test_a_signal_leaves_nothing_of_what_is_scored(
         assert not os.listdir(folder)
         return net
 
-    monkeypatch.setattr(tempfile, "tempdir", str(folder))
     monkeypatch.setattr(found_bits, "load_net", load_and_clean)
     net = ["--model", f"{tmp_path}/net.prototxt", "--weights", f"{tmp_path}/plain.caffemodel"]
-    flags = ["--bits", "auto", "--loss-of-accuracy", "0.5", "--output", f"{tmp_path}/small.dnsz"]
+    flags = ["--bits", "auto", "--loss-of-accuracy", "0.5", "--output", f"{folder}/small.dnsz"]
     run_well(["export", *net, *flags], capfd)
+    assert os.listdir(folder) == ["small.dnsz"]
 
 
 def test_wrong_flags(train: list[str], tmp_path: Path, capfd: Capture) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import subprocess
 import sys
 
@@ -138,7 +139,7 @@ def test_flags_without_an_action(capfd: Capture) -> None:
     [
         torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
         RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to"),
-        RuntimeError("can't start new thread"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
         MemoryError(),
     ],
 )
@@ -148,6 +149,24 @@ def test_out_of_memory(error: Exception, capfd: Capture, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(parse_log, "save_tables", fail)
     assert "batch_size" in complaint(["parse_log", "a", "b"], capfd)
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (RuntimeError("can't start new thread"), "dns: no more threads may be started here"),
+        (ImportError("x.so: failed to map segment from shared object"), "file system allows no"),
+        (OSError(errno.EMFILE, "Too many open files"), "dns: Too many open files"),
+    ],
+)
+def test_what_the_system_refuses(
+    error: Exception, said: str, capfd: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: str) -> None:
+        raise error
+
+    monkeypatch.setattr(parse_log, "save_tables", fail)
+    assert said in complaint(["parse_log", "a", "b"], capfd)
 
 
 def test_of_a_long_name_the_ends_are_shown(capfd: Capture) -> None:

@@ -67,7 +67,8 @@ def run(
         if not definition and chosen in _WITHOUT_DEFINITION:
             definition = str(Path(output_file).with_suffix(".prototxt"))
             check_target(definition, inputs)
-    plain, shared = share(plain, bits, Scoring(model, limit, iterations, level, stage), output)
+    scoring = Scoring(model, limit, iterations, level, stage, output_file)
+    plain, shared = share(plain, bits, scoring, output)
     small = compact.to_bytes(plain)
     raw = small if chosen == "compact" else export_formats[chosen].to_bytes(plain)
     write_atomically(output_file, raw)
