@@ -16,6 +16,7 @@ from caffe_dns.export import (  # noqa: F401 (they register converters)
     onnx_forks,
     onnx_layers,
     onnx_shapes,
+    onnx_tensors,
 )
 from caffe_dns.export.formats import export_format
 from caffe_dns.export.model import UnmaskedModel

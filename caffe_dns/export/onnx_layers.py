@@ -20,7 +20,7 @@ from caffe_dns.layers.arithmetic import Eltwise, Reduction, along
 from caffe_dns.layers.convolution import BaseConvolution, Deconvolution
 from caffe_dns.layers.inner_product import BaseInnerProduct
 from caffe_dns.layers.normalization import LRN, BatchNorm
-from caffe_dns.layers.pooling import Pooling, Window
+from caffe_dns.layers.pooling import AVERAGES, Pooling, Window
 from caffe_dns.proto.caffe_pb2 import EltwiseParameter, PoolingParameter, ReductionParameter
 
 # Convolution and products -----------------------------------------------------------------------
@@ -36,6 +36,9 @@ def convolution(at: Bottoms) -> list[str]:
     if bias is not None:
         constants.append(at.constant("bias", bias))
     operator = "ConvTranspose" if isinstance(layer, Deconvolution) else "Conv"
+    paddings = [layer.padding(axis) for axis in range(layer.num_spatial_axes)]
+    if min(map(min, paddings)) < 0:
+        raise at.unsupported("a padding below 0")
     return [
         at.add(
             operator,
@@ -43,7 +46,7 @@ def convolution(at: Bottoms) -> list[str]:
             *constants,
             kernel_shape=layer.kernel,
             strides=layer.stride,
-            pads=(*layer.pad, *layer.pad),
+            pads=[padding[end] for end in (0, 1) for padding in paddings],
             dilations=layer.dilation,
             group=layer.group,
         )
@@ -91,8 +94,8 @@ def pooling(at: Bottoms) -> list[str]:
     if layer.method == PoolingParameter.MAX:
         lowest = float(torch.finfo(torch.float32).min)
         return [_pool(at, "MaxPool", value, window, lowest)]
-    if layer.method == PoolingParameter.AVE:
-        return [_average(at, value, window)]
+    if layer.method in AVERAGES:
+        return [_average(at, value, window, padding=layer.method == PoolingParameter.AVE)]
     # STOCHASTIC in a test: the mean of each window, weighted by the values.
     mean = _pool(at, "AveragePool", value, window, 0.0)
     squares = _pool(at, "AveragePool", at.add("Mul", value, value), window, 0.0)
@@ -114,12 +117,12 @@ def _maxima_and_places(at: Bottoms, value: str, window: Window) -> list[str]:
     return [maxima, at.add("Cast", places, to=FLOAT)]
 
 
-def _average(at: Bottoms, value: str, window: Window) -> str:
+def _average(at: Bottoms, value: str, window: Window, *, padding: bool) -> str:
     """Sums divided by the windows' areas as Caffe counts them, at the border, too."""
     height, width = at.shapes[0][2:]
     mean = _pool(at, "AveragePool", value, window, 0.0)
     full = window.kernel[0] * window.kernel[1]
-    factors = full / window.areas((height, width), torch.zeros(()))
+    factors = full / window.areas((height, width), torch.zeros(()), padding=padding)
     if bool((factors == 1).all()):
         return mean
     return at.add("Mul", mean, at.constant("border", factors))

@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from caffe_dns.layers.base import Shape, check_shape, count, layer_types
+from caffe_dns.layers.base import Shape, add_bias, check_shape, count, layer_types
 from caffe_dns.layers.masked import DeviationMasks, MagnitudeMasks, WeightedLayer
-from caffe_dns.layers.spatial import spatial_setting
+from caffe_dns.layers.spatial import MOST, sides, spatial_setting
 from caffe_dns.layers.strided import ALIGNMENT, StridedConvolution
 from caffe_dns.layers.weight_gradients import LARGE, Convolved, FewChannels
 from caffe_dns.proto.caffe_pb2 import CConvolutionParameter, ConvolutionParameter
@@ -58,6 +58,9 @@ class BaseConvolution(WeightedLayer):
     tops = (1, None)
     equal_bottoms_and_tops = True
 
+    #: The least that a side may be padded by.
+    least_pad = 0
+
     def build(self, bottom_shapes: Sequence[Shape]) -> None:
         settings = self.param.convolution_param
         refuse_fields(settings, "convolution_param", _OF_THEIR_OWN)
@@ -73,7 +76,7 @@ class BaseConvolution(WeightedLayer):
         axes = self.num_spatial_axes
         self.kernel = spatial_setting(self, axes, "kernel_size", ("kernel_h", "kernel_w"))
         self.stride = spatial_setting(self, axes, "stride", ("stride_h", "stride_w"), default=1)
-        self.pad = spatial_setting(self, axes, "pad", ("pad_h", "pad_w"), default=0, least=0)
+        self.pad, self.beyond = self._paddings()
         self.dilation = spatial_setting(
             self, axes, "dilation", ("dilation_h", "dilation_w"), default=1
         )
@@ -90,6 +93,27 @@ class BaseConvolution(WeightedLayer):
         self.strided = self._as_strided()
         self.convolved = self._as_convolved(shape)
 
+    def _paddings(self) -> tuple[Sequence[int], Sequence[int]]:
+        """What each axis is padded by at both ends, and what beyond, as `F.pad` takes that.
+
+        Two axes may have a padding for each side (Synopsys).
+        """
+        axes = self.num_spatial_axes
+        pad = spatial_setting(self, axes, "pad", ("pad_h", "pad_w"), default=0, least=0)
+        left, right, top, bottom = given = sides(self, "convolution_param", self.least_pad)
+        if not any(given):
+            return pad, [0] * 2 * axes
+        if axes != 2:
+            raise self.error("is for 2 spatial axes only", "convolution_param.pad_l")
+        pad = max(min(top, bottom), 0), max(min(left, right), 0)
+        return pad, [side - pad[axis] for axis, side in zip((1, 1, 0, 0), given, strict=True)]
+
+    def padding(self, spatial_axis: int) -> tuple[int, int]:
+        """What is added before and behind a spatial axis."""
+        last_first = 2 * (self.num_spatial_axes - 1 - spatial_axis)
+        before, behind = self.beyond[last_first : last_first + 2]
+        return self.pad[spatial_axis] + before, self.pad[spatial_axis] + behind
+
     def outputs_and_groups(self, channels: int) -> tuple[int, int]:
         """How many channels the top has, and in how many groups."""
         settings = self.param.convolution_param
@@ -101,7 +125,7 @@ class BaseConvolution(WeightedLayer):
     def output_extent(self, extent: int, spatial_axis: int) -> int:
         """The output size along a spatial axis for an input size."""
         reach = self.dilation[spatial_axis] * (self.kernel[spatial_axis] - 1) + 1
-        padded = extent + 2 * self.pad[spatial_axis]
+        padded = extent + sum(self.padding(spatial_axis))
         return (padded - reach) // self.stride[spatial_axis] + 1
 
     def convolve(self, bottom: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -124,7 +148,7 @@ class BaseConvolution(WeightedLayer):
                 f"the kernel {self.kernel} is larger than the padded input {tuple(spatial)}",
                 "convolution_param.kernel_size",
             )
-        padded = (extent + 2 * pad for extent, pad in zip(spatial, self.pad, strict=False))
+        padded = (extent + sum(self.padding(i)) for i, extent in enumerate(spatial))
         check_shape((*first[: self.channel_axis + 1], *padded), "the padded bottom")
         top = (*first[: self.channel_axis], self.num_output, *outputs)
         return [top] * len(bottom_shapes)
@@ -142,6 +166,7 @@ class BaseConvolution(WeightedLayer):
             bottom = bottom.reshape(-1, *bottom.shape[self.channel_axis :])
         if self.num_spatial_axes == 0:
             bottom, weight = bottom.unsqueeze(-1), weight.unsqueeze(-1)
+        bottom = self.pad_bottom(bottom)
         if self.strided is not None:
             top = self.strided.convolve(bottom, weight)
         else:
@@ -159,6 +184,10 @@ class BaseConvolution(WeightedLayer):
         if self.num_spatial_axes == 0:
             top = top.squeeze(-1)
         return top if self.channel_axis == 1 else top.reshape(*leading, *top.shape[1:])
+
+    def pad_bottom(self, bottom: Tensor) -> Tensor:
+        """The bottom with what is beyond `pad`."""
+        return F.pad(bottom, self.beyond) if any(self.beyond) else bottom
 
     def _pays_channels_last(self, bottom_shape: Shape) -> bool:
         """Whether to keep the channels innermost in memory.
@@ -182,7 +211,7 @@ class BaseConvolution(WeightedLayer):
 
     def _as_convolved(self, bottom_shape: Shape) -> Convolved | None:
         """The plain convolution that the layer is, if it is one."""
-        if self.num_spatial_axes == 0 or self.channel_axis != 1:
+        if self.num_spatial_axes == 0 or self.channel_axis != 1 or any(self.beyond):
             return None
         kind = FewChannels if self._has_few_channels(bottom_shape) else Convolved
         return kind(self.stride, self.pad, self.dilation, self.group)
@@ -229,6 +258,8 @@ class Convolution(DeviationMasks, BaseConvolution):
 class Deconvolution(DeviationMasks, BaseConvolution):
     """Transposed convolution. It takes surgery only when asked: `sparsity_term: true`."""
 
+    least_pad = -MOST
+
     def mask_settings(self) -> ConvolutionParameter:
         return self.param.convolution_param
 
@@ -245,14 +276,28 @@ class Deconvolution(DeviationMasks, BaseConvolution):
 
     def output_extent(self, extent: int, spatial_axis: int) -> int:
         reach = self.dilation[spatial_axis] * (self.kernel[spatial_axis] - 1) + 1
-        return self.stride[spatial_axis] * (extent - 1) + reach - 2 * self.pad[spatial_axis]
+        return self.stride[spatial_axis] * (extent - 1) + reach - sum(self.padding(spatial_axis))
 
     def convolve(self, bottom: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         function = _DECONVOLVE[max(self.num_spatial_axes, 1)]
+        uneven = any(self.beyond)
         result: Tensor = function(
-            bottom, weight, bias, self.stride, self.pad, 0, self.group, self.dilation
+            bottom,
+            weight,
+            None if uneven else bias,
+            self.stride,
+            self.pad,
+            0,
+            self.group,
+            self.dilation,
         )
-        return result
+        if not uneven:
+            return result
+        result = F.pad(result, [-side for side in self.beyond])
+        return result if bias is None else add_bias(result, bias)
+
+    def pad_bottom(self, bottom: Tensor) -> Tensor:
+        return bottom
 
     def _as_strided(self) -> None:
         """Its stride is another."""

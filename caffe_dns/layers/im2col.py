@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from caffe_dns.layers.base import Layer, Shape, count, layer_types
-from caffe_dns.layers.spatial import spatial_setting
+from caffe_dns.layers.spatial import SIDES, spatial_setting
+from caffe_dns.proto.fields import refuse_fields
 
 
 @layer_types.register("Im2col")
@@ -24,6 +25,7 @@ class Im2col(Layer):
 
     def build(self, bottom_shapes: Sequence[Shape]) -> None:
         num_axes = len(bottom_shapes[0])
+        refuse_fields(self.param.convolution_param, "convolution_param", {"Convolution": SIDES})
         axis = self.param.convolution_param.axis
         self.channel_axis = self.axis(axis, num_axes, "convolution_param.axis")
         spatial = num_axes - self.channel_axis - 1

@@ -15,7 +15,7 @@ from torch import Generator, Tensor
 
 from caffe_dns import kernels
 from caffe_dns.layers.base import Layer, Shape, add_bias, check_shape, layer_types
-from caffe_dns.layers.spatial import MOST
+from caffe_dns.layers.spatial import MOST, sides
 from caffe_dns.proto.caffe_pb2 import PoolingParameter
 from caffe_dns.proto.fields import refuse_fields
 
@@ -28,17 +28,28 @@ _OF_THEIR_OWN = {
 }
 
 
+#: The methods that take means: over windows with their padding, and without (Synopsys).
+AVERAGES = (PoolingParameter.AVE, PoolingParameter.AVE_EXC_PAD)
+
+
 @dataclass(frozen=True)
 class Window:
     """How the window moves over an image; each pair is (height, width) in pixels.
 
-    `ceil` says whether a window that is only partly inside the image counts.
+    `ceil` says whether a window that is only partly inside the image counts. `end` is the padding
+    behind the image, where it is not `pad`.
     """
 
     kernel: Pair
     stride: Pair = (1, 1)
     pad: Pair = (0, 0)
     ceil: bool = True
+    end: Pair | None = None
+
+    @property
+    def pads(self) -> tuple[Pair, Pair]:
+        """The padding before the image and behind it."""
+        return self.pad, self.pad if self.end is None else self.end
 
     def output_size(self, image: Pair) -> Pair:
         """Rows and columns of windows (`PoolingLayer::Reshape`); below 1 where none fits."""
@@ -48,11 +59,11 @@ class Window:
     def suits_torch(self, image: Pair) -> bool:
         """Whether PyTorch's pooling takes this window and makes as many outputs as Caffe.
 
-        PyTorch refuses a pad of more than half the kernel, and it always drops a last window that
-        starts beyond the image; Caffe does so only where there is padding.
+        PyTorch pads both ends alike, and by no more than half the kernel, and it always drops a
+        last window that starts beyond the image; Caffe does so only where there is padding.
         """
         last = self._last_starts(image)
-        return all(
+        return self.end is None and all(
             2 * self.pad[axis] <= self.kernel[axis] and last[axis] < image[axis] for axis in (0, 1)
         )
 
@@ -65,21 +76,24 @@ class Window:
         after = [last[axis] + self.kernel[axis] - image[axis] for axis in (0, 1)]
         return [self.pad[1], after[1], self.pad[0], after[0]]
 
-    def areas(self, image: Pair, like: Tensor) -> Tensor:
-        """Each window's size clipped to image and padding, what AVE divides by: (rows, columns)."""
-        sizes = []
+    def areas(self, image: Pair, like: Tensor, *, padding: bool = True) -> Tensor:
+        """Each window's size clipped to the image, and to its padding if that counts.
+
+        This is what averages divide by: (rows, columns).
+        """
+        sizes, end = [], self.pads[1]
         for axis, windows in enumerate(self.output_size(image)):
             starts = torch.arange(windows, dtype=like.dtype, device=like.device)
             starts = starts * self.stride[axis] - self.pad[axis]
-            ends = (starts + self.kernel[axis]).clamp(max=image[axis] + self.pad[axis])
-            sizes.append(ends - starts)
+            ends = (starts + self.kernel[axis]).clamp(max=image[axis] + end[axis] * padding)
+            sizes.append(ends - (starts if padding else starts.clamp(min=0)))
         return torch.outer(*sizes)
 
     def _count(self, extent: int, axis: int) -> int:
         stride, pad = self.stride[axis], self.pad[axis]
-        room = extent + 2 * pad - self.kernel[axis]
+        room = extent + pad + self.pads[1][axis] - self.kernel[axis]
         windows = (-(-room // stride) if self.ceil else room // stride) + 1
-        if any(self.pad) and (windows - 1) * stride >= extent + pad:
+        if any(map(any, self.pads)) and (windows - 1) * stride >= extent + pad:
             windows -= 1
         return windows
 
@@ -144,15 +158,22 @@ def max_of(
     return max_pool(torch.relu(bottom) if relu else bottom, window)[0]
 
 
-def average_pool(bottom: Tensor, window: Window) -> Tensor:
-    """The sum of each window of an N x C x H x W blob, divided by its size with padding."""
+def average_pool(bottom: Tensor, window: Window, *, padding: bool = True) -> Tensor:
+    """The sum of each window of an N x C x H x W blob, divided by its size, with padding or not."""
     image = _image(bottom)
     if window == Window(image) and bottom.is_cuda:
         # Back and forth ten times as fast there as a pooling with a single window.
         return bottom.mean((2, 3), keepdim=True)
     if window.suits_torch(image):
-        return F.avg_pool2d(bottom, window.kernel, window.stride, window.pad, ceil_mode=window.ceil)
-    return _sum_pool(bottom, window) / window.areas(image, bottom)
+        return F.avg_pool2d(
+            bottom,
+            window.kernel,
+            window.stride,
+            window.pad,
+            ceil_mode=window.ceil,
+            count_include_pad=padding,
+        )
+    return _sum_pool(bottom, window) / window.areas(image, bottom, padding=padding)
 
 
 def stochastic_pool(bottom: Tensor, window: Window, generator: Generator) -> Tensor:
@@ -213,10 +234,14 @@ class Pooling(Layer):
             raise self.error("only MAX has a second top", "pooling_param.pool")
         kernel = (0, 0) if settings.global_pooling else self._pair("kernel_size", "kernel", 1)
         stride, pad = self._pair("stride", "stride", 1), self._pair("pad", "pad", 0)
-        self._window = Window(kernel, stride, pad, self._ceil())
+        left, right, top, bottom = sides(self, "pooling_param")
+        if (left, top) == (right, bottom):
+            self._window = Window(kernel, stride, (pad[0] + top, pad[1] + left), self._ceil())
+        else:
+            self._window = Window(kernel, stride, (top, left), self._ceil(), (bottom, right))
         if settings.global_pooling:
             self._check_global()
-        elif any(pad):
+        elif any(map(any, self._window.pads)):
             self._check_pad()
 
     def window(self, image: Pair) -> Window:
@@ -252,8 +277,8 @@ class Pooling(Layer):
         if self.method == PoolingParameter.MAX:
             top, index = max_pool(bottom, window)
             return top, index.to(top.dtype)
-        if self.method == PoolingParameter.AVE:
-            return average_pool(bottom, window)
+        if self.method in AVERAGES:
+            return average_pool(bottom, window, padding=self.method == PoolingParameter.AVE)
         if self.training:
             return stochastic_pool(bottom, window, self.generator())
         return expected_pool(bottom, window)
@@ -298,12 +323,12 @@ class Pooling(Layer):
         for name in ("kernel_size", "kernel_h", "kernel_w"):
             if settings.HasField(name):
                 raise self.error("global_pooling takes no kernel size", f"pooling_param.{name}")
-        if self._window.pad != (0, 0) or self._window.stride != (1, 1):
+        if any(map(any, self._window.pads)) or self._window.stride != (1, 1):
             raise self.error("takes no pad and no stride but 1", "pooling_param.global_pooling")
 
     def _check_pad(self) -> None:
         if self.method == PoolingParameter.STOCHASTIC:
             raise self.error("STOCHASTIC takes no padding; MAX and AVE do", "pooling_param.pad")
         window = self._window
-        if any(pad >= kernel for pad, kernel in zip(window.pad, window.kernel, strict=True)):
+        if any(pad[axis] >= window.kernel[axis] for pad in window.pads for axis in (0, 1)):
             raise self.error("must be smaller than the kernel", "pooling_param.pad")

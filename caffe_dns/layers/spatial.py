@@ -8,6 +8,32 @@ from caffe_dns.layers.base import Layer
 MOST = 2**31 - 1
 
 
+#: Synopsys' fields for a padding of each side, and each side's place in what `F.pad` takes.
+SIDES = ("pad_l", "pad_r", "pad_t", "pad_b")
+
+
+def sides(layer: Layer, within: str, least: int = 0) -> tuple[int, ...]:
+    """The padding of the left, right, top and bottom from pad_l, pad_r, pad_t and pad_b.
+
+    They are `within` that message of the layer. All are 0 where nothing is said of the sides.
+    Raises CaffeError for values below `least` or beyond an `int`, and for another padding beside
+    them (`base_conv_layer.cpp` and `pooling_layer.cpp` of Synopsys).
+    """
+    settings = getattr(layer.param, within)
+    values = tuple(getattr(settings, name) for name in SIDES)
+    if not any(values):
+        return values
+    given = {field.name for field, _ in settings.ListFields()}
+    if others := given & {"pad", "pad_h", "pad_w"}:
+        raise layer.error(
+            f"give either {min(others)} or the padding of each side, not both", f"{within}.pad_l"
+        )
+    for name, value in zip(SIDES, values, strict=True):
+        if not least <= value <= MOST:
+            raise layer.error(f"must be at least {least} and at most {MOST}", f"{within}.{name}")
+    return values
+
+
 def spatial_setting(
     layer: Layer,
     num_spatial_axes: int,

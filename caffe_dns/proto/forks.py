@@ -57,6 +57,10 @@ _VIDEO_DATA = {
     (17, VARINT): 2103,
 }
 
+#: Of Synopsys' convolution_param and pooling_param: pad_l, pad_r, pad_t, pad_b.
+_CONVOLUTION = Moved(106, {(26 + side, VARINT): 2109 + side for side in range(4)})
+_POOLING = Moved(121, {(16 + side, VARINT): 2106 + side for side in range(4)})
+
 #: Layer type -> the number of a field in a fork -> what it is here.
 _MOVED: dict[str, dict[int, Moved]] = {
     # yiwenguo's surgery fork; BVLC has elu_param and bias_param there.
@@ -88,6 +92,13 @@ _MOVED: dict[str, dict[int, Moved]] = {
             },
         )
     },
+    # Synopsys.
+    "Convolution": {106: _CONVOLUTION},
+    "Deconvolution": {106: _CONVOLUTION},
+    "ConvolutionDepthwise": {106: _CONVOLUTION},
+    "Pooling": {121: _POOLING},
+    "ReLU": {123: Moved(123, {(3, VARINT): 2100})},
+    "Squeeze": {241: Moved(2151)},
     # DeepLab and PSPNet.
     "Interp": {143: Moved(2105)},
     # SegNet, ENet, MobileNet-YOLO.

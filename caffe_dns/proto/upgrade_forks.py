@@ -16,10 +16,11 @@ _MOST = 2**31 - 1
 
 
 def say_as_ours(layer: LayerParameter) -> None:
-    """Turn a layer of C3D, video-caffe, TSN or happynear's fork into what it is here, in place.
+    """Turn a layer of a fork into what it is here, in place.
 
-    What is left out by a definition stays so, and building the layer complains of it. Raises
-    CaffeError for values by shapes that Caffe's convolutions cannot have.
+    These are layers of C3D, video-caffe, TSN, happynear's fork and Synopsys'. What is left out by
+    a definition stays so, and building the layer complains of it. Raises CaffeError for
+    values by shapes that Caffe's convolutions cannot have.
     """
     if layer.type in _OVER_TIME:
         layer.type = _OVER_TIME[layer.type]
@@ -47,6 +48,11 @@ def say_as_ours(layer: LayerParameter) -> None:
         layer.type = "NormalizeChannels"
     elif layer.type == "InnerProduct" and layer.inner_product_param.normalize:
         layer.type = "NormalizedInnerProduct"
+    elif layer.type == "ReLU" and layer.relu_param.relu6:
+        layer.type = "ReLU6"
+        layer.relu6_param.CopyFrom(layer.relu_param)
+        layer.relu6_param.ClearField("relu6")
+        layer.ClearField("relu_param")
 
 
 def _is_of_happynear(layer: LayerParameter) -> bool:

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from caffe_dns.errors import CaffeError
+from caffe_dns.layers.spatial import SIDES
 from caffe_dns.pycaffe.net_spec import Function, Top, layers
 
 PASS_THROUGH_LAYERS = (
@@ -19,8 +20,9 @@ PASS_THROUGH_LAYERS = (
     *("MVN", "Power", "ReLU", "PReLU", "Scale", "Sigmoid", "Split", "TanH", "Threshold"),
 )
 _WINDOWS = ("Convolution", "Pooling", "Im2col")
-_LEGACY = tuple(
-    f"{name}_{side}" for name in ("pad", "kernel", "stride", "dilation") for side in "hw"
+_LEGACY = (
+    tuple(f"{name}_{side}" for name in ("pad", "kernel", "stride", "dilation") for side in "hw")
+    + SIDES
 )
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from caffe_dns.encoding import encode
 from caffe_dns.errors import CaffeError
 from caffe_dns.files import write_atomically
+from caffe_dns.layers.spatial import SIDES
 from caffe_dns.proto.caffe_pb2 import (
     ConvolutionParameter,
     LayerParameter,
@@ -136,7 +137,7 @@ def _pooling_window(param: PoolingParameter, separator: str) -> str:
     return _window(
         [param.kernel_h, param.kernel_w] if param.HasField("kernel_h") else [param.kernel_size],
         [param.stride_h, param.stride_w] if param.HasField("stride_h") else [param.stride],
-        [param.pad_h, param.pad_w] if param.HasField("pad_h") else [param.pad],
+        _sides(param) or ([param.pad_h, param.pad_w] if param.HasField("pad_h") else [param.pad]),
         separator,
     )
 
@@ -145,9 +146,16 @@ def _convolution_window(param: ConvolutionParameter, separator: str) -> str:
     return _window(
         [param.kernel_h, param.kernel_w] if param.HasField("kernel_h") else param.kernel_size,
         [param.stride_h, param.stride_w] if param.HasField("stride_h") else param.stride or [1],
-        [param.pad_h, param.pad_w] if param.HasField("pad_h") else param.pad or [0],
+        _sides(param)
+        or ([param.pad_h, param.pad_w] if param.HasField("pad_h") else param.pad or [0]),
         separator,
     )
+
+
+def _sides(param: PoolingParameter | ConvolutionParameter) -> list[int]:
+    """The padding of each side, or nothing where none is given."""
+    sides = [getattr(param, name) for name in SIDES]
+    return sides if any(sides) else []
 
 
 def _window(

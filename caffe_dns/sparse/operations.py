@@ -114,14 +114,16 @@ def adder(layer: Layer, shape: Shape) -> Adder | None:
     images = len(shape) == 4
     if layer.type in ("Convolution", "CConvolution"):
         conv = cast(BaseConvolution, layer)
-        return _convolution if images and conv.channel_axis == 1 else None
+        even = images and conv.channel_axis == 1 and not any(conv.beyond)
+        return _convolution if even else None
     if layer.type in ("InnerProduct", "CInnerProduct"):
         return _inner_product if cast(BaseInnerProduct, layer).first_axis == 1 else None
     if isinstance(layer, ReLU):
         return _relu if layer.negative_slope == 0 else None
     if isinstance(layer, Pooling):
         average = layer.method == PoolingParameter.AVE
-        return _pooling if images and (layer.is_max or average) else None
+        even = images and layer.window((shape[2], shape[3])).end is None
+        return _pooling if even and (layer.is_max or average) else None
     if isinstance(layer, BatchNorm):
         return _batch_norm if layer.use_global_stats and not layer.scale_bias else None
     if isinstance(layer, Scale):

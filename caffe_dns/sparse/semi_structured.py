@@ -158,7 +158,7 @@ def _is_eligible(step: Step, dtype: torch.dtype | None) -> bool:
     if not isinstance(layer, BaseConvolution):
         return isinstance(layer, BaseInnerProduct)
     plain = layer.num_spatial_axes == 2 and layer.channel_axis == 1 and layer.group == 1
-    return plain and set(layer.kernel) == {1} and set(layer.pad) == {0}
+    return plain and set(layer.kernel) == {1} and not any((*layer.pad, *layer.beyond))
 
 
 def _wins(sparse: Product, weight: Tensor, shape: Shape) -> bool:

@@ -57,6 +57,21 @@ LAYERS = {
     "continuation_indicator": one(
         "ContinuationIndicator", "continuation_indicator_param { time_step: 3 }"
     ),
+    "conv_sides": one(
+        "Convolution",
+        "convolution_param { num_output: 3 kernel_size: 3 stride: 2 pad_r: 1 pad_b: 2 }",
+    ),
+    "deconv_sides": one(
+        "Deconvolution", "convolution_param { num_output: 3 kernel_size: 3 stride: 2 pad_r: 1 }"
+    ),
+    "pool_sides": one("Pooling", "pooling_param { kernel_size: 3 stride: 2 pad_r: 1 pad_b: 2 }"),
+    "mean_sides": one("Pooling", "pooling_param { pool: AVE kernel_size: 3 stride: 2 pad_b: 2 }"),
+    "mean_inside": one(
+        "Pooling", "pooling_param { pool: AVE_EXC_PAD kernel_size: 3 stride: 2 pad_l: 1 pad_b: 2 }"
+    ),
+    "squeeze": layer("mean", "Reduction", "data", "m", "reduction_param { axis: 2 }")
+    + layer("flat", "Reshape", "m", "f", "reshape_param { shape { dim: [0, 1, -1, 1] } }")
+    + layer("top", "Squeeze", "f", "top", "squeeze_param { axis: [1, -1] }"),
     "ceil_mode": one("Pooling", "pooling_param { kernel_size: 2 stride: 2 ceil_mode: false }"),
 }
 
@@ -92,6 +107,10 @@ def test_reorg(reverse: str, tmp_path: Path) -> None:
 def test_what_has_no_form_in_onnx(tmp_path: Path) -> None:
     model, _ = small_model(body(one("BN", "bn_param { scale_filler { value: 1 } }")), tmp_path)
     with pytest.raises(CaffeError, match=r"a BN with the statistics of the batch"):
+        to_onnx(model)
+    grown = "convolution_param { num_output: 2 kernel_size: 3 pad_r: -1 }"
+    model, _ = small_model(body(one("Deconvolution", grown)), tmp_path)
+    with pytest.raises(CaffeError, match=r"a padding below 0 cannot be exported to ONNX"):
         to_onnx(model)
     far = "pooling_param { kernel_size: 2 stride: 4 }"
     model, _ = small_model(body(layer("pool", "Pooling", "data", "a b", far)), tmp_path)

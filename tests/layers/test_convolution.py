@@ -60,12 +60,13 @@ def restated(layer: Layer, bottom: np.ndarray, *, transposed: bool = False) -> n
     small, large = (flat_in, flat_out) if transposed else (flat_out, flat_in)
     per_small, per_large = small.shape[1] // group, large.shape[1] // group
     kernel = itertools.product(*map(range, layer.kernel))
+    before = [layer.padding(i)[0] for i in range(layer.num_spatial_axes)]
     places = list(itertools.product(*map(range, small.shape[2:])))
     for offset, place in itertools.product(list(kernel), places):
         other = tuple(
             p * s - pad + d * o
             for p, s, pad, d, o in zip(
-                place, layer.stride, layer.pad, layer.dilation, offset, strict=True
+                place, layer.stride, before, layer.dilation, offset, strict=True
             )
         )
         if any(not 0 <= o < extent for o, extent in zip(other, large.shape[2:], strict=True)):
@@ -103,6 +104,10 @@ SETTINGS = [
     ("num_output: 4 kernel_size: 2 axis: 2", (2, 3, 3, 4, 5)),
     ("num_output: 4 kernel_size: 2 axis: 0", (3, 4, 5)),
     ("num_output: 4 kernel_size: 2 axis: -2", (2, 3, 5)),
+    ("num_output: 4 kernel_size: 3 stride: 2 pad_r: 1 pad_b: 1", (2, 3, 6, 5)),
+    ("num_output: 4 kernel_size: 3 pad_l: 1 pad_r: 1 pad_t: 2 pad_b: 2", (2, 3, 6, 5)),
+    ("num_output: 4 kernel_size: 3 pad_l: 3 pad_t: 1 pad_b: 2 dilation: 2 group: 2", (2, 4, 6, 5)),
+    ("num_output: 4 kernel_size: 2 axis: 2 pad_l: 1", (2, 2, 3, 4, 5)),
 ]
 
 
@@ -121,6 +126,31 @@ def test_deconvolution_is_the_sum_of_its_products(settings: str, shape: tuple[in
     bottom = draw(*shape)
     expected = restated(layer, bottom.numpy(), transposed=True)
     np.testing.assert_allclose(run(layer, bottom)[0].detach(), expected, rtol=1e-10, atol=1e-12)
+
+
+SIDES = "num_output: 2 kernel_size: 3 stride: 2 "
+
+
+@pytest.mark.parametrize(
+    ("kind", "sides", "size"),
+    [
+        ("Convolution", "pad_l: 1 pad_r: 2 pad_b: 4", (5, 4)),
+        ("Convolution", "pad: 1 pad_l: 0", (4, 3)),
+        ("Deconvolution", "pad_l: 1 pad_r: 2 pad_b: 4", (11, 10)),
+        ("Deconvolution", "pad_l: -1 pad_r: -2 pad_b: 4", (11, 16)),
+    ],
+)
+@pytest.mark.parametrize("large", [1, 10**9])
+def test_padding_of_each_side(
+    kind: str, sides: str, size: tuple[int, int], large: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(convolution, "LARGE_CONVOLUTION", large)
+    layer, bottom = conv(SIDES + sides, (2, 3, 7, 6), kind=kind), draw(2, 3, 7, 6)
+    (top,) = run(layer, bottom)
+    assert top.shape[2:] == size
+    expected = restated(layer, bottom.numpy(), transposed=kind == "Deconvolution")
+    np.testing.assert_allclose(top.detach(), expected, rtol=1e-10, atol=1e-12)
+    check_gradients(layer, bottom)
 
 
 @pytest.mark.parametrize("kind", ["Convolution", "Deconvolution"])
@@ -208,6 +238,10 @@ def test_large_convolutions_keep_channels_innermost(settings: str) -> None:
             "axis 4 is out of range for a blob",
         ),
         ("num_output: 4 kernel_size: 2", [(2, 3, 2, 2, 2, 2)], "4 spatial axes; at most 3"),
+        (SIDES + "pad_l: 1 pad: 1", [(2, 3, 6, 5)], "pad_l: give either pad or the padding of"),
+        (SIDES + "pad_t: 1 pad_w: 1", [(2, 3, 6, 5)], "pad_l: give either pad_w or the padding"),
+        (SIDES + "pad_t: 1", [(2, 3, 6)], "pad_l: is for 2 spatial axes only"),
+        (SIDES + "pad_t: 1 pad_b: -1", [(2, 3, 6, 5)], "pad_b: must be at least 0 and at most"),
         ("num_output: 4 kernel_size: 2", [(2, 3, 6, 5), (2, 3, 5, 5)], "must have the same shape"),
     ],
 )

@@ -11,10 +11,12 @@ import torch
 from torch import Tensor
 
 from caffe_dns.layers import Context, Layer
+from tests.layers import tensor_cases
 from tests.layers.device_cases import ALL, Case
 from tests.layers.harness import draw, make_layer
 from tests.oracle import assert_close
 
+CASES = ALL | tensor_cases.CASES
 DEVICES = [
     "cpu",
     pytest.param(
@@ -62,10 +64,10 @@ def passes(case: Case, device: str, kind: torch.dtype) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("name", sorted(ALL))
+@pytest.mark.parametrize("name", sorted(CASES))
 def test_layer(name: str, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
-    case = ALL[name]
+    case = CASES[name]
     expected = passes(case, "cpu", torch.float64)
     actual = passes(case, device, torch.float32)
     assert actual.keys() == expected.keys()

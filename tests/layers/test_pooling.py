@@ -55,16 +55,18 @@ def test_golden(name: str) -> None:
     run_layer_case(name)
 
 
-def slow_windows(extent: int, kernel: int, stride: int, pad: int, ceil: bool, padded: bool) -> list:
+def slow_windows(
+    extent: int, kernel: int, stride: int, pad: int, end: int, ceil: bool, padded: bool
+) -> list:
     """(first pixel, one past the last, size that AVE divides by) of each window of one axis."""
-    steps = (extent + 2 * pad - kernel) / stride
+    steps = (extent + pad + end - kernel) / stride
     number = int(math.ceil(steps) if ceil else math.floor(steps)) + 1
     if padded and (number - 1) * stride >= extent + pad:
         number -= 1
     windows = []
     for index in range(number):
         start = index * stride - pad
-        size = min(start + kernel, extent + pad) - start
+        size = min(start + kernel, extent + end) - start
         windows.append((max(start, 0), min(start + kernel, extent), size))
     return windows
 
@@ -76,9 +78,10 @@ def slow_pool(plane: np.ndarray, window: Window) -> tuple[np.ndarray, np.ndarray
             plane.shape[axis],
             window.kernel[axis],
             window.stride[axis],
-            window.pad[axis],
+            window.pads[0][axis],
+            window.pads[1][axis],
             window.ceil,
-            any(window.pad),
+            any(map(any, window.pads)),
         )
         for axis in (0, 1)
     )
@@ -130,9 +133,57 @@ def test_an_axis_without_padding_follows_the_padded_one() -> None:
     np.testing.assert_allclose(average_pool(bottom, window)[1, 2], mean)
 
 
+#: As `suits_torch` would say of the first three, and with other paddings behind.
+SIDES = [
+    Window((3, 3), (2, 2), (0, 0), ceil, end) for end in ((1, 1), (0, 2)) for ceil in (True, False)
+] + [Window((2, 4), (3, 2), (1, 0), False, (0, 3)), Window((3, 2), (1, 1), (2, 1), True, (1, 0))]
+
+
+@pytest.mark.parametrize("window", SIDES)
+def test_padding_of_each_side(window: Window) -> None:
+    for size in ((4, 5), (7, 6), (6, 9)):
+        bottom = bottom_of(*size)
+        most, index, mean = slow_pool(bottom[1, 2].numpy(), window)
+        assert most.shape == window.output_size(size)
+        np.testing.assert_array_equal(max_pool(bottom, window)[0][1, 2], most)
+        np.testing.assert_array_equal(max_pool(bottom, window)[1][1, 2], index)
+        np.testing.assert_allclose(average_pool(bottom, window)[1, 2], mean)
+
+
+@pytest.mark.parametrize("window", [*SIDES, Window((3, 3), (2, 2), (1, 1)), Window((2, 2))])
+def test_means_without_padding(window: Window) -> None:
+    # The sum over the pixels of each window, divided by their number, from ones in their place.
+    bottom = bottom_of(7, 6)
+    ones = torch.ones_like(bottom)
+    expected = average_pool(bottom, window) / average_pool(ones, window)
+    torch.testing.assert_close(average_pool(bottom, window, padding=False), expected)
+    assert torch.autograd.gradcheck(
+        lambda x: average_pool(x, window, padding=False), bottom.requires_grad_()
+    )
+
+
+def test_padding_of_each_side_in_a_definition() -> None:
+    text = "type: 'Pooling' top: 't' pooling_param {{ kernel_size: 3 stride: 2 {} }}"
+    bottom = bottom_of(6, 6)
+    for pool, padding in (("AVE", True), ("AVE_EXC_PAD", False), ("AVE_TF", False)):
+        made = make_layer(text.format(f"pool: {pool} pad_r: 1 pad_b: 1"), tuple(bottom.shape))
+        window = Window((3, 3), (2, 2), end=(1, 1))
+        assert torch.equal(made(bottom), average_pool(bottom, window, padding=padding))
+    tops = [
+        make_layer(text.format(f"pool: AVE {pad}"), tuple(bottom.shape))(bottom)
+        for pad in ("pad: 1", "pad_l: 1 pad_r: 1 pad_t: 1 pad_b: 1")
+    ]
+    assert torch.equal(*tops)
+
+
 @pytest.mark.parametrize(
     "window",
-    [Window((3, 2), (2, 1), (1, 1)), Window((3, 4), (2, 3), (2, 3)), Window((1, 2), (2, 3))],
+    [
+        Window((3, 2), (2, 1), (1, 1)),
+        Window((3, 4), (2, 3), (2, 3)),
+        Window((1, 2), (2, 3)),
+        SIDES[1],
+    ],
 )
 def test_gradients(window: Window) -> None:
     generator = torch.Generator().manual_seed(1)
@@ -212,6 +263,9 @@ def test_global_pooling_follows_the_bottom() -> None:
         ("global_pooling: true kernel_w: 2", "pooling_param.kernel_w: global_pooling takes no"),
         ("global_pooling: true pad: 1", "pooling_param.global_pooling: takes no pad"),
         ("global_pooling: true stride: 2", "pooling_param.global_pooling: takes no pad"),
+        ("kernel_size: 2 pad: 1 pad_l: 1", "pad_l: give either pad or the padding of each side"),
+        ("kernel_size: 2 pad_b: 2", "pooling_param.pad: must be smaller than the kernel"),
+        ("global_pooling: true pad_b: 2", "pooling_param.global_pooling: takes no pad"),
         ("kernel_size: 9", "does not fit into the bottom's 5 x 6"),
     ],
 )

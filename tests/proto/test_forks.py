@@ -175,6 +175,21 @@ def test_warp_ctc_loss() -> None:
     assert read.ctc_loss_param.blank_index == 3 and not read.ctc_loss_param.alphabet_size
 
 
+def test_padding_of_each_side() -> None:
+    sides = {"pad_l": 1, "pad_r": 2, "pad_t": 3, "pad_b": 4}
+    for type, number, first, field in (
+        ("Convolution", 106, 26, "convolution_param"),
+        ("Deconvolution", 106, 26, "convolution_param"),
+        ("Pooling", 121, 16, "pooling_param"),
+    ):
+        content = b"".join(tag(first + i, VARINT) + varint(i + 1) for i in range(4))
+        read = getattr(fork_layer(type, number, content + tag(4, VARINT) + varint(9)), field)
+        assert {name: getattr(read, name) for name in sides} == sides
+    assert read.pad == 9
+    assert fork_layer("Squeeze", 241, tag(1, VARINT) + varint(3)).squeeze_param.axis == [3]
+    assert fork_layer("ReLU", 123, tag(3, VARINT) + varint(1)).relu_param.relu6
+
+
 @pytest.mark.parametrize("run", ["surgery_guo", "surgery_guo_iter_stop"])
 @pytest.mark.parametrize("model", ["init", "snap_iter_40"])
 def test_settings_of_the_official_surgery_layers_come_back(run: str, model: str) -> None:

@@ -18,7 +18,7 @@ def test_fields_of_forks_are_named_with_all_that_have_them() -> None:
     assert forks_with_field("BatchNormParameter", "engine") == "NVCaffe and Intel Caffe"
     assert forks_with_field("LayerParameter", "engine_param") is None
     assert forks_with_field("NetParameter", "video_file") is None
-    assert forks_with_field("PoolMethod", "AVE_TF") == "Synopsys Caffe"
+    assert forks_with_field("LayerType", "MULTI_STAGE_MEANFIELD") == "CRF-RNN"
 
 
 def test_no_field_and_no_layer_type_of_ours_is_called_foreign() -> None:

@@ -98,14 +98,8 @@ PARAM = "layer.convolution_param"
         ),
         (
             layer("pooling_param { pool: MIX }"),
-            "3: layer.pooling_param.pool: expected a PoolMethod (MAX, AVE, STOCHASTIC), "
-            "found 'MIX' (column 25)",
-        ),
-        (
-            layer("pooling_param { pool: AVE_TF }"),
-            "3: layer.pooling_param.pool: expected a PoolMethod (MAX, AVE, STOCHASTIC), "
-            "found 'AVE_TF' (column 25): this is of Synopsys Caffe, which dns does not have; "
-            "AVE would do where nothing is padded",
+            "3: layer.pooling_param.pool: expected a PoolMethod (MAX, AVE, STOCHASTIC, "
+            "AVE_EXC_PAD, AVE_TF), found 'MIX' (column 25)",
         ),
         (
             "layers { type: CROP }",
@@ -131,8 +125,8 @@ PARAM = "layer.convolution_param"
         ),
         (
             layer("pooling_param { pool: 3 }"),
-            "3: layer.pooling_param.pool: expected a PoolMethod (MAX, AVE, STOCHASTIC), "
-            "found '3' (column 25)",
+            "3: layer.pooling_param.pool: expected a PoolMethod (MAX, AVE, STOCHASTIC, "
+            "AVE_EXC_PAD, AVE_TF), found '3' (column 25)",
         ),
         (
             'layer {\n  name: "a"\nlayer {\n  name: "b"\n}\n',

@@ -71,6 +71,15 @@ def test_inner_products_of_happynear() -> None:
         assert net.layer[0].type == type
 
 
+def test_relu6_of_synopsys() -> None:
+    for field, type in (("relu6: true negative_slope: 0.25", "ReLU6"), ("relu6: false", "ReLU")):
+        text = layer("r", "ReLU", "x", "y", f"relu_param {{ {field} }}")
+        (read,) = upgrade_net(parse_text(text, NetParameter).message, "net.prototxt").layer
+        assert read.type == type
+        if type == "ReLU6":
+            assert read.relu6_param.negative_slope == 0.25 and not read.HasField("relu_param")
+
+
 def build(text: str) -> Net:
     """The net of a definition of videos `x`, as it is read from a file."""
     param = parse_text(input_layer(x=(1, 2, 4, 6, 6)) + text, NetParameter).message

@@ -176,7 +176,8 @@ class ConvolutionRule(Weighted):
         return node.param.convolution_param
 
     def sums_constants(self, node: Node) -> bool:
-        return not any(_convolution(node).pad)
+        layer = _convolution(node)
+        return not any(map(any, map(layer.padding, range(layer.num_spatial_axes))))
 
     def agree(self, node: Node) -> None:
         super().agree(node)

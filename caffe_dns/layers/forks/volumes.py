@@ -11,8 +11,9 @@ from torch import Tensor
 
 from caffe_dns.layers.base import Layer, Shape, layer_types
 from caffe_dns.layers.pooling import Window, average_pool, max_of
-from caffe_dns.layers.spatial import MOST
+from caffe_dns.layers.spatial import MOST, SIDES
 from caffe_dns.proto.caffe_pb2 import PoolingParameter
+from caffe_dns.proto.fields import refuse_fields
 
 #: Values for time, height and width.
 Triple = tuple[int, int, int]
@@ -30,10 +31,10 @@ class VolumePooling(Layer):
     def build(self, bottom_shapes: Sequence[Shape]) -> None:
         if self.param.pooling_param.global_pooling:
             raise self.error("is for images only", "pooling_param.global_pooling")
+        refuse_fields(self.param.pooling_param, "pooling_param", {"Pooling": SIDES})
         if self.method not in (PoolingParameter.MAX, PoolingParameter.AVE):
-            raise self.error(
-                "STOCHASTIC is for images only; MAX and AVE would be right", self.field
-            )
+            method = PoolingParameter.PoolMethod.Name(self.method)
+            raise self.error(f"{method} is for images only; MAX and AVE would be right", self.field)
         kernel, stride, pad = self.extents()
         for name, values, least in (("kernel", kernel, 1), ("stride", stride, 1), ("pad", pad, 0)):
             if min(values) < least:

@@ -26,7 +26,20 @@ def test_a_constant_goes_through_nonlinearities() -> None:
     np.testing.assert_allclose(result.model.blobs[4][1], expected, rtol=1e-6)
 
 
-@pytest.mark.parametrize(("pool", "left"), [("MAX", 3), ("AVE", 4)])
+@pytest.mark.parametrize(
+    ("side", "left"), [("pad: 1", 4), ("pad_r: 1", 4), ("pad_t: 1", 4), ("pad_l: 0", 3)]
+)
+def test_padding_of_convolutions(side: str, left: int) -> None:
+    # Zeros around a constant that is none.
+    text = IMAGES + conv("a", "data") + conv("b", "a", 2, f"kernel_size: 3 {side}")
+    model, blobs = full(text)
+    blobs["a"][0][1] = 0
+    assert channels(shrunk(model).model) == {"a": left, "b": 2}
+    blobs["a"][1][1] = 0
+    assert channels(shrunk(model).model) == {"a": 3, "b": 2}
+
+
+@pytest.mark.parametrize(("pool", "left"), [("MAX", 3), ("AVE", 4), ("AVE_EXC_PAD", 3)])
 def test_padding_of_pooling(pool: str, left: int) -> None:
     # Zeros count in an average, and never in a maximum.
     pooling = f"pooling_param {{ pool: {pool} kernel_size: 3 stride: 2 pad: 1 }}"
