@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 from caffe_dns import load_net
 from caffe_dns.net import Net, fusion
+from caffe_dns.net.net import PassObserver
+from caffe_dns.net.wiring import Step
 from caffe_dns.profile.layer_memory import LayerMemory, measure_memory
 from tests.oracle import GOLDEN
 
@@ -27,6 +31,16 @@ layer { name: "again" type: "InnerProduct" bottom: "d" top: "f" param { name: "w
 layer { name: "sum" type: "Eltwise" bottom: "e" bottom: "f" top: "g" }
 layer { name: "loss" type: "EuclideanLoss" bottom: "g" bottom: "e" }
 """
+
+
+class Onlooker(PassObserver):
+    """Nothing runs as one while somebody looks."""
+
+    def before(self, step: Step, bottoms: list[Tensor]) -> list[Tensor]:
+        return bottoms
+
+    def after(self, step: Step, tops: Sequence[Tensor]) -> None:
+        pass
 
 
 def build(tmp_path: Path, text: str = NET) -> Net:
@@ -92,13 +106,14 @@ def test_layers_that_read_ahead_are_stopped_and_can_go_on(monkeypatch: pytest.Mo
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_what_is_kept_is_what_the_allocator_has_left(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(GOLDEN)
-    # Layers are measured one by one.
+    # Layers are measured one by one, with masks of their own.
     monkeypatch.setattr(fusion, "DEVICES", ())
     device = torch.device("cuda", 0)
     net = load_net("runs/bn_inception/train_val.prototxt", "TRAIN", device=device)
     memories = measure_memory(net)
     batch = net.read_sources()
     net.close()
+    net.observer = Onlooker()
     net.loss(net.compute(batch)).backward()  # which allocates workspaces for good
     for parameter in net.parameters():
         parameter.grad = None
