@@ -56,7 +56,7 @@ def _convert(model: UnmaskedModel) -> ModelProto:
     values = {blob: graph.take_name(blob) for blob in net.inputs}
     shapes: dict[str, Shape] = {}
     for step in net.steps:
-        top_shapes = step.layer.reshape([shapes[blob] for blob in step.bottoms])
+        top_shapes = step.layer.top_shapes([shapes[blob] for blob in step.bottoms])
         if step.layer.type != "Input":
             tops = _convert_layer(
                 Bottoms(

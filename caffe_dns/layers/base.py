@@ -2,8 +2,9 @@
 
 A layer is built in three steps. `__init__` keeps its settings. `setup(bottom_shapes)` checks how
 many bottoms and tops there are, lets `build` create the blobs, and returns the top shapes that
-`reshape` computes. `forward(*bottoms)` then maps bottom tensors to top tensors; autograd does
-backward. All blobs are float32 (float64 in tests), labels too, as in Caffe.
+`reshape` computes; for other bottoms, `top_shapes` gives them anew. `forward(*bottoms)` then maps
+bottom tensors to top tensors; autograd does backward. All blobs are float32 (float64 in tests),
+labels too, as in Caffe.
 
 This module knows nothing of nets, files or solvers.
 """
@@ -30,6 +31,9 @@ Shape = tuple[int, ...]
 
 #: Axes and numbers of the largest blobs (`kMaxBlobAxes` and `Blob::Reshape`, blob.hpp and .cpp).
 _MOST_AXES, _MOST_NUMBERS = 32, 2**31 - 1
+
+#: For `Layer.needs_numbers`.
+NO_BOTTOM, FIRST_BOTTOM, ALL_BOTTOMS = slice(0), slice(1), slice(None)
 
 #: Layer classes by the type that a definition names.
 layer_types: Registry[type[Layer]] = Registry("layer type")
@@ -100,8 +104,8 @@ class Layer(nn.Module):
     is_loss: ClassVar[bool] = False
     #: Bottoms that never get a gradient even under force_backward (labels).
     no_force_backward: ClassVar[tuple[int, ...]] = ()
-    #: Whether bottoms without numbers are refused, of which PyTorch computes nothing.
-    needs_numbers: ClassVar[bool] = False
+    #: The bottoms that are refused where they have no numbers, of which PyTorch computes nothing.
+    needs_numbers: ClassVar[slice] = NO_BOTTOM
     #: Whether the tops come from elsewhere than the net: a database, a program, a filler.
     is_source: ClassVar[bool] = False
 
@@ -136,19 +140,28 @@ class Layer(nn.Module):
         Raises CaffeError, with the layer's name, for what the definition has wrong.
         """
         self._check_counts(len(bottom_shapes))
-        if self.needs_numbers and not all(map(count, bottom_shapes)):
-            shapes = ", ".join(map(shape_text, bottom_shapes))
-            raise self.error(f"a bottom has no numbers in it: {shapes}", "bottom")
+        self._check_numbers(bottom_shapes)
         try:
             self.build(bottom_shapes)
-            if self.param.HasField("extension_param") and not self._has_extension:
-                raise self.error(f"type {self.type} takes none", "extension_param")
+        except CaffeError as error:
+            raise error.locate(layer=self.name) from None
+        if self.param.HasField("extension_param") and not self._has_extension:
+            raise self.error(f"type {self.type} takes none", "extension_param")
+        return self.top_shapes(bottom_shapes)
+
+    def top_shapes(self, bottom_shapes: Sequence[Shape]) -> list[Shape]:
+        """What `reshape` gives, also for no images, of which PyTorch computes none.
+
+        Raises CaffeError, with the layer's name, for bottoms that do not fit.
+        """
+        self._check_numbers(bottom_shapes, first_axis=1)
+        try:
             tops = self.reshape(bottom_shapes)
             for shape in tops:
                 check_shape(shape)
-            return tops
         except CaffeError as error:
             raise error.locate(layer=self.name) from None
+        return tops
 
     def build(self, bottom_shapes: Sequence[Shape]) -> None:
         """Read the settings and create the blobs (`LayerSetUp`). Called once."""
@@ -191,6 +204,12 @@ class Layer(nn.Module):
         raise self.error(
             f"type {self.type} takes {wanted} {kind} blob(s), the definition gives {count}"
         )
+
+    def _check_numbers(self, bottom_shapes: Sequence[Shape], first_axis: int = 0) -> None:
+        for index, shape in enumerate(bottom_shapes[self.needs_numbers]):
+            if not count(shape[first_axis:]):
+                what = f"bottom {index} has no numbers in it: {shape_text(shape)}"
+                raise self.error(what, "bottom")
 
     # Blobs --------------------------------------------------------------------------------------
 

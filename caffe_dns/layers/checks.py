@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from torch import Tensor
 
 from caffe_dns.errors import CaffeError
-from caffe_dns.layers.base import Layer, Shape, count, shape_text
+from caffe_dns.layers.base import Layer
 
 
 class WrongLabel(CaffeError):
@@ -29,12 +29,6 @@ def refuse_in_place(layer: Layer) -> None:
             f"type {layer.type} cannot work in place, but '{min(names)}' is both bottom and top",
             "top",
         )
-
-
-def check_numbers(layer: Layer, index: int, shape: Shape) -> None:
-    """Raise CaffeError when bottom `index` has no numbers in it, of which PyTorch makes nothing."""
-    if not count(shape):
-        raise layer.error(f"bottom {index} has no numbers in it: {shape_text(shape)}", "bottom")
 
 
 def check_positive(layer: Layer, field: str, names: Sequence[str]) -> None:

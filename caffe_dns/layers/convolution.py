@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from caffe_dns.layers.base import Shape, add_bias, check_shape, count, layer_types
+from caffe_dns.layers.base import ALL_BOTTOMS, Shape, add_bias, check_shape, count, layer_types
 from caffe_dns.layers.masked import DeviationMasks, MagnitudeMasks, WeightedLayer
 from caffe_dns.layers.spatial import MOST, sides, spatial_setting
 from caffe_dns.layers.strided import ALIGNMENT, StridedConvolution
@@ -52,7 +52,7 @@ _DECONVOLVE: dict[int, Any] = {
 class BaseConvolution(WeightedLayer):
     """Settings and shapes of convolutions. Every bottom is convolved with the same weight."""
 
-    needs_numbers = True
+    needs_numbers = ALL_BOTTOMS
 
     bottoms = (1, None)
     tops = (1, None)

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from caffe_dns import kernels
-from caffe_dns.layers.base import Layer, SameShape, Shape, add_bias, layer_types
+from caffe_dns.layers.base import ALL_BOTTOMS, Layer, SameShape, Shape, add_bias, layer_types
 from caffe_dns.layers.batch_statistics import normalize_batch
 from caffe_dns.proto.caffe_pb2 import FillerParameter, LRNParameter
 
@@ -36,7 +36,7 @@ class BatchNorm(SameShape):
     two are moving averages; the number of batches is 1.
     """
 
-    needs_numbers = True
+    needs_numbers = ALL_BOTTOMS
 
     keeps_type = True
 
@@ -261,7 +261,7 @@ class LRN(SameShape):
     N x C x H x W.
     """
 
-    needs_numbers = True
+    needs_numbers = ALL_BOTTOMS
 
     keeps_type = True
 
@@ -374,7 +374,7 @@ class MVN(Layer):
     Bottom with up to 4 axes; the top always has 4, with extents of 1 at the end.
     """
 
-    needs_numbers = True
+    needs_numbers = ALL_BOTTOMS
 
     def reshape(self, bottom_shapes: Sequence[Shape]) -> list[Shape]:
         shape = bottom_shapes[0]

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from caffe_dns import kernels
-from caffe_dns.layers.base import Layer, Shape, add_bias, check_shape, layer_types
+from caffe_dns.layers.base import ALL_BOTTOMS, Layer, Shape, add_bias, check_shape, layer_types
 from caffe_dns.layers.spatial import MOST, sides
 from caffe_dns.proto.caffe_pb2 import PoolingParameter
 from caffe_dns.proto.fields import refuse_fields
@@ -220,7 +220,7 @@ class Pooling(Layer):
     plane, as floating point numbers.
     """
 
-    needs_numbers = True
+    needs_numbers = ALL_BOTTOMS
 
     keeps_type = True
 

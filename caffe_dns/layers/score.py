@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from caffe_dns.layers.base import Layer, Shape, count, layer_types
+from caffe_dns.layers.base import ALL_BOTTOMS, Layer, Shape, count, layer_types
 from caffe_dns.layers.checks import check_labels
 
 
@@ -81,7 +81,7 @@ class ArgMax(Layer):
     items. Of equal entries the last comes first (`argmax_layer.cpp`).
     """
 
-    needs_numbers = True
+    needs_numbers = ALL_BOTTOMS
 
     no_force_backward = (0,)
 

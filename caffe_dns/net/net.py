@@ -246,10 +246,7 @@ class Net(nn.Module):
         for step in self.steps:
             if step.layer.type == "Input":
                 continue
-            try:
-                tops = step.layer.reshape([shapes[blob] for blob in step.bottoms])
-            except CaffeError as error:
-                raise error.locate(layer=step.layer.name) from None
+            tops = step.layer.top_shapes([shapes[blob] for blob in step.bottoms])
             shapes.update(zip(step.tops, tops, strict=True))
         self.blob_shapes = shapes
 

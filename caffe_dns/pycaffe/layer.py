@@ -37,7 +37,7 @@ class NetLayer:
 
         Raises CaffeError for bottoms that the layer does not take.
         """
-        shapes = self._layer.reshape([blob.shape for blob in bottom])
+        shapes = self._layer.top_shapes([blob.shape for blob in bottom])
         if len(shapes) != len(top):
             raise self._layer.error(f"has {len(shapes)} tops, but given are {len(top)}")
         for blob, shape in zip(top, shapes, strict=True):

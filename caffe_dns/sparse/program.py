@@ -32,7 +32,7 @@ class Program:
             add = adder(layer, top)
             assert add is not None
             add(layer, tables)
-            (top,) = set(layer.reshape([top]))
+            (top,) = set(layer.top_shapes([top]))
         tables.finish()
         self._top = tuple(top[1:])
         images = max(1, min(MOST_IMAGES, CACHED // tables.largest))

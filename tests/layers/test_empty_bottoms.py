@@ -14,6 +14,7 @@ from caffe_dns.net import Net
 from caffe_dns.proto.caffe_pb2 import TRAIN, NetParameter
 from caffe_dns.proto.text import read_text
 from tests.layers.harness import make_layer, run
+from tests.nets import input_layer, layer, make_net
 from tests.oracle import GOLDEN
 
 NETS = sorted(path.parent.name for path in GOLDEN.glob("layers/*/net.prototxt"))
@@ -39,9 +40,9 @@ def test_empty_bottoms_are_taken_or_refused(
     good = read_text(GOLDEN / "layers" / name / "net.prototxt", NetParameter).message
     good.state.phase = TRAIN
     use(good)
-    for at, layer in enumerate(good.layer):
-        for shape in range(len(layer.input_param.shape)):
-            dims = list(layer.input_param.shape[shape].dim)
+    for at, source in enumerate(good.layer):
+        for shape in range(len(source.input_param.shape)):
+            dims = list(source.input_param.shape[shape].dim)
             for changed in ([], [0] * len(dims), [*dims[:-1], 0]):
                 param = NetParameter()
                 param.CopyFrom(good)
@@ -95,6 +96,26 @@ def test_extents_that_have_no_strides_are_refused(shape: tuple[int, ...]) -> Non
 def test_layers_of_forks_refuse_what_has_no_numbers(definition: str, shapes: list[Shape]) -> None:
     with pytest.raises(CaffeError, match="no numbers in it"):
         make_layer(definition, *shapes)
+
+
+def test_a_net_takes_no_images_but_none_without_pixels() -> None:
+    net = make_net(
+        input_layer(data=(2, 3, 8, 8))
+        + layer("norm", "LRN", "data", "norm")
+        + layer("pool", "Pooling", "norm", "pool", "pooling_param { kernel_size: 2 stride: 2 }")
+    )
+    assert net({"data": torch.zeros(0, 3, 8, 8)})["pool"].shape == (0, 3, 4, 4)
+    with pytest.raises(CaffeError, match=r"layer 'norm': bottom: bottom 0 has no numbers in it"):
+        net({"data": torch.zeros(2, 3, 0, 8)})
+
+
+def test_a_net_is_given_no_more_than_a_blob_can_hold() -> None:
+    net = make_net(
+        input_layer(data=(1, 3))
+        + layer("tile", "Tile", "data", "tile", "tile_param { tiles: 9999 }")
+    )
+    with pytest.raises(CaffeError, match=r"layer 'tile': a blob would be of 99999x29997 numbers"):
+        net({"data": torch.zeros(99999, 3)})
 
 
 def test_an_axis_too_many_is_seen_by_what_takes_up_to_four() -> None:

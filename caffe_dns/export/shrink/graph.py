@@ -132,7 +132,7 @@ def connect(model: UnmaskedModel) -> Graph:
         assert layer is not None
         bottoms = [blobs[name] for name in layer_param.bottom]
         if bottoms:
-            shapes = [tuple(s) for s in layer.reshape([bottom.shape for bottom in bottoms])]
+            shapes = [tuple(s) for s in layer.top_shapes([bottom.shape for bottom in bottoms])]
         else:
             shapes = [net.blob_shapes[name] for name in layer_param.top]
         # A loss may have a top that the definition does not name.

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from caffe_dns.errors import CaffeError
-from caffe_dns.layers.base import Layer, Shape, layer_types
+from caffe_dns.layers.base import ALL_BOTTOMS, Layer, Shape, layer_types
 
 #: Aspect ratios nearer to each other than this are the same.
 SAME_RATIO = 1e-6
@@ -30,7 +30,7 @@ class PriorBox(Layer):
     and in its turn. Sizes are cut to whole pixels. No gradient passes through.
     """
 
-    needs_numbers = True
+    needs_numbers = ALL_BOTTOMS
 
     bottoms = (1, 2)
     no_force_backward = (0, 1)

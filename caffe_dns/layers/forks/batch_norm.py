@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor
 
-from caffe_dns.layers.base import Layer, Shape, layer_types
+from caffe_dns.layers.base import ALL_BOTTOMS, Layer, Shape, layer_types
 from caffe_dns.layers.batch_statistics import normalize_batch
 from caffe_dns.proto.caffe_pb2 import BNParameter, FillerParameter
 
@@ -34,7 +34,7 @@ class BN(Layer):
     third top are the batch's mean and variance, without gradients. Without fields it is PSPNet's.
     """
 
-    needs_numbers = True
+    needs_numbers = ALL_BOTTOMS
 
     tops = (1, 3)
 

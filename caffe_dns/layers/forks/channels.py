@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from caffe_dns.layers.base import Layer, SameShape, Shape, count, layer_types
+from caffe_dns.layers.base import ALL_BOTTOMS, Layer, SameShape, Shape, count, layer_types
 from caffe_dns.layers.checks import refuse_in_place
 
 
@@ -99,7 +99,7 @@ class Reorg(Layer):
     numbers that come out are taken for N x C * stride^2 x H / stride x W / stride.
     """
 
-    needs_numbers = True
+    needs_numbers = ALL_BOTTOMS
 
     def build(self, bottom_shapes: Sequence[Shape]) -> None:
         refuse_in_place(self)

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from caffe_dns.layers.base import Layer, Shape, count, layer_types
+from caffe_dns.layers.base import ALL_BOTTOMS, Layer, Shape, count, layer_types
 from caffe_dns.layers.recurrent import lstm_unit
 from caffe_dns.layers.spatial import spatial_setting
 from caffe_dns.proto.caffe_pb2 import FillerParameter
@@ -28,7 +28,7 @@ class ConvLSTM(Layer):
     have gradients.
     """
 
-    needs_numbers = True
+    needs_numbers = ALL_BOTTOMS
     bottoms = (4, 4)
     tops = (3, 3)
     no_force_backward = (1,)

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from caffe_dns.layers.base import Layer, Shape, count, layer_types
+from caffe_dns.layers.base import ALL_BOTTOMS, Layer, Shape, count, layer_types
 from caffe_dns.layers.batch_statistics import normalize_batch
 from caffe_dns.layers.checks import check_positive
 from caffe_dns.proto.caffe_pb2 import FillerParameter
@@ -34,7 +34,7 @@ class DenseBlock(Layer):
     statistics, and its variance there is the unbiased one.
     """
 
-    needs_numbers = True
+    needs_numbers = ALL_BOTTOMS
 
     def build(self, bottom_shapes: Sequence[Shape]) -> None:
         settings, shape = self.param.denseblock_param, bottom_shapes[0]

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from caffe_dns.layers.base import Layer, LossLayer, Shape, layer_types
+from caffe_dns.layers.base import ALL_BOTTOMS, Layer, LossLayer, Shape, layer_types
 from caffe_dns.layers.checks import check_indices, check_labels
 from caffe_dns.proto.fields import refuse_fields
 
@@ -154,7 +154,7 @@ class LabelsequenceAccuracy(Layer):
     N x L; blanks are left out of both.
     """
 
-    needs_numbers = True
+    needs_numbers = ALL_BOTTOMS
 
     bottoms = (2, 2)
     no_force_backward = (0, 1)
@@ -190,7 +190,7 @@ class CTCGreedyDecoder(Layer):
     read so count as 0 in either.
     """
 
-    needs_numbers = True
+    needs_numbers = ALL_BOTTOMS
 
     bottoms = (1, 2)
     no_force_backward = (0, 1)

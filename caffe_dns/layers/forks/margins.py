@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from caffe_dns.layers.base import Layer, LossLayer, Shape, count, layer_types
+from caffe_dns.layers.base import ALL_BOTTOMS, Layer, LossLayer, Shape, count, layer_types
 from caffe_dns.layers.checks import check_labels
 from caffe_dns.proto.caffe_pb2 import MarginInnerProductParameter
 
@@ -207,7 +207,7 @@ class LabelSpecificAdd(Layer):
     bias (`label_specific_add.cpp` of happynear). In a test pass nothing is added.
     """
 
-    needs_numbers = True
+    needs_numbers = ALL_BOTTOMS
     bottoms = (2, 2)
     tops = (1, 2)
     no_force_backward = (1,)

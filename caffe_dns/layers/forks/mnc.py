@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from caffe_dns.layers.base import Layer, Shape, layer_types
+from caffe_dns.layers.base import ALL_BOTTOMS, Layer, Shape, layer_types
 from caffe_dns.layers.checks import check_positive
 from caffe_dns.layers.forks.channels import ChannelScale
 from caffe_dns.layers.forks.roi import RegionPooling, bin_corners, rounded, sampled
@@ -54,7 +54,7 @@ class MaskResize(Layer):
     Places beyond the last pixel by more than a half are 0 (`mask_resize_layer.cu`).
     """
 
-    needs_numbers = True
+    needs_numbers = ALL_BOTTOMS
 
     def build(self, bottom_shapes: Sequence[Shape]) -> None:
         settings = self.param.mask_resize_param

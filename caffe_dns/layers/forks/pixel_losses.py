@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch.nn.functional as F
 from torch import Tensor
 
-from caffe_dns.layers.base import LossLayer, Shape, count, layer_types
+from caffe_dns.layers.base import ALL_BOTTOMS, LossLayer, Shape, count, layer_types
 from caffe_dns.layers.loss import check_targets
 
 
@@ -26,7 +26,7 @@ class SigmoidCrossEntropyBalanceLoss(LossLayer):
     (`sigmoid_cross_entropy_balance_loss_layer.cpp`; HED has it as SigmoidCrossEntropyLoss).
     """
 
-    needs_numbers = True
+    needs_numbers = ALL_BOTTOMS
 
     def reshape(self, bottom_shapes: Sequence[Shape]) -> list[Shape]:
         check_targets(self, bottom_shapes)
@@ -50,7 +50,7 @@ class DiceCoefLoss(LossLayer):
     gradient is that of the sum over the batch.
     """
 
-    needs_numbers = True
+    needs_numbers = ALL_BOTTOMS
     no_force_backward: ClassVar[tuple[int, ...]] = ()
 
     def reshape(self, bottom_shapes: Sequence[Shape]) -> list[Shape]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor
 
-from caffe_dns.layers.base import Layer, Shape, layer_types
+from caffe_dns.layers.base import ALL_BOTTOMS, Layer, Shape, layer_types
 from caffe_dns.layers.checks import check_indices
 
 Pair = tuple[int, int]
@@ -29,7 +29,7 @@ class Interp(Layer):
     is that of a second bottom, whose values do not count (soeaver's caffe-model).
     """
 
-    needs_numbers = True
+    needs_numbers = ALL_BOTTOMS
 
     bottoms = (1, 2)
     no_force_backward = (1,)

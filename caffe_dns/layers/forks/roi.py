@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from caffe_dns.layers.base import Layer, Shape, count, layer_types
-from caffe_dns.layers.checks import check_indices, check_numbers
+from caffe_dns.layers.base import FIRST_BOTTOM, Layer, Shape, count, layer_types
+from caffe_dns.layers.checks import check_indices
 
 #: How many pixels are looked at together, each bin's as many as the largest of the chunk has.
 CHUNK = 1 << 22
@@ -154,6 +154,7 @@ class RegionPooling(Layer):
 
     bottoms = (2, 2)
     no_force_backward: ClassVar[tuple[int, ...]] = (1,)
+    needs_numbers = FIRST_BOTTOM
 
     def check_bottoms(self, bottom_shapes: Sequence[Shape]) -> None:
         """Raise CaffeError unless the bottoms are an image blob and regions."""
@@ -164,7 +165,6 @@ class RegionPooling(Layer):
                 f"{len(image)}",
                 "bottom",
             )
-        check_numbers(self, 0, image)
         if not regions or count(regions[1:]) != 5:
             raise self.error(
                 "the second bottom has rows of 5 numbers (image, x1, y1, x2, y2); its shape is "

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from caffe_dns.layers.base import Layer, SameShape, Shape, count, layer_types
+from caffe_dns.layers.base import ALL_BOTTOMS, Layer, SameShape, Shape, count, layer_types
 from caffe_dns.layers.checks import check_positive
 from caffe_dns.layers.recurrent import KeepsStates, lstm_unit
 
@@ -62,7 +62,7 @@ class Lstm(KeepsStates):
     a bias. As `lstm_layer.cpp`, but that the gradient of the state's weight is a derivative.
     """
 
-    needs_numbers = True
+    needs_numbers = ALL_BOTTOMS
 
     bottoms = (1, 2)
     no_force_backward = (1,)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from caffe_dns.layers.base import Layer, Shape, layer_types
+from caffe_dns.layers.base import ALL_BOTTOMS, Layer, Shape, layer_types
 from caffe_dns.layers.pooling import Window, average_pool, max_of
 from caffe_dns.layers.spatial import MOST, SIDES
 from caffe_dns.proto.caffe_pb2 import PoolingParameter
@@ -26,7 +26,7 @@ class VolumePooling(Layer):
     Pooling does it.
     """
 
-    needs_numbers = True
+    needs_numbers = ALL_BOTTOMS
 
     def build(self, bottom_shapes: Sequence[Shape]) -> None:
         if self.param.pooling_param.global_pooling:

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from caffe_dns import log
-from caffe_dns.layers.base import Layer, Shape, layer_types
-from caffe_dns.layers.checks import check_numbers, check_positive
+from caffe_dns.layers.base import ALL_BOTTOMS, Layer, Shape, layer_types
+from caffe_dns.layers.checks import check_positive
 from caffe_dns.layers.detection.boxes import boxes_around, overlaps, uncovered
 from caffe_dns.layers.detection.detection_output import ROW
 
@@ -31,6 +31,7 @@ class YoloOutput(Layer):
     #: The layer's settings.
     field: ClassVar[str]
     bottoms: ClassVar[tuple[int, int | None]] = (1, None)
+    needs_numbers = ALL_BOTTOMS
 
     def build(self, bottom_shapes: Sequence[Shape]) -> None:
         self.options = getattr(self.param, self.field)
@@ -61,7 +62,6 @@ class YoloOutput(Layer):
                     f"{self.boxes} boxes of {self.classes} classes",
                     "bottom",
                 )
-            check_numbers(self, index, shape)
             self.anchors_of(index)
         return [(1, 1, 1, ROW)]
 

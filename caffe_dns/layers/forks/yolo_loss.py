@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from caffe_dns.layers.base import LossLayer, Shape, count, layer_types
-from caffe_dns.layers.checks import check_indices, check_numbers, check_positive
+from caffe_dns.layers.base import FIRST_BOTTOM, LossLayer, Shape, count, layer_types
+from caffe_dns.layers.checks import check_indices, check_positive
 from caffe_dns.layers.detection.boxes import boxes_around, overlaps
 from caffe_dns.layers.forks.yolo import cells_of, corners_of
 from caffe_dns.layers.forks.yolo_regions import around, listed, with_gradient
@@ -39,6 +39,8 @@ class Yolov3(LossLayer):
     loss is the sum of the squares of what the fork sends back, over N, not the integral of that.
     """
 
+    needs_numbers = FIRST_BOTTOM
+
     def build(self, bottom_shapes: Sequence[Shape]) -> None:
         self.options = self.param.yolov3_param
         check_positive(self, _FIELD, ("num_class", "num", "anchors_scale"))
@@ -67,7 +69,6 @@ class Yolov3(LossLayer):
         if len(shape) != 4 or shape[1] != channels:
             what = f"bottom 0 is {shape}; N x {channels} x H x W would be right"
             raise self.error(what, "bottom")
-        check_numbers(self, 0, shape)
         if not objects or objects[-1] != _OBJECT or count(objects[:1]) != shape[0]:
             raise self.error(
                 f"bottom 1 is {objects}; {shape[0]} x 1 x objects x {_OBJECT}, as AnnotatedData "

@@ -15,8 +15,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from caffe_dns.layers.base import Layer, LossLayer, Shape, layer_types
-from caffe_dns.layers.checks import check_indices, check_numbers, check_positive
+from caffe_dns.layers.base import FIRST_BOTTOM, Layer, LossLayer, Shape, layer_types
+from caffe_dns.layers.checks import check_indices, check_positive
 from caffe_dns.layers.detection.boxes import (
     boxes_around,
     centres_of,
@@ -54,6 +54,7 @@ class RegionLayer(Layer):
     field: ClassVar[str]
     boxes_field: ClassVar[str]
     no_force_backward: ClassVar[tuple[int, ...]] = (1,)
+    needs_numbers = FIRST_BOTTOM
     options: RegionLossParameter | EvalDetectionParameter
 
     def build(self, bottom_shapes: Sequence[Shape]) -> None:
@@ -79,7 +80,6 @@ class RegionLayer(Layer):
                 f"bottom 0 is {tuple(shape)}; N x {' x '.join(map(str, wanted))} would be right",
                 "bottom",
             )
-        check_numbers(self, 0, shape)
         if not objects or objects[-1] != self.rows:
             raise self.error(
                 f"bottom 1 is {tuple(objects)}; rows of {self.rows} numbers, as AnnotatedData "

@@ -136,7 +136,7 @@ def test_what_does_not_fit() -> None:
     assert "num_box: must be positive" in refused(
         "type: 'Yolov3DetectionOutput' yolov3_detection_output_param { num_classes: 1 num_box: 0 "
         "biases: [1, 2] mask: 0 mask_group_num: 1 anchors_scale: 8 }",
-        (1, 0, 2, 2),
+        (1, 6, 2, 2),
     )
     third = (
         "type: 'Yolov3DetectionOutput' yolov3_detection_output_param { num_classes: 1 num_box: 1 "
