@@ -115,7 +115,7 @@ def _wait(ranks: Sequence[subprocess.Popen[bytes]]) -> int | None:
 
 @contextmanager
 def _signals_to(ranks: Sequence[subprocess.Popen[bytes]]) -> Iterator[None]:
-    """Pass signals on to rank 0, which tells the others."""
+    """Pass signals on to rank 0, which tells the others; Ctrl-Z stops all until we go on."""
 
     def forward(number: int, frame: FrameType | None) -> None:
         if ranks:
@@ -124,7 +124,16 @@ def _signals_to(ranks: Sequence[subprocess.Popen[bytes]]) -> Iterator[None]:
             # A thread in which signals are not blocked has taken it. Rank 0 may be there already.
             interrupt.noted.append(number)
 
-    before = {number: signal.signal(number, forward) for number in _SIGNALS}
+    def stop_together(number: int, frame: FrameType | None) -> None:
+        # Ranks that went on without us would miss the store, which is here, and end.
+        for process in ranks:
+            process.send_signal(signal.SIGSTOP)
+        os.kill(os.getpid(), signal.SIGSTOP)  # until somebody lets us go on
+        for process in ranks:
+            process.send_signal(signal.SIGCONT)
+
+    handlers = {**dict.fromkeys(_SIGNALS, forward), signal.SIGTSTP: stop_together}
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
         yield
     finally:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 from caffe_dns import log
 from caffe_dns.encoding import on_disk
 from caffe_dns.errors import CaffeError
+from caffe_dns.files import claimed
 from caffe_dns.parallel.ranks import Ranks
 from caffe_dns.proto.caffe_pb2 import SolverParameter
 from caffe_dns.proto.upgrade import read_solver
@@ -77,3 +81,19 @@ def _missing(state: str, prefix: str) -> CaffeError:
 def keeps_files(param: SolverParameter) -> bool:
     """Whether the run leaves files beside its snapshots."""
     return bool(param.snapshot_prefix) and bool(param.snapshot or param.snapshot_after_train)
+
+
+@contextmanager
+def alone_with_prefix(trainer: Solver) -> Iterator[None]:
+    """Warn of other trainings of this machine that write snapshots of the same names meanwhile."""
+    if not (trainer.ranks.is_root and keeps_files(trainer.param)):
+        yield
+        return
+    prefix = trainer.param.snapshot_prefix
+    with claimed(Path(on_disk(prefix))) as others:
+        for process in others:
+            log.warning(
+                f"Process {process} trains with the snapshot_prefix {prefix}, too: each of the two "
+                "writes over what the other has written"
+            )
+        yield

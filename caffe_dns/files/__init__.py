@@ -8,6 +8,7 @@ files, HDF5 as a container, numbers that are finite. What the content means is k
 from caffe_dns.files.writing import (
     NewFile,
     check_target,
+    claimed,
     remove_leftovers,
     sync_folder,
     temporary_beside,
@@ -17,6 +18,7 @@ from caffe_dns.files.writing import (
 __all__ = [
     "NewFile",
     "check_target",
+    "claimed",
     "remove_leftovers",
     "sync_folder",
     "temporary_beside",

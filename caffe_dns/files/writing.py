@@ -12,7 +12,6 @@ import platform
 import re
 import secrets
 import shutil
-import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
@@ -24,8 +23,8 @@ from caffe_dns.errors import CaffeError
 
 #: Bytes that are worth a write of their own.
 _ONE_WRITE = 1 << 20
-#: When this process began, as far as files are concerned.
-_STARTED = time.time()
+#: A word for this process: in containers, the first process of every life has the same number.
+_OURS = secrets.token_hex(2)
 #: Where this process has made temporary files.
 _folders: set[Path] = set()
 
@@ -165,7 +164,35 @@ def temporary_beside(path: Path) -> Path:
         raise CaffeError("cannot be written: the name is empty, or that of a folder")
     remove_leftovers(path)
     _folders.add(path.parent.absolute())
-    return path.with_name(f".{path.name}.{_machine()}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+    word = _OURS + secrets.token_hex(2)
+    return path.with_name(f".{path.name}.{_machine()}.{os.getpid()}.{word}.tmp")
+
+
+@contextmanager
+def claimed(path: Path) -> Iterator[list[int]]:
+    """Keep an empty temporary file for `path` meanwhile: which other processes have one now.
+
+    Only those of this machine are known. Where no file can be written there, there is none.
+    """
+    mark = temporary_beside(path)
+    with suppress(OSError):
+        mark.touch()
+    try:
+        yield sorted(_at_work_on(path) - {os.getpid()})
+    finally:
+        with suppress(OSError):
+            mark.unlink()
+
+
+def _at_work_on(path: Path) -> set[int]:
+    """The processes that have a temporary file for `path`, once those of dead ones are gone."""
+    beginning = f".{path.name}"
+    found: set[int] = set()
+    with suppress(OSError):
+        for name in os.listdir(path.parent):
+            if name.startswith(beginning) and (match := _ending().match(name, len(beginning))):
+                found.add(int(match[1]))
+    return found
 
 
 def remove_leftovers(path: Path, *, any_ending: bool = False) -> None:
@@ -181,7 +208,7 @@ def remove_leftovers(path: Path, *, any_ending: bool = False) -> None:
         match = _ending().search(entry.name, len(beginning))
         if match is None or not (any_ending or match.start() == len(beginning)):
             return False
-        return not _is_at_work(int(match[1]), entry)
+        return not _is_at_work(int(match[1]), match[2])
 
     _remove(path.parent, is_left)
 
@@ -219,7 +246,7 @@ def _ending() -> re.Pattern[str]:
 
     Not a pattern for each name, which Python would keep: a run writes thousands of snapshots.
     """
-    return re.compile(rf"\.{_machine()}\.(\d+)\.[0-9a-f]{{8}}\.tmp\Z")
+    return re.compile(rf"\.{_machine()}\.(\d{{1,9}})\.([0-9a-f]{{4}})[0-9a-f]{{4}}\.tmp\Z")
 
 
 @cache
@@ -232,11 +259,10 @@ def _machine() -> str:
     return hashlib.sha256(f"{platform.node()} {container}".encode()).hexdigest()[:8]
 
 
-def _is_at_work(process: int, entry: os.DirEntry[str]) -> bool:
+def _is_at_work(process: int, word: str) -> bool:
     """Whether the process that made a temporary file still lives."""
     if process == os.getpid():
-        # In containers, the first process of every life has the same number.
-        return entry.stat(follow_symlinks=False).st_mtime >= _STARTED
+        return word == _OURS
     try:
         os.kill(process, 0)
     except ProcessLookupError:

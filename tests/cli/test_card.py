@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import shutil
@@ -15,6 +16,7 @@ import torch
 
 from caffe_dns import __version__
 from caffe_dns.cli.card import duration
+from caffe_dns.files import temporary_beside
 from caffe_dns.proto.caffe_pb2 import SolverParameter
 from caffe_dns.solver.snapshot_files import warn_of_overwriting
 from tests.cli.harness import run_well
@@ -238,3 +240,14 @@ def test_the_warning_comes_before_training(tmp_path: Path, capfd: Capture) -> No
     messages, _ = train(tmp_path, capfd, "--weights", str(weights), max_iter=1, snapshot=0)
     (at,) = (number for number, message in enumerate(messages) if "will be replaced" in message)
     assert at < messages.index("Starting Optimization")
+
+
+def test_another_training_with_the_prefix_is_named(tmp_path: Path, capfd: Capture) -> None:
+    mine, other = str(os.getpid()), str(os.getppid())
+    mark = temporary_beside(tmp_path / "snap").name.replace(f".{mine}.", f".{other}.")
+    (tmp_path / mark).touch()
+    messages, _ = train(tmp_path, capfd)
+    assert [message for message in messages if message.startswith(f"Process {other} trains with")]
+    messages, _ = train(tmp_path, capfd, snapshot=0, snapshot_after_train="false")
+    assert not [message for message in messages if message.startswith("Process")]
+    assert [path.name for path in tmp_path.glob(".*")] == [mark]

@@ -260,3 +260,18 @@ def test_several_gpus_are_launched(
 )
 def test_gpus_that_cannot_be(flag: str, message: str, capfd: Capture) -> None:
     assert complaint([*ARGUMENTS, f"-gpu={flag}"], capfd) == message
+
+
+def test_ctrl_z_stops_the_ranks_until_it_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[object] = []
+
+    class Rank:
+        def send_signal(self, number: int) -> None:
+            sent.append(number)
+
+    monkeypatch.setattr(os, "kill", lambda process, number: sent.append((process, number)))
+    with launching._signals_to([Rank(), Rank()]):  # type: ignore[list-item]
+        signal.raise_signal(signal.SIGTSTP)
+    stopped = (os.getpid(), signal.SIGSTOP)
+    assert sent == [signal.SIGSTOP] * 2 + [stopped] + [signal.SIGCONT] * 2
+    assert signal.getsignal(signal.SIGTSTP) == signal.SIG_DFL

@@ -8,7 +8,14 @@ from pathlib import Path
 import pytest
 
 from caffe_dns.errors import CaffeError
-from caffe_dns.files import check_target, remove_leftovers, temporary_beside, write_atomically
+from caffe_dns.files import (
+    check_target,
+    claimed,
+    remove_leftovers,
+    temporary_beside,
+    write_atomically,
+    writing,
+)
 
 
 def test_a_file_is_written_and_replaced(tmp_path: Path) -> None:
@@ -176,15 +183,36 @@ def test_folders_of_dead_processes_go_and_links_are_not_followed(tmp_path: Path)
     assert (precious / "file").exists()
 
 
-def test_an_earlier_process_of_our_number_is_dead(tmp_path: Path) -> None:
+def test_an_earlier_process_of_our_number_is_dead(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "model"
     left = tmp_path / temporary(path)
     left.write_bytes(b"half")
+    os.utime(left, (0, 0))  # by a server whose clock is wrong
     remove_leftovers(path)
     assert left.exists()
-    os.utime(left, (0, 0))
+    monkeypatch.setattr(writing, "_OURS", "next")
     remove_leftovers(path)
     assert not left.exists()
+
+
+def test_who_else_writes_a_file_is_known(tmp_path: Path) -> None:
+    path = tmp_path / "snap"
+    with subprocess.Popen([sys.executable, "-c", ""]) as dead:
+        dead.wait()
+    with claimed(path) as others:
+        assert not others
+        (name,) = os.listdir(tmp_path)
+        for process in (dead.pid, os.getppid()):
+            (tmp_path / name.replace(f".{os.getpid()}.", f".{process}.")).touch()
+        with claimed(path) as others:
+            assert others == [os.getppid()]
+        with claimed(tmp_path / "snap_2") as others:
+            assert not others
+    assert os.listdir(tmp_path) == [name.replace(f".{os.getpid()}.", f".{os.getppid()}.")]
+    with claimed(tmp_path / "none" / "snap") as others:
+        assert not others
 
 
 def test_what_cannot_be_written_is_found_before_long_work(tmp_path: Path) -> None:

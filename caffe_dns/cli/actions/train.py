@@ -19,7 +19,7 @@ from caffe_dns.cli.progress import Progress
 from caffe_dns.cli.provenance import log_head, log_seed
 from caffe_dns.cli.pruned import write_pruned
 from caffe_dns.cli.pruning import Pruning
-from caffe_dns.cli.snapshots import Snapshots, keeps_files
+from caffe_dns.cli.snapshots import Snapshots, alone_with_prefix, keeps_files
 from caffe_dns.cli.target import find_target
 from caffe_dns.device.determinism import always_the_same_bits
 from caffe_dns.device.precision import use_precision
@@ -115,7 +115,7 @@ def run(
         if trainer.ranks.is_root:
             trainer.observers = _observers(trainer, tensorboard, page)
         card = Card(trainer, solver, _files_beside(param, tensorboard, page))
-        with always_the_same_bits(deterministic):
+        with always_the_same_bits(deterministic), alone_with_prefix(trainer):
             _solve(trainer, definition, handler, card, page)
     finally:
         for observer in trainer.observers:
