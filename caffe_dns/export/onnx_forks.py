@@ -78,7 +78,8 @@ def interp(at: Bottoms) -> list[str]:
             at.integers("axes", [2, 3]),
         ]
         value = at.add("Slice", value, *places)
-    return [_resize(at, value, mode="linear", coordinate_transformation_mode="align_corners")]
+    settings = {"mode": "linear", "coordinate_transformation_mode": "align_corners"}
+    return [resize(at, value, at.top_shapes[0][2:], **settings)]
 
 
 @converts("Upsample")
@@ -86,7 +87,7 @@ def upsample(at: Bottoms) -> list[str]:
     layer, value = cast(Upsample, at.layer), at.values[0]
     if not layer.by_mask:
         settings = {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
-        return [_resize(at, value, mode="nearest", **settings)]
+        return [resize(at, value, at.top_shapes[0][2:], mode="nearest", **settings)]
     height, width = at.top_shapes[0][2:]
     places = at.add("Cast", at.reshape(at.values[1], [0, 0, -1]), to=INT64)
     nothing = at.add("ConstantOfShape", _shape_with(at, value, [height * width]))
@@ -94,9 +95,9 @@ def upsample(at: Bottoms) -> list[str]:
     return [at.reshape(planes, [0, 0, height, width])]
 
 
-def _resize(at: Bottoms, value: str, **settings: str) -> str:
-    """The value in the size of the top."""
-    size = _shape_with(at, value, at.top_shapes[0][2:])
+def resize(at: Bottoms, value: str, extents: Sequence[int], **settings: str) -> str:
+    """The value N x C x H x W in another size."""
+    size = _shape_with(at, value, extents)
     return at.add("Resize", value, "", "", size, **settings)
 
 

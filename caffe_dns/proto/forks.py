@@ -98,7 +98,15 @@ _MOVED: dict[str, dict[int, Moved]] = {
     "ConvolutionDepthwise": {106: _CONVOLUTION},
     "Pooling": {121: _POOLING},
     "ReLU": {123: Moved(123, {(3, VARINT): 2100})},
+    "Reshape": {133: Moved(133, {(4, VARINT): 2100})},
     "Squeeze": {241: Moved(2151)},
+    "Pad": {224: Moved(2152)},
+    "DepthToSpace": {208: Moved(2153)},
+    "ResizeNearestNeighbor": {210: Moved(2154)},
+    "ResizeBilinear": {226: Moved(2155)},
+    "SpaceToBatchND": {236: Moved(2156)},
+    "BatchToSpaceND": {235: Moved(2157)},
+    "UpsampleDarknet": {209: Moved(2158)},
     # DeepLab and PSPNet.
     "Interp": {143: Moved(2105)},
     # SegNet, ENet, MobileNet-YOLO.

@@ -115,8 +115,13 @@ _FIELDS: dict[str, dict[str, Idle]] = {
         "winograd_sparsity_factor": Idle((0,)),
         "store_sparse_net": _ANY,
     },
+    "BNParameter": {
+        # Synopsys; PSPNet's kind, which its other fields say.
+        "icnet": _IS_ON,
+    },
     "BatchNormParameter": {
         "engine": _ANY,
+        "add_eps_before_sqrt": _IS_ON,
         "relu": _IS_OFF,
         "update_global_stats": _IS_OFF,
     },

@@ -64,7 +64,6 @@ FIELDS = {
         "LossParameter": "label_smoothing",
         "PoolingParameter": "avg_include_pad axis pad_3d kernel_size_3d stride_3d",
         "ReLUParameter": "fuse",
-        "ReshapeParameter": "pixelshuffler",
         "TransformationParameter": "flow bgr2rgb pad",
     },
     "LRCN": {
@@ -164,13 +163,11 @@ FIELDS = {
         "TransformationParameter": "stride",
     },
     "Synopsys Caffe": {
-        "LayerParameter": "pad_param resize_bilinear_param",
         "BatchNormParameter": "add_eps_before_sqrt",
         "BNParameter": "icnet",
         "ConvolutionParameter": "pad_type",
         "DetectionOutputParameter": "no_permute",
         "PoolingParameter": "pad_type",
-        "ReshapeParameter": "pixelshuffler",
         "TransformationParameter": "caffe_yolo",
     },
     "SkimCaffe": {
@@ -278,7 +275,6 @@ _INSTEAD = {
     "local_lr_auto": "larc: true does the like",
     "larc_turbo": "larc: true does the like",
     "pad_type": "pad_l, pad_r, pad_t and pad_b say what 1 pads",
-    "pixelshuffler": "Reshape, Permute and Reshape would do",
     "file": "weights for the layer come in with --weights",
 }
 

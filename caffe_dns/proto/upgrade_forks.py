@@ -53,6 +53,15 @@ def say_as_ours(layer: LayerParameter) -> None:
         layer.relu6_param.CopyFrom(layer.relu_param)
         layer.relu6_param.ClearField("relu6")
         layer.ClearField("relu_param")
+    elif layer.type == "Reshape" and layer.reshape_param.pixelshuffler != 1:
+        layer.type = "DepthToSpace"
+        layer.depth_to_space_param.block_size = layer.reshape_param.pixelshuffler
+        layer.depth_to_space_param.data_format = "CRD"
+        layer.ClearField("reshape_param")
+    elif layer.type == "UpsampleDarknet":
+        layer.type = "Upsample"
+        layer.upsample_param.scale = max(layer.upsample_darknet_param.stride, 0)
+        layer.ClearField("upsample_darknet_param")
 
 
 def _is_of_happynear(layer: LayerParameter) -> bool:

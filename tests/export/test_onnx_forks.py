@@ -18,6 +18,18 @@ from tests.export.test_onnx_file import assert_same, body, one
 from tests.nets import input_layer, layer
 
 CONVOLUTION = "num_output: 3 kernel_size: 3 pad: 1"
+RESIZES = (
+    (
+        "ResizeNearestNeighbor",
+        "resize_nearest_neighbor_param",
+        ("", "align_corners: true", "half_pixel_onnx: true"),
+    ),
+    (
+        "ResizeBilinear",
+        "resize_bilinear_param",
+        ("", "align_corners: true", "half_pixel_centers: true", "pytorch_half_pixel: true"),
+    ),
+)
 LAYERS = {
     "depthwise": one("DepthwiseConvolution", f"convolution_param {{ {CONVOLUTION} group: 3 }}"),
     "dw": one("ConvolutionDepthwise", f"convolution_param {{ {CONVOLUTION} stride: 2 }}"),
@@ -72,6 +84,35 @@ LAYERS = {
     "squeeze": layer("mean", "Reduction", "data", "m", "reduction_param { axis: 2 }")
     + layer("flat", "Reshape", "m", "f", "reshape_param { shape { dim: [0, 1, -1, 1] } }")
     + layer("top", "Squeeze", "f", "top", "squeeze_param { axis: [1, -1] }"),
+    "hard_swish": one("HardSwish"),
+    "add": layer("m", "Reduction", "data", "m", "reduction_param { axis: 2 }")
+    + layer("r", "Reshape", "m", "r", "reshape_param { shape { dim: [0, -1, 1, 1] } }")
+    + layer("s", "Add", "data r", "s")
+    + layer("top", "Mul", "r s", "top"),
+    "pad": one("Pad", "pad_param { paddings: [0, 0, 1, 0, 2, 1, 0, 3] constant_values: 0.5 }"),
+    "shuffled": layer(
+        "c", "Convolution", "data", "c", "convolution_param { num_output: 8 kernel_size: 1 }"
+    )
+    + layer(
+        "top",
+        "DepthToSpace",
+        "c",
+        "top",
+        "depth_to_space_param { block_size: 2 data_format: 'CRD' }",
+    ),
+    "depth": layer(
+        "c", "Convolution", "data", "c", "convolution_param { num_output: 8 kernel_size: 1 }"
+    )
+    + layer("p", "Permute", "c", "p", "permute_param { order: [0, 2, 3, 1] }")
+    + layer("top", "DepthToSpace", "p", "top", "depth_to_space_param { block_size: 2 }"),
+    **{
+        f"{kind} {way}": one(
+            kind, f"{field} {{ output_height: 11 output_width: 5 data_format: 'NCHW' {way} }}"
+        )
+        for kind, field, ways in RESIZES
+        for way in ways
+    },
+    "resize_rows": one("ResizeBilinear", "resize_bilinear_param { scale_height: 2.5 }"),
     "ceil_mode": one("Pooling", "pooling_param { kernel_size: 2 stride: 2 ceil_mode: false }"),
 }
 
@@ -111,6 +152,10 @@ def test_what_has_no_form_in_onnx(tmp_path: Path) -> None:
     grown = "convolution_param { num_output: 2 kernel_size: 3 pad_r: -1 }"
     model, _ = small_model(body(one("Deconvolution", grown)), tmp_path)
     with pytest.raises(CaffeError, match=r"a padding below 0 cannot be exported to ONNX"):
+        to_onnx(model)
+    middles = "resize_nearest_neighbor_param { half_pixel_centers: true }"
+    model, _ = small_model(body(one("ResizeNearestNeighbor", middles)), tmp_path)
+    with pytest.raises(CaffeError, match=r"a ResizeNearestNeighbor with half_pixel_centers cannot"):
         to_onnx(model)
     far = "pooling_param { kernel_size: 2 stride: 4 }"
     model, _ = small_model(body(layer("pool", "Pooling", "data", "a b", far)), tmp_path)

@@ -30,5 +30,41 @@ CASES = {
         settings("Pooling", "pooling_param", "pool: AVE_EXC_PAD kernel_size: 3 stride: 2 pad_r: 1"),
         [draw(*IMAGES)],
     ),
+    "hard_swish": Case("type: 'HardSwish'", [4 * draw(*IMAGES)]),
+    "add": Case("type: 'Add'", [draw(*IMAGES), draw(2, 6, 1, 1, seed=1)], (0, 1)),
+    "mul": Case("type: 'Mul'", [draw(2, 6, 1, 1, seed=1), draw(*IMAGES)], (0, 1)),
+    "pad": Case(
+        settings("Pad", "pad_param", "paddings: [0, 0, 0, 0, 1, 2, 3, 0] constant_values: 2"),
+        [draw(*IMAGES)],
+    ),
+    "depth_to_space": Case(
+        settings("DepthToSpace", "depth_to_space_param", "block_size: 2"), [draw(2, 3, 2, 8)]
+    ),
+    "space_to_batch": Case(
+        settings(
+            "SpaceToBatchND",
+            "space_to_batch_nd_param",
+            "block_shape: [2, 2] paddings: [0, 0, 1, 0]",
+        ),
+        [draw(2, 6, 9, 8)],
+    ),
+    "batch_to_space": Case(
+        settings("BatchToSpaceND", "batch_to_space_nd_param", "block_shape: 2 crops: [1, 0]"),
+        [draw(*IMAGES)],
+    ),
+    **{
+        f"{kind} {way}": Case(
+            settings(
+                kind,
+                field,
+                f"output_height: 13 output_width: 5 data_format: 'NCHW' {way}",
+            ),
+            [draw(*IMAGES)],
+        )
+        for kind, field, way in (
+            ("ResizeNearestNeighbor", "resize_nearest_neighbor_param", "align_corners: true"),
+            ("ResizeBilinear", "resize_bilinear_param", "half_pixel_centers: true"),
+        )
+    },
     "squeeze": Case(settings("Squeeze", "squeeze_param", "axis: 1"), [draw(2, 1, 9, 8)]),
 }

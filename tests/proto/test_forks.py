@@ -160,6 +160,8 @@ def test_upsample(number: int) -> None:
         ("CtcLoss", 157, "ctc_loss_param"),
         ("LabelsequenceAccuracy", 159, "labelsequence_accuracy_param"),
         ("CTCGreedyDecoder", 158, "ctc_decoder_param"),
+        ("DepthToSpace", 208, "depth_to_space_param"),
+        ("UpsampleDarknet", 209, "upsample_darknet_param"),
     ],
 )
 def test_layers_of_small_nets(type: str, number: int, field: str) -> None:
@@ -186,6 +188,19 @@ def test_padding_of_each_side() -> None:
         read = getattr(fork_layer(type, number, content + tag(4, VARINT) + varint(9)), field)
         assert {name: getattr(read, name) for name in sides} == sides
     assert read.pad == 9
+    for type, number, field in (
+        ("Pad", 224, "pad_param"),
+        ("SpaceToBatchND", 236, "space_to_batch_nd_param"),
+        ("BatchToSpaceND", 235, "batch_to_space_nd_param"),
+    ):
+        read = getattr(fork_layer(type, number, tag(1, VARINT) + varint(3)), field)
+        ((_, values),) = read.ListFields()
+        assert list(values) == [3]
+    height = tag(2, VARINT) + varint(3)
+    nearest = fork_layer("ResizeNearestNeighbor", 210, height).resize_nearest_neighbor_param
+    bilinear = fork_layer("ResizeBilinear", 226, height).resize_bilinear_param
+    assert nearest.output_height == bilinear.output_height == 3
+    assert fork_layer("Reshape", 133, tag(4, VARINT) + varint(2)).reshape_param.pixelshuffler == 2
     assert fork_layer("Squeeze", 241, tag(1, VARINT) + varint(3)).squeeze_param.axis == [3]
     assert fork_layer("ReLU", 123, tag(3, VARINT) + varint(1)).relu_param.relu6
 

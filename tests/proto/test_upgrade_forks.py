@@ -80,6 +80,16 @@ def test_relu6_of_synopsys() -> None:
             assert read.relu6_param.negative_slope == 0.25 and not read.HasField("relu_param")
 
 
+def test_pixels_shuffled_by_synopsys() -> None:
+    text = layer("r", "Reshape", "x", "y", "reshape_param { pixelshuffler: 2 }")
+    text += layer("u", "UpsampleDarknet", "y", "z", "upsample_darknet_param { stride: 3 }")
+    shuffled, upsampled = upgrade_net(parse_text(text, NetParameter).message, "net.prototxt").layer
+    assert (shuffled.type, upsampled.type) == ("DepthToSpace", "Upsample")
+    assert shuffled.depth_to_space_param.block_size == 2
+    assert shuffled.depth_to_space_param.data_format == "CRD"
+    assert upsampled.upsample_param.scale == 3
+
+
 def build(text: str) -> Net:
     """The net of a definition of videos `x`, as it is read from a file."""
     param = parse_text(input_layer(x=(1, 2, 4, 6, 6)) + text, NetParameter).message

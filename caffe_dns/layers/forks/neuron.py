@@ -45,6 +45,16 @@ class Mish(SameShape):
         return F.mish(bottoms[0])
 
 
+@layer_types.register("HardSwish")
+class HardSwish(SameShape):
+    """x * min(max(x + 3, 0), 6) / 6 (`hard_swish_layer.cpp` of Synopsys)."""
+
+    keeps_type = True
+
+    def forward(self, *bottoms: Tensor) -> Tensor:
+        return F.hardswish(bottoms[0])
+
+
 @layer_types.register("Insanity")
 class Insanity(SameShape):
     """Values below 0 over a divisor that is drawn from `lb` to `ub` while training.

@@ -1,14 +1,16 @@
-"""Layers that make images larger or smaller: Interp and Upsample."""
+"""Layers that make images larger or smaller: Interp, Upsample, and Synopsys' Resize layers."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from caffe_dns.layers.base import ALL_BOTTOMS, Layer, Shape, layer_types
-from caffe_dns.layers.checks import check_indices
+from caffe_dns.layers.checks import check_indices, refuse_in_place
 
 Pair = tuple[int, int]
 
@@ -157,3 +159,106 @@ class Upsample(Layer):
         check_indices(self, places, size[0] * size[1], "the mask's place")
         planes = bottom.new_zeros(*bottom.shape[:2], size[0] * size[1])
         return planes.scatter(2, places, bottom.flatten(2)).view(*bottom.shape[:2], *size)
+
+
+#: The axes of height and width by `data_format`.
+_PLANES = {"NHWC": (1, 2), "NCHW": (2, 3)}
+
+
+class Resize(Layer):
+    """Images in another size, in which each place looks at one of the bottom.
+
+    That is i * scale, or (i + 0.5) * scale for layers that look at middles, where the scale is the
+    bottom's extent over the top's; with `align_corners`, of extents less 1.
+    """
+
+    needs_numbers = ALL_BOTTOMS
+
+    #: The name of the settings, and the names in them of the ways to look of which one may be true.
+    field = ""
+    ways: tuple[str, ...] = ("align_corners", "half_pixel_centers")
+
+    def build(self, bottom_shapes: Sequence[Shape]) -> None:
+        refuse_in_place(self)
+        self.resizing = getattr(self.param, self.field)
+        if self.resizing.data_format not in _PLANES:
+            what = f"is '{self.resizing.data_format}'; known: {', '.join(_PLANES)}"
+            raise self.error(what, f"{self.field}.data_format")
+        self.axes = _PLANES[self.resizing.data_format]
+        chosen = [name for name in self.ways if getattr(self.resizing, name)]
+        if len(chosen) > 1:
+            raise self.error(f"give {chosen[0]} or {chosen[1]}, not both", f"{self.field}")
+        self.way = chosen[0] if chosen else ""
+
+    def reshape(self, bottom_shapes: Sequence[Shape]) -> list[Shape]:
+        shape = list(bottom_shapes[0])
+        _check_axes(self, tuple(shape))
+        for axis, name in zip(self.axes, ("height", "width"), strict=True):
+            if self.resizing.HasField(f"output_{name}"):
+                shape[axis] = getattr(self.resizing, f"output_{name}")
+            else:
+                # In float32, as there.
+                scale = np.float32(getattr(self.resizing, f"scale_{name}"))
+                shape[axis] = int(np.floor(np.float32(shape[axis]) * scale))
+            if shape[axis] < 1:
+                raise self.error(f"nothing is left of the {name}", f"{self.field}.output_{name}")
+        return [tuple(shape)]
+
+    def places(self, size: int, extent: int) -> Tensor:
+        """Where the places of a top of `size` look in a bottom of `extent`, in float32."""
+        corners = self.way == "align_corners"
+        fewer = 1 if corners and size > 1 else 0
+        scale = np.float32(extent - fewer) / np.float32(size - fewer)
+        places = torch.arange(size, dtype=torch.float32)
+        return (places + 0.5 if self.way and not corners else places) * float(scale)
+
+
+@layer_types.register("ResizeNearestNeighbor")
+class ResizeNearestNeighbor(Resize):
+    """The pixel nearest to where each place looks (`resize_nearest_neighbor_layer.cpp`)."""
+
+    field = "resize_nearest_neighbor_param"
+    ways = (*Resize.ways, "half_pixel_onnx")
+
+    def forward(self, *bottoms: Tensor) -> Tensor:
+        (top,) = bottoms
+        size = self.reshape([tuple(top.shape)])[0]
+        for axis in self.axes:
+            places = self.places(size[axis], top.shape[axis])
+            if self.way == "half_pixel_onnx":
+                places = places - 0.5
+            # Halves go up; PyTorch's round goes to even numbers.
+            places = (places + 0.5).floor() if self.way == "align_corners" else places.floor()
+            places = places.long().clamp(0, top.shape[axis] - 1)
+            top = top.index_select(axis, places.to(top.device))
+        return top
+
+
+@layer_types.register("ResizeBilinear")
+class ResizeBilinear(Resize):
+    """On a line between the two pixels around, along each axis (`resize_bilinear_layer.cpp`)."""
+
+    field = "resize_bilinear_param"
+    ways = (*Resize.ways, "pytorch_half_pixel")
+
+    def forward(self, *bottoms: Tensor) -> Tensor:
+        (top,) = bottoms
+        size = self.reshape([tuple(top.shape)])[0]
+        for axis in reversed(self.axes):
+            top = self._along(top, axis, size[axis])
+        return top
+
+    def _along(self, bottom: Tensor, axis: int, size: int) -> Tensor:
+        extent = bottom.shape[axis]
+        places = self.places(size, extent)
+        if self.way == "pytorch_half_pixel" and size == 1:
+            places = torch.zeros(1)
+        if self.way.endswith(("centers", "pixel")):
+            places = places - 0.5
+        lower = places.floor()
+        share = (places - lower).to(bottom)
+        first, second = (
+            bottom.index_select(axis, index.long().clamp(0, extent - 1).to(bottom.device))
+            for index in (lower, places.ceil())
+        )
+        return first + (second - first) * share.view(-1, *[1] * (bottom.dim() - 1 - axis))

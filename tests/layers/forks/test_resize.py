@@ -1,6 +1,8 @@
-"""Interp and Upsample against loops in float64."""
+"""Interp, Upsample and Synopsys' Resize layers against loops in float64."""
 
 from __future__ import annotations
+
+import math
 
 import numpy as np
 import pytest
@@ -131,3 +133,83 @@ def test_what_upsample_refuses() -> None:
     made = make_layer(text.format(""), SHAPE, SHAPE)
     with pytest.raises(Exception, match="the mask's place 120 is out of range; 0 to 119 would"):
         made(draw(*SHAPE), torch.full(SHAPE, 120.0))
+
+
+def slow_places(size: int, extent: int, way: str) -> list[float]:
+    """Where each place of a top looks in the bottom, as TensorFlow and ONNX define it."""
+    if way == "align_corners":
+        return [i * (extent - 1) / (size - 1) if size > 1 else 0.0 for i in range(size)]
+    if way == "":
+        return [i * extent / size for i in range(size)]
+    return [(i + 0.5) * extent / size - 0.5 for i in range(size)]
+
+
+def inside(place: int, extent: int) -> int:
+    return min(max(place, 0), extent - 1)
+
+
+def slow_resize(x: np.ndarray, size: tuple[int, int], way: str, nearest: bool) -> np.ndarray:
+    """Along each axis: the nearest of the pixels, or a mean of the two around."""
+    for axis, extent in ((2, size[0]), (3, size[1])):
+        pixels = np.moveaxis(x, axis, 0)
+        rows = []
+        for place in slow_places(extent, len(pixels), way):
+            if nearest:
+                # TensorFlow's middles: the pixel in which the middle lies.
+                place += 0.5 if way in ("half_pixel_centers", "align_corners") else 0
+                rows.append(pixels[inside(math.floor(place + 1e-6), len(pixels))])
+                continue
+            low = math.floor(place)
+            before, behind = (pixels[inside(i, len(pixels))] for i in (low, math.ceil(place)))
+            rows.append(before * (1 - (place - low)) + behind * (place - low))
+        x = np.moveaxis(np.stack(rows), 0, axis)
+    return x
+
+
+WAYS = [
+    ("ResizeNearestNeighbor", ""),
+    ("ResizeNearestNeighbor", "align_corners"),
+    ("ResizeNearestNeighbor", "half_pixel_centers"),
+    ("ResizeNearestNeighbor", "half_pixel_onnx"),
+    ("ResizeBilinear", ""),
+    ("ResizeBilinear", "align_corners"),
+    ("ResizeBilinear", "half_pixel_centers"),
+    ("ResizeBilinear", "pytorch_half_pixel"),
+]
+RESIZES = {
+    "ResizeNearestNeighbor": "resize_nearest_neighbor_param",
+    "ResizeBilinear": "resize_bilinear_param",
+}
+
+
+@pytest.mark.parametrize("rows", [False, True])
+@pytest.mark.parametrize(("kind", "way"), WAYS)
+def test_synopsys_resizes(kind: str, way: str, rows: bool) -> None:
+    x = draw(*SHAPE)
+    for size in ((11, 7), (4, 9), (6, 5)):
+        expected = slow_resize(x.numpy(), size, way, kind == "ResizeNearestNeighbor")
+        given, top = (x.permute(0, 2, 3, 1), np.moveaxis(expected, 1, 3)) if rows else (x, expected)
+        settings = f"output_height: {size[0]} output_width: {size[1]}"
+        settings += "" if rows else " data_format: 'NCHW'"
+        settings += f" {way}: true" if way else ""
+        made = make_layer(f"type: '{kind}' {RESIZES[kind]} {{ {settings} }}", tuple(given.shape))
+        # Places are float32 numbers, as there.
+        np.testing.assert_allclose(run(made, given)[0], top, rtol=1e-5, atol=1e-5)
+    check_gradients(made, given)
+
+
+def test_synopsys_scales() -> None:
+    # floor(10 * 0.7) is 7 in float32, in which 0.7 is a little less.
+    text = "type: 'ResizeBilinear' resize_bilinear_param { scale_height: 0.7 scale_width: 2.1 }"
+    made = make_layer(text, (1, 10, 3, 2))
+    assert made.reshape([(1, 10, 3, 2)]) == [(1, 7, 6, 2)]
+
+
+def test_what_synopsys_resizes_refuse() -> None:
+    text = "type: 'ResizeBilinear' resize_bilinear_param {{ {} }}"
+    for settings, message in (
+        ("data_format: 'NCHWD'", "data_format: is 'NCHWD'; known: NHWC, NCHW"),
+        ("align_corners: true half_pixel_centers: true", "give align_corners or half_pixel_cent"),
+        ("scale_height: 0.1", "output_height: nothing is left of the height"),
+    ):
+        assert message in refused(text.format(settings), (1, 6, 5, 2))
