@@ -1,8 +1,8 @@
 """Large raw Datums of one shape, copied from a database's file many at once.
 
 Only what can differ between them is looked at, for a whole batch, and one call of PyTorch copies
-any number of crops: a record costs Python next to nothing, and other threads run meanwhile. Small
-Datums, encoded ones, those of several shapes and what is in memory already are left to `datum`.
+any number of crops: a record costs Python next to nothing, and other threads run meanwhile.
+Encoded Datums and those of several shapes are left to `datum`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from caffe_dns.data.datum import LABEL_TAG, NOT_ENCODED, IntArray, parse_datum
-from caffe_dns.data.stored import Span, Value, mapped, rows_at
+from caffe_dns.data.stored import Span, Value, rows_at, together
+from caffe_dns.errors import CaffeError
 
 #: Bytes of a label with its tag, of which a negative one has most, and of "not encoded".
 _LONGEST_LABEL = 11 + len(NOT_ENCODED)
@@ -24,7 +25,7 @@ _LONGEST_LABEL = 11 + len(NOT_ENCODED)
 
 @dataclass
 class RawRecords:
-    """Images of uint8 [channels, height, width] where their file is mapped into memory."""
+    """Images of uint8 [channels, height, width] in one memory."""
 
     shape: tuple[int, int, int]
     memory: memoryview
@@ -56,18 +57,20 @@ class RawRecords:
 
 
 def find_raw(values: Sequence[Value]) -> RawRecords | None:
-    """The images in these Datums, or None where they are not all raw and of one shape in one file.
+    """The images in these Datums, or None where they are not all raw and of one shape.
+
+    Nor where they are large and in memory already, where to decode them one by one costs no more.
 
     Raises CaffeError if the first is no Datum, or one cannot be read.
     """
-    span = mapped(values[:1])
+    span = together(values[:1])
     if span is None:
         return None
     first = parse_datum(span.memory[span.starts[0] : span.ends[0]])
     if first.encoded or not len(first.data):
         return None
     image = first.image()
-    span = mapped(values)
+    span = together(values)
     if span is None:
         return None
     pixels = span.starts + first.data_start
@@ -85,8 +88,8 @@ def _labels(span: Span, starts: IntArray) -> list[int] | None:
     """The labels of values of which nothing else begins at `starts`, or None for others."""
     sizes = span.ends - starts
     most = int(sizes.max())
-    # A value that is cut short has no label.
-    if sizes.min() < 1 or most > _LONGEST_LABEL:
+    # A value that is cut short has no label; before the end of a tiny one there is too little.
+    if sizes.min() < 1 or most > _LONGEST_LABEL or span.ends.min() < most:
         return None
     # Copied together: to look for each in memory would take longer than all else.
     tails = rows_at(span.memory, span.ends - most, most).tobytes()
@@ -103,4 +106,7 @@ def _only_label(tail: bytes) -> int | None:
     # All bytes of a number but its last have the highest bit.
     if tail[:1] != LABEL_TAG or any(byte < 0x80 for byte in tail[1:-1]):
         return None
-    return parse_datum(tail).label
+    try:
+        return parse_datum(tail).label
+    except CaffeError:  # whoever decodes it knows which record it is
+        return None

@@ -20,7 +20,7 @@ from typing import Any, ClassVar, TypeAlias, cast, overload
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from caffe_dns.data.datum import Buffer, IntArray
+from caffe_dns.data.datum import SMALL, Buffer, IntArray
 from caffe_dns.errors import CaffeError
 
 ByteArray: TypeAlias = "np.ndarray[Any, np.dtype[np.uint8]]"
@@ -260,16 +260,22 @@ def load(values: Sequence[Value], *, keep: bool = False) -> Iterator[Buffer]:
     return _load(values, new_memory if keep else _scratch.take)
 
 
-def mapped(values: Sequence[Value]) -> Span | None:
-    """The values where their file is mapped, or None where they are not all stored in one.
+def together(values: Sequence[Value]) -> Span | None:
+    """The values in one memory: where their file is mapped, or small ones copied.
 
-    Good until the file is closed. Raises CaffeError.
+    None for large ones that are not all stored in one file. Good until that is closed. Raises
+    CaffeError.
     """
     file = values[0].file if isinstance(values[0], StoredValue) else None
     stored = [v for v in values if isinstance(v, StoredValue) and v.file is file]
-    if file is None or len(stored) < len(values):
+    if file is not None and len(stored) == len(values):
+        return _span(stored, file.view(0, max(value.start + value.size for value in stored)), 0)
+    if max(map(len, values)) > SMALL:
         return None
-    return _span(stored, file.view(0, max(value.start + value.size for value in stored)), 0)
+    pieces = [*load(values, keep=True)]
+    ends = np.cumsum([len(piece) for piece in pieces])
+    starts = np.concatenate([[0], ends[:-1]])
+    return Span(memoryview(bytearray().join(pieces)), starts, ends)
 
 
 def _load(values: Sequence[Value], memory_of: Callable[[int], memoryview]) -> Iterator[Buffer]:

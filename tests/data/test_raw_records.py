@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 
+from caffe_dns.data.datum import SMALL
 from caffe_dns.data.raw_records import find_raw
-from caffe_dns.data.stored import StoredFile, StoredValue
+from caffe_dns.data.stored import StoredFile, StoredValue, Value
 from caffe_dns.errors import CaffeError
 from caffe_dns.proto.caffe_pb2 import Datum
 
@@ -41,13 +42,23 @@ def stored(folder: Path, values: Sequence[bytes]) -> list[StoredValue]:
     return found
 
 
+def in_memory(_folder: Path, values: Sequence[bytes]) -> list[memoryview]:
+    return [memoryview(value) for value in values]
+
+
+@pytest.mark.parametrize("keep", [stored, in_memory])
 @pytest.mark.parametrize("encoded", [None, False])
-def test_copies_crops(tmp_path: Path, encoded: bool | None) -> None:
+def test_copies_crops(
+    tmp_path: Path,
+    keep: Callable[[Path, Sequence[bytes]], Sequence[Value]],
+    encoded: bool | None,
+) -> None:
     datums = [datum_of(label) for label in LABELS]
     if encoded is not None:
         for datum in datums[::2]:
             datum.encoded = encoded
-    records = find_raw(stored(tmp_path, [datum.SerializeToString() for datum in datums]))
+    values = [datum.SerializeToString() for datum in datums]
+    records = find_raw(keep(tmp_path, values))
     assert records is not None
     assert records.shape == SHAPE
     corners = np.array([[0, 0], [3, 4], [1, 2], [3, 0], [0, 4], [2, 3]])
@@ -80,6 +91,8 @@ WHOLE = datum_of(5).SerializeToString()
         edited(lambda datum: setattr(datum, "data", datum.data[:-1])),
         WHOLE + Datum(channels=0).SerializeToString(),
         WHOLE[: WHOLE.index(b"\x28\x05")],
+        WHOLE[:-1],
+        WHOLE[:-1] + b"\x85",
         WHOLE[:60],
         WHOLE[:5],
         b"",
@@ -90,11 +103,32 @@ def test_leaves_records_that_differ_to_others(tmp_path: Path, other: bytes) -> N
     assert find_raw(stored(tmp_path, [WHOLE, other])) is None
 
 
-def test_leaves_what_is_not_in_one_file_to_others(tmp_path: Path) -> None:
+def test_finds_records_of_several_files_and_in_memory(tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     (one,), (other,) = stored(tmp_path, [WHOLE]), stored(tmp_path / "other", [WHOLE])
-    for values in ([WHOLE], [one, WHOLE], [one, other]):
-        assert find_raw(values) is None
+    target = torch.zeros(3, *SHAPE, dtype=torch.uint8)
+    records = find_raw([one, WHOLE, other])
+    assert records is not None
+    records.copying(np.zeros((3, 2), np.int64), target)(range(3))
+    for place in target:
+        assert np.array_equal(place.numpy(), pixels_of(datum_of(5)))
+
+
+def test_leaves_tiny_records_in_memory_to_others() -> None:
+    """Whose label would be looked for before the first."""
+    tiny = [Datum(channels=1, height=1, width=1, data=b"x", label=label) for label in (1, -1)]
+    tiny[1].encoded = False
+    assert find_raw([datum.SerializeToString() for datum in tiny]) is None
+    (records,) = (find_raw([datum.SerializeToString()]) for datum in tiny[1:])
+    assert records is not None
+    assert records.labels == [-1]
+
+
+def test_leaves_large_records_that_are_in_memory_to_others(tmp_path: Path) -> None:
+    datum = Datum(channels=1, height=SMALL, width=1, data=bytes(SMALL), label=1)
+    values = [datum.SerializeToString()]
+    assert find_raw(stored(tmp_path, values)) is not None
+    assert find_raw(values) is None
 
 
 @pytest.mark.parametrize(
