@@ -51,7 +51,7 @@ def match(
     that is left the object that it overlaps most, by that much at least.
 
     Returns, both [groups, P], the number of the object, -1 for none, and the largest overlap with
-    any object of the group. Needs no answer from the device.
+    any object of the group. Asks the device how many objects the largest group has.
     """
     groups, boxes = ignored.shape
     overlap = overlap.where((overlap > LEAST_OVERLAP) & ~ignored[group], 0)
@@ -71,18 +71,23 @@ def match(
 def _bipartite(overlap: Tensor, group: Tensor, groups: int) -> Tensor:
     """For each group the object of each box [groups, P], -1 for none: the best pair, then the next.
 
-    Of equal pairs, the one with the first box, then the first object.
+    Of equal pairs, the one with the first box, then the first object. The groups that have objects
+    take their turns together, as often as the largest has objects.
     """
     objects, boxes = overlap.shape
-    left = overlap.t().contiguous()
-    matched = torch.full((groups * boxes,), -1, device=group.device)
-    for _ in range(objects):
-        pair = left.flatten().argmax(keepdim=True)
-        box, chosen = pair // objects, pair % objects
-        owner = group[chosen]
-        place = owner * boxes + box
-        found = left.flatten()[pair] > 0
-        matched.scatter_(0, place, torch.where(found, chosen, matched[place]))
-        left.index_fill_(1, chosen, 0)
-        left.index_copy_(0, box, left[box].masked_fill(group == owner, 0))
-    return matched.view(groups, boxes)
+    present, owner = group.unique(return_inverse=True)
+    rank = (owner[:, None] == owner).tril(-1).sum(1)
+    most, every = int(rank.max()) + 1, torch.arange(len(present), device=group.device)
+    left = overlap.new_zeros(len(present), boxes, most)
+    left[owner, :, rank] = overlap
+    number = torch.full((len(present), most), -1, device=group.device)
+    number[owner, rank] = torch.arange(objects, device=group.device)
+    matched = torch.full((len(present), boxes), -1, device=group.device)
+    for _ in range(most):
+        pair = left.flatten(1).argmax(1)
+        box, chosen = pair // most, pair % most
+        found = left[every, box, chosen] > 0
+        matched[every, box] = torch.where(found, number[every, chosen], matched[every, box])
+        left[every, :, chosen] = 0
+        left[every, box] = 0
+    return torch.full((groups, boxes), -1, device=group.device).index_copy_(0, present, matched)
