@@ -16,7 +16,7 @@ from caffe_dns.data.crc32c import masked_crc32c
 from caffe_dns.data.database import Writer, publish
 from caffe_dns.data.datum import Buffer
 from caffe_dns.errors import CaffeError
-from caffe_dns.files import temporary_beside
+from caffe_dns.files import temporary_beside, try_place
 from caffe_dns.proto.wire import varint
 
 #: As Caffe's own LevelDB files have it.
@@ -48,6 +48,7 @@ class LevelDBWriter(Writer):
         self._last_key = b""
         self._open = True
         try:
+            try_place(self._path)
             self._temporary.mkdir()
         except OSError as error:
             raise CaffeError(f"cannot be made: {error.strerror}", file=path) from None

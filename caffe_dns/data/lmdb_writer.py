@@ -11,7 +11,7 @@ import lmdb
 from caffe_dns.data.database import Writer, publish
 from caffe_dns.data.datum import Buffer
 from caffe_dns.errors import CaffeError, first_line
-from caffe_dns.files import temporary_beside
+from caffe_dns.files import temporary_beside, try_place
 
 #: Size of a new map; doubled whenever it is full, as Caffe does.
 _FIRST_MAP_SIZE = 10 << 20
@@ -26,14 +26,14 @@ class LMDBWriter(Writer):
         self._temporary = temporary_beside(self._path)
         self._environment: lmdb.Environment | None = None
         try:
+            try_place(self._path)
             self._temporary.mkdir()
             self._environment = lmdb.open(
                 os.fsencode(self._temporary), map_size=_FIRST_MAP_SIZE, lock=False, sync=False
             )
         except (lmdb.Error, OSError) as error:
             self.abort()
-            what = error.strerror if isinstance(error, OSError) else first_line(error)
-            raise CaffeError(f"cannot be made: {what}", file=path) from None
+            raise CaffeError(f"cannot be made: {_reason(error)}", file=path) from None
 
     def _write(self, records: dict[bytes, Buffer]) -> None:
         while not self._try_write(records):
@@ -50,9 +50,7 @@ class LMDBWriter(Writer):
             self._environment = None
             publish(self._temporary, self._path)
         except (lmdb.Error, OSError) as error:
-            raise CaffeError(
-                f"cannot be written: {first_line(error)}", file=str(self._path)
-            ) from None
+            raise CaffeError(f"cannot be written: {_reason(error)}", file=str(self._path)) from None
         finally:
             self.abort()
 
@@ -80,3 +78,7 @@ class LMDBWriter(Writer):
                 f"cannot be written: {first_line(error)}", file=str(self._path)
             ) from None
         return True
+
+
+def _reason(error: lmdb.Error | OSError) -> str:
+    return (isinstance(error, OSError) and error.strerror) or first_line(error)

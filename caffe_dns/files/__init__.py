@@ -12,6 +12,7 @@ from caffe_dns.files.writing import (
     remove_leftovers,
     sync_folder,
     temporary_beside,
+    try_place,
     write_atomically,
 )
 
@@ -22,5 +23,6 @@ __all__ = [
     "remove_leftovers",
     "sync_folder",
     "temporary_beside",
+    "try_place",
     "write_atomically",
 ]

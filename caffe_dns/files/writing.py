@@ -71,7 +71,7 @@ class NewFile:
         self._path = Path(on_disk(str(path)))
         self._check_place()
         self._temporary = temporary_beside(self._path)
-        with self._errors():
+        with _errors(self._path):
             # Not tempfile: its files are private to the user, these get the usual permissions.
             flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
             self._descriptor = os.open(self._temporary, flags, 0o666)
@@ -84,24 +84,24 @@ class NewFile:
     def write(self, data: bytes | memoryview, start: int) -> None:
         """Put all of `data` into the file from byte `start` on."""
         left = memoryview(data).cast("B")
-        with self._errors():
+        with _errors(self._path):
             while left:
                 done = os.pwrite(self._descriptor, left, start)
                 left, start = left[done:], start + done
 
     def read(self, size: int, start: int) -> bytes:
         """What stands from byte `start` on, fewer than `size` bytes at the end."""
-        with self._errors():
+        with _errors(self._path):
             return os.pread(self._descriptor, size, start)
 
     def truncate(self, size: int) -> None:
         """Make the file so long."""
-        with self._errors():
+        with _errors(self._path):
             os.ftruncate(self._descriptor, size)
 
     def close(self) -> None:
         """Give the file its name, so that it lasts."""
-        with self._errors():
+        with _errors(self._path):
             os.fsync(self._descriptor)
             self._close_descriptor()
             if self._path.is_symlink():
@@ -132,22 +132,27 @@ class NewFile:
             raise CaffeError(f"cannot be written: there is no folder {folder}", file=path)
 
     def _keep_permissions(self) -> None:
-        with self._errors():
-            if self._path.exists():
-                os.fchmod(self._descriptor, self._path.stat().st_mode & 0o777)
+        with _errors(self._path):
+            if not self._path.exists():
+                return
+            mode = self._path.stat().st_mode & 0o777
+            # A file system on which all files have one mode may refuse to be told it.
+            if os.fstat(self._descriptor).st_mode & 0o777 != mode:
+                os.fchmod(self._descriptor, mode)
 
     def _close_descriptor(self) -> None:
         descriptor, self._descriptor = self._descriptor, -1
         if descriptor >= 0:
             os.close(descriptor)
 
-    @contextmanager
-    def _errors(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            reason = f"cannot be written: {error.strerror}"
-            raise CaffeError(reason, file=str(self._path)) from None
+
+@contextmanager
+def _errors(path: Path) -> Iterator[None]:
+    """What the system refuses meanwhile is a CaffeError of this file's."""
+    try:
+        yield
+    except OSError as error:
+        raise CaffeError(f"cannot be written: {error.strerror}", file=str(path)) from None
 
 
 def temporary_beside(path: Path) -> Path:
@@ -283,6 +288,21 @@ def check_target(path: str | Path, inputs: Iterable[str] = ()) -> None:
                 "is read here, and would be lost; give the output another name", file=str(path)
             )
     NewFile(path).abort()
+    place = Path(on_disk(str(path)))
+    with _errors(place):
+        try_place(place)
+
+
+def try_place(path: Path) -> None:
+    """Raise OSError where no hidden file can be made beside `path`, or none can be renamed."""
+    names = temporary_beside(path), temporary_beside(path)
+    try:
+        names[0].touch()
+        names[0].replace(names[1])
+    finally:
+        for name in names:
+            with suppress(OSError):
+                name.unlink()
 
 
 def sync_folder(folder: Path) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,7 +21,7 @@ from torch import Tensor
 
 from caffe_dns.encoding import decode, encode, on_disk
 from caffe_dns.errors import CaffeError
-from caffe_dns.files import remove_leftovers, temporary_beside
+from caffe_dns.files import remove_leftovers, try_place
 from caffe_dns.files.hdf5 import find, is_bounded, open_hdf5, read_arrays
 from caffe_dns.files.hdf5_stream import write_hdf5
 from caffe_dns.files.reading import open_file
@@ -142,16 +141,12 @@ def check_writable(param: SolverParameter) -> None:
             field="snapshot_prefix",
         )
     remove_leftovers(Path(on_disk(f"{param.snapshot_prefix}_iter_")), any_ending=True)
-    probe = temporary_beside(longest)
     try:
-        probe.touch()
+        try_place(longest)
     except OSError as error:
         raise CaffeError(
             f"cannot write to '{folder}': {error.strerror}", field="snapshot_prefix"
         ) from None
-    finally:
-        with suppress(OSError):
-            probe.unlink()
 
 
 def find_model(learned_net: str, state_file: str) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from caffe_dns.data.db import create_database
 from caffe_dns.errors import CaffeError
 from caffe_dns.files import (
     check_target,
@@ -47,10 +48,12 @@ def test_permissions_that_cannot_be_kept(tmp_path: Path, monkeypatch: pytest.Mon
 
     (tmp_path / "model").write_bytes(b"old")
     monkeypatch.setattr(os, "fchmod", refuse)
+    write_atomically(tmp_path / "model", b"newer")  # the mode that it has anyway
+    (tmp_path / "model").chmod(0o600)
     with pytest.raises(CaffeError, match="model: cannot be written: Operation not permitted"):
         write_atomically(tmp_path / "model", b"new")
     assert os.listdir(tmp_path) == ["model"]
-    assert (tmp_path / "model").read_bytes() == b"old"
+    assert (tmp_path / "model").read_bytes() == b"newer"
 
 
 def test_a_link_is_replaced_and_not_followed(
@@ -223,6 +226,22 @@ def test_what_cannot_be_written_is_found_before_long_work(tmp_path: Path) -> Non
     with pytest.raises(CaffeError, match="cannot be written: File name too long"):
         check_target(tmp_path / ("a" * 240))
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"old"]
+
+
+def test_where_nothing_can_be_renamed_is_found_before_long_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*names: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    for name in ("replace", "rename"):
+        monkeypatch.setattr(os, name, refuse)
+    with pytest.raises(CaffeError, match="model: cannot be written: Operation not permitted"):
+        check_target(tmp_path / "model")
+    for backend in ("lmdb", "leveldb"):
+        with pytest.raises(CaffeError, match="db: cannot be made: Operation not permitted"):
+            create_database(str(tmp_path / "db"), backend)
+    assert not os.listdir(tmp_path)
 
 
 def test_what_is_read_is_not_written_over(tmp_path: Path) -> None:
