@@ -11,6 +11,7 @@ from google.protobuf.message import Message
 from caffe_dns.errors import CaffeError
 
 
+@cache
 def is_repeated(field: FieldDescriptor) -> bool:
     # `label` is gone in later releases, `is_repeated` missing in earlier ones.
     if hasattr(field, "is_repeated"):

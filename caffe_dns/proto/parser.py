@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
@@ -22,18 +24,53 @@ from caffe_dns.proto.fields import is_repeated, required_names
 from caffe_dns.proto.idle_fields import idle_field, is_idle_engine
 from caffe_dns.proto.known_forks import forks_with_field, instead
 from caffe_dns.proto.positions import Positions
-from caffe_dns.proto.tokens import Lines, Token, Tokens
+from caffe_dns.proto.tokens import (
+    DEEPEST,
+    OPENING,
+    Lines,
+    Token,
+    Tokens,
+    is_name,
+    is_number,
+    is_string,
+    long_string,
+)
 from caffe_dns.proto.unknown import Unknown, foreign_layers, other_kind, with_others
 
 _CLOSING = {"{": "}", "<": ">"}
-#: With so many unknown names, it is another kind of file.
-_MOST_UNKNOWN = 1000
+#: With so many unknown names, or with unknown ones so often, it is another kind of file.
+_MOST_UNKNOWN, _MOST_TIMES = 1000, 100_000
 #: The enum of the layer types of 2014.
 _OLD_TYPES = "LayerType"
-#: As deep as protobuf reads binary messages.
-_DEEPEST = 100
 #: From here on, a number becomes infinite as a float.
 _BEYOND_FLOAT = 2.0**128 - 2.0**103
+
+
+@dataclass(frozen=True, slots=True)
+class _Field:
+    """What the parser asks of a field of a message, thousands of times."""
+
+    descriptor: FieldDescriptor
+    name: str
+    repeated: bool
+    is_message: bool
+    #: For fields of numbers, booleans and enums.
+    read: values.Reader | None
+
+
+@cache
+def _fields(message: Descriptor) -> dict[str, _Field]:
+    """The fields of a message by their names."""
+    return {
+        field.name: _Field(
+            field,
+            field.name,
+            is_repeated(field),
+            field.message_type is not None,
+            values.reader(field),
+        )
+        for field in message.fields
+    }
 
 
 class Parser:
@@ -47,6 +84,7 @@ class Parser:
         self._rounded: set[str] = set()
         #: The error for the first that is unknown, and what else is, each name once.
         self._unknown: dict[str, Unknown] = {}
+        self._times_unknown = 0
         self._first_error: CaffeError | None = None
         #: The error for the first number that is not finite, for whoever cannot use those.
         self.not_finite: CaffeError | None = None
@@ -58,7 +96,7 @@ class Parser:
     def parse(self, message: Message) -> Positions:
         """Merge the text into `message`."""
         try:
-            self._body(message, Token("symbol", "", 0), None)
+            self._body(message, Token("", 0), None)
         except CaffeError as error:
             raise self._first_error or error from None
         if self._first_error is not None:
@@ -72,81 +110,80 @@ class Parser:
         """The fields of a message up to and including its closing brace, or to the end."""
         descriptor = message.DESCRIPTOR
         self._open.append((descriptor, opening))
-        if len(self._open) > _DEEPEST:
-            line = self._lines.line(opening.offset)
-            raise CaffeError(f"more than {_DEEPEST} messages inside one another", line=line)
-        #: The fields so far that may come once only, and where they stand.
+        if len(self._open) > DEEPEST:
+            raise self._too_deep(opening)
+        fields, tokens = _fields(descriptor), self._tokens
+        #: The fields so far that may come once only, and where they end.
         given: dict[str, int] = {}
-        while not (closing and self._take(closing)):
-            if self._tokens.next.kind == "end":
+        while not (closing and tokens.skip(closing)):
+            if not tokens.next:
                 if closing:
                     raise self._error(opening, f"'{opening.text}' is never closed")
                 break
-            self._field(message, given)
+            field = fields.get(tokens.next)
+            self._path.append(tokens.next)
+            if field is None:
+                self._foreign_field(descriptor)
+            else:
+                self._own_field(message, field, given)
+            self._path.pop()
+            if not tokens.skip(";"):
+                tokens.skip(",")
         for name in required_names(descriptor):
             if not message.HasField(name):
                 raise self._error(opening, f"{descriptor.name} needs the field '{name}'")
         self._open.pop()
 
-    def _field(self, message: Message, given: dict[str, int]) -> None:
-        token = self._next()
-        if token.text in ("}", ">"):
-            raise self._error(token, f"'{token.text}' has no partner")
-        if token.kind != "name":
-            advice = " (a comment begins with '#')" if token.text == "/" else ""
-            if token.kind == "number" and self._text[token.offset - 1 : token.offset] == ",":
-                advice = " (a number has a point, not a comma)"
-            raise self._unexpected(token, f"expected the name of a field{advice}")
-        name = token.text
-        self._path.append(name)
-        field = message.DESCRIPTOR.fields_by_name.get(name)
-        if field is None:
-            self._foreign_field(token, message.DESCRIPTOR)
-        else:
-            self._own_field(token, message, field, given)
-        self._path.pop()
-        if not self._take(";"):
-            self._take(",")
-
-    def _own_field(
-        self, token: Token, message: Message, field: FieldDescriptor, given: dict[str, int]
-    ) -> None:
-        """What follows the name of a field that the message has."""
-        name = token.text
-        repeated = is_repeated(field)
-        if not repeated:
+    def _own_field(self, message: Message, field: _Field, given: dict[str, int]) -> None:
+        """A field that the message has."""
+        tokens, name = self._tokens, field.name
+        if not field.repeated:
             if name in given:
                 line = self._lines.line(given[name])
                 what = f"'{name}' is given twice, first on line {line}, but is not repeated"
-                raise self._error(token, what)
-            given[name] = token.offset
-        if field.message_type is None:
-            self._expect(":", f"after '{name}'")
-        else:
-            self._take(":")
-        if repeated and self._take("["):
+                raise self._error(self._next(), what)
+            given[name] = tokens.end
+        tokens.take()
+        if not tokens.skip(":") and not field.is_message:
+            raise self._unexpected(self._next(), f"expected ':' after '{name}'")
+        if field.repeated and tokens.skip("["):
             self._list(message, field)
         else:
-            self._value(message, field, repeated)
+            self._value(message, field)
 
-    def _foreign_field(self, token: Token, descriptor: Descriptor) -> None:
+    def _foreign_field(self, descriptor: Descriptor) -> None:
+        """What comes where a field is expected, and is none that the message has."""
+        token = self._next()
+        if is_name(token.text):
+            self._step_over(token, descriptor)
+            return
+        self._path.pop()
+        if token.text in ("}", ">"):
+            raise self._error(token, f"'{token.text}' has no partner")
+        advice = " (a comment begins with '#')" if token.text == "/" else ""
+        if is_number(token.text) and self._text[token.offset - 1 : token.offset] == ",":
+            advice = " (a number has a point, not a comma)"
+        raise self._unexpected(token, f"expected the name of a field{advice}")
+
+    def _step_over(self, token: Token, descriptor: Descriptor) -> None:
         """Step over the value of a field of a fork if it changes nothing here."""
         idle = idle_field(descriptor.name, token.text)
         if idle is None:
             self._note_field(lambda: self._unknown_field(token, descriptor), token, descriptor)
             self._skip_value()
             return
-        self._take(":")
-        if idle.is_message and self._tokens.next.text in _CLOSING:
+        self._tokens.skip(":")
+        if idle.is_message and self._tokens.next in _CLOSING:
             self._skip_value()
             if idle.rounds:
                 self._warn_of_rounding(token, "its settings")
             return
-        negative = "-" if self._take("-") else ""
+        negative = "-" if self._tokens.skip("-") else ""
         value = self._next()
-        if value.kind not in ("name", "number", "string"):
+        quoted = is_string(value.text)
+        if not (quoted or is_name(value.text) or is_number(value.text)):
             raise self._unexpected(value, f"expected a value after '{token.text}'")
-        text = negative + (value.text[1:-1] if value.kind == "string" else value.text)
+        text = negative + (value.text[1:-1] if quoted else value.text)
         if not idle.takes(text):
             known = " or ".join(map(str, (idle.values or ())[:1]))
             message = (
@@ -180,34 +217,38 @@ class Parser:
 
         The error is made for the first only: to look for what was meant and for places takes long.
         """
+        self._times_unknown += 1
         if self._first_error is None:
             self._first_error = make()
-        elif len(self._unknown) == _MOST_UNKNOWN:
+        elif len(self._unknown) == _MOST_UNKNOWN or self._times_unknown == _MOST_TIMES:
             raise self._first_error
         elif name not in self._unknown:
             self._unknown[name] = Unknown(name, self._lines.line(token.offset), forks)
 
     def _skip_value(self) -> None:
         """Step over the value of a field that is unknown, whatever it is."""
-        self._take(":")
+        self._tokens.skip(":")
         wrong = self._tokens.skip_value()
         if wrong is not None:
-            raise self._unexpected(wrong, "expected a value")
+            deep = wrong.text in OPENING
+            raise self._too_deep(wrong) if deep else self._unexpected(wrong, "expected a value")
 
-    def _list(self, message: Message, field: FieldDescriptor) -> None:
+    def _list(self, message: Message, field: _Field) -> None:
         """The rest of `field: [a, b, c]`."""
-        if self._take("]"):
+        tokens = self._tokens
+        if tokens.skip("]"):
             return
         while True:
-            self._value(message, field, True)
-            if self._take("]"):
-                return
-            self._expect(",", "or ']'")
+            self._value(message, field)
+            if not tokens.skip(","):
+                if tokens.skip("]"):
+                    return
+                raise self._unexpected(self._next(), "expected ',' or ']'")
 
-    def _value(self, message: Message, field: FieldDescriptor, repeated: bool) -> None:
-        if field.message_type is None:
+    def _value(self, message: Message, field: _Field) -> None:
+        if not field.is_message:
             value = self._scalar(field)
-            if repeated:
+            if field.repeated:
                 getattr(message, field.name).append(value)
             else:
                 setattr(message, field.name, value)
@@ -216,29 +257,45 @@ class Parser:
         if opening.text not in _CLOSING:
             raise self._unexpected(opening, f"expected '{{' after '{field.name}'")
         child = getattr(message, field.name)
-        if repeated:
+        if field.repeated:
             child = child.add()
         else:
             child.SetInParent()
         self._body(child, opening, _CLOSING[opening.text])
 
-    def _scalar(self, field: FieldDescriptor) -> Any:
-        token = self._tokens.next
+    def _scalar(self, field: _Field) -> Any:
+        tokens = self._tokens
+        text, offset = tokens.next, tokens.offset
         try:
-            if field.cpp_type == FieldDescriptor.CPPTYPE_STRING:
-                return self._read_string(field)
-            negative = self._take("-")
-            if negative and self._tokens.next.kind != "end":
-                token = token._replace(text="-" + self._tokens.next.text)
-            return self._read_number(field, negative, token)
+            if field.read is None:
+                return self._string(field)
+            tokens.take()
+            negative = text == "-"
+            if negative:
+                text += tokens.next
+            value = field.read(tokens.take() if negative else text, negative)
         except ValueError as error:
-            if field.enum_type is None or token.kind != "name":
-                raise self._unexpected(token, str(error)) from None
-            self._foreign_value(token, field.enum_type, str(error))
-            return field.default_value
+            return self._foreign_value(Token(text, offset), field, str(error))
+        if isinstance(value, float) and not abs(value) < _BEYOND_FLOAT:
+            # A clip to infinity is none.
+            clips = abs(value) == math.inf and "clip_param" in self._path
+            if self.not_finite is None and not clips:
+                self.not_finite = self._unexpected(Token(text, offset), "expected a finite number")
+        return value
 
-    def _foreign_value(self, token: Token, enum: EnumDescriptor, expected: str) -> None:
-        """Keep the error about a name that is no value of an enum here, and whose it is."""
+    def _foreign_value(self, token: Token, field: _Field, expected: str) -> Any:
+        """What stands for a name that is no value of an enum here, if that changes nothing.
+
+        Else the error about it is kept, with whose it is; anything else that is wrong is raised.
+        """
+        enum = field.descriptor.enum_type
+        if enum is None or not is_name(token.text):
+            raise self._unexpected(token, expected) from None
+        if not is_idle_engine(enum.name, token.text):
+            self._note_value(token, enum, expected)
+        return field.descriptor.default_value
+
+    def _note_value(self, token: Token, enum: EnumDescriptor, expected: str) -> None:
         forks = forks_with_field(enum.name, token.text)
         is_type = enum.name == _OLD_TYPES
         name = f"layer type '{token.text}'" if is_type else f"{self._path[-1]}: {token.text}"
@@ -252,63 +309,44 @@ class Parser:
 
         self._note(make, token, name, forks)
 
-    def _read_number(self, field: FieldDescriptor, negative: bool, shown: Token) -> Any:
-        """A number, a boolean or an enum's value; `shown` is what errors say was there."""
-        token = self._next()
-        if token.kind not in ("name", "number"):
-            token = token._replace(kind="name")
-        if field.enum_type is not None:
-            if is_idle_engine(field.enum_type.name, token.text):
-                return field.default_value
-            return values.read_enum(field.enum_type, token, negative)
-        if field.cpp_type == FieldDescriptor.CPPTYPE_BOOL:
-            return values.read_bool(token, negative)
-        value = values.read_number(field, token, negative)
-        if isinstance(value, float) and not abs(value) < _BEYOND_FLOAT:
-            # A clip to infinity is none.
-            clips = abs(value) == math.inf and "clip_param" in self._path
-            if self.not_finite is None and not clips:
-                self.not_finite = self._unexpected(shown, "expected a finite number")
-        return value
-
-    def _read_string(self, field: FieldDescriptor) -> str | bytes:
+    def _string(self, field: _Field) -> str | bytes:
         """Adjacent strings, which belong together."""
-        if self._tokens.next.kind != "string":
+        tokens = self._tokens
+        if not is_string(tokens.next):
             raise ValueError("expected a string in quotes")
         pieces = bytearray()
-        while self._tokens.next.kind == "string":
-            values.append_string(pieces, self._next())
+        while is_string(tokens.next):
+            values.append_string(pieces, tokens.take())
         raw = bytes(pieces)
-        return raw if field.type == FieldDescriptor.TYPE_BYTES else decode(raw)
-
-    # Tokens ---------------------------------------------------------------------------------------
+        is_bytes = field.descriptor.type == FieldDescriptor.TYPE_BYTES
+        return raw if is_bytes else decode(raw)
 
     def _next(self) -> Token:
-        return self._tokens.take()
-
-    def _take(self, text: str) -> bool:
-        """Step over the next token if it reads `text`."""
-        return self._tokens.skip(text)
-
-    def _expect(self, text: str, where: str) -> None:
-        if not self._take(text):
-            raise self._unexpected(self._tokens.next, f"expected '{text}' {where}")
+        """Step over the next token."""
+        offset = self._tokens.offset
+        return Token(self._tokens.take(), offset)
 
     # Errors ---------------------------------------------------------------------------------------
 
     def _error(self, token: Token, message: str, hint: str = "") -> CaffeError:
-        place = f" (column {self._lines.column(token.offset)})" if token.text else ""
+        place = (
+            f" (column {self._lines.column(token.offset)})" if token.text or token.offset else ""
+        )
         return CaffeError(
             message + place + hint + self._long_string(token),
             line=self._lines.line(token.offset),
             field=".".join(self._path) or None,
         )
 
+    def _too_deep(self, opening: Token) -> CaffeError:
+        line = self._lines.line(opening.offset)
+        return CaffeError(f"more than {DEEPEST} messages inside one another", line=line)
+
     def _unexpected(self, token: Token, expected: str, hint: str = "") -> CaffeError:
-        if token.kind == "unclosed":
+        if token.text in ("'", '"'):
             return self._error(token, f"the string that starts with {token.text} is never closed")
-        found = token.text if token.kind == "end" else _quoted(token.text)
-        if token.text in "\x00\x1a":
+        found = _quoted(token.text) if token.text else "the end of the file"
+        if token.text in ("\x00", "\x1a"):
             hint = "; no text has this byte, so delete it"
         return self._error(token, f"{expected}, found {found}", hint)
 
@@ -332,8 +370,8 @@ class Parser:
 
     def _long_string(self, token: Token) -> str:
         """A hint for errors after a string over several lines: mostly it lacks its quote."""
-        start = self._tokens.long_string
-        if start is None or start >= token.offset:
+        start = long_string(self._text, token.offset)
+        if start is None:
             return ""
         line = self._lines.line(start)
         return f"; the string of line {line} goes over several lines: is a quote missing?"

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 
-from caffe_dns.proto.tokens import CLOSING, OPENING, Lines, Tokens
+from caffe_dns.proto.tokens import CLOSING, OPENING, Lines, Tokens, is_name
 
 _STEP = re.compile(r"(\w+)(?:\[(\d+)\])?")
 
@@ -95,22 +95,23 @@ def _fields(text: str, start: int) -> Iterator[Place]:
     The text has been parsed before.
     """
     tokens = Tokens(text, start)
-    while tokens.next.kind != "end" and tokens.next.text not in CLOSING:
-        token = tokens.take()
-        if token.kind != "name":
+    while tokens.next and tokens.next not in CLOSING:
+        offset = tokens.offset
+        name = tokens.take()
+        if not is_name(name):
             continue
         tokens.skip(":")
         if not tokens.skip("["):
-            yield Place(token.text, token.offset, _skip_value(tokens))
+            yield Place(name, offset, _skip_value(tokens))
             continue
-        while tokens.next.kind != "end" and not tokens.skip("]"):
-            offset = tokens.next.offset
-            yield Place(token.text, offset, _skip_value(tokens))
+        while tokens.next and not tokens.skip("]"):
+            offset = tokens.offset
+            yield Place(name, offset, _skip_value(tokens))
             tokens.skip(",")
 
 
 def _skip_value(tokens: Tokens) -> int | None:
     """Step over a value; where the fields inside begin, if it is a message."""
-    inside = tokens.next.offset + 1 if tokens.next.text in OPENING else None
+    inside = tokens.offset + 1 if tokens.next in OPENING else None
     tokens.skip_value()
     return inside

@@ -8,31 +8,48 @@ parser's business.
 from __future__ import annotations
 
 import re
+import string
+from collections.abc import Iterator
 from typing import NamedTuple
 
 _TOKEN = re.compile(
-    r"""[ \t\r\n\v\f]* (?: \#[^\n]*
-    | (?P<name>[A-Za-z_][A-Za-z0-9_]*)
-    | (?P<number>0[xX][0-9A-Fa-f]+ | (?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?[fF]?)
-    | (?P<symbol>[{}<>\[\]:,;-])
-    | (?P<string>["'])
-    | (?P<other>[^ \t\r\n\v\f]))""",
-    re.VERBOSE | re.DOTALL,
+    r"""[ \t\r\n\v\f]* (?: \#[^\n]* | (
+      [A-Za-z_][A-Za-z0-9_]*
+    | 0[xX][0-9A-Fa-f]+ | (?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?[fF]?
+    | "[^"\\]*" | '[^'\\]*'
+    | [^ \t\r\n\v\f] ) | \Z )""",
+    re.VERBOSE,
 )
-
+_QUOTES = ('"', "'")
+_DIGITS = frozenset(string.digits)
+_LETTERS = frozenset(string.ascii_letters + "_")
 
 OPENING, CLOSING = ("{", "<", "["), ("}", ">", "]")
+_NESTING = {**dict.fromkeys(OPENING, 1), **dict.fromkeys(CLOSING, -1)}
+#: As deep as protobuf reads binary messages.
+DEEPEST = 100
 
 
 class Token(NamedTuple):
-    """`kind` is a group of `_TOKEN`, or `end`; `offset` counts characters from the start.
+    """A token, and how many characters stand before it."""
 
-    A quote without its partner is of kind `unclosed`, what belongs nowhere of kind `other`.
-    """
-
-    kind: str
     text: str
     offset: int
+
+
+def is_name(text: str) -> bool:
+    """Whether a token is a name."""
+    return text[:1] in _LETTERS
+
+
+def is_number(text: str) -> bool:
+    """Whether a token is a number without its sign."""
+    return text[:1] in _DIGITS or (text[:1] == "." and len(text) > 1)
+
+
+def is_string(text: str) -> bool:
+    """Whether a token is a string, in its quotes. A quote without its partner is none."""
+    return text[:1] in _QUOTES and len(text) > 1
 
 
 class Lines:
@@ -60,65 +77,90 @@ class Lines:
 class Tokens:
     """The tokens of a text from `start` on, of which only the next one is kept in memory.
 
-    After the last comes one of kind `end`, again and again.
+    After the last come empty ones, again and again. A quote without its partner is a token.
     """
+
+    #: What comes next.
+    next: str
+    #: How many characters of the text stand before its end.
+    end: int
 
     def __init__(self, text: str, start: int = 0) -> None:
         self._text = text
-        self._end = start
-        #: Where the first string of several lines begins among the tokens so far.
-        self.long_string: int | None = None
-        self.next = self._find()
+        self._rest = self._read(start)
+        self.next, self.end = next(self._rest)
 
-    def take(self) -> Token:
+    @property
+    def offset(self) -> int:
+        """How many characters of the text stand before the next token."""
+        return self.end - len(self.next)
+
+    def take(self) -> str:
         """The next token; the one after it is the next then."""
-        token = self.next
-        self.next = self._find()
-        return token
+        text = self.next
+        self.next, self.end = next(self._rest)
+        return text
 
     def skip(self, text: str) -> bool:
         """Step over the next token if it reads `text`."""
-        found = self.next.text == text
-        if found:
-            self.take()
-        return found
+        if self.next != text:
+            return False
+        self.next, self.end = next(self._rest)
+        return True
 
     def skip_value(self) -> Token | None:
-        """Step over a value, with all that is inside; the token that is wrong if it is none."""
+        """Step over a value, with all that is inside; the token that is wrong if it is none.
+
+        What opens a message too deep inside others is wrong, too.
+        """
         depth = 0
         while True:
-            token = self.take()
-            depth += (token.text in OPENING) - (token.text in CLOSING)
-            if token.kind in ("end", "unclosed") or depth < 0:
-                return token
-            if depth == 0 and token.text != "-":
+            text, end = self.next, self.end
+            self.take()
+            depth += _NESTING.get(text, 0)
+            if not text or text in _QUOTES or not 0 <= depth <= DEEPEST:
+                return Token(text, end - len(text))
+            if depth == 0 and text != "-":
                 break
-        while token.kind == "string" and self.next.kind == "string":
+        while is_string(text) and is_string(self.next):
             self.take()
         return None
 
-    def _find(self) -> Token:
-        while match := _TOKEN.match(self._text, self._end):
-            kind = match.lastgroup
-            self._end = match.end()
-            if kind is None:
-                continue
-            text, start = match[kind], match.start(kind)
-            return self._find_string(text, start) if kind == "string" else Token(kind, text, start)
-        return Token("end", "the end of the file", len(self._text))
+    def _read(self, start: int) -> Iterator[tuple[str, int]]:
+        """The tokens, each with the offset of its end."""
+        at: int | None = start
+        while at is not None:
+            matches, at = _TOKEN.finditer(self._text, at), None
+            for match in matches:
+                text, end = match[1], match.end()
+                if text in _QUOTES:
+                    at = self._end_of_string(text, end)
+                    yield self._text[match.start(1) : at], at
+                    break
+                if text:
+                    yield text, end
+        while True:
+            yield "", len(self._text)
 
-    def _find_string(self, quote: str, start: int) -> Token:
-        """The string that begins with this quote, up to its partner."""
+    def _end_of_string(self, quote: str, start: int) -> int:
+        """Where a string with escapes ends that begins before `start`: there if it never does."""
         # Not by a regular expression, which would take 100 times the string's size in memory.
-        text, at = self._text, start + 1
+        text, at = self._text, start
         while (end := text.find(quote, at)) >= 0:
             before = end
             while text[before - 1] == "\\" and before > at:
                 before -= 1
             at = end + 1
             if (end - before) % 2 == 0:
-                self._end = at
-                if self.long_string is None and text.find("\n", start, end) >= 0:
-                    self.long_string = start
-                return Token("string", text[start:at], start)
-        return Token("unclosed", quote, start)
+                return at
+        return start
+
+
+def long_string(text: str, end: int) -> int | None:
+    """Where the first string of several lines begins before the offset `end`, or None."""
+    tokens = Tokens(text)
+    while tokens.next and tokens.offset < end:
+        if is_string(tokens.next) and "\n" in tokens.next:
+            return tokens.offset
+        tokens.take()
+    return None

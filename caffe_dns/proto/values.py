@@ -8,11 +8,17 @@ from __future__ import annotations
 
 import re
 import struct
+from collections.abc import Callable
+from functools import partial
+from typing import TypeAlias
 
 from google.protobuf.descriptor import EnumDescriptor, FieldDescriptor
 
 from caffe_dns.encoding import encode
-from caffe_dns.proto.tokens import Token
+from caffe_dns.proto.tokens import is_number
+
+#: Takes a token and whether a minus sign stood before it; raises ValueError.
+Reader: TypeAlias = "Callable[[str, bool], int | float]"
 
 _RANGES = {
     FieldDescriptor.CPPTYPE_INT32: (-(2**31), 2**31 - 1),
@@ -24,6 +30,7 @@ _BOOLS = {
     **dict.fromkeys(("true", "True", "t", "1"), True),
     **dict.fromkeys(("false", "False", "f", "0"), False),
 }
+_NOT_FINITE = ("inf", "infinity", "nan")
 #: Of more values of an enum than this, errors count the rest.
 _MOST_NAMED = 12
 _ESCAPES = {b"n": b"\n", b"r": b"\r", b"t": b"\t", b"a": b"\a", b"b": b"\b", b"f": b"\f"}
@@ -37,16 +44,16 @@ _PRINTED |= {ord("\n"): "\\n", ord("\r"): "\\r", ord("\t"): "\\t"}
 _PRINTED |= {ord('"'): '\\"', ord("'"): "\\'", ord("\\"): "\\\\"}
 
 
-def read_number(field: FieldDescriptor, token: Token, negative: bool) -> int | float:
-    """The value of a number field, with the minus sign that stood before the token."""
+def reader(field: FieldDescriptor) -> Reader | None:
+    """What reads the values of a field of numbers, booleans or an enum; None for other fields."""
+    if field.enum_type is not None:
+        return partial(_read_enum, field.enum_type)
     if field.cpp_type in _RANGES:
-        return _read_integer(token, negative, *_RANGES[field.cpp_type])
-    value = _read_float(token)
-    return -value if negative else value
+        return partial(_read_integer, *_RANGES[field.cpp_type])
+    return _READERS.get(field.cpp_type)
 
 
-def _read_integer(token: Token, negative: bool, low: int, high: int) -> int:
-    text = token.text
+def _read_integer(low: int, high: int, text: str, negative: bool) -> int:
     try:
         octal = text.startswith("0") and text.isdigit()
         value = int(text, 8) if octal else int(text, 0)
@@ -58,39 +65,46 @@ def _read_integer(token: Token, negative: bool, low: int, high: int) -> int:
     return value
 
 
-def _read_float(token: Token) -> float:
-    text = token.text
-    if token.kind == "name" and text.lower() not in ("inf", "infinity", "nan"):
-        raise ValueError("expected a number")
+def _read_float(text: str, negative: bool) -> float:
     try:
-        return float(text.rstrip("fF") if token.kind == "number" else text)
+        if not is_number(text) and text.lower() not in _NOT_FINITE:
+            raise ValueError
+        value = float(text.rstrip("fF") if is_number(text) else text)
     except ValueError:
         raise ValueError("expected a number") from None
+    return -value if negative else value
 
 
-def read_bool(token: Token, negative: bool) -> bool:
-    if negative or token.text not in _BOOLS:
+def _read_bool(text: str, negative: bool) -> bool:
+    if negative or text not in _BOOLS:
         raise ValueError("expected true or false")
-    return _BOOLS[token.text]
+    return _BOOLS[text]
 
 
-def read_enum(enum: EnumDescriptor, token: Token, negative: bool) -> int:
+def _read_enum(enum: EnumDescriptor, text: str, negative: bool) -> int:
     """The number of an enum's value, given by its name or its number."""
-    if token.kind == "number":
-        number = _read_integer(token, negative, -(2**31), 2**31 - 1)
+    if is_number(text):
+        number = _read_integer(-(2**31), 2**31 - 1, text, negative)
         if number in enum.values_by_number:
             return number
-    elif token.text in enum.values_by_name and not negative:
-        return int(enum.values_by_name[token.text].number)
+    elif text in enum.values_by_name and not negative:
+        return int(enum.values_by_name[text].number)
     names = list(enum.values_by_name)
     if len(names) > _MOST_NAMED:
         names[_MOST_NAMED:] = [f"{len(names) - _MOST_NAMED} more"]
     raise ValueError(f"expected a {enum.name} ({', '.join(names)})")
 
 
-def append_string(pieces: bytearray, token: Token) -> None:
+_READERS: dict[int, Reader] = {
+    FieldDescriptor.CPPTYPE_BOOL: _read_bool,
+    FieldDescriptor.CPPTYPE_FLOAT: _read_float,
+    FieldDescriptor.CPPTYPE_DOUBLE: _read_float,
+}
+
+
+def append_string(pieces: bytearray, text: str) -> None:
     """Add the bytes that a string token means. They need not be text by themselves."""
-    raw = encode(token.text[1:-1])
+    raw = encode(text[1:-1])
     end = 0
     for match in _ESCAPE.finditer(raw):
         pieces += raw[end : match.start()]

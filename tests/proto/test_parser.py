@@ -12,7 +12,7 @@ from caffe_dns.layers import layer_types
 from caffe_dns.proto import parser
 from caffe_dns.proto.caffe_pb2 import Datum, NetParameter, SolverParameter
 from caffe_dns.proto.text import parse_text, read_text
-from caffe_dns.proto.tokens import Token
+from caffe_dns.proto.tokens import Token, Tokens
 from tests.oracle import GOLDEN
 
 
@@ -326,6 +326,20 @@ def test_another_kind_of_text_is_not_read_to_its_end(monkeypatch: pytest.MonkeyP
     said = error_of("".join(f"word{n} x\n" for n in range(100_000)))
     assert said == "net.prototxt:1: word0: unknown field 'word0' in NetParameter (column 1)"
     assert looked == ["word0"]
+
+
+def test_one_unknown_name_is_not_read_again_and_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    met: list[str] = []
+    monkeypatch.setattr(parser, "_MOST_TIMES", 10)
+    monkeypatch.setattr(parser, "forks_with_field", lambda message, field: met.append(field))
+    assert "unknown field 'word' in NetParameter" in error_of("word x\n" * 1000)
+    assert 10 <= len(met) < 20
+
+
+def test_unknown_messages_may_be_as_deep_as_known_ones() -> None:
+    for depth in (100, 101, 100_000):
+        wrong = Tokens("{ a " * depth + "}" * depth).skip_value()
+        assert wrong == (None if depth == 100 else Token("{", 400))
 
 
 @pytest.mark.parametrize(
