@@ -127,6 +127,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="surrogateescape")  # names as they are, in whatever encoding
     try:
+        _check_folder()
         words = normalize(sys.argv[1:] if arguments is None else arguments)
         given, logging = glog.take(words)
         if given and not given[0].startswith("-") and given[0] not in ACTIONS:
@@ -169,6 +170,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _complain(f"{lacking}: {first_line(error)}")
         interrupt.leave(1)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _check_folder() -> None:
+    """Raise CaffeError where the current folder has gone, of which libraries say other things."""
+    try:
+        os.getcwd()
+    except OSError as error:
+        raise CaffeError(f"the current folder is gone: {error.strerror}; go to another") from None
 
 
 def _load(action: str) -> click.Command:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -167,6 +168,16 @@ def test_what_the_system_refuses(
 
     monkeypatch.setattr(parse_log, "save_tables", fail)
     assert said in complaint(["parse_log", "a", "b"], capfd)
+
+
+def test_the_current_folder_is_gone(
+    tmp_path: Path, capfd: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "gone"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    folder.rmdir()
+    assert complaint(["summary", "--model", "x"], capfd).startswith("dns: the current folder is")
 
 
 def test_of_a_long_name_the_ends_are_shown(capfd: Capture) -> None:
