@@ -80,6 +80,8 @@ SEVERITIES = "IWEF"
 stderr_from = 0
 
 _quiet = False
+#: What `info_once` has said.
+said_once: set[str] = set()
 
 
 def set_sink(function: Callable[[str], None] | None) -> None:
@@ -106,6 +108,13 @@ def is_quiet() -> bool:
 def info(message: str) -> None:
     """A line of severity I."""
     if not _quiet:
+        _write("I", message)
+
+
+def info_once(message: str) -> None:
+    """A line of severity I, the first time that it is said in this process (LOG_FIRST_N)."""
+    if not _quiet and message not in said_once:
+        said_once.add(message)
         _write("I", message)
 
 

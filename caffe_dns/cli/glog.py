@@ -28,6 +28,8 @@ DEFAULTS: dict[str, bool | int | str] = {
     "stderrthreshold": 2,
     "log_dir": "",
 }
+#: Tools of Caffe's that do not ask for alsologtostderr: of these only errors show.
+_ONLY_ERRORS = {"extract_features", "convert_mnist_siamese_data"}
 _SEVERITY = re.compile(r"\d{1,9}")
 _NAMES = {"I": "INFO", "W": "WARNING", "E": "ERROR", "F": "FATAL"}
 
@@ -64,13 +66,16 @@ def take(arguments: Sequence[str]) -> tuple[list[str], dict[str, str]]:
 
 
 @contextmanager
-def heeded(taken: dict[str, str], environment: Mapping[str, str]) -> Iterator[None]:
-    """Within it, what is logged goes where these flags or the environment say.
+def heeded(
+    taken: dict[str, str], environment: Mapping[str, str], action: str = ""
+) -> Iterator[None]:
+    """Within it, what an action logs goes where these flags or the environment say.
 
     Raises CaffeError for a value that is none, or a folder that is not there.
     """
     given = {name: environment.get(f"GLOG_{name}", "") for name in DEFAULTS} | taken
-    values = {name: _value(name, text) for name, text in given.items()}
+    defaults = DEFAULTS | {"alsologtostderr": action not in _ONLY_ERRORS}
+    values = {name: _value(name, text, defaults[name]) for name, text in given.items()}
     to_stderr = values["logtostderr"] or values["alsologtostderr"]
     least = int(values["minloglevel"])
     folder = str(values["log_dir"])
@@ -88,8 +93,7 @@ def heeded(taken: dict[str, str], environment: Mapping[str, str]) -> Iterator[No
             files.close()
 
 
-def _value(name: str, text: str) -> bool | int | str:
-    default = DEFAULTS[name]
+def _value(name: str, text: str, default: bool | int | str) -> bool | int | str:
     if not text:
         return default
     if isinstance(default, bool):

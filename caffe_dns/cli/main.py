@@ -24,8 +24,9 @@ ACTIONS: dict[str, str] = {
     "time": "benchmark model execution time",
     "device_query": "show GPU diagnostic information",
     "convert_imageset": "make a database of listed image files",
-    "convert_annoset": "make a database of images and the objects in them",
+    "convert_annoset": "make a database of images and objects in them",
     "convert_mnist_data": "make a database of MNIST's files",
+    "convert_mnist_siamese_data": "make a database of pairs of MNIST's images",
     "convert_cifar_data": "make databases of CIFAR-10's files",
     "compute_image_mean": "compute the mean image of a database",
     "extract_features": "save blobs that a net computes to databases",
@@ -38,14 +39,14 @@ ACTIONS: dict[str, str] = {
     "draw_net": "draw the graph of a net",
     "plot": "draw the curves of training logs",
     "report": "make a page of training runs",
-    "deploy": "make a definition for use of a train_val.prototxt",
+    "deploy": "make a deploy.prototxt of a train_val.prototxt",
     "summary": "show the layers of a net and their sizes",
     "export": "save a model for others, or compact",
     "doctor": "find out what is wrong before a training begins",
     "models": "put definitions of nets and solvers into models/",
     "get_mnist": "fetch MNIST as databases",
     "demo": "train LeNet-5, prune it, and score what is left",
-    "completion": "print what a shell needs to complete all of these",
+    "completion": "print what a shell needs to complete these",
 }
 
 # Before torch is imported: it warns of lost connections with pages of C++ frames.
@@ -136,7 +137,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             # Without standalone mode, click hands back exit codes and raises its errors. Commands
             # find the arguments in `obj`.
             given = given or ["--help"]
-            with glog.heeded(logging, os.environ):
+            with glog.heeded(logging, os.environ, given[0]):
                 code = dns.main(given, prog_name="dns", standalone_mode=False, obj=words)
             if log.lost_lines > lost_before and not code:
                 code = LOST_LOG

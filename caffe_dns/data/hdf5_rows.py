@@ -21,7 +21,7 @@ from caffe_dns.data.datum import Image
 from caffe_dns.data.sources import Order
 from caffe_dns.errors import CaffeError
 from caffe_dns.files.finite import check_finite
-from caffe_dns.files.hdf5 import find, is_bounded, open_hdf5, read_arrays
+from caffe_dns.files.hdf5 import find, is_bounded, log_class, open_hdf5, read_arrays
 
 
 @dataclass
@@ -80,6 +80,7 @@ def _dataset_shapes(path: str, names: list[str]) -> list[tuple[int, ...]]:
                 raise CaffeError(f"has no dataset '{name}'; it holds {known}")
             if dataset.dtype.kind not in "fiu" or not dataset.shape:
                 raise CaffeError(f"dataset '{name}' is no array of numbers")
+            log_class(dataset)
             shapes.append(tuple(dataset.shape))
         return shapes
 

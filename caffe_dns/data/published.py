@@ -1,6 +1,7 @@
 """MNIST and CIFAR-10 as their authors publish them, made into databases.
 
-Restates `examples/mnist/convert_mnist_data.cpp` and `examples/cifar10/convert_cifar_data.cpp`.
+Restates `examples/mnist/convert_mnist_data.cpp`, `examples/siamese/convert_mnist_siamese_data.cpp`
+and `examples/cifar10/convert_cifar_data.cpp`.
 """
 
 from __future__ import annotations
@@ -46,21 +47,57 @@ def read_idx(data: bytes, magic: int) -> np.ndarray:
     return values.reshape(header[1:])
 
 
+def read_mnist(image_file: str, label_file: str) -> tuple[bytes, bytes]:
+    """Two idx files, of images and of labels. Raises CaffeError, with the file, for others."""
+    files = []
+    for path, magic in ((image_file, IMAGES_MAGIC), (label_file, LABELS_MAGIC)):
+        data = read_file(path)
+        try:
+            read_idx(data, magic)
+        except CaffeError as error:
+            raise error.locate(file=path) from None
+        files.append(data)
+    return files[0], files[1]
+
+
 def write_mnist(images: bytes, labels: bytes, path: str, backend: str = "lmdb") -> int:
     """Write two idx files as a database; returns the number of records, which are the keys in
     eight digits.
 
     The database appears whole or not at all. Raises CaffeError for other files.
     """
-    pixels, digits = read_idx(images, IMAGES_MAGIC), read_idx(labels, LABELS_MAGIC)
-    if len(pixels) != len(digits):
-        raise CaffeError(f"{len(pixels)} images, but {len(digits)} labels", file=path)
+    pixels, digits = _labelled(images, labels, path)
     with create_database(path, backend) as database:
-        log.info(f"A total of {len(pixels)} items.")
-        log.info(f"Rows: {pixels.shape[1]} Cols: {pixels.shape[2]}")
+        _announce(pixels)
         _write(database, pixels[:, np.newaxis], digits, first=0, digits_of_key=8)
     log.info(f"Processed {len(pixels)} files.")
     return len(pixels)
+
+
+def write_mnist_pairs(images: bytes, labels: bytes, path: str, draws: np.random.Generator) -> None:
+    """Write as many random pairs of images as there are images, as a LevelDB.
+
+    A pair is a record of two channels; its label says whether both images have the same. Keys are
+    as of `write_mnist`, and so are the errors.
+    """
+    pixels, digits = _labelled(images, labels, path)
+    pairs = draws.integers(len(pixels), size=(len(pixels), 2))
+    same = digits[pairs[:, 0]] == digits[pairs[:, 1]]
+    with create_database(path, "leveldb") as database:
+        _announce(pixels)
+        _write(database, pixels[pairs], same, first=0, digits_of_key=8)
+
+
+def _labelled(images: bytes, labels: bytes, path: str) -> tuple[np.ndarray, np.ndarray]:
+    pixels, digits = read_idx(images, IMAGES_MAGIC), read_idx(labels, LABELS_MAGIC)
+    if len(pixels) != len(digits):
+        raise CaffeError(f"{len(pixels)} images, but {len(digits)} labels", file=path)
+    return pixels, digits
+
+
+def _announce(pixels: np.ndarray) -> None:
+    log.info(f"A total of {len(pixels)} items.")
+    log.info(f"Rows: {pixels.shape[1]} Cols: {pixels.shape[2]}")
 
 
 def write_cifar(input_folder: str, output_folder: str, backend: str) -> None:

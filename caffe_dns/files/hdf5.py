@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from caffe_dns import log
 from caffe_dns.encoding import on_disk
 from caffe_dns.errors import CaffeError, first_line
 from caffe_dns.files.finite import check_finite
@@ -114,6 +115,12 @@ def _piece(dataset: h5py.Dataset) -> int:
     return int(np.prod(dataset.chunks or (0,), dtype=object)) * dataset.dtype.itemsize
 
 
+def log_class(dataset: h5py.Dataset) -> None:
+    """Caffe's line about the first dataset of a kind (util/hdf5.cpp)."""
+    kind = "FLOAT" if dataset.dtype.kind == "f" else "INTEGER"
+    log.info_once(f"Datatype class: H5T_{kind}")
+
+
 def read_arrays(
     datasets: Sequence[h5py.Dataset],
 ) -> list[np.ndarray[Any, np.dtype[np.float32]]]:
@@ -121,6 +128,7 @@ def read_arrays(
     for dataset in datasets:
         if dataset.dtype.kind not in "biuf":
             raise CaffeError(f"dataset '{dataset.name}' is no array of numbers")
+        log_class(dataset)
     if not is_bounded(*datasets):
         claimed = ", ".join(f"'{each.name}' of {each.shape}" for each in datasets[:_MOST_NAMED])
         raise CaffeError(f"claims more than fits here: dataset {claimed}")

@@ -29,6 +29,18 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+def test_a_tool_of_which_only_errors_show(folder: Path, capfd: Capture) -> None:
+    """tools/extract_features.cpp leaves glog's defaults alone, where the others log to stderr."""
+    severities = []
+    for environment in ({}, {"GLOG_logtostderr": "1"}, {"GLOG_stderrthreshold": "1"}):
+        with heeded({}, environment, "extract_features"):
+            for write in (log.info, log.warning, log.error):
+                write("a line")
+        lines = capfd.readouterr().err.splitlines()
+        severities.append("".join(line[0] for line in lines))
+    assert severities == ["E", "IWE", "WE"]
+
+
 def said(words: Sequence[str], environment: dict[str, str], capture: Capture) -> str:
     """The severities that stderr gets."""
     others, taken = take(words)

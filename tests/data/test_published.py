@@ -75,6 +75,36 @@ def test_the_command_for_mnist(
     assert not Path("new").exists()
 
 
+def test_the_command_for_pairs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Capture
+) -> None:
+    """By what examples/siamese/convert_mnist_siamese_data.cpp writes, which logs to files only."""
+    monkeypatch.chdir(tmp_path)
+    images, labels = golden_files("mnist500_test_lmdb")
+    Path("images").write_bytes(images)
+    Path("labels").write_bytes(labels)
+    words = ["convert_mnist_siamese_data", "images", "labels", "db"]
+    assert run_well(words, capfd).err == ""
+    # Image -> labels of those that look like it.
+    known: dict[bytes, set[int]] = {}
+    for _, value in contents(GOLDEN / "data" / "mnist500_test_lmdb"):
+        datum = parse_datum(value)
+        known.setdefault(datum.image().tobytes(), set()).add(datum.label)
+    with open_database("db", "leveldb") as database:
+        records = [(key, parse_datum(bytes(value))) for key, value in database.records()]
+    assert [key for key, _ in records] == [b"%08d" % number for number in range(500)]
+    same = 0
+    for _, datum in records:
+        pair = datum.image()
+        assert pair.shape == (2, 28, 28)
+        first, second = (known[image.tobytes()] for image in pair)
+        assert datum.label == (first == second)
+        same += datum.label
+    assert 15 < same < 100  # some 10 % of 500
+    assert len({datum.image().tobytes() for _, datum in records}) > 490
+    assert "exists already" in complaint(words, capfd)
+
+
 @pytest.fixture(scope="module")
 def cifar(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Six files of 10,000 records; number i has the label i mod 10 and counts in its pixels."""

@@ -8,6 +8,7 @@ import h5py
 import numpy as np
 import pytest
 
+from caffe_dns import log
 from caffe_dns.layers import Context
 from tests.layers.data_harness import data_layer, read, refused
 
@@ -98,3 +99,20 @@ def test_wrong_files(listed: str, tmp_path: Path) -> None:
     )
     (tmp_path / "1.h5").write_text("no HDF5")
     assert "1.h5: layer 'layer': cannot be read as HDF5" in refused(text)
+
+
+def test_says_once_which_classes_the_values_are_of(
+    listed: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """LOG_FIRST_N of util/hdf5.cpp, as Caffe 1.0 logs it once it has counted the files."""
+    monkeypatch.setattr(log, "said_once", set())
+    for _ in range(2):
+        with data_layer(listed + "batch_size: 3 }", tops=3):
+            pass
+    said = [line.partition("] ")[2] for line in capfd.readouterr().err.splitlines()]
+    assert [line for line in said if line.startswith(("Number", "Datatype"))] == [
+        "Number of HDF5 files: 3",
+        "Datatype class: H5T_FLOAT",
+        "Datatype class: H5T_INTEGER",
+        "Number of HDF5 files: 3",
+    ]

@@ -1,6 +1,7 @@
 """`dns extract_features` (tools/extract_features.cpp).
 
-Of Caffe's tool only lines of severity ERROR show, and so all it has to say is one; here too.
+Of Caffe's tool only lines of severity ERROR show unless glog's flags ask for more, and so all it
+has to say is one; here too.
 """
 
 from __future__ import annotations
@@ -37,32 +38,29 @@ def run(
     allow_python_layers: bool,
 ) -> None:
     """Do what `dns extract_features` is asked for, by the values of its flags."""
-    was_quiet = log.set_quiet(True)
+    blobs, datasets = _pairs(blob_names, dataset_names)
+    if num_mini_batches < 1:
+        raise CaffeError(f"num_mini_batches must be at least 1, not {num_mini_batches}")
+    net = load_net(
+        feature_extraction_proto_file,
+        "TEST",
+        weight_files(pretrained_net_param),
+        not no_surgery,
+        device=_device(mode, device_id),
+        allow_python_layers=allow_python_layers,
+    )
     try:
-        blobs, datasets = _pairs(blob_names, dataset_names)
-        if num_mini_batches < 1:
-            raise CaffeError(f"num_mini_batches must be at least 1, not {num_mini_batches}")
-        net = load_net(
-            feature_extraction_proto_file,
-            "TEST",
-            weight_files(pretrained_net_param),
-            not no_surgery,
-            device=_device(mode, device_id),
-            allow_python_layers=allow_python_layers,
-        )
-        try:
-            require_data(net, feature_extraction_proto_file)
-            check_blobs(net, blobs, feature_extraction_proto_file)
-            with ExitStack() as stack:
-                writers = [
-                    stack.enter_context(create_database(dataset, db_type)) for dataset in datasets
-                ]
-                _extract(net, dict(zip(blobs, writers, strict=True)), num_mini_batches)
-        finally:
-            net.close()
-        log.error("Successfully extracted the features!")
+        require_data(net, feature_extraction_proto_file)
+        check_blobs(net, blobs, feature_extraction_proto_file)
+        with ExitStack() as stack:
+            writers = []
+            for dataset in datasets:
+                log.info(f"Opening dataset {dataset}")
+                writers.append(stack.enter_context(create_database(dataset, db_type)))
+            _extract(net, dict(zip(blobs, writers, strict=True)), num_mini_batches)
     finally:
-        log.set_quiet(was_quiet)
+        net.close()
+    log.error("Successfully extracted the features!")
 
 
 def _pairs(blob_names: str, dataset_names: str) -> tuple[list[str], list[str]]:
