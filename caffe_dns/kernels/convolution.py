@@ -1,4 +1,4 @@
-"""Convolutions of few channels without a stride, with a maximum pooling after them, and gradients.
+"""Convolutions of few channels without a stride, perhaps with a pooling after them, and gradients.
 
 Matrix units want channels by the eight: cuDNN pads and converts blobs of others in kernels of its
 own. Blobs and weights have their channels innermost here, so that what a row of a kernel multiplies
@@ -7,6 +7,9 @@ time, and the gradient of a weight took twice as long.
 """
 
 from __future__ import annotations
+
+import math
+from collections.abc import Sequence
 
 import torch
 import triton
@@ -46,7 +49,7 @@ def _inside(y, x, row, along, height, width, C: tl.constexpr):
 
 
 @triton.jit
-def _maxima(
+def _convolve(
     bottom,
     weight,
     bias,
@@ -70,8 +73,13 @@ def _maxima(
     ROWS: tl.constexpr,
     OUTER: tl.constexpr,
     NUMBERS: tl.constexpr,
+    BACK: tl.constexpr,
 ):
-    """The largest of each PH x PW neighbours in a convolution's top, and which that was."""
+    """A convolution, or the largest of each PH x PW neighbours in it and which that was.
+
+    BACK takes the weight of a convolution from the top to the bottom, for the way back: its axes of
+    channels change places, and its pixels are reversed.
+    """
     MEMBERS: tl.constexpr = PH * PW
     PIXELS: tl.constexpr = ROWS // MEMBERS
     WINDOW: tl.constexpr = KH * KW * C
@@ -91,31 +99,35 @@ def _maxima(
         inside = _inside(y[:, None], x[:, None], row[None, :], along[None, :], height, width, C)
         inside = inside & (pixel < pixels)[:, None] & there[None, :]
         values = tl.load(bottom + begin[:, None] + place[None, :], mask=inside, other=0.0)
-        factors = tl.load(
-            weight + o[None, :] * WINDOW + number[:, None],
-            mask=(o < outer)[None, :] & there[:, None],
-            other=0.0,
-        )
+        if BACK:
+            spot = number % C * (KH * KW) + (KH * KW - 1 - number // C)
+            spot = (spot * outer)[:, None] + o[None, :]
+        else:
+            spot = o[None, :] * WINDOW + number[:, None]
+        factors = tl.load(weight + spot, mask=(o < outer)[None, :] & there[:, None], other=0.0)
         total = tl.dot(values, factors, total, input_precision="tf32")
         start += NUMBERS
-    values = tl.reshape(total, (PIXELS, MEMBERS, OUTER))
-    # The first maximum counts; NaN is passed on.
-    best = tl.max(tl.where(values != values, float("inf"), values), 1)
-    is_best = (values == tl.reshape(best, (PIXELS, 1, OUTER))) | (values != values)
-    numbers = tl.reshape(tl.arange(0, MEMBERS), (1, MEMBERS, 1))
-    winner = tl.min(tl.where(is_best, numbers, MEMBERS), 1)
-    lost = tl.max((values != values).to(tl.int32), 1) > 0
-    best = tl.where(lost, float("nan"), best)
+    if MEMBERS > 1:
+        values = tl.reshape(total, (PIXELS, MEMBERS, OUTER))
+        # The first maximum counts; NaN is passed on.
+        best = tl.max(tl.where(values != values, float("inf"), values), 1)
+        is_best = (values == tl.reshape(best, (PIXELS, 1, OUTER))) | (values != values)
+        numbers = tl.reshape(tl.arange(0, MEMBERS), (1, MEMBERS, 1))
+        winner = tl.min(tl.where(is_best, numbers, MEMBERS), 1)
+        lost = tl.max((values != values).to(tl.int32), 1) > 0
+        total = tl.where(lost, float("nan"), best)
     if HAS_BIAS:
-        best += tl.load(bias + o, mask=o < outer, other=0.0)[None, :]
-    if RELU:
-        winner = tl.where(best <= 0, NOWHERE, winner)
-        best = tl.where(best < 0, 0.0, best)
+        total += tl.load(bias + o, mask=o < outer, other=0.0)[None, :]
     pixel = tl.program_id(0) * PIXELS + tl.arange(0, PIXELS)
     known = (pixel < pixels)[:, None] & (o < outer)[None, :]
     place = pixel[:, None] * outer + o[None, :]
-    tl.store(top + place, best, mask=known)
-    tl.store(winners + place, winner.to(tl.uint8), mask=known)
+    if MEMBERS > 1:
+        if RELU:
+            winner = tl.where(total <= 0, NOWHERE, winner)
+        tl.store(winners + place, winner.to(tl.uint8), mask=known)
+    if RELU:
+        total = tl.where(total < 0, 0.0, total)
+    tl.store(top + place, total, mask=known)
 
 
 @triton.jit
@@ -196,15 +208,44 @@ def maxima(
 
     `size` is how many there are. The windows lie side by side; their pixels are a power of two.
     """
-    (outer, channels, rows, columns), numbers = w.shape, w[0].numel()
-    shape = (len(x), outer, *size)
+    shape = (len(x), len(w), *size)
     top = torch.empty(shape, device=x.device, memory_format=torch.channels_last)
     winners = torch.empty_like(top, dtype=torch.uint8)
-    pixels, tile = top.numel() // outer, _at_most(OUTER, outer)
-    _maxima[(triton.cdiv(pixels * pool[0] * pool[1], ROWS), triton.cdiv(outer, tile))](
+    _launch(x, w, top, w.shape[1:], pad, pool, winners=winners, bias=b, RELU=relu, BACK=False)
+    return top, winners
+
+
+def bottom_gradient(gradient: Tensor, x: Tensor, w: Tensor, pad: Pair) -> Tensor:
+    """The gradient of x from that of the top."""
+    result = torch.empty_like(x)
+    rows, columns = w.shape[2:]
+    window = (len(w), rows, columns)
+    far = (rows - 1 - pad[0], columns - 1 - pad[1])
+    _launch(
+        gradient, w, result, window, far, (1, 1), winners=None, bias=None, RELU=False, BACK=True
+    )
+    return result
+
+
+def _launch(
+    x: Tensor,
+    w: Tensor,
+    top: Tensor,
+    window: Sequence[int],
+    pad: Pair,
+    pool: Pair,
+    *,
+    winners: Tensor | None,
+    bias: Tensor | None,
+    **flags: bool,
+) -> None:
+    """Convolve x, with windows of so many channels, rows and columns, into a (pooled) top."""
+    num, outer, *size = top.shape
+    pixels, tile = num * size[0] * size[1], _at_most(OUTER, outer)
+    _convolve[(triton.cdiv(pixels * pool[0] * pool[1], ROWS), triton.cdiv(outer, tile))](
         x,
         w,
-        b,
+        bias,
         top,
         winners,
         pixels,
@@ -212,18 +253,17 @@ def maxima(
         *x.shape[2:],
         *size,
         *pad,
-        HAS_BIAS=b is not None,
-        RELU=relu,
-        C=channels,
-        KH=rows,
-        KW=columns,
+        HAS_BIAS=bias is not None,
+        C=window[0],
+        KH=window[1],
+        KW=window[2],
         PH=pool[0],
         PW=pool[1],
         ROWS=ROWS,
         OUTER=tile,
-        NUMBERS=_at_most(NUMBERS, numbers),
+        NUMBERS=_at_most(NUMBERS, math.prod(window)),
+        **flags,
     )
-    return top, winners
 
 
 def parameter_gradients(gradient: Tensor, x: Tensor, w: Tensor, pad: Pair) -> tuple[Tensor, Tensor]:

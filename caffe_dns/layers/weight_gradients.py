@@ -138,7 +138,15 @@ class Convolved:
 
 @dataclass(frozen=True)
 class FewChannels(Convolved):
-    """A convolution of few channels without a stride; the weight has a kernel for its gradient."""
+    """A convolution of few channels without a stride, with kernels of our own for its gradients."""
+
+    def bottom_gradient(self, gradient: Tensor, x: Tensor, w: Tensor) -> Tensor:
+        if not suit(gradient, x, w):
+            return super().bottom_gradient(gradient, x, w)
+        from caffe_dns.kernels import convolution
+
+        pad_h, pad_w = self.pad
+        return convolution.bottom_gradient(gradient, x, w, (pad_h, pad_w))
 
     def weight_gradient(self, gradient: Tensor, x: Tensor, w: Tensor) -> Tensor:
         if not suit(gradient, x, w):

@@ -80,6 +80,20 @@ def test_gradients_of_parameters(
     check(along_bias, gradient.double().sum((0, 2, 3)))
 
 
+@pytest.mark.parametrize(("channels", "outputs", "size", "kernel", "pad"), SHAPES)
+def test_gradients_of_bottoms(
+    channels: int, outputs: int, size: Pair, kernel: Pair, pad: Pair
+) -> None:
+    x, w = draw(3, channels, *size, seed=1), draw(outputs, channels, *kernel, seed=2)
+    exact = x.double().requires_grad_()
+    top = F.conv2d(exact, w.double(), padding=pad)
+    gradient = draw(*top.shape, seed=3)
+    top.backward(gradient.double())
+    found = convolution.bottom_gradient(gradient, x, w, pad)
+    assert found.stride() == x.stride()
+    check(found, exact.grad)
+
+
 @pytest.mark.parametrize("relu", [False, True])
 @pytest.mark.parametrize("pool", [(2, 2), (1, 2), (4, 1)])
 @pytest.mark.parametrize(("channels", "outputs", "size", "kernel", "pad"), SHAPES)
