@@ -17,6 +17,9 @@ from caffe_dns.kernels.layout import laid_out, layout_of, tile
 
 #: The most neighbours that a kernel sums up: it reads their neighbours again for each in backward.
 LARGEST_SIZE = 7
+#: Numbers that a program has in hand at a time. Each takes the powers of all its neighbours' sums:
+#: in backward, four times as many would not stay in registers.
+TILE = 512
 
 
 @triton.jit
@@ -136,8 +139,10 @@ class NormalizedAcross(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, size: int, share: float, beta: float, k: float) -> Tensor:
         x = laid_out(x)
         layout = layout_of(x)
-        ctx.settings = layout.settings | {"SIZE": size, "share": share, "beta": beta, "k": k}
-        ctx.grid = (layout.row_blocks, layout.column_blocks)
+        height = TILE // layout.columns
+        ctx.settings = layout.settings | {"HEIGHT": height, "SIZE": size}
+        ctx.settings |= {"share": share, "beta": beta, "k": k}
+        ctx.grid = (triton.cdiv(layout.rows, height), layout.column_blocks)
         top = torch.empty_like(x)
         _forward[ctx.grid](x, top, **ctx.settings)
         ctx.save_for_backward(x)
