@@ -29,14 +29,13 @@ class _MaskedWeight(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, weight: Tensor, mask: Tensor, dtype: torch.dtype) -> Tensor:
-        ctx.dtype = weight.dtype
         # Into a tensor of the weight's own strides: for one input channel a plain product would
         # lose the memory format, and the convolution after it would be slower.
         return torch.mul(weight, mask, out=torch.empty_like(weight, dtype=dtype))
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
-        return gradients[0].to(ctx.dtype), None, None
+        return gradients[0], None, None  # in the type that the weight's gradient has, by autograd
 
 
 def masked(weight: Tensor, mask: Tensor, dtype: torch.dtype | None = None) -> Tensor:
@@ -56,12 +55,11 @@ class _Stand(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, parameter: Tensor, product: Tensor) -> Tensor:
-        ctx.dtype = parameter.dtype
         return product.view_as(product)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        return gradients[0].to(ctx.dtype), None
+        return gradients[0], None
 
 
 def stand_in(parameter: Tensor, product: Tensor) -> Tensor:

@@ -108,6 +108,8 @@ class Layer(nn.Module):
     needs_numbers: ClassVar[slice] = NO_BOTTOM
     #: Whether the tops come from elsewhere than the net: a database, a program, a filler.
     is_source: ClassVar[bool] = False
+    #: Whether a source keeps nothing that it has given out, or gives out the same again and again.
+    gives_away: ClassVar[bool] = False
 
     def __init__(self, param: LayerParameter, context: Context) -> None:
         super().__init__()

@@ -62,6 +62,7 @@ class BatchDataLayer(Layer):
     bottoms = (0, 0)
     tops: ClassVar[tuple[int, int | None]] = (1, 2)
     is_source = True
+    gives_away = True
     #: Records in a batch of one rank.
     batch_size: int
 

@@ -21,6 +21,7 @@ class DummyData(Layer):
     bottoms = (0, 0)
     tops = (1, None)
     is_source = True
+    gives_away = True
 
     def build(self, bottom_shapes: Sequence[Shape]) -> None:
         fillers = list(self.param.dummy_data_param.data_filler) or [FillerParameter(value=0)]

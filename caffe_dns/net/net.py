@@ -207,6 +207,11 @@ class Net(nn.Module):
             self._run_step(step, blobs)
         return blobs
 
+    def given_away(self) -> set[str]:
+        """The blobs of `read_sources` that whoever reads them may write to later."""
+        away = (step.tops for step in self._sources if step.layer.gives_away)
+        return {blob for tops in away for blob in tops}
+
     def compute(self, given: Mapping[str, Tensor], *, inner: bool = True) -> dict[str, Tensor]:
         """Run all layers but those whose tops are given: Input layers and sources.
 

@@ -6,6 +6,7 @@ count them, but no solver updates them.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -62,6 +63,11 @@ class ParamTable:
     def is_owner(self, layer: Layer, index: int) -> bool:
         owner = self.owner(layer, index)
         return owner.layer is layer and owner.index == index
+
+    def unshared(self) -> list[Param]:
+        """The parameters that one blob alone is."""
+        users = Counter(self._owners.values())
+        return [param for param in self.owned if users[param] == 1]
 
     def append(self, layer: Layer) -> list[bool]:
         """Enter a layer's blobs; returns which of them ask for a gradient.

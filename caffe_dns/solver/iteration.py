@@ -8,7 +8,7 @@ later batch. When to train, and what to log, is the solver's business.
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 
 import torch
@@ -171,6 +171,9 @@ class CapturedIteration:
         self._average = average
         # Gradients that are sent to other ranks go on their way as autograd brings them.
         self._deferred_gradients = deferred if average is not None else SecondStream()
+        if average is None:
+            # Of what is shared, gradients are added up, which is done in float32.
+            rule.take_rounded(net.table.unshared())
         self._runs = 0
         self._graph: torch.cuda.CUDAGraph | None = None
         self._failed = False
@@ -221,7 +224,8 @@ class CapturedIteration:
         gc.collect()
         torch.cuda.synchronize()
         torch.cuda.empty_cache()
-        inputs = [{name: tensor.clone() for name, tensor in batch.items()} for batch in batches]
+        away = self.net.given_away()
+        inputs = [taken_over(batch, away) for batch in batches]
         graph = torch.cuda.CUDAGraph()
         if self.net.context.draws:
             graph.register_generator_state(self.net.context.generator())
@@ -242,3 +246,16 @@ class CapturedIteration:
         self.rule.finish_capture()
         self._graph, self._inputs = graph, inputs
         log.info("Replaying iterations from a CUDA graph")
+
+
+def taken_over(batch: Batch, away: Collection[str]) -> dict[str, Tensor]:
+    """Tensors with a batch's numbers, to be kept and written to.
+
+    Those of `away` are the batch's own, but for parts of larger ones, all of which would be kept.
+    """
+    return {
+        name: tensor
+        if name in away and tensor.nbytes == tensor.untyped_storage().nbytes()
+        else tensor.clone()
+        for name, tensor in batch.items()
+    }

@@ -136,13 +136,17 @@ def run_on_images(cases: Iterable[tuple[bool, ...]], window: int) -> None:
         convolution.maxima(x, weight, bias, (0, 0), pool, (3, 2), relu=relu)
     gradient = torch.zeros(4, 5, 9 - window, 9 - window)
     convolution.parameter_gradients(gradient, x, weight, (0, 0))
+    convolution.bottom_gradient(gradient, x, weight, (0, 0))
 
 
 def run_without_images() -> None:
     flags = (False, True)
     for l1, nesterov in product(flags, flags):
         weights = [torch.zeros(5)]
-        kernel = SGDKernel(weights, weights, [1.0], [0.0], momentum=0.9, l1=l1, nesterov=nesterov)
+        kernel = SGDKernel(
+            weights, weights, [1.0], [0.0], momentum=0.9, l1=l1, nesterov=nesterov,
+            clip=1.0 if l1 else None,
+        )  # fmt: skip
         kernel.run(weights, torch.ones(()))
         Products(weights, [None], torch.bfloat16 if l1 else torch.float32).run()
     apart = ApartKernel(weights, weights, weights)

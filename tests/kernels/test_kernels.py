@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 from importlib import import_module
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +14,13 @@ from torch.nn import functional as F
 
 from caffe_dns import mask_rules
 from caffe_dns.data.transform import Transform
+from caffe_dns.device.determinism import always_the_same_bits
 from caffe_dns.proto.caffe_pb2 import TEST, TRAIN, TransformationParameter
+from caffe_dns.solver.update_rules import solver_types
+from caffe_dns.solver.update_rules.sgd import SGD
+from tests.nets import make_net
+from tests.solver.harness import make_solver
+from tests.solver.rules import NET, parse, put_gradients
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 if DEVICE == "cpu":
@@ -32,9 +40,10 @@ def draw(shape: tuple[int, ...], seed: int) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(DEVICE)
 
 
+@pytest.mark.parametrize("clip", [None, 10.0, 1e3])
 @pytest.mark.parametrize("l1", [False, True])
 @pytest.mark.parametrize("nesterov", [False, True])
-def test_sgd(l1: bool, nesterov: bool) -> None:
+def test_sgd(l1: bool, nesterov: bool, clip: float | None) -> None:
     parameters = [draw(shape, seed) for seed, shape in enumerate(SHAPES)]
     parameters[3] = parameters[3].contiguous(memory_format=torch.channels_last)
     parameters[0][1] = 0
@@ -43,19 +52,89 @@ def test_sgd(l1: bool, nesterov: bool) -> None:
     expected = [parameter.double() for parameter in parameters]
     moments = [history.double() for history in histories]
     kernel = SGDKernel(
-        parameters, histories, lr_mults, decays, momentum=0.75, l1=l1, nesterov=nesterov
+        parameters, histories, lr_mults, decays, momentum=0.75, l1=l1, nesterov=nesterov, clip=clip
     )
     for step in range(3):
         gradients = [draw(shape, 10 * step + seed) for seed, shape in enumerate(SHAPES)]
+        for rounded in ((), (1, 3), (2, 3, 4))[step]:  # 3 has another layout than its parameter
+            gradients[rounded] = gradients[rounded].bfloat16()
         rate = torch.tensor(0.5 / (step + 1), device=DEVICE)
+        norm = float(torch.cat([gradient.double().flatten() for gradient in gradients]).norm())
+        scale = clip / norm if clip is not None and clip < norm else 1.0
         for index, (w, h, g) in enumerate(zip(expected, moments, gradients, strict=True)):
             decay = decays[index] * (w.sign() if l1 else w)
-            new = 0.75 * h + float(rate) * lr_mults[index] * (g.double() + decay)
+            new = 0.75 * h + float(rate) * lr_mults[index] * (scale * g.double() + decay)
             w -= 1.75 * new - 0.75 * h if nesterov else new
             h.copy_(new)
         kernel.run(gradients, rate)
+        if clip is None:
+            assert kernel.norm is None
+        else:
+            torch.testing.assert_close(float(kernel.norm), norm, rtol=1e-6, atol=0)
     for found, wanted in zip([*parameters, *histories], [*expected, *moments], strict=True):
         torch.testing.assert_close(found.double(), wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_gradients_that_come_rounded_give_the_same_bits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(SGD, "_can_use_kernel", lambda rule: True)
+    found: list[list[Tensor]] = []
+    types: list[set[torch.dtype]] = []
+    for rounded in (True, False):
+        device = torch.device(DEVICE)
+        solver = make_solver(tmp_path, device=device, activations=torch.bfloat16)
+        if solver._captured is not None:
+            solver._captured._deferred_gradients = None  # which brings them in float32
+        learned = [param for param in solver.net.learnable_params if param.tensor.requires_grad]
+        solver.rule.take_rounded(learned)
+        if not rounded:
+            for param in learned:
+                param.tensor.grad_dtype = torch.float32
+        update = solver.rule.apply_to
+        types.append(set())
+
+        def apply_to(gradients: list[Tensor], update: Any = update) -> None:
+            types[-1].update(gradient.dtype for gradient in gradients)
+            update(gradients)
+
+        monkeypatch.setattr(solver.rule, "apply_to", apply_to)
+        with always_the_same_bits(True):
+            solver.step(3)
+        solver.close()
+        found.append([param.tensor.detach().cpu() for param in solver.net.learnable_params])
+    assert torch.bfloat16 in types[0] and types[1] == {torch.float32}
+    assert all(map(torch.equal, *found))
+
+
+def test_gradients_come_rounded_only_where_nobody_else_looks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(SGD, "_can_use_kernel", lambda rule: True)
+    for settings in ("clip_gradients: 1", "iter_size: 2", "debug_info: true"):
+        solver = make_solver(tmp_path, settings, device=torch.device("cpu"))
+        solver.rule.take_rounded(solver.net.learnable_params)
+        types = {param.tensor.grad_dtype for param in solver.net.learnable_params}
+        assert types == {torch.float32}, settings
+        solver.close()
+
+
+@pytest.mark.parametrize("settings", ["", "iter_size: 2", "type: 'Nesterov'", "larc: true"])
+def test_clipping_by_the_kernel(settings: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = []
+    for uses_kernel in (True, False):
+        monkeypatch.setattr(SGD, "_can_use_kernel", lambda rule, it=uses_kernel: it)
+        net = make_net(NET).to(DEVICE)
+        param = parse(f"momentum: 0.9 clip_gradients: 2 {settings}")
+        rule = solver_types[param.type](param, net.learnable_params)
+        rule.rate.fill_(0.5)
+        for step in range(2):
+            put_gradients(net, step)
+            rule.apply()
+        assert rule.norm is not None
+        found.append([rule.norm, *(p.tensor.detach() for p in net.learnable_params)])
+    for own, other in zip(*found, strict=True):
+        torch.testing.assert_close(own, other, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize(("rows", "classes"), [(5, 10), (1, 1), (9, 1000), (7, 17)])

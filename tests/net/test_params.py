@@ -87,6 +87,7 @@ def test_sharers_use_one_tensor() -> None:
     assert net.params["x"][1] is not net.params["y"][1]
     assert [entry[:2] for entry in described(net)] == [("x", 0), ("x", 1), ("y", 1)]
     assert not net.table.is_owner(net.steps[2].layer, 0)
+    assert [(p.layer.name, p.index) for p in net.table.unshared()] == [("x", 1), ("y", 1)]
     net.loss_weights = {"x": 1.0, "y": 1.0}
     blobs = net({name: torch.rand(net.blob_shapes[name]) for name in net.inputs})
     net.loss(blobs).backward()
@@ -104,6 +105,7 @@ def test_a_layer_may_share_with_itself() -> None:
     net = make_net(text)
     assert described(net) == [("s", 0, 1, 1, False)]
     assert net.params["s"][0] is net.params["s"][1]
+    assert not net.table.unshared()
     assert [net.table.is_owner(net.steps[1].layer, index) for index in (0, 1)] == [True, False]
 
 

@@ -52,6 +52,6 @@ def put_gradients(net: Net, step: int) -> list[np.ndarray]:
         if param.lr_mult == 0:
             gradient.zero_()
         else:
-            param.tensor.grad = gradient.clone()
+            param.tensor.grad = gradient.to(param.tensor.device, copy=True)
         gradients.append(gradient.double().numpy())
     return gradients

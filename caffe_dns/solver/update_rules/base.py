@@ -8,7 +8,7 @@ on a GPU; the rate is a 0-dim tensor, so that a captured step can be replayed wi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -142,6 +142,9 @@ class UpdateRule:
         self._places = {other: place for place, other in enumerate(self.params)}
         self._groups = self._group()
         return own
+
+    def take_rounded(self, params: Iterable[Param]) -> None:
+        """Let the gradients of these come as they are computed, where the rule reads them so."""
 
     def histories_apart(self) -> Tensors:
         """The histories of what was set apart, of which this process knows a part."""

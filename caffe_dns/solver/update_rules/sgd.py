@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import torch
@@ -84,7 +85,17 @@ class SGD(UpdateRule):
         fits = bool(self.tensors) and one_kind and self.may_use_kernel
         return fits and kernels.wanted(self.rate.device)
 
+    def _clips_by_kernel(self) -> bool:
+        """Whether the kernel clips, too; it knows of no division by iter_size after that."""
+        plain = not self.param.larc and self.param.iter_size <= 1
+        return self.param.clip_gradients >= 0 and plain and self._can_use_kernel()
+
+    def _clip(self, gradients: Tensors) -> None:
+        if not self._clips_by_kernel():
+            super()._clip(gradients)
+
     def _step_by_kernel(self, gradients: Tensors) -> None:
+        clips = self._clips_by_kernel()
         if self._kernel is None:
             from caffe_dns.kernels.sgd import SGDKernel
 
@@ -96,8 +107,11 @@ class SGD(UpdateRule):
                 momentum=self.param.momentum,
                 l1=self._l1s[0],
                 nesterov=self.nesterov,
+                clip=self.param.clip_gradients if clips else None,
             )
         self._kernel.run(gradients, self.rate)
+        if clips:
+            self.norm = self._kernel.norm
 
     def _can_fuse(self) -> bool:
         """Whether PyTorch's own update on a CPU, in one pass over memory, does the same."""
@@ -123,6 +137,17 @@ class SGD(UpdateRule):
                 maximize=False,
                 is_first_step=False,
             )
+
+    def take_rounded(self, params: Iterable[Param]) -> None:
+        """Where only the kernel looks at gradients, it reads those of bfloat16 as they are.
+
+        In float32, those of large weights would be written and read once more, and be there when
+        memory holds most.
+        """
+        if self.may_set_apart and self.param.iter_size <= 1 and self._can_use_kernel():
+            for param in params:
+                if param.tensor.requires_grad:
+                    param.tensor.grad_dtype = None
 
     def track(self, param: Param) -> None:
         super().track(param)

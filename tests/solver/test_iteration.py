@@ -1,0 +1,38 @@
+"""What a recorded iteration reads its batches from; the recording itself is in tests/test_gpu."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from caffe_dns.layers.memory_data import MemoryData
+from caffe_dns.solver.iteration import taken_over
+from tests.nets import make_net
+
+DUMMY = """dummy_data_param { shape { dim: 2 dim: 3 } data_filler { type: "constant" value: 2 }
+data_filler { type: "uniform" } shape { dim: 2 dim: 1 } }"""
+MEMORY = "memory_data_param { batch_size: 2 channels: 1 height: 1 width: 3 }"
+
+
+def test_a_batch_that_nobody_else_keeps_is_taken_over() -> None:
+    text = f"layer {{ name: 'd' type: 'DummyData' top: 'same' top: 'new' {DUMMY} }}"
+    net = make_net(text)
+    batch = net.read_sources()
+    inputs = taken_over(batch, net.given_away())
+    assert inputs["same"] is batch["same"] and inputs["new"] is batch["new"]
+    parts = {name: tensor[1:] for name, tensor in batch.items()}
+    inputs = taken_over(parts, net.given_away())
+    assert all(inputs[name].data_ptr() != parts[name].data_ptr() for name in parts)
+
+
+def test_numbers_that_come_again_are_copied() -> None:
+    text = f"layer {{ name: 'm' type: 'MemoryData' top: 'data' top: 'label' {MEMORY} }}"
+    net = make_net(text)
+    source = net.layer("m")
+    assert isinstance(source, MemoryData) and not net.given_away()
+    for rows in (2, 4):
+        source.set_input(np.ones((rows, 1, 1, 3), np.float32), np.zeros(rows, np.float32))
+        first = taken_over(net.read_sources(), net.given_away())
+        for tensor in first.values():
+            tensor.fill_(7)
+        again = {name: tensor for _ in range(2) for name, tensor in net.read_sources().items()}
+        assert float(again["data"].max()) == 1 and float(again["label"].max()) == 0
