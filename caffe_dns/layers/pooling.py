@@ -56,6 +56,17 @@ class Window:
         height, width = (self._count(image[axis], axis) for axis in (0, 1))
         return height, width
 
+    def covering(self, image: Pair) -> Window:
+        """The window with the least padding by which there are extent / stride, rounded up."""
+        before, behind = [], []
+        for axis in (0, 1):
+            step = self.stride[axis]
+            whole = max(self.kernel[axis] - (image[axis] % step or step), 0)
+            before.append(whole // 2)
+            behind.append(whole - whole // 2)
+        pad, end = (before[0], before[1]), (behind[0], behind[1])
+        return Window(self.kernel, self.stride, pad, False, None if pad == end else end)
+
     def suits_torch(self, image: Pair) -> bool:
         """Whether PyTorch's pooling takes this window and makes as many outputs as Caffe.
 
@@ -239,6 +250,11 @@ class Pooling(Layer):
             self._window = Window(kernel, stride, (pad[0] + top, pad[1] + left), self._ceil())
         else:
             self._window = Window(kernel, stride, (top, left), self._ceil(), (bottom, right))
+        self._covers = settings.pad_type == 1
+        if settings.pad_type > 1 or (self._covers and any(map(any, self._window.pads))):
+            raise self.error(
+                "0, or 1 without any padding, would be right", "pooling_param.pad_type"
+            )
         if settings.global_pooling:
             self._check_global()
         elif any(map(any, self._window.pads)):
@@ -246,7 +262,9 @@ class Pooling(Layer):
 
     def window(self, image: Pair) -> Window:
         """The window for images of these extents."""
-        return Window(image) if self.param.pooling_param.global_pooling else self._window
+        if self.param.pooling_param.global_pooling:
+            return Window(image)
+        return self._window.covering(image) if self._covers else self._window
 
     def reshape(self, bottom_shapes: Sequence[Shape]) -> list[Shape]:
         shape = bottom_shapes[0]

@@ -78,11 +78,12 @@ _MOVED: dict[str, dict[int, Moved]] = {
         **dict.fromkeys((152, 137), Moved(2104)),
         45: Moved(2104, {(1, LENGTH): 2100, (2, LENGTH): 2101, (3, VARINT): 2102}),
     },
-    # NVCaffe; the last three Intel Caffe.
+    # Synopsys; NVCaffe; the last three Intel Caffe.
     "BatchNorm": {
         139: Moved(
             139,
             {
+                (4, VARINT): 2105,
                 (5, LENGTH): 2100,
                 (6, LENGTH): 2101,
                 (7, VARINT): 2102,
@@ -99,6 +100,7 @@ _MOVED: dict[str, dict[int, Moved]] = {
     "Pooling": {121: _POOLING},
     "ReLU": {123: Moved(123, {(3, VARINT): 2100})},
     "Reshape": {133: Moved(133, {(4, VARINT): 2100})},
+    "DetectionOutput": {204: Moved(204, {(32, VARINT): 2101, (33, VARINT): 2102})},
     "Squeeze": {241: Moved(2151)},
     "Pad": {224: Moved(2152)},
     "DepthToSpace": {208: Moved(2153)},

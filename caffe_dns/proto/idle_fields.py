@@ -121,11 +121,12 @@ _FIELDS: dict[str, dict[str, Idle]] = {
     },
     "BatchNormParameter": {
         "engine": _ANY,
-        "add_eps_before_sqrt": _IS_ON,
         "relu": _IS_OFF,
         "update_global_stats": _IS_OFF,
     },
     "ConvolutionParameter": {
+        # Synopsys; 1 pads by what TensorFlow calls "SAME".
+        "pad_type": Idle((0,)),
         "cudnn_convolution_algo_seeker": _ANY,
         "conv_algos_override": _ANY,
         "conv_algorithm": _ANY,

@@ -163,11 +163,8 @@ FIELDS = {
         "TransformationParameter": "stride",
     },
     "Synopsys Caffe": {
-        "BatchNormParameter": "add_eps_before_sqrt",
         "BNParameter": "icnet",
         "ConvolutionParameter": "pad_type",
-        "DetectionOutputParameter": "no_permute",
-        "PoolingParameter": "pad_type",
         "TransformationParameter": "caffe_yolo",
     },
     "SkimCaffe": {

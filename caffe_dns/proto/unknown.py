@@ -12,6 +12,7 @@ from caffe_dns.errors import CaffeError
 from caffe_dns.proto.caffe_pb2 import NetParameter, SolverParameter
 from caffe_dns.proto.known_forks import forks_with_layer
 from caffe_dns.proto.positions import Positions
+from caffe_dns.proto.upgrade_forks import READ_AS_OTHERS
 from caffe_dns.registry import is_missing
 
 #: Of more than this many, the rest is counted.
@@ -60,7 +61,8 @@ def foreign_layers(message: Message, positions: Positions) -> list[Unknown]:
     return [
         Unknown(f"layer type '{type}'", line, forks)
         for type, line in types
-        if type and ((forks := forks_with_layer(type)) or is_missing("layer type", type))
+        if type not in ("", *READ_AS_OTHERS)
+        and ((forks := forks_with_layer(type)) or is_missing("layer type", type))
     ]
 
 

@@ -11,6 +11,8 @@ _OVER_TIME = {"Convolution3D": "Convolution", "Deconvolution3D": "Deconvolution"
 _OF_SEGMENTS = ("num_segments", "modality", "name_pattern", "grayscale")
 #: The one that has its values as shapes (video-caffe).
 _BY_SHAPES = "NdConvolution"
+#: Layer types that there are in definitions only.
+READ_AS_OTHERS = frozenset((*_OVER_TIME, _BY_SHAPES, "UpsampleDarknet"))
 #: What Caffe's convolutions have for an axis at most.
 _MOST = 2**31 - 1
 
@@ -58,6 +60,10 @@ def say_as_ours(layer: LayerParameter) -> None:
         layer.depth_to_space_param.block_size = layer.reshape_param.pixelshuffler
         layer.depth_to_space_param.data_format = "CRD"
         layer.ClearField("reshape_param")
+    elif layer.type == "BatchNorm" and not layer.batch_norm_param.add_eps_before_sqrt:
+        layer.type = "DarknetBatchNorm"
+    elif layer.type == "DetectionOutput" and layer.detection_output_param.no_permute:
+        layer.type = "DetectionOutputOfMaps"
     elif layer.type == "UpsampleDarknet":
         layer.type = "Upsample"
         layer.upsample_param.scale = max(layer.upsample_darknet_param.stride, 0)

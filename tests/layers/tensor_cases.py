@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from tests.layers.detection.test_detection_output import bottoms
 from tests.layers.device_cases import FILLED, IMAGES, Case, settings
+from tests.layers.forks.test_detection_maps import TEXT, as_maps
 from tests.layers.harness import draw
 
 CASES = {
@@ -28,6 +30,15 @@ CASES = {
     ),
     "means inside": Case(
         settings("Pooling", "pooling_param", "pool: AVE_EXC_PAD kernel_size: 3 stride: 2 pad_r: 1"),
+        [draw(*IMAGES)],
+    ),
+    "detection_maps": Case(TEXT % "nbottom: 2", as_maps(bottoms(), 1, whole=True), ()),
+    "darknet_batch_norm": Case(
+        settings("DarknetBatchNorm", "batch_norm_param", "eps: 0.01", "phase: TRAIN"),
+        [draw(*IMAGES)],
+    ),
+    "pooling like tensorflow": Case(
+        settings("Pooling", "pooling_param", "kernel_size: 2 stride: 1 pad_type: 1"),
         [draw(*IMAGES)],
     ),
     "hard_swish": Case("type: 'HardSwish'", [4 * draw(*IMAGES)]),

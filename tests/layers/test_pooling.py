@@ -176,6 +176,24 @@ def test_padding_of_each_side_in_a_definition() -> None:
     assert torch.equal(*tops)
 
 
+@pytest.mark.parametrize(("kernel", "stride"), [(3, 2), (2, 2), (3, 1), (1, 2), (2, 1), (5, 3)])
+def test_padding_like_tensorflow(kernel: int, stride: int) -> None:
+    # "SAME": extent / stride windows, rounded up; what is odd comes behind.
+    text = f"kernel_size: {kernel} stride: {stride} pad_type: 1"
+    for extent in (5, 6, 7):
+        image = bottom_of(extent, extent)
+        found = make_layer(f"type: 'Pooling' top: 't' pooling_param {{ {text} }}", image.shape)(
+            image
+        )
+        windows = -(-extent // stride)
+        before = max((windows - 1) * stride + kernel - extent, 0) // 2
+        starts = [index * stride - before for index in range(windows)]
+        for i, j in itertools.product(range(windows), repeat=2):
+            rows, columns = (slice(max(starts[k], 0), starts[k] + kernel) for k in (i, j))
+            assert torch.equal(found[..., i, j], image[..., rows, columns].amax((2, 3)))
+        assert found.shape[2:] == (windows, windows)
+
+
 @pytest.mark.parametrize(
     "window",
     [
@@ -266,6 +284,8 @@ def test_global_pooling_follows_the_bottom() -> None:
         ("kernel_size: 2 pad: 1 pad_l: 1", "pad_l: give either pad or the padding of each side"),
         ("kernel_size: 2 pad_b: 2", "pooling_param.pad: must be smaller than the kernel"),
         ("global_pooling: true pad_b: 2", "pooling_param.global_pooling: takes no pad"),
+        ("kernel_size: 2 pad_type: 2", "pad_type: 0, or 1 without any padding, would be right"),
+        ("kernel_size: 2 pad_type: 1 pad: 1", "pad_type: 0, or 1 without any padding, would be"),
         ("kernel_size: 9", "does not fit into the bottom's 5 x 6"),
     ],
 )

@@ -200,6 +200,11 @@ def test_padding_of_each_side() -> None:
     nearest = fork_layer("ResizeNearestNeighbor", 210, height).resize_nearest_neighbor_param
     bilinear = fork_layer("ResizeBilinear", 226, height).resize_bilinear_param
     assert nearest.output_height == bilinear.output_height == 3
+    content = tag(32, VARINT) + varint(1) + tag(33, VARINT) + varint(7)
+    read = fork_layer("DetectionOutput", 204, content).detection_output_param
+    assert read.no_permute and read.nbottom == 7
+    read = fork_layer("BatchNorm", 139, tag(4, VARINT) + varint(0)).batch_norm_param
+    assert read.HasField("add_eps_before_sqrt")
     assert fork_layer("Reshape", 133, tag(4, VARINT) + varint(2)).reshape_param.pixelshuffler == 2
     assert fork_layer("Squeeze", 241, tag(1, VARINT) + varint(3)).squeeze_param.axis == [3]
     assert fork_layer("ReLU", 123, tag(3, VARINT) + varint(1)).relu_param.relu6

@@ -90,6 +90,26 @@ def test_pixels_shuffled_by_synopsys() -> None:
     assert upsampled.upsample_param.scale == 3
 
 
+@pytest.mark.parametrize(
+    ("type", "field", "read"),
+    [
+        ("BatchNorm", "batch_norm_param { add_eps_before_sqrt: false }", "DarknetBatchNorm"),
+        ("BatchNorm", "batch_norm_param { add_eps_before_sqrt: true }", "BatchNorm"),
+        ("DetectionOutput", "detection_output_param { no_permute: true }", "DetectionOutputOfMaps"),
+        ("DetectionOutput", "detection_output_param { no_permute: false }", "DetectionOutput"),
+    ],
+)
+def test_kinds_of_synopsys(type: str, field: str, read: str) -> None:
+    text = layer("l", type, "x", "y", field)
+    assert upgrade_net(parse_text(text, NetParameter).message, "net.prototxt").layer[0].type == read
+
+
+def test_types_that_are_read_as_others_are_not_unknown() -> None:
+    text = "layer { name: 'u' type: 'UpsampleDarknet' } layer { name: 'a' type: 'MAE' typo: 1 }"
+    with pytest.raises(CaffeError, match=r"unknown field 'typo'.*; also unknown: layer type 'MAE'"):
+        parse_text(text, NetParameter)
+
+
 def build(text: str) -> Net:
     """The net of a definition of videos `x`, as it is read from a file."""
     param = parse_text(input_layer(x=(1, 2, 4, 6, 6)) + text, NetParameter).message

@@ -182,7 +182,7 @@ def _give_statistics(net: Net) -> None:
     """A variance of 1 for layers that no batch has taught theirs, which else divide by 0.003."""
     for step in net.steps:
         blobs = step.layer.blobs
-        if step.layer.type == "BatchNorm":
+        if step.layer.type in ("BatchNorm", "DarknetBatchNorm"):
             blobs[1].fill_(1)
             blobs[2].fill_(1)
         elif step.layer.type == "BN" and len(blobs) == 4:

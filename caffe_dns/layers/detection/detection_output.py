@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -13,6 +14,7 @@ from caffe_dns.layers.base import Shape, layer_types
 from caffe_dns.layers.detection.boxes import suppress
 from caffe_dns.layers.detection.detection_files import DetectionFiles
 from caffe_dns.layers.detection.predictions import PredictionLayer, order_of
+from caffe_dns.proto.fields import refuse_fields
 
 #: Values of a top's row: image, label, score, xmin, ymin, xmax, ymax.
 ROW = 7
@@ -32,12 +34,13 @@ class DetectionOutput(PredictionLayer):
     """
 
     field = "detection_output_param"
-    bottoms = (3, 5)
-    no_force_backward = (0, 1, 2, 3, 4)
+    bottoms: ClassVar[tuple[int, int | None]] = (3, 5)
+    no_force_backward: ClassVar[tuple[int, ...]] = (0, 1, 2, 3, 4)
 
     def build(self, bottom_shapes: Sequence[Shape]) -> None:
         super().build(bottom_shapes)
         options = self.options
+        refuse_fields(options, self.field, {"DetectionOutputOfMaps": ("nbottom",)}, self.type)
         if options.visualize:
             raise self.error("showing boxes in a window is not possible", f"{self.field}.visualize")
         if options.nms_param.nms_threshold < 0:

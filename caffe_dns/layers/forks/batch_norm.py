@@ -1,19 +1,23 @@
-"""BN: batch normalization with a slope and a bias of its own, as PSPNet and as SegNet have it."""
+"""BN as PSPNet and SegNet have it, with a slope and a bias of its own, and darknet's BatchNorm."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from caffe_dns.layers.base import ALL_BOTTOMS, Layer, Shape, layer_types
+from caffe_dns.layers.base import ALL_BOTTOMS, Layer, SameShape, Shape, layer_types
 from caffe_dns.layers.batch_statistics import normalize_batch
 from caffe_dns.proto.caffe_pb2 import BNParameter, FillerParameter
+from caffe_dns.proto.fields import refuse_fields
 
 #: What each fork's `bn_param` has.
 _PSPNET = ("slope_filler", "bias_filler", "momentum", "eps", "frozen", "engine")
 _SEGNET = ("scale_filler", "shift_filler", "bn_mode")
+#: What of batch_norm_param BatchNorm alone reads.
+_OF_BATCH_NORM = ("scale_filler", "bias_filler", "scale_bias", "filler", "stats_batch_size")
 #: What SegNet adds to variances.
 _SEGNET_EPS = 1e-9
 
@@ -97,3 +101,60 @@ class BN(Layer):
         if self.num_tops == 1:
             return top
         return [top, *(values.view(1, -1, 1, 1) for values in statistics)][: self.num_tops]
+
+
+@layer_types.register("DarknetBatchNorm")
+class DarknetBatchNorm(SameShape):
+    """A BatchNorm that adds `eps` to the deviation, not to the variance (Synopsys, for darknet).
+
+    (x - mean) / (sqrt(variance) + eps) for each channel, axis 1; blobs and statistics are those of
+    BatchNorm.
+    """
+
+    needs_numbers = ALL_BOTTOMS
+
+    def build(self, bottom_shapes: Sequence[Shape]) -> None:
+        if len(bottom_shapes[0]) < 2:
+            raise self.error("the bottom needs at least 2 axes", "bottom")
+        settings = self.param.batch_norm_param
+        refuse_fields(settings, "batch_norm_param", {"BatchNorm": _OF_BATCH_NORM})
+        if settings.eps < 0:
+            what = f"is {settings.eps:g}; at least 0 would be right"
+            raise self.error(what, "batch_norm_param.eps")
+        self.channels = bottom_shapes[0][1]
+        for shape, name in ((self.channels, "mean"), (self.channels, "variance"), (1, "batches")):
+            self.add_buffer((shape,), FillerParameter(), name)
+        self.fixed_blobs = (0, 1, 2)
+
+    def reshape(self, bottom_shapes: Sequence[Shape]) -> list[Shape]:
+        if bottom_shapes[0][1] != self.channels:
+            raise self.error(
+                f"the statistics are of {self.channels} channels, the bottom has "
+                f"{bottom_shapes[0][1]}",
+                "bottom",
+            )
+        return super().reshape(bottom_shapes)
+
+    def forward(self, *bottoms: Tensor) -> Tensor:
+        (bottom,) = bottoms
+        settings = self.param.batch_norm_param
+        own = not self.training
+        if settings.HasField("use_global_stats"):
+            own = settings.use_global_stats
+        mean_sum, variance_sum, batches = self.blobs
+        around = (1, -1, *[1] * (bottom.dim() - 2))
+        if own:
+            scale = torch.where(batches == 0, 0, 1 / batches)
+            mean, variance = mean_sum * scale, variance_sum * scale
+        else:
+            axes = [0, *range(2, bottom.dim())]
+            variance, mean = torch.var_mean(bottom, axes, correction=0)
+            self._update(mean.detach(), variance.detach(), bottom.numel() // self.channels)
+        return (bottom - mean.view(around)) / (variance.sqrt() + settings.eps).view(around)
+
+    def _update(self, mean: Tensor, variance: Tensor, number: int) -> None:
+        mean_sum, variance_sum, batches = self.blobs
+        fraction = self.param.batch_norm_param.moving_average_fraction
+        unbiased = variance * (number / (number - 1) if number > 1 else 1)
+        for old, new in ((mean_sum, mean), (variance_sum, unbiased), (batches, 1)):
+            old.mul_(fraction).add_(new)

@@ -31,7 +31,7 @@ class VolumePooling(Layer):
     def build(self, bottom_shapes: Sequence[Shape]) -> None:
         if self.param.pooling_param.global_pooling:
             raise self.error("is for images only", "pooling_param.global_pooling")
-        refuse_fields(self.param.pooling_param, "pooling_param", {"Pooling": SIDES})
+        refuse_fields(self.param.pooling_param, "pooling_param", {"Pooling": (*SIDES, "pad_type")})
         if self.method not in (PoolingParameter.MAX, PoolingParameter.AVE):
             method = PoolingParameter.PoolMethod.Name(self.method)
             raise self.error(f"{method} is for images only; MAX and AVE would be right", self.field)

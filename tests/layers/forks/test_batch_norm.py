@@ -127,3 +127,45 @@ def test_what_is_refused() -> None:
     for settings in ("eps: 0.1", "bn_mode: INFERENCE"):
         assert "only SegNet's kind in LEARN" in refused(text.format(settings), SHAPE, tops=2)
     assert "needs at least 2 axes" in refused(text.format(""), (3,))
+
+
+def darknet(settings: str, train: bool) -> Layer:
+    phase = "TRAIN" if train else "TEST"
+    text = f"type: 'DarknetBatchNorm' phase: {phase} batch_norm_param {{ {settings} }}"
+    return make_layer(text, SHAPE).double()
+
+
+def test_darknet_in_training() -> None:
+    made = darknet("eps: 0.25 moving_average_fraction: 0.5", train=True)
+    x = draw(*SHAPE)
+    mean, variance = batch(x)
+    expected = (x.numpy() - mean) / (np.sqrt(variance) + 0.25)
+    for count in (1.0, 1.5):
+        np.testing.assert_allclose(run(made, x)[0], expected, rtol=1e-12, atol=1e-12)
+        # Decayed sums, as BatchNorm keeps them; the variance is unbiased, of 40 numbers.
+        unbiased = variance.ravel() * 40 / 39
+        wanted = (count * mean.ravel(), count * unbiased, np.array([count]))
+        for blob, sums in zip(made.blobs, wanted, strict=True):
+            np.testing.assert_allclose(blob, sums, rtol=1e-6)
+    check_gradients(made, x)
+
+
+def test_darknet_in_tests() -> None:
+    made = darknet("eps: 0.25", train=False)
+    x = draw(*SHAPE)
+    assert torch.equal(made(x), x / 0.25)
+    with torch.no_grad():
+        for blob, values in zip(made.blobs, ([2.0, 4, 6], [8.0, 2, 18], [2.0]), strict=True):
+            blob.copy_(torch.tensor(values))
+    mean, deviation = (torch.tensor(v).view(1, 3, 1, 1) for v in ([1.0, 2, 3], [2.0, 1, 3]))
+    torch.testing.assert_close(made(x), (x - mean) / (deviation + 0.25))
+    check_gradients(made, x)
+
+
+def test_what_darknet_refuses() -> None:
+    text = "type: 'DarknetBatchNorm' batch_norm_param {{ {} }}"
+    assert "scale_bias: is for layers of type BatchNorm" in refused(
+        text.format("scale_bias: true"), SHAPE
+    )
+    assert "eps: is -1; at least 0" in refused(text.format("eps: -1"), SHAPE)
+    assert "the bottom needs at least 2 axes" in refused(text.format(""), (3,))
