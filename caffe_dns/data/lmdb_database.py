@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -190,12 +190,11 @@ class OverflowValue(StoredValue):
 def _newest_meta(file: StoredFile) -> Meta:
     """What the newer of the first two pages says."""
     meta = parse_meta(file.read(0, min(META_SIZE, file.size)), 0)
-    try:
-        other = parse_meta(file.read(meta.page_size, META_SIZE), 1)
-    except CaffeError:
+    if file.size >= meta.page_size + META_SIZE:
+        other = file.read(meta.page_size, META_SIZE)
         # They are written in turn, and a power failure can spoil one of them.
-        other = meta
-    meta = max(meta, other, key=lambda each: each.transaction)
+        with suppress(CaffeError):
+            meta = max(meta, parse_meta(other, 1), key=lambda each: each.transaction)
     expected = (meta.last_page + 1) * meta.page_size
     if file.size < expected:
         raise CaffeError(f"is cut short: data.mdb has {file.size} of {expected} bytes")

@@ -8,6 +8,7 @@ taken than the file may well need.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
@@ -37,6 +38,8 @@ _H5PY_ERRORS = (
     TypeError,
     ValueError,
 )
+#: What the system has said, in the middle of what HDF5 says.
+_OF_SYSTEM = re.compile("error message = '([^']+)'")
 
 
 @contextmanager
@@ -56,6 +59,8 @@ def open_hdf5(path: str, what: str = "cannot be read as HDF5") -> Iterator[h5py.
 
 def _reason(error: Exception, path: str) -> str:
     """What is wrong, in the words of the system or of HDF5."""
+    if quoted := _OF_SYSTEM.search(str(error)):
+        return quoted[1]
     if isinstance(error, OSError) and error.errno is None:  # not HDF5
         with suppress(OSError), open(on_disk(path), "rb") as file:
             if kind := other_kind(file.read(HEAD)):

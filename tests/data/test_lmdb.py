@@ -5,12 +5,14 @@ The oracle is the lmdb package; files that it would not write are made here, pag
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import shutil
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import lmdb
 import numpy as np
@@ -244,6 +246,33 @@ def test_a_value_must_lie_in_overflow_pages(tmp_path: Path) -> None:
         spoiled[4096 * overflow[0] + at : 4096 * overflow[0] + at + 1] = to
         file.write_bytes(spoiled)
         with pytest.raises(CaffeError, match=r"data\.mdb: is damaged at page"):
+            read(path)
+
+
+def test_a_disk_that_cannot_be_read_makes_no_shorter_database(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(tmp_path / "db", values_of([10] * 500 + [10_000]))
+    reads = 0
+    failing = 0
+
+    def counted(function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*given: Any) -> Any:
+            nonlocal reads
+            reads += 1
+            if reads == failing:
+                raise OSError(errno.EIO, "Input/output error")
+            return function(*given)
+
+        return call
+
+    for name in ("pread", "preadv"):
+        monkeypatch.setattr(os, name, counted(getattr(os, name)))
+    assert len(read(path)) == 501
+    assert reads > 4
+    for failing in range(1, reads + 1):  # noqa: B007
+        reads = 0
+        with pytest.raises(CaffeError, match="Input/output error"):
             read(path)
 
 

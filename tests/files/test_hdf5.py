@@ -212,3 +212,15 @@ def test_states_of_negative_numbers_are_refused(tmp_path: Path, field: str, valu
 
     with pytest.raises(CaffeError, match=f"{field}: is {value}, below 0"):
         read_state(make(tmp_path / "a.solverstate.h5", fill))
+
+
+def test_a_disk_that_cannot_be_read_is_told_in_the_words_of_the_system(tmp_path: Path) -> None:
+    path = make(tmp_path / "a.h5", lambda file: file.create_dataset("data", data=ROWS))
+    said = (
+        "Unable to get group info (file read failed: time = Mon Nov 30 02:52:16 2026\n, filename = "
+        "'a.h5', file descriptor = 3, errno = 5, error message = 'Input/output error', buf = 0x7f, "
+        "total read size = 512, bytes this sub-read = 512, offset = 96)"
+    )
+    with pytest.raises(CaffeError) as caught, open_hdf5(path):
+        raise RuntimeError(said)
+    assert str(caught.value) == f"{path}: cannot be read as HDF5: Input/output error"
