@@ -16,7 +16,6 @@ import torch
 from torch import Tensor, nn
 
 from caffe_dns.blob import Blob, ParamBlob
-from caffe_dns.errors import CaffeError
 from caffe_dns.layers.base import Shape
 from caffe_dns.layers.dummy_data import DummyData
 from caffe_dns.net import Net
@@ -159,11 +158,7 @@ class Execution:
 
     def _reshape(self, index: int, step: Step) -> None:
         shapes = [self.blobs[name].shape for name in step.bottoms]
-        try:
-            tops = step.layer.reshape(shapes)
-        except CaffeError as error:
-            raise error.locate(layer=step.layer.name) from None
-        for name, shape in zip(step.tops, tops, strict=True):
+        for name, shape in zip(step.tops, step.layer.top_shapes(shapes), strict=True):
             self.blobs[name].reshape(*shape)
         self._shapes[index] = shapes
 
