@@ -17,6 +17,13 @@ AUTO = "auto"
 #: Of accuracy.
 DEFAULT_LOSS = 0.01
 
+
+class WholeNumber(click.IntRange):
+    """A whole number between two bounds."""
+
+    name = "integer"  # what is none, click would call "not a valid integer range"
+
+
 gpu = click.option(
     "--gpu",
     default="",
@@ -43,7 +50,7 @@ precision = click.option(
 )
 level = click.option(
     "--level",
-    type=click.IntRange(-(2**31), 2**31 - 1),
+    type=WholeNumber(-(2**31), 2**31 - 1),
     default=0,
     show_default=True,
     help="The network level.",
@@ -70,7 +77,7 @@ shape = click.option(
 )
 threads = click.option(
     "--threads",
-    type=click.IntRange(1, 1024),
+    type=WholeNumber(1, 1024),
     metavar="N",
     help="Compute with so many threads on the CPU. Default: OMP_NUM_THREADS, or one for each core.",
 )

@@ -51,7 +51,7 @@ _EFFECTS = "snapshot, stop or none"
 )
 @click.option(
     "--skip-bad-records",
-    type=click.IntRange(min=0),
+    type=flags.WholeNumber(min=0),
     default=0,
     metavar="N",
     help="Pass over at most N records of a database that cannot be decoded, and list them.",

@@ -35,13 +35,19 @@ from caffe_dns.proto.tokens import (
     is_string,
     long_string,
 )
-from caffe_dns.proto.unknown import Unknown, foreign_layers, other_kind, with_others
+from caffe_dns.proto.unknown import (
+    OLD_TYPES,
+    Unknown,
+    foreign_layers,
+    misquoted,
+    other_kind,
+    owners,
+    with_others,
+)
 
 _CLOSING = {"{": "}", "<": ">"}
 #: With so many unknown names, or with unknown ones so often, it is another kind of file.
 _MOST_UNKNOWN, _MOST_TIMES = 1000, 100_000
-#: The enum of the layer types of 2014.
-_OLD_TYPES = "LayerType"
 #: From here on, a number becomes infinite as a float.
 _BEYOND_FLOAT = 2.0**128 - 2.0**103
 
@@ -290,22 +296,25 @@ class Parser:
         """
         enum = field.descriptor.enum_type
         if enum is None or not is_name(token.text):
-            raise self._unexpected(token, expected) from None
+            raise self._unexpected(
+                token, expected, misquoted(field.descriptor, token.text)
+            ) from None
         if not is_idle_engine(enum.name, token.text):
             self._note_value(token, enum, expected)
         return field.descriptor.default_value
 
     def _note_value(self, token: Token, enum: EnumDescriptor, expected: str) -> None:
         forks = forks_with_field(enum.name, token.text)
-        is_type = enum.name == _OLD_TYPES
+        is_type = enum == OLD_TYPES
         name = f"layer type '{token.text}'" if is_type else f"{self._path[-1]}: {token.text}"
 
         def make() -> CaffeError:
-            hint = f": this is of {forks}, which dns does not have{instead(token.text)}"
+            hint = nearest(token.text, list(enum.values_by_name))
+            if forks:
+                hint = f": this is of {forks}, which dns does not have{instead(token.text)}"
             if is_type:
-                near = nearest(token.text, list(enum.values_by_name))
-                return self._error(token, f"unknown {name}", hint if forks else near)
-            return self._unexpected(token, expected, hint if forks else "")
+                return self._error(token, f"unknown {name}", hint)
+            return self._unexpected(token, expected, hint)
 
         self._note(make, token, name, forks)
 
@@ -366,7 +375,10 @@ class Parser:
                 line = self._lines.line(opening.offset)
                 hint = f" ({outer.name} has it; is the '{opening.text}' of line {line} not closed?)"
                 raise self._error(token, message, hint)
-        return self._error(token, message, nearest(name, list(descriptor.fields_by_name)))
+        near = nearest(name, list(descriptor.fields_by_name))
+        return self._error(
+            token, message, near or owners(name, [message for message, _ in self._open])
+        )
 
     def _long_string(self, token: Token) -> str:
         """A hint for errors after a string over several lines: mostly it lacks its quote."""

@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from google.protobuf.descriptor import Descriptor
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 
 from caffe_dns.errors import CaffeError
-from caffe_dns.proto.caffe_pb2 import NetParameter, SolverParameter
+from caffe_dns.proto.caffe_pb2 import (
+    LayerParameter,
+    NetParameter,
+    SolverParameter,
+    V1LayerParameter,
+)
 from caffe_dns.proto.known_forks import forks_with_layer
 from caffe_dns.proto.positions import Positions
 from caffe_dns.proto.upgrade_forks import READ_AS_OTHERS
 from caffe_dns.registry import is_missing
 
+#: The enum of the layer types of 2014.
+OLD_TYPES = V1LayerParameter.LayerType.DESCRIPTOR
+_TYPE = LayerParameter.DESCRIPTOR.fields_by_name["type"]
+
 #: Of more than this many, the rest is counted.
-_MOST_NAMED = 12
+_MOST_NAMED, _MOST_OWNERS = 12, 3
 
 
 @dataclass(frozen=True)
@@ -52,6 +61,37 @@ def other_kind(message: str, field: str) -> str | None:
         return None
     other, what = _OTHER_KINDS[message]
     return what if field in other.fields_by_name else None
+
+
+def owners(field: str, around: Sequence[Descriptor]) -> str:
+    """` (x_param has it)`: the messages with such a field, in the innermost one or beside it.
+
+    `around` are the messages that are open, the innermost last. Nothing where there are none.
+    """
+    for message in reversed(around[-2:]):
+        having = [
+            inner.name
+            for inner in message.fields
+            if inner.message_type is not None and field in inner.message_type.fields_by_name
+        ]
+        if having:
+            verb = "have" if having[1:] else "has"
+            if having[_MOST_OWNERS:]:
+                having[_MOST_OWNERS:] = [f"{len(having) - _MOST_OWNERS} more"]
+            return f" ({', '.join(having)} {verb} it)"
+    return ""
+
+
+def misquoted(field: FieldDescriptor, text: str) -> str:
+    """What to say of a value's text that has quotes and should have none, or should have some."""
+    if field.enum_type is None:
+        of_old = field == _TYPE and text in OLD_TYPES.values_by_name
+        return "; types without quotes are for 'layers', not 'layer'" if of_old else ""
+    if field.enum_type == OLD_TYPES and text[:1] in ("'", '"'):
+        return "; types in quotes are for 'layer', not 'layers'"
+    name = text.strip("'\"")
+    known = name in field.enum_type.values_by_name
+    return f"; {name} without quotes would be right" if known else ""
 
 
 def foreign_layers(message: Message, positions: Positions) -> list[Unknown]:

@@ -99,7 +99,28 @@ PARAM = "layer.convolution_param"
         (
             layer("pooling_param { pool: MIX }"),
             "3: layer.pooling_param.pool: expected a PoolMethod (MAX, AVE, STOCHASTIC, "
-            "AVE_EXC_PAD, AVE_TF), found 'MIX' (column 25)",
+            "AVE_EXC_PAD, AVE_TF), found 'MIX' (column 25) (did you mean 'MAX'?)",
+        ),
+        (
+            layer('pooling_param { pool: "AVE" }'),
+            "3: layer.pooling_param.pool: expected a PoolMethod (MAX, AVE, STOCHASTIC, "
+            "AVE_EXC_PAD, AVE_TF), found '\"AVE\"' (column 25); AVE without quotes would be right",
+        ),
+        (
+            layer("type: RELU"),
+            "3: layer.type: expected a string in quotes, found 'RELU' (column 9); types without "
+            "quotes are for 'layers', not 'layer'",
+        ),
+        (
+            layer("inner_product_param { kernel_size: 3 }"),
+            "3: layer.inner_product_param.kernel_size: unknown field 'kernel_size' in "
+            "InnerProductParameter (column 25) (convolution_param, pooling_param, "
+            "convolution3d_param, 2 more have it)",
+        ),
+        (
+            layer("decay_mult: 3"),
+            "3: layer.decay_mult: unknown field 'decay_mult' in LayerParameter (column 3) "
+            "(param has it)",
         ),
         (
             "layers { type: CROP }",
@@ -115,7 +136,7 @@ PARAM = "layer.convolution_param"
             'layers { type: "RELU" }',
             "1: layers.type: expected a LayerType (NONE, ABSVAL, ACCURACY, ARGMAX, BNLL, CONCAT, "
             "CONTRASTIVE_LOSS, CONVOLUTION, DATA, DECONVOLUTION, DROPOUT, DUMMY_DATA, 32 more), "
-            "found '\"RELU\"' (column 16)",
+            "found '\"RELU\"' (column 16); types in quotes are for 'layer', not 'layers'",
         ),
         (
             layer("param { prune_ratio: 3 }"),
