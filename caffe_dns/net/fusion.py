@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from caffe_dns import kernels
+from caffe_dns.layers import sparse_gradients
 from caffe_dns.layers.arithmetic import Eltwise, Scale
 from caffe_dns.layers.base import Context, Layer, add_bias
 from caffe_dns.layers.convolution import BaseConvolution
@@ -103,6 +104,16 @@ class Chain(FusedLayers):
         """Whether a bias and a ReLU are all that follows on a convolution or inner product."""
         return self.relu is not None and self.batch_norm is None and self.pool is None
 
+    @property
+    def has_sparse_gradients(self) -> bool:
+        """Whether most gradients that a pooling hands to a convolution need not be multiplied."""
+        if self.weighted is None or self.pool is None:
+            return False
+        layer, pooling = self.weighted.layer, self.pool.layer
+        if not (isinstance(layer, BaseConvolution) and isinstance(pooling, Pooling)):
+            return False
+        return sparse_gradients.pays(layer, pooling)
+
     def run(self, *bottoms: Tensor) -> Sequence[Tensor]:
         bottom, *beside = bottoms
         if self.pool is not None:
@@ -125,6 +136,8 @@ class Chain(FusedLayers):
         relu = self.relu is not None
         layer = self.weighted.layer if self.weighted is not None else None
         if isinstance(layer, BaseConvolution) and layer.fixed_product is None:
+            if sparse_gradients.pays(layer, pooling):
+                return sparse_gradients.pool(layer, pooling, bottom, relu=relu)
             maxima = pooled_convolution(layer, pooling, bottom, relu=relu)
             if maxima is not None:
                 return maxima
@@ -211,8 +224,10 @@ def _scaled_at(steps: Sequence[Step], inner: bool) -> FusedLayers | None:
     PyTorch applies a factor and a shift as it normalises. A convolution adds its bias itself.
     """
     chain = _chain_at(steps, inner)
-    scaled = chain is not None and chain.weighted is None and chain.scale is not None
-    return chain if scaled else _sum_at(steps)
+    if chain is None:
+        return _sum_at(steps)
+    scaled = chain.weighted is None and chain.scale is not None
+    return chain if scaled or chain.has_sparse_gradients else _sum_at(steps)
 
 
 def _joined(steps: Sequence[Step], found: Mapping[Layer, FusedLayers]) -> dict[Layer, FusedLayers]:

@@ -10,12 +10,10 @@ Every function takes the two buffers, the operation's row of the table and n.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar
-
 import numba
 import numpy as np
 
+from caffe_dns.device.machine_code import compiled
 from caffe_dns.sparse.vectors import (
     KERNELS,
     LANES,
@@ -38,34 +36,22 @@ COLUMNS = 21
 # The operations.
 SUMS, SPLIT, MAX, AVERAGE, LINE, SOFTMAX = range(6)
 
-Function = TypeVar("Function", bound=Callable[..., Any])
-
-
-def _compiled(function: Function) -> Function:
-    """The function, compiled when it is first called; the machine code is kept."""
-    # Additions keep their order; a multiplication and an addition may be one instruction.
-    options: dict[str, Any] = {"nogil": True, "fastmath": {"contract"}, "error_model": "numpy"}
-    try:
-        return numba.njit(cache=True, **options)(function)
-    except RuntimeError:  # there is no folder that can be written
-        return numba.njit(**options)(function)
-
 
 # Loops stand where NumPy has assignments to slices, of which each takes a second to compile.
-@_compiled
+@compiled
 def _fill(target, first, last, value):
     for i in range(first, last):
         target[np.uint64(i)] = value
 
 
-@_compiled
+@compiled
 def _rectify(top):
     for i in range(top.size):
         value = top[i]
         top[i] = np.float32(0) if value < 0 else value  # NaN stays NaN
 
 
-@_compiled
+@compiled
 def _one_sum(source, bias, begin, last, places, weights):
     """The bias and the products of a number of the top that is alone in its plane."""
     a, b, c, d = bias, np.float32(0), np.float32(0), np.float32(0)
@@ -83,7 +69,7 @@ def _one_sum(source, bias, begin, last, places, weights):
     return (a + b) + (c + d)
 
 
-@_compiled
+@compiled
 def _sums(source, target, row, n, pointers, places, weights, biases):
     """Each plane of the top: the bias, and planes of the bottom, shifted, times the weights.
 
@@ -125,7 +111,7 @@ def _sums(source, target, row, n, pointers, places, weights, biases):
         at = start + vectors * LANES
 
 
-@_compiled
+@compiled
 def _split(source, target, row, n):
     """The planes with zeros around them, and split: one of every STRIDE-th row and column.
 
@@ -154,7 +140,7 @@ def _split(source, target, row, n):
                 plane += row[COPIES] * size
 
 
-@_compiled
+@compiled
 def _take_each(source, target, a, b, stride, count, n, exact):
     """Every stride-th place of a row; unless `exact`, also what a vector has beyond it."""
     done = 0
@@ -169,7 +155,7 @@ def _take_each(source, target, a, b, stride, count, n, exact):
             target[np.uint64(c + k)] = source[np.uint64(d + k)]
 
 
-@_compiled
+@compiled
 def _pool(source, target, row, n, average):
     """Maxima or averages of windows, clipped to the image and its padding as Caffe does."""
     if not average and _whole(row, n):
@@ -194,7 +180,7 @@ def _pool(source, target, row, n, average):
         _divide_by_areas(target, row, n)
 
 
-@_compiled
+@compiled
 def _whole(row, n):
     """Whether windows are of those that `take_largest` knows, and none is clipped."""
     kernel = row[KERNEL_H]
@@ -206,7 +192,7 @@ def _whole(row, n):
     )
 
 
-@_compiled
+@compiled
 def _take_maxima(source, target, row, n):
     """Some windows of a row at a time, or one in some images; vectors may go beyond the last."""
     width, stride = row[OUT_WIDTH], row[STRIDE_W]
@@ -226,7 +212,7 @@ def _take_maxima(source, target, row, n):
                     take_largest(target, b, source, a, n, down, row[KERNEL_H], 1)
 
 
-@_compiled
+@compiled
 def _take(source, target, bottom, top, stride, count, n, average):
     """One number of each of some windows in a row into its sum or its maximum."""
     if n == 1:
@@ -249,7 +235,7 @@ def _take(source, target, bottom, top, stride, count, n, average):
                 many[k] = value if value > many[k] or value != value else many[k]
 
 
-@_compiled
+@compiled
 def _divide_by_areas(target, row, n):
     for y in range(row[OUT_HEIGHT]):
         top = y * row[STRIDE_H] - row[PAD_H]
@@ -264,7 +250,7 @@ def _divide_by_areas(target, row, n):
                     target[i] /= area
 
 
-@_compiled
+@compiled
 def _line(source, target, row, n, pointers, weights, biases):
     """Each plane times a number, plus another."""
     size = row[PLANE] * n
@@ -278,7 +264,7 @@ def _line(source, target, row, n, pointers, weights, biases):
             _rectify(top)
 
 
-@_compiled
+@compiled
 def _softmax(source, target, row, n):
     """Over the channels, at each place."""
     step = row[PLANE] * n
@@ -295,7 +281,7 @@ def _softmax(source, target, row, n):
             target[channel * step + i] /= total
 
 
-@_compiled
+@compiled
 def _take_in(images, target, n):
     """N x C x H x W images as a buffer."""
     size = images.size // n
@@ -308,7 +294,7 @@ def _take_in(images, target, n):
             target[np.uint64(place * n + image)] = images[np.uint64(image * size + place)]
 
 
-@_compiled
+@compiled
 def _give_out(source, tops, row, n):
     at, width = 0, row[OUT_WIDTH]
     for image in range(n):
@@ -324,7 +310,7 @@ def _give_out(source, tops, row, n):
                 at += width
 
 
-@_compiled
+@compiled
 def run(arrays, buffers, images, tops, n):
     """All operations of a program on n images, as many as its buffers hold.
 

@@ -1,0 +1,85 @@
+"""A convolution and the maximum pooling after it as one on a CPU, for their gradients' sake.
+
+Both run as they do by themselves; on the way back, only what the pooling hands a gradient to is
+multiplied (`from_maxima`).
+"""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from caffe_dns.layers.convolution import BaseConvolution
+from caffe_dns.layers.pooling import Pooling, Window, max_of, max_pool
+
+#: The least numbers in a row of the convolution's windows, and the most in its weight, for which it
+#: takes less time than oneDNN: by vectors, and with the weight in a core's cache.
+LEAST_ROW, MOST_NUMBERS = 64, 1 << 16
+#: The least numbers of the top for each that a maximum is taken from.
+LEAST_SHARE = 4
+#: The most pixels of a window of the pooling.
+MOST_PIXELS = 16
+
+
+class SparseGradients(torch.autograd.Function):
+    """The maxima of a convolution's top, after a bias and perhaps a ReLU."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        w: Tensor,
+        b: Tensor | None,
+        layer: BaseConvolution,
+        window: Window,
+        relu: bool,
+    ) -> Tensor:
+        whole = layer.convolve(x, w, b)
+        top, maxima = max_pool(whole.relu_() if relu else whole, window)
+        ctx.save_for_backward(x, w, maxima, *([top] if relu else []))
+        ctx.stride, ctx.width = (layer.stride[0], layer.stride[1]), whole.shape[3]
+        return top
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        from caffe_dns.layers import from_maxima
+
+        (gradient,), (x, w, maxima, *rectified) = gradients, ctx.saved_tensors
+        if rectified:
+            gradient = gradient * (rectified[0] > 0)
+        wanted = ctx.needs_input_grad
+        below, along = from_maxima.gradients(
+            gradient, maxima, x, w, ctx.stride, ctx.width, below=wanted[0]
+        )
+        of_bias = gradient.sum((0, 2, 3)) if wanted[2] else None
+        return below, along, of_bias, None, None, None
+
+
+def pays(layer: BaseConvolution, pooling: Pooling) -> bool:
+    """Whether the two are to run as one: where numba is there, and oneDNN would take longer."""
+    if layer.context.device.type != "cpu" or layer.convolved is None or not pooling.is_max:
+        return False
+    window, weight = pooling.window((1, 1)), layer.blobs[0]
+    plain = layer.group == 1 and {*layer.dilation} == {1} and not any((*layer.pad, *window.pad))
+    fits = layer.channels * layer.kernel[-1] >= LEAST_ROW and weight.numel() <= MOST_NUMBERS
+    sparse = window.stride[0] * window.stride[1] >= LEAST_SHARE
+    return plain and fits and sparse and layer.channels_last and find_spec("numba") is not None
+
+
+def pool(layer: BaseConvolution, pooling: Pooling, bottom: Tensor, *, relu: bool) -> Tensor:
+    """What the pooling makes of the convolution's top, after a ReLU if asked for."""
+    weight, bias = layer.effective(layer.context.activations)
+    window = pooling.window(
+        (layer.output_extent(bottom.shape[2], 0), layer.output_extent(bottom.shape[3], 1))
+    )
+    learns = torch.is_grad_enabled() and weight.requires_grad
+    if learns and weight.dtype == torch.float32 and layer.deferring(len(bottom)) is None:
+        bottom = bottom.float().contiguous(memory_format=torch.channels_last)
+        top: Tensor = SparseGradients.apply(bottom, weight, bias, layer, window, relu)
+        return top
+    whole = layer.apply_to(bottom, weight, bias)
+    return max_of(F.relu_(whole) if relu else whole, window)

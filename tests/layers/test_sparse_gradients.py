@@ -1,0 +1,129 @@
+"""A convolution and the maximum pooling after it as one on a CPU, against the two one by one."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+import torch
+from torch import Tensor
+
+from caffe_dns.layers import convolution, sparse_gradients
+from caffe_dns.net import Net
+from tests.nets import input_layer, layer, make_net
+
+pytest.importorskip("numba")
+
+CONVOLUTION = "num_output: 20 kernel_size: 5"
+POOLING = "pool: MAX kernel_size: 2 stride: 2"
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Convolutions that are small count as large ones."""
+    monkeypatch.setattr(convolution, "LARGE_CONVOLUTION", 1)
+
+
+def build(
+    settings: str = CONVOLUTION, pooling: str = POOLING, relu: bool = False, kind: str = ""
+) -> Net:
+    filler = "weight_filler { type: 'xavier' } bias_filler { type: 'gaussian' std: 0.1 }"
+    text = input_layer(data=(16, 16, 14, 13))
+    settings = f"convolution_param {{ {settings} {filler} }}"
+    text += layer("c", kind or "Convolution", "data", "z", settings)
+    text += layer("r", "ReLU", "z", "z") if relu else ""
+    text += layer("p", "Pooling", "z", "p", f"pooling_param {{ {pooling} }}")
+    text += "layer { name: 'loss' type: 'Reduction' bottom: 'p' top: 'l' loss_weight: 1 "
+    return make_net(text + "reduction_param { operation: SUMSQ } }")
+
+
+def gradients(net: Net, data: Tensor, *, one_by_one: bool) -> list[Tensor]:
+    """The loss, and the gradients of the bottom and the parameters."""
+    data = data.clone().requires_grad_()
+    loss = net.loss(net.compute({"data": data}, inner=one_by_one))
+    loss.backward()
+    found = [loss.detach(), *(leaf.grad for leaf in (data, *net.parameters()))]
+    net.zero_grad()
+    return [blob for blob in found if blob is not None]
+
+
+def draw(net: Net) -> Tensor:
+    return torch.randn(net.blob_shapes["data"], generator=torch.Generator().manual_seed(1))
+
+
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Has a member for each time that the two run as one."""
+    made, apply = [], sparse_gradients.SparseGradients.apply
+
+    def counted(*given: object) -> Tensor:
+        made.append(True)
+        top: Tensor = apply(*given)
+        return top
+
+    monkeypatch.setattr(sparse_gradients.SparseGradients, "apply", counted)
+    return made
+
+
+@pytest.mark.parametrize("relu", [False, True])
+@pytest.mark.parametrize(
+    ("convolution", "pooling"),
+    [
+        (CONVOLUTION, POOLING),
+        ("num_output: 20 kernel_size: 5 stride: 1", "pool: MAX kernel_size: 3 stride: 2"),
+        ("num_output: 21 kernel_h: 3 kernel_w: 4 stride_h: 1 stride_w: 2", POOLING),
+    ],
+)
+def test_gradients(
+    convolution: str, pooling: str, relu: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net, made = build(convolution, pooling, relu), calls(monkeypatch)
+    data = draw(net)
+    wanted = gradients(net, data, one_by_one=True)
+    assert not made
+    found = gradients(net, data, one_by_one=False)
+    assert made
+    for own, other in zip(found, wanted, strict=True):
+        torch.testing.assert_close(own, other, rtol=1e-5, atol=1e-5 * float(other.abs().max()))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ("num_output: 20 kernel_size: 5 pad: 1", POOLING),
+        ("num_output: 20 kernel_size: 5 group: 2", POOLING),
+        ("num_output: 20 kernel_size: 3", POOLING),  # rows of 48 numbers
+        ("num_output: 20 kernel_size: 3 dilation: 2", POOLING),
+        ("num_output: 200 kernel_size: 5", POOLING),  # a large weight
+        (CONVOLUTION, "pool: MAX kernel_size: 2 stride: 1"),
+        (CONVOLUTION, "pool: MAX kernel_size: 3 stride: 2 pad: 1"),
+        (CONVOLUTION, "pool: AVE kernel_size: 2 stride: 2"),
+    ],
+)
+def test_others_run_one_by_one(settings: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    net, made = build(*settings), calls(monkeypatch)
+    gradients(net, draw(net), one_by_one=False)
+    assert not made
+
+
+def test_where_nothing_learns_or_not_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    net, made = build(relu=True), calls(monkeypatch)
+    data = draw(net)
+    with torch.no_grad():
+        found = net.compute({"data": data}, inner=False)["l"]
+    assert torch.equal(found, net.compute({"data": data})["l"])
+    exact = gradients(net.double(), data.double(), one_by_one=True)
+    for own, other in zip(gradients(net, data.double(), one_by_one=False), exact, strict=True):
+        assert torch.equal(own, other)
+    assert not made
+
+
+def test_without_numba(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "numba", None)
+    net, made = build(), calls(monkeypatch)
+    gradients(net, draw(net), one_by_one=False)
+    assert not made
+
+
+def test_a_deconvolution_is_none() -> None:
+    net = build(kind="Deconvolution")
+    gradients(net, draw(net), one_by_one=False)
