@@ -1,4 +1,7 @@
-"""Caffe's seven fillers, which give parameters their first values (`include/caffe/filler.hpp`)."""
+"""Caffe's seven fillers, which give parameters their first values (`include/caffe/filler.hpp`).
+
+An eighth, `file`, is of caffe_pp2.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ import torch
 from torch import Generator, Tensor
 
 from caffe_dns.errors import CaffeError
+from caffe_dns.files.reading import read_file
 from caffe_dns.proto.caffe_pb2 import FillerParameter
 from caffe_dns.registry import Registry
 
@@ -94,6 +98,22 @@ def _bilinear(shape: Shape, filler: FillerParameter, generator: Generator) -> Te
     centre = (width - 1) / (2.0 * factor)
     ramp = 1 - (torch.arange(width, dtype=torch.float32) / factor - centre).abs()
     return torch.outer(ramp, ramp).expand(shape).clone()
+
+
+@filler_types.register("file")
+def _file(shape: Shape, filler: FillerParameter, generator: Generator) -> Tensor:
+    try:
+        words = read_file(filler.file).decode(errors="replace").split()
+    except OSError as error:
+        raise CaffeError(f"'{filler.file}': {error.strerror}") from None
+    total = math.prod(shape)
+    if len(words) < total:
+        raise CaffeError(f"'{filler.file}' has {len(words)} numbers, {total} would be right")
+    try:
+        values = torch.tensor([float(word) for word in words[:total]])
+    except ValueError as error:
+        raise CaffeError(f"'{filler.file}': {error}") from None
+    return values.reshape(shape)
 
 
 def _fan(shape: Shape, filler: FillerParameter) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -178,3 +179,17 @@ def test_what_cannot_be_filled(text: str, shape: tuple[int, ...], message: str) 
 def test_a_blob_without_numbers_cannot_be_filled(kind: str) -> None:
     with pytest.raises(CaffeError, match=r"a blob of shape \(3, 0\) has no numbers to fill"):
         filled(f"type: '{kind}'", (3, 0))
+
+
+def test_file(tmp_path: Path) -> None:
+    file = tmp_path / "numbers.txt"
+    file.write_text("1 -2.5\n3e2\t4 5 6 7\n")
+    values = filled(f"type: 'file' file: '{file}'", (2, 3))
+    assert values.tolist() == [[1, -2.5, 300], [4, 5, 6]]
+    with pytest.raises(CaffeError, match=r"numbers.txt' has 7 numbers, 8 would be right"):
+        filled(f"type: 'file' file: '{file}'", (8,))
+    file.write_text("1 two")
+    with pytest.raises(CaffeError, match=r"numbers.txt': could not convert string to float: 'two'"):
+        filled(f"type: 'file' file: '{file}'", (2,))
+    with pytest.raises(CaffeError, match=r"lost.txt': No such file or directory"):
+        filled(f"type: 'file' file: '{tmp_path}/lost.txt'", (2,))

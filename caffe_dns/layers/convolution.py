@@ -39,6 +39,7 @@ _OF_THEIR_OWN = {
         "filter_group",
     ),
     "NdConvolution": ("kernel_shape", "stride_shape", "pad_shape"),
+    "Convolution": ("hole",),
 }
 
 _CONVOLVE: dict[int, Any] = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}

@@ -109,6 +109,8 @@ _MOVED: dict[str, dict[int, Moved]] = {
     "SpaceToBatchND": {236: Moved(2156)},
     "BatchToSpaceND": {235: Moved(2157)},
     "UpsampleDarknet": {209: Moved(2158)},
+    # caffe_pp2.
+    "SpatialTransformer": {1003: Moved(2159)},
     # DeepLab and PSPNet.
     "Interp": {143: Moved(2105)},
     # SegNet, ENet, MobileNet-YOLO.

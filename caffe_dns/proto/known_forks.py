@@ -109,8 +109,7 @@ FIELDS = {
         "ParamSpec": "prune_ratio rho",
     },
     "caffe_pp2": {
-        "LayerParameter": "st_param st_loss_param loc_loss_param power_file_param",
-        "FillerParameter": "file",
+        "LayerParameter": "st_loss_param loc_loss_param power_file_param",
     },
     "SSTD": {"MaskResizeParameter": "factor_height factor_width"},
     "RAS": {"ImageDataParameter": "normalize"},
@@ -272,7 +271,6 @@ _INSTEAD = {
     "local_lr_auto": "larc: true does the like",
     "larc_turbo": "larc: true does the like",
     "pad_type": "pad_l, pad_r, pad_t and pad_b say what 1 pads",
-    "file": "weights for the layer come in with --weights",
 }
 
 

@@ -1,10 +1,11 @@
-"""What Synopsys' fork has for operators of TensorFlow and ONNX, for each device."""
+"""Layers for each device: those of Synopsys' fork, and SpatialTransformer."""
 
 from __future__ import annotations
 
 from tests.layers.detection.test_detection_output import bottoms
 from tests.layers.device_cases import FILLED, IMAGES, Case, settings
 from tests.layers.forks.test_detection_maps import TEXT, as_maps
+from tests.layers.forks.test_spatial_transformer import THETA
 from tests.layers.harness import draw
 
 CASES = {
@@ -40,6 +41,9 @@ CASES = {
     "pooling like tensorflow": Case(
         settings("Pooling", "pooling_param", "kernel_size: 2 stride: 1 pad_type: 1"),
         [draw(*IMAGES)],
+    ),
+    "spatial_transformer": Case(
+        settings("SpatialTransformer", "st_param", "output_H: 7"), [draw(2, 3, 5, 6), THETA], (0, 1)
     ),
     "hard_swish": Case("type: 'HardSwish'", [4 * draw(*IMAGES)]),
     "add": Case("type: 'Add'", [draw(*IMAGES), draw(2, 6, 1, 1, seed=1)], (0, 1)),

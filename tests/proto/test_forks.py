@@ -206,6 +206,8 @@ def test_padding_of_each_side() -> None:
     read = fork_layer("BatchNorm", 139, tag(4, VARINT) + varint(0)).batch_norm_param
     assert read.HasField("add_eps_before_sqrt")
     assert fork_layer("Reshape", 133, tag(4, VARINT) + varint(2)).reshape_param.pixelshuffler == 2
+    read = fork_layer("SpatialTransformer", 1003, tag(3, VARINT) + varint(7))
+    assert read.st_param.output_H == 7
     assert fork_layer("Squeeze", 241, tag(1, VARINT) + varint(3)).squeeze_param.axis == [3]
     assert fork_layer("ReLU", 123, tag(3, VARINT) + varint(1)).relu_param.relu6
 

@@ -104,6 +104,21 @@ def test_kinds_of_synopsys(type: str, field: str, read: str) -> None:
     assert upgrade_net(parse_text(text, NetParameter).message, "net.prototxt").layer[0].type == read
 
 
+def test_holes_of_the_first_deeplab() -> None:
+    text = (
+        "layers { name: 'c' type: CONVOLUTION bottom: 'x' top: 'y' "
+        "convolution_param { num_output: 2 kernel_size: 3 hole: 4 %s } }"
+    )
+    (read,) = upgrade_net(parse_text(text % "", NetParameter).message, "net.prototxt").layer
+    assert list(read.convolution_param.dilation) == [4]
+    assert not read.convolution_param.HasField("hole")
+    with pytest.raises(CaffeError, match="give either hole or dilation, not both"):
+        upgrade_net(parse_text(text % "dilation: 2", NetParameter).message, "net.prototxt")
+    settings = "convolution_param { num_output: 4 kernel_size: 1 hole: 2 }"
+    message = refused(layer("c", "Deconvolution", "x", "y", settings))
+    assert "hole: is for layers of type Convolution only" in message
+
+
 def test_types_that_are_read_as_others_are_not_unknown() -> None:
     text = "layer { name: 'u' type: 'UpsampleDarknet' } layer { name: 'a' type: 'MAE' typo: 1 }"
     with pytest.raises(CaffeError, match=r"unknown field 'typo'.*; also unknown: layer type 'MAE'"):
