@@ -48,6 +48,23 @@ def test_features_are_caffes(backend: str, tmp_path: Path, capfd: Capture) -> No
     assert all(line.startswith("E") for line in result.err.splitlines())
 
 
+def test_glogs_flags_show_the_other_lines(tmp_path: Path, capfd: Capture) -> None:
+    """What Caffe 1.0 logs with -logtostderr, without its lines about the net."""
+    words = ["-logtostderr", WEIGHTS, NET, "ip1,label", f"{tmp_path}/a,{tmp_path}/b", "1", "lmdb"]
+    lines = run_well(["extract_features", *words], capfd).messages
+    assert "Network initialization done." in lines
+    assert lines[lines.index("Network initialization done.") + 1 :] == [
+        f"Opening dataset {tmp_path}/a",
+        f"Opened lmdb {tmp_path}/a",
+        f"Opening dataset {tmp_path}/b",
+        f"Opened lmdb {tmp_path}/b",
+        "Extracting Features",
+        "Extracted features of 50 query images for feature blob ip1",
+        "Extracted features of 50 query images for feature blob label",
+        "Successfully extracted the features!",
+    ]
+
+
 def test_several_blobs_of_several_shapes(tmp_path: Path, capfd: Capture) -> None:
     names = ["pool2", "label", "loss"]
     targets = [str(tmp_path / name) for name in names]

@@ -48,6 +48,7 @@ def run(
         not no_surgery,
         device=_device(mode, device_id),
         allow_python_layers=allow_python_layers,
+        quiet=False,
     )
     try:
         require_data(net, feature_extraction_proto_file)
