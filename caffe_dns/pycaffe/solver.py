@@ -84,13 +84,14 @@ class _Trainer(CoreSolver):
         self.rule.apply = self._tell_and_apply  # type: ignore[method-assign]
 
     def apply_update(self) -> None:
-        """One update from the diffs of the parameters."""
+        """One update from the diffs of the parameters, which counts as an iteration."""
         execution = self.train_net.execution
         execution.attach_diffs()
         execution.forget()
-        self._set_rate()
+        rate, stepped = self._set_rate()
         self._apply()
         execution.attach_diffs()
+        self._end_update(rate, stepped=stepped)
 
     def follow_root(self, ranks: Ranks) -> None:
         """Take over weights, masks and seed of rank 0, as all ranks do."""
@@ -235,7 +236,10 @@ class Solver:
             self.core.solve()
 
     def apply_update(self) -> None:
-        """One update of the weights from the diffs of `net.params`; `iter` stays as it is."""
+        """One update of the weights from the diffs of `net.params`, after which `iter` is one more.
+
+        The masks stay as they are: only `step` and `solve` renew them.
+        """
         self.bring_writes()
         self.core.apply_update()
 

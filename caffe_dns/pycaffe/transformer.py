@@ -73,7 +73,7 @@ class Transformer:
         """The image `data` [H, W, K] as [K, H, W] for the input `in_`; a new float32 array."""
         size = self._shape(in_)[2:]
         image = data.astype(np.float32)
-        if image.shape[:2] != size:
+        if size and image.shape[:2] != size:
             image = resize_image(image, size)
         if in_ in self.transpose:
             image = image.transpose(self.transpose[in_])
@@ -86,11 +86,14 @@ class Transformer:
         return np.asarray(scaled, np.float32)
 
     def deprocess(self, in_: str, data: np.ndarray) -> np.ndarray:
-        """`preprocess` backwards, but for the size: a blob [K, H, W] as the image [H, W, K]."""
+        """`preprocess` backwards, but for the size: a blob [K, H, W] as the image [H, W, K].
+
+        Of the blob's type, whatever that of the mean is.
+        """
         self._shape(in_)
         image = data.squeeze() / np.float32(self.input_scale.get(in_, 1))
         if in_ in self.mean:
-            image = image + self.mean[in_]
+            image = (image + self.mean[in_]).astype(image.dtype)
         image = image / np.float32(self.raw_scale.get(in_, 1))
         if in_ in self.channel_swap:
             image = image[np.argsort(self.channel_swap[in_])]

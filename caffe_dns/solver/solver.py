@@ -177,9 +177,8 @@ class Solver:
         while self.iteration < stop:
             self._last_update.forget()
             self._positions_before_tests.clear()
-            if _due(self.iteration, param.test_interval) and (
-                self.iteration > 0 or param.test_initialization
-            ):
+            wanted = self.iteration > 0 or param.test_initialization
+            if wanted and _due(self.iteration, param.test_interval):
                 self._positions_before_tests = data_positions(self._nets)
                 self.test_all()
                 if self.stopped_early:
@@ -194,15 +193,7 @@ class Solver:
             self._sharing_values.renew()
             if display and self.ranks.is_root:
                 self._display(outcome.outputs, rate)
-            if stepped:
-                log.info(
-                    f"MultiStep Status: Iteration {self.iteration}, step = {self.current_step}"
-                )
-            if display:
-                log.info(f"Iteration {self.iteration}, lr = {log.number(rate)}")
-            if display or self._captured is None:
-                self.rule.log_clipping()
-            self.iteration += 1
+            self._end_update(rate, stepped=stepped)
             action = BY_URGENCY[self.ranks.agree(lambda: BY_URGENCY.index(self.poll()))]
             if _due(self.iteration, param.snapshot) or action is Action.SNAPSHOT:
                 self.snapshot()
@@ -216,9 +207,19 @@ class Solver:
         stage = stage_at(self.stages, self.iteration)
         before = self.current_step
         rate, self.current_step = stage.rate(self.iteration, before)
-        stepped = stage.param.lr_policy == "multistep" and self.current_step > before
         self.rule.begin(self.iteration, rate)
-        return rate, stepped
+        return rate, stage.param.lr_policy == "multistep" and self.current_step > before
+
+    def _end_update(self, rate: float, *, stepped: bool) -> None:
+        """Say what Caffe says of an update, and count it."""
+        display = _due(self.iteration, self.param.display)
+        if stepped:
+            log.info(f"MultiStep Status: Iteration {self.iteration}, step = {self.current_step}")
+        if display:
+            log.info(f"Iteration {self.iteration}, lr = {log.number(rate)}")
+        if display or self._captured is None:
+            self.rule.log_clipping()
+        self.iteration += 1
 
     def _iterate(self, display: bool) -> Outcome:
         """iter_size times forward and backward, then one update."""

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import caffe_dns.pycaffe as caffe
+from caffe_dns import log
 from caffe_dns.errors import CaffeError
 from caffe_dns.proto.blobs import blob_to_array
 from caffe_dns.proto.caffe_pb2 import NetParameter
@@ -120,12 +121,14 @@ def test_a_step_leaves_blobs_and_updates() -> None:
     assert_close(solver.net.blobs["ip"].diff, error / 4, "diff of a blob")
 
 
-def test_steps_by_hand() -> None:
-    solver = build()
+def test_steps_by_hand(capfd: pytest.CaptureFixture[str]) -> None:
+    """Each update is an iteration (sgd_solver.cpp): the rate falls by its policy, and is shown."""
+    solver = build(SETTINGS + "display: 2")
+    log.set_quiet(False)
     byhand = Regression(solver)
-    for _ in range(2):
+    for rate in (0.1, 0.1, 0.05):
         gradients = byhand.gradients()
-        byhand.step(0.1)
+        byhand.step(rate)
         solver.net.clear_param_diffs()
         solver.net.forward()
         solver.net.backward()
@@ -133,7 +136,9 @@ def test_steps_by_hand() -> None:
             assert_close(blob.diff, gradient, "gradient")
         solver.apply_update()
         assert_close(solver.net.params["ip"][0].data, byhand.values[0], "weight")
-    assert solver.iter == 0
+    assert solver.iter == 3
+    said = [line.partition("] ")[2] for line in capfd.readouterr().err.splitlines()]
+    assert said[-2:] == ["Iteration 0, lr = 0.1", "Iteration 2, lr = 0.05"]
 
 
 def test_an_update_from_diffs_that_a_program_writes() -> None:

@@ -34,7 +34,14 @@ def test_all_steps() -> None:
 def test_back_again() -> None:
     transformer = complete()
     blob = transformer.preprocess("data", IMAGE)
-    np.testing.assert_allclose(transformer.deprocess("data", blob[np.newaxis]), IMAGE, atol=1e-5)
+    image = transformer.deprocess("data", blob[np.newaxis])
+    np.testing.assert_allclose(image, IMAGE, atol=1e-5)
+    assert image.dtype == np.float32  # as in Caffe, though the mean is of float64
+
+
+def test_inputs_without_a_size() -> None:
+    vector = np.arange(7.0)
+    assert np.array_equal(Transformer({"data": (2, 7)}).preprocess("data", vector), vector)
 
 
 def test_no_steps_but_the_size() -> None:
