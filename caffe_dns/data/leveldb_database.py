@@ -51,7 +51,7 @@ class LevelDB(Database):
             name = read_file(self._folder / "CURRENT").removesuffix(b"\n")
             if not re.fullmatch(rb"MANIFEST-\d{1,20}", name):
                 raise CaffeError(
-                    f"cannot be read as a LevelDB: CURRENT is damaged: {name!r}", file=path
+                    f"cannot be read as a LevelDB: CURRENT is damaged: {name[:64]!r}", file=path
                 )
             self._manifest = _read_manifest(self._folder / name.decode())
             self._recent = self._read_logs()

@@ -25,7 +25,7 @@ from caffe_dns.proto.blobs import blob_to_array
 from caffe_dns.proto.caffe_pb2 import TRAIN, BlobProto, TransformationParameter
 from caffe_dns.proto.fields import refuse_fields
 from caffe_dns.proto.forks import renumber_blob
-from caffe_dns.proto.wire import Malformed
+from caffe_dns.proto.wire_text import parse
 
 #: Records that share one generator: making one for each record would cost more than reading it.
 _BLOCK = 4096
@@ -232,11 +232,11 @@ def read_mean(path: str) -> Tensor:
     blob = BlobProto()
     try:
         raw = read_file(path)
-        blob.ParseFromString(renumber_blob(memoryview(raw)) or raw)
+        parse(blob, raw, lambda raw: renumber_blob(memoryview(raw)) or raw)
         values = blob_to_array(blob, "the mean")
     except OSError as error:
         raise CaffeError(f"{path} cannot be read: {error.strerror}", field=field) from None
-    except (DecodeError, Malformed):
+    except DecodeError:
         kind = other_kind(bytes(raw[:HEAD]))
         reason = f": {kind}" if kind else ""
         raise CaffeError(f"{path} is not a BlobProto file{reason}", field=field) from None

@@ -66,7 +66,10 @@ def is_count(word: str) -> bool:
 def read_file(path: str | Path) -> bytes:
     """All of a file. Raises OSError."""
     with open_file(path) as file:
-        content: bytes | None = file.read()
+        try:
+            content: bytes | None = file.read()
+        except MemoryError:
+            raise OSError(errno.ENOMEM, "it is larger than what memory is left") from None
     if content is None:  # as Linux has them in /proc, which wait for news
         raise OSError(errno.ENXIO, "it is a device, not a file")
     return content

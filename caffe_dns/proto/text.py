@@ -135,7 +135,7 @@ def read_binary(path: str | Path, message_type: type[M]) -> M:
     if not raw:
         raise CaffeError(f"is not a {kind}: the file is empty", file=file)
     try:
-        parse(message, renumber_layers(raw) if kind == "NetParameter" else raw)
+        parse(message, raw, renumber_layers if kind == "NetParameter" else None)
         known = {field.name for field, _ in message.ListFields()}
     except DecodeError:
         known = set()

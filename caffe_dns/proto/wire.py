@@ -45,7 +45,7 @@ def read_fields(message: memoryview) -> Iterator[Field]:
             end = at + _FIXED[wire_type]
         else:
             raise Malformed
-        if end > len(message):
+        if key < 8 or end > len(message):  # no field has the number 0
             raise Malformed
         yield Field(key >> 3, wire_type, start, at, end)
         at = end

@@ -38,20 +38,19 @@ _VARINTS = (
 _DEEPEST = 100
 
 
-def parse(message: Message, raw: bytes) -> None:
+def parse(message: Message, raw: bytes, renumber: _Convert | None = None) -> None:
     """Read `message` from its wire format.
 
+    `renumber` puts its fields under our numbers, after a look at how many these are.
     Raises DecodeError, and CaffeError where what it consists of would take too much memory.
     """
     kind = message.DESCRIPTOR
-    if _has_text(kind) or len(raw) * _memory_of_byte(kind) > _MOST_MEMORY:
-        survey = _Survey()
-        try:
-            survey.look_at(memoryview(raw), kind)
-            if not survey.is_utf_8:
-                raw = _rewrite(memoryview(raw), kind, _to_message)
-        except Malformed:
-            raise DecodeError("a field is cut short") from None
+    try:
+        raw = _survey(raw, kind)
+        if renumber is not None and (renumbered := renumber(raw)) is not raw:
+            raw = _survey(renumbered, kind)
+    except Malformed:
+        raise DecodeError("a field is cut short") from None
     message.ParseFromString(raw)
 
 
@@ -69,6 +68,16 @@ def _to_message(raw: bytes) -> bytes:
 
 def _from_message(raw: bytes) -> bytes:
     return encoding.encode(raw.decode())
+
+
+def _survey(raw: bytes, kind: Descriptor) -> bytes:
+    """A message of that kind, looked through, with all its strings in UTF-8. Raises Malformed."""
+    if _has_text(kind) or len(raw) * _memory_of_byte(kind) > _MOST_MEMORY:
+        survey = _Survey()
+        survey.look_at(memoryview(raw), kind)
+        if not survey.is_utf_8:
+            return _rewrite(memoryview(raw), kind, _to_message)
+    return raw
 
 
 class _Survey:

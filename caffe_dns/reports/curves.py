@@ -14,7 +14,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from caffe_dns.errors import CaffeError
-from caffe_dns.files.reading import open_file
+from caffe_dns.files.reading import read_file
 
 #: A value for each iteration that has one.
 Series = dict[int, float]
@@ -82,8 +82,7 @@ class Run:
 def read_lines(path: str) -> list[str]:
     """The lines of a log. Raises CaffeError when it cannot be read."""
     try:
-        with io.TextIOWrapper(open_file(path), errors="replace") as file:
-            return file.readlines()
+        return io.TextIOWrapper(io.BytesIO(read_file(path)), errors="replace").readlines()
     except OSError as error:
         raise CaffeError(f"cannot be read: {error.strerror}", file=path) from None
 

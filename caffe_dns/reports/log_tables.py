@@ -17,7 +17,7 @@ from pathlib import Path
 
 from caffe_dns.errors import CaffeError
 from caffe_dns.files import write_atomically
-from caffe_dns.files.reading import open_file
+from caffe_dns.reports.curves import read_lines
 
 Row = dict[str, float]
 
@@ -74,17 +74,12 @@ def parse_log(path: str) -> tuple[Table, Table]:
     Seconds count from the line that says `Solving`. Raises CaffeError when the file cannot be read
     or has no such line.
     """
-    try:
-        with io.TextIOWrapper(open_file(path), errors="replace") as file:
-            # The year matters in leap years only, so that of the file will do.
-            clock = _Clock(datetime.fromtimestamp(os.stat(path).st_ctime).year)
-            if not any(clock.start(line) for line in file if "Solving" in line):
-                raise CaffeError(
-                    "is not a training log: no line says when 'Solving' began", file=path
-                )
-            return _read_outputs(file, clock)
-    except OSError as error:
-        raise CaffeError(f"cannot be read: {error.strerror}", file=path) from None
+    lines = iter(read_lines(path))
+    # The year matters in leap years only, so that of the file will do.
+    clock = _Clock(datetime.fromtimestamp(os.stat(path).st_ctime).year)
+    if not any(clock.start(line) for line in lines if "Solving" in line):
+        raise CaffeError("is not a training log: no line says when 'Solving' began", file=path)
+    return _read_outputs(lines, clock)
 
 
 def _read_outputs(lines: Iterable[str], clock: _Clock) -> tuple[Table, Table]:

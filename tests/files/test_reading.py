@@ -21,6 +21,16 @@ def test_reads_a_file(tmp_path: Path) -> None:
     reading.check_file(tmp_path / "a")
 
 
+def test_a_file_without_end_is_larger_than_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Endless(io.BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            raise MemoryError
+
+    monkeypatch.setattr(reading, "open_file", lambda path: Endless())
+    with pytest.raises(OSError, match="it is larger than what memory is left"):
+        reading.read_file("sparse")
+
+
 def test_counts_are_what_int_makes_numbers_of() -> None:
     for word in ("0", "007", "123456789", "٣"):
         assert reading.is_count(word) and int(word) >= 0

@@ -19,7 +19,9 @@ def test_fields_of_every_kind() -> None:
     assert raw[raw.index(b"abc") - 2 :].startswith(tag(4, LENGTH))
 
 
-@pytest.mark.parametrize("bad", [b"\x08", b"\x0a\x05ab", b"\x0d\x00", b"\x0b", b"\xff" * 12])
+@pytest.mark.parametrize(
+    "bad", [b"\x08", b"\x0a\x05ab", b"\x0d\x00", b"\x0b", b"\xff" * 12, bytes(8)]
+)
 def test_what_is_no_message(bad: bytes) -> None:
     with pytest.raises(Malformed):
         list(read_fields(memoryview(bad)))

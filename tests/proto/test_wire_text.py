@@ -10,10 +10,11 @@ from google.protobuf.message import DecodeError
 
 from caffe_dns.encoding import decode, encode
 from caffe_dns.errors import CaffeError
+from caffe_dns.proto import wire_text
 from caffe_dns.proto.blobs import array_to_blob, blob_to_array
 from caffe_dns.proto.caffe_pb2 import AnnotatedDatum, LayerParameter, NetParameter
 from caffe_dns.proto.text import parse_text, read_binary, to_text, write_binary
-from caffe_dns.proto.wire import LENGTH, tag, varint
+from caffe_dns.proto.wire import LENGTH, VARINT, tag, varint
 from caffe_dns.proto.wire_text import _MOST_MEMORY, _memory_of_byte, _Survey, parse, serialize
 
 NAME = "全连接".encode("gbk")
@@ -125,3 +126,19 @@ def test_short_records_are_not_looked_through(monkeypatch: pytest.MonkeyPatch) -
     assert len(record.annotation_group) == 10_000
     with pytest.raises(DecodeError):
         parse(record, groups[:-1])
+
+
+def test_nothing_is_renumbered_that_has_too_many_fields(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To renumber takes time for each field."""
+    monkeypatch.setattr(wire_text, "_MOST_MEMORY", 1 << 16)
+    seen: list[bytes] = []
+
+    def renumber(raw: bytes) -> bytes:
+        seen.append(raw)
+        return raw
+
+    field = tag(8004, VARINT) + b"\0"
+    parse(NetParameter(), field, renumber)
+    with pytest.raises(CaffeError, match="so many messages, fields and numbers"):
+        parse(NetParameter(), field * 2000, renumber)
+    assert seen == [field]
