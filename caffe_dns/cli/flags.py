@@ -24,6 +24,12 @@ class WholeNumber(click.IntRange):
     name = "integer"  # what is none, click would call "not a valid integer range"
 
 
+class Number(click.FloatRange):
+    """A number between two bounds."""
+
+    name = "number"
+
+
 gpu = click.option(
     "--gpu",
     default="",

@@ -84,13 +84,13 @@ _EFFECTS = "snapshot, stop or none"
 )
 @click.option(
     "--target-compression",
-    type=click.FloatRange(min=1),
+    type=flags.Number(min=1),
     metavar="TIMES",
     help="Prune until the model has so many times fewer parameters: 108.",
 )
 @click.option(
     "--target-macs",
-    type=click.FloatRange(min=0, max=1, min_open=True),
+    type=flags.Number(min=0, max=1, min_open=True),
     metavar="SHARE",
     help="Prune until this share of the multiply-accumulates is left: 0.3.",
 )

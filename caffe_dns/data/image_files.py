@@ -176,6 +176,16 @@ def whole_number(word: str) -> int:
     return number
 
 
+def missing_slash(root_folder: str, name: str) -> str:
+    """What to say where a file is not there for a folder's lack of a slash, or nothing."""
+    if root_folder.endswith("/") or not root_folder:
+        return ""
+    sought, meant = f"{root_folder}{name}", f"{root_folder}/{name}"
+    if os.path.isfile(on_disk(sought)) or not os.path.isfile(on_disk(meant)):
+        return ""
+    return f"; {sought} is not there, but {meant} is: end the folder in a slash, {root_folder}/"
+
+
 @dataclass(frozen=True)
 class ReadSettings:
     """How the files of a list are read."""
@@ -224,12 +234,13 @@ class ImageListSource(ImageSource[ListedImage]):
         return True
 
     def explain(self, error: CaffeError, record: int) -> CaffeError:
-        image = self._settings.root_folder + self.fetch(record).name
+        folder, name = self._settings.root_folder, self.fetch(record).name
+        image = folder + name
         if error.file not in (None, image):  # of which this is not the record's fault
             return error
         line = self._order.index(record + self._skip) + 1
         return CaffeError(
-            f"{error.message} ({self._listed_in}, line {line})",
+            f"{error.message}{missing_slash(folder, name)} ({self._listed_in}, line {line})",
             file=image,
             layer=error.layer,
             field=error.field,

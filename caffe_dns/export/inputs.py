@@ -111,5 +111,6 @@ def _ask(param: LayerParameter, phase: Phase, context: Context) -> list[Shape]:
             if close is not None:
                 close()
     except CaffeError as error:
-        error.message += " (without the data, give the shape of an item: --shape 3,227,227)"
+        if error.file is not None:  # it is the data that are wrong, or not here
+            error.message += " (without the data, give the shape of an item: --shape 3,227,227)"
         raise error.locate(layer=param.name) from None

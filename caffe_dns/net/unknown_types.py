@@ -34,4 +34,6 @@ def _message(type: str, column: int | None) -> str:
     forks = forks_with_layer(type)
     if forks is not None:
         return f"'{type}'{place} is a layer type of {forks}, which dns lacks{instead(type)}"
+    if not type:
+        return "the layer has no type"
     return f"unknown layer type '{type}'{place}{nearest(type, list(layer_types))}"

@@ -92,7 +92,8 @@ def _read_enum(enum: EnumDescriptor, text: str, negative: bool) -> int:
     names = list(enum.values_by_name)
     if len(names) > _MOST_NAMED:
         names[_MOST_NAMED:] = [f"{len(names) - _MOST_NAMED} more"]
-    raise ValueError(f"expected a {enum.name} ({', '.join(names)})")
+    article = "an" if enum.name[0] in "AEIO" else "a"
+    raise ValueError(f"expected {article} {enum.name} ({', '.join(names)})")
 
 
 _READERS: dict[int, Reader] = {

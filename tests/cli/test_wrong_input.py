@@ -333,6 +333,21 @@ WRONG: dict[str, tuple[Callable[[Workspace], None], list[str], list[str]]] = {
         [*FINETUNE, "-pattern", "1x" + "9" * 5000, "-target-sparsity", "0.5"],
         ["is no pattern"],
     ),
+    "a level that is no number": (
+        nothing,
+        [*TRAIN, "-level", "x"],
+        ["--level", "'x' is not a valid integer."],
+    ),
+    "a target that is no number": (
+        nothing,
+        [*TRAIN, "--target-compression", "x"],
+        ["--target-compression", "'x' is not a valid number."],
+    ),
+    "a layer without a type": (
+        spoil("net.prototxt", 'type: "InnerProduct"', ""),
+        TRAIN,
+        ["net.prototxt", "the layer has no type"],
+    ),
     "unknown effect of a signal": (nothing, [*TRAIN, "-sigint_effect", "halt"], ["halt"]),
     "solver without a net": (
         spoil("solver.prototxt", 'net: "net.prototxt"', ""),

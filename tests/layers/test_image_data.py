@@ -112,6 +112,11 @@ def test_wrong_lists(listed: str, tmp_path: Path) -> None:
     said = refused(listed + "batch_size: 2 }", batches=1)
     assert "none.png: layer 'layer': cannot be read: No such file or directory" in said
     assert said.endswith(f"({path}, line 2)")
+    path.write_text("1.png 1\n")
+    folder = tmp_path / "some images"
+    assert (
+        f"{folder}1.png is not there, but {folder}/1.png is: end the folder in a slash, {folder}/"
+    ) in refused(f"{start} source: '{path}' root_folder: '{folder}' batch_size: 1 }}")
 
 
 def test_wrong_settings(listed: str) -> None:

@@ -41,3 +41,7 @@ def test_the_fork_is_named_and_nothing_far_is_proposed() -> None:
     assert refused('layer { name: "x" type: "Teleporter" top: "x" }') == (
         "layer 'x': unknown layer type 'Teleporter'"
     )
+
+
+def test_a_layer_without_a_type_is_told_so() -> None:
+    assert refused('layer { name: "a" top: "a" }') == "layer 'a': the layer has no type"

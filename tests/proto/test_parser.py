@@ -107,6 +107,11 @@ PARAM = "layer.convolution_param"
             "AVE_EXC_PAD, AVE_TF), found '\"AVE\"' (column 25); AVE without quotes would be right",
         ),
         (
+            layer("eltwise_param { operation: ADD }"),
+            "3: layer.eltwise_param.operation: expected an EltwiseOp (PROD, SUM, MAX), found 'ADD' "
+            "(column 30)",
+        ),
+        (
             layer("type: RELU"),
             "3: layer.type: expected a string in quotes, found 'RELU' (column 9); types without "
             "quotes are for 'layers', not 'layer'",

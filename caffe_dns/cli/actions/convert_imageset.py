@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 from typing import Any
 
@@ -10,7 +9,7 @@ from caffe_dns import log
 from caffe_dns.cli.progress import Progress
 from caffe_dns.data.database import Writer
 from caffe_dns.data.db import create_database
-from caffe_dns.data.image_files import parse_list, read_lines
+from caffe_dns.data.image_files import missing_slash, parse_list, read_lines
 from caffe_dns.data.image_set import ImageSet
 from caffe_dns.errors import CaffeError
 
@@ -66,17 +65,8 @@ def write_database(
     """Make a database of all images that can be read. Raises CaffeError where there is none."""
     with create_database(db_name, backend) as writer:
         if not _write_records(image_set, writer, check_size):
-            raise CaffeError(_none_read(image_set), file=listfile)
-
-
-def _none_read(image_set: ImageSet) -> str:
-    """What is wrong when no image can be read; mostly the slash between folder and name."""
-    name, root_folder = image_set.images[0].name, image_set.root_folder
-    message = "none of the images listed can be read"
-    if not root_folder.endswith("/") and os.path.isfile(os.path.join(root_folder, name)):
-        message += f"; {root_folder}{name} is not there, but {root_folder}/{name} is: end the "
-        message += f"folder in a slash, {root_folder}/"
-    return message
+            why = missing_slash(image_set.root_folder, image_set.images[0].name)
+            raise CaffeError(f"none of the images listed can be read{why}", file=listfile)
 
 
 def _write_records(image_set: ImageSet, writer: Writer, check_size: bool) -> int:
