@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -119,10 +120,11 @@ def _find_weights(found: RunFiles, solver: SolverParameter) -> None:
     folder = found.log.folder if os.path.isdir(found.log.folder) else ""
     prefix = os.path.join(folder, on_disk(solver.snapshot_prefix))
     last = max((i for series in found.log.run.losses.values() for i in series), default=None)
-    for snapshot in _with_model(find_snapshots(prefix)):
-        if last is None or snapshot.iteration <= last:
-            found.state, found.weights = str(snapshot.state), str(snapshot.model)
-            return
+    with suppress(CaffeError):  # a log may come from where others have no access
+        for snapshot in _with_model(find_snapshots(prefix)):
+            if last is None or snapshot.iteration <= last:
+                found.state, found.weights = str(snapshot.state), str(snapshot.model)
+                return
 
 
 def _with_model(snapshots: Sequence[Snapshot]) -> list[Snapshot]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -52,17 +51,25 @@ class Snapshot:
 
 
 def find_snapshots(prefix: str) -> list[Snapshot]:
-    """All snapshots with this prefix that have a state, the newest first."""
+    """All snapshots with this prefix that have a state, the newest first.
+
+    Raises CaffeError where there is a folder that cannot be listed: a run that took it for an empty
+    one would begin anew, and write over what is there.
+    """
     prefix = on_disk(prefix)
     pattern = re.compile(re.escape(Path(prefix).name) + r"_iter_(\d+)\.solverstate(\.h5)?")
     folder = Path(prefix).parent
     if prefix.endswith("/"):
         folder, pattern = Path(prefix), re.compile(r"_iter_(\d+)\.solverstate(\.h5)?")
     found = []
-    with suppress(OSError):  # what cannot be listed has none
+    try:
         for path in folder.iterdir():
             if match := pattern.fullmatch(path.name):
                 found.append(Snapshot(int(match[1]), path))
+    except (FileNotFoundError, NotADirectoryError):
+        pass  # there is no folder
+    except OSError as error:
+        raise CaffeError(f"cannot be listed: {error.strerror}", file=str(folder)) from None
     return sorted(found, key=lambda one: (one.iteration, one.state.name), reverse=True)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import subprocess
@@ -227,3 +228,16 @@ def test_a_prefix_that_is_not_utf_8(tmp_path: Path) -> None:
     # As a definition has it, whose bytes stand-ins keep.
     found = find_snapshots(f"{tmp_path}/{decode(raw)}")
     assert [one.iteration for one in found] == [3]
+
+
+def test_a_folder_that_cannot_be_listed_is_not_taken_for_an_empty_one(
+    tmp_path: Path, capfd: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(folder: object) -> list[str]:
+        raise OSError(errno.EIO, "Input/output error")
+
+    solver = solver_file(tmp_path)
+    assert not find_snapshots(f"{tmp_path}/none/snap")
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    line = complaint(["train", "--solver", solver, "--resume"], capfd)
+    assert line.endswith(f"{tmp_path}: cannot be listed: Input/output error")
