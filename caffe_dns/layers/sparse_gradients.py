@@ -1,11 +1,12 @@
 """A convolution and the maximum pooling after it as one on a CPU, for their gradients' sake.
 
 Both run as they do by themselves; on the way back, only what the pooling hands a gradient to is
-multiplied (`from_maxima`).
+multiplied (`kernels.on_cpu.from_maxima`).
 """
 
 from __future__ import annotations
 
+from functools import cache
 from importlib.util import find_spec
 from typing import Any
 
@@ -13,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from caffe_dns import log
+from caffe_dns.errors import first_line
 from caffe_dns.layers.convolution import BaseConvolution
 from caffe_dns.layers.pooling import Pooling, Window, max_of, max_pool
 
@@ -46,7 +49,7 @@ class SparseGradients(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        from caffe_dns.layers import from_maxima
+        from caffe_dns.kernels.on_cpu import from_maxima
 
         (gradient,), (x, w, maxima, *rectified) = gradients, ctx.saved_tensors
         if rectified:
@@ -77,9 +80,21 @@ def pool(layer: BaseConvolution, pooling: Pooling, bottom: Tensor, *, relu: bool
         (layer.output_extent(bottom.shape[2], 0), layer.output_extent(bottom.shape[3], 1))
     )
     learns = torch.is_grad_enabled() and weight.requires_grad
-    if learns and weight.dtype == torch.float32 and layer.deferring(len(bottom)) is None:
+    plain = weight.dtype == torch.float32 and layer.deferring(len(bottom)) is None
+    if learns and plain and _works():
         bottom = bottom.float().contiguous(memory_format=torch.channels_last)
         top: Tensor = SparseGradients.apply(bottom, weight, bias, layer, window, relu)
         return top
     whole = layer.apply_to(bottom, weight, bias)
     return max_of(F.relu_(whole) if relu else whole, window)
+
+
+@cache
+def _works() -> bool:
+    """Whether numba, which is there, can be imported; says so once if it cannot."""
+    try:
+        import caffe_dns.kernels.on_cpu.from_maxima  # noqa: F401
+    except ImportError as error:
+        log.info(f"Running PyTorch's own gradients: numba does not work ({first_line(error)})")
+        return False
+    return True

@@ -13,7 +13,7 @@ from __future__ import annotations
 import numba
 import numpy as np
 
-from caffe_dns.device.machine_code import compiled
+from caffe_dns.kernels.on_cpu.machine_code import compiled
 from caffe_dns.sparse.vectors import (
     KERNELS,
     LANES,

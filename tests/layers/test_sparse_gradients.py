@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from caffe_dns.layers import convolution, sparse_gradients
 from caffe_dns.net import Net
-from tests.nets import input_layer, layer, make_net
+from tests.nets import input_layer, layer, make_net, recorded_log
 
 pytest.importorskip("numba")
 
@@ -22,6 +23,14 @@ POOLING = "pool: MAX kernel_size: 2 stride: 2"
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Convolutions that are small count as large ones."""
     monkeypatch.setattr(convolution, "LARGE_CONVOLUTION", 1)
+
+
+@pytest.fixture(autouse=True, params=[1, 3])
+def threads(request: pytest.FixtureRequest) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield
+    torch.set_num_threads(before)
 
 
 def build(
@@ -122,6 +131,21 @@ def test_without_numba(monkeypatch: pytest.MonkeyPatch) -> None:
     net, made = build(), calls(monkeypatch)
     gradients(net, draw(net), one_by_one=False)
     assert not made
+
+
+def test_a_numba_that_does_not_fit_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is there, but says that NumPy is too new when it is imported."""
+    net, made = build(), calls(monkeypatch)
+    monkeypatch.setitem(sys.modules, "caffe_dns.kernels.on_cpu.from_maxima", None)
+    sparse_gradients._works.cache_clear()
+    try:
+        with recorded_log() as messages:
+            for _ in range(2):
+                gradients(net, draw(net), one_by_one=False)
+    finally:
+        sparse_gradients._works.cache_clear()
+    assert not made
+    assert [text for text in messages if "numba does not work" in text] == messages[-1:]
 
 
 def test_a_deconvolution_is_none() -> None:

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from caffe_dns.device.machine_code import compiled
+from caffe_dns.kernels.on_cpu.machine_code import compiled
 
 Pair = tuple[int, int]
 
@@ -126,15 +126,17 @@ def gradients(
     along = torch.zeros_like(w)
     result = torch.zeros_like(x) if below else None
     values, where = _by_windows(gradient), _by_windows(places)
+    images, weight, weight_sums = _flat(x), _flat(w), _flat(along)
+    image_sums = None if result is None else _flat(result)
     windows = values.shape[1]
     threads = torch.get_num_threads()
 
     def work(share: int) -> None:
         first, last = (len(w) * k // threads for k in (share, share + 1))
-        _weight(values, where, _flat(x), _flat(along), windows, rows, row, line, first, last)
-        if result is not None:
+        _weight(values, where, images, weight_sums, windows, rows, row, line, first, last)
+        if image_sums is not None:
             first, last = (len(x) * k // threads for k in (share, share + 1))
-            _bottom(values, where, _flat(w), _flat(result), windows, rows, row, line, first, last)
+            _bottom(values, where, weight, image_sums, windows, rows, row, line, first, last)
 
     others = [_pool(threads).submit(work, share) for share in range(1, threads)]
     work(0)
@@ -156,4 +158,4 @@ def _by_windows(blob: Tensor) -> np.ndarray:
 
 def _flat(blob: Tensor) -> np.ndarray:
     """The numbers in memory, which lie there with the channels innermost."""
-    return blob.permute(0, 2, 3, 1).view(-1).numpy()
+    return blob.detach().permute(0, 2, 3, 1).view(-1).numpy()

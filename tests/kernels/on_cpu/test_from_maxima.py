@@ -9,7 +9,7 @@ from torch import Tensor
 
 pytest.importorskip("numba")
 
-from caffe_dns.layers import from_maxima
+from caffe_dns.kernels.on_cpu import from_maxima
 
 Pair = tuple[int, int]
 #: Images, channels, outputs, the bottom's extents, the kernel, its stride, and of the pooling
