@@ -21,6 +21,7 @@ from caffe_dns import log
 from caffe_dns.errors import BadValue, CaffeError
 from caffe_dns.layers.base import Context, Layer, Shape
 from caffe_dns.layers.checks import WrongLabel
+from caffe_dns.layers.input import Input
 from caffe_dns.net.building import build
 from caffe_dns.net.definition import filter_layers, insert_splits, with_statistics_of
 from caffe_dns.net.fusion import FusedLayers, Fusion, plan_fusion
@@ -104,10 +105,15 @@ class Net(nn.Module):
         self.table = self._graph.table
         self.loss_weights = self._graph.loss_weights
         self.outputs = self._graph.outputs
+        #: The shapes of what comes in; in `blob_shapes`, a layer in place may give it another one.
+        self._input_shapes: dict[str, Shape] = {
+            top: shape
+            for step in self.steps
+            if isinstance(step.layer, Input)
+            for top, shape in zip(step.tops, step.layer.shapes, strict=True)
+        }
         #: The tops of the Input layers, in the definition's order.
-        self.inputs = [
-            top for step in self.steps if step.layer.type == "Input" for top in step.tops
-        ]
+        self.inputs = [*self._input_shapes]
         self.blob_shapes = self._graph.blob_shapes
         self._sources = [step for step in self.steps if step.layer.is_source]
         self.fusion = plan_fusion(self.steps, self.context)
@@ -254,6 +260,7 @@ class Net(nn.Module):
             tops = step.layer.top_shapes([shapes[blob] for blob in step.bottoms])
             shapes.update(zip(step.tops, tops, strict=True))
         self.blob_shapes = shapes
+        self._input_shapes = dict(inputs)
 
     def _run_step(self, step: Step, blobs: dict[str, Tensor]) -> None:
         bottoms = self._gather(step, blobs)
@@ -320,7 +327,7 @@ class Net(nn.Module):
             if blob not in inputs:
                 self._refuse(inputs)
             blobs[blob] = self._to_blob(inputs[blob])
-            fits = fits and (exporting or blobs[blob].shape == self.blob_shapes[blob])
+            fits = fits and (exporting or blobs[blob].shape == self._input_shapes[blob])
         if not fits:
             self.reshape({blob: tuple(value.shape) for blob, value in blobs.items()})
         return blobs

@@ -190,6 +190,17 @@ def test_inputs_of_other_kinds_are_converted() -> None:
     assert plain({"data": values.astype(np.float64)})["r"].dtype == torch.float64
 
 
+def test_a_layer_in_place_gives_the_inputs_no_other_shape() -> None:
+    """The shape of the blob is then that of the layer's top, which is none for what comes in."""
+    net = make_net(DATA + ip("data", "data"))
+    assert net.blob_shapes["data"] == (3, 5)
+    assert net({"data": torch.ones(3, 4), "label": torch.ones(3)})["data"].shape == (3, 5)
+    with pytest.raises(
+        CaffeError, match="layer 'data': the weight takes 4 inputs, the bottom has 5"
+    ):
+        net({"data": torch.ones(3, 5), "label": torch.ones(3)})
+
+
 def test_inputs_may_be_of_another_size() -> None:
     net = make_net(DATA + ip("a", "data") + layer("loss", "SoftmaxWithLoss", "a label", "loss"))
     blobs = net({"data": torch.rand(7, 4), "label": torch.ones(7)})
