@@ -1,6 +1,6 @@
 """Caffe's seven fillers, which give parameters their first values (`include/caffe/filler.hpp`).
 
-An eighth, `file`, is of caffe_pp2.
+`file` is of caffe_pp2, `gaussian_unitball` of happynear's fork.
 """
 
 from __future__ import annotations
@@ -87,6 +87,13 @@ def _positive_unitball(shape: Shape, filler: FillerParameter, generator: Generat
     values = torch.empty(shape).uniform_(generator=generator)
     rows = values.view(shape[0], -1) if shape else values.view(1, 1)
     return (rows / rows.sum(dim=1, keepdim=True)).view(shape)
+
+
+@filler_types.register("gaussian_unitball")
+def _gaussian_unitball(shape: Shape, filler: FillerParameter, generator: Generator) -> Tensor:
+    values = torch.empty(shape).normal_(generator=generator)
+    rows = values.view(shape[0], -1) if shape else values.view(1, 1)
+    return (rows / (rows.square().sum(1, keepdim=True) + 1e-12).sqrt()).view(shape)
 
 
 @filler_types.register("bilinear")

@@ -181,6 +181,13 @@ def test_a_blob_without_numbers_cannot_be_filled(kind: str) -> None:
         filled(f"type: '{kind}'", (3, 0))
 
 
+def test_gaussian_unitball() -> None:
+    values = filled("type: 'gaussian_unitball'", (40, 3, 50)).double()
+    torch.testing.assert_close(values.flatten(1).norm(dim=1), torch.ones(40).double())
+    # Scaled by the root of their number, entries are nearly normal.
+    check_normal(filled("type: 'gaussian_unitball'", (200, 1000)) * 1000**0.5, 0, 1)
+
+
 def test_file(tmp_path: Path) -> None:
     file = tmp_path / "numbers.txt"
     file.write_text("1 -2.5\n3e2\t4 5 6 7\n")

@@ -51,6 +51,8 @@ class Accuracy(Layer):
         axis = self._class_axis(bottoms[0].dim())
         classes = bottoms[0].shape[axis]
         scores = bottoms[0].reshape(count(bottoms[0].shape[:axis]), classes, -1)
+        if self.param.accuracy_param.min_is_better:
+            scores = -scores
         labels = bottoms[1].long().reshape(len(scores), 1, -1)
         check_labels(self, labels, classes, self.ignored)
         counted = torch.ones_like(labels, dtype=torch.bool)

@@ -172,6 +172,10 @@ _MOVED: dict[str, dict[int, Moved]] = {
     "Insanity": {202: Moved(2117)},
     "Flip": {212: Moved(2139)},
     "LabelSpecificAdd": {241: Moved(2145)},
+    "InnerDistance": {213: Moved(2160)},
+    "GeneralContrastiveLoss": {215: Moved(2161)},
+    "Accuracy": {102: Moved(102, {(4, VARINT): 2100})},
+    "Parameter": {145: Moved(145, {(2, LENGTH): 2100})},
     # MNC.
     "ROIWarping": {11870: Moved(2147)},
     "MaskResize": {11890: Moved(2148)},

@@ -150,10 +150,7 @@ FIELDS = {
     "Realtime Pose Estimation": {"LayerParameter": "cpm_transform_param"},
     "FocalLoss": {"LayerParameter": "focal_loss_param"},
     "happynear": {
-        "LayerParameter": "inner_distance_param general_contrastive_loss_param "
-        "general_triplet_loss_param label_specific_rescale_param",
-        "AccuracyParameter": "min_is_better",
-        "ParameterParameter": "blob_filler",
+        "LayerParameter": "general_triplet_loss_param label_specific_rescale_param",
         "ScaleParameter": "min_value",
         "SoftmaxParameter": "normalize_type",
     },
@@ -208,7 +205,7 @@ LAYER_TYPES = {
     "caffe-yolo": "BoxData",
     "caffe-yolov2": "BoxData",
     "makefile's frcnn": "FrcnnAnchorTarget FrcnnProposal FrcnnProposalTarget FrcnnRoiData",
-    "happynear": "GeneralContrastiveLoss GeneralTripletLoss GlobalLSEMargin InnerDistance "
+    "happynear": "GeneralTripletLoss GlobalLSEMargin "
     "LabelSpecificRescale MultiLabelImageData SoftTruncation",
     "caffe_ocr": "ReverseTime",
     "caffe-heatmap": "DataHeatmap EuclideanLossHeatmap",

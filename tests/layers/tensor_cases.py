@@ -1,9 +1,10 @@
-"""Layers for each device: those of Synopsys' fork, and SpatialTransformer."""
+"""Layers for each device: Synopsys', SpatialTransformer, and distances of happynear's fork."""
 
 from __future__ import annotations
 
 from tests.layers.detection.test_detection_output import bottoms
 from tests.layers.device_cases import FILLED, IMAGES, Case, settings
+from tests.layers.forks import test_distances as distances
 from tests.layers.forks.test_detection_maps import TEXT, as_maps
 from tests.layers.forks.test_spatial_transformer import THETA
 from tests.layers.harness import draw
@@ -44,6 +45,24 @@ CASES = {
     ),
     "spatial_transformer": Case(
         settings("SpatialTransformer", "st_param", "output_H: 7"), [draw(2, 3, 5, 6), THETA], (0, 1)
+    ),
+    "inner_distance": Case(
+        settings(
+            "InnerDistance",
+            "inner_distance_param",
+            "num_output: 5 update_center_only: true weight_filler { type: 'gaussian' }",
+        ),
+        [draw(4, 3, 2), distances.LABELS],
+    ),
+    "inner_distance_l1": Case(
+        settings("InnerDistance", "inner_distance_param", "distance_type: 'L1'"),
+        [draw(4, 6), draw(5, 6, seed=1)],
+        (0, 1),
+    ),
+    "general_contrastive": Case(
+        distances.loss_text("exp_negative_weight: true"),
+        [draw(4, 5, positive=True), distances.LABELS],
+        tops=2,
     ),
     "hard_swish": Case("type: 'HardSwish'", [4 * draw(*IMAGES)]),
     "add": Case("type: 'Add'", [draw(*IMAGES), draw(2, 6, 1, 1, seed=1)], (0, 1)),

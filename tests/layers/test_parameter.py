@@ -16,6 +16,11 @@ def test_blob_is_the_top_and_learns() -> None:
     assert layer.blobs[0].grad.tolist() == [[0.0, 1.0, 2.0], [3.0, 4.0, 5.0]]
 
 
+def test_first_values_of_happynear() -> None:
+    text = "type: 'Parameter' parameter_param { shape { dim: 2 } blob_filler { value: 3 } }"
+    assert make_layer(text).blobs[0].tolist() == [3, 3]
+
+
 def test_without_a_shape_it_is_one_number() -> None:
     assert make_layer("type: 'Parameter'").blobs[0].shape == ()
 

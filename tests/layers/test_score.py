@@ -69,6 +69,15 @@ def test_accuracy_counts_a_tie_against_the_label() -> None:
     assert run(layer, scores, torch.tensor([0.0, 1.0]))[0].item() == 0.5
 
 
+def test_accuracy_where_the_lowest_is_the_best() -> None:
+    scores, labels = draw(6, 4), torch.tensor([0, 1, 2, 3, 1, 0]).double()
+    for top_k in (1, 2):
+        settings = f"min_is_better: true top_k: {top_k}"
+        made = make_layer(f"type: 'Accuracy' accuracy_param {{ {settings} }}", (6, 4), (6,))
+        expected, _ = count_right(-scores.numpy(), labels.long().numpy(), top_k, None)
+        assert float(run(made, scores, labels)[0]) == expected
+
+
 def test_accuracy_when_every_label_is_ignored() -> None:
     layer = make_layer("type: 'Accuracy' accuracy_param { ignore_label: 7 }", (2, 3), (2,), tops=2)
     total, per_class = run(layer, draw(2, 3), torch.tensor([7.0, 7.0]).double())

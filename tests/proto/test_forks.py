@@ -161,12 +161,15 @@ def test_upsample(number: int) -> None:
         ("LabelsequenceAccuracy", 159, "labelsequence_accuracy_param"),
         ("CTCGreedyDecoder", 158, "ctc_decoder_param"),
         ("DepthToSpace", 208, "depth_to_space_param"),
+        ("InnerDistance", 213, "inner_distance_param"),
+        ("GeneralContrastiveLoss", 215, "general_contrastive_loss_param"),
         ("UpsampleDarknet", 209, "upsample_darknet_param"),
     ],
 )
 def test_layers_of_small_nets(type: str, number: int, field: str) -> None:
     # One number, 3, as the first field; a float in that of some.
-    is_float = type in ("ReLU6", "Insanity", "SeLu", "SeLuDropout", "LabelSpecificAdd")
+    floats = ("ReLU6", "Insanity", "SeLu", "SeLuDropout", "LabelSpecificAdd")
+    is_float = type in (*floats, "GeneralContrastiveLoss")
     content = b"\x0d\x00\x00\x40\x40" if is_float else b"\x08\x03"
     (value,) = (v for _, v in getattr(fork_layer(type, number, content), field).ListFields())
     assert value == 3
@@ -206,6 +209,10 @@ def test_padding_of_each_side() -> None:
     read = fork_layer("BatchNorm", 139, tag(4, VARINT) + varint(0)).batch_norm_param
     assert read.HasField("add_eps_before_sqrt")
     assert fork_layer("Reshape", 133, tag(4, VARINT) + varint(2)).reshape_param.pixelshuffler == 2
+    content = tag(4, VARINT) + varint(1)
+    assert fork_layer("Accuracy", 102, content).accuracy_param.min_is_better
+    read = fork_layer("Parameter", 145, settings(2, b""))
+    assert read.parameter_param.HasField("blob_filler")
     read = fork_layer("SpatialTransformer", 1003, tag(3, VARINT) + varint(7))
     assert read.st_param.output_H == 7
     assert fork_layer("Squeeze", 241, tag(1, VARINT) + varint(3)).squeeze_param.axis == [3]
