@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeAlias, TypeVar
@@ -77,7 +77,7 @@ class Cursor(ABC):
         """
         return None
 
-    def take(self, count: int) -> list[Value]:
+    def take(self, count: int) -> Sequence[Value]:
         """The values from here on, `count` of them or up to the end; the cursor is at the last.
 
         Large ones may not have been read yet.

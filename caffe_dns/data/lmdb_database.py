@@ -30,8 +30,10 @@ from caffe_dns.data.stored import (
     ByteArray,
     StoredFile,
     StoredValue,
+    StoredValues,
     Value,
     in_memory,
+    join,
     new_memory,
 )
 from caffe_dns.errors import CaffeError
@@ -71,7 +73,7 @@ class _LMDBCursor(Cursor):
         self._leaves: Iterator[Leaves] = iter(())
         self._here: Leaves | None = None
         self._is_checked = False
-        self._values: list[Value] | None = None
+        self._values: Sequence[Value] | None = None
         self._index = 0
 
     def first(self) -> bool:
@@ -102,15 +104,16 @@ class _LMDBCursor(Cursor):
     def value(self) -> Buffer:
         return in_memory(self._all_values()[self._index])
 
-    def take(self, count: int) -> list[Value]:
-        values: list[Value] = []
+    def take(self, count: int) -> Sequence[Value]:
+        pieces: list[Sequence[Value]] = []
         while True:
             here = self._checked()
-            end = min(self._index + count - len(values), here.size)
-            values += self._values_of(here, slice(self._index, end))
+            end = min(self._index + count, here.size)
+            pieces.append(self._values_of(here, slice(self._index, end)))
+            count -= end - self._index
             self._index = end - 1
-            if len(values) == count or not self._next_leaves():
-                return values
+            if not count or not self._next_leaves():
+                return join(pieces)
 
     def take_table(self, count: int) -> Table | None:
         table = self._checked().table
@@ -138,15 +141,15 @@ class _LMDBCursor(Cursor):
             self._is_checked = True
         return self._here
 
-    def _all_values(self) -> list[Value]:
+    def _all_values(self) -> Sequence[Value]:
         """The values of the leaves here."""
         if self._values is None:
             self._values = self._values_of(self._checked(), slice(None))
         return self._values
 
-    def _values_of(self, leaves: Leaves, some: slice) -> list[Value]:
+    def _values_of(self, leaves: Leaves, some: slice) -> Sequence[Value]:
         with self._about_file():
-            return [*leaves.values(self._overflow, some)]
+            return leaves.values(self._overflow, some)
 
     @contextmanager
     def _about_file(self) -> Iterator[None]:
@@ -156,7 +159,7 @@ class _LMDBCursor(Cursor):
         except CaffeError as error:
             raise error.locate(file=self._file.path) from None
 
-    def _overflow(self, pages: IntArray, sizes: IntArray) -> list[OverflowValue]:
+    def _overflow(self, pages: IntArray, sizes: IntArray) -> StoredValues:
         page_size, last = self._meta.page_size, self._meta.last_page
         more = ((HEADER_SIZE + sizes - 1) // page_size).astype(np.uint64)
         wrong = (pages < 2) | (pages > last) | (pages + more > last)
@@ -166,11 +169,9 @@ class _LMDBCursor(Cursor):
                 f"is damaged: pages {first} to {first + int(more[index])} would hold a value, and "
                 f"{last} is the last"
             )
-        starts = (pages * page_size + HEADER_SIZE).tolist()
-        return [
-            OverflowValue(self._file, start, size, page_size)
-            for start, size in zip(starts, sizes.tolist(), strict=True)
-        ]
+        starts = (pages * page_size + HEADER_SIZE).astype(np.int64)
+        kind = OverflowValue(self._file, 0, 0, page_size)
+        return StoredValues(kind, starts, sizes.astype(np.int64))
 
 
 @dataclass(slots=True)

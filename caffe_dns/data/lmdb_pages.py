@@ -9,15 +9,15 @@ runs on writes them. Nothing is read here; whoever reads gives the bytes and the
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias
 
 import numpy as np
 
-from caffe_dns.data.stored import ByteArray, rows_at
+from caffe_dns.data.stored import ByteArray, StoredValues, Value, rows_at
 from caffe_dns.errors import CaffeError
 from caffe_dns.files.kinds import HEAD, other_kind
 
@@ -67,7 +67,6 @@ class Meta:
     transaction: int
 
 
-_Overflow = TypeVar("_Overflow")
 IntArray: TypeAlias = "np.ndarray[Any, np.dtype[np.integer[Any]]]"
 BoolArray: TypeAlias = "np.ndarray[Any, np.dtype[np.bool_]]"
 
@@ -115,16 +114,16 @@ class Leaves:
         self._refuse(unordered, "its keys are not in order")
 
     def values(
-        self, overflow: Callable[[IntArray, IntArray], Iterable[_Overflow]], some: slice
-    ) -> list[memoryview | _Overflow]:
+        self, overflow: Callable[[IntArray, IntArray], StoredValues], some: slice
+    ) -> Sequence[Value]:
         """Some of the values; for large ones, what `overflow` makes of their pages and sizes."""
         starts, sizes, data = self._key_ends[some], self._sizes[some], self._data
         large = self._flags[some].nonzero()[0]
         pages = rows_at(data, starts[large], _PAGE_NUMBER.itemsize).view(_PAGE_NUMBER)[:, 0]
         stored = overflow(pages, sizes[large])
         if len(large) == len(starts):
-            return [*stored]
-        values: list[memoryview | _Overflow] = [
+            return stored
+        values: list[Value] = [
             data[start : start + size]
             for start, size in zip(starts.tolist(), sizes.tolist(), strict=True)
         ]

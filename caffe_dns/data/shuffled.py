@@ -32,13 +32,13 @@ class ShuffledSource(DatabaseSource):
         super().__init__(database, skip=skip, color=color, gray=gray)
         self._rewind()
         # Large ones are not read yet.
-        self._values = self._cursor.take(_ALL)
+        self._values: Sequence[Value] = self._cursor.take(_ALL)
         self._order = Order(len(self._values), seed, stream)
 
     def fetch(self, record: int) -> Value:
         return self._values[self._index_of(record)]
 
-    def fetch_all(self, records: Sequence[int]) -> list[Value]:
+    def fetch_all(self, records: Sequence[int]) -> Sequence[Value]:
         return in_memory_if_small([self.fetch(record) for record in records])
 
     def decode_alike(self, items: Sequence[Value], records: IntArray) -> tuple[Image, Image] | None:
@@ -49,5 +49,5 @@ class ShuffledSource(DatabaseSource):
         return self._order.index(record + self._skip)
 
     def close(self) -> None:
-        self._values.clear()
+        self._values = ()
         super().close()

@@ -27,7 +27,15 @@ from caffe_dns.data.datum import (
 from caffe_dns.data.decoding import Decoder
 from caffe_dns.data.kept_records import KeptRecords
 from caffe_dns.data.raw_records import RawRecords, find_raw
-from caffe_dns.data.stored import Rows, StoredValue, Value, in_memory, join, load
+from caffe_dns.data.stored import (
+    Rows,
+    StoredValue,
+    StoredValues,
+    Value,
+    in_memory,
+    join,
+    load,
+)
 from caffe_dns.data.transform import ImageShape, shape_text
 from caffe_dns.errors import CaffeError
 
@@ -166,7 +174,7 @@ class DatabaseSource(ImageSource[Value]):
         if list(range(first, last + 1, step)) != list(records):
             return super().fetch_all(records)
         values = self._fetch_range(first, last + 1 - first)[::step]
-        return values if isinstance(values, Rows) else in_memory_if_small([*values])
+        return in_memory_if_small(values)
 
     def _fetch_range(self, first: int, count: int) -> Sequence[Value]:
         self._go_to(first)
@@ -283,9 +291,12 @@ class DatabaseSource(ImageSource[Value]):
         self._index = 0
 
 
-def in_memory_if_small(values: list[Value]) -> list[Value]:
+def in_memory_if_small(values: Sequence[Value]) -> Sequence[Value]:
     """Small values, read all at once; large ones are left to the threads that decode them."""
-    small = isinstance(values[0], StoredValue) and max(map(len, values)) <= SMALL
+    if isinstance(values, StoredValues):
+        small = values.sizes.max() <= SMALL
+    else:
+        small = isinstance(values[0], StoredValue) and max(map(len, values)) <= SMALL
     return list(load(values, keep=True)) if small else values
 
 
@@ -293,5 +304,7 @@ def parse_small(values: Sequence[Value]) -> tuple[Image, Image] | None:
     """What `parse_alike` makes of the values, or None where some have not been read."""
     if isinstance(values, Rows):
         return parse_table(values.table)
+    if isinstance(values, StoredValues):
+        return None
     there = [value for value in values if not isinstance(value, StoredValue)]
     return parse_alike(there) if len(there) == len(values) else None

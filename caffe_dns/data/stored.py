@@ -13,7 +13,7 @@ import os
 import stat
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, ClassVar, TypeAlias, cast, overload
 
@@ -201,6 +201,35 @@ class StoredValue:
         """
 
 
+class StoredValues(Sequence[StoredValue]):
+    """Many values like one: all but where each begins in its file, and how long it is, [N].
+
+    What is left out of them costs next to nothing.
+    """
+
+    def __init__(self, kind: StoredValue, starts: IntArray, sizes: IntArray) -> None:
+        self.kind = kind
+        self.starts = starts
+        self.sizes = sizes
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    @overload
+    def __getitem__(self, index: int) -> StoredValue: ...
+    @overload
+    def __getitem__(self, index: slice) -> StoredValues: ...
+    def __getitem__(self, index: int | slice) -> StoredValue | StoredValues:
+        starts, sizes = self.starts[index], self.sizes[index]
+        if isinstance(index, slice):
+            return StoredValues(self.kind, starts, sizes)
+        return replace(self.kind, start=int(starts), size=int(sizes))
+
+    def __iter__(self) -> Iterator[StoredValue]:
+        for start, size in zip(self.starts.tolist(), self.sizes.tolist(), strict=True):
+            yield replace(self.kind, start=start, size=size)
+
+
 Value: TypeAlias = "Buffer | StoredValue"
 
 
@@ -223,11 +252,18 @@ class Rows(Sequence["Buffer"]):
 
 
 def join(pieces: Sequence[Sequence[Value]]) -> Sequence[Value]:
-    """The values of all pieces; rows of one size stay rows."""
+    """The values of all pieces; rows of one size stay rows, and stored ones of a kind together."""
+    if len(pieces) == 1:
+        return pieces[0]
+    stored = [piece for piece in pieces if isinstance(piece, StoredValues)]
+    if len(stored) == len(pieces) and len({id(piece.kind.file) for piece in stored}) == 1:
+        starts = np.concatenate([piece.starts for piece in stored])
+        sizes = np.concatenate([piece.sizes for piece in stored])
+        return StoredValues(stored[0].kind, starts, sizes)
     tables = [piece.table for piece in pieces if isinstance(piece, Rows)]
     if len(tables) < len(pieces) or len({table.shape[1] for table in tables}) > 1:
         return [value for piece in pieces for value in piece]
-    return Rows(tables[0] if len(tables) == 1 else np.concatenate(tables))
+    return Rows(np.concatenate(tables))
 
 
 def in_memory(value: Value) -> Buffer:
@@ -235,8 +271,10 @@ def in_memory(value: Value) -> Buffer:
     return value.read() if isinstance(value, StoredValue) else value
 
 
-def sendable(values: Sequence[Value]) -> list[bytes | StoredValue]:
+def sendable(values: Sequence[Value]) -> Sequence[bytes | StoredValue]:
     """The values as they can be sent to another process, which reads what has not been read."""
+    if isinstance(values, StoredValues):
+        return values
     return [value if isinstance(value, StoredValue) else bytes(value) for value in values]
 
 
@@ -255,6 +293,7 @@ def load(values: Sequence[Value], *, keep: bool = False) -> Iterator[Buffer]:
 
     Each is good until the next is asked for by the same thread, unless they are to be kept.
     """
+    values = [*values]
     if not any(isinstance(value, StoredValue) for value in values):
         return iter(cast("Sequence[Buffer]", values))
     return _load(values, new_memory if keep else _scratch.take)
@@ -266,16 +305,28 @@ def together(values: Sequence[Value]) -> Span | None:
     None for large ones that are not all stored in one file. Good until that is closed. Raises
     CaffeError.
     """
-    file = values[0].file if isinstance(values[0], StoredValue) else None
-    stored = [v for v in values if isinstance(v, StoredValue) and v.file is file]
-    if file is not None and len(stored) == len(values):
-        return _span(stored, file.view(0, max(value.start + value.size for value in stored)), 0)
+    stored = values if isinstance(values, StoredValues) else _of_one_file(values)
+    if stored is not None:
+        memory = stored.kind.file.view(0, int((stored.starts + stored.sizes).max()))
+        return _span(stored, memory, 0)
     if max(map(len, values)) > SMALL:
         return None
     pieces = [*load(values, keep=True)]
     ends = np.cumsum([len(piece) for piece in pieces])
     starts = np.concatenate([[0], ends[:-1]])
     return Span(memoryview(bytearray().join(pieces)), starts, ends)
+
+
+def _of_one_file(values: Sequence[Value]) -> StoredValues | None:
+    """The values together, if all are stored in one file."""
+    first = values[0]
+    if not isinstance(first, StoredValue):
+        return None
+    stored = [v for v in values if isinstance(v, StoredValue) and v.file is first.file]
+    if len(stored) < len(values):
+        return None
+    starts, sizes = [value.start for value in stored], [value.size for value in stored]
+    return StoredValues(first, np.array(starts), np.array(sizes))
 
 
 def _load(values: Sequence[Value], memory_of: Callable[[int], memoryview]) -> Iterator[Buffer]:
@@ -315,15 +366,13 @@ def _read_span(values: Sequence[StoredValue], memory_of: Callable[[int], memoryv
     origin = first.start - first.header_size
     memory = memory_of(last.start + last.size - origin)
     first.file.read_into(memory, origin)
-    return _span(values, memory, origin)
+    starts, sizes = [value.start for value in values], [value.size for value in values]
+    return _span(StoredValues(first, np.array(starts), np.array(sizes)), memory, origin)
 
 
-def _span(values: Sequence[StoredValue], memory: memoryview, origin: int) -> Span:
-    """Values of one file in memory that has what lies there from `origin` on."""
-    first = values[0]
-    starts = np.array([value.start for value in values])
-    sizes = np.array([value.size for value in values])
-    places = starts - origin
-    headers = rows_at(memory, places - first.header_size, first.header_size)
-    first.check(headers, starts, sizes)
-    return Span(memory, places, places + sizes)
+def _span(values: StoredValues, memory: memoryview, origin: int) -> Span:
+    """The values in memory that has what lies in their file from `origin` on."""
+    kind, places = values.kind, values.starts - origin
+    headers = rows_at(memory, places - kind.header_size, kind.header_size)
+    kind.check(headers, values.starts, values.sizes)
+    return Span(memory, places, places + values.sizes)

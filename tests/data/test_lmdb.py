@@ -368,3 +368,18 @@ def test_two_may_read_the_same_and_close_apart(tmp_path: Path) -> None:
     other.close()
     with pytest.raises(ValueError, match="is closed"):
         cursor.value()
+
+
+def test_large_values_are_taken_together_and_left_out(tmp_path: Path) -> None:
+    """Of several leaves, from the middle on, in steps and back to the first."""
+    records = values_of([3000 + n for n in range(400)])
+    values = [value for _, value in records]
+    with open_database(write(tmp_path / "db", records), announce=False) as database:
+        cursor = database.cursor()
+        assert cursor.first() and cursor.skip(30) == 30
+        taken = cursor.take(1000)
+        assert len(taken) == 370
+        assert not cursor.next()
+        for some in (slice(0, None, 7), slice(369, None, -100), slice(5, 5)):
+            assert [bytes(value) for value in taken[some]] == values[30:][some]
+        assert bytes(taken[-1]) == values[-1]
