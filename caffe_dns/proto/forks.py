@@ -101,6 +101,7 @@ _MOVED: dict[str, dict[int, Moved]] = {
     "ReLU": {123: Moved(123, {(3, VARINT): 2100})},
     "Reshape": {133: Moved(133, {(4, VARINT): 2100})},
     "DetectionOutput": {204: Moved(204, {(32, VARINT): 2101, (33, VARINT): 2102})},
+    "PriorBox": {203: Moved(203, {(17, VARINT): 2102, (18, VARINT): 2103})},
     "Squeeze": {241: Moved(2151)},
     "Pad": {224: Moved(2152)},
     "DepthToSpace": {208: Moved(2153)},

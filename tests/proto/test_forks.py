@@ -209,6 +209,9 @@ def test_padding_of_each_side() -> None:
     read = fork_layer("BatchNorm", 139, tag(4, VARINT) + varint(0)).batch_norm_param
     assert read.HasField("add_eps_before_sqrt")
     assert fork_layer("Reshape", 133, tag(4, VARINT) + varint(2)).reshape_param.pixelshuffler == 2
+    content = tag(17, VARINT) + varint(1) + tag(18, VARINT) + varint(1)
+    read = fork_layer("PriorBox", 203, content).prior_box_param
+    assert read.tf and read.yx_order
     content = tag(4, VARINT) + varint(1)
     assert fork_layer("Accuracy", 102, content).accuracy_param.min_is_better
     read = fork_layer("Parameter", 145, settings(2, b""))

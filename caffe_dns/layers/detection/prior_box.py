@@ -14,6 +14,8 @@ from caffe_dns.layers.base import ALL_BOTTOMS, Layer, Shape, layer_types
 #: Aspect ratios nearer to each other than this are the same.
 SAME_RATIO = 1e-6
 DEFAULT_VARIANCE = 0.1
+#: The smallest size of TensorFlow's SSD on 300 x 300 pixels, whose squares are of 30 (`tf`).
+_OF_TENSORFLOW = 60
 
 Extents = tuple[float, float]
 
@@ -27,7 +29,9 @@ class PriorBox(Layer):
     place, row by row; then for each of these numbers its variance. For each min_size there is a
     square, one of sqrt(min_size * max_size) if it has a max_size, and one box for each aspect ratio
     but 1. Without `use_default_aspect_ratio` the square is there only where an aspect ratio is 1,
-    and in its turn. Sizes are cut to whole pixels. No gradient passes through.
+    and in its turn. Sizes are cut to whole pixels. With `tf`, the square by max_size comes last,
+    and that of a min_size of 60 is a tenth of the image smaller; with `yx_order`, y comes before x
+    (Synopsys). No gradient passes through.
     """
 
     needs_numbers = ALL_BOTTOMS
@@ -37,6 +41,8 @@ class PriorBox(Layer):
 
     def build(self, bottom_shapes: Sequence[Shape]) -> None:
         settings = self.param.prior_box_param
+        #: The squares that are a tenth of the image smaller than they say.
+        self._smaller: list[int] = []
         self.sizes = self._sizes()
         self.variance = list(settings.variance) or [DEFAULT_VARIANCE]
         if len(self.variance) not in (1, 4):
@@ -80,7 +86,12 @@ class PriorBox(Layer):
         halves = torch.tensor(self.sizes, dtype=torch.float64) / 2
         extents = torch.tensor(image[::-1], dtype=torch.float64)
         corners = [(centres + sign * halves) / extents for sign in (-1, 1)]
-        boxes = torch.cat(corners, -1).reshape(-1, 4)
+        boxes = torch.cat(corners, -1)
+        for index in self._smaller:
+            boxes[:, :, index] += torch.tensor([0.05, 0.05, -0.05, -0.05])
+        boxes = boxes.reshape(-1, 4)
+        if self.param.prior_box_param.yx_order:
+            boxes = boxes[:, [1, 0, 3, 2]]
         return boxes.clamp(0, 1) if self.param.prior_box_param.clip else boxes
 
     def _sizes(self) -> list[Extents]:
@@ -94,18 +105,22 @@ class PriorBox(Layer):
         if len(most) not in (0, len(least)):
             counts = f"given {len(most)} time(s) beside {len(least)} min_size"
             raise self._wrong("max_size", f"{counts}; one for each, or none, would be")
-        sizes = []
+        sizes: list[Extents] = []
+        tf = self.param.prior_box_param.tf
         for index, size in enumerate(int(size) for size in least):
             if self.param.prior_box_param.use_default_aspect_ratio:
+                if tf and size == _OF_TENSORFLOW:
+                    self._smaller.append(len(sizes))
                 sizes.append((float(size), float(size)))
+            squares = []
             if most:
                 if most[index] <= least[index]:
                     said = f"is {most[index]:g}; more than the min_size {least[index]:g}"
                     raise self._wrong("max_size", f"{said} would be")
                 side = math.sqrt(size * int(most[index]))
-                sizes.append((side, side))
-            for ratio in self._ratios():
-                sizes.append((size * math.sqrt(ratio), size / math.sqrt(ratio)))
+                squares.append((side, side))
+            others = [(size * math.sqrt(r), size / math.sqrt(r)) for r in self._ratios()]
+            sizes += others + squares if tf else squares + others
         if not sizes:
             raise self._wrong("use_default_aspect_ratio", "leaves no box; an aspect_ratio would be")
         return sizes
@@ -156,7 +171,7 @@ class PriorBoxClustered(PriorBox):
 
     def _sizes(self) -> list[Extents]:
         settings = self.param.prior_box_param
-        self._refuse("min_size", "max_size", "aspect_ratio")
+        self._refuse("min_size", "max_size", "aspect_ratio", "tf")
         wide, high = list(settings.width), list(settings.height)
         if not wide or len(wide) != len(high):
             counts = f"{len(wide)} width(s) and {len(high)} height(s) are given"

@@ -167,3 +167,16 @@ def test_boxes_follow_the_size_of_the_map() -> None:
 def test_wrong_settings_are_named(settings: str, message: str) -> None:
     definition = f"type: 'PriorBox' prior_box_param {{ {settings} }}"
     assert f"prior_box_param.{message}" in refused(definition, MAP, IMAGE)
+
+
+def test_boxes_of_tensorflow() -> None:
+    # In the order of TensorFlow; the square of 60 is a twentieth of the image smaller all around.
+    text = "min_size: 60 min_size: 105 max_size: 105 max_size: 150 aspect_ratio: 2 tf: true"
+    sizes = []
+    for low, high in ((60, 105), (105, 150)):
+        sizes += [(low, low), (low * 2**0.5, low / 2**0.5), (low / 2**0.5, low * 2**0.5)]
+        sizes.append((math.sqrt(low * high),) * 2)
+    expected = written_out(sizes, (3, 2), (40, 30), (40 / 3, 15))
+    expected[::8] += [0.05, 0.05, -0.05, -0.05]
+    assert_close(make_boxes(text)[0], expected, "boxes")
+    assert_close(make_boxes(text + " yx_order: true")[0], expected[:, [1, 0, 3, 2]], "boxes")
