@@ -69,9 +69,12 @@ def _read_float(text: str, negative: bool) -> float:
     try:
         if not is_number(text) and text.lower() not in _NOT_FINITE:
             raise ValueError
+        # To Caffe's protobuf 010 was 8, later ones refuse it.
+        if text.isdigit() and text.startswith("0") and int(text, 8) != int(text):
+            raise ValueError
         value = float(text.rstrip("fF") if is_number(text) else text)
     except ValueError:
-        raise ValueError("expected a number") from None
+        raise ValueError("expected a decimal number") from None
     return -value if negative else value
 
 

@@ -82,9 +82,11 @@ class Run:
 def read_lines(path: str) -> list[str]:
     """The lines of a log. Raises CaffeError when it cannot be read."""
     try:
-        return io.TextIOWrapper(io.BytesIO(read_file(path)), errors="replace").readlines()
+        # A log that is emptied while it is written to goes on behind a hole.
+        raw = read_file(path).replace(b"\0", b"")
     except OSError as error:
         raise CaffeError(f"cannot be read: {error.strerror}", file=path) from None
+    return io.TextIOWrapper(io.BytesIO(raw), errors="replace").readlines()
 
 
 def read_run(path: str, name: str) -> Run:

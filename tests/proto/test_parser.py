@@ -203,8 +203,14 @@ PARAM = "layer.convolution_param"
             layer("convolution_param { pad: -1 }"),
             f"3: {PARAM}.pad: expected a whole number from 0 to 4294967295, found '-1' (column 28)",
         ),
-        (layer("loss_weight: x"), "3: layer.loss_weight: expected a number, found 'x' (column 16)"),
-        (layer("loss_weight: }"), "3: layer.loss_weight: expected a number, found '}' (column 16)"),
+        (
+            layer("loss_weight: x"),
+            "3: layer.loss_weight: expected a decimal number, found 'x' (column 16)",
+        ),
+        (
+            layer("loss_weight: }"),
+            "3: layer.loss_weight: expected a decimal number, found '}' (column 16)",
+        ),
         (
             "force_backward: yes",
             "1: force_backward: expected true or false, found 'yes' (column 17)",
@@ -333,6 +339,14 @@ def test_numbers_that_are_not_finite_are_noted(value: str) -> None:
         parsed.check_finite()
     said = f"expected a finite number, found '{value}' (column 14)"
     assert str(caught.value) == f"n:4: layer.loss_weight: {said}"
+
+
+@pytest.mark.parametrize("value", ["010", "-010", "08", "0x10", "x", "'1'"])
+def test_real_numbers_are_decimal(value: str) -> None:
+    """Protobuf's releases do not agree what an octal or hexadecimal one is."""
+    said = error_of(f"layer {{ loss_weight: {value} }}")
+    assert "loss_weight: expected a decimal number, found" in said
+    assert parse("layer { loss_weight: 07 loss_weight: 00 }").layer[0].loss_weight == [7, 0]
 
 
 @pytest.mark.parametrize("text", ["loss_weight: 3.4028235e38", "clip_param { min: 0 max: inf }"])

@@ -30,6 +30,12 @@ def test_rows_are_caffes() -> None:
     assert test.to_csv(",") == (LOGS / "train.log.test").read_bytes()
 
 
+def test_a_log_that_was_emptied_begins_with_a_hole(tmp_path: Path) -> None:
+    (tmp_path / "log").write_bytes(bytes(1 << 16) + (LOGS / "train.log").read_bytes())
+    train, _ = parse_log(str(tmp_path / "log"))
+    assert train.to_csv(",") == (LOGS / "train.log.train").read_bytes()
+
+
 def test_first_rate_is_that_of_the_second_row(tmp_path: Path) -> None:
     train, _ = parse(
         tmp_path,
