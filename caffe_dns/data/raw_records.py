@@ -1,4 +1,4 @@
-"""Large raw Datums of one shape, copied from a database's file many at once.
+"""Raw Datums of one shape, many of which are copied at once, large ones from a database's file.
 
 Only what can differ between them is looked at, for a whole batch, and one call of PyTorch copies
 any number of crops: a record costs Python next to nothing, and other threads run meanwhile.

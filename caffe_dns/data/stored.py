@@ -323,10 +323,13 @@ def _of_one_file(values: Sequence[Value]) -> StoredValues | None:
     if not isinstance(first, StoredValue):
         return None
     stored = [v for v in values if isinstance(v, StoredValue) and v.file is first.file]
-    if len(stored) < len(values):
-        return None
-    starts, sizes = [value.start for value in stored], [value.size for value in stored]
-    return StoredValues(first, np.array(starts), np.array(sizes))
+    return _as_arrays(stored) if len(stored) == len(values) else None
+
+
+def _as_arrays(values: Sequence[StoredValue]) -> StoredValues:
+    """Values of one kind together."""
+    starts, sizes = [value.start for value in values], [value.size for value in values]
+    return StoredValues(values[0], np.array(starts), np.array(sizes))
 
 
 def _load(values: Sequence[Value], memory_of: Callable[[int], memoryview]) -> Iterator[Buffer]:
@@ -366,8 +369,7 @@ def _read_span(values: Sequence[StoredValue], memory_of: Callable[[int], memoryv
     origin = first.start - first.header_size
     memory = memory_of(last.start + last.size - origin)
     first.file.read_into(memory, origin)
-    starts, sizes = [value.start for value in values], [value.size for value in values]
-    return _span(StoredValues(first, np.array(starts), np.array(sizes)), memory, origin)
+    return _span(_as_arrays(values), memory, origin)
 
 
 def _span(values: StoredValues, memory: memoryview, origin: int) -> Span:
