@@ -220,7 +220,7 @@ try:
 except SystemExit:
     pass
 assert "torch" in sys.modules
-print([name for name in ("cv2", "h5py", "rich", "matplotlib") if name in sys.modules])
+print([name for name in ("cv2", "h5py", "rich", "matplotlib", "numba") if name in sys.modules])
 print(gc.isenabled(), len(gc.get_objects()) < gc.get_freeze_count())
 """
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
