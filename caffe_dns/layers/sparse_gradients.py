@@ -24,8 +24,6 @@ from caffe_dns.layers.pooling import Pooling, Window, max_of, max_pool
 LEAST_ROW, MOST_NUMBERS = 64, 1 << 16
 #: The least numbers of the top for each that a maximum is taken from.
 LEAST_SHARE = 4
-#: The most pixels of a window of the pooling.
-MOST_PIXELS = 16
 
 
 class SparseGradients(torch.autograd.Function):
@@ -76,17 +74,23 @@ def pays(layer: BaseConvolution, pooling: Pooling) -> bool:
 def pool(layer: BaseConvolution, pooling: Pooling, bottom: Tensor, *, relu: bool) -> Tensor:
     """What the pooling makes of the convolution's top, after a ReLU if asked for."""
     weight, bias = layer.effective(layer.context.activations)
-    window = pooling.window(
-        (layer.output_extent(bottom.shape[2], 0), layer.output_extent(bottom.shape[3], 1))
-    )
+    size = (layer.output_extent(bottom.shape[2], 0), layer.output_extent(bottom.shape[3], 1))
+    window = pooling.window(size)
     learns = torch.is_grad_enabled() and weight.requires_grad
     plain = weight.dtype == torch.float32 and layer.deferring(len(bottom)) is None
-    if learns and plain and _works():
+    if learns and plain and _works() and _counts(bottom, size):
         bottom = bottom.float().contiguous(memory_format=torch.channels_last)
         top: Tensor = SparseGradients.apply(bottom, weight, bias, layer, window, relu)
         return top
     whole = layer.apply_to(bottom, weight, bias)
     return max_of(F.relu_(whole) if relu else whole, window)
+
+
+def _counts(bottom: Tensor, size: tuple[int, int]) -> bool:
+    """Whether the kernels can count this bottom's numbers, and those of a plane of the top."""
+    from caffe_dns.kernels.on_cpu.from_maxima import MOST, MOST_IN_PLANE
+
+    return bottom.numel() < MOST and size[0] * size[1] < MOST_IN_PLANE
 
 
 @cache

@@ -14,7 +14,7 @@ import numba
 import numpy as np
 
 from caffe_dns.kernels.on_cpu.machine_code import compiled
-from caffe_dns.sparse.vectors import (
+from caffe_dns.kernels.on_cpu.vectors import (
     KERNELS,
     LANES,
     MOST_STRIDE,

@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from caffe_dns.kernels.on_cpu.vectors import LANES, SLACK
 from caffe_dns.layers.base import Layer, Shape
 from caffe_dns.sparse import kernels
 from caffe_dns.sparse.operations import adder
 from caffe_dns.sparse.tables import CACHED, Planes, Tables, whole
-from caffe_dns.sparse.vectors import LANES, SLACK
 
 #: The most images that a buffer holds, however small they are.
 MOST_IMAGES = 64

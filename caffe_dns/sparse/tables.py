@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from caffe_dns.kernels.on_cpu.vectors import LANES, MOST_VECTORS, READS_LINES
 from caffe_dns.sparse import kernels
-from caffe_dns.sparse.vectors import LANES, MOST_VECTORS, READS_LINES
 
 Pair = tuple[int, int]
 #: Numbers that stay in the nearest cache, and in one that is not shared with other cores.

@@ -80,6 +80,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
         (CONVOLUTION, POOLING),
         ("num_output: 20 kernel_size: 5 stride: 1", "pool: MAX kernel_size: 3 stride: 2"),
         ("num_output: 21 kernel_h: 3 kernel_w: 4 stride_h: 1 stride_w: 2", POOLING),
+        ("num_output: 40 kernel_size: 5", "pool: MAX kernel_size: 5 stride: 2"),
     ],
 )
 def test_gradients(
@@ -146,6 +147,17 @@ def test_a_numba_that_does_not_fit_the_rest(monkeypatch: pytest.MonkeyPatch) -> 
         sparse_gradients._works.cache_clear()
     assert not made
     assert [text for text in messages if "numba does not work" in text] == messages[-1:]
+
+
+@pytest.mark.parametrize(("most", "in_plane"), [(16 * 16 * 14 * 13, 10**9), (10**9, 90)])
+def test_what_cannot_be_counted(most: int, in_plane: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The convolution's top has planes of 10 x 9."""
+    for change in (0, 1):
+        monkeypatch.setattr("caffe_dns.kernels.on_cpu.from_maxima.MOST", most + change)
+        monkeypatch.setattr("caffe_dns.kernels.on_cpu.from_maxima.MOST_IN_PLANE", in_plane + change)
+        net, made = build(), calls(monkeypatch)
+        gradients(net, draw(net), one_by_one=False)
+        assert bool(made) == bool(change)
 
 
 def test_a_deconvolution_is_none() -> None:

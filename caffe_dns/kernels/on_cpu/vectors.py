@@ -1,6 +1,6 @@
 """What of the kernels is written for LLVM, by vectors, since no loop over arrays becomes it.
 
-Machine code that numba keeps is made again when `kernels` changes, not when this file does.
+Machine code that numba keeps is made again when what uses this changes, not when this file does.
 """
 
 from __future__ import annotations
