@@ -28,7 +28,7 @@ from caffe_dns.weights import fit_definition, weight_files
 
 def require_data(net: Net, file: str) -> None:
     """Raise CaffeError unless a net of that file reads its own data, as training and scoring do."""
-    step = next((step for step in net.steps if step.layer.type == "Input"), None)
+    step = next((step for step in net.steps if step.layer.is_input), None)
     if step is not None:
         raise CaffeError(
             f"is without data: '{step.tops[0]}' comes from outside, as in a deploy.prototxt; a "

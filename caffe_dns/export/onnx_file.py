@@ -57,7 +57,7 @@ def _convert(model: UnmaskedModel) -> ModelProto:
     shapes: dict[str, Shape] = {}
     for step in net.steps:
         top_shapes = step.layer.top_shapes([shapes[blob] for blob in step.bottoms])
-        if step.layer.type != "Input":
+        if not step.layer.is_input:
             tops = _convert_layer(
                 Bottoms(
                     graph,

@@ -108,6 +108,8 @@ class Layer(nn.Module):
     needs_numbers: ClassVar[slice] = NO_BOTTOM
     #: Whether the tops come from elsewhere than the net: a database, a program, a filler.
     is_source: ClassVar[bool] = False
+    #: Whether the caller of the net gives the tops: `forward` is never called.
+    is_input: ClassVar[bool] = False
     #: Whether a source keeps nothing that it has given out, or gives out the same again and again.
     gives_away: ClassVar[bool] = False
 
@@ -179,6 +181,11 @@ class Layer(nn.Module):
     def error(self, message: str, field: str | None = None) -> CaffeError:
         """An error about this layer, to be raised by the caller."""
         return CaffeError(message, layer=self.name, field=field)
+
+    @property
+    def brings_data(self) -> bool:
+        """Whether the tops are there before any layer of the net has run."""
+        return self.is_source or self.is_input
 
     @property
     def num_tops(self) -> int:

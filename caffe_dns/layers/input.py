@@ -11,10 +11,11 @@ from caffe_dns.layers.base import Layer, Shape, layer_types
 
 @layer_types.register("Input")
 class Input(Layer):
-    """Tops of given shapes, which the net hands out itself: `forward` is never called."""
+    """Tops of given shapes, which the net hands out itself."""
 
     bottoms = (0, 0)
     tops = (1, None)
+    is_input = True
 
     #: The shapes of the tops; () where the definition gives none.
     shapes: list[Shape]

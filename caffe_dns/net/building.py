@@ -124,7 +124,7 @@ def _with_open_shapes(error: CaffeError, step: Step, before: Sequence[Step]) -> 
     """
     inputs: dict[str, str] = {}
     for source in before:
-        if source.layer.type == "Input" and not source.layer.param.input_param.shape:
+        if source.layer.is_input and not source.layer.param.input_param.shape:
             inputs.update((top, top) for top in source.tops)
         elif source.layer.type == "Split" and source.bottoms[0] in inputs:
             inputs.update(dict.fromkeys(source.tops, inputs[source.bottoms[0]]))

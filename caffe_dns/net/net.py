@@ -167,7 +167,7 @@ class Net(nn.Module):
         for step, last_uses in steps:
             group = groups.get(step.layer)
             if group is None:
-                given = step.layer.is_source or step.layer.type == "Input"
+                given = step.layer.brings_data
                 yield Work(step, None, step.bottoms, step.tops, given, last_uses)
             else:
                 no_longer_read = [*last_uses]
@@ -255,7 +255,7 @@ class Net(nn.Module):
         """
         shapes = dict(inputs)
         for step in self.steps:
-            if step.layer.type == "Input":
+            if step.layer.is_input:
                 continue
             tops = step.layer.top_shapes([shapes[blob] for blob in step.bottoms])
             shapes.update(zip(step.tops, tops, strict=True))

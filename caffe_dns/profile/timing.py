@@ -197,7 +197,7 @@ def forward_layer(step: Step, blobs: dict[str, Tensor]) -> tuple[list[Tensor], l
 
     Returns bottoms and tops. Input layers, whose tops are there already, have none.
     """
-    if step.layer.type == "Input":
+    if step.layer.is_input:
         return [], []
     bottoms = [
         blobs[name].detach().requires_grad_(wanted)

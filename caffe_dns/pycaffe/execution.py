@@ -75,7 +75,7 @@ class Execution:
         for index in range(start, end + 1):
             step = self.net.steps[index]
             _tell(self.callbacks.before_forward, index)
-            if step.layer.type != "Input":
+            if not step.layer.is_input:
                 self._records[index] = record = self._run(index, step)
                 self._store(step, record.tops)
                 loss += self._loss_of(step)
@@ -110,7 +110,7 @@ class Execution:
     def reshape(self) -> None:
         """Carry the shapes of the inputs through the net (`Net::Reshape`)."""
         for index, step in enumerate(self.net.steps):
-            if step.layer.type != "Input":
+            if not step.layer.is_input:
                 self._reshape(index, step)
                 self._store(step, [])
 

@@ -119,7 +119,7 @@ def find_origin(net: Net, batch: Mapping[str, Tensor]) -> str | None:
 
     `batch` has the tops of the layers that bring data. The net's blobs are left as they are.
     """
-    if not batch and any(step.layer.is_source or step.layer.type == "Input" for step in net.steps):
+    if not batch and any(step.layer.brings_data for step in net.steps):
         return None
     observer = net.observer
     net.observer = search = _Search()
