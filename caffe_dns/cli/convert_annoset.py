@@ -5,16 +5,12 @@ from __future__ import annotations
 import click
 
 from caffe_dns.cli import flags
+from caffe_dns.cli.image_set_flags import image_set_flags
 from caffe_dns.cli.lazy import runs
 
 
 @click.command()
-@click.argument("rootfolder")
-@click.argument("listfile")
-@click.argument("db_name")
-@flags.switch("gray", "Treat images as grayscale ones.")
-@flags.switch("shuffle", "Randomly shuffle the order of images and their labels.")
-@flags.backend
+@image_set_flags
 @click.option(
     "--anno_type",
     default="classification",
@@ -38,13 +34,6 @@ from caffe_dns.cli.lazy import runs
 @flags.switch("check_label", "Check that the label map has no name and no label twice.")
 @click.option("--min_dim", default=0, help="Length to which shorter sides are resized.")
 @click.option("--max_dim", default=0, help="Length to which longer sides are resized.")
-@click.option("--resize_width", default=0, help="Width images are resized to.")
-@click.option("--resize_height", default=0, help="Height images are resized to.")
-@flags.switch("check_size", "Check that all images have the same size.")
-@flags.switch("encoded", "Save encoded images, not their pixels.")
-@click.option(
-    "--encode_type", default="", metavar="TYPE", help="Encode images as png, jpg and so on."
-)
 @runs("convert_annoset")
 def command() -> None:
     """Make the database DB_NAME of images and the objects in them, as AnnotatedData reads it.

@@ -4,24 +4,12 @@ from __future__ import annotations
 
 import click
 
-from caffe_dns.cli import flags
+from caffe_dns.cli.image_set_flags import image_set_flags
 from caffe_dns.cli.lazy import runs
 
 
 @click.command()
-@click.argument("rootfolder")
-@click.argument("listfile")
-@click.argument("db_name")
-@flags.switch("gray", "Treat images as grayscale ones.")
-@flags.switch("shuffle", "Randomly shuffle the order of images and their labels.")
-@flags.backend
-@click.option("--resize_width", default=0, help="Width images are resized to.")
-@click.option("--resize_height", default=0, help="Height images are resized to.")
-@flags.switch("check_size", "Check that all images have the same size.")
-@flags.switch("encoded", "Save encoded images, not their pixels.")
-@click.option(
-    "--encode_type", default="", metavar="TYPE", help="Encode images as png, jpg and so on."
-)
+@image_set_flags
 @runs("convert_imageset")
 def command() -> None:
     """Make the database DB_NAME of the image files that LISTFILE lists.

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from caffe_dns.cli.actions.convert_imageset import arrange, write_database
+from caffe_dns.cli.actions.convert_imageset import arrange, make_image_set, write_database
 from caffe_dns.data.annotation_files import READERS, read_groups, read_pairs
 from caffe_dns.data.boxes import Size
 from caffe_dns.data.image_files import ListedImage
-from caffe_dns.data.image_set import ImageSet
 from caffe_dns.data.label_map import read_label_map
 from caffe_dns.errors import CaffeError, nearest
 from caffe_dns.proto.caffe_pb2 import AnnotatedDatum, Datum
@@ -52,17 +51,17 @@ def run(
             record.type = AnnotatedDatum.BBOX
         return record
 
-    image_set = ImageSet(
+    image_set = make_image_set(
         [
             ListedImage(name, _NO_LABEL if detection else _number(label, listfile))
             for name, label in pairs
         ],
-        root_folder=rootfolder,
-        height=max(0, resize_height),
-        width=max(0, resize_width),
-        color=not gray,
-        encoded=encoded,
-        encoding=encode_type,
+        rootfolder,
+        gray,
+        resize_width,
+        resize_height,
+        encoded,
+        encode_type,
         min_dim=max(0, min_dim),
         max_dim=max(0, max_dim),
         annotate=annotate,

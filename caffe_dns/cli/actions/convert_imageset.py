@@ -9,7 +9,7 @@ from caffe_dns import log
 from caffe_dns.cli.progress import Progress
 from caffe_dns.data.database import Writer
 from caffe_dns.data.db import create_database
-from caffe_dns.data.image_files import missing_slash, parse_list, read_lines
+from caffe_dns.data.image_files import ListedImage, missing_slash, parse_list, read_lines
 from caffe_dns.data.image_set import ImageSet
 from caffe_dns.errors import CaffeError
 
@@ -35,16 +35,8 @@ def run(
     if not images:
         raise CaffeError("lists no images", file=listfile)
     arrange(images, shuffle, encoded, encode_type)
-    if (resize_height > 0) != (resize_width > 0):
-        log.warning("-resize_height and -resize_width resize together only; no image is resized")
-    image_set = ImageSet(
-        images,
-        root_folder=rootfolder,
-        height=max(0, resize_height),
-        width=max(0, resize_width),
-        color=not gray,
-        encoded=encoded,
-        encoding=encode_type,
+    image_set = make_image_set(
+        images, rootfolder, gray, resize_width, resize_height, encoded, encode_type
     )
     write_database(image_set, db_name, backend, check_size, listfile)
 
@@ -57,6 +49,31 @@ def arrange(images: list[Any], shuffle: bool, encoded: bool, encode_type: str) -
     log.info(f"A total of {len(images)} images.")
     if encode_type and not encoded:
         log.info("encode_type specified, assuming encoded=true.")
+
+
+def make_image_set(
+    images: list[ListedImage],
+    rootfolder: str,
+    gray: bool,
+    resize_width: int,
+    resize_height: int,
+    encoded: bool,
+    encode_type: str,
+    **more: Any,
+) -> ImageSet:
+    """The set that the flags ask for, and whatever else is set of it."""
+    if (resize_height > 0) != (resize_width > 0):
+        log.warning("-resize_height and -resize_width resize together only; no image is resized")
+    return ImageSet(
+        images,
+        root_folder=rootfolder,
+        height=max(0, resize_height),
+        width=max(0, resize_width),
+        color=not gray,
+        encoded=encoded,
+        encoding=encode_type,
+        **more,
+    )
 
 
 def write_database(
