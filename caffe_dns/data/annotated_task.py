@@ -12,7 +12,7 @@ import numpy as np
 from caffe_dns.data.annotated_datum import Annotated, parse_annotated
 from caffe_dns.data.annotated_transform import AnnotatedTransform
 from caffe_dns.data.boxes import Boxes
-from caffe_dns.data.cuts import ImageShape
+from caffe_dns.data.crops import ImageShape
 from caffe_dns.data.datum import Buffer
 from caffe_dns.data.stored import load
 from caffe_dns.data.tasks import Task, TaskMemory

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from caffe_dns.data.crop_task import CropTask
-from caffe_dns.data.cuts import ImageShape
+from caffe_dns.data.crops import ImageShape
 from caffe_dns.data.datum import Image, IntArray
 from caffe_dns.data.decoding_processes import DecodingProcesses
 from caffe_dns.data.image_batch import BatchMemory, CroppedBatch, FinishedBatch, ImageBatch

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from caffe_dns.data.cuts import Cutter, ImageShape, copy_planes, crop
+from caffe_dns.data.crops import Cutter, ImageShape, copy_planes, crop
 from caffe_dns.data.datum import Image, IntArray
 from caffe_dns.data.decoding import Decoder
 from caffe_dns.data.stored import load

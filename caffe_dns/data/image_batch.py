@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from caffe_dns.data.cuts import Cut, ImageShape, copy_planes, crop, crop_all
+from caffe_dns.data.crops import Cut, ImageShape, copy_planes, crop, crop_all
 from caffe_dns.data.datum import Image, IntArray
 from caffe_dns.data.raw_records import RawRecords
 from caffe_dns.data.transform import Transform

@@ -12,7 +12,7 @@ import numpy as np
 from google.protobuf.message import Message
 
 from caffe_dns import log
-from caffe_dns.data.cuts import copy_planes
+from caffe_dns.data.crops import copy_planes
 from caffe_dns.data.datum import Buffer, Image, channels_first
 from caffe_dns.data.image_files import ListedImage, read_image, reading_memory
 from caffe_dns.data.workers import Workers, decoding_threads

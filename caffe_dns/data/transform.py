@@ -16,7 +16,7 @@ from google.protobuf.message import DecodeError
 from torch import Tensor
 
 from caffe_dns import kernels, log, rng
-from caffe_dns.data.cuts import Cut, Cutter, ImageShape, crop, crop_all
+from caffe_dns.data.crops import Cut, Cutter, ImageShape, crop, crop_all
 from caffe_dns.data.datum import Image, IntArray
 from caffe_dns.errors import CaffeError
 from caffe_dns.files.kinds import HEAD, other_kind

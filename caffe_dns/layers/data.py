@@ -6,8 +6,8 @@ from contextlib import closing
 from typing import Any
 
 from caffe_dns import log
+from caffe_dns.data.bad_records import BadRecords, ForgivingSource
 from caffe_dns.data.batches import ImageBatches, Share
-from caffe_dns.data.forgiving import BadRecords, ForgivingSource
 from caffe_dns.data.sources import DatabaseSource, ImageSource
 from caffe_dns.errors import CaffeError
 from caffe_dns.layers.base import Context, count, layer_types

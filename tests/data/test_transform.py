@@ -9,7 +9,7 @@ import pytest
 import torch
 from google.protobuf import text_format
 
-from caffe_dns.data.cuts import Cut, crop
+from caffe_dns.data.crops import Cut, crop
 from caffe_dns.data.datum import Image
 from caffe_dns.data.transform import RecordDraws, Transform, read_mean
 from caffe_dns.errors import CaffeError

@@ -10,7 +10,7 @@ import torch
 
 from caffe_dns import log
 from caffe_dns.data.batches import Share
-from caffe_dns.data.cuts import Cut
+from caffe_dns.data.crops import Cut
 from caffe_dns.data.datum import Image
 from caffe_dns.data.hdf5_rows import ArrayBatch
 from caffe_dns.data.sources import Order

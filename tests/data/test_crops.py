@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from caffe_dns.data.cuts import copy_planes
+from caffe_dns.data.crops import copy_planes
 from caffe_dns.data.datum import Image
 
 

@@ -9,8 +9,8 @@ import lmdb
 import numpy as np
 import pytest
 
+from caffe_dns.data.bad_records import BadRecords, ForgivingSource
 from caffe_dns.data.db import open_database
-from caffe_dns.data.forgiving import BadRecords, ForgivingSource
 from caffe_dns.data.sources import DatabaseSource
 from caffe_dns.errors import CaffeError
 from caffe_dns.proto.caffe_pb2 import Datum
