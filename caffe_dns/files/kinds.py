@@ -15,6 +15,9 @@ _KINDS = {
     b"\xfd7zxz": "this is compressed with xz; unpack it",
     b"7z\xbc\xaf": "this is a 7z archive; unpack it",
     b"rar!": "this is a RAR archive; unpack it",
+    b"\x89png": "this is an image (PNG)",
+    b"\xff\xd8\xff": "this is an image (JPEG)",
+    b"\x93numpy": "this is an array of NumPy; caffe.io.array_to_blobproto makes a mean of it",
 }
 #: So many bytes tell.
 HEAD = 64

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import io
 import lzma
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 
 from caffe_dns.data.db import open_database
@@ -29,6 +32,16 @@ def zipped(content: bytes, folder: Path) -> bytes:
     return (folder / "a.zip").read_bytes()
 
 
+def saved(array: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    np.save(file, array)
+    return file.getvalue()
+
+
+def encoded(ending: str) -> bytes:
+    return cv2.imencode(ending, np.zeros((2, 2, 3), np.uint8))[1].tobytes()
+
+
 def test_kinds(tmp_path: Path) -> None:
     net = b'name: "a"\n'
     for content, said in (
@@ -39,6 +52,9 @@ def test_kinds(tmp_path: Path) -> None:
         (bz2.compress(net), "bzip2"),
         (lzma.compress(net), "xz"),
         (zipped(net, tmp_path), "ZIP"),
+        (saved(np.zeros(3)), "array_to_blobproto"),
+        (encoded(".png"), "image (PNG)"),
+        (encoded(".jpg"), "image (JPEG)"),
     ):
         assert said in (other_kind(content) or "")
     for content in (net, b"", b"version: 1", b"\x89HDF\r\n", b"\x0a\x05LeNet"):
