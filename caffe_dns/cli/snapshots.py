@@ -93,7 +93,7 @@ def alone_with_prefix(trainer: Solver) -> Iterator[None]:
     with claimed(Path(on_disk(prefix))) as others:
         for process in others:
             log.warning(
-                f"Process {process} trains with the snapshot_prefix {prefix}, too: each of the two "
-                "writes over what the other has written"
+                f"Process {process} seems to train with the snapshot_prefix {prefix}, too: each of "
+                "the two would write over what the other has written"
             )
         yield
