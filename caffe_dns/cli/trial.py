@@ -30,7 +30,7 @@ from caffe_dns.weights import weight_files
 #: Fields of layers that name files to read.
 _FILE_FIELDS = {"source", "mean_file", "label_map_file", "name_size_file", "label_file"}
 #: Layers that write when they are made or run.
-_WRITERS = {"HDF5Output", "DetectionOutput"}
+_WRITERS = {"HDF5Output", "DetectionOutput", "DetectionOutputOfMaps"}
 #: Iterations that are timed.
 _ITERATIONS = 3
 

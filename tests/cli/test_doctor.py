@@ -247,13 +247,23 @@ def test_memory_that_does_not_suffice(
     assert " - a smaller batch_size; " in line
 
 
-def test_layers_that_write_are_not_tried(capfd: Capture, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("type", "settings", "known"),
+    [
+        ("HDF5Output", 'hdf5_output_param { file_name: "FOLDER/out.h5" }', "HDF5Output"),
+        ("DetectionOutput", "detection_output_param { no_permute: true }", "DetectionOutputOfMaps"),
+    ],
+)
+def test_layers_that_write_are_not_tried(
+    type: str, settings: str, known: str, capfd: Capture, tmp_path: Path
+) -> None:
     net = tmp_path / "net.prototxt"
-    output = f'hdf5_output_param {{ file_name: "{tmp_path}/out.h5" }}'
     net.write_text(
         (GOLDEN / NET).read_text()
-        + f'layer {{ name: "w" type: "HDF5Output" bottom: "data" bottom: "label" {output} }}'
+        + f'layer {{ name: "w" type: "{type}" bottom: "data" bottom: "label" '
+        + settings.replace("FOLDER", str(tmp_path))
+        + "}"
     )
     found = lines(capfd, "--solver", solver(tmp_path, net=str(net)), code=0)
-    assert found[-2] == "note  not tried: HDF5Output would write files"
+    assert found[-2] == f"note  not tried: {known} would write files"
     assert not (tmp_path / "out.h5").exists()
