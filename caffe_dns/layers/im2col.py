@@ -25,7 +25,8 @@ class Im2col(Layer):
 
     def build(self, bottom_shapes: Sequence[Shape]) -> None:
         num_axes = len(bottom_shapes[0])
-        refuse_fields(self.param.convolution_param, "convolution_param", {"Convolution": SIDES})
+        not_here = {"Convolution": (*SIDES, "hole")}
+        refuse_fields(self.param.convolution_param, "convolution_param", not_here)
         axis = self.param.convolution_param.axis
         self.channel_axis = self.axis(axis, num_axes, "convolution_param.axis")
         spatial = num_axes - self.channel_axis - 1

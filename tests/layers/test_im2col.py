@@ -92,6 +92,8 @@ def test_memory_format_does_not_matter() -> None:
         ("kernel_size: 3 pad: 1 pad: 1 pad: 1", (2, 3, 5, 6), "pad: given 3 times"),
         ("kernel_size: 6", (2, 3, 5, 6), "larger than the padded input"),
         ("kernel_size: 3 axis: 3", (2, 3, 5, 6), "no spatial axis"),
+        ("kernel_size: 3 pad_l: 1", (2, 3, 5, 6), "pad_l: is for layers of type Convolution only"),
+        ("kernel_size: 3 hole: 2", (2, 3, 5, 6), "hole: is for layers of type Convolution only"),
     ],
 )
 def test_wrong_settings(settings: str, shape: tuple[int, ...], part: str) -> None:
