@@ -191,6 +191,9 @@ def test_padding_of_each_side() -> None:
         read = getattr(fork_layer(type, number, content + tag(4, VARINT) + varint(9)), field)
         assert {name: getattr(read, name) for name in sides} == sides
     assert read.pad == 9
+
+
+def test_further_settings_of_synopsys_and_others() -> None:
     for type, number, field in (
         ("Pad", 224, "pad_param"),
         ("SpaceToBatchND", 236, "space_to_batch_nd_param"),
