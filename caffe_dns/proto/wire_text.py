@@ -15,6 +15,7 @@ from google.protobuf.message import DecodeError, Message
 
 from caffe_dns import encoding
 from caffe_dns.errors import CaffeError
+from caffe_dns.proto.fields import memory_of
 from caffe_dns.proto.wire import LENGTH, Field, Malformed, read_fields, tag, varint
 
 _Convert = Callable[[bytes], bytes]
@@ -96,7 +97,7 @@ class _Survey:
         """
         if depth > _DEEPEST:
             raise Malformed
-        self._take(_memory(descriptor))
+        self._take(memory_of(descriptor))
         for found in read_fields(message):
             self._take(_FIELD)
             field = descriptor.fields_by_number.get(found.number)
@@ -127,12 +128,6 @@ def _is_utf_8(raw: memoryview) -> bool:
 
 
 @cache
-def _memory(message: Descriptor) -> int:
-    """About how many bytes protobuf takes for a message of this type in which nothing is set."""
-    return 8 * len(message.fields)
-
-
-@cache
 def _memory_of_byte(message: Descriptor) -> int:
     """The most that a byte counts in a message of this type; a field has two at least.
 
@@ -140,7 +135,7 @@ def _memory_of_byte(message: Descriptor) -> int:
     else, so it is known of short ones beforehand.
     """
     inner = (field.message_type for field in message.fields if field.message_type is not None)
-    return max((_FIELD + _memory(message)) // 2, _NUMBER, *map(_memory_of_byte, inner))
+    return max((_FIELD + memory_of(message)) // 2, _NUMBER, *map(_memory_of_byte, inner))
 
 
 @cache
