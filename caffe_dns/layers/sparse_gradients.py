@@ -78,8 +78,12 @@ def pool(layer: BaseConvolution, pooling: Pooling, bottom: Tensor, *, relu: bool
     window = pooling.window(size)
     learns = torch.is_grad_enabled() and weight.requires_grad
     plain = weight.dtype == torch.float32 and layer.deferring(len(bottom)) is None
-    if learns and plain and _works() and _counts(bottom, size):
+    # Else a window may have its maximum at no place of the plane.
+    inside = window.suits_torch(size)
+    if learns and plain and inside and _works() and _counts(bottom, size):
         bottom = bottom.float().contiguous(memory_format=torch.channels_last)
+        # Another layer's, which this one shares, may lie otherwise.
+        weight = weight.contiguous(memory_format=torch.channels_last)
         top: Tensor = SparseGradients.apply(bottom, weight, bias, layer, window, relu)
         return top
     whole = layer.apply_to(bottom, weight, bias)

@@ -106,6 +106,8 @@ def test_gradients(
         ("num_output: 200 kernel_size: 5", POOLING),  # a large weight
         (CONVOLUTION, "pool: MAX kernel_size: 2 stride: 1"),
         (CONVOLUTION, "pool: MAX kernel_size: 3 stride: 2 pad: 1"),
+        (CONVOLUTION, "pool: MAX kernel_size: 1 stride: 4"),  # the last windows have no pixel
+        (CONVOLUTION, "pool: MAX kernel_size: 2 stride: 2 pad_r: 1"),
         (CONVOLUTION, "pool: AVE kernel_size: 2 stride: 2"),
     ],
 )
@@ -158,6 +160,27 @@ def test_what_cannot_be_counted(most: int, in_plane: int, monkeypatch: pytest.Mo
         net, made = build(), calls(monkeypatch)
         gradients(net, draw(net), one_by_one=False)
         assert bool(made) == bool(change)
+
+
+def test_a_weight_that_lies_as_another_layer_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    net, made = build(), calls(monkeypatch)
+    net.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    weight = next(net.parameters())
+    assert not weight.is_contiguous(memory_format=torch.channels_last)
+    data = draw(net)
+    wanted = gradients(net, data, one_by_one=True)
+    found = gradients(net, data, one_by_one=False)
+    assert made
+    for own, other in zip(found, wanted, strict=True):
+        torch.testing.assert_close(own, other, rtol=1e-5, atol=1e-5 * float(other.abs().max()))
+
+
+def test_no_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    net, made = build(), calls(monkeypatch)
+    _, below, *others = gradients(net, draw(net)[:0], one_by_one=False)
+    assert made
+    assert below.shape == (0, 16, 14, 13)
+    assert not any(other.any() for other in others)
 
 
 def test_a_deconvolution_is_none() -> None:

@@ -131,7 +131,8 @@ def gradients(
     MOST_IN_PLANE. The bits do not depend on the number of threads.
     """
     images, outputs, channels, rows = len(x), len(w), w.shape[1], w.shape[2]
-    row, line, size = w.shape[3] * channels, x.shape[3] * channels, x[0].numel()
+    row, line = w.shape[3] * channels, x.shape[3] * channels
+    size = x.shape[2] * line
     # That of y, x in an image is y * stride[0] * line + x * across.
     across = stride[1] * channels
     # Exact below MOST_IN_PLANE, and ten times as fast as a division of integers.
