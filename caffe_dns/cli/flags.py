@@ -18,6 +18,17 @@ AUTO = "auto"
 DEFAULT_LOSS = 0.01
 
 
+def together(*parameters: Callable[[Any], Any]) -> Callable[[F], F]:
+    """Several arguments and flags, in the order in which help is to name them, as one decorator."""
+
+    def add(function: F) -> F:
+        for parameter in reversed(parameters):
+            function = parameter(function)
+        return function
+
+    return add
+
+
 class WholeNumber(click.IntRange):
     """A whole number between two bounds."""
 
@@ -135,16 +146,11 @@ imports = click.option(
 )
 
 
-def output(function: F) -> F:
-    """The flags that say how a command tells what it finds; see `cli.output`."""
-    for option in (
-        click.option(
-            "--json", "as_json", is_flag=True, help="Print the result as JSON, and no log."
-        ),
-        click.option("--quiet", is_flag=True, help="Print the result alone, no log."),
-    ):
-        function = option(function)
-    return function
+#: How a command tells what it finds; see `cli.output`.
+output = together(
+    click.option("--quiet", is_flag=True, help="Print the result alone, no log."),
+    click.option("--json", "as_json", is_flag=True, help="Print the result as JSON, and no log."),
+)
 
 
 def switch(name: str, help: str) -> Callable[[F], F]:
@@ -154,13 +160,7 @@ def switch(name: str, help: str) -> Callable[[F], F]:
 
 def unused(*names: str) -> Callable[[F], F]:
     """Flags that Caffe's tool takes with every action, though they mean nothing to this one."""
-
-    def add(function: F) -> F:
-        for name in names:
-            function = click.option(f"--{name}", default="", hidden=True)(function)
-        return function
-
-    return add
+    return together(*(click.option(f"--{name}", default="", hidden=True) for name in names))
 
 
 class _BitsType(click.ParamType):
@@ -183,19 +183,17 @@ class _BitsType(click.ParamType):
 
 def bits(least: int, help: str) -> Callable[[F], F]:
     """--bits, from `least` to 8 or AUTO, and --loss-of-accuracy, which goes with AUTO."""
-
-    def add(function: F) -> F:
-        function = click.option(
+    return together(
+        click.option("--bits", type=_BitsType(least), metavar="B", help=help),
+        click.option(
             "--loss-of-accuracy",
             "loss",
             type=float,
             metavar="LOSS",
             help="What --bits auto may cost before any training: of an accuracy so much, of a loss "
             f"this share. Default: {DEFAULT_LOSS:g}.",
-        )(function)
-        return click.option("--bits", type=_BitsType(least), metavar="B", help=help)(function)
-
-    return add
+        ),
+    )
 
 
 def check_iterations(value: int) -> None:

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar
-
 import click
 
 from caffe_dns.cli import flags
 
-F = TypeVar("F", bound=Callable[..., Any])
-
-_OPTIONS = (
+#: The flags of BVLC's classify.py and detect.py for net, weights, device and transformation.
+image_flags = flags.together(
     click.option("--model_def", required=True, metavar="PROTOTXT", help="The net, as deployed."),
     click.option("--pretrained_model", required=True, metavar="FILE", help="Its trained weights."),
     flags.switch("gpu", "Run on the GPU."),
@@ -34,10 +30,3 @@ _OPTIONS = (
     ),
     flags.python_layers,
 )
-
-
-def image_flags(function: F) -> F:
-    """The flags of BVLC's classify.py and detect.py for net, weights, device and transformation."""
-    for option in reversed(_OPTIONS):
-        function = option(function)
-    return function

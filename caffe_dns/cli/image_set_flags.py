@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar
-
 import click
 
 from caffe_dns.cli import flags
 
-F = TypeVar("F", bound=Callable[..., Any])
-
-_PARAMETERS = (
+#: The arguments and flags of Caffe's convert_imageset.
+image_set_flags = flags.together(
     click.argument("rootfolder"),
     click.argument("listfile"),
     click.argument("db_name"),
@@ -26,10 +22,3 @@ _PARAMETERS = (
         "--encode_type", default="", metavar="TYPE", help="Encode images as png, jpg and so on."
     ),
 )
-
-
-def image_set_flags(function: F) -> F:
-    """The arguments and flags of Caffe's convert_imageset."""
-    for parameter in reversed(_PARAMETERS):
-        function = parameter(function)
-    return function
