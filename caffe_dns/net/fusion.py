@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from itertools import takewhile
 from typing import Protocol
 
@@ -104,7 +104,7 @@ class Chain(FusedLayers):
         """Whether a bias and a ReLU are all that follows on a convolution or inner product."""
         return self.relu is not None and self.batch_norm is None and self.pool is None
 
-    @property
+    @cached_property
     def has_sparse_gradients(self) -> bool:
         """Whether most gradients that a pooling hands to a convolution need not be multiplied."""
         if self.weighted is None or self.pool is None:
@@ -136,7 +136,7 @@ class Chain(FusedLayers):
         relu = self.relu is not None
         layer = self.weighted.layer if self.weighted is not None else None
         if isinstance(layer, BaseConvolution) and layer.fixed_product is None:
-            if sparse_gradients.pays(layer, pooling):
+            if self.has_sparse_gradients:
                 return sparse_gradients.pool(layer, pooling, bottom, relu=relu)
             maxima = pooled_convolution(layer, pooling, bottom, relu=relu)
             if maxima is not None:
