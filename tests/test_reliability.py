@@ -158,7 +158,7 @@ def test_what_takes_too_much_for_a_text_is_found(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tool = load("reliability/large_texts", monkeypatch)
-    readings = iter([tool.Reading(0, 1.0, 100), tool.Reading(0, 7.0, 11_000)])
+    readings = iter([tool.Reading(0, 1.0, 100), tool.Reading(0, 7.0, 300 << 20)])
     monkeypatch.setattr(tool, "read", lambda path: next(readings))
     assert tool.try_kind("blanks", 1000, tmp_path) == [
         "blanks: time grows faster than the size",
