@@ -28,6 +28,8 @@ class GroundTruth:
         whether it is difficult; without `difficult`, those do not count.
         """
         rows = bottom.detach().reshape(-1, 8)
+        if not len(rows):
+            rows = rows.new_full((1, 8), -1)
         image, label = rows[:, 0].long(), rows[:, 1].long()
         counts = (image >= 0) & (image < images)
         if not difficult:

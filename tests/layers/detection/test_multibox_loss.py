@@ -203,9 +203,10 @@ def test_bottoms_that_do_not_learn_do_not_count() -> None:
     assert both == pytest.approx(one + other)
 
 
-def test_without_objects_there_is_no_loss() -> None:
+@pytest.mark.parametrize("rows", [1, 0])
+def test_without_objects_there_is_no_loss(rows: int) -> None:
     values = bottoms()
-    values[3] = torch.full((1, 1, 1, 8), -1.0).double()
+    values[3] = torch.full((1, 1, rows, 8), -1.0).double()
     codes = values[0].requires_grad_()
     loss = loss_layer()(*values)
     loss.backward()
