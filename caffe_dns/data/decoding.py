@@ -25,6 +25,8 @@ _PNG_START, _PNG_LAST = b"\x89PNG\r\n\x1a\n", b"IEND"
 _SPARE = 256 << 20
 #: Pixels of an image in any case.
 MOST_PIXELS = 1 << 26
+#: Pixels of all scans of an image together: a core decodes 900 million in a second.
+_MOST_SCANNED = 1 << 32
 # OpenCV looks at this when it is imported. Whoever has larger images may set it.
 _LIMIT = "OPENCV_IO_MAX_IMAGE_PIXELS"
 os.environ.setdefault(_LIMIT, str(MOST_PIXELS))
@@ -70,7 +72,14 @@ def decoding_memory(head: Buffer, size: int) -> int:
 def _check_claim(data: Buffer, what: str) -> None:
     """Raise CaffeError where decoding would take too much memory, unless a limit was set."""
     claim = claim_of(data)
-    if claim is None or claim.memory <= 2 * len(data) + _SPARE:
+    if claim is None:
+        return
+    if claim.width * claim.height * claim.scans > _MOST_SCANNED:
+        raise CaffeError(
+            f"{what} has {claim.width}x{claim.height} pixels in {claim.scans} scans, which would "
+            "take minutes to decode; save it anew"
+        )
+    if claim.memory <= 2 * len(data) + _SPARE:
         return
     if os.environ[_LIMIT] == str(MOST_PIXELS):
         raise CaffeError(

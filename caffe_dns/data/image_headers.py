@@ -17,6 +17,7 @@ Buffer: TypeAlias = "bytes | memoryview"
 _HEAD = 1 << 20
 #: Of a JPEG: markers with the size behind them, those of several scans among these, and alone.
 _FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
+_SCAN = b"\xff\xda"
 _PROGRESSIVE = {0xC2, 0xC6, 0xCA, 0xCE}
 _ALONE = {0x00, 0x01, *range(0xD0, 0xD9), 0xFF}
 #: With these a JPEG 2000 begins, inside of a file of boxes or alone.
@@ -41,6 +42,8 @@ class Claim(NamedTuple):
     width: int
     height: int
     bytes_each: int = 6
+    #: How often a decoder goes through all pixels.
+    scans: int = 1
 
     @property
     def memory(self) -> int:
@@ -90,7 +93,9 @@ def _jpeg(data: Buffer) -> Claim:
         if marker in _FRAMES:
             height, width = struct.unpack_from(">HH", head, at + 5)
             # Of several scans, all coefficients are kept beside the pixels.
-            return Claim(width, height, 9 if marker in _PROGRESSIVE else 6)
+            if marker in _PROGRESSIVE:
+                return Claim(width, height, 9, bytes(data).count(_SCAN))
+            return Claim(width, height)
         if marker not in _ALONE:
             (length,) = struct.unpack_from(">H", head, at + 2)
         # Between segments, libjpeg passes over whatever is not the next one.

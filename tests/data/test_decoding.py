@@ -70,3 +70,12 @@ def test_a_png_whose_chunks_claim_more_than_there_is_is_not_given_to_opencv(
     for size in (8, 20, len(whole) - 1):
         with pytest.raises(CaffeError, match="cannot be decoded"):
             decode_image(whole[:size], color=True, gray=False)
+
+
+def test_a_jpeg_of_thousands_of_scans_is_refused() -> None:
+    settings = [cv2.IMWRITE_JPEG_PROGRESSIVE, 1]
+    whole = cv2.imencode(".jpg", np.zeros((1000, 1000, 3), np.uint8), settings)[1].tobytes()
+    scan = whole[whole.rindex(b"\xff\xda") : -2]
+    assert decode_image(memoryview(whole[:-2] + 3 * scan + whole[-2:])).shape == (3, 1000, 1000)
+    with pytest.raises(CaffeError, match=r"1000x1000 pixels in 50\d\d scans"):
+        decode_image(memoryview(whole[:-2] + 5000 * scan + whole[-2:]))

@@ -48,7 +48,8 @@ def encoded(kind: str) -> bytes:
 @pytest.mark.parametrize("kind", KINDS)
 def test_claims_are_those_of_the_images(kind: str) -> None:
     data = encoded(kind)
-    expected = Claim(170, 150, KINDS[kind][3])
+    # Ten scans are what libjpeg makes.
+    expected = Claim(170, 150, KINDS[kind][3], 10 if kind == "jpeg in scans" else 1)
     assert claim_of(data) == claim_of(memoryview(data)) == expected
 
 
