@@ -184,6 +184,8 @@ def test_the_benchmark(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.M
     monkeypatch.setattr(semi_structured, "PASSES", 1)
     monkeypatch.setattr(semi_structured, "ROUNDS", 1)
     monkeypatch.setattr(sys, "argv", ["sparse_gpu.py", "--batches", "64"])
+    # As a program of its own it may leave the log silent.
+    monkeypatch.setattr(sparse_gpu.log, "set_quiet", lambda _: None)
     with torch.no_grad():
         sparse_gpu.main()
     rows = [line.split("|") for line in capsys.readouterr().out.splitlines() if "1x1" in line]
