@@ -13,7 +13,7 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 
 from caffe_dns import log
-from caffe_dns.data.image_headers import Buffer, claim_of
+from caffe_dns.data.image_headers import MOST_SCANNED, Buffer, claim_of
 from caffe_dns.errors import CaffeError
 
 Image: TypeAlias = "np.ndarray[Any, np.dtype[Any]]"
@@ -25,8 +25,6 @@ _PNG_START, _PNG_LAST = b"\x89PNG\r\n\x1a\n", b"IEND"
 _SPARE = 256 << 20
 #: Pixels of an image in any case.
 MOST_PIXELS = 1 << 26
-#: Pixels of all scans of an image together: a core decodes 900 million in a second.
-_MOST_SCANNED = 1 << 32
 # OpenCV looks at this when it is imported. Whoever has larger images may set it.
 _LIMIT = "OPENCV_IO_MAX_IMAGE_PIXELS"
 os.environ.setdefault(_LIMIT, str(MOST_PIXELS))
@@ -74,7 +72,7 @@ def _check_claim(data: Buffer, what: str) -> None:
     claim = claim_of(data)
     if claim is None:
         return
-    if claim.width * claim.height * claim.scans > _MOST_SCANNED:
+    if claim.width * claim.height * claim.scans > MOST_SCANNED:
         raise CaffeError(
             f"{what} has {claim.width}x{claim.height} pixels in {claim.scans} scans, which would "
             "take minutes to decode; save it anew"

@@ -79,3 +79,17 @@ def test_a_jpeg_of_thousands_of_scans_is_refused() -> None:
     assert decode_image(memoryview(whole[:-2] + 3 * scan + whole[-2:])).shape == (3, 1000, 1000)
     with pytest.raises(CaffeError, match=r"1000x1000 pixels in 50\d\d scans"):
         decode_image(memoryview(whole[:-2] + 5000 * scan + whole[-2:]))
+
+
+def test_nor_is_one_whose_channels_come_in_thousands_of_scans() -> None:
+    """Not progressive: a channel may come again and again, here without a number in it."""
+    whole = cv2.imencode(".jpg", np.zeros((1000, 1000, 3), np.uint8))[1].tobytes()
+    head = whole[: whole.rindex(b"\xff\xda")]
+    first, *others = (
+        b"\xff\xda\0\x08\x01" + bytes([channel, tables]) + b"\0\x3f\0"
+        for channel, tables in ((1, 0), (2, 0x11), (3, 0x11))
+    )
+    rest = b"".join(others) + b"\xff\xd9"
+    assert decode_image(memoryview(head + 3 * first + rest)).shape == (3, 1000, 1000)
+    with pytest.raises(CaffeError, match=r"1000x1000 pixels in 5002 scans"):
+        decode_image(memoryview(head + 5000 * first + rest))
