@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
-from caffe_dns.errors import CaffeError
+from caffe_dns.errors import CaffeError, shortage
 
 Item = TypeVar("Item")
 
@@ -39,9 +39,10 @@ class Prefetcher(Generic[Item]):
                 item = self._items.popleft()
                 self._changed.notify_all()
                 return item
-            if isinstance(self._error, (CaffeError, MemoryError)):
-                raise self._error
             if self._error is not None:
+                # What a user is told in a line, wherever it comes from.
+                if isinstance(self._error, CaffeError) or shortage(self._error):
+                    raise self._error
                 raise RuntimeError("reading ahead failed") from self._error
             raise ValueError("the prefetcher is closed")
 

@@ -32,9 +32,17 @@ def test_keeps_the_order_and_the_bound() -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "seen"), [(CaffeError("bad record"), CaffeError), (KeyError("bug"), RuntimeError)]
+    ("error", "seen", "is_wrapped"),
+    [
+        (CaffeError("bad record"), CaffeError, False),
+        (MemoryError(), MemoryError, False),
+        (RuntimeError("CUDA error: out of memory"), RuntimeError, False),
+        (KeyError("bug"), RuntimeError, True),
+    ],
 )
-def test_an_error_comes_after_the_items_before_it(error: Exception, seen: type) -> None:
+def test_an_error_comes_after_the_items_before_it(
+    error: Exception, seen: type, is_wrapped: bool
+) -> None:
     items = iter([1, 2])
 
     def produce() -> int:
@@ -47,7 +55,7 @@ def test_an_error_comes_after_the_items_before_it(error: Exception, seen: type) 
     for _ in range(2):
         with pytest.raises(seen) as caught:
             prefetcher.get()
-        assert caught.value is error or caught.value.__cause__ is error
+        assert (caught.value.__cause__ if is_wrapped else caught.value) is error
     prefetcher.close()
 
 
