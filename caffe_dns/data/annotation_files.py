@@ -23,6 +23,8 @@ from caffe_dns.proto.caffe_pb2 import AnnotationGroup
 PixelBox = tuple[float, float, float, float]
 #: No label, and no number of pixels, is as large as that.
 _MOST = 2**31
+#: The longest file that is taken apart, which takes some 25 times as much memory: 20,000 objects.
+_MOST_BYTES = 8 << 20
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,12 @@ def read_groups(
         content = read_file(path)
     except OSError as error:
         raise CaffeError(f"cannot be read: {error.strerror}", file=path) from None
+    if len(content) > _MOST_BYTES:
+        raise CaffeError(
+            f"{len(content):,} bytes are too many for the objects of one image; at most "
+            f"{_MOST_BYTES:,} are read",
+            file=path,
+        )
     try:
         annotations = READERS[kind](content, size, labels)
     except CaffeError as error:

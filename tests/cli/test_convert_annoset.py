@@ -223,6 +223,7 @@ def test_sizes_that_differ(folder: Path, capfd: Capture) -> None:
             "xml",
             "data/b.xml: says that the image is 0x3",
         ),
+        ("b.xml", "\n" * (2**23 + 1), "xml", "data/b.xml: 8,388,609 bytes are too many for"),
         ("b.json", "{", "json", "data/b.json: is not JSON: "),
         ("b.json", "[]", "json", 'data/b.json: has no list of objects, "annotation"'),
         ("b.json", '{"annotation": [3]}', "json", "data/b.json: object 1 is not a JSON object"),
