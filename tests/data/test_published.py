@@ -49,13 +49,16 @@ def test_other_files_are_not_mnist(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_command_for_mnist(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Capture
-) -> None:
+@pytest.fixture
+def idx_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The files `images` and `labels` in an empty current folder."""
     monkeypatch.chdir(tmp_path)
     images, labels = golden_files("mnist500_test_lmdb")
     Path("images").write_bytes(images)
     Path("labels").write_bytes(labels)
+
+
+def test_the_command_for_mnist(idx_files: None, capfd: Capture) -> None:
     result = run_well(["convert_mnist_data", "images", "labels", "db"], capfd)
     # The messages of examples/mnist/convert_mnist_data.cpp, after that of its database.
     assert result.messages == [
@@ -75,14 +78,8 @@ def test_the_command_for_mnist(
     assert not Path("new").exists()
 
 
-def test_the_command_for_pairs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Capture
-) -> None:
+def test_the_command_for_pairs(idx_files: None, capfd: Capture) -> None:
     """By what examples/siamese/convert_mnist_siamese_data.cpp writes, which logs to files only."""
-    monkeypatch.chdir(tmp_path)
-    images, labels = golden_files("mnist500_test_lmdb")
-    Path("images").write_bytes(images)
-    Path("labels").write_bytes(labels)
     words = ["convert_mnist_siamese_data", "images", "labels", "db"]
     assert run_well(words, capfd).err == ""
     # Image -> labels of those that look like it.
