@@ -15,13 +15,15 @@ from typing import Any, TypeAlias, TypeVar
 import numpy as np
 
 from caffe_dns.data.datum import Buffer
-from caffe_dns.data.stored import Value
+from caffe_dns.data.stored import Rows, Value
 from caffe_dns.errors import CaffeError
 from caffe_dns.files import sync_folder
 
 #: Values of one size as rows of bytes.
 Table: TypeAlias = "np.ndarray[Any, np.dtype[np.uint8]]"
 
+#: How many values are taken at once: small ones of one size, and others.
+_MANY, _FEW = 1024, 64
 #: Bytes of values that a writer keeps in memory until a commit.
 MOST_PENDING = 64 << 20
 
@@ -102,8 +104,11 @@ class Database(_Closing):
     def entries(self) -> int | None:
         """How many records there are, or None where they would have to be counted (LevelDB)."""
 
-    def explain(self, error: CaffeError, index: int, key: bytes) -> CaffeError:
-        """An error about the record of this key, `index` lie before it, which says so."""
+    def explain(self, error: CaffeError, index: int) -> CaffeError:
+        """An error about the record that `index` others lie before, which says so."""
+        cursor = self.cursor()
+        found = cursor.first() and cursor.skip(index) == index
+        key = cursor.key() if found else b""
         return CaffeError(
             f"record {index} (key {os.fsdecode(key)!r}): {error.message}",
             file=self.path,
@@ -117,6 +122,15 @@ class Database(_Closing):
         found = cursor.first()
         while found:
             yield cursor.key(), cursor.value()
+            found = cursor.next()
+
+    def batches(self) -> Iterator[Sequence[Value]]:
+        """All values in order, many at once; large ones may not have been read yet."""
+        cursor = self.cursor()
+        found = cursor.first()
+        while found:
+            table = cursor.take_table(_MANY)
+            yield cursor.take(_FEW) if table is None else Rows(table)
             found = cursor.next()
 
 

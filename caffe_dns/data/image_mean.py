@@ -5,8 +5,9 @@ Sums are float32 and taken in the order of the records, so that the mean has Caf
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import TypeAlias
 
 import numpy as np
 
@@ -14,12 +15,18 @@ from caffe_dns import log
 from caffe_dns.data.database import Database
 from caffe_dns.data.datum import Image, RawDatum, parse_datum
 from caffe_dns.data.decoding import decoding_memory
+from caffe_dns.data.raw_records import find_raw
+from caffe_dns.data.sources import parse_small
+from caffe_dns.data.stored import Value, load
 from caffe_dns.data.workers import Workers, decoding_threads
 from caffe_dns.errors import CaffeError
 from caffe_dns.proto.blobs import array_to_blob
 from caffe_dns.proto.caffe_pb2 import BlobProto
 
 _LOG_EVERY = 10000
+
+#: Images of one shape, or a record that may have to be decoded, and how many records lie before.
+_Piece: TypeAlias = "tuple[int, RawDatum | Sequence[Image]]"
 
 
 def image_mean(database: Database, progress: Callable[[int], None]) -> Image:
@@ -30,7 +37,7 @@ def image_mean(database: Database, progress: Callable[[int], None]) -> Image:
     """
     total: Image | None = None
     count = 0
-    for key, image in _images(database):
+    for image in _images(database):
         if total is None:
             log.info("Starting iteration")
             total = np.zeros(image.shape, np.float32)
@@ -38,7 +45,7 @@ def image_mean(database: Database, progress: Callable[[int], None]) -> Image:
             error = CaffeError(
                 f"Incorrect data field size {image.size}: the first has {total.size} values"
             )
-            raise database.explain(error, count, key)
+            raise database.explain(error, count)
         total += image.reshape(total.shape)
         count += 1
         progress(count)
@@ -67,46 +74,71 @@ def mean_to_blob(mean: Image) -> BlobProto:
     return blob
 
 
-def _images(database: Database) -> Iterator[tuple[bytes, Image]]:
-    """Keys and images in order; several threads decode them."""
+def _images(database: Database) -> Iterator[Image]:
+    """The images in order; several threads decode them."""
 
     @contextmanager
-    def about(index: int, key: bytes) -> Iterator[None]:
+    def about(index: int) -> Iterator[None]:
         """Within it, errors are about this record."""
         try:
             yield
         except CaffeError as error:
-            raise database.explain(error, index, key) from None
+            raise database.explain(error, index) from None
 
-    def records() -> Iterator[tuple[int, bytes, RawDatum]]:
-        for index, (key, value) in enumerate(database.records()):
-            with about(index, key):
-                datum = parse_datum(value)
-            yield index, key, datum
+    def pieces() -> Iterator[_Piece]:
+        index = 0
+        for values in database.batches():
+            with about(index):
+                alike = _alike(values)
+            if alike is not None:
+                yield index, alike
+                index += len(values)
+                continue
+            for value in load(values, keep=True):
+                with about(index):
+                    datum = parse_datum(value)
+                yield index, datum
+                index += 1
 
-    def decode(record: tuple[int, bytes, RawDatum]) -> tuple[bytes, bool, Image]:
-        """Key and image of a record, and whether it was encoded."""
-        index, key, datum = record
-        with about(index, key):
-            return key, datum.encoded, datum.image()
+    def decode(piece: _Piece) -> tuple[bool, Sequence[Image]]:
+        """The images of a piece, and whether they were encoded."""
+        index, content = piece
+        if not isinstance(content, RawDatum):
+            return False, content
+        with about(index):
+            return content.encoded, [content.image()]
 
     workers = Workers(decoding_threads())
     first = True
     try:
-        for key, encoded, image in workers.stream(decode, records(), _cost):
+        for encoded, images in workers.stream(decode, pieces(), _cost):
             if first and encoded:
                 log.info("Decoding Datum")
             first = False
-            yield key, image
+            yield from images
     except CaffeError as error:
         raise error.locate(file=database.path) from None
     finally:
         workers.close()
 
 
-def _cost(record: tuple[int, bytes, RawDatum]) -> int:
-    """Bytes that it takes to decode a record."""
-    _, _, datum = record
-    if datum.encoded:
-        return decoding_memory(datum.data, len(datum.data))
-    return len(datum.data) + (0 if datum.float_data is None else datum.float_data.nbytes)
+def _alike(values: Sequence[Value]) -> Sequence[Image] | None:
+    """Images that need no decoding and are of one shape, or None for others.
+
+    Raises CaffeError where the first is no Datum.
+    """
+    small = parse_small(values)
+    if small is not None:
+        return list(small[0])
+    raw = find_raw(values)
+    return None if raw is None else raw.images()
+
+
+def _cost(piece: _Piece) -> int:
+    """Bytes that it takes to decode a piece."""
+    _, content = piece
+    if not isinstance(content, RawDatum):
+        return len(content) * content[0].nbytes
+    if content.encoded:
+        return decoding_memory(content.data, len(content.data))
+    return len(content.data) + (0 if content.float_data is None else content.float_data.nbytes)

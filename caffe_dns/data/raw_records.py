@@ -7,6 +7,7 @@ Encoded Datums and those of several shapes are left to `datum`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -15,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from caffe_dns.data.datum import LABEL_TAG, NOT_ENCODED, IntArray, parse_datum
+from caffe_dns.data.datum import LABEL_TAG, NOT_ENCODED, Image, IntArray, parse_datum
 from caffe_dns.data.stored import Span, Value, rows_at, together
 from caffe_dns.errors import CaffeError
 
@@ -32,6 +33,11 @@ class RawRecords:
     #: Where the pixels of each begin there, [N].
     starts: IntArray
     labels: list[int]
+
+    def images(self) -> list[Image]:
+        """The images where they lie."""
+        size, pixels = math.prod(self.shape), np.frombuffer(self.memory, np.uint8)
+        return [pixels[n : n + size].reshape(self.shape) for n in self.starts.tolist()]
 
     def copying(self, corners: IntArray, target: Tensor) -> Callable[[range], None]:
         """What puts crops of some images into their places in `target`. Threads may call it.

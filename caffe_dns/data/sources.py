@@ -236,8 +236,7 @@ class DatabaseSource(ImageSource[Value]):
     def explain(self, error: CaffeError, record: int) -> CaffeError:
         if error.file is not None:  # of which this is not the record's fault
             return error
-        index = self._index_of(record)
-        return self._database.explain(error, index, self._key(index))
+        return self._database.explain(error, self._index_of(record))
 
     def close(self) -> None:
         self._database.close()
@@ -246,11 +245,6 @@ class DatabaseSource(ImageSource[Value]):
         """Where this record lies in the database."""
         index = record + self._skip
         return index % (self._entries or index + 1)
-
-    def _key(self, index: int) -> bytes:
-        cursor = self._database.cursor()
-        found = cursor.first() and cursor.skip(index) == index
-        return cursor.key() if found else b""
 
     def _seek(self, steps: int) -> None:
         """Go to the record that is `steps` after the first, in a later round if need be."""

@@ -69,6 +69,35 @@ def test_float_data_and_encoded_images(tmp_path: Path, capfd: Capture) -> None:
     assert target.read_bytes() == Path("tools/mean.binaryproto").read_bytes()
 
 
+@pytest.mark.parametrize("shape", [(1, 5, 7), (3, 80, 81)])  # those of the file are mapped
+def test_many_records_are_summed_in_their_order(
+    shape: tuple[int, int, int], tmp_path: Path, capfd: Capture
+) -> None:
+    rng = np.random.default_rng(4)
+    images = rng.integers(0, 256, (150, *shape), np.uint8)
+    channels, height, width = shape
+    datums = [Datum(channels=channels, height=height, width=width, label=2 * n) for n in range(150)]
+    total = np.zeros(shape, np.float32)
+    for index, (datum, image) in enumerate(zip(datums, images, strict=True)):
+        # Sums that are rounded, after records that can be summed up together.
+        values = image if index < 80 else image + np.float32(1 / 3)
+        total += values
+        if index < 80:
+            datum.data = image.tobytes()
+        else:
+            datum.float_data.extend(values.ravel().tolist())
+    source = make_database(tmp_path / "mixed", datums)
+    target = tmp_path / "mean.binaryproto"
+    run_well(["compute_image_mean", source, str(target)], capfd)
+    mean = blob_to_array(read_binary(target, BlobProto))
+    np.testing.assert_array_equal(mean[0], total / np.float32(150))
+
+    datums[70].data, datums[70].width = datums[70].data[: channels * height], 1
+    source = make_database(tmp_path / "wrong", datums)
+    said = complaint(["compute_image_mean", source], capfd)
+    assert "record 70 (key '00070'): Incorrect data field size" in said
+
+
 def test_wrong_input(tmp_path: Path, capfd: Capture) -> None:
     def said(*arguments: str) -> str:
         return complaint(["compute_image_mean", *arguments], capfd)
