@@ -22,6 +22,7 @@ def run(
     ignored: Sequence[int] = (),
     blocked: Sequence[int] = (),
     closed: Sequence[int] = (),
+    before: str = "",
 ) -> subprocess.CompletedProcess[str]:
     """Run a Python program that begins with these signals, whatever this process does with them."""
 
@@ -36,7 +37,7 @@ def run(
             os.close(descriptor)
 
     return subprocess.run(
-        [sys.executable, "-c", BEGIN + program],
+        [sys.executable, "-c", before + BEGIN + program],
         preexec_fn=prepare,
         capture_output=True,
         text=True,
@@ -150,6 +151,22 @@ def test_closed_descriptors_are_not_given_to_files() -> None:
     done = run(program, closed=[0, 2])
     assert done.returncode == 0
     assert int(done.stdout) > 2
+
+
+def test_descriptors_that_are_open_need_no_null_device() -> None:
+    """It is missing in some chroots, and in some containers nobody may read it."""
+    done = run("print('begun')", before="import os; os.devnull = '/none'\n")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "begun\n", "")
+
+
+def test_names_of_files_are_in_utf_8_in_every_locale(tmp_path: Path) -> None:
+    """Those in definitions are bytes, which Python would refuse where it speaks ASCII."""
+    program = f"import caffe_dns.__main__; open({'имя'!a}, 'w'); print(ascii(sys.argv[1]))"
+    started = [sys.executable, "-c", "import sys; " + program, "имя"]
+    plain = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(started, cwd=tmp_path, env=plain, capture_output=True, check=True)
+    assert done.stdout == ascii("имя").encode() + b"\n"
+    assert os.listdir(os.fsencode(tmp_path)) == ["имя".encode()]
 
 
 def test_nothing_is_imported_before_signals_are_heeded() -> None:

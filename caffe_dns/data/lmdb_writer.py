@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from pathlib import Path
@@ -74,11 +75,13 @@ class LMDBWriter(Writer):
         except lmdb.MapFullError:
             return False
         except lmdb.Error as error:
-            raise CaffeError(
-                f"cannot be written: {first_line(error)}", file=str(self._path)
-            ) from None
+            raise CaffeError(f"cannot be written: {_reason(error)}", file=str(self._path)) from None
         return True
 
 
 def _reason(error: lmdb.Error | OSError) -> str:
-    return (isinstance(error, OSError) and error.strerror) or first_line(error)
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    said = first_line(error)
+    # LMDB has no other word for a write that was cut short.
+    return f"{said}, or the disk is full" if said.endswith(os.strerror(errno.EIO)) else said

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import tracemalloc
 from pathlib import Path
 
@@ -65,6 +66,22 @@ def test_an_error_leaves_nothing_behind(tmp_path: Path) -> None:
         writer.put(b"1", b"a")
         writer.commit()
         raise ZeroDivisionError
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_write_that_is_cut_short_may_be_a_full_disk(tmp_path: Path) -> None:
+    """There, too, as much is written as there is room for, and LMDB has one word for all that."""
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        with pytest.raises(CaffeError) as caught, create_database(str(tmp_path / "db")) as writer:
+            writer.put(b"1", bytes(100_000))
+            resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, limit[1]))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    said = (
+        f"{tmp_path}/db: cannot be written: mdb_txn_commit: Input/output error, or the disk is full"
+    )
+    assert str(caught.value) == said
     assert list(tmp_path.iterdir()) == []
 
 
