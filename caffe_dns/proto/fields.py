@@ -5,12 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 
+from caffe_dns.encoding import decode
 from caffe_dns.errors import CaffeError
 from caffe_dns.proto import values
+from caffe_dns.proto.tokens import is_string
+
+#: From here on, a number becomes infinite as a float.
+_BEYOND_FLOAT = 2.0**128 - 2.0**103
 
 
 @cache
@@ -37,6 +43,23 @@ class KnownField:
     is_message: bool
     #: For fields of numbers, booleans and enums.
     read: values.Reader | None
+
+    def read_one(self, text: str) -> Any:
+        """The value of one token, without a sign. Raises ValueError where it has none."""
+        if self.read is not None:
+            return self.read(text, False)
+        if not is_string(text):
+            raise ValueError("expected a string in quotes")
+        return self.from_bytes(values.read_string(text))
+
+    def from_bytes(self, raw: bytes) -> str | bytes:
+        """The value of strings that mean these bytes."""
+        return raw if self.descriptor.type == FieldDescriptor.TYPE_BYTES else decode(raw)
+
+
+def is_usual(value: Any) -> bool:
+    """Whether a value is finite as a float, if it is one."""
+    return not isinstance(value, float) or abs(value) < _BEYOND_FLOAT
 
 
 @cache

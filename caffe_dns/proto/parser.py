@@ -11,14 +11,14 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
+from google.protobuf.descriptor import Descriptor, EnumDescriptor
 from google.protobuf.message import Message
 
 from caffe_dns import log
-from caffe_dns.encoding import decode, on_disk
+from caffe_dns.encoding import on_disk
 from caffe_dns.errors import CaffeError, nearest
 from caffe_dns.proto import values
-from caffe_dns.proto.fields import KnownField, known_fields, memory_of, required_names
+from caffe_dns.proto.fields import KnownField, is_usual, known_fields, memory_of, required_names
 from caffe_dns.proto.idle_fields import idle_field, is_idle_engine
 from caffe_dns.proto.known_forks import forks_with_field, instead
 from caffe_dns.proto.positions import Positions
@@ -31,7 +31,7 @@ from caffe_dns.proto.tokens import (
     is_name,
     is_number,
     is_string,
-    long_string,
+    line_of_long_string,
 )
 from caffe_dns.proto.unknown import (
     OLD_TYPES,
@@ -44,13 +44,13 @@ from caffe_dns.proto.unknown import (
 )
 
 _CLOSING = {"{": "}", "<": ">"}
+#: What opens the outermost message, whose errors have no column.
+_WHOLE = Token("", -1)
 #: With so many unknown names, or with unknown ones so often, it is another kind of file.
 _MOST_UNKNOWN, _MOST_TIMES = 1000, 100_000
 #: Bytes of memory for the messages of any text, and for each of its letters. A layer of one line
 #: takes 20 times its size, one of nine lines 6 times.
 _MOST_MEMORY, _PER_LETTER = 100 << 20, 5
-#: From here on, a number becomes infinite as a float.
-_BEYOND_FLOAT = 2.0**128 - 2.0**103
 
 
 class Parser:
@@ -62,6 +62,8 @@ class Parser:
         #: How many bytes of memory further messages may take.
         self._left = _MOST_MEMORY + _PER_LETTER * len(text)
         self._tokens = Tokens(text)
+        #: Before this token no run of values is looked for.
+        self._one_by_one = 0
         #: Fields about the precision of a fork that were warned of.
         self._rounded: set[str] = set()
         #: The error for the first that is unknown, and what else is, each name once.
@@ -78,7 +80,7 @@ class Parser:
     def parse(self, message: Message) -> Positions:
         """Merge the text into `message`."""
         try:
-            self._body(message, Token("", 0), None)
+            self._body(message, _WHOLE, None)
         except CaffeError as error:
             raise self._first_error or error from None
         if self._first_error is not None:
@@ -100,7 +102,7 @@ class Parser:
                 opening, "the messages up to here take more memory than a text of its size may"
             )
         fields, tokens = known_fields(descriptor), self._tokens
-        #: The fields so far that may come once only, and where they end.
+        #: The fields so far that may come once only, and their tokens.
         given: dict[str, int] = {}
         while not (closing and tokens.skip(closing)):
             if not tokens.next:
@@ -126,17 +128,19 @@ class Parser:
         tokens, name = self._tokens, field.name
         if not field.repeated:
             if name in given:
-                line = self._lines.line(given[name])
+                line = self._line(Token(name, given[name]))
                 what = f"'{name}' is given twice, first on line {line}, but is not repeated"
                 raise self._error(self._next(), what)
-            given[name] = tokens.end
+            given[name] = tokens.number
         tokens.take()
         if not tokens.skip(":") and not field.is_message:
             raise self._unexpected(self._next(), f"expected ':' after '{name}'")
         if field.repeated and tokens.skip("["):
             self._list(message, field)
-        else:
-            self._value(message, field)
+            return
+        self._value(message, field)
+        if tokens.next == name and field.repeated:
+            self._run(message, field, name, ":")
 
     def _foreign_field(self, descriptor: Descriptor) -> None:
         """What comes where a field is expected, and is none that the message has."""
@@ -148,7 +152,8 @@ class Parser:
         if token.text in ("}", ">"):
             raise self._error(token, f"'{token.text}' has no partner")
         advice = " (a comment begins with '#')" if token.text == "/" else ""
-        if is_number(token.text) and self._text[token.offset - 1 : token.offset] == ",":
+        offset = self._offset(token)
+        if is_number(token.text) and self._text[offset - 1 : offset] == ",":
             advice = " (a number has a point, not a comma)"
         raise self._unexpected(token, f"expected the name of a field{advice}")
 
@@ -188,7 +193,7 @@ class Parser:
         """Say of a field about precision, once, that it is not heeded."""
         if token.text not in self._rounded:
             self._rounded.add(token.text)
-            line = self._lines.line(token.offset)
+            line = self._line(token)
             log.warning(f"{'.'.join(self._path)}: {value} (line {line}) is left to --precision")
 
     def _note_field(
@@ -210,7 +215,7 @@ class Parser:
         elif len(self._unknown) == _MOST_UNKNOWN or self._times_unknown == _MOST_TIMES:
             raise self._first_error
         elif name not in self._unknown:
-            self._unknown[name] = Unknown(name, self._lines.line(token.offset), forks)
+            self._unknown[name] = Unknown(name, self._line(token), forks)
 
     def _skip_value(self) -> None:
         """Step over the value of a field that is unknown, whatever it is."""
@@ -227,10 +232,31 @@ class Parser:
             return
         while True:
             self._value(message, field)
+            if tokens.next == "," and not field.is_message:
+                self._run(message, field, ",")
             if not tokens.skip(","):
                 if tokens.skip("]"):
                     return
                 raise self._unexpected(self._next(), "expected ',' or ']'")
+
+    def _run(self, message: Message, field: KnownField, *before: str) -> None:
+        """Values of one token each with these tokens before each, all at once.
+
+        Where one is wrong or not finite, all are left to be read one by one.
+        """
+        tokens = self._tokens
+        if tokens.number < self._one_by_one:
+            return
+        texts = tokens.alike(*before)
+        try:
+            known = {text: field.read_one(text) for text in set(texts)}
+        except ValueError:
+            known = {}
+        if known and all(map(is_usual, known.values())):
+            getattr(message, field.name).extend([known[text] for text in texts])
+            tokens.skip_alike(len(texts), *before)
+        else:
+            self._one_by_one = tokens.number + len(texts) * (len(before) + 1)
 
     def _value(self, message: Message, field: KnownField) -> None:
         if not field.is_message:
@@ -252,7 +278,7 @@ class Parser:
 
     def _scalar(self, field: KnownField) -> Any:
         tokens = self._tokens
-        text, offset = tokens.next, tokens.offset
+        text, number = tokens.next, tokens.number
         try:
             if field.read is None:
                 return self._string(field)
@@ -262,12 +288,12 @@ class Parser:
                 text += tokens.next
             value = field.read(tokens.take() if negative else text, negative)
         except ValueError as error:
-            return self._foreign_value(Token(text, offset), field, str(error))
-        if isinstance(value, float) and not abs(value) < _BEYOND_FLOAT:
+            return self._foreign_value(Token(text, number), field, str(error))
+        if not is_usual(value):
             # A clip to infinity is none.
             clips = abs(value) == math.inf and "clip_param" in self._path
             if self.not_finite is None and not clips:
-                self.not_finite = self._unexpected(Token(text, offset), "expected a finite number")
+                self.not_finite = self._unexpected(Token(text, number), "expected a finite number")
         return value
 
     def _foreign_value(self, token: Token, field: KnownField, expected: str) -> Any:
@@ -306,30 +332,30 @@ class Parser:
             raise ValueError("expected a string in quotes")
         pieces = bytearray()
         while is_string(tokens.next):
-            values.append_string(pieces, tokens.take())
-        raw = bytes(pieces)
-        is_bytes = field.descriptor.type == FieldDescriptor.TYPE_BYTES
-        return raw if is_bytes else decode(raw)
+            pieces += values.read_string(tokens.take())
+        return field.from_bytes(bytes(pieces))
 
     def _next(self) -> Token:
         """Step over the next token."""
-        offset = self._tokens.offset
-        return Token(self._tokens.take(), offset)
+        number = self._tokens.number
+        return Token(self._tokens.take(), number)
 
     # Errors ---------------------------------------------------------------------------------------
 
+    def _offset(self, token: Token) -> int:
+        return 0 if token == _WHOLE else self._tokens.offset(token.number)
+
+    def _line(self, token: Token) -> int:
+        return self._lines.line(self._offset(token))
+
     def _error(self, token: Token, message: str, hint: str = "") -> CaffeError:
-        place = (
-            f" (column {self._lines.column(token.offset)})" if token.text or token.offset else ""
-        )
-        return CaffeError(
-            message + place + hint + self._long_string(token),
-            line=self._lines.line(token.offset),
-            field=".".join(self._path) or None,
-        )
+        if token != _WHOLE:
+            message += f" (column {self._lines.column(self._offset(token))})"
+        message += hint + self._long_string(token)
+        return CaffeError(message, line=self._line(token), field=".".join(self._path) or None)
 
     def _too_deep(self, opening: Token) -> CaffeError:
-        line = self._lines.line(opening.offset)
+        line = self._line(opening)
         return CaffeError(f"more than {DEEPEST} messages inside one another", line=line)
 
     def _unexpected(self, token: Token, expected: str, hint: str = "") -> CaffeError:
@@ -353,7 +379,7 @@ class Parser:
         for outer, _ in reversed(self._open[:-1]):
             if name in outer.fields_by_name:
                 opening = self._open[-1][1]
-                line = self._lines.line(opening.offset)
+                line = self._line(opening)
                 hint = f" ({outer.name} has it; is the '{opening.text}' of line {line} not closed?)"
                 raise self._error(token, message, hint)
         near = nearest(name, list(descriptor.fields_by_name))
@@ -363,11 +389,9 @@ class Parser:
 
     def _long_string(self, token: Token) -> str:
         """A hint for errors after a string over several lines: mostly it lacks its quote."""
-        start = long_string(self._text, token.offset)
-        if start is None:
-            return ""
-        line = self._lines.line(start)
-        return f"; the string of line {line} goes over several lines: is a quote missing?"
+        line = line_of_long_string(self._text, self._offset(token))
+        what = f"; the string of line {line} goes over several lines: is a quote missing?"
+        return "" if line is None else what
 
 
 def _quoted(text: str) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 
-from caffe_dns.proto.tokens import CLOSING, OPENING, Lines, Tokens, is_name
+from caffe_dns.proto.tokens import CLOSING, FIELDS, OPENING, Lines, Tokens
 
 _STEP = re.compile(r"(\w+)(?:\[(\d+)\])?")
 
@@ -62,7 +62,7 @@ class Positions:
     @property
     def _layers(self) -> list[Place | None]:
         if self._found is None:
-            places = [place for place in _fields(self._text, 0) if place.name[:5] == "layer"]
+            places = list(_fields(self._text, 0, "layer", "layers"))
             self._found = [place for place in places if place.name == "layer"]
             self._found = self._found or [place for place in places if place.name == "layers"]
         return self._found
@@ -80,8 +80,7 @@ class Positions:
         for name, number in _STEP.findall(path):
             if start is None:
                 return None
-            named = (field for field in _fields(self._text, start) if field.name == name)
-            place = next(islice(named, int(number or 0), None), None)
+            place = next(islice(_fields(self._text, start, name), int(number or 0), None), None)
             start = None if place is None else place.inside
         return place
 
@@ -89,29 +88,32 @@ class Positions:
         return None if place is None else self._lines.line(place.offset)
 
 
-def _fields(text: str, start: int) -> Iterator[Place]:
-    """The fields of the message that begins at `start`, without those inside of them.
+def _fields(text: str, start: int, *names: str) -> Iterator[Place]:
+    """The fields of these names of the message that begins at `start`, not those inside of others.
 
     The text has been parsed before.
     """
-    tokens = Tokens(text, start)
+    tokens = Tokens(text, start, FIELDS)
     while tokens.next and tokens.next not in CLOSING:
-        offset = tokens.offset
+        number = tokens.number
         name = tokens.take()
-        if not is_name(name):
-            continue
-        tokens.skip(":")
-        if not tokens.skip("["):
-            yield Place(name, offset, _skip_value(tokens))
-            continue
-        while tokens.next and not tokens.skip("]"):
-            offset = tokens.offset
-            yield Place(name, offset, _skip_value(tokens))
-            tokens.skip(",")
+        colon = tokens.skip(":")
+        inside = (
+            tokens.offset(tokens.number) + 1 if name in names and tokens.next in OPENING else None
+        )
+        if inside and tokens.next == "[":
+            yield from _items(text, inside, name)
+        elif inside or (colon and name in names):
+            yield Place(name, tokens.offset(number), inside)
+        if tokens.next in OPENING:
+            tokens.skip_value()
 
 
-def _skip_value(tokens: Tokens) -> int | None:
-    """Step over a value; where the fields inside begin, if it is a message."""
-    inside = tokens.offset + 1 if tokens.next in OPENING else None
-    tokens.skip_value()
-    return inside
+def _items(text: str, start: int, name: str) -> Iterator[Place]:
+    """The values of a field that has them in a list, which begins at `start`."""
+    tokens = Tokens(text, start)
+    while tokens.next and tokens.next != "]":
+        offset = tokens.offset(tokens.number)
+        yield Place(name, offset, offset + 1 if tokens.next in OPENING else None)
+        tokens.skip_value()
+        tokens.skip(",")

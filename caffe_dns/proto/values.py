@@ -106,15 +106,18 @@ _READERS: dict[int, Reader] = {
 }
 
 
-def append_string(pieces: bytearray, text: str) -> None:
-    """Add the bytes that a string token means. They need not be text by themselves."""
+def read_string(text: str) -> bytes:
+    """The bytes that a string token means. They need not be text by themselves."""
     raw = encode(text[1:-1])
-    end = 0
+    if b"\\" not in raw:
+        return raw
+    pieces, end = bytearray(), 0
     for match in _ESCAPE.finditer(raw):
         pieces += raw[end : match.start()]
         pieces += _unescape_one(match)
         end = match.end()
     pieces += raw[end:]
+    return bytes(pieces)
 
 
 def _unescape_one(match: re.Match[bytes]) -> bytes:

@@ -3,9 +3,14 @@
 import tracemalloc
 
 import pytest
+from google.protobuf import text_format
+from google.protobuf.message import Message
 
 from caffe_dns.errors import CaffeError
-from caffe_dns.proto import parser
+from caffe_dns.proto import parser, tokens
+from caffe_dns.proto.caffe_pb2 import NetParameter
+from caffe_dns.proto.fields import KnownField
+from caffe_dns.proto.text import parse_text
 from caffe_dns.proto.tokens import Token, Tokens
 from tests.proto.test_parser import error_of, parse
 
@@ -67,7 +72,7 @@ def test_messages_are_bounded_by_the_size_of_the_text(monkeypatch: pytest.Monkey
 def test_unknown_messages_may_be_as_deep_as_known_ones() -> None:
     for depth in (100, 101, 100_000):
         wrong = Tokens("{ a " * depth + "}" * depth).skip_value()
-        assert wrong == (None if depth == 100 else Token("{", 400))
+        assert wrong == (None if depth == 100 else Token("{", 200))
 
 
 @pytest.mark.parametrize(
@@ -91,3 +96,68 @@ def test_an_error_is_made_once(again: str, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(parser.Parser, "_error", counted)
     assert error_of(again * 50).startswith(f"net.prototxt:1: {again.split()[0]}.")
     assert len(made) == 1
+
+
+RUNS = [
+    "input_dim: [1, 2, 3, -4, 5, 0x10, 017, 7, 8, 9] input_dim: 1 input_dim: 2 input_dim: 3",
+    "layer { loss_weight: 1 loss_weight: -2 loss_weight: 3f loss_weight: 1e-999999 }",
+    "layer { loss_weight: [1, 2.5, inf, 3, 4, 5] top: ['a', 'b', 'c' 'd', \"\\x41\", 'e'] }",
+    "layer { top: 'a' top: 'b', top: 'c'; top: 'd' 'e' top: 'f' # top: 'g'\n top: 'h' }",
+    "layer { propagate_down: [true, false, t, 1, 0] } input_shape { dim: 1 # 2\n dim: 3 }",
+]
+
+
+@pytest.mark.parametrize("text", RUNS)
+@pytest.mark.parametrize("piece", [1, 2, 5, 1 << 12])
+def test_values_in_a_row_are_read_as_protobuf_reads_them(
+    text: str, piece: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tokens, "_PIECE", piece)
+    known = text.replace("017", "15")  # which protobuf's releases for Python refuse
+    assert parse(text) == text_format.Parse(known, NetParameter())
+
+
+@pytest.mark.parametrize("text", [*RUNS, "name: 'a\\'' 'b\n#' # \" '\n", "layer { top: 'x\\\\' }"])
+def test_pieces_may_end_anywhere(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A text, and all of its beginnings, say the same however small the pieces are."""
+    texts = [text[:end] + "\n} wrong: 1.5e-3" for end in range(len(text) + 1)]
+    whole = [error_of(beginning) for beginning in texts]
+    for piece in (1, 3):
+        monkeypatch.setattr(tokens, "_PIECE", piece)
+        assert [error_of(beginning) for beginning in texts] == whole
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "input_dim: [" + "1," * 100_000 + "1]",
+        "input_dim: 1 " * 100_000,
+        "layer { top: [" + "'x'," * 100_000 + "'x'] }",
+    ],
+    ids=lambda text: text[:20],
+)
+def test_values_in_a_row_are_read_together(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One by one, 5 MB of them took half a minute."""
+    alone: list[str] = []
+    value = parser.Parser._value
+
+    def counted(self: parser.Parser, message: Message, field: KnownField) -> None:
+        alone.append(field.name)
+        value(self, message, field)
+
+    monkeypatch.setattr(parser.Parser, "_value", counted)
+    message = parse(text)
+    values = message.layer[0].top if message.layer else message.input_dim
+    assert len(values) in (100_000, 100_001)
+    assert len(alone) < 1000
+
+
+def test_an_error_behind_a_long_list_has_its_place() -> None:
+    text = "input_dim: [" + "1,\n" * 100_000 + "x]"
+    assert error_of(text).startswith("net.prototxt:100001: input_dim: expected a whole number")
+    assert error_of(text.replace("x]", "1]\n wrong: 1")) == (
+        "net.prototxt:100002: wrong: unknown field 'wrong' in NetParameter (column 2)"
+    )
+    positions = parse_text(text.replace("x]", "1]\nlayer {}"), NetParameter).positions
+    assert positions.line("input_dim[70000]") == 70001
+    assert positions.layer_line(0) == 100_002
