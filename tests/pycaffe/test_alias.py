@@ -71,3 +71,24 @@ import caffe.no_such_module
         "caffe.model_libs ['Input', 'ReLU']\nNo module named 'caffe.added.model_libs'\n"
     )
     assert done.stderr.endswith("ModuleNotFoundError: No module named 'caffe.no_such_module'\n")
+
+
+def test_the_log_level_is_the_one_at_the_import() -> None:
+    program = """
+import os
+from caffe_dns.pycaffe import install_as_caffe
+install_as_caffe()
+install_as_caffe()
+os.environ["GLOG_minloglevel"] = "2"
+import caffe
+caffe.log("not wanted")
+os.environ["GLOG_minloglevel"] = "0"
+import caffe.io
+caffe.log("not wanted, either")
+caffe.init_log(0)
+caffe.log("wanted")
+"""
+    done = run_python("-c", program)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.endswith("] wanted\n")
+    assert done.stderr.count("\n") == 1
