@@ -35,7 +35,7 @@ class Classifier(Net):
         super().__init__(model_file, TEST, weights=pretrained_file)
         name, shape = image_input(self, str(model_file))
         self.transformer = Transformer.of(name, shape, mean, input_scale, raw_scale, channel_swap)
-        self.crop_dims = shape[2:]
+        self.crop_dims = np.array(shape[2:])
         self.image_dims = self.crop_dims if image_dims is None else tuple(image_dims)
 
     def predict(self, inputs: Sequence[np.ndarray], oversample: bool = True) -> np.ndarray:

@@ -58,7 +58,7 @@ class Detector(Net):
                 f"a context_pad of {context_pad} leaves no pixel of an input of {height} by {width}"
             )
         self.context_pad = context_pad
-        self.crop_dims = (height, width, channels)
+        self.crop_dims = np.array((height, width, channels))
         self.crop_mean = self._mean_of_images(name)
 
     def detect_windows(

@@ -19,11 +19,15 @@ _LUMINANCE = np.array([0.2125, 0.7154, 0.0721], np.float32)
 _PHOTOGRAPHS = (1, 3)
 
 
+class UnreadableImage(CaffeError, OSError):
+    """An OSError, too, which programs that pass over such images expect."""
+
+
 def load_image(filename: str | PathLike[str] | BinaryIO, color: bool = True) -> np.ndarray:
     """The image as [H, W, 3] in RGB, or [H, W, 1] if not `color`, values from 0 to 1.
 
     `filename` may be a file that is open to be read, too, as skimage takes it. Transparency is left
-    out. Raises CaffeError for a file that is not an image.
+    out. Raises UnreadableImage for a file that is missing or not an image.
     """
     pixels = _decode(filename)
     if np.issubdtype(pixels.dtype, np.integer):
@@ -43,7 +47,9 @@ def to_npy(array: np.ndarray) -> bytes:
     return stream.getvalue()
 
 
-def resize_image(im: np.ndarray, new_dims: Sequence[int], interp_order: int = 1) -> np.ndarray:
+def resize_image(
+    im: np.ndarray, new_dims: Sequence[int] | np.ndarray, interp_order: int = 1
+) -> np.ndarray:
     """`im` [H, W, K] as [new height, new width, K] in float32.
 
     Interpolation is linear (`interp_order` 1) or by the nearest pixel (0), without smoothing. With
@@ -63,7 +69,7 @@ def resize_image(im: np.ndarray, new_dims: Sequence[int], interp_order: int = 1)
     return (resized + low).astype(np.float32)
 
 
-def oversample(images: Sequence[np.ndarray], crop_dims: Sequence[int]) -> np.ndarray:
+def oversample(images: Sequence[np.ndarray], crop_dims: Sequence[int] | np.ndarray) -> np.ndarray:
     """Ten crops of each image [H, W, K]: four corners, centre, and the same mirrored.
 
     Returns [10 * N, crop height, crop width, K] in float32; the images have one size.
@@ -88,7 +94,7 @@ def _decode(filename: str | PathLike[str] | BinaryIO) -> np.ndarray:
         data, name = filename.read(), str(getattr(filename, "name", "the open file"))
     pixels = decode(data, cv2.IMREAD_UNCHANGED, name)
     if pixels is None:
-        raise CaffeError("is not an image", file=name)
+        raise UnreadableImage("is not an image", file=name)
     return np.asarray(pixels)
 
 
@@ -96,7 +102,7 @@ def _read(filename: str | PathLike[str]) -> bytes:
     try:
         return read_file(str(filename))
     except OSError as error:
-        raise CaffeError(f"cannot be read: {error.strerror}", file=str(filename)) from None
+        raise UnreadableImage(f"cannot be read: {error.strerror}", file=str(filename)) from None
 
 
 def _interpolation(new: int, old: int, as_areas: bool, nearest: bool) -> np.ndarray:

@@ -41,6 +41,7 @@ def test_predictions() -> None:
     resized = [caffe.io.resize_image(image, (8, 9)) for image in images]
     centres = np.stack([scores(image[2:6, 2:7]) for image in resized])
     assert_close(classifier.predict(images, oversample=False), centres.astype(np.float32), "centre")
+    np.testing.assert_array_equal(classifier.crop_dims / 2, [2, 2.5])  # as programs compute
     crops = caffe.io.oversample(resized, (4, 5))
     means = np.stack([scores(crop) for crop in crops]).reshape(2, 10, 6).mean(1)
     assert_close(classifier.predict(images), means.astype(np.float32), "ten crops")

@@ -94,9 +94,9 @@ def test_loading(folder: Path) -> None:
 
 
 def test_files_that_are_no_images(folder: Path) -> None:
-    with pytest.raises(CaffeError, match=r"none\.png: cannot be read: No such file"):
+    with pytest.raises(OSError, match=r"none\.png: cannot be read: No such file"):
         io.load_image("none.png")
-    with pytest.raises(CaffeError, match="the open file: is not an image"):
+    with pytest.raises(OSError, match="the open file: is not an image"):
         io.load_image(BytesIO(b"text"))
     for content in (b"", b"text"):
         Path("text.png").write_bytes(content)
