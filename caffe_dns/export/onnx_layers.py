@@ -17,9 +17,10 @@ from caffe_dns.export.onnx_graph import FLOAT, INT64, Bottoms, converts
 from caffe_dns.export.torch_names import batch_statistics
 from caffe_dns.layers import neuron
 from caffe_dns.layers.arithmetic import Eltwise, Reduction, along
+from caffe_dns.layers.batch_norm import BatchNorm
 from caffe_dns.layers.convolution import BaseConvolution, Deconvolution
 from caffe_dns.layers.inner_product import BaseInnerProduct
-from caffe_dns.layers.normalization import LRN, BatchNorm
+from caffe_dns.layers.normalization import LRN
 from caffe_dns.layers.pooling import AVERAGES, Pooling, Window
 from caffe_dns.proto.caffe_pb2 import EltwiseParameter, PoolingParameter, ReductionParameter
 

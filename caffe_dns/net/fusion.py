@@ -19,10 +19,10 @@ from caffe_dns import kernels
 from caffe_dns.layers import sparse_gradients
 from caffe_dns.layers.arithmetic import Eltwise, Scale
 from caffe_dns.layers.base import Context, Layer, add_bias
+from caffe_dns.layers.batch_norm import BatchNorm
 from caffe_dns.layers.convolution import BaseConvolution
 from caffe_dns.layers.masked import MasksTogether, WeightedLayer
 from caffe_dns.layers.neuron import ReLU
-from caffe_dns.layers.normalization import BatchNorm
 from caffe_dns.layers.pooled_convolution import pooled_convolution
 from caffe_dns.layers.pooling import Pooling
 from caffe_dns.layers.shape import Concat

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from caffe_dns.layers.arithmetic import Scale
 from caffe_dns.layers.base import Layer, Shape
+from caffe_dns.layers.batch_norm import BatchNorm
 from caffe_dns.layers.convolution import BaseConvolution
 from caffe_dns.layers.inner_product import BaseInnerProduct
 from caffe_dns.layers.neuron import ReLU
-from caffe_dns.layers.normalization import BatchNorm
 from caffe_dns.layers.pooling import Pooling
 from caffe_dns.layers.shape import Flatten
 from caffe_dns.layers.softmax import Softmax

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from caffe_dns.layers.batch_norm import BatchNorm
 from caffe_dns.layers.batch_statistics import NormalizedRows, adds_up_rows, statistics
-from caffe_dns.layers.normalization import BatchNorm
 from tests.layers.build import make_layer
 
 EPS = 1e-5

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from caffe_dns.errors import CaffeError
 from caffe_dns.layers import Layer
-from caffe_dns.layers.normalization import BatchNorm, add_neighbours, pool_neighbours
+from caffe_dns.layers.batch_norm import BatchNorm
+from caffe_dns.layers.normalization import add_neighbours, pool_neighbours
 from tests.layers.build import make_layer
 from tests.oracle import run_layer_case
 

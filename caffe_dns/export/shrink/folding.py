@@ -14,8 +14,8 @@ from caffe_dns.export.model import UnmaskedModel
 from caffe_dns.export.shrink.graph import Node, connect
 from caffe_dns.export.shrink.rules import rule_for
 from caffe_dns.export.shrink.weighted import Weighted
+from caffe_dns.layers.batch_norm import BatchNorm
 from caffe_dns.layers.forks.batch_norm import BN
-from caffe_dns.layers.normalization import BatchNorm
 from caffe_dns.net.definition import without_layers
 
 
