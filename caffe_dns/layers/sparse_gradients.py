@@ -1,7 +1,8 @@
-"""A convolution and the maximum pooling after it as one on a CPU, for their gradients' sake.
+"""A convolution and the maximum pooling after it as one on a CPU, while they learn.
 
-Both run as they do by themselves; on the way back, only what the pooling hands a gradient to is
-multiplied (`kernels.on_cpu.from_maxima`).
+Of windows of 2 x 2, the maxima are taken before the convolution's top is written
+(`kernels.on_cpu.maxima`); on the way back, only what the pooling hands a gradient to is multiplied
+(`kernels.on_cpu.from_maxima`).
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ from caffe_dns.errors import first_line
 from caffe_dns.layers.convolution import BaseConvolution
 from caffe_dns.layers.pooling import Pooling, Window, max_of, max_pool
 
-#: The least numbers in a row of the convolution's windows, and the most in its weight, for which it
-#: takes less time than oneDNN: by vectors, and with the weight in a core's cache.
-LEAST_ROW, MOST_NUMBERS = 64, 1 << 16
+#: The most numbers in the convolution's weight, and the least in a row of its windows where the
+#: bottom has a gradient, for which it takes less time than oneDNN; a small weight stays in a cache.
+MOST_NUMBERS, LEAST_ROW = 1 << 16, 48
 #: The least numbers of the top for each that a maximum is taken from.
 LEAST_SHARE = 4
 
@@ -39,23 +40,30 @@ class SparseGradients(torch.autograd.Function):
         window: Window,
         relu: bool,
     ) -> Tensor:
-        whole = layer.convolve(x, w, b)
-        top, maxima = max_pool(whole.relu_() if relu else whole, window)
-        ctx.save_for_backward(x, w, maxima, *([top] if relu else []))
-        ctx.stride, ctx.width = (layer.stride[0], layer.stride[1]), whole.shape[3]
+        from caffe_dns.kernels.on_cpu import from_maxima, maxima
+
+        stride = layer.stride[0], layer.stride[1]
+        size = layer.output_extent(x.shape[2], 0), layer.output_extent(x.shape[3], 1)
+        if window.kernel == window.stride == maxima.WINDOW and window.ceil:
+            top, places = maxima.maxima(x, w, b, stride, size)
+            if relu:
+                top.relu_()
+        else:
+            whole = layer.convolve(x, w, b)
+            top, found = max_pool(whole.relu_() if relu else whole, window)
+            places = from_maxima.places_of(found, x.shape, stride, size[1])
+        ctx.save_for_backward(x, w, places, *([top] if relu else []))
         return top
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         from caffe_dns.kernels.on_cpu import from_maxima
 
-        (gradient,), (x, w, maxima, *rectified) = gradients, ctx.saved_tensors
+        (gradient,), (x, w, places, *rectified) = gradients, ctx.saved_tensors
         if rectified:
             gradient = gradient * (rectified[0] > 0)
         wanted = ctx.needs_input_grad
-        below, along = from_maxima.gradients(
-            gradient, maxima, x, w, ctx.stride, ctx.width, below=wanted[0]
-        )
+        below, along = from_maxima.gradients(gradient, places, x, w, below=wanted[0])
         of_bias = gradient.sum((0, 2, 3)) if wanted[2] else None
         return below, along, of_bias, None, None, None
 
@@ -66,7 +74,7 @@ def pays(layer: BaseConvolution, pooling: Pooling) -> bool:
         return False
     window, weight = pooling.window((1, 1)), layer.blobs[0]
     plain = layer.group == 1 and {*layer.dilation} == {1} and not any((*layer.pad, *window.pad))
-    fits = layer.channels * layer.kernel[-1] >= LEAST_ROW and weight.numel() <= MOST_NUMBERS
+    fits = weight.numel() <= MOST_NUMBERS
     sparse = window.stride[0] * window.stride[1] >= LEAST_SHARE
     return plain and fits and sparse and layer.channels_last and find_spec("numba") is not None
 
@@ -78,9 +86,10 @@ def pool(layer: BaseConvolution, pooling: Pooling, bottom: Tensor, *, relu: bool
     window = pooling.window(size)
     learns = torch.is_grad_enabled() and weight.requires_grad
     plain = weight.dtype == torch.float32 and layer.deferring(len(bottom)) is None
+    pays = not bottom.requires_grad or layer.channels * layer.kernel[-1] >= LEAST_ROW
     # Else a window may have its maximum at no place of the plane.
     inside = window.suits_torch(size)
-    if learns and plain and inside and _works() and _counts(bottom, size):
+    if learns and plain and pays and inside and _works() and _counts(bottom, size):
         bottom = bottom.float().contiguous(memory_format=torch.channels_last)
         # Another layer's, which this one shares, may lie otherwise.
         weight = weight.contiguous(memory_format=torch.channels_last)

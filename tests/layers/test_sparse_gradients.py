@@ -46,9 +46,9 @@ def build(
     return make_net(text + "reduction_param { operation: SUMSQ } }")
 
 
-def gradients(net: Net, data: Tensor, *, one_by_one: bool) -> list[Tensor]:
-    """The loss, and the gradients of the bottom and the parameters."""
-    data = data.clone().requires_grad_()
+def gradients(net: Net, data: Tensor, *, one_by_one: bool, of_data: bool = True) -> list[Tensor]:
+    """The loss, and the gradients of the bottom, if asked for, and the parameters."""
+    data = data.clone().requires_grad_(of_data)
     loss = net.loss(net.compute({"data": data}, inner=one_by_one))
     loss.backward()
     found = [loss.detach(), *(leaf.grad for leaf in (data, *net.parameters()))]
@@ -81,6 +81,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
         ("num_output: 20 kernel_size: 5 stride: 1", "pool: MAX kernel_size: 3 stride: 2"),
         ("num_output: 21 kernel_h: 3 kernel_w: 4 stride_h: 1 stride_w: 2", POOLING),
         ("num_output: 40 kernel_size: 5", "pool: MAX kernel_size: 5 stride: 2"),
+        (CONVOLUTION, "pool: MAX kernel_size: 2 stride: 2 round_mode: FLOOR"),
     ],
 )
 def test_gradients(
@@ -101,7 +102,7 @@ def test_gradients(
     [
         ("num_output: 20 kernel_size: 5 pad: 1", POOLING),
         ("num_output: 20 kernel_size: 5 group: 2", POOLING),
-        ("num_output: 20 kernel_size: 3", POOLING),  # rows of 48 numbers
+        ("num_output: 20 kernel_size: 2", POOLING),  # rows of 32 numbers
         ("num_output: 20 kernel_size: 3 dilation: 2", POOLING),
         ("num_output: 200 kernel_size: 5", POOLING),  # a large weight
         (CONVOLUTION, "pool: MAX kernel_size: 2 stride: 1"),
@@ -115,6 +116,16 @@ def test_others_run_one_by_one(settings: tuple[str, str], monkeypatch: pytest.Mo
     net, made = build(*settings), calls(monkeypatch)
     gradients(net, draw(net), one_by_one=False)
     assert not made
+
+
+def test_short_rows_where_the_bottom_has_no_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
+    net, made = build("num_output: 20 kernel_size: 2"), calls(monkeypatch)
+    wanted, found = (
+        gradients(net, draw(net), one_by_one=each, of_data=False) for each in (True, False)
+    )
+    assert made and len(found) == 3
+    for own, other in zip(found, wanted, strict=True):
+        torch.testing.assert_close(own, other, rtol=1e-5, atol=1e-5 * float(other.abs().max()))
 
 
 def test_where_nothing_learns_or_not_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:

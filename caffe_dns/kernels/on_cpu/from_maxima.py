@@ -3,16 +3,14 @@
 A pooling of 2 x 2 hands its gradient to one in four numbers of a convolution's top: the others have
 zeros, with which oneDNN multiplies like with any numbers. Here each gradient that is there adds its
 multiple of a window of the bottom to the weight's gradient, and of the weight to a window of the
-bottom's. Sums of many stay in registers, a row of a window at a time.
+bottom's. Sums of many stay in registers, a row of a window at a time, or several short ones.
 
-Images and weights have their channels innermost, so that such a row lies in one piece. It is read
-and written in whole vectors: what is written to has room for them, or its neighbours get zeros.
+Images and weights have their channels innermost, so that such a row lies in one piece.
 """
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
-from functools import cache
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -20,7 +18,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from caffe_dns.kernels.on_cpu.machine_code import compiled
-from caffe_dns.kernels.on_cpu.vectors import LANES, MOST_VECTORS, add_products
+from caffe_dns.kernels.on_cpu.threads import in_shares
+from caffe_dns.kernels.on_cpu.vectors import LANES
+from caffe_dns.kernels.on_cpu.window_vectors import (
+    MOST_ROWS,
+    MOST_WHOLE,
+    WHOLE,
+    add_rows,
+    lanes_for,
+)
 
 Pair = tuple[int, int]
 
@@ -28,44 +34,39 @@ Pair = tuple[int, int]
 IMAGES = 2
 #: Numbers that 32 bits can count, and those of which float32 has every one.
 MOST, MOST_IN_PLANE = 2**31, 2**24
+#: The numbers of a row of which sums are made at a time.
+PIECE = MOST_WHOLE * WHOLE
 
 
 @compiled
-def _add_windows(total, at, step, source, stride, places, factors, found, rows, vectors):
-    """Add multiples of windows of the source, whose rows are `stride` apart, to one of a total."""
-    span = (np.int64(0), np.int64(found))
-    for t in range(rows):
-        begin = np.int64(0)
-        while begin < vectors:
-            some = min(np.int64(MOST_VECTORS), vectors - begin)
-            there, here = at + t * step + begin * LANES, t * stride + begin * LANES
-            add_products(
-                total,
-                np.int64(there),
-                source,
-                np.int64(here),
-                np.int64(1),
-                span,
-                True,
-                places,
-                factors,
-                np.float32(0),
-                False,
-                some,
-            )
-            begin += some
+def _add(total, at, step, source, start, stride, span, places, factors, rows, row):
+    """Add multiples of rows of a source to rows of a total, as `add_rows` has it."""
+    for begin in range(0, row, PIECE):
+        add_rows(
+            total,
+            np.int64(at + begin),
+            np.int64(step),
+            source,
+            np.int64(start + begin),
+            np.int64(stride),
+            span,
+            places,
+            factors,
+            np.int64(rows),
+            np.int64(min(row - begin, PIECE)),
+        )
 
 
 @compiled
-def _weight(gradient, places, x, total, rows, vectors, line, first, last):
+def _weight(gradient, places, x, total, shape, line, first, last):
     """Gradients of the outputs from `first` up to before `last`.
 
     `gradient` and `places` are images x windows x outputs, and say where in x the windows lie.
     """
     images, windows, _ = gradient.shape
+    rows, row, pitch, some = shape
     factors = np.empty(IMAGES * windows, np.float32)
     chosen = np.empty(IMAGES * windows, np.int32)
-    pitch = vectors * LANES
     for begin in range(0, images, IMAGES):
         for o in range(first, last):
             found = 0
@@ -75,105 +76,122 @@ def _weight(gradient, places, x, total, rows, vectors, line, first, last):
                         factors[found] = gradient[n, window, o]
                         chosen[found] = places[n, window, o]
                         found += 1
-            at = o * rows * pitch
-            _add_windows(total, at, pitch, x, line, chosen, factors, found, rows, vectors)
+            span = np.int64(0), np.int64(found)
+            for t in range(0, rows, some):
+                at, count = (o * rows + t) * pitch, min(some, rows - t)
+                _add(total, at, pitch, x, t * line, line, span, chosen, factors, count, row)
 
 
 @compiled
-def _bottom(gradient, places, weight, totals, size, rows, vectors, line, first, last):
-    """The same of the bottom's images, of `size` numbers.
+def _bottom(gradient, places, weight, totals, shape, line, first, last):
+    """The same of the bottom's images, of which each has a row of `totals`.
 
     Outputs that have their maximum in a window at one place are added together.
     """
     _, windows, outputs = gradient.shape
-    # In a window, there are at most as many places as outputs, and as many outputs at each.
-    seen, found = np.empty(outputs, np.int64), np.empty(outputs, np.int64)
-    factors = np.empty((outputs, outputs), np.float32)
-    chosen = np.empty((outputs, outputs), np.int32)
-    pitch = vectors * LANES
+    rows, row, pitch, some = shape
+    # The places in an image, and in the other two those of each, up to where it ends.
+    seen, ends = np.empty(windows * outputs, np.int64), np.zeros(windows * outputs + 1, np.int64)
+    factors, chosen = np.empty(windows * outputs, np.float32), np.empty(windows * outputs, np.int32)
+    rest = np.empty(outputs, np.int64)
     for n in range(first, last):
+        found = 0
         for window in range(windows):
-            count = 0
-            for o in range(outputs):
-                if gradient[n, window, o] == 0:
-                    continue
-                place, k = places[n, window, o] - n * size, 0
-                while k < count and seen[k] != place:
-                    k += 1
-                if k == count:
-                    seen[k], found[k] = place, 0
-                    count += 1
-                factors[k, found[k]] = gradient[n, window, o]
-                chosen[k, found[k]] = o * rows * pitch
-                found[k] += 1
-            for k in range(count):
-                _add_windows(
+            own = gradient[n, window], places[n, window]
+            found = _sort(own, rest, seen, ends, found, factors, chosen, rows * pitch)
+        image = n * line[1]
+        for t in range(0, rows, some):
+            count = min(some, rows - t)
+            for k in range(found):
+                at, span = seen[k] - image + t * line[0], (ends[k], ends[k + 1])
+                _add(
                     totals[n],
-                    seen[k],
-                    line,
+                    at,
+                    line[0],
                     weight,
+                    t * pitch,
                     pitch,
-                    chosen[k],
-                    factors[k],
-                    found[k],
-                    rows,
-                    vectors,
+                    span,
+                    chosen,
+                    factors,
+                    count,
+                    row,
                 )
 
 
+@compiled
+def _sort(own, rest, seen, ends, found, factors, chosen, step):
+    """Add a window's gradients and where their weights are, one place of maxima after the other.
+
+    Without a jump for each, which a processor would guess wrong. Returns how many places there are.
+    """
+    gradient, places = own
+    count = np.uint64(0)
+    for o in range(gradient.size):
+        rest[count] = o
+        count += np.uint64(gradient[np.uint64(o)] != 0)
+    end = np.uint64(ends[found])
+    while count > 0:
+        place, left = places[np.uint64(rest[0])], np.uint64(0)
+        for i in range(count):
+            o = np.uint64(rest[np.uint64(i)])
+            factors[end], chosen[end] = gradient[o], o * np.uint64(step)
+            here = places[o] == place
+            rest[left] = o
+            end += np.uint64(here)
+            left += np.uint64(not here)
+        seen[found] = place
+        found += 1
+        ends[found] = end
+        count = left
+    return found
+
+
 def gradients(
-    gradient: Tensor, maxima: Tensor, x: Tensor, w: Tensor, stride: Pair, width: int, *, below: bool
+    gradient: Tensor, places: Tensor, x: Tensor, w: Tensor, *, below: bool
 ) -> tuple[Tensor | None, Tensor]:
     """The gradients of x, if `below`, and w, from that of the maxima of their convolution.
 
-    `maxima` says where in the planes of the convolution's top, of this width, they are; there is no
-    padding. All are channels_last, x with fewer than MOST numbers, and such a plane with fewer than
-    MOST_IN_PLANE. The bits do not depend on the number of threads.
+    `places` says where in x the window of each maximum begins, counted in numbers, as int32; there
+    is no padding. All are channels_last, x with fewer than MOST numbers. The bits do not depend on
+    the number of threads.
     """
     images, outputs, channels, rows = len(x), len(w), w.shape[1], w.shape[2]
     row, line = w.shape[3] * channels, x.shape[3] * channels
     size = x.shape[2] * line
-    # That of y, x in an image is y * stride[0] * line + x * across.
-    across = stride[1] * channels
-    # Exact below MOST_IN_PLANE, and ten times as fast as a division of integers.
-    in_rows = (maxima.float() / width).int()
-    places = (maxima.int() * across).add_(in_rows, alpha=stride[0] * line - width * across)
-    places += (torch.arange(images, dtype=torch.int32) * size).view(-1, 1, 1, 1)
     values, where = _by_windows(gradient), _by_windows(places)
-    vectors = -(-row // LANES)
-    pixels = _with_room(_flat(x))
-    weight = F.pad(_flat(w).view(-1, row), (0, vectors * LANES - row)).view(-1).numpy()
-    along = np.zeros((outputs, rows, vectors * LANES), np.float32)
-    result = np.zeros((images, size + LANES), np.float32) if below else None
-    threads = torch.get_num_threads()
+    pitch = -(-row // LANES) * LANES
+    exact = lanes_for(row) == row
+    pixels = (_flat(x) if exact else F.pad(_flat(x), (0, LANES))).numpy()
+    weight = F.pad(_flat(w).view(-1, row), (0, pitch - row)).view(-1).numpy()
+    along = np.zeros((outputs, rows, pitch), np.float32)
+    result = np.zeros((images, size + (0 if exact else LANES)), np.float32) if below else None
+    shape = rows, row, pitch, MOST_ROWS if row <= WHOLE else 1
 
-    def work(share: int) -> None:
-        first, last = (outputs * k // threads for k in (share, share + 1))
-        _weight(values, where, pixels, along.reshape(-1), rows, vectors, line, first, last)
+    def work(first: int, last: int, begin: int, end: int) -> None:
+        _weight(values, where, pixels, along.reshape(-1), shape, line, first, last)
         if result is not None:
-            first, last = (images * k // threads for k in (share, share + 1))
-            _bottom(values, where, weight, result, size, rows, vectors, line, first, last)
+            _bottom(values, where, weight, result, shape, (line, size), begin, end)
 
-    others = [_pool(threads).submit(work, share) for share in range(1, threads)]
-    work(0)
-    for other in others:
-        other.result()
+    in_shares(outputs, images, work=work)
     return (
         None if result is None else _like(x, result[:, :size]),
         _like(w, along[:, :, :row]),
     )
 
 
-def _with_room(numbers: Tensor) -> np.ndarray:
-    """The numbers, and behind them room for a vector."""
-    room = torch.empty(len(numbers) + LANES)
-    room[: len(numbers)] = numbers
-    return room.numpy()
+def places_of(maxima: Tensor, shape: Sequence[int], stride: Pair, width: int) -> Tensor:
+    """Where in images of this shape, channels_last, the windows begin whose sums are these maxima.
 
-
-@cache
-def _pool(threads: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(threads - 1, "gradients")
+    `maxima` says where in the planes of the convolution's top, of this width, they are: with fewer
+    than MOST_IN_PLANE numbers.
+    """
+    line, across = shape[3] * shape[1], stride[1] * shape[1]
+    # Exact below MOST_IN_PLANE, and ten times as fast as a division of integers.
+    in_rows = (maxima.float() / width).int()
+    places = (maxima.int() * across).add_(in_rows, alpha=stride[0] * line - width * across)
+    images = torch.arange(shape[0], dtype=torch.int32) * (shape[2] * line)
+    return places.add_(images.view(-1, 1, 1, 1))
 
 
 def _by_windows(blob: Tensor) -> np.ndarray:
@@ -184,11 +202,9 @@ def _by_windows(blob: Tensor) -> np.ndarray:
 
 def _flat(blob: Tensor) -> Tensor:
     """The numbers in memory, which lie there with the channels innermost."""
-    return blob.detach().permute(0, 2, 3, 1).view(-1)
+    return blob.detach().permute(0, 2, 3, 1).reshape(-1)
 
 
 def _like(blob: Tensor, numbers: np.ndarray) -> Tensor:
-    """A blob like another, with these numbers."""
-    result = torch.empty_like(blob)
-    _flat(result).view(numbers.shape).copy_(torch.from_numpy(numbers))
-    return result
+    """A blob that lies as another does, with these numbers."""
+    return torch.from_numpy(np.ascontiguousarray(numbers)).as_strided(blob.shape, blob.stride())

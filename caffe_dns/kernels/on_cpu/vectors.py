@@ -49,34 +49,34 @@ def add_products(
     )
 
     def generate(context, builder, signature, args):
-        target, source, places, weights = _data(context, builder, signature, args, (0, 2, 7, 8))
+        target, source, places, weights = data_of(context, builder, signature, args, (0, 2, 7, 8))
         _, at, _, start, n, span, again, _, _, bias, relu, vectors = args
         begin, end = cgutils.unpack_tuple(builder, span)
-        for count in _cases(builder, vectors, range(1, MOST_VECTORS + 1)):
+        for count in cases(builder, vectors, range(1, MOST_VECTORS + 1)):
             totals = [_total(builder, target, at, k, again, bias) for k in range(count)]
             with cgutils.for_range_slice(builder, begin, end, begin.type(1)) as (j, _):
-                weight = _spread(builder, builder.load(builder.gep(weights, [j])))
+                weight = spread(builder, builder.load(builder.gep(weights, [j])))
                 place = builder.sext(builder.load(builder.gep(places, [j])), n.type)
                 here = builder.add(builder.mul(place, n), start)
                 for k, total in enumerate(totals):
-                    product = builder.fmul(weight, _load(builder, source, here, k), CONTRACT)
+                    product = builder.fmul(weight, load(builder, source, here, k), CONTRACT)
                     builder.store(builder.fadd(builder.load(total), product, CONTRACT), total)
             for k, total in enumerate(totals):
                 value, zero = builder.load(total), ir.Constant(VECTOR, None)
                 rectified = builder.select(builder.fcmp_ordered("<", value, zero), zero, value)
                 value = builder.select(relu, rectified, value)
-                builder.store(value, _vector_at(builder, target, at, k), align=4)
+                builder.store(value, vector_at(builder, target, at, k), align=4)
         return context.get_dummy_value()
 
     return signature, generate
 
 
-def _data(context, builder, signature, args, numbers):
+def data_of(context, builder, signature, args, numbers):
     """Where the numbers of those arguments lie that are arrays."""
     return (context.make_array(signature.args[i])(context, builder, args[i]).data for i in numbers)
 
 
-def _cases(builder, number, values):
+def cases(builder, number, values):
     """Code for each value that a number may have; with another, nothing is done."""
     done = builder.append_basic_block()
     cases = builder.switch(number, done)
@@ -94,25 +94,26 @@ def _total(builder, target, at, k, again, bias):
     total = cgutils.alloca_once(builder, VECTOR)
     with builder.if_else(again) as (there, new):
         with there:
-            builder.store(_load(builder, target, at, k), total)
+            builder.store(load(builder, target, at, k), total)
         with new:
-            builder.store(_spread(builder, bias), total)
+            builder.store(spread(builder, bias), total)
     return total
 
 
-def _spread(builder, number):
+def spread(builder, number, vector=VECTOR):
     """A vector of one number."""
-    vector = builder.insert_element(ir.Constant(VECTOR, ir.Undefined), number, INT32(0))
-    return builder.shuffle_vector(vector, vector, ir.Constant(ir.VectorType(INT32, LANES), None))
+    first = builder.insert_element(ir.Constant(vector, ir.Undefined), number, INT32(0))
+    places = ir.Constant(ir.VectorType(INT32, vector.count), None)
+    return builder.shuffle_vector(first, first, places)
 
 
-def _vector_at(builder, numbers, at, k, vector=VECTOR):
+def vector_at(builder, numbers, at, k, vector=VECTOR):
     place = builder.gep(numbers, [builder.add(at, at.type(k * vector.count))])
     return builder.bitcast(place, vector.as_pointer())
 
 
-def _load(builder, numbers, at, k=0, vector=VECTOR):
-    return builder.load(_vector_at(builder, numbers, at, k, vector), align=4)
+def load(builder, numbers, at, k=0, vector=VECTOR):
+    return builder.load(vector_at(builder, numbers, at, k, vector), align=4)
 
 
 def _larger(builder, before, value):
@@ -135,12 +136,12 @@ def take_some(typing, target, at, source, start, stride):
     signature = numba.void(target, at, source, start, stride)
 
     def generate(context, builder, signature, args):
-        target, source = _data(context, builder, signature, args, (0, 2))
+        target, source = data_of(context, builder, signature, args, (0, 2))
         _, at, _, start, stride = args
-        for step in _cases(builder, stride, range(1, MOST_STRIDE + 1)):
-            numbers = _load(builder, source, start, 0, _row(step))
+        for step in cases(builder, stride, range(1, MOST_STRIDE + 1)):
+            numbers = load(builder, source, start, 0, _row(step))
             taken = _each(builder, numbers, step)
-            builder.store(taken, _vector_at(builder, target, at, 0, _row(1)), align=4)
+            builder.store(taken, vector_at(builder, target, at, 0, _row(1)), align=4)
         return context.get_dummy_value()
 
     return signature, generate
@@ -160,21 +161,21 @@ def take_largest(typing, target, at, source, start, across, down, kernel, stride
     signature = numba.void(target, at, source, start, across, down, kernel, stride)
 
     def generate(context, builder, signature, args):
-        target, source = _data(context, builder, signature, args, (0, 2))
+        target, source = data_of(context, builder, signature, args, (0, 2))
         _, at, _, start, across, down, kernel, stride = args
-        for extent in _cases(builder, kernel, KERNELS):
-            for step in _cases(builder, stride, (1, 2)):
+        for extent in cases(builder, kernel, KERNELS):
+            for step in cases(builder, stride, (1, 2)):
                 columns = []
                 for x in range(extent):
                     column = builder.add(start, builder.mul(across, across.type(x)))
                     rows = [
                         builder.add(column, builder.mul(down, down.type(y))) for y in range(extent)
                     ]
-                    numbers = (_load(builder, source, row, 0, _row(step)) for row in rows)
+                    numbers = (load(builder, source, row, 0, _row(step)) for row in rows)
                     largest = reduce(partial(_larger, builder), numbers)
                     columns.append(_each(builder, largest, step))
                 largest = reduce(partial(_larger, builder), columns)
-                builder.store(largest, _vector_at(builder, target, at, 0, _row(1)), align=4)
+                builder.store(largest, vector_at(builder, target, at, 0, _row(1)), align=4)
         return context.get_dummy_value()
 
     return signature, generate
