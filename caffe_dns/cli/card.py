@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,17 +22,34 @@ from caffe_dns.surgery.surgeon import Surgeon
 
 _WIDTH = 11
 
+#: What changes where a file is written or replaced, or something new is in a folder.
+Stamp = tuple[int, int, int] | None
+
+
+def stamp(file: str) -> Stamp:
+    """The stamp of a file or a folder; None where there is none.
+
+    It is compared with no clock: that of a file server may be another's, and ours may be set.
+    """
+    try:
+        known = os.stat(file)
+    except OSError:
+        return None
+    return known.st_ino, known.st_size, known.st_mtime_ns
+
 
 class Card:
     """Looks on while a run goes from its first test to its last."""
 
-    def __init__(self, trainer: Solver, solver: str, beside: list[str]) -> None:
-        """`solver` is the definition's file, `beside` what may be written besides snapshots."""
+    def __init__(self, trainer: Solver, solver: str, beside: dict[str, Stamp]) -> None:
+        """`solver` is the definition's file, `beside` what may be written besides snapshots.
+
+        With the stamp of each before the run.
+        """
         self._trainer = trainer
         self.solver = solver
         self._beside = beside
         self._start = trainer.iteration, time.perf_counter()
-        self._began = int(time.time())  # as file systems may round
         #: Those of this run, without what --keep has removed.
         self._snapshots: list[Snapshot] = []
         #: The outputs of the first test net in the first test and in the last: (iteration, means).
@@ -77,8 +95,7 @@ class Card:
 
     def _is_new(self, file: str) -> bool:
         """Whether a file or a folder is there, and of this run."""
-        path = Path(file)
-        return path.exists() and path.stat().st_mtime >= self._began
+        return stamp(file) not in (None, self._beside[file])
 
     def _results(self) -> list[str]:
         first, began = self._start

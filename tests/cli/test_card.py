@@ -78,6 +78,18 @@ def test_the_card(tmp_path: Path, capfd: Capture) -> None:
     run_well(shrink[1:], capfd)
 
 
+def test_what_an_earlier_run_left_is_not_listed_whatever_its_clock_said(
+    tmp_path: Path, capfd: Capture
+) -> None:
+    earlier, grows = tmp_path / "snap_bits_solver.prototxt", tmp_path / "snap_surgery.csv"
+    for file in (earlier, grows):
+        file.touch()
+        os.utime(file, (2**31, 2**31))
+    _, card = train(tmp_path, capfd)
+    listed = [line[12:] for line in card.splitlines()]
+    assert str(grows) in listed and str(earlier) not in listed
+
+
 def test_a_run_without_tests_and_snapshots(tmp_path: Path, capfd: Capture) -> None:
     solver = write_solver(tmp_path, RUN, max_iter=1, snapshot=0, snapshot_after_train="false")
     text = re.sub(r"test_(iter|interval|net): \S+", "", Path(solver).read_text())

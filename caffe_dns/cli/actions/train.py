@@ -10,7 +10,7 @@ import click
 from caffe_dns import log
 from caffe_dns.cli import flags
 from caffe_dns.cli.bits import BitsFlag
-from caffe_dns.cli.card import Card
+from caffe_dns.cli.card import Card, Stamp, stamp
 from caffe_dns.cli.definitions import require_data
 from caffe_dns.cli.latency import LatencyTarget, tell_latency
 from caffe_dns.cli.launch import as_rank, launch
@@ -92,6 +92,7 @@ def run(
     log_head(click.get_current_context().obj)
     state = snapshots.find_state(solver, ranks)
     definition, param = _read_solver(solver, weights, state, level, stage)
+    beside = _files_beside(param, tensorboard, page)
     pruning.plan(param, resumed=bool(state))
     device = training_device(gpu, param, ranks.world if ranks else None)
     if ranks is not None:
@@ -114,9 +115,8 @@ def run(
         _begin(trainer, state, pruning, snapshots)
         if trainer.ranks.is_root:
             trainer.observers = _observers(trainer, tensorboard, page)
-        card = Card(trainer, solver, _files_beside(param, tensorboard, page))
         with always_the_same_bits(deterministic), alone_with_prefix(trainer):
-            _solve(trainer, definition, handler, card, page)
+            _solve(trainer, definition, handler, Card(trainer, solver, beside), page)
     finally:
         for observer in trainer.observers:
             observer.close()
@@ -186,8 +186,10 @@ def _observers(trainer: Solver, tensorboard: str, page: LiveReport | None) -> li
     return observers
 
 
-def _files_beside(param: SolverParameter, tensorboard: str, page: LiveReport | None) -> list[str]:
-    """What a run may have written besides its snapshots."""
+def _files_beside(
+    param: SolverParameter, tensorboard: str, page: LiveReport | None
+) -> dict[str, Stamp]:
+    """What a run may write besides its snapshots, each with what is there by now."""
     endings = (
         "surgery.csv",
         "target_solver.prototxt",
@@ -196,11 +198,12 @@ def _files_beside(param: SolverParameter, tensorboard: str, page: LiveReport | N
         "pruned.prototxt",
     )
     beside = [f"{param.snapshot_prefix}_{ending}" for ending in endings]
-    return [
+    files = [
         *(beside if keeps_files(param) else []),
         *([tensorboard] if tensorboard else []),
         *([page.file] if page else []),
     ]
+    return {file: stamp(file) for file in files}
 
 
 def _read_solver(
