@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor
@@ -37,22 +39,26 @@ class TensorBoard:
     Losses, scores, the rate and sparsities are written at each display and test; histograms of all
     weights and masks at each test and at the end; the graph of the net once; the settings with the
     last scores at the end. Points that an interrupted run left from iteration `start` on are
-    dropped by TensorBoard. Raises CaffeError when the folder cannot be written.
+    dropped by TensorBoard. Whatever cannot be written is a CaffeError that names the folder.
     """
 
     def __init__(self, folder: str, net: Net, param: SolverParameter, start: int = 0) -> None:
-        try:
-            self._writer = _summary_writer()(folder, purge_step=start or None)
-        except OSError as error:
-            raise CaffeError(f"cannot be written: {error.strerror}", file=folder) from None
+        self._folder = folder
         self._net = net
         self._param = param
         self._last = start
         self._shown = -1
         self._scores: dict[str, float] = {}
-        self._add_graph()
+        _leave_failures_to_callers()
+        with self._errors():
+            self._writer = _summary_writer()(folder, purge_step=start or None)
+            self._add_graph()
 
     def displayed(self, display: Display) -> None:
+        with self._errors():
+            self._add_display(display)
+
+    def _add_display(self, display: Display) -> None:
         iteration = self._last = display.iteration
         self._add("train/smoothed_loss", display.loss, iteration)
         self._add("train/lr", display.rate, iteration)
@@ -64,14 +70,25 @@ class TensorBoard:
 
     def tested(self, iteration: int, index: int, scores: Mapping[str, Tensor]) -> None:
         self._last = iteration
-        self._add_scores("test" if index == 0 else f"test_{index}", scores, iteration)
-        self._add_histograms(iteration)
+        with self._errors():
+            self._add_scores("test" if index == 0 else f"test_{index}", scores, iteration)
+            self._add_histograms(iteration)
 
     def close(self) -> None:
-        self._add_histograms(self._last)
-        if self._scores:
-            self._writer.add_hparams(_settings(self._param), self._scores, run_name=".")
-        self._writer.close()
+        with self._errors():
+            self._add_histograms(self._last)
+            if self._scores:
+                self._add_settings()
+            self._writer.flush()  # which raises what `close` passes over
+            self._writer.close()
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        """What the system refuses, now or before in the writer's thread, is a CaffeError."""
+        try:
+            yield
+        except OSError as error:
+            raise CaffeError(f"cannot be written: {error.strerror}", file=self._folder) from None
 
     def _add_scores(self, phase: str, scores: Mapping[str, Tensor], iteration: int) -> None:
         for name, score in scores.items():
@@ -104,6 +121,15 @@ class TensorBoard:
 
         event = Event(graph_def=_graph(self._net).SerializeToString())
         self._writer.file_writer.add_event(event)
+
+    def _add_settings(self) -> None:
+        """The settings with the last scores. Not `add_hparams`, which has a writer of its own."""
+        from torch.utils.tensorboard.summary import hparams
+
+        for summary in hparams(_settings(self._param), self._scores):
+            self._writer.file_writer.add_summary(summary)
+        for title, score in self._scores.items():
+            self._writer.add_scalar(title, score)
 
 
 def _graph(net: Net) -> Any:
@@ -140,6 +166,17 @@ def check_tensorboard(folder: str) -> None:
     _summary_writer()
     if os.path.exists(folder) and not os.path.isdir(folder):
         raise CaffeError("--tensorboard needs a folder, and this is a file", file=folder)
+
+
+def _leave_failures_to_callers() -> None:
+    """Let the writer's thread end without a traceback: the next call of the writer raises it."""
+    report = threading.excepthook
+
+    def report_others(failure: threading.ExceptHookArgs) -> None:
+        if not type(failure.thread).__module__.startswith("tensorboard."):
+            report(failure)
+
+    threading.excepthook = report_others
 
 
 def _summary_writer() -> Any:

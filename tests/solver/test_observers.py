@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import errno
+import os
 import re
 import sys
 from pathlib import Path
@@ -215,3 +217,26 @@ def test_tensorboard_needs_a_folder(tmp_path: Path, capfd: Capture) -> None:
     solver = write_solver(tmp_path, "surgery_holmes")
     line = complaint(["train", "--solver", solver, "--tensorboard", solver], capfd)
     assert line == f"dns: {solver}: --tensorboard needs a folder, and this is a file"
+
+
+@pytest.mark.parametrize("whole", [0, 1, 5])
+def test_tensorboard_on_a_full_disk_ends_the_run_with_one_line(
+    whole: int, tmp_path: Path, capfd: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thread writes, which must neither end with a traceback nor in silence."""
+    pytest.importorskip("tensorboard")
+    from tensorboard.summary.writer.record_writer import RecordWriter
+
+    left = iter(range(whole))
+    write = RecordWriter.write
+
+    def write_or_fail(writer: RecordWriter, data: bytes) -> None:
+        if next(left, None) is None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write(writer, data)
+
+    monkeypatch.setattr(RecordWriter, "write", write_or_fail)
+    solver = write_solver(tmp_path, "surgery_holmes", max_iter=4, display=1, snapshot=0)
+    folder = tmp_path / "board"
+    line = complaint(["train", "--solver", solver, "--tensorboard", str(folder)], capfd)
+    assert line == f"dns: {folder}: cannot be written: No space left on device"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from functools import partial
 from typing import Any
 
@@ -118,9 +119,9 @@ def run(
         with always_the_same_bits(deterministic), alone_with_prefix(trainer):
             _solve(trainer, definition, handler, Card(trainer, solver, beside), page)
     finally:
-        for observer in trainer.observers:
-            observer.close()
-        trainer.close()
+        with closing(trainer):
+            for observer in trainer.observers:
+                observer.close()
     return handler.exit_code if trainer.stopped_early else 0
 
 
