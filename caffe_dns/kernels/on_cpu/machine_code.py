@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, TypeVar
 
 import numba
+from numba.core.caching import FunctionCache
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -14,7 +16,27 @@ def compiled(function: Function) -> Function:
     """The function, compiled when it is first called; the machine code is kept."""
     # Additions keep their order; a multiplication and an addition may be one instruction.
     options: dict[str, Any] = {"nogil": True, "fastmath": {"contract"}, "error_model": "numpy"}
-    try:
-        return numba.njit(cache=True, **options)(function)
-    except RuntimeError:  # there is no folder that can be written
-        return numba.njit(**options)(function)
+    dispatcher: Any = numba.njit(**options)(function)
+    with suppress(RuntimeError):  # there is no folder that can be written
+        dispatcher._cache = _KeptCode(function)
+    kept: Function = dispatcher
+    return kept
+
+
+class _KeptCode(FunctionCache):
+    """numba's files of machine code, on a disk that may be full, or damaged after a power failure.
+
+    What cannot be read there is compiled anew, and what cannot be written there is not kept.
+    """
+
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        try:
+            return super().load_overload(sig, target_context)
+        except Exception:  # pickle raises anything at a file that was cut short
+            with suppress(OSError):
+                self.flush()
+            return None
+
+    def save_overload(self, sig: Any, data: Any) -> None:
+        with suppress(Exception):
+            super().save_overload(sig, data)
