@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
 from caffe_dns.errors import CaffeError, shortened
@@ -20,10 +21,10 @@ def read_label_map(path: str, *, strict: bool = True) -> LabelMap:
     if not labels.item:
         raise CaffeError("names no labels", file=path)
     for field in ("name", "label") if strict else ():
-        given = [getattr(item, field) for item in labels.item]
-        twice = [value for value in given if given.count(value) > 1]
-        if twice:
-            raise CaffeError(f"has the {field} '{twice[0]}' twice", file=path)
+        times = Counter(getattr(item, field) for item in labels.item)
+        twice = next((value for value, count in times.items() if count > 1), None)
+        if twice is not None:
+            raise CaffeError(f"has the {field} '{shortened(str(twice))}' twice", file=path)
     return labels
 
 

@@ -16,7 +16,7 @@ from google.protobuf.message import Message
 
 from caffe_dns import log
 from caffe_dns.encoding import on_disk
-from caffe_dns.errors import CaffeError, nearest
+from caffe_dns.errors import CaffeError, nearest, shortened
 from caffe_dns.proto import values
 from caffe_dns.proto.fields import KnownField, is_usual, known_fields, memory_of, required_names
 from caffe_dns.proto.idle_fields import idle_field, is_idle_engine
@@ -110,7 +110,7 @@ class Parser:
                     raise self._error(opening, f"'{opening.text}' is never closed")
                 break
             field = fields.get(tokens.next)
-            self._path.append(tokens.next)
+            self._path.append(shortened(tokens.next) if field is None else field.name)
             if field is None:
                 self._foreign_field(descriptor)
             else:
@@ -139,14 +139,14 @@ class Parser:
             self._list(message, field)
             return
         self._value(message, field)
-        if tokens.next == name and field.repeated:
+        if tokens.next == name and field.repeated and not field.is_message:
             self._run(message, field, name, ":")
 
     def _foreign_field(self, descriptor: Descriptor) -> None:
         """What comes where a field is expected, and is none that the message has."""
         token = self._next()
         if is_name(token.text):
-            self._step_over(token, descriptor)
+            self._step_over(Token(shortened(token.text), token.number), descriptor)
             return
         self._path.pop()
         if token.text in ("}", ">"):
@@ -187,7 +187,7 @@ class Parser:
             )
             return
         if not idle.is_exact(text):
-            self._warn_of_rounding(token, text)
+            self._warn_of_rounding(token, shortened(text))
 
     def _warn_of_rounding(self, token: Token, value: str) -> None:
         """Say of a field about precision, once, that it is not heeded."""
@@ -288,7 +288,7 @@ class Parser:
                 text += tokens.next
             value = field.read(tokens.take() if negative else text, negative)
         except ValueError as error:
-            return self._foreign_value(Token(text, number), field, str(error))
+            return self._foreign_value(Token(shortened(text), number), field, str(error))
         if not is_usual(value):
             # A clip to infinity is none.
             clips = abs(value) == math.inf and "clip_param" in self._path
@@ -396,4 +396,4 @@ class Parser:
 
 def _quoted(text: str) -> str:
     """A token for messages; of what is no ASCII, the bytes or the number of the character."""
-    return ascii(on_disk(text)).replace("\\udc", "\\x")
+    return ascii(on_disk(shortened(text))).replace("\\udc", "\\x")

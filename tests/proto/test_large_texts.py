@@ -161,3 +161,25 @@ def test_an_error_behind_a_long_list_has_its_place() -> None:
     positions = parse_text(text.replace("x]", "1]\nlayer {}"), NetParameter).positions
     assert positions.line("input_dim[70000]") == 70001
     assert positions.layer_line(0) == 100_002
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("w" * 10**6, f"{'w' * 200}...: unknown field '{'w' * 200}...' in NetParameter (column 1)"),
+        (
+            "input_dim: " + "7" * 10**6,
+            f"input_dim: expected a whole number, found '{'7' * 200}...'",
+        ),
+        ("name: '" + "x" * 10**6 + r"\q'", "name: expected a known escape instead of \\q, found"),
+        (
+            "layers { type: " + "T" * 10**6 + "}",
+            f"layers.type: unknown layer type '{'T' * 200}...'",
+        ),
+    ],
+    ids=lambda text: text[:20],
+)
+def test_an_error_shows_the_beginning_of_a_long_word(text: str, said: str) -> None:
+    error = error_of(text)
+    assert error.startswith(f"net.prototxt:1: {said}")
+    assert len(error) < 1000

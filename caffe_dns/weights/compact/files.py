@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from caffe_dns.errors import CaffeError
+from caffe_dns.files.finite import check_finite
 from caffe_dns.files.reading import open_file, read_file
 from caffe_dns.weights.compact import lossless, shared, version_2
 from caffe_dns.weights.compact.contents import Contents
@@ -27,15 +28,22 @@ def is_compact(path: str | Path) -> bool:
 
 
 def read(path: str | Path) -> Contents:
-    """Read a compact file. Raises CaffeError when it is damaged or of another kind."""
+    """Read a compact file.
+
+    Raises CaffeError when it is damaged, of another kind, or has a number that is not finite.
+    """
     try:
         raw = read_file(path)
     except OSError as error:
         raise CaffeError(f"cannot be read: {error.strerror}", file=str(path)) from None
     try:
-        return decode(raw)
+        contents = decode(raw)
+        for layer, arrays in zip(contents.definition.layer, contents.blobs, strict=True):
+            for place, array in enumerate(arrays):
+                check_finite(array, f"array {place} of layer '{layer.name}'")
     except CaffeError as error:
         raise error.locate(file=str(path)) from None
+    return contents
 
 
 def decode(raw: bytes) -> Contents:

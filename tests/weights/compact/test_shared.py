@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from pathlib import Path
 from types import ModuleType
 
 import numpy as np
@@ -16,7 +17,15 @@ from caffe_dns.export.shrink import shrink
 from caffe_dns.proto.caffe_pb2 import NetParameter
 from caffe_dns.proto.text import to_text
 from caffe_dns.proto.upgrade import read_net
-from caffe_dns.weights.compact import Contents, decode, elements, encode, shared
+from caffe_dns.weights.compact import (
+    Contents,
+    decode,
+    elements,
+    encode,
+    lossless,
+    read,
+    shared,
+)
 from caffe_dns.weights.compact.elements import Elements
 from caffe_dns.weights.compact.files import SIGNATURE
 from caffe_dns.weights.compact.model import Model
@@ -202,3 +211,19 @@ def test_long_lines_take_little_memory(reader: ModuleType) -> None:
     assert max(len(line) for line in lines if isinstance(line, bytes)) == 64
     # A blank at the end of a line is not looked at.
     assert len(lines) == len(remark.replace(" ", ""))
+
+
+@pytest.mark.parametrize("version", [1, 3])
+def test_a_number_that_is_not_finite_is_refused_in_a_file(version: int, tmp_path: Path) -> None:
+    """A file may claim what no model has: as in a .caffemodel, the first such number is named."""
+    array = np.arange(4, dtype=np.float32)
+    array[2] = np.nan
+    given = contents([some_layer(6, 9)], [some_layer(2, 3), array])
+    raw = encode(given)
+    if version == 1:
+        raw = SIGNATURE + bytes([0, 0, 0, 1]) + lossless.encode(given)
+    (tmp_path / "m.dnsz").write_bytes(raw)
+    with pytest.raises(CaffeError) as caught:
+        read(tmp_path / "m.dnsz")
+    said = "array 1 of layer 'layer1' holds nan at [2]; it must be finite"
+    assert str(caught.value) == f"{tmp_path / 'm.dnsz'}: {said}"
