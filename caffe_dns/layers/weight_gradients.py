@@ -117,6 +117,13 @@ class Convolved:
         rows = gradient.permute(0, 2, 3, 1).reshape(num, -1, len(w))
         return torch.bmm(rows.transpose(1, 2), columns).sum(0).view(w.shape)
 
+    def gradients(
+        self, gradient: Tensor, x: Tensor, w: Tensor, wanted: Sequence[bool]
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Those of x and w that are wanted, from that of the top."""
+        below, along, _ = self._backward(gradient, x, w, (wanted[0], wanted[1], False))
+        return below, along
+
     def _backward(
         self, gradient: Tensor, x: Tensor, w: Tensor, wanted: tuple[bool, bool, bool]
     ) -> tuple[Tensor, Tensor, Tensor]:

@@ -18,13 +18,14 @@ from torch import Tensor
 from caffe_dns import kernels
 from caffe_dns.layers import sparse_gradients
 from caffe_dns.layers.arithmetic import Eltwise, Scale
-from caffe_dns.layers.base import Context, Layer, add_bias
+from caffe_dns.layers.base import Context, Layer
 from caffe_dns.layers.batch_norm import BatchNorm
 from caffe_dns.layers.convolution import BaseConvolution
 from caffe_dns.layers.masked import MasksTogether, WeightedLayer
 from caffe_dns.layers.neuron import ReLU
 from caffe_dns.layers.pooled_convolution import pooled_convolution
 from caffe_dns.layers.pooling import Pooling
+from caffe_dns.layers.rectified_convolution import rectified_convolution, rectify, suits
 from caffe_dns.layers.shape import Concat
 from caffe_dns.net.joining import Joined, Share, shares
 from caffe_dns.net.wiring import Step
@@ -114,11 +115,20 @@ class Chain(FusedLayers):
             return False
         return sparse_gradients.pays(layer, pooling)
 
+    def _rectified_convolution(self) -> BaseConvolution | None:
+        """The convolution, where it may run as one with the bias and the ReLU, which is all."""
+        layer = self.weighted.layer if self.weighted is not None else None
+        alone = self.only_rectifies and self.share is None
+        return layer if alone and isinstance(layer, BaseConvolution) and suits(layer) else None
+
     def run(self, *bottoms: Tensor) -> Sequence[Tensor]:
         bottom, *beside = bottoms
         if self.pool is not None:
             assert isinstance(self.pool.layer, Pooling)
             return (self._pool(bottom, self.pool.layer),)
+        convolution = self._rectified_convolution()
+        if convolution is not None and kernels.suit(bottom):
+            return (rectified_convolution(convolution, bottom),)
         bottom, bias = self._weigh(bottom)
         if self.batch_norm is None:
             return (_rectify(bottom, bias, self.share, *beside),)
@@ -375,10 +385,5 @@ def _rectify(
 ) -> Tensor:
     """relu(top + bias); may write over `top`, or to its share of a Concat's top."""
     assert bias is not None
-    if kernels.suit(top):
-        from caffe_dns.kernels.bias_relu import BiasedReLU
-
-        place = share.place(top, beside) if share is not None else None
-        result: Tensor = BiasedReLU.apply(top, bias, place)
-        return result
-    return torch.relu(add_bias(top, bias))
+    place = share.place(top, beside) if share is not None and kernels.suit(top) else None
+    return rectify(top, bias, place)

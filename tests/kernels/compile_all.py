@@ -28,6 +28,7 @@ from caffe_dns.kernels.channel_statistics import Statistics
 from caffe_dns.kernels.columns import by_columns
 from caffe_dns.kernels.contest import ContestKernel
 from caffe_dns.kernels.cut import CutKernel, CutMask
+from caffe_dns.kernels.first_convolution import FirstConvolution
 from caffe_dns.kernels.lrn import NormalizedAcross
 from caffe_dns.kernels.max_pool import MaxPool
 from caffe_dns.kernels.products import Products
@@ -130,6 +131,8 @@ def run_on_images(cases: Iterable[tuple[bool, ...]], window: int) -> None:
         NormalizedAcross.apply(x, across, 0.1, 0.75, 1.0).sum().backward()
         RectifiedSum.apply(x, images(last, dtype)).sum().backward()
         space_to_depth(images(last)[:, :3], 4, (2, 2), (3, 3), 3, dtype)
+        weight = torch.zeros(5, 6, 2, 2, dtype=dtype, requires_grad=True)
+        FirstConvolution.apply(images(last), weight, weight[:, 0, 0, 0], (1, 1)).sum().backward()
     x, weight = images(last=True), torch.zeros(5, 6, window, window)
     for biased, relu in product((False, True), (False, True)):
         bias, pool = torch.zeros(5) if biased else None, (2, 2) if relu else (2, 1)

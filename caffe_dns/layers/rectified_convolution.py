@@ -1,0 +1,147 @@
+"""A large convolution, its bias and the ReLU after it as one, on a GPU.
+
+Each would be a pass over the top. cuDNN has a kernel for the three, which is not always as fast as
+its best for the convolution alone; so both are tried, once for each shape, as cuDNN tries its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from caffe_dns import kernels
+from caffe_dns.layers.base import add_bias
+from caffe_dns.layers.convolution import BaseConvolution
+from caffe_dns.layers.weight_gradients import LARGE, Convolved, FewChannels
+
+if TYPE_CHECKING:
+    from caffe_dns.kernels.bias_relu import Place
+
+#: How often each way is run to be timed.
+TRIALS = 3
+#: Which convolutions are faster as one, by all that cuDNN's choice depends on.
+_faster: dict[Hashable, bool] = {}
+
+
+@dataclass(frozen=True)
+class Rectifying(Convolved):
+    """A convolution by cuDNN whose top has a bias and a ReLU; its gradients are without them."""
+
+    bias: Tensor
+
+    def top(self, x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
+        top: Tensor = torch.cudnn_convolution_relu(
+            x, w, self.bias, self.stride, self.pad, self.dilation, self.group
+        )
+        return top
+
+
+class Top(torch.autograd.Function):
+    """The top of a product with its gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, w: Tensor, product: Convolved) -> Tensor:
+        ctx.save_for_backward(x, w)
+        ctx.product = product
+        return product.top(x, w, None)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        x, w = ctx.saved_tensors
+        below, along = ctx.product.gradients(gradients[0], x, w, ctx.needs_input_grad[:2])
+        return below, along, None
+
+
+def suits(layer: BaseConvolution) -> bool:
+    """Whether a large convolution on a GPU with a bias may run as one with the ReLU after it."""
+    plain = layer.convolved is not None and not isinstance(layer.convolved, FewChannels)
+    matrix = layer.channels_last and layer.strided is None and layer.fixed_product is None
+    return plain and matrix and layer.bias_term and kernels.wanted(layer.context.device)
+
+
+def rectified_convolution(layer: BaseConvolution, bottom: Tensor) -> Tensor:
+    """relu(what a layer that suits makes of the bottom)."""
+    plain = layer.convolved
+    weight, bias = layer.effective(layer.context.activations)
+    assert plain is not None and bias is not None
+    if _is_first(layer, plain, bottom, weight):
+        from caffe_dns.kernels.first_convolution import FirstConvolution
+
+        first: Tensor = FirstConvolution.apply(bottom, weight, bias, tuple(plain.pad))
+        return first
+    x = bottom.to(weight.dtype).contiguous(memory_format=torch.channels_last)
+    if not _is_faster(plain, x, weight, bias):
+        return rectify(layer.apply_to(x, weight, None), bias)
+    from caffe_dns.kernels.bias_relu import Rectified
+
+    product = Rectifying(plain.stride, plain.pad, plain.dilation, plain.group, bias.detach())
+    top = layer.apply_apart(product, x, weight, None)
+    result: Tensor = Rectified.apply(Top.apply(x, weight, product) if top is None else top, bias)
+    return result
+
+
+def rectify(top: Tensor, bias: Tensor, place: Place | None = None) -> Tensor:
+    """relu(top + bias) for each channel; may write over `top`, or to a place."""
+    if not kernels.suit(top):
+        return torch.relu(add_bias(top, bias))
+    from caffe_dns.kernels.bias_relu import BiasedReLU
+
+    result: Tensor = BiasedReLU.apply(top, bias, place)
+    return result
+
+
+def _is_first(layer: BaseConvolution, plain: Convolved, images: Tensor, weight: Tensor) -> bool:
+    """Whether it is a large convolution of images to which no gradient goes, with few channels."""
+    if images.requires_grad or {*plain.stride, *plain.dilation, plain.group} != {1}:
+        return False
+    if len(images) * layer.products < LARGE:
+        return False
+    from caffe_dns.kernels import first_convolution
+
+    return first_convolution.fits(images, weight, (plain.pad[0], plain.pad[1]))
+
+
+def _is_faster(plain: Convolved, x: Tensor, w: Tensor, b: Tensor) -> bool:
+    """Whether cuDNN is faster with bias and ReLU than without and our kernel after it.
+
+    Never where cuDNN is not to try its ways out: results have to be the same in every run then.
+    """
+    if not torch.backends.cudnn.benchmark:
+        return False
+    settings = (*plain.stride, *plain.pad, *plain.dilation, plain.group)
+    key = (x.device, x.shape, w.shape, x.dtype, torch.backends.cudnn.allow_tf32, settings)
+    if key not in _faster:
+        if kernels.is_capturing(x):
+            return False
+        _faster[key] = _try(plain, x.detach(), w.detach(), b.detach())
+    return _faster[key]
+
+
+@torch.no_grad()
+def _try(plain: Convolved, x: Tensor, w: Tensor, b: Tensor) -> bool:
+    product = Rectifying(plain.stride, plain.pad, plain.dilation, plain.group, b)
+    try:
+        if not kernels.suit(product.top(x, w, None)):
+            return False
+        together = _milliseconds(lambda: product.top(x, w, None))
+        return together < _milliseconds(lambda: rectify(plain.top(x, w, None), b))
+    except RuntimeError:  # cuDNN has none for this, or there is no memory to try
+        return False
+
+
+def _milliseconds(run: Callable[[], object]) -> float:
+    """The shortest time of some; the first one, in which cuDNN tries its ways, does not count."""
+    run()
+    times = []
+    for _ in range(TRIALS):
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        begin.record()
+        run()
+        end.record()
+        end.synchronize()
+        times.append(begin.elapsed_time(end))
+    return min(times)
