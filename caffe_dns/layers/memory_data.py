@@ -28,8 +28,8 @@ class MemoryData(Layer):
                 "batch_size, channels, height and width must be given, and be positive",
                 "memory_data_param",
             )
-        self._data: Tensor | None = None
-        self._labels: Tensor | None = None
+        self._data: np.ndarray | None = None
+        self._labels: np.ndarray | None = None
         self._next = 0
         self._label_shape: Shape = self._shape[:1]
 
@@ -39,7 +39,8 @@ class MemoryData(Layer):
     def set_input(self, data: np.ndarray, labels: np.ndarray) -> None:
         """Take `data` [N, channels, height, width] and `labels` [N], N a multiple of batch_size.
 
-        They are used as they are: there is no transform. Raises CaffeError for other shapes.
+        They are used as they are: there is no transform. Arrays of float32 are not copied before
+        their batch is due, so that what a program writes into them later counts. Raises CaffeError for other shapes.
         """
         batch_size = self._shape[0]
         if data.shape[1:] != self._shape[1:] or len(data) == 0 or len(data) % batch_size:
@@ -51,8 +52,8 @@ class MemoryData(Layer):
             raise self.error(f"is given {labels.size} labels for {len(data)} records")
         if self.param.HasField("transform_param"):
             log.warning("MemoryData does not transform array data on Reset()")
-        self._data = self._on_device(data)
-        self._labels = self._on_device(labels.reshape(-1))
+        self._data = np.asarray(data, np.float32)
+        self._labels = np.asarray(labels, np.float32).reshape(-1)
         self._next = 0
 
     def forward(self, *bottoms: Tensor) -> Sequence[Tensor]:
@@ -62,8 +63,8 @@ class MemoryData(Layer):
         self._next = chosen.stop % len(self._data)
         # Set up with one axis, labels leave each forward pass with four.
         self._label_shape = (self._shape[0], 1, 1, 1)
-        return self._data[chosen], self._labels[chosen].reshape(self._label_shape)
+        labels = self._on_device(self._labels[chosen])
+        return self._on_device(self._data[chosen]), labels.reshape(self._label_shape)
 
     def _on_device(self, values: np.ndarray) -> Tensor:
-        copy = np.array(values, np.float32)
-        return torch.from_numpy(copy).to(self.context.device)
+        return torch.from_numpy(values.copy()).to(self.context.device)

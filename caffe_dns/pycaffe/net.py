@@ -199,7 +199,7 @@ class Net:
         """The records of the MemoryData layer that the net begins with.
 
         `data` is [N, channels, height, width], `labels` [N] or [N, 1, 1, 1]; N is a multiple of
-        the batch. They are copied.
+        the batch. Arrays of float32 are not copied: what is written into them later counts.
         """
         layer = self._steps[0].layer
         if not isinstance(layer, MemoryData):

@@ -32,12 +32,19 @@ def test_goes_round_in_batches() -> None:
     assert run(layer)[1].ravel().tolist() == [8, 9]
 
 
-def test_keeps_its_own_copy() -> None:
+def test_what_a_program_writes_into_its_arrays_counts() -> None:
+    # As in Caffe, which keeps pointers (MemoryDataLayer::Reset).
     layer = memory_layer()
     data = np.ones((2, 3, 4, 5), np.float32)
-    layer.set_input(data, np.zeros(2, np.float32))
+    labels = np.zeros((2, 1, 1, 1), np.float32)
+    layer.set_input(data, labels)
     data[:] = 7
-    assert run(layer)[0].max() == 1
+    labels[:] = 3
+    top, label = run(layer)
+    assert top.unique().tolist() == [7]
+    assert label.unique().tolist() == [3]
+    top.zero_()  # as a layer in place might
+    assert data.min() == 7
 
 
 def test_warns_of_a_transform(capfd: pytest.CaptureFixture[str]) -> None:
