@@ -10,6 +10,7 @@ from typing import cast
 from caffe_dns.export.onnx_graph import FLOAT, INT64, Bottoms, converts
 from caffe_dns.layers.neuron import Dropout
 from caffe_dns.layers.score import ArgMax
+from caffe_dns.layers.shape import Concat, Slice
 
 
 @converts("Dropout")
@@ -34,19 +35,14 @@ def parameter(at: Bottoms) -> list[str]:
 
 @converts("Concat")
 def concat(at: Bottoms) -> list[str]:
-    tops, bottoms = at.top_shapes[0], at.shapes
-    settings = at.layer.param.concat_param
-    legacy = settings.HasField("concat_dim")
-    axis = at.layer.axis(settings.concat_dim if legacy else settings.axis, len(tops))
-    at.graph.fixed_batch |= axis == 0 and len(bottoms) > 1
+    axis = cast(Concat, at.layer).own_axis(len(at.top_shapes[0]))
+    at.graph.fixed_batch |= axis == 0 and len(at.shapes) > 1
     return [at.add("Concat", *at.values, axis=axis)]
 
 
 @converts("Slice")
 def slice_(at: Bottoms) -> list[str]:
-    settings = at.layer.param.slice_param
-    legacy = settings.HasField("slice_dim")
-    axis = at.layer.axis(settings.slice_dim if legacy else settings.axis, at.rank)
+    axis = cast(Slice, at.layer).own_axis(at.rank)
     at.graph.fixed_batch |= axis == 0
     parts = at.integers("parts", [shape[axis] for shape in at.top_shapes])
     return at.add_many("Split", len(at.top_shapes), at.values[0], parts, axis=axis)

@@ -30,6 +30,8 @@ _SURGERY_FIELDS = {
     "convolution_param": ("sparsity_term", "weight_mask_filler", "threshold"),
     "inner_product_param": ("sparsity_term", "weight_mask_filler", "threshold"),
 }
+#: Where an axis has an older name, which few readers but Caffe know: OpenCV passes over it.
+_OLD_AXES = {"concat_param": "concat_dim", "slice_param": "slice_dim"}
 #: Settings that only building and training a net need.
 _TRAINING_FIELDS = (
     "phase",
@@ -50,6 +52,11 @@ def standard_layer(layer: LayerParameter) -> LayerParameter:
         plain.bn_param.bn_mode = layer.bn_param.bn_mode
     for name in _TRAINING_FIELDS:
         plain.ClearField(name)
+    for name, old in _OLD_AXES.items():
+        settings = getattr(plain, name)
+        if settings.HasField(old):
+            settings.axis = getattr(settings, old)
+            settings.ClearField(old)
     for _, value in plain.ListFields():
         if isinstance(value, Message):
             _clear_fillers(value)

@@ -40,7 +40,8 @@ class MemoryData(Layer):
         """Take `data` [N, channels, height, width] and `labels` [N], N a multiple of batch_size.
 
         They are used as they are: there is no transform. Arrays of float32 are not copied before
-        their batch is due, so that what a program writes into them later counts. Raises CaffeError for other shapes.
+        their batch is due, so that what a program writes into them later counts. Raises CaffeError
+        for other shapes.
         """
         batch_size = self._shape[0]
         if data.shape[1:] != self._shape[1:] or len(data) == 0 or len(data) % batch_size:

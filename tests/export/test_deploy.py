@@ -73,14 +73,21 @@ def test_layers_of_forks_become_standard_ones() -> None:
         " pooling_param { kernel_size: 2 stride: 2 ceil_mode: false } }"
         'layer { name: "d" type: "Dropout" bottom: "c" top: "d"'
         " dropout_param { dropout_ratio: 0.25 scale_train: false } }"
+        'layer { name: "e" type: "Slice" bottom: "d" top: "e1" top: "e2"'
+        " slice_param { slice_dim: 2 } }"
+        'layer { name: "f" type: "Concat" bottom: "e1" bottom: "e2" top: "f"'
+        " concat_param { concat_dim: 3 } }"
     )
-    a, b, c, d = make(text).param.layer[1:]
+    a, b, c, d, e, f = make(text).param.layer[1:]
     assert {a.type, b.type} == {"Convolution"}
     assert a.convolution_param.group == b.convolution_param.group == 3
     assert c.pooling_param.round_mode == c.pooling_param.FLOOR
     assert not c.pooling_param.HasField("ceil_mode")
     assert (d.type, d.power_param.scale) == ("Power", 0.75)
     assert not d.HasField("dropout_param")
+    assert (e.slice_param.axis, f.concat_param.axis) == (2, 3)
+    assert not e.slice_param.HasField("slice_dim")
+    assert not f.concat_param.HasField("concat_dim")
 
 
 def test_where_sequences_begin_is_no_data() -> None:
