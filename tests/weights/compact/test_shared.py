@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import zlib
 from pathlib import Path
 from types import ModuleType
@@ -211,6 +212,28 @@ def test_long_lines_take_little_memory(reader: ModuleType) -> None:
     assert max(len(line) for line in lines if isinstance(line, bytes)) == 64
     # A blank at the end of a line is not looked at.
     assert len(lines) == len(remark.replace(" ", ""))
+
+
+def test_what_a_byte_depends_on_follows_from_the_text_alone() -> None:
+    """The line so far and the line that is expected, as docs/dnsz.md tells them."""
+    generator = np.random.default_rng(6)
+    pieces = [b"layer {\n", b"name: ", b"x" * 40, b"  ", b"\n", b"\t", b"\r", b"}\n", b"\x0b\x01"]
+    lines: list[bytes] = []
+    text, at, done = Text(), 0, b""
+    for byte in b"".join(pieces[index] for index in generator.integers(len(pieces), size=400)):
+        line = bytes(text.known[text.known.rfind(b"\n") + 1 :]).strip()
+        assert text.past()[-1] == (line if len(line) < 64 else hashlib.blake2b(line).digest())
+        likely = lines[at] if at < len(lines) else b""
+        following = likely[len(done) :][:1] if likely.startswith(done) else b""
+        assert text.expected(1, 7) == (following[0] >> 7 if following else -1)
+        text.add(byte)
+        done += bytes([byte])
+        if byte < 32:
+            if done in lines and done != likely:
+                at = max(index for index, line in enumerate(lines) if line == done)
+            at += 1
+            lines.append(done)
+            done = b""
 
 
 @pytest.mark.parametrize("version", [1, 3])
