@@ -6,14 +6,14 @@ rules themselves are those of `caffe_dns.mask_rules`, which runs everywhere else
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from caffe_dns.kernels.masked import Masked, same_order
 from caffe_dns.mask_rules import PRUNE_BELOW, SPLICE_ABOVE
 
 #: How many elements a program handles at a time, and by how many warps.
@@ -137,24 +137,6 @@ def _renew(
         tl.atomic_add(counter, tl.sum(came_back).to(tl.int64))
 
 
-@dataclass(frozen=True)
-class Masked:
-    """A mask and what its renewal depends on: float32 tensors on one GPU.
-
-    `weight` gives the weight, which may be a new tensor each time. With `moments`, [mu, sigma], the
-    mask is renewed by magnitude and `setting` is the c_rate; else it is renewed by deviation, and
-    `setting` the threshold. How many entries come back is added to `counter`, an int64 of 0
-    dimensions. Masks of the same `layer` are renewed together.
-    """
-
-    weight: Callable[[], Tensor]
-    mask: Tensor
-    setting: float
-    moments: Tensor | None
-    counter: Tensor
-    layer: int
-
-
 class MaskKernel:
     """Renews masks in place; those of all layers until `choose` is called."""
 
@@ -169,7 +151,7 @@ class MaskKernel:
         owners: list[int] = []
         for index, entry in enumerate(masked):
             weight, again, mask = entry.weight(), entry.weight(), entry.mask
-            if weight.data_ptr() != again.data_ptr() or not _same_order(weight, mask):
+            if weight.data_ptr() != again.data_ptr() or not same_order(weight, mask):
                 weight = self._copies[index] = torch.empty_like(mask)
             count = mask.numel()
             share = BLOCK * triton.cdiv(count, BLOCK * MOST_SHARES)
@@ -216,9 +198,3 @@ class MaskKernel:
                 FLAGS=FLAGS,
                 num_warps=WARPS,
             )
-
-
-def _same_order(weight: Tensor, mask: Tensor) -> bool:
-    """Whether the elements of both lie in memory in the same order, without gaps."""
-    strides = zip(weight.shape, weight.stride(), mask.stride(), strict=True)
-    return all(own == other for extent, own, other in strides if extent > 1)

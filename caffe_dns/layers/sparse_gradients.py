@@ -7,16 +7,13 @@ Of windows of 2 x 2, the maxima are taken before the convolution's top is writte
 
 from __future__ import annotations
 
-from functools import cache
-from importlib.util import find_spec
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from caffe_dns import log
-from caffe_dns.errors import first_line
+from caffe_dns.kernels import on_cpu
 from caffe_dns.layers.convolution import BaseConvolution
 from caffe_dns.layers.pooling import Pooling, Window, max_of, max_pool
 
@@ -69,14 +66,14 @@ class SparseGradients(torch.autograd.Function):
 
 
 def pays(layer: BaseConvolution, pooling: Pooling) -> bool:
-    """Whether the two are to run as one: where numba is there, and oneDNN would take longer."""
+    """Whether the two are to run as one: where oneDNN would take longer."""
     if layer.context.device.type != "cpu" or layer.convolved is None or not pooling.is_max:
         return False
     window, weight = pooling.window((1, 1)), layer.blobs[0]
     plain = layer.group == 1 and {*layer.dilation} == {1} and not any((*layer.pad, *window.pad))
     fits = weight.numel() <= MOST_NUMBERS
     sparse = window.stride[0] * window.stride[1] >= LEAST_SHARE
-    return plain and fits and sparse and layer.channels_last and find_spec("numba") is not None
+    return plain and fits and sparse and layer.channels_last
 
 
 def pool(layer: BaseConvolution, pooling: Pooling, bottom: Tensor, *, relu: bool) -> Tensor:
@@ -89,7 +86,7 @@ def pool(layer: BaseConvolution, pooling: Pooling, bottom: Tensor, *, relu: bool
     pays = not bottom.requires_grad or layer.channels * layer.kernel[-1] >= LEAST_ROW
     # Else a window may have its maximum at no place of the plane.
     inside = window.suits_torch(size)
-    if learns and plain and pays and inside and _works() and _counts(bottom, size):
+    if learns and plain and pays and inside and on_cpu.works() and _counts(bottom, size):
         bottom = bottom.float().contiguous(memory_format=torch.channels_last)
         # Another layer's, which this one shares, may lie otherwise.
         weight = weight.contiguous(memory_format=torch.channels_last)
@@ -104,14 +101,3 @@ def _counts(bottom: Tensor, size: tuple[int, int]) -> bool:
     from caffe_dns.kernels.on_cpu.from_maxima import MOST, MOST_IN_PLANE
 
     return bottom.numel() < MOST and size[0] * size[1] < MOST_IN_PLANE
-
-
-@cache
-def _works() -> bool:
-    """Whether numba, which is there, can be imported; says so once if it cannot."""
-    try:
-        import caffe_dns.kernels.on_cpu.from_maxima  # noqa: F401
-    except ImportError as error:
-        log.info(f"Running PyTorch's own gradients: numba does not work ({first_line(error)})")
-        return False
-    return True

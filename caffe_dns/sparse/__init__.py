@@ -3,5 +3,5 @@
 Read in this order: `kernels.on_cpu.vectors` (what is written for LLVM), `kernels` (compiled by
 numba), `tables` (what they read), `operations` (what each type of layer adds to it), `program` (a
 row of layers, made and run); `semi_structured` (the GPU's); `plan` (which layers of a net run so:
-those that are faster for it). The programs need the extra `sparse`.
+those that are faster for it).
 """

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from caffe_dns import log
-from caffe_dns.errors import CaffeError
+from caffe_dns.errors import CaffeError, first_line
 from caffe_dns.layers.base import Layer, Shape
 from caffe_dns.layers.masked import WeightedLayer
 from caffe_dns.net.fusion import FusedLayers, Fusion
@@ -71,8 +71,8 @@ def use_sparse(net: Net) -> Sequence[FusedLayers]:
 def _use_programs(net: Net) -> list[CompiledLayers]:
     try:
         from caffe_dns.sparse import operations
-    except ImportError:
-        raise CaffeError("this needs the package numba: pip install 'caffe-dns[sparse]'") from None
+    except ImportError as error:
+        raise CaffeError(f"numba does not work: {first_line(error)}") from None
     shapes = net.blob_shapes
     with torch.no_grad():
         rows = _rows(net.steps, lambda step: _can(step, shapes, operations.adder))

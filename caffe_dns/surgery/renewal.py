@@ -1,7 +1,7 @@
 """The renewal of the masks of several layers at once, by the thresholds in force.
 
 Which layers are due when is the surgeon's business, and the rules are in `mask_rules` and, for a
-GPU, in `kernels.surgery`.
+GPU, in `kernels.surgery`, for a CPU in `kernels.on_cpu.masks`.
 """
 
 from __future__ import annotations
@@ -14,20 +14,27 @@ import torch
 from torch import Tensor
 
 from caffe_dns import kernels
+from caffe_dns.kernels import on_cpu
+from caffe_dns.kernels.masked import Masked
 from caffe_dns.layers.masked import MagnitudeMasks
 from caffe_dns.surgery.filters import Filters
 from caffe_dns.surgery.masked_layers import LayerWithMasks, MaskedLayer, Replayed
 
 if TYPE_CHECKING:
-    from caffe_dns.kernels.surgery import Masked, MaskKernel
+    from caffe_dns.kernels.on_cpu.masks import MaskKernel as CPUMaskKernel
+    from caffe_dns.kernels.surgery import MaskKernel
+
+#: Elements of a mask from which on it is renewed by a compiled kernel on a CPU: to import numba
+#: takes a second.
+LEAST_COMPILED = 4096
 
 
 class Renewal:
     """Renews the masks of some layers, those that are due, by the thresholds that they have now.
 
-    On a GPU that is a replayed CUDA graph of two kernels, whoever is due; elsewhere, and in a
-    pattern, one layer is renewed after the other. Masks, parameters and moments have to stay in
-    place.
+    On a GPU that is a replayed CUDA graph of two kernels, whoever is due; on a CPU, where masks are
+    large, a compiled kernel; elsewhere, and in a pattern, one layer is renewed after the other.
+    Masks, parameters and moments have to stay in place.
     """
 
     def __init__(
@@ -57,23 +64,29 @@ class Renewal:
                 masked_layer.renew()
 
 
-def _make_kernel(masked_layers: Sequence[MaskedLayer]) -> MaskKernel | None:
+def _make_kernel(masked_layers: Sequence[MaskedLayer]) -> MaskKernel | CPUMaskKernel | None:
     """One kernel for all masked layers, where it can be had."""
-    if not masked_layers or not kernels.wanted(masked_layers[0].device):
-        return None
-    from caffe_dns.kernels.surgery import MaskKernel
-
     masked = [
         entry
         for number, masked_layer in enumerate(masked_layers)
         for entry in _list(number, masked_layer)
     ]
-    return MaskKernel(masked) if all(e.mask.dtype == torch.float32 for e in masked) else None
+    if not masked or any(entry.mask.dtype != torch.float32 for entry in masked):
+        return None
+    device = masked[0].mask.device
+    if kernels.wanted(device):
+        from caffe_dns.kernels.surgery import MaskKernel
+
+        return MaskKernel(masked)
+    large = max(entry.mask.numel() for entry in masked) >= LEAST_COMPILED
+    if device.type == "cpu" and large and on_cpu.works():
+        from caffe_dns.kernels.on_cpu.masks import MaskKernel as CPUMaskKernel
+
+        return CPUMaskKernel(masked)
+    return None
 
 
 def _list(number: int, masked_layer: MaskedLayer) -> Iterator[Masked]:
-    from caffe_dns.kernels.surgery import Masked
-
     layer = masked_layer.layer
     moments = layer.moments if isinstance(layer, MagnitudeMasks) else None
     for index, mask in enumerate(layer.mask_blobs()):

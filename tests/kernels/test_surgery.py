@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from importlib import import_module
 from typing import Any
 
@@ -15,8 +14,9 @@ from torch import Tensor
 from caffe_dns import kernels
 from caffe_dns.surgery.masked_layers import Count, find_masked_layers
 from caffe_dns.surgery.renewal import Renewal
+from tests.kernels import masks as masks_module
 from tests.surgery.test_surgeon import DATA, conv, ip, make_surgeon, masks, operated
-from tests.test_mask_rules import deviation_mask, hysteresis_mask
+from tests.test_mask_rules import deviation_mask
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 if DEVICE == "cpu":
@@ -30,62 +30,12 @@ SHAPES = [(7, 11), (BLOCK,), (BLOCK + 1,), (2, 3, 5, 4), (1,), (BLOCK - 1, 3), (
 
 
 def draw(shape: tuple[int, ...], seed: int) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(DEVICE)
+    return masks_module.draw(shape, seed, DEVICE)
 
 
-def draw_mask(shape: tuple[int, ...], seed: int) -> Tensor:
-    return (draw(shape, seed) > 0).float()
-
-
-class Masks:
-    """Masks of drawn weights, each a layer of its own, and the kernel that renews them."""
-
-    def __init__(
-        self,
-        weights: Sequence[Tensor],
-        settings: Sequence[float],
-        moments: Sequence[Tensor | None],
-        layers: Sequence[int] | None = None,
-    ) -> None:
-        self.weights, self.settings, self.moments = weights, settings, moments
-        self.masks = [torch.empty_like(w).copy_(draw_mask(w.shape, 9)) for w in weights]
-        self.layers = list(layers or range(len(weights)))
-        self.counters = torch.zeros(max(self.layers) + 1, dtype=torch.int64, device=DEVICE)
-
+class Masks(masks_module.Masks):
     def kernel(self) -> Any:
-        rows = zip(self.weights, self.masks, self.settings, self.moments, self.layers, strict=True)
-        return kernel_module.MaskKernel(
-            [
-                kernel_module.Masked(
-                    lambda w=w: w, mask, setting, moments, self.counters[layer], layer
-                )
-                for w, mask, setting, moments, layer in rows
-            ]
-        )
-
-    def expected(self, index: int) -> np.ndarray:
-        """The next mask, by the loops of the forks."""
-        weight = self.weights[index].cpu().double().numpy()
-        moments, setting = self.moments[index], float(np.float32(self.settings[index]))
-        if moments is None:
-            return deviation_mask(weight, setting)
-        before = self.masks[index].cpu().double().numpy()
-        mu, sigma = moments.tolist()
-        return hysteresis_mask(weight, before, mu, sigma, setting)
-
-    def check(self, kernel: Any, due: Sequence[int]) -> None:
-        """Run the kernel, and compare the masks and the counters with what they should be."""
-        counts = self.counters.tolist()
-        expected = [mask.cpu().numpy().copy() for mask in self.masks]
-        for index, layer in enumerate(self.layers):
-            if layer in due:
-                renewed = self.expected(index)
-                counts[layer] += int((renewed > expected[index]).sum())
-                expected[index] = renewed
-        kernel.run()
-        for mask, wanted in zip(self.masks, expected, strict=True):
-            np.testing.assert_array_equal(mask.cpu().numpy(), wanted)
-        assert self.counters.tolist() == counts
+        return kernel_module.MaskKernel(self.listed())
 
 
 @pytest.mark.parametrize("shift", [0.0, 20.0])

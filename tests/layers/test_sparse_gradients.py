@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from caffe_dns.kernels import on_cpu
 from caffe_dns.layers import convolution, sparse_gradients
 from caffe_dns.net import Net
 from tests.nets import input_layer, layer, make_net, recorded_log
@@ -140,24 +141,17 @@ def test_where_nothing_learns_or_not_in_float32(monkeypatch: pytest.MonkeyPatch)
     assert not made
 
 
-def test_without_numba(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "numba", None)
-    net, made = build(), calls(monkeypatch)
-    gradients(net, draw(net), one_by_one=False)
-    assert not made
-
-
 def test_a_numba_that_does_not_fit_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is there, but says that NumPy is too new when it is imported."""
     net, made = build(), calls(monkeypatch)
-    monkeypatch.setitem(sys.modules, "caffe_dns.kernels.on_cpu.from_maxima", None)
-    sparse_gradients._works.cache_clear()
+    monkeypatch.setitem(sys.modules, "caffe_dns.kernels.on_cpu.machine_code", None)
+    on_cpu.works.cache_clear()
     try:
         with recorded_log() as messages:
             for _ in range(2):
                 gradients(net, draw(net), one_by_one=False)
     finally:
-        sparse_gradients._works.cache_clear()
+        on_cpu.works.cache_clear()
     assert not made
     assert [text for text in messages if "numba does not work" in text] == messages[-1:]
 

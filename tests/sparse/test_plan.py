@@ -82,5 +82,5 @@ def test_sparse_nets_are_for_scoring(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delitem(sys.modules, name)
     for name in ("kernels", "operations"):
         monkeypatch.delattr(f"caffe_dns.sparse.{name}", raising=False)
-    with pytest.raises(CaffeError, match=r"pip install 'caffe-dns\[sparse\]'"):
+    with pytest.raises(CaffeError, match="numba does not work: import of numba halted"):
         load_net(MODEL, sparse=True)

@@ -13,9 +13,20 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def compiled(function: Function) -> Function:
-    """The function, compiled when it is first called; the machine code is kept."""
-    # Additions keep their order; a multiplication and an addition may be one instruction.
-    options: dict[str, Any] = {"nogil": True, "fastmath": {"contract"}, "error_model": "numpy"}
+    """The function, compiled when it is first called; the machine code is kept.
+
+    Additions keep their order; a multiplication and an addition may be one instruction.
+    """
+    return _compiled(function, {"contract"})
+
+
+def compiled_in_any_order(function: Function) -> Function:
+    """The same, but additions may be made in any order, several at a time."""
+    return _compiled(function, {"contract", "reassoc"})
+
+
+def _compiled(function: Function, liberties: set[str]) -> Function:
+    options: dict[str, Any] = {"nogil": True, "fastmath": liberties, "error_model": "numpy"}
     dispatcher: Any = numba.njit(**options)(function)
     with suppress(RuntimeError):  # there is no folder that can be written
         dispatcher._cache = _KeptCode(function)
