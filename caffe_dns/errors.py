@@ -24,6 +24,12 @@ _REFUSED = {
     "container)",
     "failed to map segment": "a library cannot be loaded: the memory is not enough, or its file "
     "system allows no programs",
+    # CUDA's words for what a GPU or its driver may come to in the middle of a run.
+    "busy or unavailable": "another program has the GPU for itself, or its driver began anew",
+    "CUDA error: unknown error": "the GPU's driver does not answer, as after a machine has slept",
+    "launch timed out": "the GPU's driver ends what a display has to wait for too long",
+    "uncorrectable": "the GPU, or its link to another, is damaged",
+    "no kernel image is available": "this PyTorch was not built for a GPU of this kind",
 }
 #: From this likeness on, a longer difference is an abbreviation: pool_param, pooling_param.
 _MOST = 0.85

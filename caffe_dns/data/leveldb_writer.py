@@ -6,7 +6,6 @@ Nothing is compressed: records are images mostly.
 
 from __future__ import annotations
 
-import os
 import shutil
 from contextlib import suppress
 from pathlib import Path
@@ -16,7 +15,7 @@ from caffe_dns.data.crc32c import masked_crc32c
 from caffe_dns.data.database import Writer, publish
 from caffe_dns.data.datum import Buffer
 from caffe_dns.errors import CaffeError
-from caffe_dns.files import temporary_beside, try_place
+from caffe_dns.files import sync, temporary_beside, try_place
 from caffe_dns.proto.wire import varint
 
 #: As Caffe's own LevelDB files have it.
@@ -221,4 +220,4 @@ def _text(data: bytes) -> bytes:
 
 def _sync(file: BinaryIO) -> None:
     file.flush()
-    os.fsync(file.fileno())
+    sync(file.fileno())

@@ -12,7 +12,7 @@ import lmdb
 from caffe_dns.data.database import Writer, publish
 from caffe_dns.data.datum import Buffer
 from caffe_dns.errors import CaffeError, first_line
-from caffe_dns.files import temporary_beside, try_place
+from caffe_dns.files import sync, temporary_beside, try_place
 
 #: Size of a new map; doubled whenever it is full, as Caffe does.
 _FIRST_MAP_SIZE = 10 << 20
@@ -46,9 +46,10 @@ class LMDBWriter(Writer):
             return
         try:
             self.commit()
-            self._environment.sync(True)
-            self._environment.close()
+            self._opened().close()
             self._environment = None
+            with open(self._temporary / "data.mdb", "rb") as file:
+                sync(file.fileno())
             publish(self._temporary, self._path)
         except (lmdb.Error, OSError) as error:
             raise CaffeError(f"cannot be written: {_reason(error)}", file=str(self._path)) from None

@@ -7,6 +7,7 @@ taken than the file may well need.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -45,16 +46,26 @@ _OF_SYSTEM = re.compile("error message = '([^']+)'")
 @contextmanager
 def open_hdf5(path: str, what: str = "cannot be read as HDF5") -> Iterator[h5py.File]:
     """The file, in a block that only reads it. Raises CaffeError, which says `what` is wrong."""
-    import h5py  # here, because importing it takes long and most runs do not need it
-
     try:
         check_file(path)
-        with h5py.File(on_disk(path), "r") as root:
+        with _opened(on_disk(path)) as root:
             yield root
     except CaffeError as error:
         raise error.locate(file=path) from None
     except _H5PY_ERRORS as error:
         raise CaffeError(f"{what}: {_reason(error, path)}", file=path) from None
+
+
+def _opened(path: str) -> h5py.File:
+    """The file, locked against who would write it, but where its file system has no locks."""
+    import h5py  # here, because importing it takes long and most runs do not need it
+
+    try:
+        return h5py.File(path, "r")
+    except OSError as error:  # of some servers' file systems, which is no fault of the file's
+        if error.errno != errno.ENOLCK:
+            raise
+    return h5py.File(path, "r", locking=False)
 
 
 def _reason(error: Exception, path: str) -> str:

@@ -6,6 +6,7 @@ folders, are put together elsewhere and get their names at once, too.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import platform
@@ -102,7 +103,7 @@ class NewFile:
     def close(self) -> None:
         """Give the file its name, so that it lasts."""
         with _errors(self._path):
-            os.fsync(self._descriptor)
+            sync(self._descriptor)
             self._close_descriptor()
             if self._path.is_symlink():
                 log.warning(
@@ -303,6 +304,15 @@ def try_place(path: Path) -> None:
         for name in names:
             with suppress(OSError):
                 name.unlink()
+
+
+def sync(descriptor: int) -> None:
+    """Make what was written into a file last, where its file system knows how. Raises OSError."""
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
 
 
 def sync_folder(folder: Path) -> None:

@@ -158,6 +158,9 @@ def test_out_of_memory(error: Exception, capfd: Capture, monkeypatch: pytest.Mon
         (RuntimeError("can't start new thread"), "dns: no more threads may be started here"),
         (ImportError("x.so: failed to map segment from shared object"), "file system allows no"),
         (OSError(errno.EMFILE, "Too many open files"), "dns: Too many open files"),
+        (RuntimeError("CUDA error: unknown error\nCUDA kernel errors"), "has slept: CUDA error"),
+        (RuntimeError("CUDA error: CUDA-capable device(s) is/are busy or unavailable"), "itself"),
+        (RuntimeError("CUDA error: uncorrectable ECC error encountered\nmore"), "is damaged: CUDA"),
     ],
 )
 def test_what_the_system_refuses(

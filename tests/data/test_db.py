@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import resource
 import tracemalloc
 from pathlib import Path
@@ -83,6 +85,19 @@ def test_a_write_that_is_cut_short_may_be_a_full_disk(tmp_path: Path) -> None:
     )
     assert str(caught.value) == said
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("backend", ["lmdb", "leveldb"])
+def test_where_nothing_can_be_synced(
+    backend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(descriptor: int) -> None:
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    with create_database(str(tmp_path / "new"), backend) as writer:
+        writer.put(b"1", b"a")
+    assert contents(tmp_path / "new", backend) == [(b"1", b"a")]
 
 
 def test_the_same_database_can_be_open_twice() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 from collections.abc import Callable
@@ -224,3 +225,18 @@ def test_a_disk_that_cannot_be_read_is_told_in_the_words_of_the_system(tmp_path:
     with pytest.raises(CaffeError) as caught, open_hdf5(path):
         raise RuntimeError(said)
     assert str(caught.value) == f"{path}: cannot be read as HDF5: Input/output error"
+
+
+def test_a_file_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such a one is no fault of a file, whose snapshot would be passed over."""
+    path = make(tmp_path / "a.h5", lambda file: file.create_dataset("data", data=ROWS))
+    open_file = h5py.File
+
+    def refuse(name: str, mode: str, locking: bool = True) -> h5py.File:
+        if locking:
+            raise OSError(errno.ENOLCK, "Unable to synchronously open file (unable to lock file)")
+        return open_file(name, mode, locking=locking)
+
+    monkeypatch.setattr(h5py, "File", refuse)
+    with open_hdf5(path) as root:
+        np.testing.assert_array_equal(root["data"], ROWS)

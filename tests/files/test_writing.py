@@ -123,6 +123,15 @@ def test_failure_keeps_the_old_file_and_leaves_nothing(
     assert os.listdir(tmp_path) == ["model.bin"]
 
 
+def test_a_file_system_that_cannot_sync(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(descriptor: int) -> None:
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    write_atomically(tmp_path / "new", b"whole")
+    assert (tmp_path / "new").read_bytes() == b"whole"
+
+
 @pytest.mark.parametrize("name", ["", "/"])
 def test_a_name_for_something_new_is_not_empty(name: str) -> None:
     with pytest.raises(CaffeError, match="the name is empty"):
