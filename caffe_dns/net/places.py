@@ -27,13 +27,12 @@ class Places:
     ) -> None:
         self._file = file
         self._positions = positions
+        there = set(kept)
         self._kept: dict[str, list[int]] = {}
-        for index in kept:
-            self._kept.setdefault(param.layer[index].name, []).append(index)
         self._left_out: dict[str, list[int]] = {}
         for index, layer in enumerate(param.layer):
-            if index not in self._kept.get(layer.name, ()):
-                self._left_out.setdefault(layer.name, []).append(index)
+            layers = self._kept if index in there else self._left_out
+            layers.setdefault(layer.name, []).append(index)
 
     @classmethod
     def of(cls, parsed: Parsed[NetParameter], param: NetParameter) -> Places:

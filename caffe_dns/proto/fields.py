@@ -44,11 +44,11 @@ class KnownField:
     #: For fields of numbers, booleans and enums.
     read: values.Reader | None
 
-    def read_one(self, text: str) -> Any:
-        """The value of one token, without a sign. Raises ValueError where it has none."""
+    def read_one(self, text: str, negative: bool) -> Any:
+        """The value of one token, behind a minus sign or none. Raises ValueError if it has none."""
         if self.read is not None:
-            return self.read(text, False)
-        if not is_string(text):
+            return self.read(text, negative)
+        if negative or not is_string(text):
             raise ValueError("expected a string in quotes")
         return self.from_bytes(values.read_string(text))
 

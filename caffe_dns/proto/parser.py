@@ -248,8 +248,12 @@ class Parser:
         if tokens.number < self._one_by_one:
             return
         texts = tokens.alike(*before)
+        negative = not texts
+        if negative:
+            before = (*before, "-")
+            texts = tokens.alike(*before)
         try:
-            known = {text: field.read_one(text) for text in set(texts)}
+            known = {text: field.read_one(text, negative) for text in set(texts)}
         except ValueError:
             known = {}
         if known and all(map(is_usual, known.values())):
@@ -351,7 +355,10 @@ class Parser:
     def _error(self, token: Token, message: str, hint: str = "") -> CaffeError:
         if token != _WHOLE:
             message += f" (column {self._lines.column(self._offset(token))})"
-        message += hint + self._long_string(token)
+        message += hint
+        line = line_of_long_string(self._text, self._offset(token))
+        if line is not None:  # mostly it lacks its quote
+            message += f"; the string of line {line} goes over several lines: is a quote missing?"
         return CaffeError(message, line=self._line(token), field=".".join(self._path) or None)
 
     def _too_deep(self, opening: Token) -> CaffeError:
@@ -386,12 +393,6 @@ class Parser:
         return self._error(
             token, message, near or owners(name, [message for message, _ in self._open])
         )
-
-    def _long_string(self, token: Token) -> str:
-        """A hint for errors after a string over several lines: mostly it lacks its quote."""
-        line = line_of_long_string(self._text, self._offset(token))
-        what = f"; the string of line {line} goes over several lines: is a quote missing?"
-        return "" if line is None else what
 
 
 def _quoted(text: str) -> str:

@@ -152,11 +152,11 @@ class Tokens:
         Not more than are at hand. `skip_alike` steps over them.
         """
         piece, at, step = self._piece, self._at, len(before) + 1
-        end, first = at, before[0]
-        last = len(piece) - step
-        if piece[at] == first:
-            while end < last and piece[end + step] == first:
-                end += step
+        if piece[at : at + step - 1] != [*before]:
+            return []
+        end, first, last = at, before[0], len(piece) - step
+        while end < last and piece[end + step] == first:
+            end += step
         for shift, text in enumerate(before):
             if piece[at + shift : end : step].count(text) * step != end - at:
                 return []

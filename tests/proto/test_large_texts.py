@@ -99,7 +99,8 @@ def test_an_error_is_made_once(again: str, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 RUNS = [
-    "input_dim: [1, 2, 3, -4, 5, 0x10, 017, 7, 8, 9] input_dim: 1 input_dim: 2 input_dim: 3",
+    "input_dim: [1, 2, 3, -4, 5, -1, -2, -0x3, 1, 0x10, 017, 7, 8, 9]",
+    "input_dim: 1 input_dim: 2 input_dim: 3 input_dim: -7 input_dim: -8 input_dim: -9 input_dim: 1",
     "layer { loss_weight: 1 loss_weight: -2 loss_weight: 3f loss_weight: 1e-999999 }",
     "layer { loss_weight: [1, 2.5, inf, 3, 4, 5] top: ['a', 'b', 'c' 'd', \"\\x41\", 'e'] }",
     "layer { top: 'a' top: 'b', top: 'c'; top: 'd' 'e' top: 'f' # top: 'g'\n top: 'h' }",
