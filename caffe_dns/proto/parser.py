@@ -15,7 +15,6 @@ from google.protobuf.descriptor import Descriptor, EnumDescriptor
 from google.protobuf.message import Message
 
 from caffe_dns import log
-from caffe_dns.encoding import on_disk
 from caffe_dns.errors import CaffeError, nearest, shortened
 from caffe_dns.proto import values
 from caffe_dns.proto.fields import KnownField, is_usual, known_fields, memory_of, required_names
@@ -32,6 +31,7 @@ from caffe_dns.proto.tokens import (
     is_number,
     is_string,
     line_of_long_string,
+    quoted,
 )
 from caffe_dns.proto.unknown import (
     OLD_TYPES,
@@ -368,7 +368,7 @@ class Parser:
     def _unexpected(self, token: Token, expected: str, hint: str = "") -> CaffeError:
         if token.text in ("'", '"'):
             return self._error(token, f"the string that starts with {token.text} is never closed")
-        found = _quoted(token.text) if token.text else "the end of the file"
+        found = quoted(token.text) if token.text else "the end of the file"
         if token.text in ("\x00", "\x1a"):
             hint = "; no text has this byte, so delete it"
         return self._error(token, f"{expected}, found {found}", hint)
@@ -393,8 +393,3 @@ class Parser:
         return self._error(
             token, message, near or owners(name, [message for message, _ in self._open])
         )
-
-
-def _quoted(text: str) -> str:
-    """A token for messages; of what is no ASCII, the bytes or the number of the character."""
-    return ascii(on_disk(shortened(text))).replace("\\udc", "\\x")

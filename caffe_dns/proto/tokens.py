@@ -14,6 +14,9 @@ from collections.abc import Iterator
 from operator import itemgetter
 from typing import NamedTuple
 
+from caffe_dns.encoding import on_disk
+from caffe_dns.errors import shortened
+
 _NAME = r"[A-Za-z_][A-Za-z0-9_]*"
 _NUMBER = r"0[xX][0-9A-Fa-f]+ | (?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?[fF]?"
 #: Strings, which may go on behind the piece, and comments.
@@ -65,6 +68,11 @@ def is_number(text: str) -> bool:
 def is_string(text: str) -> bool:
     """Whether a token is a string, in its quotes. A quote without its partner is none."""
     return text[:1] in _QUOTES and len(text) > 1
+
+
+def quoted(text: str) -> str:
+    """A token for messages; of what is no ASCII, the bytes or the number of the character."""
+    return ascii(on_disk(shortened(text))).replace("\\udc", "\\x")
 
 
 class Lines:
