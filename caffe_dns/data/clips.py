@@ -15,7 +15,7 @@ from caffe_dns.encoding import on_disk
 from caffe_dns.errors import CaffeError, shortened
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Clip:
     """A line of a list: a file or a folder, a number of a frame or of frames, and a label."""
 

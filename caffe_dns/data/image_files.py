@@ -13,7 +13,7 @@ from caffe_dns.data.datum import Image, channels_first
 from caffe_dns.data.decoding import decode, decoding_memory
 from caffe_dns.data.sources import ImageSource, Order
 from caffe_dns.encoding import on_disk
-from caffe_dns.errors import CaffeError
+from caffe_dns.errors import CaffeError, shortened
 from caffe_dns.files.reading import read_file
 
 
@@ -124,13 +124,17 @@ def parse_list(path: str, lines: Sequence[str]) -> list[ListedImage]:
 
     Raises CaffeError for a label that no `int` holds.
     """
-    wrong = [number for number, line in enumerate(lines, 1) if line and not _LABELLED.search(line)]
+    first = wrong = 0
+    for number, line in enumerate(lines, 1):
+        if line and not _LABELLED.search(line):
+            first, wrong = first or number, wrong + 1
     if wrong:
-        label = lines[wrong[0] - 1].rpartition(" ")
-        what = f"'{label[2]}' is no whole number" if label[1] else "there is no label after a space"
-        listed = parse_listed(lines[wrong[0] - 1])
-        more = f" ({len(wrong) - 1} more lines are like that)" if len(wrong) > 1 else ""
-        log.warning(f"{path}:{wrong[0]}: {what}; it is read as {listed.label}, as in Caffe{more}")
+        _, blank, label = lines[first - 1].rpartition(" ")
+        what = f"'{shortened(label)}' is no whole number"
+        what = what if blank else "there is no label after a space"
+        listed = parse_listed(lines[first - 1])
+        more = f" ({wrong - 1} more lines are like that)" if wrong > 1 else ""
+        log.warning(f"{path}:{first}: {what}; it is read as {listed.label}, as in Caffe{more}")
     images = [parse_listed(line) for line in lines]
     for number, image in enumerate(images, 1):
         if not -(2**31) <= image.label < 2**31:

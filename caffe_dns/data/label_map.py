@@ -28,7 +28,7 @@ def read_label_map(path: str, *, strict: bool = True) -> LabelMap:
     return labels
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class NamedImage:
     """A line of a list of images: a name, and the image's height and width in pixels."""
 

@@ -12,7 +12,7 @@ from typing import TypeVar
 from caffe_dns import log
 from caffe_dns.data.image_files import read_lines, whole_number
 from caffe_dns.encoding import on_disk
-from caffe_dns.errors import CaffeError
+from caffe_dns.errors import CaffeError, shortened
 
 _T = TypeVar("_T")
 
@@ -55,13 +55,13 @@ def read_marked_list(
     try:
         for mark in words:
             if mark != "#":
-                raise CaffeError(f"has '{mark}' where '#' and an image should stand")
+                raise CaffeError(f"has '{shortened(mark)}' where '#' and an image should stand")
             number, image = next(words), on_disk(root_folder) + next(words)
             shape = next_number(words), next_number(words), next_number(words)
             found.append(take(ImageHead(number, image, shape), words))
     except (StopIteration, ValueError):
         raise CaffeError(
-            f"breaks the format at or after {image}", file=path, line=words.line
+            f"breaks the format at or after {shortened(image)}", file=path, line=words.line
         ) from None
     except CaffeError as error:
         raise error.locate(file=path, line=words.line) from None

@@ -15,7 +15,7 @@ import numpy as np
 
 from caffe_dns.data.boxes import Boxes
 from caffe_dns.data.marked_lists import ImageHead, log_counts, next_number, read_marked_list
-from caffe_dns.errors import CaffeError
+from caffe_dns.errors import CaffeError, shortened
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def _read_image(head: ImageHead, words: Iterator[str]) -> ListedObjects:
     rows = _read_rows(words, 6)
     if len(rows) and rows[:, 0].min() <= 0:
         raise CaffeError(
-            f"gives an object of {head.path} the class {rows[:, 0].min():g}; a positive "
+            f"gives an object of {shortened(head.path)} the class {rows[:, 0].min():g}; a positive "
             "number would be right"
         )
     objects = Objects(rows[:, 2:], rows[:, 0], rows[:, 1] != 0, _read_rows(words, 4))

@@ -13,10 +13,10 @@ import numpy as np
 
 from caffe_dns import log
 from caffe_dns.data.marked_lists import ImageHead, log_counts, next_number, read_marked_list
-from caffe_dns.errors import CaffeError
+from caffe_dns.errors import CaffeError, shortened
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Window:
     """A box in an image, its corners included. Background has the label 0."""
 
@@ -80,7 +80,8 @@ def _read_image(
         x1, y1, x2, y2 = [next_number(words) for _ in range(4)]
         if overlap >= fg_threshold:
             if label <= 0:
-                raise CaffeError(f"gives a foreground window of {head.path} the label {label}")
+                what = f"gives a foreground window of {shortened(head.path)} the label {label}"
+                raise CaffeError(what)
             windows.foreground.append(Window(index, label, x1, y1, x2, y2))
         elif overlap < bg_threshold:
             windows.background.append(Window(index, 0, x1, y1, x2, y2))

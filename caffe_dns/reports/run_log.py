@@ -33,7 +33,8 @@ _HEAD = {
 M = TypeVar("M", bound=Message)
 
 _SETTING_UP = "Setting up "
-_TOP = re.compile(rf"Top shape: ((?:{COUNT} )*)\(\d+\)")
+#: Of a top; a blob has 32 axes at most.
+_TOP = re.compile(rf"Top shape: ((?:{COUNT} ){{0,32}})\(\d+\)")
 _SOLVER = "Initializing solver from parameters:"
 _NET = "Initializing net from parameters:"
 

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from caffe_dns.data.annotation_files import read_groups, read_pairs
+from caffe_dns.data.clips import read_clips
 from caffe_dns.data.image_files import ListedImage, parse_list, read_image_list, read_lines
+from caffe_dns.data.label_map import read_names_and_sizes
+from caffe_dns.data.object_files import read_object_file
 from caffe_dns.errors import CaffeError
 from tests.nets import recorded_log
 
@@ -77,3 +83,46 @@ def test_labels_of_thousands_of_digits() -> None:
         with pytest.raises(CaffeError, match=r"^l\.txt:1: label .* is none that 32 bits hold"):
             parse_list("l.txt", [f"a.png {label}"])
     assert parse_list("l.txt", ["a.png -" + "0" * 5000 + "7"])[0].label == -7
+
+
+@pytest.mark.parametrize(
+    ("read", "raw"),
+    [
+        (partial(read_object_file, root_folder=""), b"%s"),
+        (partial(read_object_file, root_folder=""), b"# 0 %s 1 1 1"),
+        (partial(read_object_file, root_folder=""), b"# 0 %s 1 1 1 1 -1 0 0 0 0 0 0"),
+        (read_clips, b"%s"),
+        (read_names_and_sizes, b"%s"),
+        (lambda path: list(read_pairs(path)), b"%s"),
+        (partial(read_groups, kind="txt", size=(1, 1), labels={}), b"%s"),
+        (partial(read_groups, kind="xml", size=(1, 1), labels={}), b"<%s/>"),
+        (
+            partial(read_groups, kind="json", size=(1, 1), labels={}),
+            b'{"annotation": [{"bbox": [0, 0, 1, 1], "category_id": "%s"}]}',
+        ),
+    ],
+)
+def test_a_long_word_is_not_shown_whole(
+    tmp_path: Path, read: Callable[[str], object], raw: bytes
+) -> None:
+    for long in (b"w" * 10**6, b"1" * 10**6):
+        path = write(tmp_path, raw % long)
+        with pytest.raises(CaffeError) as caught:
+            read(path)
+        assert len(str(caught.value)) < 600
+        assert "\n" not in str(caught.value)
+
+
+def test_annotations_of_an_image_are_not_endless(tmp_path: Path) -> None:
+    """A million opened tags take 100 MB."""
+    path = write(tmp_path, b"<a>" * 700_000)
+    with pytest.raises(CaffeError) as caught:
+        read_groups(path, "xml", (1, 1), {})
+    assert "2,100,000 bytes are too many for the objects of one image" in str(caught.value)
+
+
+def test_a_long_label_that_is_no_number_is_a_short_warning(tmp_path: Path) -> None:
+    with recorded_log() as messages:
+        read_image_list(write(tmp_path, b"a.png " + b"x" * 10**6))
+    assert f"'{'x' * 200}...' is no whole number" in messages[0]
+    assert len(messages[0]) < 600
