@@ -19,7 +19,11 @@ from collections.abc import Callable
 from caffe_dns import interrupt
 from caffe_dns.encoding import on_disk
 
-#: How many lines stderr has not taken: its disk is full, or whoever read it has gone.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import TextIO
+
+#: How many lines were not taken: a disk is full, or a terminal or whoever read them has gone.
 lost_lines = 0
 #: Seconds between two looks whether the program is to stop, while nobody reads what it says.
 _LOOK = 0.5
@@ -39,21 +43,25 @@ def visible(text: str) -> str:
 
 def say(text: str) -> None:
     """A line on stderr as it is. What is at work goes on when stderr does not take it."""
+    put(text + "\n", sys.stderr)
+
+
+def put(text: str, stream: TextIO) -> None:
+    """Text on stdout or stderr as it is; where it is not taken, it counts as a lost line."""
     global lost_lines
-    stream = sys.stderr
     try:
-        if isinstance(stream, io.TextIOWrapper) and stream is sys.__stderr__:
-            line = (text + "\n").encode(stream.encoding, stream.errors or "strict")
-            _write_out(stream.fileno(), line)
+        if isinstance(stream, io.TextIOWrapper) and stream in (sys.__stdout__, sys.__stderr__):
+            stream.flush()
+            _write_out(stream.fileno(), text.encode(stream.encoding, stream.errors or "strict"))
         else:  # a program has put its own there
-            stream.write(text + "\n")
+            stream.write(text)
             stream.flush()
     except OSError:
         lost_lines += 1
 
 
 def _write_out(descriptor: int, data: bytes) -> None:
-    """Write to a descriptor, past the buffers of `sys.stderr`, which would keep what failed.
+    """Write to a descriptor, past the buffers of Python's stream, which would keep what failed.
 
     A pipe that nobody reads is waited for, unless the program is to stop: that raises OSError.
     """

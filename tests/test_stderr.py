@@ -16,6 +16,7 @@ import pytest
 from caffe_dns import interrupt, log
 from caffe_dns.cli.actions import parse_log
 from caffe_dns.cli.main import LOST_LOG, main
+from caffe_dns.cli.progress import Progress
 
 
 @pytest.fixture(autouse=True)
@@ -86,6 +87,20 @@ def test_a_reader_that_has_gone_loses_lines() -> None:
     with stderr(sink):
         log.info("a")
     assert log.lost_lines == 1
+
+
+def test_a_terminal_that_has_gone_loses_lines_and_ends_no_run() -> None:
+    """As where a connection breaks, below whose lines there was a progress bar."""
+    shown, terminal = os.openpty()
+    with stderr(terminal), Progress("Training", 3) as progress:
+        progress.advance(1)
+        log.info("before")
+        assert b"before" in os.read(shown, 1 << 20)
+        assert log.lost_lines == 0
+        os.close(shown)
+        log.info("after")
+        progress.advance(2)
+    assert log.lost_lines > 0
 
 
 def test_a_pipe_that_nobody_reads_is_waited_for(pipe: tuple[int, int]) -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
 
-import click
 from torch import Tensor
 
 from caffe_dns import log
@@ -76,7 +76,7 @@ class Card:
         """What is to be said is said by `show`, of runs that have come to an end."""
 
     def show(self) -> None:
-        """Print the card."""
+        """Print the card, without which all is done as well."""
         files = [
             str(path)
             for snapshot in self._snapshots
@@ -91,7 +91,7 @@ class Card:
             *_listed("next", self._next(files)),
         ]
         for line in lines:
-            click.echo(line)
+            log.put(line + "\n", sys.stdout)
 
     def _is_new(self, file: str) -> bool:
         """Whether a file or a folder is there, and of this run."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO, cast
 
 from caffe_dns import log
 
@@ -50,6 +51,27 @@ class Progress:
         self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
+class _Terminal(io.TextIOBase):
+    """The terminal that stderr is. When it has gone, what is written is lost, and no run ends."""
+
+    def __init__(self) -> None:
+        self._stream = sys.stderr
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        return self._stream.encoding
+
+    def fileno(self) -> int:
+        return self._stream.fileno()
+
+    def isatty(self) -> bool:
+        return True
+
+    def write(self, text: str) -> int:
+        log.put(text, self._stream)
+        return len(text)
+
+
 def _new_bar() -> RichProgress:
     from rich import progress  # here, because importing it takes long and logs have no use for it
     from rich.console import Console
@@ -59,5 +81,5 @@ def _new_bar() -> RichProgress:
         progress.BarColumn(),
         progress.MofNCompleteColumn(),
         progress.TimeRemainingColumn(),
-        console=Console(stderr=True),
+        console=Console(file=cast(TextIO, _Terminal())),
     )

@@ -8,6 +8,7 @@ import shlex
 import shutil
 import socket
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,11 @@ import torch
 
 from caffe_dns import __version__
 from caffe_dns.cli.card import duration
+from caffe_dns.cli.main import LOST_LOG
 from caffe_dns.files import temporary_beside
 from caffe_dns.proto.caffe_pb2 import SolverParameter
 from caffe_dns.solver.snapshot_files import warn_of_overwriting
-from tests.cli.harness import run_well
+from tests.cli.harness import run, run_well
 from tests.nets import recorded_log
 from tests.oracle import GOLDEN
 from tests.solver.test_observers import write_solver
@@ -88,6 +90,18 @@ def test_what_an_earlier_run_left_is_not_listed_whatever_its_clock_said(
     _, card = train(tmp_path, capfd)
     listed = [line[12:] for line in card.splitlines()]
     assert str(grows) in listed and str(earlier) not in listed
+
+
+def test_a_run_whose_card_nobody_takes_is_done(
+    tmp_path: Path, capfd: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    solver = write_solver(tmp_path, RUN, max_iter=1, snapshot=0)
+    with open("/dev/full", "w") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        monkeypatch.setattr(sys, "__stdout__", full)
+        done = run(["train", "--solver", solver], capfd)
+    assert (done.code, done.complaints) == (LOST_LOG, [])
+    assert (tmp_path / "snap_iter_1.solverstate").exists()
 
 
 def test_a_run_without_tests_and_snapshots(tmp_path: Path, capfd: Capture) -> None:
