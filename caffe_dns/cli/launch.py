@@ -21,7 +21,8 @@ import torch.distributed as dist
 
 from caffe_dns import interrupt, log
 from caffe_dns.parallel.heartbeat import PREFIX, TOLD
-from caffe_dns.parallel.ranks import STORE_IS_KEPT, JoinedRanks, find_world
+from caffe_dns.parallel.ranks import JoinedRanks
+from caffe_dns.parallel.world import STORE_IS_KEPT, find_world
 
 #: How often to look whether a rank has ended, in seconds.
 _LOOK = 0.1

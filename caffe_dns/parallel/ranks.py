@@ -13,10 +13,11 @@ import platform
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent import futures
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
+from threading import Thread
 from types import TracebackType
 from typing import Any
 
@@ -26,17 +27,17 @@ from torch import Tensor
 
 from caffe_dns import log
 from caffe_dns.errors import CaffeError, first_line
-from caffe_dns.files.reading import is_count
 from caffe_dns.layers.masked import WeightedLayer
 from caffe_dns.net.params import Param
 from caffe_dns.parallel.averaging import GradientAverage
 from caffe_dns.parallel.heartbeat import LONGEST_SILENCE, Heartbeat
 from caffe_dns.parallel.peer_memory import PeerMemory
+from caffe_dns.parallel.world import World
 
-#: Says "True" where the process that starts the ranks keeps the store, as torchrun does.
-STORE_IS_KEPT = "TORCHELASTIC_USE_AGENT_STORE"
 #: How long the processes wait for each other at the start.
 _START = timedelta(minutes=10)
+#: After so many seconds of that, each says where it waits.
+_SILENCE = 30
 #: How long a rank waits for another: rank 0 may test or write for hours. A rank that has died is
 #: noticed by its heartbeat.
 _PATIENCE = timedelta(days=7)
@@ -44,68 +45,6 @@ _PATIENCE = timedelta(days=7)
 _gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
 #: How often the ranks ask each other about signals, in seconds.
 _BETWEEN_MEETINGS = 0.1
-
-
-@dataclass(frozen=True)
-class World:
-    """This process among those that train together; `local` counts those on this host.
-
-    They meet in a store at `address`:`port`. Who started them keeps it, if `store_is_kept`, else
-    rank 0 does.
-    """
-
-    rank: int
-    size: int
-    local_rank: int
-    local_size: int
-    address: str
-    port: int
-    store_is_kept: bool
-
-
-def find_world() -> World | None:
-    """What torchrun's environment variables say; None for a process that trains alone.
-
-    Raises CaffeError for variables that are missing or make no sense.
-    """
-    if not os.environ.get("RANK") or not os.environ.get("WORLD_SIZE"):
-        return None
-    size = _number("WORLD_SIZE")
-    if size == 1:
-        return None
-    rank, local_rank = _number("RANK"), _number("LOCAL_RANK")
-    local_size = _number("LOCAL_WORLD_SIZE") if "LOCAL_WORLD_SIZE" in os.environ else size
-    if not (rank < size and local_rank < local_size <= size):
-        raise CaffeError(
-            f"RANK {rank} of WORLD_SIZE {size}, LOCAL_RANK {local_rank} of LOCAL_WORLD_SIZE "
-            f"{local_size}: ranks count from 0 and lie below the number of processes"
-        )
-    return World(
-        rank,
-        size,
-        local_rank,
-        local_size,
-        _text("MASTER_ADDR"),
-        _number("MASTER_PORT"),
-        store_is_kept=os.environ.get(STORE_IS_KEPT) == "True",
-    )
-
-
-def _text(variable: str) -> str:
-    value = os.environ.get(variable)
-    if not value:
-        raise CaffeError(
-            f"the environment variable {variable} is missing beside RANK and WORLD_SIZE; "
-            "torchrun gives all of them"
-        )
-    return value
-
-
-def _number(variable: str) -> int:
-    value = _text(variable)
-    if not is_count(value):
-        raise CaffeError(f"the environment variable {variable} is '{value}', not a number")
-    return int(value)
 
 
 class Ranks:
@@ -199,7 +138,7 @@ class JoinedRanks(Ranks):
         log.set_quiet(not self.is_root)
         world = self.world
         try:
-            store = self.meet(_START)
+            store = self._find_others()
             self._heartbeat = Heartbeat(
                 world.rank,
                 world.size,
@@ -218,6 +157,26 @@ class JoinedRanks(Ranks):
                 f"{world.address}:{world.port}: {first_line(error)}"
             ) from None
         return self
+
+    def _find_others(self) -> dist.Store:
+        """The store of `meet`, which heeds no signals while it waits: a thread does that."""
+        store: futures.Future[dist.Store] = futures.Future()
+
+        def run() -> None:
+            try:
+                store.set_result(self.meet(_START))
+            except Exception as error:
+                store.set_exception(error)
+
+        Thread(target=run, daemon=True).start()
+        if not futures.wait([store], _SILENCE).done:
+            was_quiet = log.set_quiet(False)
+            log.warning(
+                f"Rank {self.rank} of {self.size} waits for the others at {self.world.address}:"
+                f"{self.world.port} (MASTER_ADDR and MASTER_PORT), {_START} at most"
+            )
+            log.set_quiet(was_quiet)
+        return store.result()
 
     def meet(self, timeout: timedelta) -> dist.Store:
         """Wait for the others in the store of torchrun's variables."""

@@ -14,7 +14,8 @@ import torch.distributed as dist
 
 from caffe_dns.errors import BadValue, CaffeError
 from caffe_dns.files.reading import is_count
-from caffe_dns.parallel.ranks import JoinedRanks, Ranks, World
+from caffe_dns.parallel.ranks import JoinedRanks, Ranks
+from caffe_dns.parallel.world import World
 from caffe_dns.pycaffe.mode import mode
 from caffe_dns.pycaffe.solver import Solver
 

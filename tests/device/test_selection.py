@@ -8,7 +8,7 @@ import torch
 from caffe_dns.device import selection as devices
 from caffe_dns.device.selection import training_device
 from caffe_dns.errors import CaffeError
-from caffe_dns.parallel.ranks import World
+from caffe_dns.parallel.world import World
 from caffe_dns.proto.caffe_pb2 import SolverParameter
 
 CPU, GPU = (

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from caffe_dns.device.selection import use_gpu
 from caffe_dns.parallel.peer_memory import Shared, complete
-from caffe_dns.parallel.ranks import JoinedRanks, find_world
+from caffe_dns.parallel.ranks import JoinedRanks
+from caffe_dns.parallel.world import find_world
 from tests.parallel.harness import Ranks
 
 

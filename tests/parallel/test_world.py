@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import runpy
+import signal
+import time
 from functools import partial
+from pathlib import Path
 
 import pytest
 
 from caffe_dns.errors import CaffeError
-from caffe_dns.parallel.ranks import Ranks, World, find_world
+from caffe_dns.parallel import ranks
+from caffe_dns.parallel.ranks import Ranks
+from caffe_dns.parallel.world import World, find_world
+from tests.parallel.harness import LOCAL
+from tests.processes import PATIENCE, Forked
 
 VARIABLES = {
     "RANK": "3",
@@ -70,3 +78,27 @@ def test_one_rank_asks_nobody() -> None:
     assert [ranks.agree(partial(int, answer)) for answer in (0, 2, 1)] == [0, 2, 1]
     assert (ranks.largest(-3), ranks.from_root(7)) == (-3, 7)
     assert ranks.average([]) is None
+
+
+def wait_for_nobody(words: list[str]) -> None:
+    """`dns` as it is started, but for the time after which a rank says that it waits."""
+    ranks._SILENCE = 0
+    runpy.run_module("caffe_dns", run_name="__main__")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_rank_that_waits_for_others_says_so_and_heeds_signals(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    (tmp_path / "solver.prototxt").write_text("")
+    numbers = {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2", "MASTER_PORT": "1"}
+    said = tmp_path / "stderr"
+    command = ["train", "--solver", "solver.prototxt"]
+    name = f"{__name__}:wait_for_nobody"
+    rank = Forked(name, command, tmp_path, LOCAL | numbers, said)
+    end = time.monotonic() + PATIENCE
+    while "] Rank 1 of 2 waits for the others at 127.0.0.1:1 (" not in said.read_text():
+        assert rank.poll() is None and time.monotonic() < end, said.read_text()
+        time.sleep(0.02)
+    rank.send_signal(number)
+    assert rank.wait(PATIENCE) == 128 + number

@@ -33,7 +33,8 @@ import torch
 from caffe_dns import log
 from caffe_dns.device.selection import use_gpu
 from caffe_dns.errors import CaffeError, first_line
-from caffe_dns.parallel.ranks import JoinedRanks, find_world
+from caffe_dns.parallel.ranks import JoinedRanks
+from caffe_dns.parallel.world import find_world
 from caffe_dns.proto.caffe_pb2 import NetParameter, SolverParameter
 from caffe_dns.proto.text import parse_text
 from caffe_dns.solver.iteration import CapturedIteration

@@ -1,0 +1,74 @@
+"""What a process is told of the ranks that it is one of, by torchrun's environment variables."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from caffe_dns.errors import CaffeError
+from caffe_dns.files.reading import is_count
+
+#: Says "True" where the process that starts the ranks keeps the store, as torchrun does.
+STORE_IS_KEPT = "TORCHELASTIC_USE_AGENT_STORE"
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among those that train together; `local` counts those on this host.
+
+    They meet in a store at `address`:`port`. Who started them keeps it, if `store_is_kept`, else
+    rank 0 does.
+    """
+
+    rank: int
+    size: int
+    local_rank: int
+    local_size: int
+    address: str
+    port: int
+    store_is_kept: bool
+
+
+def find_world() -> World | None:
+    """What torchrun's environment variables say; None for a process that trains alone.
+
+    Raises CaffeError for variables that are missing or make no sense.
+    """
+    if not os.environ.get("RANK") or not os.environ.get("WORLD_SIZE"):
+        return None
+    size = _number("WORLD_SIZE")
+    if size == 1:
+        return None
+    rank, local_rank = _number("RANK"), _number("LOCAL_RANK")
+    local_size = _number("LOCAL_WORLD_SIZE") if "LOCAL_WORLD_SIZE" in os.environ else size
+    if not (rank < size and local_rank < local_size <= size):
+        raise CaffeError(
+            f"RANK {rank} of WORLD_SIZE {size}, LOCAL_RANK {local_rank} of LOCAL_WORLD_SIZE "
+            f"{local_size}: ranks count from 0 and lie below the number of processes"
+        )
+    return World(
+        rank,
+        size,
+        local_rank,
+        local_size,
+        _text("MASTER_ADDR"),
+        _number("MASTER_PORT"),
+        store_is_kept=os.environ.get(STORE_IS_KEPT) == "True",
+    )
+
+
+def _text(variable: str) -> str:
+    value = os.environ.get(variable)
+    if not value:
+        raise CaffeError(
+            f"the environment variable {variable} is missing beside RANK and WORLD_SIZE; "
+            "torchrun gives all of them"
+        )
+    return value
+
+
+def _number(variable: str) -> int:
+    value = _text(variable)
+    if not is_count(value):
+        raise CaffeError(f"the environment variable {variable} is '{value}', not a number")
+    return int(value)
