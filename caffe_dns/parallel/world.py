@@ -5,11 +5,17 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
+from caffe_dns import log
 from caffe_dns.errors import CaffeError
 from caffe_dns.files.reading import is_count
 
 #: Says "True" where the process that starts the ranks keeps the store, as torchrun does.
 STORE_IS_KEPT = "TORCHELASTIC_USE_AGENT_STORE"
+#: By what srun and mpirun tell a task how many they have started, and which of them it is.
+_TASKS = {
+    "SLURM_STEP_NUM_TASKS": "SLURM_PROCID",
+    "OMPI_COMM_WORLD_SIZE": "OMPI_COMM_WORLD_RANK",
+}
 
 
 @dataclass(frozen=True)
@@ -35,6 +41,7 @@ def find_world() -> World | None:
     Raises CaffeError for variables that are missing or make no sense.
     """
     if not os.environ.get("RANK") or not os.environ.get("WORLD_SIZE"):
+        _warn_of_tasks()
         return None
     size = _number("WORLD_SIZE")
     if size == 1:
@@ -55,6 +62,16 @@ def find_world() -> World | None:
         _number("MASTER_PORT"),
         store_is_kept=os.environ.get(STORE_IS_KEPT) == "True",
     )
+
+
+def _warn_of_tasks() -> None:
+    for size, rank in _TASKS.items():
+        tasks = os.environ.get(size, "")
+        if is_count(tasks) and int(tasks) > 1:
+            log.warning(
+                f"This is task {os.environ.get(rank)} of {tasks} ({rank}, {size}), and trains by "
+                "itself: RANK, WORLD_SIZE and the like would have them train together"
+            )
 
 
 def _text(variable: str) -> str:

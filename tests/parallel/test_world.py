@@ -72,6 +72,22 @@ def test_variables_that_make_no_sense(
         find_world()
 
 
+def test_tasks_of_a_cluster_are_told_that_each_trains_alone(
+    environment: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    environment.setenv("SLURM_STEP_NUM_TASKS", "4")
+    environment.setenv("SLURM_PROCID", "2")
+    assert find_world() is not None
+    assert not capfd.readouterr().err
+    environment.delenv("RANK")
+    assert find_world() is None
+    said = "] This is task 2 of 4 (SLURM_PROCID, SLURM_STEP_NUM_TASKS), and trains by itself: "
+    assert said in capfd.readouterr().err
+    environment.setenv("SLURM_STEP_NUM_TASKS", "1")
+    assert find_world() is None
+    assert not capfd.readouterr().err
+
+
 def test_one_rank_asks_nobody() -> None:
     ranks = Ranks()
     assert ranks.is_root
