@@ -6,8 +6,11 @@ import re
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from caffe_dns.proto.caffe_pb2 import NetParameter
+from tests.oracle import assert_close
 from tests.processes import run_dns, run_python
 
 ROOT = Path(__file__).parents[1]
@@ -48,6 +51,7 @@ def test_the_page_has_its_files() -> None:
         "scaled_tanh.py",
         "net.prototxt",
         "solver.prototxt",
+        "scaled_tanh_onnx.py",
         "test_scaled_tanh.py",
         "extras.py",
     }
@@ -98,6 +102,20 @@ def test_its_test(folder: Path) -> None:
     done = run_python(*words, folder=folder, PYTEST_DISABLE_PLUGIN_AUTOLOAD="1")
     assert done.returncode == 0, done.stdout
     assert "1 passed" in done.stdout
+
+
+def test_a_layer_type_of_a_user_in_onnx(folder: Path) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    train, export = re.findall(r"^dns (.*)$", PAGE, re.MULTILINE)
+    for command in (train, export):
+        done = dns(folder, *command.split())
+        assert done.returncode == 0, done.stderr
+    model = NetParameter()
+    model.ParseFromString((folder / "curve_iter_3.caffemodel").read_bytes())
+    (scale,) = next(layer for layer in model.layer if layer.name == "tanh").blobs[0].data
+    data = np.random.default_rng(0).normal(size=(1, 3)).astype(np.float32)
+    (top,) = onnxruntime.InferenceSession(folder / "curve.onnx").run(None, {"data": data})
+    assert_close(top, (scale * np.tanh(2.5 * data.astype(np.float64))).astype(np.float32), "top")
 
 
 def test_a_filler_a_policy_a_rule_and_a_format(folder: Path) -> None:

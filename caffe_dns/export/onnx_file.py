@@ -88,10 +88,9 @@ def _convert(model: UnmaskedModel) -> ModelProto:
 
 
 def _convert_layer(bottoms: Bottoms) -> list[str]:
-    converter = converters.get(bottoms.layer.type)
-    if converter is None:
+    if bottoms.layer.type not in converters:
         raise bottoms.unsupported(f"a layer of type {bottoms.layer.type}")
-    return converter(bottoms)
+    return converters[bottoms.layer.type](bottoms)
 
 
 def _name_outputs(graph: Graph, net: Net, values: dict[str, str]) -> None:

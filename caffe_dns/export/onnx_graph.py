@@ -14,6 +14,7 @@ import numpy as np
 from torch import Tensor
 
 from caffe_dns.layers.base import Layer, Shape
+from caffe_dns.registry import Registry
 
 if TYPE_CHECKING:
     from onnx import NodeProto, TensorProto
@@ -23,19 +24,9 @@ FLOAT, INT64, BOOL = 1, 7, 9
 
 #: Gives the values that a layer's tops are, adding nodes for them.
 Converter = Callable[["Bottoms"], list[str]]
-#: Layer type -> converter.
-converters: dict[str, Converter] = {}
-
-
-def converts(*types: str) -> Callable[[Converter], Converter]:
-    """Decorator: this converter is for layers of these types."""
-
-    def enter(converter: Converter) -> Converter:
-        for type in types:
-            converters[type] = converter
-        return converter
-
-    return enter
+converters: Registry[Converter] = Registry("converter to ONNX")
+#: Decorator: this converter is for layers of these types.
+converts = converters.register
 
 
 class Graph:
