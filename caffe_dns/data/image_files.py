@@ -88,6 +88,8 @@ def decode_file(data: bytes, path: str, *, color: bool = True) -> Image:
 
 #: A label at the end of a line.
 _LABELLED = re.compile(r" [+-]?\d+\s*$")
+#: A line with a label of so few digits that nothing can be wrong with it.
+_USUAL = re.compile(r"(.+) ([+-]?\d{1,9})[^\S ]*", re.DOTALL)
 #: More digits than 32 bits hold; Python refuses to make a number of thousands.
 _MOST_DIGITS = 20
 #: Bytes of an image file in which its size stands, as a rule.
@@ -124,8 +126,13 @@ def parse_list(path: str, lines: Sequence[str]) -> list[ListedImage]:
 
     Raises CaffeError for a label that no `int` holds.
     """
+    images = []
     first = wrong = 0
     for number, line in enumerate(lines, 1):
+        if usual := _USUAL.fullmatch(line):
+            images.append(ListedImage(usual[1], int(usual[2])))
+            continue
+        images.append(parse_listed(line))
         if line and not _LABELLED.search(line):
             first, wrong = first or number, wrong + 1
     if wrong:
@@ -135,7 +142,6 @@ def parse_list(path: str, lines: Sequence[str]) -> list[ListedImage]:
         listed = parse_listed(lines[first - 1])
         more = f" ({wrong - 1} more lines are like that)" if wrong > 1 else ""
         log.warning(f"{path}:{first}: {what}; it is read as {listed.label}, as in Caffe{more}")
-    images = [parse_listed(line) for line in lines]
     for number, image in enumerate(images, 1):
         if not -(2**31) <= image.label < 2**31:
             what = f"label {image.label} is none that 32 bits hold"
