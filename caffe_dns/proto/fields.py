@@ -17,6 +17,7 @@ from caffe_dns.proto.tokens import is_string
 
 #: From here on, a number becomes infinite as a float.
 _BEYOND_FLOAT = 2.0**128 - 2.0**103
+_NUMBER, _STRING = 24, 48
 
 
 @cache
@@ -43,6 +44,11 @@ class KnownField:
     is_message: bool
     #: For fields of numbers, booleans and enums.
     read: values.Reader | None
+
+    @property
+    def memory(self) -> int:
+        """About how many bytes protobuf takes for each of many values, its spare room with them."""
+        return _NUMBER if self.read is not None else _STRING
 
     def read_one(self, text: str, negative: bool) -> Any:
         """The value of one token, behind a minus sign or none. Raises ValueError if it has none."""

@@ -96,11 +96,7 @@ class Parser:
         self._open.append((descriptor, opening))
         if len(self._open) > DEEPEST:
             raise self._too_deep(opening)
-        self._left -= memory_of(descriptor)
-        if self._left < 0:
-            raise self._error(
-                opening, "the messages up to here take more memory than a text of its size may"
-            )
+        self._take(memory_of(descriptor), opening, "messages")
         fields, tokens = known_fields(descriptor), self._tokens
         #: The fields so far that may come once only, and their tokens.
         given: dict[str, int] = {}
@@ -122,6 +118,13 @@ class Parser:
             if not message.HasField(name):
                 raise self._error(opening, f"{descriptor.name} needs the field '{name}'")
         self._open.pop()
+
+    def _take(self, memory: int, token: Token, what: str) -> None:
+        """Count so many bytes more. Raises CaffeError where they are too many."""
+        self._left -= memory
+        if self._left < 0:
+            what = f"the {what} up to here take more memory than a text of its size may"
+            raise self._error(token, what)
 
     def _own_field(self, message: Message, field: KnownField, given: dict[str, int]) -> None:
         """A field that the message has."""
@@ -256,6 +259,7 @@ class Parser:
             known = {text: field.read_one(text, negative) for text in set(texts)}
         except ValueError:
             known = {}
+        self._take(len(texts) * field.memory, Token(tokens.next, tokens.number), "values")
         if known and all(map(is_usual, known.values())):
             getattr(message, field.name).extend([known[text] for text in texts])
             tokens.skip_alike(len(texts), *before)

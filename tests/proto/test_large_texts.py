@@ -184,3 +184,16 @@ def test_an_error_shows_the_beginning_of_a_long_word(text: str, said: str) -> No
     error = error_of(text)
     assert error.startswith(f"net.prototxt:1: {said}")
     assert len(error) < 1000
+
+
+@pytest.mark.parametrize("text", ["layer { top: [%s''] }" % ("''," * 300), "input_dim: 1 " * 500])
+def test_values_are_bounded_by_the_size_of_the_text(
+    text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Protobuf takes 24 bytes and more for a number of two letters."""
+    monkeypatch.setattr(parser, "_MOST_MEMORY", 30_000)
+    parse(text)
+    monkeypatch.setattr(parser, "_MOST_MEMORY", 2000)
+    monkeypatch.setattr(parser, "_PER_LETTER", 1)
+    said = error_of(text)
+    assert "the values up to here take more memory than a text of its size may" in said
