@@ -8,6 +8,7 @@ import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
+from traceback import extract_tb
 
 import click
 
@@ -157,13 +158,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         # Whoever read our output has gone; nothing is left to say to them.
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
     except OSError as error:
-        if isinstance(error.filename, str):
-            _complain(f"{error.filename}: {error.strerror}")
-        elif error.errno in _FULL:
-            _complain(f"what goes to stdout cannot be written: {error.strerror}")
-            sys.stdout = open(os.devnull, "w")  # noqa: SIM115
-        else:
-            _complain(error.strerror or first_line(error))
+        _complain_of_system(error)
     except (MemoryError, RuntimeError, ImportError) as error:
         lacking = shortage(error)
         if lacking is None:
@@ -206,6 +201,29 @@ def _spell_switch(arg: str, switches: dict[str, tuple[str | None, str | None]]) 
     spelling = on if glog.is_true(match[1], match[2]) else off
     if spelling is not None:
         yield spelling
+
+
+def _complain_of_system(error: OSError) -> None:
+    """Say what the system refuses, and of which file, as far as the error knows it."""
+    if isinstance(error.filename, str):
+        _complain(f"{error.filename}: {error.strerror}")
+    elif error.errno in _FULL and (library := library_of(error)):
+        _complain(f"a file of {library} cannot be written: {error.strerror}")
+    elif error.errno in _FULL:
+        _complain(f"what goes to stdout cannot be written: {error.strerror}")
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+    else:
+        _complain(error.strerror or first_line(error))
+
+
+def library_of(error: OSError) -> str:
+    """The package that could not write, of an error that names no file; nothing for stdout."""
+    for frame in reversed(extract_tb(error.__traceback__)):
+        before, _, inside = frame.filename.rpartition("-packages/")
+        if before:
+            package = inside.split("/")[0]
+            return "" if package in ("click", "caffe_dns") else package
+    return ""
 
 
 def _complain(message: str) -> None:

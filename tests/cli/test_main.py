@@ -5,13 +5,15 @@ from __future__ import annotations
 import errno
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from caffe_dns.cli.actions import parse_log
-from caffe_dns.cli.main import ACTIONS, main, normalize
+from caffe_dns.cli.main import ACTIONS, library_of, main, normalize
 from tests.cli.harness import complaint, run, run_well
 from tests.oracle import GOLDEN
 
@@ -171,6 +173,31 @@ def test_what_the_system_refuses(
 
     monkeypatch.setattr(parse_log, "save_tables", fail)
     assert said in complaint(["parse_log", "a", "b"], capfd)
+
+
+def writer(module: str) -> Callable[..., None]:
+    """A function of this module, which fails as one does that writes to a full disk."""
+    text = "def fail(*arguments):\n    raise OSError(28, 'No space left on device')"
+    space: dict[str, Any] = {}
+    exec(compile(text, f"/usr/lib/python3/{module}", "exec"), space)
+    fail: Callable[..., None] = space["fail"]
+    return fail
+
+
+def test_a_cache_of_a_library_that_has_no_room(
+    capfd: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The error of a write names no file, and was taken for one of stdout."""
+    monkeypatch.setattr(parse_log, "save_tables", writer("site-packages/triton/runtime/cache.py"))
+    line = complaint(["parse_log", "a", "b"], capfd)
+    assert line == "dns: a file of triton cannot be written: No space left on device"
+
+
+@pytest.mark.parametrize("module", ["dist-packages/click/utils.py", "dns/caffe_dns/cli/card.py"])
+def test_stdout_is_no_librarys(module: str) -> None:
+    with pytest.raises(OSError, match="No space") as caught:
+        writer(module)()
+    assert library_of(caught.value) == ""
 
 
 def test_the_current_folder_is_gone(
