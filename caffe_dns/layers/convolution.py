@@ -17,7 +17,14 @@ from caffe_dns.layers.base import ALL_BOTTOMS, Shape, add_bias, check_shape, cou
 from caffe_dns.layers.masked import DeviationMasks, MagnitudeMasks, WeightedLayer
 from caffe_dns.layers.spatial import MOST, sides, spatial_setting
 from caffe_dns.layers.strided import ALIGNMENT, StridedConvolution
-from caffe_dns.layers.weight_gradients import LARGE, Convolved, FewChannels
+from caffe_dns.layers.weight_gradients import (
+    LARGE,
+    Convolved,
+    FewChannels,
+    Pixels,
+    Produced,
+    is_innermost,
+)
 from caffe_dns.proto.caffe_pb2 import CConvolutionParameter, ConvolutionParameter
 from caffe_dns.proto.fields import refuse_fields
 
@@ -178,7 +185,10 @@ class BaseConvolution(WeightedLayer):
                 return apart
             if self.channels_last:
                 return self.convolve(bottom, weight, bias)
-            top = self.convolve(bottom, weight, None)
+            if isinstance(self.convolved, Pixels) and is_innermost(bottom):
+                top = Produced.apply(bottom, weight, self.convolved)
+            else:
+                top = self.convolve(bottom, weight, None)
         if bias is not None:
             # After the sum over the window, as Caffe does; in a fused call it would round first.
             top.add_(bias.view(-1, *[1] * (top.dim() - 2)))
@@ -194,12 +204,14 @@ class BaseConvolution(WeightedLayer):
         """Whether to keep the channels innermost in memory.
 
         On a CPU, oneDNN then takes two thirds of the time for a large convolution; for small ones
-        it is no faster. On a GPU, that is what the matrix units want, which fp32 does not use.
+        it is no faster. On a GPU, that is what the matrix units want. fp32 does not use them; there
+        it pays for a convolution of each channel by itself, in a fifth of the time, and for what
+        comes after that.
         """
         if self.num_spatial_axes != 2 or self.channel_axis != 1:
             return False
         exact = self.context.activations is None and not torch.backends.cudnn.allow_tf32
-        if self.context.device.type != "cpu" and exact:
+        if self.context.device.type != "cpu" and exact and not self._is_by_channels():
             return False
         return bottom_shape[0] * self.products >= LARGE_CONVOLUTION
 
@@ -215,6 +227,8 @@ class BaseConvolution(WeightedLayer):
         if self.num_spatial_axes == 0 or self.channel_axis != 1 or any(self.beyond):
             return None
         kind = FewChannels if self._has_few_channels(bottom_shape) else Convolved
+        if kind is Convolved and self._is_of_pixels():
+            kind = Pixels
         return kind(self.stride, self.pad, self.dilation, self.group)
 
     def _has_few_channels(self, bottom_shape: Shape) -> bool:
@@ -225,6 +239,17 @@ class BaseConvolution(WeightedLayer):
         small = bottom_shape[0] * self.products < LARGE
         fits = self.context.device.type in MATRIX_DEVICES
         return fits and self.num_spatial_axes == 2 and plain and odd and small
+
+    def _is_by_channels(self) -> bool:
+        """Whether each channel is convolved by itself."""
+        return 1 < self.group == self.channels
+
+    def _is_of_pixels(self) -> bool:
+        """Whether it is one of single pixels on a GPU, not for matrix units, for which cuDNN is as
+        fast as products of matrices."""
+        plain = self.group == 1 and {*self.kernel, *self.stride} == {1} and not any(self.pad)
+        other = self.context.device.type in MATRIX_DEVICES and not self.channels_last
+        return plain and other and self.num_spatial_axes == 2
 
     def _as_strided(self) -> StridedConvolution | None:
         """How to convolve with a stride where matrix units are to do it, and it pays."""
@@ -299,6 +324,10 @@ class Deconvolution(DeviationMasks, BaseConvolution):
 
     def pad_bottom(self, bottom: Tensor) -> Tensor:
         return bottom
+
+    def _is_by_channels(self) -> bool:
+        """Not in the sense that a memory format was found to pay for."""
+        return False
 
     def _as_strided(self) -> None:
         """Its stride is another."""

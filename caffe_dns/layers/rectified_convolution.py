@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from torch import Tensor
 from caffe_dns import kernels
 from caffe_dns.layers.base import add_bias
 from caffe_dns.layers.convolution import BaseConvolution
-from caffe_dns.layers.weight_gradients import LARGE, Convolved, FewChannels
+from caffe_dns.layers.weight_gradients import LARGE, Convolved, FewChannels, Produced
 
 if TYPE_CHECKING:
     from caffe_dns.kernels.bias_relu import Place
@@ -38,22 +38,6 @@ class Rectifying(Convolved):
             x, w, self.bias, self.stride, self.pad, self.dilation, self.group
         )
         return top
-
-
-class Top(torch.autograd.Function):
-    """The top of a product with its gradients."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, w: Tensor, product: Convolved) -> Tensor:
-        ctx.save_for_backward(x, w)
-        ctx.product = product
-        return product.top(x, w, None)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        x, w = ctx.saved_tensors
-        below, along = ctx.product.gradients(gradients[0], x, w, ctx.needs_input_grad[:2])
-        return below, along, None
 
 
 def suits(layer: BaseConvolution) -> bool:
@@ -80,7 +64,9 @@ def rectified_convolution(layer: BaseConvolution, bottom: Tensor) -> Tensor:
 
     product = Rectifying(plain.stride, plain.pad, plain.dilation, plain.group, bias.detach())
     top = layer.apply_apart(product, x, weight, None)
-    result: Tensor = Rectified.apply(Top.apply(x, weight, product) if top is None else top, bias)
+    result: Tensor = Rectified.apply(
+        Produced.apply(x, weight, product) if top is None else top, bias
+    )
     return result
 
 
