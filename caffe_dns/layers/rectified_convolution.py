@@ -1,4 +1,4 @@
-"""A large convolution, its bias and the ReLU after it as one, on a GPU.
+"""A convolution, its bias and the ReLU after it as one, on a GPU.
 
 Each would be a pass over the top. cuDNN has a kernel for the three, which is not always as fast as
 its best for the convolution alone; so both are tried, once for each shape, as cuDNN tries its own.
@@ -16,7 +16,14 @@ from torch import Tensor
 from caffe_dns import kernels
 from caffe_dns.layers.base import add_bias
 from caffe_dns.layers.convolution import BaseConvolution
-from caffe_dns.layers.weight_gradients import LARGE, Convolved, FewChannels, Produced
+from caffe_dns.layers.weight_gradients import (
+    LARGE,
+    Convolved,
+    FewChannels,
+    Pixels,
+    Produced,
+    is_innermost,
+)
 
 if TYPE_CHECKING:
     from caffe_dns.kernels.bias_relu import Place
@@ -41,10 +48,10 @@ class Rectifying(Convolved):
 
 
 def suits(layer: BaseConvolution) -> bool:
-    """Whether a large convolution on a GPU with a bias may run as one with the ReLU after it."""
+    """Whether it convolves images on a GPU and has a bias: may run as one with a ReLU."""
     plain = layer.convolved is not None and not isinstance(layer.convolved, FewChannels)
-    matrix = layer.channels_last and layer.strided is None and layer.fixed_product is None
-    return plain and matrix and layer.bias_term and kernels.wanted(layer.context.device)
+    images = layer.num_spatial_axes == 2 and layer.strided is None and layer.fixed_product is None
+    return plain and images and layer.bias_term and kernels.wanted(layer.context.device)
 
 
 def rectified_convolution(layer: BaseConvolution, bottom: Tensor) -> Tensor:
@@ -57,8 +64,11 @@ def rectified_convolution(layer: BaseConvolution, bottom: Tensor) -> Tensor:
 
         first: Tensor = FirstConvolution.apply(bottom, weight, bias, tuple(plain.pad))
         return first
-    x = bottom.to(weight.dtype).contiguous(memory_format=torch.channels_last)
-    if not _is_faster(plain, x, weight, bias):
+    x = bottom.to(weight.dtype)
+    if layer.channels_last:
+        x = x.contiguous(memory_format=torch.channels_last)
+    matrices = isinstance(plain, Pixels) and is_innermost(x)
+    if matrices or not _is_faster(plain, x, weight, bias):
         return rectify(layer.apply_to(x, weight, None), bias)
     from caffe_dns.kernels.bias_relu import Rectified
 
@@ -99,7 +109,8 @@ def _is_faster(plain: Convolved, x: Tensor, w: Tensor, b: Tensor) -> bool:
     if not torch.backends.cudnn.benchmark:
         return False
     settings = (*plain.stride, *plain.pad, *plain.dilation, plain.group)
-    key = (x.device, x.shape, w.shape, x.dtype, torch.backends.cudnn.allow_tf32, settings)
+    exact = not torch.backends.cudnn.allow_tf32
+    key = (x.device, x.shape, x.stride(), w.shape, w.stride(), x.dtype, exact, settings)
     if key not in _faster:
         if kernels.is_capturing(x):
             return False
