@@ -6,7 +6,6 @@ its best for the convolution alone; so both are tried, once for each shape, as c
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor
 
 from caffe_dns import kernels
+from caffe_dns.device.trial import Trials
 from caffe_dns.layers.base import add_bias
 from caffe_dns.layers.convolution import BaseConvolution
 from caffe_dns.layers.weight_gradients import (
@@ -28,10 +28,8 @@ from caffe_dns.layers.weight_gradients import (
 if TYPE_CHECKING:
     from caffe_dns.kernels.bias_relu import Place
 
-#: How often each way is run to be timed.
-TRIALS = 3
-#: Which convolutions are faster as one, by all that cuDNN's choice depends on.
-_faster: dict[Hashable, bool] = {}
+#: Which convolutions are faster as one.
+_trials = Trials()
 
 
 @dataclass(frozen=True)
@@ -67,12 +65,12 @@ def rectified_convolution(layer: BaseConvolution, bottom: Tensor) -> Tensor:
     x = bottom.to(weight.dtype)
     if layer.channels_last:
         x = x.contiguous(memory_format=torch.channels_last)
+    product = Rectifying(plain.stride, plain.pad, plain.dilation, plain.group, bias.detach())
     matrices = isinstance(plain, Pixels) and is_innermost(x)
-    if matrices or not _is_faster(plain, x, weight, bias):
+    if matrices or not _is_faster(product, plain, x, weight):
         return rectify(layer.apply_to(x, weight, None), bias)
     from caffe_dns.kernels.bias_relu import Rectified
 
-    product = Rectifying(plain.stride, plain.pad, plain.dilation, plain.group, bias.detach())
     top = layer.apply_apart(product, x, weight, None)
     result: Tensor = Rectified.apply(
         Produced.apply(x, weight, product) if top is None else top, bias
@@ -101,44 +99,15 @@ def _is_first(layer: BaseConvolution, plain: Convolved, images: Tensor, weight: 
     return first_convolution.fits(images, weight, (plain.pad[0], plain.pad[1]))
 
 
-def _is_faster(plain: Convolved, x: Tensor, w: Tensor, b: Tensor) -> bool:
-    """Whether cuDNN is faster with bias and ReLU than without and our kernel after it.
-
-    Never where cuDNN is not to try its ways out: results have to be the same in every run then.
-    """
-    if not torch.backends.cudnn.benchmark:
-        return False
+def _is_faster(product: Rectifying, plain: Convolved, x: Tensor, w: Tensor) -> bool:
+    """Whether cuDNN is faster with bias and ReLU than without and our kernel after it."""
+    x, w = x.detach(), w.detach()
     settings = (*plain.stride, *plain.pad, *plain.dilation, plain.group)
     exact = not torch.backends.cudnn.allow_tf32
-    key = (x.device, x.shape, x.stride(), w.shape, w.stride(), x.dtype, exact, settings)
-    if key not in _faster:
-        if kernels.is_capturing(x):
-            return False
-        _faster[key] = _try(plain, x.detach(), w.detach(), b.detach())
-    return _faster[key]
+    case = (x.device, x.shape, x.stride(), w.shape, w.stride(), x.dtype, exact, settings)
 
-
-@torch.no_grad()
-def _try(plain: Convolved, x: Tensor, w: Tensor, b: Tensor) -> bool:
-    product = Rectifying(plain.stride, plain.pad, plain.dilation, plain.group, b)
-    try:
+    def together() -> None:
         if not kernels.suit(product.top(x, w, None)):
-            return False
-        together = _milliseconds(lambda: product.top(x, w, None))
-        return together < _milliseconds(lambda: rectify(plain.top(x, w, None), b))
-    except RuntimeError:  # cuDNN has none for this, or there is no memory to try
-        return False
+            raise RuntimeError
 
-
-def _milliseconds(run: Callable[[], object]) -> float:
-    """The shortest time of some; the first one, in which cuDNN tries its ways, does not count."""
-    run()
-    times = []
-    for _ in range(TRIALS):
-        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        begin.record()
-        run()
-        end.record()
-        end.synchronize()
-        times.append(begin.elapsed_time(end))
-    return min(times)
+    return _trials.is_faster(case, together, lambda: rectify(plain.top(x, w, None), product.bias))

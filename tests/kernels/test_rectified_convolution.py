@@ -15,6 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from caffe_dns import kernels, layers
+from caffe_dns.device import trial
+from caffe_dns.device.trial import Trials
 from caffe_dns.layers import rectified_convolution
 from caffe_dns.layers.base import Context
 from caffe_dns.layers.convolution import BaseConvolution
@@ -203,8 +205,10 @@ def tried(monkeypatch: pytest.MonkeyPatch) -> list[torch.Size]:
 
     monkeypatch.setattr(torch, "cudnn_convolution_relu", counted)
     monkeypatch.setattr(kernels, "wanted", lambda device: True)
-    monkeypatch.setattr(rectified_convolution, "_faster", {})
-    monkeypatch.setattr(rectified_convolution, "_try", lambda *given: True)
+    monkeypatch.setattr(rectified_convolution, "_trials", Trials())
+    monkeypatch.setattr(trial, "_try", lambda *ways: True)
+    if DEVICE == "cpu":
+        monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
     return made
 
 
@@ -229,7 +233,7 @@ def test_each_by_itself(
     if where == "no trials":
         monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
     else:
-        monkeypatch.setattr(rectified_convolution, "_try", lambda *given: False)
+        monkeypatch.setattr(trial, "_try", lambda *ways: False)
     data = draw(2, 3, 8, 6, seed=1)
     for own, other in zip(results(net, data), exact_results(net, data), strict=True):
         check(own, other)
@@ -256,28 +260,21 @@ def test_one_try_for_each_shape(net: Net, tried: list[torch.Size]) -> None:
     for num in (2, 2, 3):
         with torch.no_grad():
             net.compute({"data": draw(num, 3, 8, 6, seed=1)}, inner=False)
-    assert [key[1][0] for key in rectified_convolution._faster] == [2, 3]  # type: ignore[index]
+    assert [case[1][0] for case in rectified_convolution._trials.found] == [2, 3]  # type: ignore[index]
 
 
 @pytest.mark.skipif(DEVICE == "cpu", reason="needs a GPU")
-def test_a_try(net: Net, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever it finds; memory that is not a number does not get into the top."""
+def test_cudnn(net: Net) -> None:
+    """What memory it gets, which may be of anything, does not get into the top."""
     conv = net.layer("d")
     assert isinstance(conv, BaseConvolution) and conv.convolved is not None
     x = draw(4, 8, 30, 30, seed=1).contiguous(memory_format=torch.channels_last)
-    w, b = (parameter.detach() for parameter in conv.parameters())
-    assert rectified_convolution._try(conv.convolved, x, w, b) in (False, True)
+    w, b = (parameter.detach() for parameter in conv.parameters() if parameter.requires_grad)
     plain = conv.convolved
     product = rectified_convolution.Rectifying(
         plain.stride, plain.pad, plain.dilation, plain.group, b
     )
     shape = product.top(x, w, None).shape
-    del_me = torch.full(shape, float("nan"), device=DEVICE)
-    del del_me
+    anything = torch.full(shape, float("nan"), device=DEVICE)
+    del anything
     check(product.top(x, w, None), by_hand(x.double(), w.double(), b.double(), 2, 0, 1, 2))
-
-    def none(*given: Any) -> Tensor:
-        raise RuntimeError("no engine")
-
-    monkeypatch.setattr(torch, "cudnn_convolution_relu", none)
-    assert not rectified_convolution._try(plain, x, w, b)

@@ -1,0 +1,58 @@
+"""Which of two ways to compute the same is the faster on a GPU, found by trying, once a case.
+
+As cuDNN does with its own (`torch.backends.cudnn.benchmark`), and only where it is to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+
+import torch
+
+#: How often each way is run to be timed.
+TIMES = 3
+
+Way = Callable[[], object]
+
+
+class Trials:
+    """What has been found, by all that the time may depend on."""
+
+    def __init__(self) -> None:
+        self.found: dict[Hashable, bool] = {}
+
+    def is_faster(self, case: Hashable, way: Way, other: Way) -> bool:
+        """Whether `way` is faster than `other`; false where it raises RuntimeError.
+
+        Never where cuDNN is not to try: results have to be the same in every run then. Nor while a
+        graph is captured, if it has not been found before.
+        """
+        if not torch.backends.cudnn.benchmark:
+            return False
+        if case not in self.found:
+            if torch.cuda.is_current_stream_capturing():
+                return False
+            self.found[case] = _try(way, other)
+        return self.found[case]
+
+
+@torch.no_grad()
+def _try(way: Way, other: Way) -> bool:
+    try:
+        return _milliseconds(way) < _milliseconds(other)
+    except RuntimeError:  # this is not for it, or there is no memory to try
+        return False
+
+
+def _milliseconds(way: Way) -> float:
+    """The shortest time of some; the first one, in which kernels are found, does not count."""
+    way()
+    times = []
+    for _ in range(TIMES):
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        begin.record()
+        way()
+        end.record()
+        end.synchronize()
+        times.append(begin.elapsed_time(end))
+    return min(times)
