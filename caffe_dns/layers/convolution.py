@@ -15,15 +15,14 @@ from torch import Tensor
 
 from caffe_dns.layers.base import ALL_BOTTOMS, Shape, add_bias, check_shape, count, layer_types
 from caffe_dns.layers.masked import DeviationMasks, MagnitudeMasks, WeightedLayer
+from caffe_dns.layers.pixels import Pixels, is_innermost
 from caffe_dns.layers.spatial import MOST, sides, spatial_setting
 from caffe_dns.layers.strided import ALIGNMENT, StridedConvolution
 from caffe_dns.layers.weight_gradients import (
     LARGE,
     Convolved,
     FewChannels,
-    Pixels,
     Produced,
-    is_innermost,
 )
 from caffe_dns.proto.caffe_pb2 import CConvolutionParameter, ConvolutionParameter
 from caffe_dns.proto.fields import refuse_fields

@@ -16,13 +16,12 @@ from caffe_dns import kernels
 from caffe_dns.device.trial import Trials
 from caffe_dns.layers.base import add_bias
 from caffe_dns.layers.convolution import BaseConvolution
+from caffe_dns.layers.pixels import Pixels, is_innermost
 from caffe_dns.layers.weight_gradients import (
     LARGE,
     Convolved,
     FewChannels,
-    Pixels,
     Produced,
-    is_innermost,
 )
 
 if TYPE_CHECKING:

@@ -164,44 +164,6 @@ class FewChannels(Convolved):
         return convolution.parameter_gradients(gradient, x, w, (pad_h, pad_w))[0]
 
 
-@dataclass(frozen=True)
-class Pixels(Convolved):
-    """A convolution of single pixels: a product of matrices, where channels are innermost."""
-
-    def top(self, x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
-        if not is_innermost(x):
-            return super().top(x, w, b)
-        # Not as a view: a bias and a ReLU will be written over it.
-        shape = (len(x), len(w), *x.shape[2:])
-        top = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
-        rows, columns = (blob.permute(0, 2, 3, 1).flatten(0, 2) for blob in (top, x))
-        torch.mm(columns, w.flatten(1).t(), out=rows)
-        return top if b is None else top.add_(b.view(-1, 1, 1))
-
-    def bottom_gradient(self, gradient: Tensor, x: Tensor, w: Tensor) -> Tensor:
-        if not is_innermost(x):
-            return super().bottom_gradient(gradient, x, w)
-        return (gradient.permute(0, 2, 3, 1) @ w.flatten(1)).permute(0, 3, 1, 2)
-
-    def weight_gradient(self, gradient: Tensor, x: Tensor, w: Tensor) -> Tensor:
-        if not is_innermost(x):
-            return super().weight_gradient(gradient, x, w)
-        rows, columns = (blob.permute(0, 2, 3, 1).flatten(0, 2) for blob in (gradient, x))
-        return (rows.t() @ columns).view(w.shape)
-
-    def gradients(
-        self, gradient: Tensor, x: Tensor, w: Tensor, wanted: Sequence[bool]
-    ) -> tuple[Tensor | None, Tensor | None]:
-        below = self.bottom_gradient(gradient, x, w) if wanted[0] else None
-        return below, self.weight_gradient(gradient, x, w) if wanted[1] else None
-
-
-def is_innermost(images: Tensor) -> bool:
-    """Whether images of several pixels have their channels innermost, without gaps."""
-    last = images.is_contiguous(memory_format=torch.channels_last)
-    return last and not images.is_contiguous()
-
-
 class DeferredWeightGradients(ABC):
     """Who computes gradients of weights instead of autograd.
 

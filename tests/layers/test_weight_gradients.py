@@ -6,19 +6,15 @@ from contextlib import AbstractContextManager, nullcontext
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from caffe_dns.layers import convolution
 from caffe_dns.layers.base import Context
-from caffe_dns.layers.convolution import BaseConvolution
-from caffe_dns.layers.weight_gradients import Pixels, SecondStream
+from caffe_dns.layers.weight_gradients import SecondStream
 from tests.layers.harness import draw
 from tests.nets import input_layer, layer, make_net
 
 FILLED = "weight_filler { type: 'xavier' } bias_filler { type: 'uniform' }"
 CONV = f"num_output: 4 kernel_size: 3 {FILLED}"
-PIXELS = f"num_output: 16 kernel_size: 1 {FILLED}"
 LOSS = "layer { name: 'loss' type: 'Reduction' bottom: 'z' top: 'loss' loss_weight: 1 "
 LOSS += "reduction_param { operation: SUMSQ } }"
 
@@ -137,46 +133,3 @@ def test_large_layers_go_the_usual_way(monkeypatch: pytest.MonkeyPatch) -> None:
     deferred = OnTheSpot()
     assert gradients(text, deferred).keys() == {"conv/0", "conv/1"}
     assert deferred.joined == 0
-
-
-@pytest.mark.parametrize("deferred", [None, OnTheSpot()])
-@pytest.mark.parametrize("innermost", [False, True])
-def test_a_convolution_of_pixels(
-    deferred: OnTheSpot | None, innermost: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A product of matrices where channels are innermost, whose result lies in memory alike."""
-    monkeypatch.setattr(convolution, "MATRIX_DEVICES", ("cpu",))
-    text = layer("c", "Convolution", "data", "z", f"convolution_param {{ {PIXELS} }}")
-    context = Context(seed=3)
-    net = make_net(input_layer(data=(2, 8, 6, 5)) + text + LOSS, context=context).double()
-    data = draw(2, 8, 6, 5)
-    weight, bias = (parameter.detach().clone().requires_grad_() for parameter in net.parameters())
-    below = data.clone().requires_grad_()
-    F.conv2d(below, weight, bias).square().sum().backward()
-    if innermost:
-        data = data.contiguous(memory_format=torch.channels_last)
-        monkeypatch.setattr(torch, "convolution", None)
-        monkeypatch.setattr(F, "conv2d", None)
-        monkeypatch.setitem(convolution._CONVOLVE, 2, None)
-    context.deferred_gradients = deferred
-    tops = net.compute({"data": data.requires_grad_()})
-    assert tops["z"].is_contiguous(memory_format=torch.channels_last) == innermost
-    net.loss(tops).backward()
-    if deferred is not None:
-        deferred.join()
-    found = (data.grad, *(parameter.grad for parameter in net.parameters()))
-    for own, other in zip(found, (below.grad, weight.grad, bias.grad), strict=True):
-        torch.testing.assert_close(own, other)
-
-
-@pytest.mark.parametrize(
-    "settings", ["kernel_size: 1 stride: 2", "kernel_size: 1 pad: 1", "kernel_size: 1 group: 2"]
-)
-def test_other_convolutions_are_not_of_pixels(
-    settings: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(convolution, "MATRIX_DEVICES", ("cpu",))
-    text = f"convolution_param {{ num_output: 8 {settings} }}"
-    net = make_net(input_layer(data=(2, 8, 6, 5)) + layer("c", "Convolution", "data", "z", text))
-    conv = net.layer("c")
-    assert isinstance(conv, BaseConvolution) and not isinstance(conv.convolved, Pixels)

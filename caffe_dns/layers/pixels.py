@@ -1,0 +1,78 @@
+"""Convolutions of single pixels as products of matrices, on a GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from caffe_dns.device.trial import Trials, Way
+from caffe_dns.layers.weight_gradients import Convolved
+
+#: For which of them products of matrices are faster.
+_trials = Trials()
+
+
+@dataclass(frozen=True)
+class Pixels(Convolved):
+    """A convolution of single pixels, where channels are innermost a product of matrices.
+
+    That is taken where it is faster than cuDNN, which is found for each of the three products.
+    """
+
+    def top(self, x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
+        others = super().top
+        ours = partial(_product_of_pixels, x, w)
+        if not is_innermost(x) or not self._pays("top", x, w, ours, lambda: others(x, w, None)):
+            return others(x, w, b)
+        top = ours()
+        return top if b is None else top.add_(b.view(-1, 1, 1))
+
+    def bottom_gradient(self, gradient: Tensor, x: Tensor, w: Tensor) -> Tensor:
+        others = partial(super().bottom_gradient, gradient, x, w)
+        if not is_innermost(x):
+            return others()
+        ours = partial(_product_of_pixels, gradient, w.transpose(0, 1))
+        return ours() if self._pays("bottom", x, w, ours, others) else others()
+
+    def weight_gradient(self, gradient: Tensor, x: Tensor, w: Tensor) -> Tensor:
+        others = partial(super().weight_gradient, gradient, x, w)
+        if not is_innermost(x):
+            return others()
+
+        def ours() -> Tensor:
+            rows, columns = (blob.permute(0, 2, 3, 1).flatten(0, 2) for blob in (gradient, x))
+            return (rows.t() @ columns).view(w.shape)
+
+        return ours() if self._pays("weight", x, w, ours, others) else others()
+
+    def gradients(
+        self, gradient: Tensor, x: Tensor, w: Tensor, wanted: Sequence[bool]
+    ) -> tuple[Tensor | None, Tensor | None]:
+        below = self.bottom_gradient(gradient, x, w) if wanted[0] else None
+        return below, self.weight_gradient(gradient, x, w) if wanted[1] else None
+
+    def _pays(self, of: str, x: Tensor, w: Tensor, ours: Way, others: Way) -> bool:
+        exact = not torch.backends.cudnn.allow_tf32
+        return _trials.is_faster((of, x.device, x.shape, w.shape, x.dtype, exact), ours, others)
+
+
+def _product_of_pixels(x: Tensor, w: Tensor) -> Tensor:
+    """The sums over channels of x for each of w's, 1 x 1, channels innermost in both.
+
+    Not as a view: a bias and a ReLU may be written over it.
+    """
+    shape, last = (len(x), len(w), *x.shape[2:]), torch.channels_last
+    top = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=last)
+    rows, columns = (blob.permute(0, 2, 3, 1).flatten(0, 2) for blob in (top, x))
+    torch.mm(columns, w.flatten(1).t(), out=rows)
+    return top
+
+
+def is_innermost(images: Tensor) -> bool:
+    """Whether images of several pixels have their channels innermost, without gaps."""
+    last = images.is_contiguous(memory_format=torch.channels_last)
+    return last and not images.is_contiguous()
