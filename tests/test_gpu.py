@@ -17,6 +17,7 @@ from torch import Tensor
 from caffe_dns import kernels
 from caffe_dns.device.determinism import always_the_same_bits
 from caffe_dns.layers import pooling
+from caffe_dns.layers.data import MOST_AT_ONCE
 from caffe_dns.layers.pooling import Window
 from caffe_dns.proto.upgrade import read_solver
 from caffe_dns.solver.solver import Solver
@@ -88,8 +89,12 @@ def test_graphs_do_what_layers_do(gamma: float) -> None:
     compare_loosely(*found)
 
 
-def test_deterministic_runs_agree_bit_for_bit() -> None:
-    """Replayed and layer by layer, and with both, twice."""
+@pytest.mark.parametrize("batches_at_once", [1, MOST_AT_ONCE])
+def test_deterministic_runs_agree_bit_for_bit(
+    batches_at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Replayed, from a graph that batches are transformed into, and layer by layer; twice."""
+    monkeypatch.setattr("caffe_dns.layers.data.MOST_AT_ONCE", batches_at_once)
     found = []
     for captured in (True, False, True):
         param = read_solver("runs/surgery_holmes/solver.prototxt").message

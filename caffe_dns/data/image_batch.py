@@ -10,6 +10,7 @@ import math
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -168,10 +169,33 @@ class CroppedBatch(ImageBatch):
         return records.copying(cuts[:, :2], self.pixels)
 
     def tops(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        return self.sent(device).tops()
+
+    def sent(self, device: torch.device) -> SentBatch:
+        """The same on `device`, to be transformed there."""
         pixels = self.pixels.to(device, non_blocking=True)
         cuts = None if self.cuts is None else self.cuts.to(device, non_blocking=True)
-        labels = self.labels.to(device, non_blocking=True)
-        return self.transform.apply(pixels, cuts), labels
+        return SentBatch(pixels, self.labels.to(device, non_blocking=True), cuts, self.transform)
+
+
+@dataclass
+class SentBatch:
+    """What a `CroppedBatch` has, on the device where it is to be finished."""
+
+    pixels: Tensor
+    labels: Tensor
+    cuts: Tensor | None
+    transform: Transform
+
+    def tops(self, into: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Images and labels, float32, transformed; the images in `into` where they fit there."""
+        return self.transform.apply(self.pixels, self.cuts, into), self.labels
+
+    def record_stream(self, stream: torch.cuda.Stream) -> None:
+        """Keep its memory until what `stream` does by now is done."""
+        for tensor in (self.pixels, self.labels, self.cuts):
+            if tensor is not None:
+                tensor.record_stream(stream)
 
 
 def _memory(

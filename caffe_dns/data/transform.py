@@ -134,18 +134,18 @@ class Transform:
             )
         return (channels, size, size) if size else shape
 
-    def apply(self, pixels: Tensor, cuts: Tensor | None) -> Tensor:
+    def apply(self, pixels: Tensor, cuts: Tensor | None, into: Tensor | None = None) -> Tensor:
         """Mirror, subtract the mean and scale a batch where it lies.
 
         `pixels` is [N, channels, height, width], cropped, uint8 or float32; `cuts` [N, 3] gives
         top, left and mirrored of each image, None where all are cut alike and none is mirrored.
-        Returns float32, in Caffe's order of operations.
+        Returns float32, in Caffe's order of operations, on a GPU in `into` where that fits.
         """
         mean = self._mean_on(pixels.device)
         if kernels.wanted(pixels.device):
             from caffe_dns.kernels.transform import transform
 
-            return transform(pixels, cuts, mean, self._centre(), self.scale)
+            return transform(pixels, cuts, mean, self._centre(), self.scale, into)
         mirrored = cuts[:, 2].bool() if self.mirror and cuts is not None else None
         if mirrored is not None:
             pixels = torch.where(mirrored[:, None, None, None], pixels.flip(3), pixels)

@@ -57,16 +57,20 @@ def transform(
     mean: Tensor | None,
     corner: tuple[int, int],
     scale: float,
+    into: Tensor | None = None,
 ) -> Tensor:
     """(pixels - mean) * scale, float32 [N, channels, height, width], mirrored where `cuts` says so.
 
     `pixels` is uint8 or float32; `cuts` [N, 3] int64 has top, left and mirrored of each image, in
     its place `corner` holds for all, unmirrored. `mean` is [channels or 1, rows or 1, columns or 1]
-    and float32, of images that are not cropped.
+    and float32, of images that are not cropped. The result is `into` where that fits.
     """
     pixels = pixels.contiguous()
     count, channels, height, width = pixels.shape
-    result = torch.empty(pixels.shape, dtype=torch.float32, device=pixels.device)
+    if into is not None and _fits(into, pixels):
+        result = into
+    else:
+        result = torch.empty(pixels.shape, dtype=torch.float32, device=pixels.device)
     steps = [0, 0, 0]
     if mean is not None:
         extents_steps = zip(mean.shape, mean.stride(), strict=True)
@@ -86,3 +90,9 @@ def transform(
         BLOCK=BLOCK,
     )
     return result
+
+
+def _fits(result: Tensor, pixels: Tensor) -> bool:
+    """Whether the kernel may write there what it makes of these pixels."""
+    alike = result.shape == pixels.shape and result.device == pixels.device
+    return alike and result.dtype == torch.float32 and result.is_contiguous()

@@ -178,6 +178,9 @@ class Layer(nn.Module):
         """The tops, one tensor or several, in the definition's order. Never changes a bottom."""
         raise NotImplementedError
 
+    def offer(self, memory: Sequence[Tensor]) -> None:
+        """Tensors like the tops, which a source may write the next ones into; good once."""
+
     def error(self, message: str, field: str | None = None) -> CaffeError:
         """An error about this layer, to be raised by the caller."""
         return CaffeError(message, layer=self.name, field=field)

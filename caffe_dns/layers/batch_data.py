@@ -12,13 +12,14 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from functools import partial
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, TypeAlias
 
 import torch
 from torch import Tensor
 
 from caffe_dns import log, rng
 from caffe_dns.data.batches import Share
+from caffe_dns.data.image_batch import CroppedBatch, SentBatch
 from caffe_dns.data.prefetch import Prefetcher
 from caffe_dns.data.random_resizing import ResizedSource, resizes
 from caffe_dns.data.sources import ImageSource
@@ -74,6 +75,7 @@ class BatchDataLayer(Layer):
         #: `position` when the reading thread was started.
         self._position = 0
         self._feed: _Feed | None = None
+        self._offered: Sequence[Tensor] = ()
 
     @abstractmethod
     def reader(self, share: Share, *, pin: bool) -> BatchReader:
@@ -91,10 +93,14 @@ class BatchDataLayer(Layer):
         try:
             if self._feed is None:
                 self._feed = self._start()
-            tops = self._feed.get()
+            offered, self._offered = self._offered, ()
+            tops = self._feed.get(offered)
         except CaffeError as error:
             raise error.locate(layer=self.name) from None
         return tops[: self.num_tops]
+
+    def offer(self, memory: Sequence[Tensor]) -> None:
+        self._offered = memory
 
     def position(self) -> int:
         """Records that forward passes have used so far, on all ranks together."""
@@ -210,6 +216,10 @@ class ImageBatchLayer(BatchDataLayer):
         return RecordDraws(self.context.seed, f"transform/{self.name}")
 
 
+#: Brings a batch's tops to the stream of whoever calls it, in memory of theirs or offered.
+_Take: TypeAlias = "Callable[[Sequence[Tensor]], Sequence[Tensor]]"
+
+
 class _Feed:
     """The reading thread of one layer, and the batches it has brought to the device."""
 
@@ -223,17 +233,20 @@ class _Feed:
         self.taken = 0
         self._device = device
         self._stream: torch.cuda.Stream | None = None
-        produce: Callable[[], Callable[[], Sequence[Tensor]]] = self._read
+        produce: Callable[[], _Take] = self._read
         if device.type == "cuda":
             self._stream = torch.cuda.Stream(device)
             produce = self._read_to_gpu
         self._prefetcher = Prefetcher(produce, max(depth // at_once, 2), name)
 
-    def get(self) -> Sequence[Tensor]:
-        """The tops of the next batch."""
+    def get(self, offered: Sequence[Tensor]) -> Sequence[Tensor]:
+        """The tops of the next batch, of which some may be those that are offered."""
         if not self._ready:
-            tops = self._prefetcher.get()()
-            self._ready.extend(zip(*(top.chunk(self._at_once) for top in tops), strict=True))
+            tops = self._prefetcher.get()(offered)
+            if self._at_once == 1:
+                self._ready.append(tops)
+            else:
+                self._ready.extend(zip(*(top.chunk(self._at_once) for top in tops), strict=True))
         self.taken += 1
         return self._ready.popleft()
 
@@ -241,25 +254,47 @@ class _Feed:
         self._prefetcher.close()
         self._reader.close()
 
-    def _read(self) -> Callable[[], Sequence[Tensor]]:
+    def _read(self) -> _Take:
         batch = self._reader.read()
-        return lambda: batch.tops(self._device)
+        return lambda _: batch.tops(self._device)
 
-    def _read_to_gpu(self) -> Callable[[], Sequence[Tensor]]:
-        """Copy and transform on a stream of its own, while the net computes on another."""
+    def _read_to_gpu(self) -> _Take:
+        """Copy, and transform what is not for one batch, on a stream beside the net's.
+
+        A batch is transformed when the net takes it: right to where the net wants it, if that is
+        offered. Until then its bytes are kept, which are fewer.
+        """
         stream = self._stream
         assert stream is not None
         with torch.cuda.device(self._device):
             batch = self._reader.read()
             with torch.cuda.stream(stream), torch.no_grad():
-                tops = batch.tops(self._device)
+                sent: SentBatch | _Finished
+                if self._at_once == 1 and isinstance(batch, CroppedBatch):
+                    sent = batch.sent(self._device)
+                else:
+                    sent = _Finished(batch.tops(self._device))
                 ready = stream.record_event()
 
-        def take() -> Sequence[Tensor]:
+        @torch.no_grad()
+        def take(offered: Sequence[Tensor]) -> Sequence[Tensor]:
             current = torch.cuda.current_stream(self._device)
             current.wait_event(ready)
-            for top in tops:
-                top.record_stream(current)
-            return tops
+            sent.record_stream(current)
+            return sent.tops(offered[0] if offered else None)
 
         return take
+
+
+class _Finished:
+    """Tops on a GPU, as a `SentBatch` that nothing is left to be done of."""
+
+    def __init__(self, tops: Sequence[Tensor]) -> None:
+        self._tops = tops
+
+    def tops(self, into: Tensor | None) -> Sequence[Tensor]:
+        return self._tops
+
+    def record_stream(self, stream: torch.cuda.Stream) -> None:
+        for top in self._tops:
+            top.record_stream(stream)

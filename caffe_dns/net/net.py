@@ -206,10 +206,15 @@ class Net(nn.Module):
         given = self._take_inputs(self._by_name(inputs, named))
         return self.compute({**given, **self.read_sources()})
 
-    def read_sources(self) -> dict[str, Tensor]:
-        """The next batch of every layer that brings data into the net, by blob."""
+    def read_sources(self, into: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+        """The next batch of every layer that brings data into the net, by blob.
+
+        A layer may write it into an earlier one, `into`; whoever wants it there looks.
+        """
         blobs: dict[str, Tensor] = {}
         for step in self._sources:
+            if into is not None:
+                step.layer.offer([into[blob] for blob in step.tops])
             self._run_step(step, blobs)
         return blobs
 

@@ -131,7 +131,7 @@ class _Trainer(CoreSolver):
 
     def _iterate_debugging(self) -> Outcome:
         inputs = {name: self.train_net.blobs[name].data_tensor() for name in self.net.inputs}
-        batches = Batches(lambda: {**inputs, **self.net.read_sources()}, self.param.iter_size)
+        batches = Batches(lambda _: {**inputs, **self.net.read_sources()}, self.param.iter_size)
         return run_iteration(self.net, self.rule, batches, debug=True)
 
     def _tell_and_apply(self) -> None:

@@ -27,9 +27,12 @@ Batch = Mapping[str, Tensor]
 
 
 class Batches:
-    """The `count` batches of an iteration, each read when its turn comes; only once."""
+    """The `count` batches of an iteration, each read when its turn comes; only once.
 
-    def __init__(self, read: Callable[[], Batch], count: int) -> None:
+    `read` may put one into an earlier one that it is given.
+    """
+
+    def __init__(self, read: Callable[[Batch | None], Batch], count: int) -> None:
         self._read = read
         self._count = count
 
@@ -37,7 +40,11 @@ class Batches:
         return self._count
 
     def __iter__(self) -> Iterator[Batch]:
-        return (self._read() for _ in range(self._count))
+        return (self._read(None) for _ in range(self._count))
+
+    def into(self, earlier: Sequence[Batch]) -> list[Batch]:
+        """All of them; where that is possible, each is written into one of so many."""
+        return [self._read(batch) for batch in earlier]
 
 
 class Outcome:
@@ -185,6 +192,8 @@ class CapturedIteration:
         self._runs += 1
         if self._failed or self._runs <= self.WARM_UP or len(batches) > self.MOST_PASSES:
             return self._run_layers(batches)
+        if self._graph is not None and isinstance(batches, Batches):
+            batches = batches.into(self._inputs)
         batches = list(batches)
         if self._graph is None:
             self._capture(batches)

@@ -240,8 +240,8 @@ class Solver:
         self._losses.append(outcome.loss.clone() if keep else outcome.loss)
         return outcome
 
-    def _read(self) -> dict[str, Tensor]:
-        self._batch = self.net.read_sources()
+    def _read(self, into: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
+        self._batch = self.net.read_sources(into)
         return self._batch
 
     def _display(self, outputs: Mapping[str, Tensor], rate: float) -> None:

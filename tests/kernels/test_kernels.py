@@ -186,14 +186,18 @@ def test_transform(dtype: torch.dtype, mean: str, random: bool, phase: int) -> N
     pixels = (50 * draw((count, channels, 37, 37), 3).cpu()).abs().to(dtype)
     some_cuts = cuts if reference.is_random else None
     wanted = reference.apply(pixels, some_cuts)
-    found = transform(
-        pixels.to(DEVICE),
-        None if some_cuts is None else some_cuts.to(DEVICE),
-        None if (part := reference._mean_on(torch.device("cpu"))) is None else part.to(DEVICE),
-        reference._centre(),
-        reference.scale,
-    )
-    assert torch.equal(found.cpu(), wanted)
+    given = torch.zeros(pixels.shape, device=DEVICE)
+    for into, fits in ((None, False), (given, True), (given[:, :1], False), (given.half(), False)):
+        found = transform(
+            pixels.to(DEVICE),
+            None if some_cuts is None else some_cuts.to(DEVICE),
+            None if (part := reference._mean_on(torch.device("cpu"))) is None else part.to(DEVICE),
+            reference._centre(),
+            reference.scale,
+            into,
+        )
+        assert torch.equal(found.cpu(), wanted)
+        assert (found is into) == fits
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

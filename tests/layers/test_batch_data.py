@@ -32,6 +32,26 @@ def test_batches_on_a_gpu_are_those_of_the_cpu() -> None:
                 assert torch.equal(top.cpu(), expected_top)
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_batch_is_put_where_it_is_offered_a_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("caffe_dns.layers.data.MOST_AT_ONCE", 1)
+    with data_layer(TEXT, train=True) as layer:
+        expected = [[top.clone() for top in layer()] for _ in range(6)]
+    context = Context(device=torch.device("cuda"))
+    with data_layer(TEXT, train=True, context=context) as layer:
+        place, label = (top.clone() for top in layer())
+        for images, labels in expected[1:4]:
+            layer.offer([place, label])
+            tops = layer()
+            assert tops[0] is place and torch.equal(place.cpu(), images)
+            assert torch.equal(tops[1].cpu(), labels)
+        before = place.clone()
+        assert torch.equal(layer()[0].cpu(), expected[4][0])  # an offer is good once
+        layer.offer([place[1:], label])
+        assert torch.equal(layer()[0].cpu(), expected[5][0])
+        assert torch.equal(place, before)
+
+
 def test_decoding_takes_the_part_of_a_host_that_is_of_this_rank(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

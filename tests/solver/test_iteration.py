@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 
 from caffe_dns.layers.memory_data import MemoryData
-from caffe_dns.solver.iteration import taken_over
+from caffe_dns.solver.iteration import Batches, taken_over
 from tests.nets import make_net
 
 DUMMY = """dummy_data_param { shape { dim: 2 dim: 3 } data_filler { type: "constant" value: 2 }
@@ -36,3 +37,18 @@ def test_numbers_that_come_again_are_copied() -> None:
             tensor.fill_(7)
         again = {name: tensor for _ in range(2) for name, tensor in net.read_sources().items()}
         assert float(again["data"].max()) == 1 and float(again["label"].max()) == 0
+
+
+def test_batches_may_be_read_into_earlier_ones() -> None:
+    given: list[object] = []
+
+    def read(into: object) -> dict[str, torch.Tensor]:
+        given.append(into)
+        return {"data": torch.full((1,), float(len(given)))}
+
+    earlier = [{"data": torch.zeros(1)}, {"data": torch.zeros(1)}]
+    batches = Batches(read, 2).into(earlier)
+    assert [float(batch["data"]) for batch in batches] == [1, 2]
+    assert all(each is batch for each, batch in zip(given, earlier, strict=True))
+    assert [float(batch["data"]) for batch in Batches(read, 2)] == [3, 4]
+    assert given[2:] == [None, None]

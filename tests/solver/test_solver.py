@@ -166,7 +166,7 @@ def test_batches_of_an_iteration_are_read_one_after_the_other(
     solver = make_solver(tmp_path, "iter_size: 40 max_iter: 2 display: 1")
     read, alive, most = solver.net.read_sources, weakref.WeakSet[object](), 0
 
-    def read_and_count() -> dict[str, torch.Tensor]:
+    def read_and_count(into: object) -> dict[str, torch.Tensor]:
         nonlocal most
         batch = {name: tensor.clone() for name, tensor in read().items()}
         alive.update(batch.values())
