@@ -53,6 +53,7 @@ def load_net(
     activations: torch.dtype | None = None,
     quiet: bool = True,
     sparse: bool = False,
+    decode_on_gpu: bool = False,
 ) -> Net:
     """Build the net of a prototxt file and load its weights.
 
@@ -63,8 +64,9 @@ def load_net(
     torch.bfloat16 to compute most layers in that. `quiet` keeps Caffe's log lines away. With
     `sparse`, for TEST, layers leave out weights that are 0 where that is faster: on a CPU in rows,
     whose inner blobs are then not among those that the net returns; on a GPU where `activations`
-    are torch.bfloat16 and weights in the pattern 2:4. Weights must not change any more. Raises
-    CaffeError for anything wrong with the files.
+    are torch.bfloat16 and weights in the pattern 2:4. Weights must not change any more. With
+    `decode_on_gpu`, Data layers leave JPEGs to the GPU. Raises CaffeError for anything wrong with
+    the files.
     """
     from pathlib import Path
 
@@ -94,6 +96,7 @@ def load_net(
             surgery=asks_for_surgery(param) if surgery is None else surgery,
             allow_python_layers=allow_python_layers,
             activations=activations,
+            decode_on_gpu=decode_on_gpu,
         )
         # Lines are counted in the file's layers, all of them.
         positions = parsed.positions if len(fitted.layer) == len(parsed.message.layer) else None

@@ -128,6 +128,12 @@ python_layers = click.option(
     is_flag=True,
     help="Let Python layers of the definition run their code.",
 )
+decode_on_gpu = click.option(
+    "--decode-on-gpu",
+    is_flag=True,
+    help="Let the GPU decode the JPEGs of Data layers, to the same pixels; it must have units that "
+    "do so, as an A100 or H100 has.",
+)
 
 
 def _import(ctx: click.Context, option: click.Parameter, modules: tuple[str, ...]) -> None:

@@ -22,6 +22,7 @@ from caffe_dns.cli.lazy import runs
 @flags.fold
 @flags.sparse
 @flags.python_layers
+@flags.decode_on_gpu
 @flags.output
 @flags.imports
 @click.option(

@@ -56,6 +56,7 @@ _EFFECTS = "snapshot, stop or none"
     metavar="N",
     help="Pass over at most N records of a database that cannot be decoded, and list them.",
 )
+@flags.decode_on_gpu
 @click.option(
     "--deterministic",
     is_flag=True,

@@ -53,7 +53,7 @@ class Share:
 
 
 @dataclass
-class _Begun:
+class Begun:
     """A batch, or what was wrong with it, and what threads still do for it."""
 
     batch: ImageBatch | CaffeError
@@ -97,7 +97,7 @@ class ImageBatches:
         self._processes = decoding_processes(share.ranks_here, batch_size) if wanted else 0
         self._decoders: DecodingProcesses | None = None
         self._workers = Workers(self._processes or reading_threads(for_gpu=for_gpu))
-        self._next: _Begun | None = None
+        self._next: Begun | None = None
 
     def read(self) -> ImageBatch:
         """The next batch. Raises CaffeError for records that cannot be used."""
@@ -106,14 +106,14 @@ class ImageBatches:
         self._next = self._begin() if begun.pieces else None
         return begun.finish()
 
-    def _begin(self) -> _Begun:
+    def _begin(self) -> Begun:
         """Begin with the next batch; an error waits until it is its turn."""
         try:
             return self._fill()
         except CaffeError as error:
-            return _Begun(error)
+            return Begun(error)
 
-    def _fill(self) -> _Begun:
+    def _fill(self) -> Begun:
         """The next batch, which threads may still be at work on."""
         records = next(self._numbers)
         draws = self._draws.of(records) if self._transform.is_random else None
@@ -130,14 +130,14 @@ class ImageBatches:
             return self._copy_raw(raw, draws)
         return self._copy_each(items, records, draws)
 
-    def _copy_alike(self, images: Image, labels: Image, draws: IntArray | None) -> _Begun:
+    def _copy_alike(self, images: Image, labels: Image, draws: IntArray | None) -> Begun:
         """A batch of images of one shape that need no decoding."""
         batch = self._new_batch(images[0])
         batch.put_all(images, self._cuts(images.shape[1:], draws))
         batch.labels.numpy()[:] = labels
-        return _Begun(batch)
+        return Begun(batch)
 
-    def _copy_raw(self, raw: RawRecords, draws: IntArray | None) -> _Begun:
+    def _copy_raw(self, raw: RawRecords, draws: IntArray | None) -> Begun:
         """A batch of crops that only have to be copied from where they lie, for a GPU."""
         size = self._batch_size
         batch = CroppedBatch(
@@ -150,7 +150,7 @@ class ImageBatches:
         )
         copy = batch.begin_raw(raw, self._cuts(raw.shape, draws))
         worth_it = -(-_SHARED_WORK // batch.pixels[0].nbytes)
-        return _Begun(batch, self._workers.start(copy, range(size), worth_it))
+        return Begun(batch, self._workers.start(copy, range(size), worth_it))
 
     def _cuts(self, shape: ImageShape, draws: IntArray | None) -> IntArray:
         """How each image of a batch is cut where all are of this shape, [N, 3]."""
@@ -158,7 +158,7 @@ class ImageBatches:
             draws = np.zeros((self._batch_size, 3), np.int64)
         return self._transform.cutter.cuts(shape, draws)
 
-    def _copy_each(self, items: Sequence[Any], records: IntArray, draws: IntArray | None) -> _Begun:
+    def _copy_each(self, items: Sequence[Any], records: IntArray, draws: IntArray | None) -> Begun:
         """A batch of images that are decoded and cropped one by one."""
         with self._source.at(int(records[0])):
             first, first_label = self._source.decode(items[0])
@@ -176,9 +176,9 @@ class ImageBatches:
         # Threads that do little hold up the one that trains, for all of them want Python's lock.
         worth_it = -(-_SHARED_WORK // (self._cost(items[0]) if is_encoded else first.nbytes))
         if worth_it < len(rest):
-            return _Begun(batch, self._workers.start(place, rest, worth_it))
+            return Begun(batch, self._workers.start(place, rest, worth_it))
         place(rest)
-        return _Begun(batch)
+        return Begun(batch)
 
     def _cost(self, item: Any) -> int:
         """What it takes to decode an encoded item, in bytes that could be copied meanwhile."""

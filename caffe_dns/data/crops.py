@@ -45,11 +45,15 @@ class Cutter:
 
     def cuts(self, shape: ImageShape, draws: IntArray) -> IntArray:
         """What `cut` says of each of N images of one `shape`: top, left and mirrored, [N, 3]."""
+        return self.cuts_of(np.array(shape[1:]), draws)
+
+    def cuts_of(self, sizes: IntArray, draws: IntArray) -> IntArray:
+        """The same of images of several heights and widths, [N, 2], or of one, [2]."""
         cuts = np.zeros((len(draws), 3), np.int64)
         if self.random_crop:
-            cuts[:, :2] = draws[:, 1:] % [extent - self.crop_size + 1 for extent in shape[1:]]
+            cuts[:, :2] = draws[:, 1:] % (sizes - self.crop_size + 1)
         elif self.crop_size:
-            cuts[:, :2] = [(extent - self.crop_size) // 2 for extent in shape[1:]]
+            cuts[:, :2] = (sizes - self.crop_size) // 2
         if self.mirror:
             cuts[:, 2] = draws[:, 0] & 1
         return cuts

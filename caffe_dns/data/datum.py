@@ -20,8 +20,11 @@ IntArray: TypeAlias = "np.ndarray[Any, np.dtype[np.int64]]"
 
 _CHANNELS, _HEIGHT, _WIDTH, _DATA, _LABEL, _FLOAT_DATA, _ENCODED = range(1, 8)
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
-#: What a label begins with, and a whole field that says nothing, as Caffe's tools write it.
-LABEL_TAG, NOT_ENCODED = bytes([_LABEL << 3]), bytes([_ENCODED << 3, 0])
+#: What a label begins with, and what is behind it in records as Caffe's tools write them.
+LABEL_TAG, NOT_ENCODED, ENCODED = (
+    bytes([_LABEL << 3]),
+    *(bytes([_ENCODED << 3, encoded]) for encoded in (False, True)),
+)
 #: A Datum has seven; floats that follow one another count as one here.
 _MOST_FIELDS = 1000
 #: Records up to this size are worth a copy when that saves parsing them one by one.

@@ -140,6 +140,10 @@ class CroppedBatch(ImageBatch):
 
     def put(self, index: int, image: Image, cut: Cut) -> None:
         copy_planes(crop(image, cut, self.transform.crop_size), self._places[index])
+        self.note(index, cut)
+
+    def note(self, index: int, cut: Cut) -> None:
+        """Say how the image of place `index` is cut."""
         if self._places_of_cuts is not None:
             self._places_of_cuts[index] = cut.top, cut.left, cut.mirrored
 
@@ -173,9 +177,13 @@ class CroppedBatch(ImageBatch):
 
     def sent(self, device: torch.device) -> SentBatch:
         """The same on `device`, to be transformed there."""
-        pixels = self.pixels.to(device, non_blocking=True)
+        pixels = self.pixels_on(device)
         cuts = None if self.cuts is None else self.cuts.to(device, non_blocking=True)
         return SentBatch(pixels, self.labels.to(device, non_blocking=True), cuts, self.transform)
+
+    def pixels_on(self, device: torch.device) -> Tensor:
+        """The cropped images on `device`."""
+        return self.pixels.to(device, non_blocking=True)
 
 
 @dataclass
@@ -192,7 +200,7 @@ class SentBatch:
         return self.transform.apply(self.pixels, self.cuts, into), self.labels
 
     def record_stream(self, stream: torch.cuda.Stream) -> None:
-        """Keep its memory until what `stream` does by now is done."""
+        """Let nobody else have its memory before `stream` is done with it."""
         for tensor in (self.pixels, self.labels, self.cuts):
             if tensor is not None:
                 tensor.record_stream(stream)

@@ -16,11 +16,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from caffe_dns.data.datum import LABEL_TAG, NOT_ENCODED, Image, IntArray, parse_datum
+from caffe_dns.data.datum import ENCODED, LABEL_TAG, NOT_ENCODED, Image, IntArray, parse_datum
 from caffe_dns.data.stored import Span, Value, rows_at, together
 from caffe_dns.errors import CaffeError
 
-#: Bytes of a label with its tag, of which a negative one has most, and of "not encoded".
+#: Bytes of a label with its tag, of which a negative one has most, and of what is behind it.
 _LONGEST_LABEL = 11 + len(NOT_ENCODED)
 
 
@@ -80,7 +80,7 @@ def find_raw(values: Sequence[Value]) -> RawRecords | None:
     if span is None:
         return None
     pixels = span.starts + first.data_start
-    labels = _labels(span, pixels + image.size)
+    labels = find_labels(span, pixels + image.size, NOT_ENCODED)
     if labels is None:
         return None
     heads = rows_at(span.memory, span.starts, first.data_start)
@@ -90,8 +90,11 @@ def find_raw(values: Sequence[Value]) -> RawRecords | None:
     return RawRecords((channels, height, width), span.memory, pixels, labels)
 
 
-def _labels(span: Span, starts: IntArray) -> list[int] | None:
-    """The labels of values of which nothing else begins at `starts`, or None for others."""
+def find_labels(span: Span, starts: IntArray, encoded: bytes) -> list[int] | None:
+    """The labels of values of which nothing else begins at `starts`, or None for others.
+
+    All say NOT_ENCODED, or nothing of it; or, if that is what is wanted, all say ENCODED.
+    """
     sizes = span.ends - starts
     most = int(sizes.max())
     # A value that is cut short has no label; before the end of a tiny one there is too little.
@@ -100,15 +103,20 @@ def _labels(span: Span, starts: IntArray) -> list[int] | None:
     # Copied together: to look for each in memory would take longer than all else.
     tails = rows_at(span.memory, span.ends - most, most).tobytes()
     ends = range(most, len(tails) + 1, most)
-    found = [_only_label(tails[end - n : end]) for end, n in zip(ends, sizes.tolist(), strict=True)]
+    found = [
+        _only_label(tails[end - n : end], encoded)
+        for end, n in zip(ends, sizes.tolist(), strict=True)
+    ]
     labels = [label for label in found if label is not None]
     return labels if len(labels) == len(found) else None
 
 
 @lru_cache(maxsize=4096)
-def _only_label(tail: bytes) -> int | None:
-    """The label in the fields `tail`, if there is one and nothing else but "not encoded"."""
-    tail = tail.removesuffix(NOT_ENCODED)
+def _only_label(tail: bytes, encoded: bytes) -> int | None:
+    """The label in the fields `tail`, if there is one, and nothing else but `encoded`."""
+    if encoded == ENCODED and not tail.endswith(ENCODED):
+        return None
+    tail = tail.removesuffix(encoded)
     # All bytes of a number but its last have the highest bit.
     if tail[:1] != LABEL_TAG or any(byte < 0x80 for byte in tail[1:-1]):
         return None

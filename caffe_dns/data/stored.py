@@ -299,17 +299,17 @@ def load(values: Sequence[Value], *, keep: bool = False) -> Iterator[Buffer]:
     return _load(values, new_memory if keep else _scratch.take)
 
 
-def together(values: Sequence[Value]) -> Span | None:
+def together(values: Sequence[Value], *, any_size: bool = False) -> Span | None:
     """The values in one memory: where their file is mapped, or small ones copied.
 
-    None for large ones that are not all stored in one file. Good until that is closed. Raises
-    CaffeError.
+    None for large ones that are not all stored in one file, unless those of `any_size` are to be
+    copied. Good until that is closed. Raises CaffeError.
     """
     stored = values if isinstance(values, StoredValues) else _of_one_file(values)
     if stored is not None:
         memory = stored.kind.file.view(0, int((stored.starts + stored.sizes).max()))
         return _span(stored, memory, 0)
-    if max(map(len, values)) > SMALL:
+    if max(map(len, values)) > SMALL and not any_size:
         return None
     pieces = [*load(values, keep=True)]
     ends = np.cumsum([len(piece) for piece in pieces])

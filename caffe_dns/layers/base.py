@@ -54,6 +54,8 @@ class Context:
     allow_python_layers: bool = False
     #: How many records that cannot be decoded a Data layer passes over.
     skip_bad_records: int = 0
+    #: Whether Data layers leave JPEGs to the GPU.
+    decode_on_gpu: bool = False
     #: The type of activations where it is not that of the parameters; see `Layer.keeps_type`.
     activations: torch.dtype | None = None
     #: The counter behind random draws: forward passes, or iterations where a solver trains.

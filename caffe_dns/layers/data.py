@@ -8,7 +8,10 @@ from typing import Any
 from caffe_dns import log
 from caffe_dns.data.bad_records import BadRecords, ForgivingSource
 from caffe_dns.data.batches import ImageBatches, Share
+from caffe_dns.data.datum import DatumDecoder
+from caffe_dns.data.jpeg_batches import JpegBatches
 from caffe_dns.data.sources import DatabaseSource, ImageSource
+from caffe_dns.device.nvjpeg import jpeg_units
 from caffe_dns.errors import CaffeError
 from caffe_dns.layers.base import Context, count, layer_types
 from caffe_dns.layers.batch_data import ImageBatchLayer
@@ -27,6 +30,8 @@ class Data(ImageBatchLayer, DatabaseRecords):
         super().__init__(param, context)
         self.batch_size = param.data_param.batch_size
         self._bad_records = BadRecords(context.skip_bad_records)
+        if context.decode_on_gpu:
+            jpeg_units(context.device)
         self.check_database()
         if param.data_param.rand_skip:
             skip = self.draw_skip(param.data_param.rand_skip)
@@ -40,7 +45,11 @@ class Data(ImageBatchLayer, DatabaseRecords):
     def reader(self, share: Share, *, pin: bool) -> ImageBatches:
         source = self.resized(self.records())
         size = self.batch_size * self.batches_at_once
-        return ImageBatches(source, self.transform, self.draws(), share, size, for_gpu=pin)
+        settings = (source, self.transform, self.draws(), share, size)
+        decoder = source.decoder
+        if self.context.decode_on_gpu and isinstance(decoder, DatumDecoder) and not decoder.gray:
+            return JpegBatches(decoder, *settings)
+        return ImageBatches(*settings, for_gpu=pin)
 
     def records(self) -> ImageSource[Any]:
         return self._forgiving(self.open_records())

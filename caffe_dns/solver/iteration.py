@@ -26,6 +26,11 @@ from caffe_dns.solver.update_rules import UpdateRule
 Batch = Mapping[str, Tensor]
 
 
+def due(iteration: int, interval: int) -> bool:
+    """Whether it is time for what is done every so many iterations; for 0 never."""
+    return interval > 0 and iteration % interval == 0
+
+
 class Batches:
     """The `count` batches of an iteration, each read when its turn comes; only once.
 

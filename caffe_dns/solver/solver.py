@@ -27,7 +27,7 @@ from caffe_dns.proto.caffe_pb2 import DataPosition, SolverParameter, SolverState
 from caffe_dns.proto.text import to_text
 from caffe_dns.solver.checks import check_definition, check_sizes
 from caffe_dns.solver.divergence import Guard
-from caffe_dns.solver.iteration import Batches, LastUpdate, Outcome, capture, run_iteration
+from caffe_dns.solver.iteration import Batches, LastUpdate, Outcome, capture, due, run_iteration
 from caffe_dns.solver.nets import build_test_nets, build_train_net
 from caffe_dns.solver.observers import Display, Observer, log_scores
 from caffe_dns.solver.scores import new_scores
@@ -70,6 +70,7 @@ class Solver:
         ranks: Ranks | None = None,
         on_nan: str = "stop",
         skip_bad_records: int = 0,
+        decode_on_gpu: bool = False,
     ) -> None:
         self.param = param
         self.ranks = ranks or Ranks()
@@ -81,8 +82,8 @@ class Solver:
             check_writable(param)
         #: Whether the definition gives the seed; else it was drawn.
         self.seed_given = param.HasField("random_seed") and param.random_seed >= 0
-        seed = param.random_seed if self.seed_given else secrets.randbits(31)
-        self.seed = self.ranks.from_root(seed)
+        drawn = secrets.randbits(31)
+        self.seed = self.ranks.from_root(param.random_seed if self.seed_given else drawn)
         self._contexts = [
             Context(
                 device=device or torch.device("cpu"),
@@ -93,6 +94,7 @@ class Solver:
                 surgery=surgery,
                 allow_python_layers=allow_python_layers,
                 skip_bad_records=skip_bad_records,
+                decode_on_gpu=decode_on_gpu,
                 activations=activations,
             )
             for _ in range(1 + len(param.test_iter))
@@ -150,21 +152,21 @@ class Solver:
         if param.snapshot_after_train and self.ranks.is_root:
             check_writable(param)
         self.step(param.max_iter - self.iteration)
-        if param.snapshot_after_train and not _due(self.iteration, param.snapshot):
+        if param.snapshot_after_train and not due(self.iteration, param.snapshot):
             self.snapshot()
         if self.stopped_early:
             log.info("Optimization stopped early.")
             return
-        if _due(self.iteration, param.display):
+        if due(self.iteration, param.display):
             self.net.context.passes = self.iteration
             if self.surgeon is not None and self.iteration > 0:
                 self.surgeon.update_masks_for_last_display(self.iteration - 1)
             # The net is as talkative as it was in the last iteration.
-            debug = param.debug_info and _due(self.iteration - 1, param.display)
+            debug = param.debug_info and due(self.iteration - 1, param.display)
             with torch.no_grad(), DebugInfo(self.net) if debug else nullcontext():
                 self._losses.append(self.net.loss(self.net()))
             log.info(f"Iteration {self.iteration}, loss = {log.number(self._smoothed_loss())}")
-        if _due(self.iteration, param.test_interval):
+        if due(self.iteration, param.test_interval):
             self.test_all()
         log.info("Optimization Done.")
 
@@ -178,7 +180,7 @@ class Solver:
             self._last_update.forget()
             self._positions_before_tests.clear()
             wanted = self.iteration > 0 or param.test_initialization
-            if wanted and _due(self.iteration, param.test_interval):
+            if wanted and due(self.iteration, param.test_interval):
                 self._positions_before_tests = data_positions(self._nets)
                 self.test_all()
                 if self.stopped_early:
@@ -187,7 +189,7 @@ class Solver:
             if self.surgeon is not None:
                 self.surgeon.update_masks(self.iteration)
             self._sharing_values.enter(self.iteration)
-            display = _due(self.iteration, param.display)
+            display = due(self.iteration, param.display)
             rate, stepped = self._set_rate()
             outcome = self._iterate(display)
             self._sharing_values.renew()
@@ -195,7 +197,7 @@ class Solver:
                 self._display(outcome.outputs, rate)
             self._end_update(rate, stepped=stepped)
             action = BY_URGENCY[self.ranks.agree(lambda: BY_URGENCY.index(self.poll()))]
-            if _due(self.iteration, param.snapshot) or action is Action.SNAPSHOT:
+            if due(self.iteration, param.snapshot) or action is Action.SNAPSHOT:
                 self.snapshot()
             self.on_iteration()
             if action is Action.STOP:
@@ -212,7 +214,7 @@ class Solver:
 
     def _end_update(self, rate: float, *, stepped: bool) -> None:
         """Say what Caffe says of an update, and count it."""
-        display = _due(self.iteration, self.param.display)
+        display = due(self.iteration, self.param.display)
         if stepped:
             log.info(f"MultiStep Status: Iteration {self.iteration}, step = {self.current_step}")
         if display:
@@ -232,7 +234,7 @@ class Solver:
                 outcome = run_iteration(self.net, self.rule, batches, *self._sharing, debug=debug)
             else:
                 outcome = self._captured.run(batches)
-        if not (display or _due(self.iteration + 1, self.param.snapshot)):
+        if not (display or due(self.iteration + 1, self.param.snapshot)):
             self._batch = {}
         self._last_update.end()
         # A replayed iteration writes its loss over the last one's.
@@ -393,7 +395,3 @@ class Solver:
             context.seed = seed
         if self.surgeon is not None:
             self.surgeon.seed = seed
-
-
-def _due(iteration: int, interval: int) -> bool:
-    return interval > 0 and iteration % interval == 0

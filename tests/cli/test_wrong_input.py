@@ -320,6 +320,16 @@ WRONG: dict[str, tuple[Callable[[Workspace], None], list[str], list[str]]] = {
         TRAIN,
         ["solver.prototxt", "max_iter"],
     ),
+    "a GPU to decode where there is none in train": (
+        nothing,
+        [*TRAIN, "--decode-on-gpu"],
+        ["net.prototxt:2", "decode_on_gpu: this net is on a CPU"],
+    ),
+    "a GPU to decode where there is none in test": (
+        nothing,
+        [*TEST, "--decode-on-gpu"],
+        ["net.prototxt:", "decode_on_gpu: this net is on a CPU"],
+    ),
     "a GPU that is no number": (nothing, [*TEST, "-gpu", "²"], ["-gpu", "'²'"]),
     "a level of more than 32 bits": (nothing, [*TEST, "--level", "9" * 11], ["--level", "9" * 11]),
     "more threads than a machine has": (nothing, [*TEST, "--threads", "9" * 11], ["--threads"]),

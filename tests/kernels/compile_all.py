@@ -20,7 +20,7 @@ from triton.backends.compiler import GPUTarget
 from triton.backends.nvidia.compiler import CUDABackend
 from triton.compiler import ASTSource
 
-from caffe_dns.kernels import convolution, narrow
+from caffe_dns.kernels import convolution, narrow, ycbcr
 from caffe_dns.kernels.apart import ApartKernel
 from caffe_dns.kernels.batch_norm import NormalizedBatch, NormalizedSum
 from caffe_dns.kernels.bias_relu import BiasedReLU
@@ -170,6 +170,7 @@ def run_without_images() -> None:
         pixels = torch.zeros(2, 3, 5, 5, dtype=torch.uint8)
         cuts = torch.zeros(2, 3, dtype=torch.int64) if given else None
         transform(pixels, cuts, torch.zeros(3, 8, 8) if mean else None, (1, 2), 0.5)
+    ycbcr.pixels(pixels.flatten(), torch.zeros(2, 12, dtype=torch.int64), pixels)
 
 
 if __name__ == "__main__":

@@ -2,10 +2,11 @@
 """How fast the Data layer opens large databases, and reads raw and JPEG images.
 
     python tools/benchmarks/data_rate.py [--records N] [--images N] [--rounds N] [--seconds S]
-                                         [--cores N ...]
+                                         [--cores N ...] [--kinds raw JPEG]
 
 Without --cores, all reading is done on one core and on all. Where there is a GPU, the layer on it
-reads as well, with finished batches in its memory as the end.
+reads as well, with finished batches in its memory as the end; and JPEGs once more, decoded by the
+GPU, where torchvision is there.
 
 Databases are made in a temporary folder. Each contestant is a process of its own, bound to its
 cores; they read in turn, round after round, while the others stand still, so that all see the same
@@ -24,6 +25,8 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
+from importlib.util import find_spec
 from multiprocessing import Pipe, get_context
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -46,6 +49,7 @@ from caffe_dns.layers.data import Data
 from caffe_dns.proto.caffe_pb2 import TRAIN, DataParameter, Datum, LayerParameter
 
 BATCH, SIZE, CROP = 256, 256, 227
+KINDS = ["raw", "JPEG"]
 #: Records in the database that a large one is compared with.
 FEW = 1000
 #: Batches that do not count at the beginning of a turn: some were read ahead.
@@ -181,9 +185,10 @@ def whole_layer(path: Path) -> Step:
     return layer
 
 
-def layer_on_gpu(path: Path) -> Step:
+def layer_on_gpu(path: Path, *, decode_on_gpu: bool = False) -> Step:
     """The Data layer on a GPU, each batch waited for."""
-    layer = Data(cropping(path), Context(device=torch.device("cuda")))
+    context = Context(device=torch.device("cuda", 0), decode_on_gpu=decode_on_gpu)
+    layer = Data(cropping(path), context)
     layer.setup([])
 
     def step() -> None:
@@ -203,9 +208,11 @@ if torch.cuda.is_available():
 #: Title -> what reads, and from which database.
 CONTESTANTS: dict[str, tuple[Callable[[Path], Step], str]] = {
     f"{kind}, {title}": (reader, kind.lower())
-    for kind in ("raw", "JPEG")
+    for kind in KINDS
     for title, reader in READERS.items()
 }
+if torch.cuda.is_available() and find_spec("torchvision"):
+    CONTESTANTS["JPEG, decoded by the GPU"] = partial(layer_on_gpu, decode_on_gpu=True), "jpeg"
 Key = tuple[str, int]
 
 
@@ -274,11 +281,14 @@ class Contestant:
         os.kill(self._process.pid, number)
 
 
-def report_reading(folder: Path, counts: list[int], rounds: int, seconds: float) -> None:
+def report_reading(
+    folder: Path, kinds: list[str], counts: list[int], rounds: int, seconds: float
+) -> None:
     cores = sorted(os.sched_getaffinity(0))
     contestants = {
         (title, count): Contestant(folder, title, cores[:count])
         for title in CONTESTANTS
+        if title.split(",")[0] in kinds
         for count in (counts[:1] if title.endswith("by hand") else counts)
     }
     for contestant in contestants.values():
@@ -315,6 +325,7 @@ def main() -> None:
     parser.add_argument(
         "--cores", type=int, nargs="+", default=everything, help="the first: for ratios"
     )
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS)
     options = parser.parse_args()
     log.set_quiet(True)
     print(
@@ -328,7 +339,7 @@ def main() -> None:
         make_images(folder / "jpeg", options.images, encoded=True)
         make_mean(folder / "mean.binaryproto")
         report_opening(folder, options.records, options.rounds)
-        report_reading(folder, options.cores, options.rounds, options.seconds)
+        report_reading(folder, options.kinds, options.cores, options.rounds, options.seconds)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,13 @@
 #!/usr/bin/env python3
 """The whole of `dns train`, reading from LMDB, against loops whose data are on the GPU already.
 
-    python tools/benchmarks/lenet_gpu.py [--parts lenet alexnet] [--precisions P ...] [--rounds N]
+    python tools/benchmarks/lenet_gpu.py [--parts lenet alexnet jpeg] [--precisions P ...]
+                                         [--rounds N]
 
 LeNet, batch 64: `dns train` against PyTorch by hand, eager and as a CUDA graph. AlexNet-BN, batch
-256, from 256x256 raw images: `dns train` against our own training loop on constant data. Databases
-of random pixels are made in a temporary folder and read round and round. `dns train` is a process
+256, from 256x256 raw images: `dns train` against our own training loop on constant data; and the
+same from JPEGs, decoded by processes and by the GPU. Databases of random pixels, and of smooth
+JPEGs, are made in a temporary folder and read round and round. `dns train` is a process
 of its own in each round; its speed is the median of what its displays say, after the first few.
 Printed are medians of the rounds, and of the ratios within each round. Runs on a CPU as well.
 """
@@ -33,6 +35,7 @@ from caffe_dns.proto.caffe_pb2 import SolverParameter
 from caffe_dns.proto.text import write_text
 from caffe_dns.proto.upgrade import read_net, read_solver
 from tools.benchmarks.contestants import MODELS, Task, ours, theirs
+from tools.benchmarks.data_rate import make_images
 from tools.benchmarks.nets_gpu import device_name
 from tools.benchmarks.plain_nets import NETS
 from tools.benchmarks.processes import ContestantProcess
@@ -142,10 +145,14 @@ def report_lenet(folder: Path, options: argparse.Namespace) -> None:
     process.close()
 
 
-def report_alexnet(folder: Path, options: argparse.Namespace) -> None:
+def report_alexnet(folder: Path, options: argparse.Namespace, *, jpeg: bool = False) -> None:
     database, name = folder / "alexnet_lmdb", "alexnet_bn_dns"
     batch = options.batch or NETS[name].batch
-    make_database(database, options.records, (3, 256, 256), NETS[name].classes)
+    if jpeg:
+        database = folder / "jpeg_lmdb"
+        make_images(database, options.records, encoded=True)
+    else:
+        make_database(database, options.records, (3, 256, 256), NETS[name].classes)
     definition = write_definition(
         folder, name, "solver", database, batch, options.alexnet_iterations
     )
@@ -156,18 +163,26 @@ def report_alexnet(folder: Path, options: argparse.Namespace) -> None:
             "constant data": partial(turn, process, way, ALEXNET_SECONDS),
             "dns train, LMDB": partial(dns_train, definition, precision, options.device),
         }
-        heading = f"AlexNet-BN, batch {batch}, {precision}"
+        if jpeg:
+            runners["dns train --decode-on-gpu"] = partial(
+                dns_train, definition, precision, options.device, "--decode-on-gpu"
+            )
+        heading = f"AlexNet-BN{', JPEGs' * jpeg}, batch {batch}, {precision}"
         report(heading, batch, runners, ["constant data"], options.rounds)
     process.close()
 
 
-PARTS = {"lenet": report_lenet, "alexnet": report_alexnet}
+PARTS = {
+    "lenet": report_lenet,
+    "alexnet": report_alexnet,
+    "jpeg": partial(report_alexnet, jpeg=True),
+}
 
 
 def main() -> None:
     device = "cuda:0" if torch.cuda.is_available() else "cpu"
     parser = argparse.ArgumentParser()
-    parser.add_argument("--parts", nargs="+", choices=list(PARTS), default=list(PARTS))
+    parser.add_argument("--parts", nargs="+", choices=list(PARTS), default=["lenet", "alexnet"])
     parser.add_argument(
         "--precisions",
         nargs="+",

@@ -39,6 +39,7 @@ def run(
     fold: bool,
     sparse: bool,
     allow_python_layers: bool,
+    decode_on_gpu: bool,
     ap_version: str,
     output: Output,
     **unused: object,
@@ -55,6 +56,7 @@ def run(
         device=device,
         surgery=not no_surgery,
         allow_python_layers=allow_python_layers,
+        decode_on_gpu=decode_on_gpu,
         activations=use_precision(precision, device),
     )
     if shrink or fold:
@@ -95,6 +97,7 @@ def _load(
         stages=flags.stages(stage),
         allow_python_layers=context.allow_python_layers,
         activations=context.activations,
+        decode_on_gpu=context.decode_on_gpu,
         quiet=output.silent,
     )
 

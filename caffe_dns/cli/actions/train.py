@@ -55,6 +55,7 @@ def run(
     sighup_effect: str,
     on_nan: str,
     skip_bad_records: int,
+    decode_on_gpu: bool,
     deterministic: bool,
     no_surgery: bool,
     allow_python_layers: bool,
@@ -83,9 +84,7 @@ def run(
     pruning = Pruning(not no_surgery, target, hold_masks, masks_from_zeros, bits, loss, latency)
     if tensorboard:
         check_tensorboard(tensorboard)
-    handler = SignalHandler(
-        parse_action(sigint_effect, "sigint_effect"), parse_action(sighup_effect, "sighup_effect")
-    )
+    handler = _signal_handler(sigint_effect, sighup_effect)
     gpus = parse_gpus(gpu) if ranks is None else []
     pruning.check_alone(ranks is None and len(gpus) < 2)
     if len(gpus) > 1:
@@ -108,6 +107,7 @@ def run(
         ranks=ranks,
         on_nan=on_nan,
         skip_bad_records=skip_bad_records,
+        decode_on_gpu=decode_on_gpu,
     )
     pruning.measure(param, build)
     trainer = build(param)
@@ -123,6 +123,13 @@ def run(
             for observer in trainer.observers:
                 observer.close()
     return handler.exit_code if trainer.stopped_early else 0
+
+
+def _signal_handler(sigint: str, sighup: str) -> SignalHandler:
+    """What the flags of these names ask for."""
+    return SignalHandler(
+        parse_action(sigint, "sigint_effect"), parse_action(sighup, "sighup_effect")
+    )
 
 
 def _build(definition: Parsed[SolverParameter], param: SolverParameter, **settings: Any) -> Solver:
