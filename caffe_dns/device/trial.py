@@ -10,7 +10,7 @@ from collections.abc import Callable, Hashable
 import torch
 
 #: How often each way is run to be timed.
-TIMES = 3
+TIMES = 5
 
 Way = Callable[[], object]
 
@@ -38,21 +38,24 @@ class Trials:
 
 @torch.no_grad()
 def _try(way: Way, other: Way) -> bool:
+    """Compare the shortest times of both, which take turns: others may be at work on the device.
+
+    The first time, in which kernels are found, does not count.
+    """
     try:
-        return _milliseconds(way) < _milliseconds(other)
+        for each in (way, other):
+            each()
+        times = [(_milliseconds(way), _milliseconds(other)) for _ in range(TIMES)]
     except RuntimeError:  # this is not for it, or there is no memory to try
         return False
+    own, others = (min(column) for column in zip(*times, strict=True))
+    return own < others
 
 
 def _milliseconds(way: Way) -> float:
-    """The shortest time of some; the first one, in which kernels are found, does not count."""
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    begin.record()
     way()
-    times = []
-    for _ in range(TIMES):
-        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        begin.record()
-        way()
-        end.record()
-        end.synchronize()
-        times.append(begin.elapsed_time(end))
-    return min(times)
+    end.record()
+    end.synchronize()
+    return begin.elapsed_time(end)
