@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -169,12 +170,30 @@ def max_of(
     return max_pool(torch.relu(bottom) if relu else bottom, window)[0]
 
 
+class _Mean(torch.autograd.Function):
+    """The mean of each plane of N x C x H x W; its gradient has the bottom's memory format.
+
+    PyTorch's does not, and would be copied by what reads it.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, bottom: Tensor) -> Tensor:
+        ctx.shape, ctx.strides = bottom.shape, bottom.stride()
+        return bottom.mean((2, 3), keepdim=True)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        share = gradients[0] / (ctx.shape[2] * ctx.shape[3])
+        return share.new_empty_strided(ctx.shape, ctx.strides).copy_(share)
+
+
 def average_pool(bottom: Tensor, window: Window, *, padding: bool = True) -> Tensor:
     """The sum of each window of an N x C x H x W blob, divided by its size, with padding or not."""
     image = _image(bottom)
     if window == Window(image) and bottom.is_cuda:
         # Back and forth ten times as fast there as a pooling with a single window.
-        return bottom.mean((2, 3), keepdim=True)
+        mean: Tensor = _Mean.apply(bottom)
+        return mean
     if window.suits_torch(image):
         return F.avg_pool2d(
             bottom,

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from caffe_dns.errors import CaffeError
+from caffe_dns.layers import pooling
 from caffe_dns.layers.pooling import (
     Window,
     average_pool,
@@ -309,3 +310,18 @@ def test_ceil_mode_of_forks(ceil: str, rows: int) -> None:
     assert make_layer(text, (1, 1, 8, 8)).reshape([(1, 1, 8, 8)]) == [(1, 1, rows, rows)]
     with pytest.raises(CaffeError, match=r"pooling_param.ceil_mode: give either round_mode or"):
         make_layer(text.replace("ceil_mode", "round_mode: CEIL ceil_mode"), (1, 1, 8, 8))
+
+
+def test_the_mean_of_whole_images_as_on_a_gpu() -> None:
+    """Its gradient is PyTorch's, and lies in memory as the bottom does."""
+    for memory_format in (torch.contiguous_format, torch.channels_last):
+        bottom = torch.randn(3, 5, 7, 4).contiguous(memory_format=memory_format)
+        bottoms = [bottom.clone().requires_grad_() for _ in range(2)]
+        tops = pooling._Mean.apply(bottoms[0]), bottoms[1].mean((2, 3), keepdim=True)
+        assert torch.equal(*tops)
+        for top in tops:
+            top.backward(torch.arange(15.0).view(3, 5, 1, 1))
+        found, wanted = (each.grad for each in bottoms)
+        assert found is not None and wanted is not None
+        assert torch.equal(found, wanted)
+        assert found.stride() == bottom.stride()

@@ -41,6 +41,27 @@ def test_the_same_as_pytorch(strided: StridedConvolution, image: tuple[int, int]
     assert folded.is_contiguous(memory_format=torch.channels_last)
 
 
+@pytest.mark.parametrize(("strided", "image"), CASES)
+def test_images_that_do_not_learn(strided: StridedConvolution, image: tuple[int, int]) -> None:
+    """The weight has the same gradient, and what is kept for it are the images as they were."""
+    images = draw(2, strided.channels, *image)
+    weight = draw(5, strided.channels, *strided.kernel, seed=2).requires_grad_()
+    kept: list[torch.Tensor] = []
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        kept.append(tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        found = strided.convolve(images, weight)
+    wanted = F.conv2d(images, weight, None, strided.stride, strided.pad)
+    torch.testing.assert_close(found, wanted)
+    upstream = draw(*wanted.shape, seed=3)
+    (got,), (want,) = (torch.autograd.grad(top, weight, upstream) for top in (found, wanted))
+    torch.testing.assert_close(got, want)
+    assert {tensor.data_ptr() for tensor in kept if len(tensor) == 2} == {images.data_ptr()}
+
+
 @pytest.mark.parametrize(
     ("settings", "used"),
     [
