@@ -6,7 +6,6 @@ PyTorch reads and writes the blob five times more for the same, and more often w
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import triton
@@ -16,12 +15,10 @@ from torch import Tensor
 from caffe_dns.kernels.channel_statistics import (
     FINISHED,
     SPLITS,
-    Statistics,
     add_up,
     load,
-    measure,
 )
-from caffe_dns.kernels.layout import Layout, laid_out, layout_of, tiles_at_once
+from caffe_dns.kernels.layout import Layout, layout_of
 
 
 @triton.jit
@@ -40,37 +37,86 @@ def _line(means, inverse_stds, factors, shifts, channels, num_channels, AFFINE: 
 
 
 @triton.jit
+def _place(num_rows, num_channels, LAST: tl.constexpr, HEIGHT: tl.constexpr, COLUMNS: tl.constexpr):
+    """Rows and channels of this program's tile.
+
+    From the last row to the first: the last ones that the pass before has read, or the first that
+    the pass after will, are in the cache then.
+    """
+    place = tl.num_programs(0) - 1 - tl.program_id(0)
+    rows, blocks = tl.cdiv(num_rows, HEIGHT), tl.cdiv(num_channels, COLUMNS)
+    if LAST:
+        row, column = place // blocks, place % blocks
+    else:
+        row, column = place % rows, place // rows
+    channels = column * COLUMNS + tl.arange(0, COLUMNS)
+    return row * HEIGHT + tl.arange(0, HEIGHT)[:, None], channels[None, :]
+
+
+@triton.jit
+def _packed(rows, channels, num_rows, num_channels, COLUMNS: tl.constexpr):
+    """Where the bits of a tile lie, eight channels to a byte, and which are inside."""
+    group = tl.min(channels) // 8 + tl.arange(0, COLUMNS // 8)[None, :]
+    return rows * (num_channels // 8) + group, (rows < num_rows) & (group < num_channels // 8)
+
+
+@triton.jit
 def _apply(
     blob,
     addend,
     top,
+    signs,
     means,
     inverse_stds,
     factors,
     shifts,
+    addend_means,
+    addend_inverse_stds,
+    addend_factors,
+    addend_shifts,
     num_rows,
     num_channels,
     plane,
     AFFINE: tl.constexpr,
     ADDS: tl.constexpr,
+    POSTPONED: tl.constexpr,
+    ADDEND_AFFINE: tl.constexpr,
+    PACKS: tl.constexpr,
     RELU: tl.constexpr,
     LAST: tl.constexpr,
     HEIGHT: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
-    channels = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)[None, :]
-    rows = tl.program_id(0) * HEIGHT + tl.arange(0, HEIGHT)[:, None]
+    rows, channels = _place(num_rows, num_channels, LAST, HEIGHT, COLUMNS)
     x, inside, where = load(blob, rows, channels, num_rows, num_channels, plane, LAST)
     slope, intercept, _, _ = _line(
         means, inverse_stds, factors, shifts, channels, num_channels, AFFINE
     )
     y = x * slope + intercept
     if ADDS:
-        y += tl.load(addend + where, mask=inside, other=0.0).to(tl.float32)
+        other = tl.load(addend + where, mask=inside, other=0.0).to(tl.float32)
+        if POSTPONED:
+            slope, intercept, _, _ = _line(
+                addend_means,
+                addend_inverse_stds,
+                addend_factors,
+                addend_shifts,
+                channels,
+                num_channels,
+                ADDEND_AFFINE,
+            )
+            other = other * slope + intercept
+        y += other
     if RELU:
         # NaN stays NaN.
         y = tl.where(y < 0, 0.0, y)
+    y = y.to(top.dtype.element_ty)
     tl.store(top + where, y, mask=inside)
+    if PACKS:
+        bits = tl.reshape((y > 0).to(tl.int32), (HEIGHT, COLUMNS // 8, 8))
+        packed = tl.sum(bits << tl.arange(0, 8)[None, None, :], 2).to(tl.uint8)
+        place, known = _packed(rows, channels, num_rows, num_channels, COLUMNS)
+        tl.store(signs + place, packed, mask=known)
 
 
 @triton.jit
@@ -82,11 +128,27 @@ def _pass_relu(x, gradient, slope, intercept, RELU: tl.constexpr):
 
 
 @triton.jit
+def _is_positive(
+    signs, rows, channels, where, inside, num_rows, num_channels,
+    PACKED: tl.constexpr, HEIGHT: tl.constexpr, COLUMNS: tl.constexpr,
+):  # fmt: skip
+    """Where the sum is positive, by its signs or by itself."""
+    if PACKED:
+        place, known = _packed(rows, channels, num_rows, num_channels, COLUMNS)
+        packed = tl.load(signs + place, mask=known, other=0).to(tl.int32)
+        bits = (packed[:, :, None] >> tl.arange(0, 8)[None, None, :]) & 1
+        positive = tl.reshape(bits, (HEIGHT, COLUMNS)) > 0
+    else:
+        positive = tl.load(signs + where, mask=inside, other=0.0) > 0
+    return positive
+
+
+@triton.jit
 def _sum_gradients(
     blob,
     gradients,
     more,
-    top,
+    signs,
     passed,
     means,
     inverse_stds,
@@ -99,11 +161,13 @@ def _sum_gradients(
     AFFINE: tl.constexpr,
     ADDS: tl.constexpr,
     MORE: tl.constexpr,
+    PACKED: tl.constexpr,
     RELU: tl.constexpr,
     LAST: tl.constexpr,
     HEIGHT: tl.constexpr,
     COLUMNS: tl.constexpr,
     AT_ONCE: tl.constexpr,
+    STAGES: tl.constexpr,
 ):
     """Sums of the gradient, and of it times the normalised bottom, over a share of the rows.
 
@@ -117,25 +181,38 @@ def _sum_gradients(
     )
     total = tl.zeros((HEIGHT, COLUMNS), tl.float32)
     products = tl.zeros((HEIGHT, COLUMNS), tl.float32)
-    start = split * HEIGHT
-    while start < num_rows:
-        for _ in tl.static_range(AT_ONCE):
+    if STAGES > 0:
+        for begin in tl.range(split * HEIGHT, num_rows, splits * HEIGHT, num_stages=STAGES):
             x, inside, where = load(
-                blob, start + rows, channels, num_rows, num_channels, plane, LAST
+                blob, begin + rows, channels, num_rows, num_channels, plane, LAST
             )
             gradient = tl.load(gradients + where, mask=inside, other=0.0).to(tl.float32)
-            if MORE:
-                gradient += tl.load(more + where, mask=inside, other=0.0).to(tl.float32)
-            if ADDS:
-                y = tl.load(top + where, mask=inside, other=0.0)
-                gradient = tl.where(y > 0, gradient, 0.0).to(passed.dtype.element_ty)
-                tl.store(passed + where, gradient, mask=inside)
-                gradient = gradient.to(tl.float32)
-            else:
-                gradient = _pass_relu(x, gradient, slope, intercept, RELU)
+            gradient = _pass_relu(x, gradient, slope, intercept, RELU)
             total += gradient
             products += gradient * (x - mean) * inverse_std
-            start += splits * HEIGHT
+    else:
+        start = split * HEIGHT
+        while start < num_rows:
+            for _ in tl.static_range(AT_ONCE):
+                x, inside, where = load(
+                    blob, start + rows, channels, num_rows, num_channels, plane, LAST
+                )
+                gradient = tl.load(gradients + where, mask=inside, other=0.0).to(tl.float32)
+                if MORE:
+                    gradient += tl.load(more + where, mask=inside, other=0.0).to(tl.float32)
+                if ADDS:
+                    lets = _is_positive(
+                        signs, start + rows, channels, where, inside, num_rows, num_channels,
+                        PACKED, HEIGHT, COLUMNS,
+                    )  # fmt: skip
+                    gradient = tl.where(lets, gradient, 0.0).to(passed.dtype.element_ty)
+                    tl.store(passed + where, gradient, mask=inside)
+                    gradient = gradient.to(tl.float32)
+                else:
+                    gradient = _pass_relu(x, gradient, slope, intercept, RELU)
+                total += gradient
+                products += gradient * (x - mean) * inverse_std
+                start += splits * HEIGHT
     known = channels < num_channels
     place = sums + 2 * split * num_channels + channels
     tl.store(place, tl.sum(total, 0)[None, :], mask=known)
@@ -179,8 +256,7 @@ def _bottom_gradient(
     HEIGHT: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
-    channels = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)[None, :]
-    rows = tl.program_id(0) * HEIGHT + tl.arange(0, HEIGHT)[:, None]
+    rows, channels = _place(num_rows, num_channels, LAST, HEIGHT, COLUMNS)
     x, inside, where = load(blob, rows, channels, num_rows, num_channels, plane, LAST)
     slope, intercept, mean, inverse_std = _line(
         means, inverse_stds, factors, shifts, channels, num_channels, AFFINE
@@ -213,50 +289,75 @@ class Normalization:
     def layout(self) -> Layout:
         return layout_of(self.x)
 
+    @property
+    def _line(self) -> tuple[Tensor | None, ...]:
+        """What a kernel needs for the line from bottom to top."""
+        return self.mean, self.inverse_std, self.factor, self.shift
+
     def top(self, addend: Tensor | None = None) -> Tensor:
         """The top, of x's type and memory format; so is the addend."""
+        return self.top_and_signs(addend)[0]
+
+    def top_and_signs(
+        self, addend: Tensor | None, postponed: Normalization | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """The top, and what tells where a sum is positive, for `gradients`: it again, or bits.
+
+        Where it has been `postponed`, the addend is normalised here.
+        """
         layout = self.layout
         top = torch.empty_like(self.x)
-        _apply[(layout.row_blocks, layout.column_blocks)](
+        packs = addend is not None and layout.last and layout.channels % 8 == 0
+        signs = (
+            torch.empty(layout.rows, layout.channels // 8, dtype=torch.uint8, device=top.device)
+            if packs
+            else top
+        )
+        _apply[(layout.row_blocks * layout.column_blocks,)](
             self.x,
             addend,
             top,
-            self.mean,
-            self.inverse_std,
-            self.factor,
-            self.shift,
+            signs,
+            *self._line,
+            *(postponed._line if postponed is not None else [None] * 4),
             **layout.settings,
             AFFINE=self.factor is not None,
             ADDS=addend is not None,
+            POSTPONED=postponed is not None,
+            ADDEND_AFFINE=postponed is not None and postponed.factor is not None,
+            PACKS=packs,
             RELU=self.relu,
         )
-        return top
+        return top, signs
 
     def gradients(
-        self, gradient: Tensor, more: Tensor | None = None, top: Tensor | None = None
+        self, gradient: Tensor, more: Tensor | None = None, signs: Tensor | None = None
     ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
         """Those of x, factor, shift and addend, from one of the top's and, perhaps, `more` of it.
 
-        `top` is given where there is an addend. All are in x's memory format.
+        `signs` are given where there is an addend. All are in x's memory format.
         """
         layout, mean = self.layout, self.mean
-        passed = torch.empty_like(gradient) if top is not None else None
-        statistics = (mean, self.inverse_std, self.factor, self.shift)
+        passed = torch.empty_like(gradient) if signs is not None else None
         affine = {"AFFINE": self.factor is not None}
         sums = mean.new_empty((layout.splits, 2, layout.channels))
         _sum_gradients[(layout.sum_blocks, layout.splits)](
             self.x,
             gradient,
             more,
-            top,
+            signs,
             passed,
-            *statistics,
+            *self._line,
             sums,
-            **layout.sums,
+            **(
+                layout.streamed(self.x)
+                if signs is None
+                else layout.sums | {"AT_ONCE": 1, "STAGES": 0}
+            ),
             **affine,
-            AT_ONCE=tiles_at_once(self.x) if top is None else 1,
-            ADDS=top is not None,
+            ADDS=signs is not None,
             MORE=more is not None,
+            PACKED=signs is not None and signs.dtype == torch.uint8,
             RELU=self.relu,
         )
         along_shift, along_factor = torch.empty_like(mean), torch.empty_like(mean)
@@ -270,11 +371,11 @@ class Normalization:
             FINISHED=FINISHED,
         )
         result = torch.empty_like(self.x)
-        _bottom_gradient[(layout.row_blocks, layout.column_blocks)](
+        _bottom_gradient[(layout.row_blocks * layout.column_blocks,)](
             self.x,
             gradient if passed is None else passed,
             result,
-            *statistics,
+            *self._line,
             along_shift,
             along_factor,
             **layout.settings,
@@ -284,78 +385,3 @@ class Normalization:
         if self.factor is None:
             return result, None, None, passed
         return result, along_factor, along_shift, passed
-
-
-class NormalizedBatch(torch.autograd.Function):
-    """relu((x - mean) / sqrt(variance + eps) * factor + shift), in x's type and memory format.
-
-    `x` is N x C x spatial axes, float32 or bfloat16; factor and shift are float32, C numbers each,
-    or both None. `bias` stands for a bias that was to be added to x before: it moves nothing but
-    the mean in the statistics, and its gradient is 0.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        factor: Tensor | None,
-        shift: Tensor | None,
-        bias: Tensor | None,
-        statistics: Statistics,
-        eps: float,
-        relu: bool,
-    ) -> Tensor:
-        x = laid_out(x)
-        mean, inverse_std = measure(x, layout_of(x), bias, statistics, eps)
-        ctx.save_for_backward(x, mean, inverse_std, factor, shift)
-        ctx.relu = relu
-        return Normalization(x, mean, inverse_std, factor, shift, relu).top()
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        x, mean, inverse_std, factor, shift = ctx.saved_tensors
-        done = Normalization(x, mean, inverse_std, factor, shift, ctx.relu)
-        result, along_factor, along_shift, _ = done.gradients(laid_out(gradients[0], like=x))
-        bias = torch.zeros_like(mean) if ctx.needs_input_grad[3] else None
-        return result, along_factor, along_shift, bias, None, None, None
-
-
-class NormalizedSum(torch.autograd.Function):
-    """relu((x - mean) / sqrt(variance + eps) * factor + shift + addend), `copies` times.
-
-    As `NormalizedBatch`, with an addend of x's shape and type. Each of the copies, which share
-    their memory, has a gradient of its own; they are added up in the pass that reads them.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        addend: Tensor,
-        factor: Tensor | None,
-        shift: Tensor | None,
-        bias: Tensor | None,
-        statistics: Statistics,
-        eps: float,
-        copies: int,
-    ) -> tuple[Tensor, ...]:
-        x = laid_out(x)
-        mean, inverse_std = measure(x, layout_of(x), bias, statistics, eps)
-        done = Normalization(x, mean, inverse_std, factor, shift, relu=True)
-        top = done.top(laid_out(addend, like=x))
-        ctx.save_for_backward(x, mean, inverse_std, factor, shift, top)
-        ctx.set_materialize_grads(False)
-        return top, *(top.view_as(top) for _ in range(copies - 1))
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
-        x, mean, inverse_std, factor, shift, top = ctx.saved_tensors
-        given = [laid_out(gradient, like=x) for gradient in gradients if gradient is not None]
-        if not given:
-            return (None,) * 8
-        first, *others = given
-        more = sum(others[1:], others[0]) if others else None
-        done = Normalization(x, mean, inverse_std, factor, shift, relu=True)
-        result, along_factor, along_shift, passed = done.gradients(first, more, top)
-        bias = torch.zeros_like(mean) if ctx.needs_input_grad[4] else None
-        return result, passed, along_factor, along_shift, bias, None, None, None

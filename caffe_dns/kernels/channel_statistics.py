@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from caffe_dns.kernels.layout import Layout, tile, tiles_at_once
+from caffe_dns.kernels.layout import Layout, tile
 
 #: For how many channels a program adds up the sums of all splits, and how many splits at a time.
 FINISHED, SPLITS = 8, 256
@@ -24,6 +24,13 @@ def load(blob, rows, channels, num_rows, num_channels, plane, LAST: tl.constexpr
     """A tile in float32, zeros beyond the blob, and which of its places are inside."""
     inside, where = tile(rows, channels, num_rows, num_channels, plane, LAST)
     return tl.load(blob + where, mask=inside, other=0.0).to(tl.float32), inside, where
+
+
+@triton.jit
+def _distances(blob, pivot, rows, channels, num_rows, num_channels, plane, LAST: tl.constexpr):
+    """How far the numbers of a tile are from the pivot."""
+    x, inside, _ = load(blob, rows, channels, num_rows, num_channels, plane, LAST)
+    return tl.where(inside, x - pivot, 0.0)
 
 
 @triton.jit
@@ -38,6 +45,7 @@ def _sum(
     HEIGHT: tl.constexpr,
     COLUMNS: tl.constexpr,
     AT_ONCE: tl.constexpr,
+    STAGES: tl.constexpr,
 ):
     """Sums of x - pivot and of its square for each channel, over a share of the rows.
 
@@ -46,18 +54,27 @@ def _sum(
     split, splits = tl.program_id(1), tl.num_programs(1)
     channels = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)[None, :]
     rows = tl.arange(0, HEIGHT)[:, None]
-    first, _, _ = load(blob, rows, channels, num_rows, num_channels, plane, LAST)
+    first, _inside, _where = load(blob, rows, channels, num_rows, num_channels, plane, LAST)
     pivot = tl.sum(first, 0)[None, :] / tl.minimum(num_rows, HEIGHT)
     total = tl.zeros((HEIGHT, COLUMNS), tl.float32)
     squares = tl.zeros((HEIGHT, COLUMNS), tl.float32)
-    start = split * HEIGHT
-    while start < num_rows:
-        for _ in tl.static_range(AT_ONCE):
-            x, inside, _ = load(blob, start + rows, channels, num_rows, num_channels, plane, LAST)
-            distance = tl.where(inside, x - pivot, 0.0)
+    if STAGES > 0:
+        for begin in tl.range(split * HEIGHT, num_rows, splits * HEIGHT, num_stages=STAGES):
+            distance = _distances(
+                blob, pivot, begin + rows, channels, num_rows, num_channels, plane, LAST
+            )
             total += distance
             squares += distance * distance
-            start += splits * HEIGHT
+    else:
+        start = split * HEIGHT
+        while start < num_rows:
+            for _ in tl.static_range(AT_ONCE):
+                distance = _distances(
+                    blob, pivot, start + rows, channels, num_rows, num_channels, plane, LAST
+                )
+                total += distance
+                squares += distance * distance
+                start += splits * HEIGHT
     known = channels < num_channels
     place = sums + 2 * split * num_channels + channels
     tl.store(place, tl.sum(total, 0)[None, :], mask=known)
@@ -164,31 +181,47 @@ class Statistics:
     fraction: float
 
 
-def measure(
-    x: Tensor, layout: Layout, bias: Tensor | None, statistics: Statistics, eps: float
-) -> tuple[Tensor, Tensor]:
-    """Mean and 1 / sqrt(variance + eps) of each channel."""
+@dataclass(frozen=True)
+class Sums:
+    """Sums of x - pivot and of its square for each channel, over shares of the rows.
+
+    `pivot` is a number near each channel's mean, `sums` are shares x 2 x channels; float32.
+    """
+
+    pivot: Tensor
+    sums: Tensor
+
+
+def add(x: Tensor, layout: Layout) -> Sums:
+    """What is added up in a pass over x."""
     channels = layout.channels
-    pivot, mean, inverse_std = torch.empty((3, channels), device=x.device)
+    pivot = torch.empty(channels, device=x.device)
     sums = torch.empty((layout.splits, 2, channels), device=x.device)
-    _sum[(layout.sum_blocks, layout.splits)](
-        x, pivot, sums, **layout.sums, AT_ONCE=tiles_at_once(x)
-    )
+    _sum[(layout.sum_blocks, layout.splits)](x, pivot, sums, **layout.streamed(x))
+    return Sums(pivot, sums)
+
+
+def measure(
+    found: Sums, rows: int, bias: Tensor | None, statistics: Statistics, eps: float
+) -> tuple[Tensor, Tensor]:
+    """Mean and 1 / sqrt(variance + eps) of each channel of so many rows."""
+    channels = len(found.pivot)
+    mean, inverse_std = torch.empty((2, channels), device=found.pivot.device)
     _finish[(triton.cdiv(channels, FINISHED),)](
-        sums,
-        layout.splits,
-        pivot,
+        found.sums,
+        len(found.sums),
+        found.pivot,
         bias,
         mean,
         inverse_std,
         statistics.mean_sum,
         statistics.variance_sum,
         statistics.batches,
-        layout.rows,
+        rows,
         channels,
         eps,
         statistics.fraction,
-        layout.rows / max(1, layout.rows - 1),
+        rows / max(1, rows - 1),
         HAS_BIAS=bias is not None,
         SPLITS=SPLITS,
         FINISHED=FINISHED,

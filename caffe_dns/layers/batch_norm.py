@@ -13,12 +13,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from caffe_dns import kernels
+from caffe_dns.kernels.postponed import Postponed
 from caffe_dns.layers.base import ALL_BOTTOMS, SameShape, Shape, add_bias, layer_types
 from caffe_dns.layers.batch_statistics import normalize_batch
+from caffe_dns.mask_rules import stand_in
 from caffe_dns.proto.caffe_pb2 import FillerParameter
 
 if TYPE_CHECKING:
-    from caffe_dns.kernels.channel_statistics import Statistics
+    from caffe_dns.kernels.channel_statistics import Statistics, Sums
 
 #: Smaller eps are raised to it, as cuDNN asks.
 _LEAST_NVCAFFE_EPS = 1e-5
@@ -116,11 +118,15 @@ class BatchNorm(SameShape):
         *,
         bias: Tensor | None = None,
         relu: bool = False,
+        sums: Sums | None = None,
+        postponed: Postponed | None = None,
     ) -> Tensor:
         """The top, and with it what stands around the layer, each given for the channels.
 
         `bias` is added before; after it come a factor, a shift and a ReLU. The mean takes a bias
-        away again, so in training its gradient is 0.
+        away again, so in training its gradient is 0. `sums` are those of the values, if the layer
+        `wants_sums` and they are there. With `postponed`, the kernel leaves the values as they are
+        to who adds them to others.
         """
         bottom = values if values.dim() > 1 else values.unsqueeze(1)
         if self.scale_bias:
@@ -129,7 +135,7 @@ class BatchNorm(SameShape):
             parts = bottom.split(self.images)
             top = torch.cat([self._normalize(part, factor, shift, bias, relu) for part in parts])
         else:
-            top = self._normalize(bottom, factor, shift, bias, relu)
+            top = self._normalize(bottom, factor, shift, bias, relu, sums, postponed)
         return top.view_as(values)
 
     def normalize_and_add(
@@ -140,19 +146,27 @@ class BatchNorm(SameShape):
         shift: Tensor | None = None,
         *,
         bias: Tensor | None = None,
+        sums: Sums | None = None,
+        postponed: Postponed | None = None,
         copies: int,
     ) -> Sequence[Tensor]:
-        """relu(what `normalize` gives + addend), so many times: each has a gradient of its own."""
+        """relu(what `normalize` gives + addend), so many times: each has a gradient of its own.
+
+        What has been `postponed` of the addend is done as well.
+        """
+        left = postponed.take() if postponed is not None else None
         if self._suits_kernel(values) and not self.images and addend.dtype == values.dtype:
-            from caffe_dns.kernels.batch_norm import NormalizedSum
+            from caffe_dns.kernels.normalized import NormalizedSum
 
             factor, shift = _both(factor, shift)
             statistics = self._statistics()
             tops: Sequence[Tensor] = NormalizedSum.apply(
-                values, addend, factor, shift, bias, statistics, self.eps, copies
+                values, addend, factor, shift, bias, statistics, self.eps, copies, sums, left
             )
             return tops
-        top = torch.relu(self.normalize(values, factor, shift, bias=bias) + addend)
+        if left is not None:
+            addend = stand_in(addend, left.top())
+        top = torch.relu(self.normalize(values, factor, shift, bias=bias, sums=sums) + addend)
         return [top.view_as(top) for _ in range(copies)]
 
     def _normalize(
@@ -162,10 +176,12 @@ class BatchNorm(SameShape):
         shift: Tensor | None,
         bias: Tensor | None,
         relu: bool,
+        sums: Sums | None = None,
+        postponed: Postponed | None = None,
     ) -> Tensor:
         """The top for images that share statistics."""
         if self._suits_kernel(bottom):
-            return self._normalize_in_kernel(bottom, factor, shift, bias, relu)
+            return self._normalize_in_kernel(bottom, factor, shift, bias, relu, sums, postponed)
         if bias is not None:
             bottom = add_bias(bottom, bias)
         top = self._normalize_in_torch(bottom, factor, shift)
@@ -198,14 +214,21 @@ class BatchNorm(SameShape):
         shift: Tensor | None,
         bias: Tensor | None,
         relu: bool,
+        sums: Sums | None,
+        postponed: Postponed | None,
     ) -> Tensor:
-        from caffe_dns.kernels.batch_norm import NormalizedBatch
+        from caffe_dns.kernels.normalized import NormalizedBatch
 
         factor, shift = _both(factor, shift)
         top: Tensor = NormalizedBatch.apply(
-            bottom, factor, shift, bias, self._statistics(), self.eps, relu
+            bottom, factor, shift, bias, self._statistics(), self.eps, relu, sums, postponed
         )
         return top
+
+    @property
+    def wants_sums(self) -> bool:
+        """Whether it can do with sums of its bottom, all of whose images share statistics."""
+        return not (self.use_global_stats or self.scale_bias or self.images)
 
     def _suits_kernel(self, bottom: Tensor) -> bool:
         """Whether our kernel normalises this: N x C x any, by the statistics of a batch."""

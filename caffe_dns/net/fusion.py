@@ -10,25 +10,38 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from itertools import takewhile
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor
 
 from caffe_dns import kernels
+from caffe_dns.kernels.postponed import Postponed
 from caffe_dns.layers import sparse_gradients
-from caffe_dns.layers.arithmetic import Eltwise, Scale
+from caffe_dns.layers.arithmetic import Eltwise
 from caffe_dns.layers.base import Context, Layer
 from caffe_dns.layers.batch_norm import BatchNorm
 from caffe_dns.layers.convolution import BaseConvolution
 from caffe_dns.layers.masked import MasksTogether, WeightedLayer
-from caffe_dns.layers.neuron import ReLU
 from caffe_dns.layers.pooled_convolution import pooled_convolution
 from caffe_dns.layers.pooling import Pooling
 from caffe_dns.layers.rectified_convolution import rectified_convolution, rectify, suits
-from caffe_dns.layers.shape import Concat
+from caffe_dns.layers.summed_convolution import summed_convolution
 from caffe_dns.net.joining import Joined, Share, shares
+from caffe_dns.net.kinds import (
+    has_bias,
+    is_affine,
+    is_max_pool,
+    is_plain,
+    is_relu,
+    is_weighted,
+    joins_channels,
+    works_in_place,
+)
 from caffe_dns.net.wiring import Step
+
+if TYPE_CHECKING:
+    from caffe_dns.kernels.channel_statistics import Sums
 
 #: Where all of it is faster.
 DEVICES = ("cuda",)
@@ -89,6 +102,8 @@ class Chain(FusedLayers):
     relu: Step | None
     pool: Step | None
     share: Share | None = None
+    #: What is left to who adds its top to another blob.
+    postponed: Postponed | None = None
 
     @property
     def steps(self) -> list[Step]:
@@ -129,17 +144,26 @@ class Chain(FusedLayers):
         convolution = self._rectified_convolution()
         if convolution is not None and kernels.suit(bottom):
             return (rectified_convolution(convolution, bottom),)
-        bottom, bias = self._weigh(bottom)
         if self.batch_norm is None:
+            bottom, bias = self._weigh(bottom)
             return (_rectify(bottom, bias, self.share, *beside),)
         layer, *affine = self._affine()
-        return (layer.normalize(bottom, *affine, bias=bias, relu=self.relu is not None),)
+        bottom, bias, sums = self._add_up(bottom, layer)
+        relu = self.relu is not None
+        top = layer.normalize(
+            bottom, *affine, bias=bias, relu=relu, sums=sums, postponed=self.postponed
+        )
+        return (top,)
 
-    def run_and_add(self, bottom: Tensor, addend: Tensor, copies: int) -> Sequence[Tensor]:
+    def run_and_add(
+        self, bottom: Tensor, addend: Tensor, copies: int, postponed: Postponed | None
+    ) -> Sequence[Tensor]:
         """relu(what it makes of the bottom + addend), so many times, if it ends by normalising."""
-        bottom, bias = self._weigh(bottom)
         layer, *affine = self._affine()
-        return layer.normalize_and_add(bottom, addend, *affine, bias=bias, copies=copies)
+        bottom, bias, sums = self._add_up(bottom, layer)
+        return layer.normalize_and_add(
+            bottom, addend, *affine, bias=bias, sums=sums, postponed=postponed, copies=copies
+        )
 
     def _pool(self, bottom: Tensor, pooling: Pooling) -> Tensor:
         """The maxima of what the convolution makes of it."""
@@ -161,6 +185,17 @@ class Chain(FusedLayers):
         assert isinstance(self.weighted.layer, WeightedLayer)
         return self.weighted.layer.without_bias(bottom)
 
+    def _add_up(
+        self, bottom: Tensor, batch_norm: BatchNorm
+    ) -> tuple[Tensor, Tensor | None, Sums | None]:
+        """The same, and its sums for the BatchNorm if they have been added up as it was made."""
+        layer = self.weighted.layer if self.weighted is not None else None
+        if isinstance(layer, BaseConvolution) and batch_norm.wants_sums:
+            found = summed_convolution(layer, bottom)
+            if found is not None:
+                return found
+        return (*self._weigh(bottom), None)
+
     def _affine(self) -> tuple[BatchNorm, Tensor | None, Tensor | None]:
         """The BatchNorm, and its factor and shift."""
         assert self.batch_norm is not None
@@ -176,6 +211,8 @@ class Residual(FusedLayers):
     chain: Chain
     sum: RectifiedSum
     split: Step | None
+    #: What has been left to it by who made the other blob.
+    postponed: Postponed | None = None
 
     @property
     def steps(self) -> list[Step]:
@@ -188,7 +225,7 @@ class Residual(FusedLayers):
 
     def run(self, *bottoms: Tensor) -> Sequence[Tensor]:
         bottom, addend = bottoms
-        return self.chain.run_and_add(bottom, addend, len(self.steps[-1].tops))
+        return self.chain.run_and_add(bottom, addend, len(self.steps[-1].tops), self.postponed)
 
 
 @dataclass(frozen=True)
@@ -219,7 +256,28 @@ def _find_fused_layers(
         if group is not None:
             found[rest[0].layer] = group
         del rest[: len(group.steps) if group is not None else 1]
-    return found if inner else {**found, **_joined(steps, found)}
+    if inner:
+        return found
+    return {**found, **_joined(steps, found), **_postponing(steps, found)}
+
+
+def _postponing(
+    steps: Sequence[Step], found: Mapping[Layer, FusedLayers]
+) -> dict[Layer, FusedLayers]:
+    """Chains among those found whose normalised top is only added, and who adds it."""
+    sums = {each.bottoms[1]: each for each in found.values() if isinstance(each, Residual)}
+    changed: dict[Layer, FusedLayers] = {}
+    for group in found.values():
+        if not isinstance(group, Chain) or group.batch_norm is None or group.relu is not None:
+            continue
+        (top,) = group.steps[-1].tops
+        readers = [step for step in steps if top in step.bottoms and step not in group.steps]
+        if top in sums and readers == [sums[top].sum.eltwise]:
+            postponed = Postponed()
+            changed[group.steps[0].layer] = replace(group, postponed=postponed)
+            added = sums[top]
+            changed[added.steps[0].layer] = replace(added, postponed=postponed)
+    return changed
 
 
 def _group_at(steps: Sequence[Step], inner: bool) -> FusedLayers | None:
@@ -250,7 +308,7 @@ def _joined(steps: Sequence[Step], found: Mapping[Layer, FusedLayers]) -> dict[L
     joined: dict[Layer, FusedLayers] = {}
     for step in steps:
         chains = [makers[blob] for blob in step.bottoms if blob in makers]
-        if not _joins_channels(step) or len(chains) < len(step.bottoms):
+        if not joins_channels(step) or len(chains) < len(step.bottoms):
             continue
         convolutions = [chain.steps[0].layer for _, chain in chains]
         widths = [each.num_output for each in convolutions if isinstance(each, BaseConvolution)]
@@ -282,7 +340,7 @@ def _find_masks(steps: Sequence[Step], context: Context) -> MasksTogether | None
 
 def _chain_at(steps: Sequence[Step], inner: bool) -> Chain | None:
     """The chain that begins with the first of these, if one does."""
-    candidates = list(takewhile(_is_plain, steps[:5]))
+    candidates = list(takewhile(is_plain, steps[:5]))
     taken: list[Step] = []
 
     def take(is_right: Callable[[Step], bool], *, in_place: bool = True) -> Step | None:
@@ -290,20 +348,20 @@ def _chain_at(steps: Sequence[Step], inner: bool) -> Chain | None:
         step = candidates[len(taken)] if len(taken) < len(candidates) else None
         if step is None or not is_right(step):
             return None
-        if in_place and taken and not _in_place(step, taken[-1]):
+        if in_place and taken and not works_in_place(step, taken[-1]):
             return None
         taken.append(step)
         return step
 
-    weighted = take(_is_weighted)
+    weighted = take(is_weighted)
     batch_norm = take(lambda step: isinstance(step.layer, BatchNorm))
-    scale = take(partial(_is_affine, batch_norm)) if batch_norm else None
+    scale = take(partial(is_affine, batch_norm)) if batch_norm else None
     # Where there is no bias to add, a ReLU alone is no more than PyTorch's.
-    biased = weighted is not None and _has_bias(weighted)
-    relu = take(_is_relu) if batch_norm or biased else None
+    biased = weighted is not None and has_bias(weighted)
+    relu = take(is_relu) if batch_norm or biased else None
     pool = None
     if biased and not batch_norm and not inner:
-        pool = take(partial(_is_max_pool, taken[-1]), in_place=False)
+        pool = take(partial(is_max_pool, taken[-1]), in_place=False)
     return Chain(weighted, batch_norm, scale, relu, pool) if len(taken) > 1 else None
 
 
@@ -323,61 +381,13 @@ def _residual_at(steps: Sequence[Step]) -> Residual | None:
 
 def _sum_at(steps: Sequence[Step]) -> RectifiedSum | None:
     """A sum and its ReLU, if these begin so."""
-    if len(steps) < 2 or not _is_plain(steps[0], bottoms=2) or not _is_plain(steps[1]):
+    if len(steps) < 2 or not is_plain(steps[0], bottoms=2) or not is_plain(steps[1]):
         return None
     eltwise, relu = steps[:2]
     is_sum = isinstance(eltwise.layer, Eltwise) and eltwise.layer.is_plain_sum
-    if is_sum and _is_relu(relu) and relu.bottoms == relu.tops == eltwise.tops:
+    if is_sum and is_relu(relu) and relu.bottoms == relu.tops == eltwise.tops:
         return RectifiedSum(eltwise, relu)
     return None
-
-
-def _is_plain(step: Step, bottoms: int = 1) -> bool:
-    return (
-        (len(step.bottoms), len(step.tops)) == (bottoms, 1)
-        and not step.layer.param.propagate_down
-        and not any(step.loss_weights)
-    )
-
-
-def _in_place(step: Step, before: Step) -> bool:
-    return before.tops == step.bottoms == step.tops
-
-
-def _is_weighted(step: Step) -> bool:
-    """Whether it has a weight, and its bias is for axis 1, that of the channels."""
-    return isinstance(step.layer, WeightedLayer) and step.layer.output_axis == 1
-
-
-def _has_bias(step: Step) -> bool:
-    return isinstance(step.layer, WeightedLayer) and step.layer.bias_term
-
-
-def _is_affine(batch_norm: Step, step: Step) -> bool:
-    """Whether it is a Scale with a factor for each channel that the BatchNorm has."""
-    scale, normalized = step.layer, batch_norm.layer
-    return (
-        isinstance(scale, Scale)
-        and isinstance(normalized, BatchNorm)
-        and scale.param.scale_param.axis == 1
-        and all(blob.dim() == 1 and len(blob) == normalized.channels for blob in scale.blobs)
-    )
-
-
-def _is_relu(step: Step) -> bool:
-    return isinstance(step.layer, ReLU) and step.layer.negative_slope == 0
-
-
-def _joins_channels(step: Step) -> bool:
-    """Whether it is a Concat of images along the axis of their channels."""
-    if not isinstance(step.layer, Concat) or not _is_plain(step, bottoms=len(step.bottoms)):
-        return False
-    return step.layer.own_axis(4) == 1
-
-
-def _is_max_pool(before: Step, step: Step) -> bool:
-    """Whether it takes the maxima of what the step before has made."""
-    return isinstance(step.layer, Pooling) and step.layer.is_max and step.bottoms == before.tops
 
 
 def _rectify(

@@ -19,18 +19,21 @@ from torch import Tensor
 from triton.backends.compiler import GPUTarget
 from triton.backends.nvidia.compiler import CUDABackend
 from triton.compiler import ASTSource
+from triton.tools.tensor_descriptor import TensorDescriptor
 
-from caffe_dns.kernels import convolution, narrow, ycbcr
+from caffe_dns.kernels import convolution, narrow, pointwise, ycbcr
 from caffe_dns.kernels.apart import ApartKernel
-from caffe_dns.kernels.batch_norm import NormalizedBatch, NormalizedSum
 from caffe_dns.kernels.bias_relu import BiasedReLU
 from caffe_dns.kernels.channel_statistics import Statistics
 from caffe_dns.kernels.columns import by_columns
 from caffe_dns.kernels.contest import ContestKernel
 from caffe_dns.kernels.cut import CutKernel, CutMask
 from caffe_dns.kernels.first_convolution import FirstConvolution
+from caffe_dns.kernels.layout import LARGE
 from caffe_dns.kernels.lrn import NormalizedAcross
 from caffe_dns.kernels.max_pool import MaxPool
+from caffe_dns.kernels.normalized import NormalizedBatch, NormalizedSum
+from caffe_dns.kernels.postponed import Postponed
 from caffe_dns.kernels.products import Products
 from caffe_dns.kernels.sgd import SGDKernel
 from caffe_dns.kernels.softmax_loss import SoftmaxLoss
@@ -84,6 +87,8 @@ def kind(value: Any, is_constexpr: bool) -> str:
     """The type of an argument as the compiler calls it; 1 is built in, as Triton does."""
     if is_constexpr or value is None or (isinstance(value, int) and value == 1):
         return "constexpr"
+    if isinstance(value, TensorDescriptor):
+        return f"tensordesc<{TYPES[value.base.dtype][1:]}{value.block_shape}>"
     if isinstance(value, Tensor):
         return TYPES[value.dtype]
     return "fp32" if isinstance(value, float) else "i32"
@@ -120,9 +125,13 @@ def run_on_images(cases: Iterable[tuple[bool, ...]], window: int) -> None:
         statistics = Statistics(torch.zeros(6), torch.zeros(6), torch.zeros(1), 0.9)
         top = NormalizedBatch.apply(x, factor, factor, bias, statistics, 1e-5, relu)
         top.sum().backward()
-        addend = images(last, dtype).requires_grad_()
+        postponed, copies = Postponed() if biased else None, 2 if relu else 1
+        addend = NormalizedBatch.apply(
+            images(last, dtype), factor, factor, None, statistics, 1e-5, False, None, postponed
+        ).requires_grad_()
+        left = postponed.take() if postponed is not None else None
         tops = NormalizedSum.apply(
-            x, addend, factor, factor, bias, statistics, 1e-5, 2 if relu else 1
+            x, addend, factor, factor, bias, statistics, 1e-5, copies, None, left
         )
         torch.autograd.backward(tops, tops)
     for last, dtype in product((False, True), (torch.float32, torch.bfloat16)):
@@ -133,6 +142,7 @@ def run_on_images(cases: Iterable[tuple[bool, ...]], window: int) -> None:
         space_to_depth(images(last)[:, :3], 4, (2, 2), (3, 3), 3, dtype)
         weight = torch.zeros(5, 6, 2, 2, dtype=dtype, requires_grad=True)
         FirstConvolution.apply(images(last), weight, weight[:, 0, 0, 0], (1, 1)).sum().backward()
+    run_on_rows(statistics)
     x, weight = images(last=True), torch.zeros(5, 6, window, window)
     for biased, relu in product((False, True), (False, True)):
         bias, pool = torch.zeros(5) if biased else None, (2, 2) if relu else (2, 1)
@@ -140,6 +150,20 @@ def run_on_images(cases: Iterable[tuple[bool, ...]], window: int) -> None:
     gradient = torch.zeros(4, 5, 9 - window, 9 - window)
     convolution.parameter_gradients(gradient, x, weight, (0, 0))
     convolution.bottom_gradient(gradient, x, weight, (0, 0))
+
+
+def run_on_rows(statistics: Statistics) -> None:
+    """Compile what blobs of many channels have, innermost in memory."""
+    for dtype in (torch.float32, torch.bfloat16):
+        x = torch.zeros(2, 64, 8, 8, dtype=dtype).contiguous(memory_format=torch.channels_last)
+        pointwise.product(x, torch.zeros(64, 64, 1, 1, dtype=dtype))
+        # So large that it is streamed.
+        large = torch.empty(LARGE // 64, 64, dtype=dtype, requires_grad=True)
+        top = NormalizedBatch.apply(large, None, None, None, statistics, 1e-5, True)
+        top.backward(top)
+        # Eight channels' signs take a byte.
+        tops = NormalizedSum.apply(x.requires_grad_(), x, None, None, None, statistics, 1e-5, 1)
+        torch.autograd.backward(tops, tops)
 
 
 def run_without_images() -> None:

@@ -49,3 +49,16 @@ def _without_unread_checks(monkeypatch: pytest.MonkeyPatch) -> None:
     if not given.debug:
         options = dataclasses.replace(given, sanitize_overflow=False)
         monkeypatch.setattr(interpreter.interpreter_builder, "options", options)
+
+
+@pytest.fixture(autouse=True)
+def _scalars_in_ranges(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The interpreter has a scalar as an array of one number, which NumPy takes for none."""
+    interpreter = pytest.importorskip("triton.runtime.interpreter")
+    patch = interpreter._patch_lang_tensor
+
+    def patch_tensor(tensor: Any, scope: Any) -> None:
+        patch(tensor, scope)
+        scope.set_attr(tensor, "__index__", lambda self: self.handle.data.item())
+
+    monkeypatch.setattr(interpreter, "_patch_lang_tensor", patch_tensor)

@@ -20,14 +20,16 @@ if DEVICE == "cpu":
     os.environ["TRITON_INTERPRET"] = "1"  # before anything imports it
 
 pytest.importorskip("triton")
-batch_norm = import_module("caffe_dns.kernels.batch_norm")
-Statistics = batch_norm.Statistics
+layout = import_module("caffe_dns.kernels.layout")
+normalized = import_module("caffe_dns.kernels.normalized")
+Statistics = normalized.Statistics
 
 #: Each shape, and whether channels are innermost: several blocks of channels, of rows, one number.
 LAYOUTS = [
     ((7, 5), False),
     ((3, 4, 4, 5), False),
     ((3, 70, 2, 3), True),
+    ((3, 136, 2, 3), True),
     ((2, 3, 40, 41), False),
     ((2, 3, 40, 41), True),
     ((1100, 2), False),
@@ -48,7 +50,7 @@ def reference(values: list[Tensor], relu: bool) -> Tensor:
 
 @pytest.mark.parametrize(
     ("shape", "last", "affine", "relu"),
-    [(*layout, both, both) for layout in LAYOUTS for both in (False, True)]
+    [(*each, both, both) for each in LAYOUTS for both in (False, True)]
     + [(*LAYOUTS[0], affine, not affine) for affine in (False, True)],
 )
 def test_against_float64(shape: tuple[int, ...], last: bool, affine: bool, relu: bool) -> None:
@@ -70,7 +72,7 @@ def test_against_float64(shape: tuple[int, ...], last: bool, affine: bool, relu:
     on_device = [value.to(DEVICE).requires_grad_() for value in values]
     kept = [value.to(DEVICE) for value in sums]
     statistics = Statistics(*kept, 0.75)
-    found = batch_norm.NormalizedBatch.apply(
+    found = normalized.NormalizedBatch.apply(
         *on_device, *rest, bias.to(DEVICE), statistics, 1e-5, relu
     )
     assert found.stride() == on_device[0].stride()
@@ -88,12 +90,21 @@ def test_against_float64(shape: tuple[int, ...], last: bool, affine: bool, relu:
         torch.testing.assert_close(got.double().cpu(), 0.75 * start + new, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("shape", [(3, 70, 2, 3), (2, 3, 40, 41), (5, 136, 7, 9)])
+def test_as_a_large_blob(shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whose tiles are on their way to shared memory before they are summed up."""
+    monkeypatch.setattr(layout, "LARGE", 1)
+    x = torch.zeros(shape).contiguous(memory_format=torch.channels_last)
+    assert layout.layout_of(x).streamed(x)["STAGES"] > 0
+    test_against_float64(shape, last=True, affine=True, relu=True)
+
+
 @pytest.mark.parametrize(
     ("shape", "last", "affine", "copies"),
     [
-        (*layout, affine, copies)
-        for layout, affine, copies in zip(
-            LAYOUTS, 4 * [False, True], [1, 2, 3, 2, 1, 2, 1], strict=False
+        (*each, affine, copies)
+        for each, affine, copies in zip(
+            LAYOUTS, 4 * [False, True], [1, 2, 3, 2, 2, 1, 2, 1], strict=False
         )
     ],
 )
@@ -114,7 +125,7 @@ def test_a_sum_against_float64(
         on_device[0] = on_device[0].contiguous(memory_format=torch.channels_last)
     x, *parameters, addend = (value.requires_grad_() for value in on_device)
     kept = [torch.zeros(count, device=DEVICE) for count in (channels, channels, 1)]
-    found = batch_norm.NormalizedSum.apply(
+    found = normalized.NormalizedSum.apply(
         x, addend, *parameters or (None, None), None, Statistics(*kept, 0.5), 1e-5, copies
     )
     assert len(found) == copies
@@ -137,7 +148,7 @@ def test_a_sum_in_bfloat16() -> None:
     x, addend = (draw((8, 3, 5, 5), seed).to(DEVICE, torch.bfloat16) for seed in (1, 2))
     kept = [torch.zeros(count, device=DEVICE) for count in (3, 3, 1)]
     x.requires_grad_(), addend.requires_grad_()
-    tops = batch_norm.NormalizedSum.apply(
+    tops = normalized.NormalizedSum.apply(
         x, addend, None, None, None, Statistics(*kept, 0.5), 1e-5, 2
     )
     torch.autograd.backward(tops, [torch.ones_like(top) for top in tops])
@@ -150,12 +161,34 @@ def test_a_sum_in_bfloat16() -> None:
     assert torch.equal(addend.grad.double(), 2.0 * (wanted > 0))
 
 
-@pytest.mark.parametrize("readers", [1, 2])
-def test_a_residual_block(readers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+GLOBAL = "batch_norm_param { use_global_stats: true }"
+
+
+@pytest.mark.parametrize(
+    ("readers", "addend", "settings"),
+    [
+        (1, "other", ""),
+        (2, "other", ""),
+        (1, "b", ""),
+        (2, "b", ""),
+        (1, "b", GLOBAL),
+        (2, "c", ""),
+    ],
+)
+def test_a_residual_block(
+    readers: int, addend: str, settings: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is added may be normalised, too, where it is added; but not if another reads it."""
     shape = (4, 3, 5, 6)
-    text = input_layer(data=shape, other=shape) + layer("bn", "BatchNorm", "data", "a")
+    text = input_layer(data=shape, other=shape)
+    if addend != "other":
+        text += layer("bn2", "BatchNorm", "other", addend)
+        text += layer("scale2", "Scale", addend, addend, "scale_param { bias_term: true }")
+    if addend == "c":
+        text += layer("silence", "Silence", "c", "").replace("top: ''", "")
+    text += layer("bn", "BatchNorm", "data", "a", settings)
     text += layer("scale", "Scale", "a", "a", "scale_param { bias_term: true }")
-    text += "layer { name: 'sum' type: 'Eltwise' bottom: 'other' bottom: 'a' top: 's' }"
+    text += f"layer {{ name: 'sum' type: 'Eltwise' bottom: '{addend}' bottom: 'a' top: 's' }}"
     text += layer("relu", "ReLU", "s", "s")
     for number in range(readers):
         text += layer(f"t{number}", "TanH", "s", f"t{number}") + (
@@ -172,7 +205,11 @@ def test_a_residual_block(readers: int, monkeypatch: pytest.MonkeyPatch) -> None
         learned = [param.tensor for param in net.learnable_params]
         gradients = [each.grad for each in (data, other, *learned)]
         found.append([*(each for each in gradients if each is not None), *learned])
-    assert [len(group.steps) for group in net.fusion.layers[False].values()] == [4 + (readers > 1)]
+    groups = list(net.fusion.layers[False].values())
+    lengths = [2] * (addend != "other") + [4 + (readers > 1)]
+    assert [len(group.steps) for group in groups] == lengths
+    left = {getattr(group, "postponed", None) is not None for group in groups}
+    assert left == {addend == "b"}
     for got, want in zip(*found, strict=True):
         torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
 
@@ -181,7 +218,7 @@ def test_nan_passes_through_a_sum() -> None:
     x = torch.tensor([[1.0, 2.0], [3.0, 5.0]], device=DEVICE)
     addend = torch.tensor([[float("nan"), 0.0], [0.0, 0.0]], device=DEVICE)
     kept = [torch.zeros(count, device=DEVICE) for count in (2, 2, 1)]
-    (top,) = batch_norm.NormalizedSum.apply(
+    (top,) = normalized.NormalizedSum.apply(
         x, addend, None, None, None, Statistics(*kept, 0.5), 1e-5, 1
     )
     assert top.isnan().tolist() == [[True, False], [False, False]]
@@ -191,7 +228,7 @@ def test_bfloat16_keeps_its_type_and_float32_statistics() -> None:
     x = draw((64, 3, 5, 5), 1).to(DEVICE, torch.bfloat16).requires_grad_()
     kept = [torch.zeros(3, device=DEVICE), torch.zeros(3, device=DEVICE)]
     statistics = Statistics(*kept, torch.zeros(1, device=DEVICE), 0.5)
-    top = batch_norm.NormalizedBatch.apply(x, None, None, None, statistics, 1e-5, True)
+    top = normalized.NormalizedBatch.apply(x, None, None, None, statistics, 1e-5, True)
     top.sum().backward()
     assert top.dtype == torch.bfloat16
     assert x.grad is not None
@@ -203,7 +240,7 @@ def test_one_number_to_a_channel() -> None:
     x = torch.tensor([[3.0, -2.0]], device=DEVICE, requires_grad=True)
     kept = [torch.zeros(2, device=DEVICE), torch.zeros(2, device=DEVICE)]
     statistics = Statistics(*kept, torch.zeros(1, device=DEVICE), 0.5)
-    top = batch_norm.NormalizedBatch.apply(x, None, None, None, statistics, 1e-5, False)
+    top = normalized.NormalizedBatch.apply(x, None, None, None, statistics, 1e-5, False)
     top.sum().backward()
     assert top.tolist() == [[0, 0]]
     assert x.grad is not None

@@ -1,0 +1,106 @@
+"""BatchNorm with what stands around it, for autograd; the passes over memory are elsewhere."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from caffe_dns.kernels.batch_norm import Normalization
+from caffe_dns.kernels.channel_statistics import Statistics, Sums, add, measure
+from caffe_dns.kernels.layout import laid_out, layout_of
+from caffe_dns.kernels.postponed import Postponed
+
+
+def _measure(
+    x: Tensor, sums: Sums | None, bias: Tensor | None, statistics: Statistics, eps: float
+) -> tuple[Tensor, Tensor]:
+    """Mean and 1 / sqrt(variance + eps) of each channel of x, which is added up if need be."""
+    layout = layout_of(x)
+    return measure(sums or add(x, layout), layout.rows, bias, statistics, eps)
+
+
+class NormalizedBatch(torch.autograd.Function):
+    """relu((x - mean) / sqrt(variance + eps) * factor + shift), in x's type and memory format.
+
+    `x` is N x C x spatial axes, float32 or bfloat16; factor and shift are float32, C numbers each,
+    or both None. `bias` stands for a bias that was to be added to x before: it moves nothing but
+    the mean in the statistics, and its gradient is 0. `sums` are given where x has been added up.
+    Where it is `postponed`, the result is x as it stands, with the gradient of what it will be.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        factor: Tensor | None,
+        shift: Tensor | None,
+        bias: Tensor | None,
+        statistics: Statistics,
+        eps: float,
+        relu: bool,
+        sums: Sums | None = None,
+        postponed: Postponed | None = None,
+    ) -> Tensor:
+        x = laid_out(x)
+        mean, inverse_std = _measure(x, sums, bias, statistics, eps)
+        ctx.save_for_backward(x, mean, inverse_std, factor, shift)
+        ctx.relu = relu
+        done = Normalization(x, mean, inverse_std, factor, shift, relu)
+        if postponed is None:
+            return done.top()
+        postponed.normalization = done
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        x, mean, inverse_std, factor, shift = ctx.saved_tensors
+        done = Normalization(x, mean, inverse_std, factor, shift, ctx.relu)
+        result, along_factor, along_shift, _ = done.gradients(laid_out(gradients[0], like=x))
+        bias = torch.zeros_like(mean) if ctx.needs_input_grad[3] else None
+        return result, along_factor, along_shift, bias, *[None] * 5
+
+
+class NormalizedSum(torch.autograd.Function):
+    """relu((x - mean) / sqrt(variance + eps) * factor + shift + addend), `copies` times.
+
+    As `NormalizedBatch`, with an addend of x's shape and type. Each of the copies, which share
+    their memory, has a gradient of its own; they are added up in the pass that reads them.
+    An addend whose own normalisation has been `postponed` is normalised as it is added.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        addend: Tensor,
+        factor: Tensor | None,
+        shift: Tensor | None,
+        bias: Tensor | None,
+        statistics: Statistics,
+        eps: float,
+        copies: int,
+        sums: Sums | None = None,
+        postponed: Normalization | None = None,
+    ) -> tuple[Tensor, ...]:
+        x = laid_out(x)
+        mean, inverse_std = _measure(x, sums, bias, statistics, eps)
+        done = Normalization(x, mean, inverse_std, factor, shift, relu=True)
+        top, signs = done.top_and_signs(laid_out(addend, like=x), postponed)
+        ctx.save_for_backward(x, mean, inverse_std, factor, shift, signs)
+        ctx.set_materialize_grads(False)
+        return top, *(top.view_as(top) for _ in range(copies - 1))
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+        x, mean, inverse_std, factor, shift, signs = ctx.saved_tensors
+        given = [laid_out(gradient, like=x) for gradient in gradients if gradient is not None]
+        if not given:
+            return (None,) * 10
+        first, *others = given
+        more = sum(others[1:], others[0]) if others else None
+        done = Normalization(x, mean, inverse_std, factor, shift, relu=True)
+        result, along_factor, along_shift, passed = done.gradients(first, more, signs)
+        bias = torch.zeros_like(mean) if ctx.needs_input_grad[4] else None
+        return result, passed, along_factor, along_shift, bias, *[None] * 5

@@ -1,0 +1,53 @@
+"""A convolution by 1x1 whose top is added up as it is made, for the BatchNorm on it.
+
+In channels_last it is a product of matrices, for which a GPU has a kernel of our own.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from caffe_dns import kernels
+from caffe_dns.layers.convolution import BaseConvolution
+from caffe_dns.layers.weight_gradients import LARGE
+
+if TYPE_CHECKING:
+    from caffe_dns.kernels.channel_statistics import Sums
+
+
+def summed_convolution(
+    layer: BaseConvolution, bottom: Tensor
+) -> tuple[Tensor, Tensor | None, Sums] | None:
+    """The top before the bias is added, the bias, and the top's sums.
+
+    None where that is not for the kernel.
+    """
+    if not _is_product(layer) or len(bottom) * layer.products < LARGE:
+        return None
+    if not kernels.suit(bottom) or layer.deferring(len(bottom)) is not None:
+        return None
+    from caffe_dns.kernels import pointwise
+    from caffe_dns.kernels.channel_statistics import Sums
+
+    if not pointwise.fits(bottom, layer.num_output):
+        return None
+    weight, bias = layer.effective(layer.context.activations)
+    if weight.dtype != bottom.dtype:
+        return None
+    top, pivot, sums = pointwise.SummedProduct.apply(bottom, weight)
+    return top, bias, Sums(pivot, sums)
+
+
+def _is_product(layer: BaseConvolution) -> bool:
+    """Whether the top's pixels are each a product of the weight and one of the bottom."""
+    plain = layer.convolved
+    return (
+        plain is not None
+        and layer.fixed_product is None
+        and layer.num_spatial_axes == 2
+        and {*layer.kernel, *plain.stride} == {1}
+        and not any(plain.pad)
+        and plain.group == 1
+    )
