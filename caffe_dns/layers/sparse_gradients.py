@@ -60,9 +60,8 @@ class SparseGradients(torch.autograd.Function):
         if rectified:
             gradient = gradient * (rectified[0] > 0)
         wanted = ctx.needs_input_grad
-        below, along = from_maxima.gradients(gradient, places, x, w, below=wanted[0])
-        of_bias = gradient.sum((0, 2, 3)) if wanted[2] else None
-        return below, along, of_bias, None, None, None
+        below, along, of_bias = from_maxima.gradients(gradient, places, x, w, below=wanted[0])
+        return below, along, of_bias if wanted[2] else None, None, None, None
 
 
 def pays(layer: BaseConvolution, pooling: Pooling) -> bool:

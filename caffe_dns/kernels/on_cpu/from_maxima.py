@@ -58,8 +58,8 @@ def _add(total, at, step, source, start, stride, span, places, factors, rows, ro
 
 
 @compiled
-def _weight(gradient, places, x, total, shape, line, first, last):
-    """Gradients of the outputs from `first` up to before `last`.
+def _weight(gradient, places, x, total, of_bias, shape, line, first, last):
+    """Gradients of the weights and biases of the outputs from `first` up to before `last`.
 
     `gradient` and `places` are images x windows x outputs, and say where in x the windows lie.
     """
@@ -69,13 +69,15 @@ def _weight(gradient, places, x, total, shape, line, first, last):
     chosen = np.empty(IMAGES * windows, np.int32)
     for begin in range(0, images, IMAGES):
         for o in range(first, last):
-            found = 0
+            found, summed = 0, np.float64(0)
             for n in range(begin, min(begin + IMAGES, images)):
                 for window in range(windows):
                     if gradient[n, window, o] != 0:
                         factors[found] = gradient[n, window, o]
                         chosen[found] = places[n, window, o]
+                        summed += factors[found]
                         found += 1
+            of_bias[o] += summed
             span = np.int64(0), np.int64(found)
             for t in range(0, rows, some):
                 at, count = (o * rows + t) * pitch, min(some, rows - t)
@@ -149,8 +151,8 @@ def _sort(own, rest, seen, ends, found, factors, chosen, step):
 
 def gradients(
     gradient: Tensor, places: Tensor, x: Tensor, w: Tensor, *, below: bool
-) -> tuple[Tensor | None, Tensor]:
-    """The gradients of x, if `below`, and w, from that of the maxima of their convolution.
+) -> tuple[Tensor | None, Tensor, Tensor]:
+    """The gradients of x, if `below`, w and a bias, from that of the maxima of their convolution.
 
     `places` says where in x the window of each maximum begins, counted in numbers, as int32; there
     is no padding. All are channels_last, x with fewer than MOST numbers. The bits do not depend on
@@ -160,16 +162,19 @@ def gradients(
     row, line = w.shape[3] * channels, x.shape[3] * channels
     size = x.shape[2] * line
     values, where = _by_windows(gradient), _by_windows(places)
-    pitch = -(-row // LANES) * LANES
     exact = lanes_for(row) == row
+    pitch = row if exact else -(-row // LANES) * LANES
     pixels = (_flat(x) if exact else F.pad(_flat(x), (0, LANES))).numpy()
-    weight = F.pad(_flat(w).view(-1, row), (0, pitch - row)).view(-1).numpy()
+    weight = (
+        _flat(w) if exact else F.pad(_flat(w).view(-1, row), (0, pitch - row)).view(-1)
+    ).numpy()
     along = np.zeros((outputs, rows, pitch), np.float32)
     result = np.zeros((images, size + (0 if exact else LANES)), np.float32) if below else None
+    of_bias = np.zeros(outputs)
     shape = rows, row, pitch, MOST_ROWS if row <= WHOLE else 1
 
     def work(first: int, last: int, begin: int, end: int) -> None:
-        _weight(values, where, pixels, along.reshape(-1), shape, line, first, last)
+        _weight(values, where, pixels, along.reshape(-1), of_bias, shape, line, first, last)
         if result is not None:
             _bottom(values, where, weight, result, shape, (line, size), begin, end)
 
@@ -177,6 +182,7 @@ def gradients(
     return (
         None if result is None else _like(x, result[:, :size]),
         _like(w, along[:, :, :row]),
+        torch.from_numpy(of_bias).to(w.dtype),
     )
 
 

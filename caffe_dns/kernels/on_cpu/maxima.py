@@ -59,8 +59,8 @@ def maxima(
     """
     outputs, channels, rows, columns = w.shape
     step = -(-outputs // LANES) * LANES
-    weights = torch.zeros(rows * columns * channels, step)
-    weights[:, :outputs] = w.detach().permute(2, 3, 1, 0).reshape(-1, outputs)
+    weights = torch.zeros(rows, columns, channels, step)
+    weights[..., :outputs] = w.detach().permute(2, 3, 1, 0)
     biases = torch.zeros(step)
     if b is not None:
         biases[:outputs] = b.detach()

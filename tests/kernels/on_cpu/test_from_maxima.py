@@ -66,8 +66,9 @@ def test_gradients(case: tuple[int, int, int, Pair, Pair, Pair, Pair, Pair], bel
             found.append(from_maxima.gradients(gradient, places, x, w, below=below))
     finally:
         torch.set_num_threads(threads)
-    for result, along in found:
+    for result, along, of_bias in found:
         check(along, exact_w.grad)
+        check(of_bias, gradient.double().sum((0, 2, 3)))
         assert along.stride() == w.stride()
         if below:
             check(result, exact_x.grad)
@@ -95,7 +96,7 @@ def test_what_is_not_finite_stays_in_its_window(channels: int) -> None:
     exact_w = sum(a @ b.t() for a, b in zip(dense, columns, strict=True))
     exact_x = F.fold(w.double().flatten(1).t() @ dense, (9, 10), (3, 5))
     places = places_in(maxima, x, (1, 1), 6)
-    below, along = from_maxima.gradients(gradient, places, x, w, below=True)
+    below, along, _ = from_maxima.gradients(gradient, places, x, w, below=True)
     for found, exact in ((below, exact_x), (along, exact_w)):
         assert found is not None and isinstance(exact, Tensor)
         exact = exact.view(found.shape)
