@@ -19,7 +19,7 @@ from caffe_dns.layers.pooling import Pooling, Window, max_of, max_pool
 
 #: The most numbers in the convolution's weight, and the least in a row of its windows where the
 #: bottom has a gradient, for which it takes less time than oneDNN; a small weight stays in a cache.
-MOST_NUMBERS, LEAST_ROW = 1 << 16, 48
+MOST_NUMBERS, LEAST_ROW = 1 << 16, 64
 #: The least numbers of the top for each that a maximum is taken from.
 LEAST_SHARE = 4
 
