@@ -176,3 +176,17 @@ def test_a_kind_of_text_that_is_not_there(
     with pytest.raises(SystemExit, match="2"):
         tool.main()
     assert "--only: there is no kind verses" in capsys.readouterr().err
+
+
+def test_files_of_one_thing_are_given_to_readers(monkeypatch: pytest.MonkeyPatch) -> None:
+    tool = load("reliability/extremes", monkeypatch)
+    assert all(1000 <= len(kind.content(2000)) <= 80_000 for kind in tool.KINDS.values())
+    for name in ("digits", "boxes", "open_tags"):
+        outcome = tool.try_kind(name, ["net", "xml", "txt"], 2000)
+        assert outcome.tried == 3 and not outcome.wrong
+    monkeypatch.setitem(tool.READS, "net", lambda path: [][0])
+    monkeypatch.setitem(tool.READS, "txt", lambda path: bytearray(300 << 20))
+    assert tool.try_kind("digits", ["net", "txt"], 2000).wrong == (
+        "net of digits: IndexError: list index out of range",
+        "txt of digits: 300 MB",
+    )

@@ -50,7 +50,7 @@ _WHOLE = Token("", -1)
 _MOST_UNKNOWN, _MOST_TIMES = 1000, 100_000
 #: Bytes of memory for the messages of any text, and for each of its letters. A layer of one line
 #: takes 20 times its size, one of nine lines 6 times.
-_MOST_MEMORY, _PER_LETTER = 100 << 20, 5
+_MOST_MEMORY, _PER_LETTER = 64 << 20, 5
 
 
 class Parser:

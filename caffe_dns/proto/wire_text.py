@@ -21,7 +21,7 @@ from caffe_dns.proto.wire import LENGTH, Field, Malformed, read_fields, tag, var
 _Convert = Callable[[bytes], bytes]
 
 #: What all messages in a file may take, without strings and blobs: 20,000 layers take less.
-_MOST_MEMORY = 100 << 20
+_MOST_MEMORY = 80 << 20
 #: Bytes for a field, with what is made of it further on, and for a number of a packed field.
 _FIELD, _NUMBER = 64, 16
 #: Types of numbers that may have a byte each in a packed field.
