@@ -155,15 +155,15 @@ class Tokens:
         return True
 
     def alike(self, *before: str) -> list[str]:
-        """Tokens to come, each with these before it, as far as the first of these follows again.
+        """Tokens to come, each with these before it, and the first of these after it.
 
         Not more than are at hand. `skip_alike` steps over them.
         """
         piece, at, step = self._piece, self._at, len(before) + 1
         if piece[at : at + step - 1] != [*before]:
             return []
-        end, first, last = at, before[0], len(piece) - step
-        while end < last and piece[end + step] == first:
+        end, last, first, nearest = at, len(piece) - step, before[0], before[-1]
+        while end < last and piece[end + step] == first and piece[end + step - 2] == nearest:
             end += step
         for shift, text in enumerate(before):
             if piece[at + shift : end : step].count(text) * step != end - at:

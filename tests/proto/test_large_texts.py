@@ -133,6 +133,7 @@ def test_pieces_may_end_anywhere(text: str, monkeypatch: pytest.MonkeyPatch) -> 
     [
         "input_dim: [" + "1," * 100_000 + "1]",
         "input_dim: 1 " * 100_000,
+        ("input_dim:-1 " * 999 + "input_dim:1;") * 100,
         "layer { top: [" + "'x'," * 100_000 + "'x'] }",
     ],
     ids=lambda text: text[:20],
