@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -164,7 +164,10 @@ class MaskedLayer:
 
     def kept(self) -> int:
         """How many parameters are kept. Waits for the device."""
-        return int(sum(mask.count_nonzero() for mask in self.layer.mask_blobs()))
+        return int(self._count_kept())
+
+    def _count_kept(self) -> Tensor:
+        return torch.stack([mask.count_nonzero() for mask in self.layer.mask_blobs()]).sum()
 
     def kept_weights(self) -> int:
         """How many weights are kept, without biases. Waits for the device."""
@@ -281,10 +284,9 @@ class MaskedLayer:
             raise self.layer.error("takes no pattern: no axis of its weight has the inputs alone")
         return self.layer.input_axis
 
-    def count(self) -> Count:
-        """The state of the masks. Waits for the device."""
-        kept = self.kept()
-        return Count(self.name, kept, self.size - kept, int(self.spliced), self.threshold)
+    def tally(self) -> Tensor:
+        """How many parameters are kept, and how many were spliced back since the last display."""
+        return torch.stack([self._count_kept(), self.spliced])
 
     def forget_spliced(self) -> None:
         self.spliced.zero_()
@@ -294,6 +296,17 @@ class MaskedLayer:
             self.spliced += self.layer.renew_masks()
         else:
             self._keep_above(self.limit(), self.strengths())
+
+
+def count_masks(layers: Sequence[MaskedLayer]) -> list[Count]:
+    """What the masks of some layers, on one device, are like. Waits for it once."""
+    if not layers:
+        return []
+    tallies = torch.stack([layer.tally() for layer in layers]).tolist()
+    return [
+        Count(layer.name, kept, layer.size - kept, spliced, layer.threshold)
+        for layer, (kept, spliced) in zip(layers, tallies, strict=True)
+    ]
 
 
 def find_masked_layers(net: Net) -> list[MaskedLayer]:

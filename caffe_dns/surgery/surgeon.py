@@ -28,7 +28,7 @@ from caffe_dns.surgery.costs import (
 )
 from caffe_dns.surgery.describing import describe
 from caffe_dns.surgery.filters import Filters
-from caffe_dns.surgery.masked_layers import Count, MaskedLayer, find_masked_layers
+from caffe_dns.surgery.masked_layers import Count, MaskedLayer, count_masks, find_masked_layers
 from caffe_dns.surgery.renewal import Renewal
 from caffe_dns.surgery.stages import Stage, stage_at
 from caffe_dns.surgery.target import NetSize, Target, make_groups
@@ -164,7 +164,7 @@ class Surgeon:
 
     def display(self) -> list[Count]:
         """Log the fork's two sparsity lines, then a line for each masked layer; returns these."""
-        counts = [masked_layer.count() for masked_layer in self.masked_layers]
+        counts = count_masks(self.masked_layers)
         for kind, name in _FORK_NAMES.items():
             some = [
                 count
