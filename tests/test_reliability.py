@@ -32,7 +32,7 @@ def test_a_lost_signal_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert tool.judge(one, 0, snapshot=True) == [
         "exit code None, not 0",
         "no snapshot",
-        "traceback",
+        "traceback, whose log ends with 'Traceback\\n  caffe_dns/log.py'",
         "temporary files",
     ]
     assert deaf.returncode == -signal.SIGKILL
