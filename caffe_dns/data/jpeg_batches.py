@@ -48,7 +48,7 @@ class JpegBatches(ImageBatches):
             self._transform,
             torch.uint8,
             decode=decode,
-            pin=self._pin,
+            pin=False,  # few images, if any, go from there to the GPU
             memory=self._memory,
         )
         batch.labels.numpy()[:] = found.labels
