@@ -1,4 +1,7 @@
-"""Masks applied to any number of parameters, and the products rounded, in one kernel."""
+"""Masks applied to any number of parameters, and the products rounded, in one kernel.
+
+Large ones have one each, and memory that is theirs only until nobody reads the product any more.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,8 @@ from caffe_dns.kernels.blocks import Blocks
 
 #: How many elements one program of the kernel handles.
 BLOCK = 1024
+#: From how many numbers on a parameter is large: as many as take longer than a launch by far.
+LARGE = 1 << 24
 
 
 @triton.jit
@@ -34,6 +39,17 @@ def _multiply(addresses, counts, owners, starts, HALF: tl.constexpr, BLOCK: tl.c
         tl.store(result.to(tl.pointer_type(tl.float32)) + places, value, mask=inside)
 
 
+@triton.jit
+def _multiply_one(parameter, mask, result, count, BLOCK: tl.constexpr):
+    """result = parameter * mask, or the parameter itself where the mask is None."""
+    places = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    inside = places < count
+    value = tl.load(parameter + places, mask=inside)
+    if mask is not None:
+        value *= tl.load(mask + places, mask=inside)
+    tl.store(result + places, value, mask=inside)
+
+
 class Products:
     """`parameters`, each times its mask if it has one, in `dtype`: float32 or bfloat16.
 
@@ -44,23 +60,39 @@ class Products:
     def __init__(
         self, parameters: Sequence[Tensor], masks: Sequence[Tensor | None], dtype: torch.dtype
     ) -> None:
-        self._results = [torch.empty_like(p, dtype=dtype) for p in parameters]
+        pairs = list(zip(parameters, masks, strict=True))
+        self._large = [(p, mask) if p.numel() >= LARGE else None for p, mask in pairs]
+        self._dtype = dtype
+        small = [pair for pair, large in zip(pairs, self._large, strict=True) if large is None]
+        self._results = [torch.empty_like(p, dtype=dtype) for p, _ in small]
         rows = [
             [p.data_ptr(), 0 if mask is None else mask.data_ptr(), result.data_ptr()]
-            for p, mask, result in zip(parameters, masks, self._results, strict=True)
+            for (p, mask), result in zip(small, self._results, strict=True)
         ]
-        self._blocks = Blocks(parameters, BLOCK)
-        self._half = dtype == torch.bfloat16
-        self._addresses = torch.tensor(rows, device=parameters[0].device)
+        if small:
+            self._blocks = Blocks([p for p, _ in small], BLOCK)
+            self._addresses = torch.tensor(rows, device=parameters[0].device)
 
     def run(self) -> list[Tensor]:
         """The products, without a gradient."""
+        if self._results:
+            self._multiply_small()
+        results = iter(self._results)
+        return [next(results) if pair is None else self._multiply(*pair) for pair in self._large]
+
+    def _multiply(self, parameter: Tensor, mask: Tensor | None) -> Tensor:
+        """The product of a large parameter."""
+        parameter = parameter.detach()
+        result, count = torch.empty_like(parameter, dtype=self._dtype), parameter.numel()
+        _multiply_one[(triton.cdiv(count, BLOCK),)](parameter, mask, result, count, BLOCK=BLOCK)
+        return result
+
+    def _multiply_small(self) -> None:
         _multiply[(self._blocks.programs,)](
             self._addresses,
             self._blocks.counts,
             self._blocks.owners,
             self._blocks.starts,
-            HALF=self._half,
+            HALF=self._dtype == torch.bfloat16,
             BLOCK=BLOCK,
         )
-        return self._results

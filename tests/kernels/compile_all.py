@@ -21,7 +21,7 @@ from triton.backends.nvidia.compiler import CUDABackend
 from triton.compiler import ASTSource
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from caffe_dns.kernels import convolution, narrow, pointwise, ycbcr
+from caffe_dns.kernels import convolution, narrow, pointwise, products, ycbcr
 from caffe_dns.kernels.apart import ApartKernel
 from caffe_dns.kernels.bias_relu import BiasedReLU
 from caffe_dns.kernels.channel_statistics import Statistics
@@ -175,7 +175,9 @@ def run_without_images() -> None:
             clip=1.0 if l1 else None,
         )  # fmt: skip
         kernel.run(weights, torch.ones(()))
-        Products(weights, [None], torch.bfloat16 if l1 else torch.float32).run()
+        products.LARGE = 0 if nesterov else 6
+        masks = [weights[0] if l1 else None]
+        Products(weights, masks, torch.bfloat16 if l1 else torch.float32).run()
     apart = ApartKernel(weights, weights, weights)
     apart.split()
     apart.merge()

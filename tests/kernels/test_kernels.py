@@ -201,7 +201,10 @@ def test_transform(dtype: torch.dtype, mean: str, random: bool, phase: int) -> N
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_products(dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("large", [1, BLOCK, products.LARGE])
+def test_products(dtype: torch.dtype, large: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of them large, some and none."""
+    monkeypatch.setattr(products, "LARGE", large)
     parameters = [draw(shape, seed) for seed, shape in enumerate(SHAPES)]
     parameters[3] = parameters[3].contiguous(memory_format=torch.channels_last)
     masks = [(draw(shape, 9).abs() > 0.5).float() for shape in SHAPES]
