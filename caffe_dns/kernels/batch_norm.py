@@ -275,7 +275,7 @@ class Normalization:
     """A batch and what became of it: relu((x - mean) * inverse_std * factor + shift + addend).
 
     Factor and shift are float32, C numbers each, or both None. Where there is an addend, the ReLU
-    is passed backwards by the top, else by what the bottom becomes.
+    is passed backwards by the signs of the sum, else by what the bottom becomes.
     """
 
     x: Tensor
@@ -294,16 +294,16 @@ class Normalization:
         """What a kernel needs for the line from bottom to top."""
         return self.mean, self.inverse_std, self.factor, self.shift
 
-    def top(self, addend: Tensor | None = None) -> Tensor:
-        """The top, of x's type and memory format; so is the addend."""
-        return self.top_and_signs(addend)[0]
+    def top(self) -> Tensor:
+        """The top without an addend, of x's type and memory format."""
+        return self.top_and_signs(None)[0]
 
     def top_and_signs(
         self, addend: Tensor | None, postponed: Normalization | None = None
     ) -> tuple[Tensor, Tensor]:
         """The top, and what tells where a sum is positive, for `gradients`: it again, or bits.
 
-        Where it has been `postponed`, the addend is normalised here.
+        The addend is of x's type and memory format. Where that was `postponed`, it is normalised.
         """
         layout = self.layout
         top = torch.empty_like(self.x)
