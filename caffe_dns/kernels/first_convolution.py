@@ -30,6 +30,16 @@ STAGES = {torch.float32: 2, torch.bfloat16: 1}
 
 
 @triton.jit
+def _rounded(values):
+    """Float32 as the nearest numbers of TF32, whose units cut digits off; others as they are."""
+    if values.dtype == tl.float32:
+        bits = values.to(tl.int32, bitcast=True)
+        nearest = ((bits + 0x1000) & -0x2000).to(tl.float32, bitcast=True)
+        values = tl.where(values == values, nearest, values)
+    return values
+
+
+@triton.jit
 def _windows(
     images,
     pixel,
@@ -97,7 +107,8 @@ def _forward(
     there = (o < outer)[None, :] & (number < KH * KW * C)[:, None]
     spot = o[None, :] * (KH * KW * C) + number[:, None]
     factors = tl.load(weight + spot, mask=there, other=0.0)
-    total = tl.dot(values.to(factors.dtype), factors, input_precision="tf32")
+    values = _rounded(values.to(factors.dtype))
+    total = tl.dot(values, _rounded(factors), input_precision="tf32")
     total += tl.load(bias + o, mask=o < outer, other=0.0).to(tl.float32)[None, :]
     place = pixel[:, None] * outer + o[None, :]
     # NaN stays NaN.
@@ -153,8 +164,9 @@ def _backward(
             images, pixel, known, number, height, width, top_height, top_width, pad_row,
             pad_column, image_stride, channel_stride, row_stride, column_stride, C, KH, KW,
         )  # fmt: skip
-        values = values.to(gradient.dtype)
-        total = tl.dot(tl.trans(gradient), values, total, input_precision="tf32")
+        values = _rounded(values.to(gradient.dtype))
+        factors = tl.trans(_rounded(gradient))
+        total = tl.dot(factors, values, total, input_precision="tf32")
         alone += gradient.to(tl.float32)
     mine = sums + split * outer * (KH * KW * C + 1)
     there = (o < outer)[:, None] & (number < KH * KW * C)[None, :]
