@@ -70,7 +70,6 @@ def maxima(
     places = torch.empty_like(top, dtype=torch.int32)
     tops, found = (blob.permute(0, 2, 3, 1).numpy() for blob in (top, places))
     pixels = x.detach().permute(0, 2, 3, 1).reshape(-1).numpy()
-
     across = stride[0] * line, stride[1] * channels
     table, added = weights.view(-1).numpy(), biases.numpy()
 

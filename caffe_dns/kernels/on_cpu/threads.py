@@ -1,4 +1,4 @@
-"""Work of compiled code, which lets go of the interpreter, in as many threads as PyTorch has."""
+"""Work of compiled code, which lets go of the interpreter, in threads as PyTorch has them."""
 
 from __future__ import annotations
 
@@ -8,13 +8,16 @@ from functools import cache
 
 import torch
 
+#: The most threads: each takes some 20 microseconds to start, one after the other.
+MOST = 8
+
 
 def in_shares(*counts: int, work: Callable[..., None]) -> None:
     """Do some work for all of so many items, of one kind or several, each thread a share of each.
 
     `work` takes the first and the end of each kind.
     """
-    threads = torch.get_num_threads()
+    threads = min(torch.get_num_threads(), MOST)
 
     def do(share: int) -> None:
         work(*(count * k // threads for count in counts for k in (share, share + 1)))
