@@ -6,6 +6,8 @@ import click
 
 from caffe_dns.cli import flags
 
+#: The order of channels unless another is given.
+BGR = "2,1,0"
 #: The flags of BVLC's classify.py and detect.py for net, weights, device and transformation.
 image_flags = flags.together(
     click.option("--model_def", required=True, metavar="PROTOTXT", help="The net, as deployed."),
@@ -24,9 +26,10 @@ image_flags = flags.together(
     ),
     click.option(
         "--channel_swap",
-        default="2,1,0",
+        default=BGR,
         show_default=True,
-        help="The order of channels: 2,1,0 makes BGR of RGB; '' leaves them.",
+        help="The order of channels: 2,1,0 makes BGR of RGB, which nets for gray images take as "
+        "they are; '' leaves them.",
     ),
     flags.python_layers,
 )

@@ -76,6 +76,18 @@ def test_an_image(capfd: Capture) -> None:
     assert_close(np.load("out.npy"), bias.detach().numpy()[None], "nothing but the bias")
 
 
+def test_a_net_for_gray_images(capfd: Capture) -> None:
+    Path("net.prototxt").write_text(NET.replace("dim: 2 dim: 3", "dim: 2 dim: 1"))
+    net = load_net("net.prototxt")
+    save_weights(net, "net.caffemodel")
+    weight, bias = (blob.detach().numpy() for blob in net.params["ip"][:2])
+    gray = np.random.default_rng(2).integers(256, size=(4, 5)).astype(np.uint8)
+    cv2.imwrite("gray.png", gray)
+    flags = ["--images_dim=4,5", "--center_only"]
+    run_well(["classify", "gray.png", "out.npy", *FLAGS, *flags], capfd)
+    assert_close(np.load("out.npy"), (weight @ gray.ravel() + bias)[None], "of gray pixels")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -9,13 +9,8 @@ from pathlib import Path
 import click
 import numpy as np
 
-from caffe_dns.cli.images import (
-    load_array,
-    numbers,
-    permit,
-    read_mean,
-    use_device,
-)
+from caffe_dns.cli.image_flags import BGR
+from caffe_dns.cli.images import load_array, numbers, permit, read_mean, use_device
 from caffe_dns.errors import CaffeError
 from caffe_dns.files import check_target, write_atomically
 from caffe_dns.pycaffe.classifier import Classifier
@@ -52,9 +47,13 @@ def run(
         mean=read_mean(mean_file),
         input_scale=input_scale,
         raw_scale=raw_scale,
-        channel_swap=numbers("channel_swap", channel_swap),
     )
-    images = _read(Path(input_file).expanduser(), ext)
+    ((name_in, shape),) = classifier.transformer.inputs.items()
+    is_gray = shape[1] == 1
+    order = None if is_gray and channel_swap == BGR else numbers("channel_swap", channel_swap)
+    if order is not None:
+        classifier.transformer.set_channel_swap(name_in, order)
+    images = _read(Path(input_file).expanduser(), ext, color=not is_gray)
     click.echo(f"Classifying {len(images)} inputs.")
     start = time.perf_counter()
     scores = classifier.predict(images, not center_only)
@@ -63,16 +62,16 @@ def run(
     write_atomically(name, to_npy(scores))
 
 
-def _read(path: Path, ending: str) -> list[np.ndarray]:
+def _read(path: Path, ending: str, color: bool) -> list[np.ndarray]:
     if os.path.isdir(path):
         click.echo(f"Loading folder: {path}")
-        images = [load_image(file) for file in sorted(path.glob(f"*.{ending}"))]
+        images = [load_image(file, color) for file in sorted(path.glob(f"*.{ending}"))]
         if not images:
             raise CaffeError(f"has no files that end in .{ending}", file=str(path))
         return images
     click.echo(f"Loading file: {path}")
     if path.suffix != ".npy":
-        return [load_image(path)]
+        return [load_image(path, color)]
     array = load_array(str(path))
     if array.ndim != 4 or not array.size:
         raise CaffeError(
