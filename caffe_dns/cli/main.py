@@ -146,12 +146,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except CaffeError as error:
         _complain(str(error))
     except click.UsageError as error:
-        if isinstance(error, click.NoSuchOption) and error.ctx is not None:
-            options = [name for option in error.ctx.command.params for name in option.opts]
-            error.possibilities = None  # by click, which takes anything that is a little alike
-            error.message += nearest(error.option_name, options)
-        command = error.ctx.command_path if error.ctx else "dns"
-        _complain(f"{error.format_message()} ('{command} --help' shows what there is)")
+        _complain(_explain(error))
     except (KeyboardInterrupt, click.Abort):
         code = 130
     except BrokenPipeError:
@@ -166,6 +161,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _complain(f"{lacking}: {first_line(error)}")
         interrupt.leave(1)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _explain(error: click.UsageError) -> str:
+    """What is wrong with the flags, and what was perhaps meant."""
+    params = error.ctx.command.params if error.ctx else []
+    if isinstance(error, click.NoSuchOption):
+        error.possibilities = None  # by click, which takes anything that is a little alike
+        error.message += nearest(error.option_name, [name for one in params for name in one.opts])
+    elif error.message.startswith("Got unexpected extra argument") and all(
+        isinstance(one, click.Option) for one in params
+    ):
+        files = [one.opts[0] for one in params if one.metavar in ("PROTOTXT", "FILE", "FILES")]
+        error.message += f"; it belongs to a flag: {', '.join(files)}" if files else ""
+    command = error.ctx.command_path if error.ctx else "dns"
+    return f"{error.format_message()} ('{command} --help' shows what there is)"
 
 
 def _check_folder() -> None:

@@ -108,6 +108,12 @@ def test_an_action_that_is_misspelt_is_told_in_one_line(capfd: Capture) -> None:
     assert result.messages == ["Unknown action: tets (did you mean 'test'?)"]
 
 
+def test_a_file_without_its_flag(capfd: Capture) -> None:
+    line = complaint(["summary", "net.prototxt"], capfd)
+    assert "(net.prototxt); it belongs to a flag: --model, --weights (" in line
+    assert "flag" not in complaint(["draw_net", "a", "b", "c"], capfd).partition("(c)")[2]
+
+
 def test_help_of_a_command(capfd: Capture) -> None:
     assert run_well(["help", "convert_imageset"], capfd).out == (
         run_well(["convert_imageset", "--help"], capfd).out
