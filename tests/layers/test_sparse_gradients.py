@@ -82,6 +82,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
         ("num_output: 20 kernel_size: 5 stride: 1", "pool: MAX kernel_size: 3 stride: 2"),
         ("num_output: 21 kernel_h: 3 kernel_w: 4 stride_h: 1 stride_w: 2", POOLING),
         ("num_output: 40 kernel_size: 5", "pool: MAX kernel_size: 5 stride: 2"),
+        ("num_output: 20 kernel_size: 4", "pool: MAX kernel_size: 2 stride: 3"),
         (CONVOLUTION, "pool: MAX kernel_size: 2 stride: 2 round_mode: FLOOR"),
     ],
 )

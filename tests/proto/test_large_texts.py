@@ -154,6 +154,46 @@ def test_values_in_a_row_are_read_together(text: str, monkeypatch: pytest.Monkey
     assert len(alone) < 1000
 
 
+def test_a_run_that_is_none_is_looked_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where one value of a piece is wrong here, its thousands are not looked through for each."""
+    read: list[str] = []
+    read_one = KnownField.read_one
+
+    def counted(self: KnownField, text: str, negative: bool) -> object:
+        read.append(text)
+        return read_one(self, text, negative)
+
+    monkeypatch.setattr(KnownField, "read_one", counted)
+    text = f"input_dim: [{'1, 2, ' * 10_000} 1.5]"
+    assert error_of(text).startswith("net.prototxt:1: input_dim: expected a whole number")
+    assert len(read) < 1000
+    text = f"layer {{ loss_weight: [{'1, inf, ' * 10_000} 1] }}"
+    assert len(parse(text).layer[0].loss_weight) == 20_001
+    assert len(read) < 1000
+
+
+def test_what_looks_like_a_run_is_read_as_it_is() -> None:
+    values = [f"input_dim: -{number}\n" for number in range(2, 50)]
+    text = "".join([*values[:20], "input_dim = - 1\n", *values[20:]])
+    assert error_of(text).startswith("net.prototxt:21: input_dim: expected ':' after 'input_dim'")
+
+
+@pytest.mark.parametrize(
+    ("begin", "each", "end"), [("loss_weight: [", "{},\n", "1]"), ("", "loss_weight: {}\n", "")]
+)
+def test_a_run_has_a_number_that_is_not_finite(begin: str, each: str, end: str) -> None:
+    values = "".join(each.format(value) for value in [*["1"] * 20, "nan", *["1"] * 20])
+    parsed = parse_text(f"layer {{ {begin}{values}{end} }}", NetParameter)
+    with pytest.raises(CaffeError, match="expected a finite number, found 'nan'") as caught:
+        parsed.check_finite()
+    assert caught.value.line == 21
+
+
+def test_nothing_comes_after_a_quote_without_its_partner() -> None:
+    found = Tokens("name: 'x' \"y 'z' # w")
+    assert [found.take() for _ in range(6)] == ["name", ":", "'x'", '"', "", ""]
+
+
 def test_an_error_behind_a_long_list_has_its_place() -> None:
     text = "input_dim: [" + "1,\n" * 100_000 + "x]"
     assert error_of(text).startswith("net.prototxt:100001: input_dim: expected a whole number")

@@ -19,8 +19,8 @@ from tests.surgery.test_surgeon import DATA, conv, ip, make_surgeon
 from tests.test_mask_rules import deviation_mask
 
 BLOCK = kernel_module.BLOCK
-SHAPES = [(7, 11), (BLOCK,), (BLOCK + 1,), (2, 3, 5, 4), (1,), (3, BLOCK - 1)]
-SETTINGS = [0.3, 0.6, 1.0, 0.0, 0.5, 1.3]
+SHAPES = [(7, 11), (BLOCK,), (BLOCK + 1,), (2, 3, 5, 4), (1,), (3, BLOCK - 1), (9, 4)]
+SETTINGS = [0.3, 0.6, 1.0, 0.0, 0.5, 1.3, -0.5]
 
 
 def draw(shape: tuple[int, ...], seed: int) -> Tensor:
@@ -49,10 +49,11 @@ def test_by_deviation(shift: float, least: int, monkeypatch: pytest.MonkeyPatch)
 def test_by_magnitude(least: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernel_module, "LEAST_BLOCKS", least)
     weights = [draw(shape, seed) for seed, shape in enumerate(SHAPES)]
+    weights[2][7] = 0.0  # pruned even where the threshold comes out negative, which is 0 then
     moments: list[Tensor | None] = [
         torch.tensor([0.5 + 0.1 * index, 0.25]) for index in range(len(SHAPES))
     ]
-    masks = Masks(weights, [0.3, 0.6, -5.0, 0.0, 0.5, 1.3], moments)
+    masks = Masks(weights, [0.3, 0.6, -5.0, 0.0, 0.5, 1.3, 0.4], moments)
     renewed(masks)
     for pair in moments:
         assert pair is not None
