@@ -22,7 +22,13 @@ from caffe_dns.layers.convolution import BaseConvolution, Deconvolution
 from caffe_dns.layers.inner_product import BaseInnerProduct
 from caffe_dns.layers.normalization import LRN
 from caffe_dns.layers.pooling import AVERAGES, Pooling, Window
-from caffe_dns.proto.caffe_pb2 import EltwiseParameter, PoolingParameter, ReductionParameter
+from caffe_dns.layers.spp import SPP
+from caffe_dns.proto.caffe_pb2 import (
+    EltwiseParameter,
+    PoolingParameter,
+    ReductionParameter,
+    SPPParameter,
+)
 
 # Convolution and products -----------------------------------------------------------------------
 
@@ -89,21 +95,36 @@ def pooling(at: Bottoms) -> list[str]:
     layer = cast(Pooling, at.layer)
     height, width = at.shapes[0][2:]
     window = layer.window((height, width))
-    value = at.values[0]
     if layer.num_tops > 1:
-        return _maxima_and_places(at, value, window)
-    if layer.method == PoolingParameter.MAX:
+        return _maxima_and_places(at, at.values[0], window)
+    return [_pooled(at, window, layer.method)]
+
+
+@converts("SPP")
+def spatial_pyramid_pooling(at: Bottoms) -> list[str]:
+    layer = cast(SPP, at.layer)
+    height, width = at.shapes[0][2:]
+    method = getattr(PoolingParameter, SPPParameter.PoolMethod.Name(layer.method))
+    levels = [_pooled(at, window, method) for window in layer.windows((height, width))]
+    if len(levels) == 1:
+        return levels
+    return [at.add("Concat", *[at.reshape(level, [0, -1]) for level in levels], axis=1)]
+
+
+def _pooled(at: Bottoms, window: Window, method: int) -> str:
+    value = at.values[0]
+    if method == PoolingParameter.MAX:
         lowest = float(torch.finfo(torch.float32).min)
-        return [_pool(at, "MaxPool", value, window, lowest)]
-    if layer.method in AVERAGES:
-        return [_average(at, value, window, padding=layer.method == PoolingParameter.AVE)]
+        return _pool(at, "MaxPool", value, window, lowest)
+    if method in AVERAGES:
+        return _average(at, value, window, padding=method == PoolingParameter.AVE)
     # STOCHASTIC in a test: the mean of each window, weighted by the values.
     mean = _pool(at, "AveragePool", value, window, 0.0)
     squares = _pool(at, "AveragePool", at.add("Mul", value, value), window, 0.0)
     positive = at.add("Greater", mean, at.number("zero", 0))
     divisor = at.add("Where", positive, mean, at.number("one", 1))
     weighted = at.add("Div", squares, divisor)
-    return [at.add("Where", positive, weighted, at.number("nothing", 0))]
+    return at.add("Where", positive, weighted, at.number("nothing", 0))
 
 
 def _maxima_and_places(at: Bottoms, value: str, window: Window) -> list[str]:

@@ -44,14 +44,14 @@ class SPP(Layer):
                 "bottom",
             )
         image = shape[2], shape[3]
-        sizes = [window.output_size(image) for window in self._windows(image)]
+        sizes = [window.output_size(image) for window in self.windows(image)]
         if self.levels == 1:
             return [(*shape[:2], *sizes[0])]
         return [(shape[0], shape[1] * sum(height * width for height, width in sizes))]
 
     def forward(self, *bottoms: Tensor) -> Tensor:
         bottom = bottoms[0]
-        pooled = self._pool(bottom, self._windows((bottom.shape[2], bottom.shape[3])))
+        pooled = self._pool(bottom, self.windows((bottom.shape[2], bottom.shape[3])))
         if self.levels == 1:
             return pooled[0]
         return torch.cat([level.flatten(1) for level in pooled], 1)
@@ -66,7 +66,7 @@ class SPP(Layer):
             return [stochastic_pool(bottom, window, generator) for window in windows]
         return [expected_pool(bottom, window) for window in windows]
 
-    def _windows(self, image: Pair) -> list[Window]:
+    def windows(self, image: Pair) -> list[Window]:
         """The window of each level, padded so that its bins cover the image."""
         windows = []
         for level in range(self.levels):

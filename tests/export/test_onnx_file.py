@@ -92,6 +92,18 @@ def test_pooling(method: str, window: str, tmp_path: Path) -> None:
     assert_same(to_onnx(model), net, random_inputs(net))
 
 
+@pytest.mark.parametrize("height", [1, 2, 3])
+@pytest.mark.parametrize("method", ["MAX", "AVE", "STOCHASTIC"])
+def test_pyramids(method: str, height: int, tmp_path: Path) -> None:
+    image = "dim: 8 dim: 4" if method == "STOCHASTIC" else "dim: 7 dim: 6"  # which pads
+    text = body(
+        one("SPP", f"spp_param {{ pool: {method} pyramid_height: {height} }}"),
+        f"dim: 2 dim: 3 {image}",
+    )
+    model, net = small_model(text, tmp_path)
+    assert_same(to_onnx(model), net, random_inputs(net))
+
+
 LAYERS = {
     "deconvolution": one(
         "Deconvolution",
