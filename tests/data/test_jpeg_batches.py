@@ -178,8 +178,7 @@ def test_others_are_decoded_here(tmp_path: Path, library: Library, first: int) -
     records[5].data = records[5].data[:-900]  # cut short
     write(tmp_path / "db", records[first:] + records[:first])
     same_batches(tmp_path / "db", 1)
-    # A batch that begins with another is decoded here, all of it.
-    assert library.sizes == ([BATCH - 4] if first == 1 else [])
+    assert library.sizes == ([BATCH - 4] if first == 1 else [])  # else all are decoded here
 
 
 @pytest.mark.parametrize("backend", ["lmdb", "leveldb"])
