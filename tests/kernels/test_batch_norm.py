@@ -162,6 +162,8 @@ def test_a_sum_in_bfloat16() -> None:
 
 
 GLOBAL = "batch_norm_param { use_global_stats: true }"
+SCALE = """scale_param { bias_term: true
+    filler { type: 'uniform' min: 0.5 max: 2 } bias_filler { type: 'gaussian' std: 1 } }"""
 
 
 @pytest.mark.parametrize(
@@ -173,21 +175,25 @@ GLOBAL = "batch_norm_param { use_global_stats: true }"
         (2, "b", ""),
         (1, "b", GLOBAL),
         (2, "c", ""),
+        (1, "d", ""),
     ],
 )
 def test_a_residual_block(
     readers: int, addend: str, settings: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What is added may be normalised, too, where it is added; but not if another reads it."""
+    """What is added may be normalised, too, where it is added; but not if another reads it,
+    or changes it in place."""
     shape = (4, 3, 5, 6)
     text = input_layer(data=shape, other=shape)
     if addend != "other":
         text += layer("bn2", "BatchNorm", "other", addend)
-        text += layer("scale2", "Scale", addend, addend, "scale_param { bias_term: true }")
+        text += layer("scale2", "Scale", addend, addend, SCALE)
+    if addend == "d":
+        text += layer("tanh", "TanH", "d", "d")
     if addend == "c":
         text += layer("silence", "Silence", "c", "").replace("top: ''", "")
     text += layer("bn", "BatchNorm", "data", "a", settings)
-    text += layer("scale", "Scale", "a", "a", "scale_param { bias_term: true }")
+    text += layer("scale", "Scale", "a", "a", SCALE)
     text += f"layer {{ name: 'sum' type: 'Eltwise' bottom: '{addend}' bottom: 'a' top: 's' }}"
     text += layer("relu", "ReLU", "s", "s")
     for number in range(readers):
