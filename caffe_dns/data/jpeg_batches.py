@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 
 from caffe_dns.data.batches import Begun, ImageBatches
 from caffe_dns.data.datum import DatumDecoder, Image, IntArray
+from caffe_dns.data.image_batch import ImageBatch
 from caffe_dns.data.jpeg_batch import JpegBatch, Jpegs
 from caffe_dns.data.jpeg_records import JpegRecords, find_jpegs
 from caffe_dns.data.plain_jpegs import PlainJpegs
@@ -25,6 +27,26 @@ class JpegBatches(ImageBatches):
     def __init__(self, decoder: DatumDecoder, *settings: Any) -> None:
         super().__init__(*settings, for_gpu=True)
         self._plain = PlainJpegs(upright=decoder.color)
+        #: Finds a batch while the one before is decoded.
+        self._finder: ThreadPoolExecutor | None = None
+        self._found: Future[ImageBatch] | None = None
+
+    def read(self) -> ImageBatch:
+        finder = self._finder = self._finder or self._new_finder()
+        found = self._found or finder.submit(super().read)
+        self._found = finder.submit(super().read)
+        return found.result()
+
+    def _new_finder(self) -> ThreadPoolExecutor:
+        """A thread that has the GPU of the one that asks for it."""
+        if not self._pin:
+            return ThreadPoolExecutor(1, "find")
+        return ThreadPoolExecutor(1, "find", torch.cuda.set_device, (torch.cuda.current_device(),))
+
+    def close(self) -> None:
+        if self._finder is not None:
+            self._finder.shutdown(cancel_futures=True)
+        super().close()
 
     def _copy_each(self, items: Sequence[Any], records: IntArray, draws: IntArray | None) -> Begun:
         with self._source.at(int(records[0])):
