@@ -7,8 +7,10 @@ Nothing here knows layers or solvers.
 
 from __future__ import annotations
 
+import os
 import threading
 from functools import cache
+from json import JSONDecodeError
 
 import torch
 from torch import Tensor
@@ -54,5 +56,18 @@ def _works() -> bool:
         return float(value) == -1.0
     # Triton's errors have no base of their own, and compilers fail in many ways.
     except Exception as error:
-        log.info(f"Running PyTorch's own kernels: Triton does not work ({first_line(error)})")
+        log.info(
+            "Running PyTorch's own kernels: Triton does not work "
+            f"({first_line(error)}){_advice(error)}"
+        )
         return False
+
+
+def _advice(error: Exception) -> str:
+    """What helps where it is Triton's folder of compiled kernels that is not as it should be."""
+    if isinstance(error, OSError):
+        return "; TRITON_CACHE_DIR may name a folder that can be written"
+    if isinstance(error, JSONDecodeError):
+        folder = os.environ.get("TRITON_CACHE_DIR") or "~/.triton/cache"
+        return f"; its folder of compiled kernels is damaged: remove {folder}"
+    return ""

@@ -80,6 +80,10 @@ class Context:
             self._seeded_for = (self.seed, self.passes)
         return self._generator
 
+    def renew_generator(self) -> None:
+        """Draw the same from another one: PyTorch's is of no use after a capture that failed."""
+        self._generator = self._seeded_for = None
+
     @property
     def draws(self) -> bool:
         """Whether a layer has drawn from the generator yet."""

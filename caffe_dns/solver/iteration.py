@@ -251,6 +251,7 @@ class CapturedIteration:
             raise
         except (RuntimeError, ValueError) as error:
             self._failed = True
+            self.net.context.renew_generator()
             self.rule.drop_gradients()
             if self._average is not None:
                 self._average.reset()

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 
 from caffe_dns.layers.memory_data import MemoryData
-from caffe_dns.solver.iteration import Batches, taken_over
-from tests.nets import make_net
+from caffe_dns.solver import iteration
+from caffe_dns.solver.iteration import Batches, CapturedIteration, taken_over
+from caffe_dns.solver.update_rules import solver_types
+from tests.nets import input_layer, ip, layer, make_net, recorded_log
+from tests.solver.rules import parse
 
 DUMMY = """dummy_data_param { shape { dim: 2 dim: 3 } data_filler { type: "constant" value: 2 }
 data_filler { type: "uniform" } shape { dim: 2 dim: 1 } }"""
@@ -52,3 +56,58 @@ def test_batches_may_be_read_into_earlier_ones() -> None:
     assert all(each is batch for each, batch in zip(given, earlier, strict=True))
     assert [float(batch["data"]) for batch in Batches(read, 2)] == [3, 4]
     assert given[2:] == [None, None]
+
+
+class FailingCapture:
+    """What PyTorch's graph does where a capture fails: generators of it can no longer draw."""
+
+    def __init__(self) -> None:
+        self.generators: list[torch.Generator] = []
+
+    def register_generator_state(self, generator: torch.Generator) -> None:
+        self.generators.append(generator)
+
+    def __enter__(self) -> None:
+        raise RuntimeError("CUDA error: operation not permitted when stream is capturing")
+
+    def __exit__(self, *error: object) -> None:
+        """Never called."""
+
+
+def test_a_net_that_cannot_be_captured_draws_from_another_generator(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    captures: list[FailingCapture] = []
+
+    def new() -> FailingCapture:
+        captures.append(FailingCapture())
+        return captures[-1]
+
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", new)
+    monkeypatch.setattr(torch.cuda, "graph", lambda graph, **_: graph)
+    monkeypatch.setattr(iteration, "SecondStream", lambda: None)
+    for name in ("synchronize", "empty_cache"):
+        monkeypatch.setattr(torch.cuda, name, lambda: None)
+    losses: dict[bool, list[float]] = {}
+    for captured in (False, True):
+        net = make_net(
+            input_layer(data=(4, 6))
+            + layer("drop", "Dropout", "data", "drop")
+            + ip("a", "drop")
+            + layer("loss", "Reduction", "a", "loss", "loss_weight: 1")
+        )
+        rule = solver_types["SGD"](parse("momentum: 0.9"), net.learnable_params)
+        iterations = CapturedIteration(net, rule)
+        iterations._failed = not captured
+        batch = {"data": torch.ones(4, 6)}
+        net.context.counts_passes = False
+        found = losses[captured] = []
+        with recorded_log() as said:
+            for number in range(6):
+                net.context.passes = number
+                rule.begin(number, 0.01)
+                found.append(float(iterations.run([batch]).loss))
+        assert len(said) == captured
+    (failed,) = captures
+    assert losses[True] == losses[False] and len(set(losses[True])) == 6
+    assert failed.generators and net.context.generator() not in failed.generators

@@ -14,6 +14,7 @@ from caffe_dns.net import Net
 from caffe_dns.proto.caffe_pb2 import SolverParameter
 from caffe_dns.solver.snapshot import gather_histories, restore_histories
 from caffe_dns.solver.update_rules import solver_types
+from caffe_dns.solver.update_rules.adaptive import Adam
 from caffe_dns.solver.update_rules.sgd import SGD
 from tests.nets import input_layer, layer, make_net
 from tests.solver.rules import NET, TYPES, make, parse, put_gradients
@@ -117,6 +118,22 @@ def test_rule(kind: str, variant: str) -> None:
     found = gather_histories(rule, net.learnable_params)
     for history, expected in zip(found, expected_histories, strict=True):
         np.testing.assert_allclose(history, expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("variant", [*VARIANTS, "larc"])
+@pytest.mark.parametrize("kind", TYPES)
+def test_no_update_waits_for_its_device(kind: str, variant: str) -> None:
+    """Without Triton, too, a CUDA graph can have it. Tensors without numbers refuse to be asked."""
+    if variant == "larc" and kind != "SGD":
+        pytest.skip("LARC is for SGD")
+    _, rule = make(kind, f"{TYPES[kind]} {VARIANTS.get(variant, 'larc: true')}")
+    rule.begin(0, 0.1)
+    for tensors in (rule.tensors, *rule.histories):
+        tensors[:] = [tensor.to("meta") for tensor in tensors]
+    rule.rate = rule.rate.to("meta")
+    if isinstance(rule, Adam):
+        rule.correction = rule.correction.to("meta")
+    rule.apply_to([torch.empty_like(tensor) for tensor in rule.tensors])
 
 
 @pytest.mark.parametrize("kind", TYPES)

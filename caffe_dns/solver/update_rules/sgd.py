@@ -116,9 +116,10 @@ class SGD(UpdateRule):
     def _can_fuse(self) -> bool:
         """Whether PyTorch's own update on a CPU, in one pass over memory, does the same."""
         single = all(t.device.type == "cpu" and t.dtype == torch.float32 for t in self.tensors)
-        plain = not self.nesterov and not any(self._l1s)
-        fits = self.param.momentum > 0 and float(self.rate) >= LEAST_FUSED_RATE
-        return single and plain and self.may_use_kernel and fits
+        plain = not self.nesterov and not any(self._l1s) and self.param.momentum > 0
+        # The rate last: a GPU would be waited for, and no CUDA graph can have that.
+        fits = single and plain and self.may_use_kernel
+        return fits and float(self.rate) >= LEAST_FUSED_RATE
 
     def _step_fused(self, gradients: Tensors) -> None:
         gradients = [laid_out_as(*pair) for pair in zip(self.tensors, gradients, strict=True)]
