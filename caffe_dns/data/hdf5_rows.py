@@ -52,8 +52,12 @@ def inspect_files(paths: list[str], names: list[str]) -> HDF5Files:
     """
     rows: list[int] = []
     row_shapes: list[tuple[int, ...]] = []
+    #: Of each file, which may be listed thousands of times.
+    known: dict[str, list[tuple[int, ...]]] = {}
     for path in paths:
-        shapes = _dataset_shapes(path, names)
+        if path not in known:
+            known[path] = _dataset_shapes(path, names)
+        shapes = known[path]
         if not shapes[0][0]:
             raise CaffeError(f"dataset '{names[0]}' has no rows", file=path)
         if len({shape[0] for shape in shapes}) != 1:

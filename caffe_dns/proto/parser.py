@@ -48,9 +48,9 @@ _CLOSING = {"{": "}", "<": ">"}
 _WHOLE = Token("", -1)
 #: With so many unknown names, or with unknown ones so often, it is another kind of file.
 _MOST_UNKNOWN, _MOST_TIMES = 1000, 100_000
-#: Bytes of memory for the messages of any text, and for each of its letters. A layer of one line
-#: takes 20 times its size, one of nine lines 6 times.
-_MOST_MEMORY, _PER_LETTER = 64 << 20, 5
+#: Bytes of memory for the messages of any text, of which a net has three copies while it is built,
+#: and for each of its letters. A layer of one line takes 20 times its size, one of nine 6 times.
+_MOST_MEMORY, _PER_LETTER = 64 << 20, 5.3
 
 
 class Parser:
@@ -60,7 +60,7 @@ class Parser:
         self._text = text
         self._lines = Lines(text)
         #: How many bytes of memory further messages may take.
-        self._left = _MOST_MEMORY + _PER_LETTER * len(text)
+        self._left = _MOST_MEMORY + int(_PER_LETTER * len(text))
         self._tokens = Tokens(text)
         #: Before this token no run of values is looked for.
         self._one_by_one = 0

@@ -18,6 +18,7 @@ from caffe_dns.proto.caffe_pb2 import (
 from caffe_dns.proto.known_forks import forks_with_layer
 from caffe_dns.proto.positions import Positions
 from caffe_dns.proto.upgrade_forks import READ_AS_OTHERS
+from caffe_dns.proto.values import numbers_of
 from caffe_dns.registry import is_missing
 
 #: The enum of the layer types of 2014.
@@ -85,12 +86,12 @@ def owners(field: str, around: Sequence[Descriptor]) -> str:
 def misquoted(field: FieldDescriptor, text: str) -> str:
     """What to say of a value's text that has quotes and should have none, or should have some."""
     if field.enum_type is None:
-        of_old = field == _TYPE and text in OLD_TYPES.values_by_name
+        of_old = field == _TYPE and text in numbers_of(OLD_TYPES)
         return "; types without quotes are for 'layers', not 'layer'" if of_old else ""
     if field.enum_type == OLD_TYPES and text[:1] in ("'", '"'):
         return "; types in quotes are for 'layer', not 'layers'"
     name = text.strip("'\"")
-    known = name in field.enum_type.values_by_name
+    known = name in numbers_of(field.enum_type)
     return f"; {name} without quotes would be right" if known else ""
 
 

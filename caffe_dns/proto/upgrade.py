@@ -179,7 +179,7 @@ def _has_input_shapes(param: NetParameter) -> bool:
 
 def _check_inputs(param: NetParameter) -> None:
     """Raise CaffeError for an input without a shape, which an upgrade loses, if layers miss it."""
-    if not _has_input_shapes(param):
+    if param.input and not _has_input_shapes(param):
         layers = [*param.layer, *param.layers]
         missed = {blob for layer in layers for blob in layer.bottom}
         missed -= {blob for layer in layers for blob in layer.top}
@@ -234,11 +234,14 @@ def _give_fillers_to_scales(param: NetParameter) -> None:
     """
     #: By blob, the first of the layers further on that reads it.
     readers: dict[str, int] = {}
-    for at, layer in reversed(list(enumerate(param.layer))):
+    for at in reversed(range(len(param.layer))):
+        layer = param.layer[at]  # one at a time: each as an object of Python takes 1 KB
         found = [readers[top] for top in layer.top if top in readers]
         readers.update(dict.fromkeys(layer.bottom, at))
+        if layer.type != "BatchNorm":
+            continue
         settings = layer.batch_norm_param
-        if layer.type != "BatchNorm" or not settings.HasField("filler") or settings.scale_bias:
+        if not settings.HasField("filler") or settings.scale_bias:
             continue
         reader = param.layer[min(found)] if found else None
         if reader is None or reader.type != "Scale" or len(reader.bottom) != 1:

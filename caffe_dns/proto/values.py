@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from typing import TypeAlias
 
 from google.protobuf.descriptor import EnumDescriptor, FieldDescriptor
@@ -21,15 +21,17 @@ from caffe_dns.proto.tokens import is_number
 Reader: TypeAlias = "Callable[[str, bool], int | float]"
 
 _RANGES = {
-    FieldDescriptor.CPPTYPE_INT32: (-(2**31), 2**31 - 1),
-    FieldDescriptor.CPPTYPE_UINT32: (0, 2**32 - 1),
-    FieldDescriptor.CPPTYPE_INT64: (-(2**63), 2**63 - 1),
-    FieldDescriptor.CPPTYPE_UINT64: (0, 2**64 - 1),
+    FieldDescriptor.CPPTYPE_INT32: range(-(2**31), 2**31),
+    FieldDescriptor.CPPTYPE_UINT32: range(2**32),
+    FieldDescriptor.CPPTYPE_INT64: range(-(2**63), 2**63),
+    FieldDescriptor.CPPTYPE_UINT64: range(2**64),
 }
 _BOOLS = {
     **dict.fromkeys(("true", "True", "t", "1"), True),
     **dict.fromkeys(("false", "False", "f", "0"), False),
 }
+#: Digits, or none, that mean the same in both.
+_SAME_IN_OCTAL = ("", *"1234567")
 _NOT_FINITE = ("inf", "infinity", "nan")
 #: Of more values of an enum than this, errors count the rest.
 _MOST_NAMED = 12
@@ -49,19 +51,28 @@ def reader(field: FieldDescriptor) -> Reader | None:
     if field.enum_type is not None:
         return partial(_read_enum, field.enum_type)
     if field.cpp_type in _RANGES:
-        return partial(_read_integer, *_RANGES[field.cpp_type])
+        return partial(_read_integer, _RANGES[field.cpp_type])
     return _READERS.get(field.cpp_type)
 
 
-def _read_integer(low: int, high: int, text: str, negative: bool) -> int:
+@cache
+def numbers_of(enum: EnumDescriptor) -> dict[str, int]:
+    """The numbers of an enum's values by their names.
+
+    Protobuf's own table leaves an error behind when it is asked for a name that is not UTF-8.
+    """
+    return {value.name: value.number for value in enum.values}
+
+
+def _read_integer(numbers: range, text: str, negative: bool) -> int:
     try:
         octal = text.startswith("0") and text.isdigit()
         value = int(text, 8) if octal else int(text, 0)
     except ValueError:
         raise ValueError("expected a whole number") from None
     value = -value if negative else value
-    if not low <= value <= high:
-        raise ValueError(f"expected a whole number from {low} to {high}")
+    if value not in numbers:
+        raise ValueError(f"expected a whole number from {numbers[0]} to {numbers[-1]}")
     return value
 
 
@@ -70,7 +81,7 @@ def _read_float(text: str, negative: bool) -> float:
         if not is_number(text) and text.lower() not in _NOT_FINITE:
             raise ValueError
         # To Caffe's protobuf 010 was 8, later ones refuse it.
-        if text.isdigit() and text.startswith("0") and int(text, 8) != int(text):
+        if text.isdigit() and text.startswith("0") and text.lstrip("0") not in _SAME_IN_OCTAL:
             raise ValueError
         value = float(text.rstrip("fF") if is_number(text) else text)
     except ValueError:
@@ -87,11 +98,11 @@ def _read_bool(text: str, negative: bool) -> bool:
 def _read_enum(enum: EnumDescriptor, text: str, negative: bool) -> int:
     """The number of an enum's value, given by its name or its number."""
     if is_number(text):
-        number = _read_integer(-(2**31), 2**31 - 1, text, negative)
+        number = _read_integer(range(-(2**31), 2**31), text, negative)
         if number in enum.values_by_number:
             return number
-    elif text in enum.values_by_name and not negative:
-        return int(enum.values_by_name[text].number)
+    elif text in numbers_of(enum) and not negative:
+        return numbers_of(enum)[text]
     names = list(enum.values_by_name)
     if len(names) > _MOST_NAMED:
         names[_MOST_NAMED:] = [f"{len(names) - _MOST_NAMED} more"]

@@ -326,3 +326,19 @@ def test_real_numbers_are_decimal(value: str) -> None:
 @pytest.mark.parametrize("text", ["loss_weight: 3.4028235e38", "clip_param { min: 0 max: inf }"])
 def test_numbers_that_are_finite(text: str) -> None:
     parse_text(f"layer {{ {text} }}", NetParameter).check_finite()
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("layer { type: \udcff }", "layer.type: expected a string in quotes, found '\\xff'"),
+        ("layer { pooling_param { pool: \udcff } }", "found '\\xff' (column 31)"),
+        ("layer { pooling_param { pool: '\udcff' } }", "found \"'\\xff'\" (column 31)"),
+        ("layer { type: \ue000 }", "layer.type: expected a string in quotes, found '\\ue000'"),
+        ("layers { type: '\udcff' }", "types in quotes are for 'layer', not 'layers'"),
+    ],
+)
+def test_a_value_that_is_no_text_is_named(text: str, found: str) -> None:
+    """Protobuf's tables of names leave an error behind, which ended something else."""
+    assert found in error_of(text)
+    assert len("abc") == 3
