@@ -84,7 +84,7 @@ class Pruning:
         if trainer.surgeon is not None:
             if self.masks_from_zeros:
                 _mask_zeros(trainer)
-            _tell_masks(trainer)
+            _tell_masks(trainer, held=self.hold_masks)
         if self.bits == AUTO:
             put_bits(trainer, find_limit(self.bits, self.loss))
         if trainer.ranks.is_root:
@@ -105,13 +105,18 @@ def _mask_zeros(trainer: Solver) -> None:
         layer.mask_zeros()
 
 
-def _tell_masks(trainer: Solver) -> None:
+def _tell_masks(trainer: Solver, *, held: bool) -> None:
     assert trainer.surgeon is not None
     layers = trainer.surgeon.masked_layers
     total, kept = sum(layer.size for layer in layers), sum(layer.kept() for layer in layers)
     if kept < total:
         log.info(f"The masks keep {kept} of {total} parameters to begin with")
-    elif trainer.param.weights:
+        return
+    if held:
+        log.warning(
+            "--hold-masks holds nothing: no mask prunes anything, so that the net stays dense"
+        )
+    if trainer.param.weights:
         zeros = sum(layer.zeros() for layer in layers)
         if zeros > _PRUNED * total:
             log.info(

@@ -76,6 +76,17 @@ def test_held_through_all_stages(pruned: list[str], tmp_path: Path, capfd: Captu
     assert all(np.array_equal(*pair) for pair in zip(before, after, strict=True))
 
 
+def test_masks_that_hold_nothing(pruned: list[str], tmp_path: Path, capfd: Capture) -> None:
+    """Zeros of a plain model grow back; a dense net stays dense."""
+    warning = "--hold-masks holds nothing: no mask prunes anything, so that the net stays dense"
+    plain = run_well([*pruned, "--hold-masks", "--weights", f"{tmp_path}/plain.caffemodel"], capfd)
+    at = plain.messages.index(warning)
+    assert plain.messages[at + 1].endswith("to begin with masks of them: --masks-from-zeros")
+    assert warning in run_well([*pruned, "--hold-masks"], capfd).messages
+    masked = ["--hold-masks", "--weights", f"{tmp_path}/masked.caffemodel"]
+    assert warning not in run_well([*pruned, *masked], capfd).messages
+
+
 def test_wrong_flags(pruned: list[str], tmp_path: Path, capfd: Capture) -> None:
     weights = ["--weights", f"{tmp_path}/plain.caffemodel"]
 
