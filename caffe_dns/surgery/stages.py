@@ -179,22 +179,29 @@ def parse_target(
         if group.most < group.group:
             stage.sparsity = 1 - group.most / group.group
     elif "=" not in sparsity:
-        stage.sparsity = _number(sparsity)
+        stage.sparsity = _share(sparsity)
     else:
         for entry in sparsity.split(","):
             name, _, value = entry.partition("=")
-            stage.layer.add(name=in_message(name.strip()), sparsity=_number(value))
+            stage.layer.add(name=in_message(name.strip()), sparsity=_share(value))
     return stage
 
 
-def _number(text: str) -> float:
+def _share(text: str) -> float:
     try:
-        return float(text)
+        value = float(text)
     except ValueError:
-        raise CaffeError(
-            f"--target-sparsity must be a share like 0.9, or layers with shares like "
-            f"conv2=0.97,ip1=0.99; '{text}' is not a number"
-        ) from None
+        wrong = "is not a number"
+    else:
+        if 0 <= value < 1:
+            return value
+        wrong = "is not at least 0 and below 1"
+        if 1 < value < 100:
+            wrong += f" ({value:g} % are {value / 100:g})"
+    raise CaffeError(
+        f"--target-sparsity must be a share like 0.9, or layers with shares like "
+        f"conv2=0.97,ip1=0.99; '{text}' {wrong}"
+    )
 
 
 def _merged(param: SolverParameter, surgery: SurgeryStage, length: int) -> SolverParameter:

@@ -167,7 +167,8 @@ def test_layers_with_sparsities_of_their_own(solver: str, tmp_path: Path, capfd:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--target-sparsity", "1.5"], "must be at least 0 and below 1, but is 1.5"),
+        (["--target-sparsity", "-0.5"], "'-0.5' is not at least 0 and below 1"),
+        (["--target-sparsity", "ip1=90"], "'90' is not at least 0 and below 1 (90 % are 0.9)"),
         (["--target-sparsity", "ip9=0.5"], "no masked layer is named 'ip9'"),
         (["--target-sparsity", "high"], "'high' is not a number"),
         (["--target-compression", "0"], "'--target-compression': 0.0 is not in the range x>=1"),
