@@ -1,4 +1,5 @@
-"""The device that everything runs on: which one, how exactly it computes, how memory lies on it.
+"""The device that everything runs on: which one, how exactly it computes, how memory lies on it,
+which of two ways to compute the same is the faster.
 
 Here belongs what knows devices and nothing of nets; kernels for them are in `kernels`, several
 processes in `parallel`. Read `selection` first.
