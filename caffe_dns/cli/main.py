@@ -8,6 +8,7 @@ import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
+from json import JSONDecodeError
 from traceback import extract_tb
 
 import click
@@ -160,6 +161,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise
         _complain(f"{lacking}: {first_line(error)}")
         interrupt.leave(1)
+    except JSONDecodeError as error:  # a power failure may leave files of a cache empty
+        if library_of(error) != "triton":
+            raise
+        folder = os.environ.get("TRITON_CACHE_DIR") or "~/.triton/cache"
+        _complain(f"Triton's folder of compiled kernels is damaged: remove {folder}")
+        interrupt.leave(1)
     sys.exit(code if isinstance(code, int) else 0)
 
 
@@ -226,8 +233,8 @@ def _complain_of_system(error: OSError) -> None:
         _complain(error.strerror or first_line(error))
 
 
-def library_of(error: OSError) -> str:
-    """The package that could not write, of an error that names no file; nothing for stdout."""
+def library_of(error: Exception) -> str:
+    """The package in which an error came up; nothing where it was in ours, or wrote to stdout."""
     for frame in reversed(extract_tb(error.__traceback__)):
         before, _, inside = frame.filename.rpartition("-packages/")
         if before:

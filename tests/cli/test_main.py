@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -181,28 +180,41 @@ def test_what_the_system_refuses(
     assert said in complaint(["parse_log", "a", "b"], capfd)
 
 
-def writer(module: str) -> Callable[..., None]:
-    """A function of this module, which fails as one does that writes to a full disk."""
-    text = "def fail(*arguments):\n    raise OSError(28, 'No space left on device')"
+def failing(module: str, reason: str = "raise OSError(28, 'No space left on device')") -> Any:
+    """A function of this module that fails; by itself, as one does that writes to a full disk."""
     space: dict[str, Any] = {}
+    text = f"def fail(*arguments):\n    {reason}"
     exec(compile(text, f"/usr/lib/python3/{module}", "exec"), space)
-    fail: Callable[..., None] = space["fail"]
-    return fail
+    return space["fail"]
 
 
-def test_a_cache_of_a_library_that_has_no_room(
-    capfd: Capture, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("reason", "said"),
+    [
+        (
+            "raise OSError(28, 'No space left on device')",
+            "a file of triton cannot be written: No space left on device",
+        ),
+        (
+            "import json; json.loads('')",
+            "Triton's folder of compiled kernels is damaged: remove /kept",
+        ),
+    ],
+)
+def test_a_cache_of_a_library(
+    reason: str, said: str, capfd: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The error of a write names no file, and was taken for one of stdout."""
-    monkeypatch.setattr(parse_log, "save_tables", writer("site-packages/triton/runtime/cache.py"))
-    line = complaint(["parse_log", "a", "b"], capfd)
-    assert line == "dns: a file of triton cannot be written: No space left on device"
+    fail = failing("site-packages/triton/runtime/cache.py", reason)
+    monkeypatch.setattr(parse_log, "save_tables", fail)
+    monkeypatch.setenv("TRITON_CACHE_DIR", "/kept")
+    assert complaint(["parse_log", "a", "b"], capfd) == f"dns: {said}"
 
 
 @pytest.mark.parametrize("module", ["dist-packages/click/utils.py", "dns/caffe_dns/cli/card.py"])
 def test_stdout_is_no_librarys(module: str) -> None:
     with pytest.raises(OSError, match="No space") as caught:
-        writer(module)()
+        failing(module)()
     assert library_of(caught.value) == ""
 
 
