@@ -38,6 +38,8 @@ _STRINGS = _pattern(r"[^\#\"']*")
 _BREAK = re.compile(r"[^A-Za-z0-9_.+-]|(?<![eE])[+-]")
 #: How many characters are cut at a time, or as many more as a word or a string goes on.
 _PIECE = 1 << 12
+#: Characters behind a number that may belong to it: e+5.
+_AHEAD = 3
 _QUOTES = ('"', "'")
 _DIGITS = frozenset(string.digits)
 _LETTERS = frozenset(string.ascii_letters + "_")
@@ -203,8 +205,7 @@ class Tokens:
         """The tokens from an offset on, in pieces that are not empty."""
         text, number = self._text, 0
         while start < len(text):
-            pause = _BREAK.search(text, start + _PIECE)
-            end = pause.start() if pause else len(text)
+            end = self._end_of_piece(start)
             tokens = self._kinds.findall(text, start, end)
             while tokens and not tokens[-1]:
                 tokens.pop()
@@ -217,6 +218,29 @@ class Tokens:
                 number += len(tokens)
                 yield tokens
             start = following
+
+    def _end_of_piece(self, start: int) -> int:
+        """Where a piece may end that begins at `start`: only a string or a comment goes on there.
+
+        Mostly at a break, or behind a token where there is none for as long again: `ab.cd.ef.`
+        """
+        text, size = self._text, _PIECE
+        while True:
+            reach = min(start + 2 * size, len(text))
+            if pause := _BREAK.search(text, start + size, reach):
+                return pause.start()
+            last, end = reach - (_AHEAD if reach < len(text) else 0), start
+            for match in self._kinds.finditer(text, start, reach):
+                if match.end() == reach and match[1][:1] in ("#", *_QUOTES):
+                    return reach
+                if match.end() > last:
+                    break
+                end = match.end()
+                if end >= start + size:
+                    return end
+            if end > start:
+                return end
+            size *= 2
 
     def _end_of(self, tokens: list[str], end: int) -> int:
         """Where the last token ends that may go on at `end`; makes it whole."""

@@ -38,6 +38,19 @@ def test_memory_is_a_few_times_the_text(text: str) -> None:
     assert peak < 8 * len(text)
 
 
+def test_words_with_nothing_between_them_are_cut_into_pieces() -> None:
+    """So are those behind a word that is longer than a piece."""
+    unit = ["ab", ".", "cd1", ".5", ".5e+5"]
+    text = "a" * 50_000 + "-" + "".join(unit) * 40_000
+    tracemalloc.start()
+    found = Tokens(text)
+    assert len(found.take()) == 50_000 and found.skip("-")
+    assert all(found.take() == unit[number % 5] for number in range(200_000))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert not found.next and peak < 2 * len(text)
+
+
 def test_another_kind_of_text_is_not_read_to_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
     """Words by the million: what was meant is looked for once, and not all names are kept."""
     looked: list[str] = []
