@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from caffe_dns import __version__
-from caffe_dns.errors import CaffeError
+from caffe_dns.errors import CaffeError, first_line
 from caffe_dns.export import (  # noqa: F401 (they register converters)
     onnx_detection,
     onnx_forks,
@@ -45,7 +45,10 @@ def to_onnx(model: UnmaskedModel) -> bytes:
         raise CaffeError(
             "more than 2 GiB, which an .onnx file cannot hold; a .safetensors file would be right"
         )
-    onnx.checker.check_model(converted)
+    try:
+        onnx.checker.check_model(converted)
+    except onnx.checker.ValidationError as error:  # a blob without a name, say
+        raise CaffeError(f"cannot be said in ONNX: {first_line(error)}") from None
     return converted.SerializeToString()
 
 
