@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
+
 import pytest
 import torch
 from torch import Tensor
@@ -223,3 +229,35 @@ def test_nan_is_passed_on(num: int) -> None:
 def test_what_is_left_to_pytorch(kind: str, settings: str) -> None:
     net = make_net(chain((kind, settings)), TEST)
     assert adder(net.steps[-1].layer, (2, *IMAGE)) is None
+
+
+def small_program() -> Program:
+    net = pruned(chain(("Convolution", "convolution_param { num_output: 5 kernel_size: 3 }")))
+    return Program([step.layer for step in net.steps[1:]], IMAGE)
+
+
+def test_threads_have_buffers_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    program, images = small_program(), torch.ones(1, *IMAGE)
+    all_are_within, used = Barrier(3, timeout=60), []
+
+    def run(arrays: int, buffers: int, source: int, tops: int, num: int) -> None:
+        used.append(buffers)
+        all_are_within.wait()
+
+    monkeypatch.setattr(kernels, "run", run)
+    for _ in range(2):
+        with ThreadPoolExecutor(3) as threads:
+            list(threads.map(program, [images] * 3))
+    first, second = set(used[:3]), set(used[3:])
+    assert len(first) == 3
+    assert first == second  # those that were given back
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda it: pickle.loads(pickle.dumps(it))])
+def test_a_copy_reads_its_own_tables(copied: Callable[[Program], Program]) -> None:
+    program, images = small_program(), torch.ones(1, *IMAGE)
+    wanted = program(images)
+    other = copied(program)
+    for table in program._tables:
+        table[...] = 0
+    torch.testing.assert_close(other(images), wanted, rtol=0, atol=0)
