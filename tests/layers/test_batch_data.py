@@ -1,14 +1,17 @@
-"""Batches on a GPU: finished on a stream of their own, the same as on the CPU."""
+"""Batches on a GPU: finished on a stream of their own, the same as on the CPU; many at once."""
 
 from __future__ import annotations
 
 import gc
 import threading
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 
 from caffe_dns.layers import Context
+from caffe_dns.layers.batch_data import _Feed
 from tests.layers.data_harness import data_layer
 from tests.oracle import GOLDEN
 
@@ -78,3 +81,15 @@ def test_a_forgotten_layer_stops_its_thread() -> None:
     del layer, feed
     gc.collect()
     assert set(threading.enumerate()) <= before
+
+
+def test_what_is_read_for_several_batches_is_handed_out_in_parts() -> None:
+    numbers = torch.arange(12.0).view(6, 2)
+    batch = SimpleNamespace(tops=lambda device: (numbers, numbers[:, 0]))
+    reader: Any = SimpleNamespace(read=lambda: batch, close=lambda: None)
+    feed = _Feed(reader, torch.device("cpu"), depth=6, at_once=3, name="data")
+    parts = [feed.get(()) for _ in range(4)]
+    feed.close()
+    assert feed.taken == 4
+    assert torch.equal(torch.cat([images for images, _ in parts[:3]]), numbers)
+    assert torch.equal(parts[3][1], numbers[:2, 0])
