@@ -68,6 +68,7 @@ def load_net(
     `decode_on_gpu`, Data layers leave JPEGs to the GPU. Raises CaffeError for anything wrong with
     the files.
     """
+    from contextlib import nullcontext
     from pathlib import Path
 
     import torch
@@ -84,8 +85,8 @@ def load_net(
 
     if phase not in {name for name, _ in Phase.items()}:
         raise CaffeError(f"unknown phase '{phase}'; known: TRAIN, TEST")
-    was_quiet = log.set_quiet(quiet)
-    try:
+    # Of this thread alone: others may load nets, too.
+    with log.hushed if quiet else nullcontext():
         parsed = read_net(str(definition))
         files = [str(f) for f in ([weights] if isinstance(weights, str | Path) else weights or ())]
         fitted = fit_definition(parsed.message, files)
@@ -106,6 +107,4 @@ def load_net(
             copy_trained_layers(net, file)
         if sparse:
             use_sparse(net)
-    finally:
-        log.set_quiet(was_quiet)
     return net

@@ -88,6 +88,21 @@ SEVERITIES = "IWEF"
 stderr_from = 0
 
 _quiet = False
+
+
+class _Hushed(threading.local):
+    """`with hushed:` keeps INFO and WARNING lines to ourselves, those of this thread alone."""
+
+    blocks = 0
+
+    def __enter__(self) -> None:
+        self.blocks += 1
+
+    def __exit__(self, *error: object) -> None:
+        self.blocks -= 1
+
+
+hushed = _Hushed()
 #: What `info_once` has said.
 said_once: set[str] = set()
 
@@ -110,25 +125,25 @@ def set_quiet(quiet: bool) -> bool:
 
 def is_quiet() -> bool:
     """Whether INFO and WARNING lines are kept to ourselves: long ones need not be made then."""
-    return _quiet
+    return _quiet or hushed.blocks > 0
 
 
 def info(message: str) -> None:
     """A line of severity I."""
-    if not _quiet:
+    if not is_quiet():
         _write("I", message)
 
 
 def info_once(message: str) -> None:
     """A line of severity I, the first time that it is said in this process (LOG_FIRST_N)."""
-    if not _quiet and message not in said_once:
+    if not is_quiet() and message not in said_once:
         said_once.add(message)
         _write("I", message)
 
 
 def warning(message: str) -> None:
     """A line of severity W."""
-    if not _quiet:
+    if not is_quiet():
         _write("W", message)
 
 

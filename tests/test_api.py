@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
+from threading import Event, Thread
+from typing import Any
 
 import numpy as np
 import pytest
@@ -185,3 +187,24 @@ def test_errors_leave_the_log_as_it_was(definition: Path) -> None:
     with recorded_log() as messages:
         caffe_dns.log.info("still here")
     assert messages == ["still here"]
+
+
+def test_a_net_that_is_loaded_keeps_its_own_thread_quiet_alone(
+    definition: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build, is_built, is_said = Net.__init__, Event(), Event()
+
+    def build_and_wait(net: Net, *arguments: Any, **settings: Any) -> None:
+        build(net, *arguments, **settings)
+        is_built.set()
+        assert is_said.wait(60)
+
+    monkeypatch.setattr(Net, "__init__", build_and_wait)
+    with recorded_log() as messages:
+        thread = Thread(target=load_net, args=(definition,))
+        thread.start()
+        assert is_built.wait(60)
+        caffe_dns.log.info("meanwhile")
+        is_said.set()
+        thread.join()
+    assert messages == ["meanwhile"]
