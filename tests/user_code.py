@@ -91,9 +91,9 @@ class Counter(caffe.Layer):
 @contextmanager
 def fresh_imports() -> Iterator[None]:
     """Forget what is imported meanwhile, and where it was looked for."""
-    path, modules = list(sys.path), set(sys.modules)
+    path, finders, modules = list(sys.path), list(sys.meta_path), set(sys.modules)
     yield
-    sys.path[:] = path
+    sys.path[:], sys.meta_path[:] = path, finders
     for name in set(sys.modules) - modules:
         # All of our own stay, as a second copy of a module would have other classes.
         if not name.startswith("caffe_dns"):
