@@ -172,7 +172,7 @@ def report_alexnet(folder: Path, options: argparse.Namespace, *, jpeg: bool = Fa
     process.close()
 
 
-PARTS = {
+PARTS: dict[str, Callable[[Path, argparse.Namespace], None]] = {
     "lenet": report_lenet,
     "alexnet": report_alexnet,
     "jpeg": partial(report_alexnet, jpeg=True),
