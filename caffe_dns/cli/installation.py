@@ -14,6 +14,7 @@ import torch
 
 from caffe_dns import __version__, kernels
 from caffe_dns.cli.findings import NOTE, OK, WRONG, Finding
+from caffe_dns.device import nvjpeg
 from caffe_dns.errors import first_line
 from caffe_dns.profile.report import bytes_text
 
@@ -26,7 +27,7 @@ _EXTRAS = {
     "plot": "dns plot, dns sensitivity",
     "tensorboard": "dns train --tensorboard",
     "report": "dns report",
-    "sparse": "dns test --sparse",
+    "nvjpeg": "dns train --decode-on-gpu",
 }
 _DRIVER = Path("/proc/driver/nvidia/version")
 
@@ -58,6 +59,8 @@ def _packages() -> Iterator[Finding]:
         has = _version(name)
         if has is not None and _numbers(has) >= _numbers(least):
             found.append(f"{name} {has}")
+        elif extra == "nvjpeg" and (not torch.cuda.is_available() or nvjpeg.is_there()):
+            continue
         elif extra is not None:
             missing.setdefault(extra, []).append(name if has is None else f"{name}>={least}")
         else:

@@ -92,6 +92,15 @@ class JpegUnits:
         return status
 
 
+def is_there() -> bool:
+    """Whether nvJPEG is to be found, in a package or on the loader's path."""
+    try:
+        _load()
+    except CaffeError:
+        return False
+    return True
+
+
 def _load() -> Any:
     """nvJPEG. Raises CaffeError where it is not to be found."""
     for name in [*_installed(), *_NAMES]:

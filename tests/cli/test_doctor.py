@@ -14,6 +14,8 @@ import torch
 
 from caffe_dns import kernels
 from caffe_dns.cli import installation
+from caffe_dns.cli.findings import NOTE
+from caffe_dns.device import nvjpeg
 from caffe_dns.solver.solver import Solver
 from tests.cli.harness import run
 from tests.nets import ip, layer
@@ -90,6 +92,22 @@ def test_what_each_extra_is_for_is_known() -> None:
     section = text.partition("[project.optional-dependencies]\n")[2].partition("\n[")[0]
     extras = set(re.findall(r"^(\w+) = \[", section, re.MULTILINE))
     assert extras - {"all", "dev", "fuzz"} == set(installation._EXTRAS)
+
+
+@pytest.mark.parametrize(
+    ("gpu", "there", "named"), [(False, False, 0), (True, True, 0), (True, False, 1)]
+)
+def test_nvjpeg_is_for_those_with_a_gpu(
+    gpu: bool, there: bool, named: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The library may come with another package, such as torchvision."""
+    requirement = 'nvidia-nvjpeg>=13; platform_system == "Linux" and extra == "nvjpeg"'
+    monkeypatch.setattr(installation, "requires", lambda package: [requirement])
+    monkeypatch.setattr(installation, "_version", lambda name: None)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    monkeypatch.setattr(nvjpeg, "is_there", lambda: there)
+    texts = [finding.what for finding in installation._packages() if finding.level == NOTE]
+    assert texts == ["nvidia-nvjpeg not installed, for dns train --decode-on-gpu"] * named
 
 
 def test_a_gpu_that_pytorch_does_not_see(
