@@ -185,8 +185,9 @@ def test_files_of_one_thing_are_given_to_readers(monkeypatch: pytest.MonkeyPatch
         outcome = tool.try_kind(name, ["net", "xml", "txt"], 2000)
         assert outcome.tried == 3 and not outcome.wrong
     monkeypatch.setitem(tool.READS, "net", lambda path: [][0])
-    monkeypatch.setitem(tool.READS, "txt", lambda path: bytearray(300 << 20))
-    assert tool.try_kind("digits", ["net", "txt"], 2000).wrong == (
-        "net of digits: IndexError: list index out of range",
-        "txt of digits: 300 MB",
-    )
+    monkeypatch.setitem(tool.READS, "txt", lambda path: bytearray(400 << 20))
+    failed, large = tool.try_kind("digits", ["net", "txt"], 2000).wrong
+    assert failed == "net of digits: IndexError: list index out of range"
+    # What a process has of memory when it is forked depends on the tests before this one.
+    said = re.fullmatch(r"txt of digits: (\d+) MB", large)
+    assert said is not None and 300 <= int(said[1]) <= 420
