@@ -13,23 +13,27 @@ from caffe_dns.cli.lazy import runs
 @click.argument("input_file")
 @click.argument("output_file")
 @image_flags
-@flags.switch("center_only", "Score the centre of each image, not ten crops of it.")
+@flags.switch("center_only", "Score only the centre of each image, not the mean of ten crops.")
 @click.option(
     "--images_dim",
     default="256,256",
     show_default=True,
     metavar="H,W",
-    help="The size that images are brought to before they are cropped.",
+    help="The size in pixels to which images are resized before they are cropped.",
 )
 @click.option(
-    "--ext", default="jpg", show_default=True, help="The ending of image files in a folder."
+    "--ext",
+    default="jpg",
+    show_default=True,
+    metavar="ENDING",
+    help="The ending of image files in a folder.",
 )
 @runs("classify")
 def command() -> None:
-    """Write the scores [images, classes] that a net gives images as OUTPUT_FILE, a .npy file.
+    """Classify images, and write their scores [images, classes] to OUTPUT_FILE, a .npy file.
 
     INPUT_FILE is an image, a folder of images, or a .npy file of images [N, H, W, channels] in RGB
-    with values from 0 to 1. In a folder, images are taken in the order of their names.
+    with values from 0 to 1. The images of a folder are taken in the order of their names.
 
     \b
     dns classify cat.jpg scores.npy --model_def deploy.prototxt \\

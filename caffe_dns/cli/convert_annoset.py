@@ -29,17 +29,27 @@ from caffe_dns.cli.lazy import runs
     "--label_map_file",
     default="",
     metavar="PROTOTXT",
-    help="The labels of the names in annotation files (a LabelMap).",
+    help="Which label each name in annotation files stands for (a LabelMap).",
 )
-@flags.switch("check_label", "Check that the label map has no name and no label twice.")
-@click.option("--min_dim", default=0, help="Length to which shorter sides are resized.")
-@click.option("--max_dim", default=0, help="Length to which longer sides are resized.")
+@flags.switch("check_label", "Check that no name and no label occurs twice in the label map.")
+@click.option(
+    "--min_dim",
+    default=0,
+    metavar="PIXELS",
+    help="Enlarge images until the shorter side is this long. Default: do not.",
+)
+@click.option(
+    "--max_dim",
+    default=0,
+    metavar="PIXELS",
+    help="Shrink images until the longer side is this long. Default: do not.",
+)
 @runs("convert_annoset")
 def command() -> None:
     """Make the database DB_NAME of images and the objects in them, as AnnotatedData reads it.
 
-    Each line of LISTFILE is the file name of an image and a label, or for detection that of an
-    annotation; ROOTFOLDER is put before both:
+    Each line of LISTFILE has the name of an image file in ROOTFOLDER and a label; for detection, in
+    place of the label, the name of an annotation file in ROOTFOLDER:
 
     \b
     dns convert_annoset --anno_type=detection --label_map_file=labels.prototxt \\

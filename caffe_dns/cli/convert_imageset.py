@@ -12,9 +12,9 @@ from caffe_dns.cli.lazy import runs
 @image_set_flags
 @runs("convert_imageset")
 def command() -> None:
-    """Make the database DB_NAME of the image files that LISTFILE lists.
+    """Make the database DB_NAME from the image files that LISTFILE lists.
 
-    Each line of LISTFILE is a file name, which ROOTFOLDER is put before, and a label:
+    Each line of LISTFILE has the name of a file in ROOTFOLDER, and a label:
 
     \b
     dns convert_imageset --resize_height=256 --resize_width=256 images/ train.txt db

@@ -15,7 +15,7 @@ from caffe_dns.cli.lazy import runs
 @flags.backend
 @runs("convert_mnist_data")
 def command() -> None:
-    """Make the database OUTPUT_DB_FILE of MNIST's files, which must not be compressed.
+    """Make the database OUTPUT_DB_FILE from MNIST's files, which must not be compressed.
 
     \b
     dns convert_mnist_data train-images-idx3-ubyte train-labels-idx1-ubyte mnist_train_lmdb

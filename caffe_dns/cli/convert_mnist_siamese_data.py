@@ -13,9 +13,9 @@ from caffe_dns.cli.lazy import runs
 @click.argument("output_db_file")
 @runs("convert_mnist_siamese_data")
 def command() -> None:
-    """Make the LevelDB OUTPUT_DB_FILE of random pairs of MNIST's images, which train siamese nets.
+    """Make the LevelDB OUTPUT_DB_FILE of random pairs of MNIST's images, to train siamese nets.
 
-    A pair has label 1 where both images show the same digit. As of Caffe's tool, only errors are
+    The label is 1 where both images show the same digit. As with Caffe's tool, only errors are
     logged.
 
     \b

@@ -10,7 +10,7 @@ from caffe_dns.cli.lazy import runs
 
 @click.command()
 @flags.model
-@click.option("--output", default="", metavar="PROTOTXT", help="The definition to write.")
+@click.option("--output", default="", metavar="PROTOTXT", help="The definition to write. Required.")
 @flags.batch
 @flags.shape
 @flags.level
@@ -22,7 +22,8 @@ from caffe_dns.cli.lazy import runs
 def command() -> None:
     """Write the deploy.prototxt of a train_val.prototxt.
 
-    Data layers become inputs of the test's shape, losses become probabilities named prob, and what
-    only judges them goes. Layers are of the standard types, so that `dns` and stock Caffe read it;
-    what the data layers did to the data stands in comments.
+    Data layers become inputs of the shape that the test net has, losses become probabilities named
+    prob, and layers that only judge them, such as Accuracy, are left out. All layers are of the
+    standard types, so that `dns` and stock Caffe read the file. Comments say what the data layers
+    did to the data.
     """

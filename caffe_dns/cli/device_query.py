@@ -10,11 +10,15 @@ from caffe_dns.cli.lazy import runs
 
 @click.command()
 @click.option(
-    "--gpu", default="all", show_default=True, metavar="IDS", help="0, or several with commas."
+    "--gpu",
+    default="all",
+    show_default=True,
+    metavar="IDS",
+    help="Which GPUs: 0, several separated by commas, or 'all'.",
 )
 @flags.output
 @flags.unused("solver", "model", "weights", "snapshot", "phase", "level", "stage", "iterations")
 @flags.unused("sigint_effect", "sighup_effect")
 @runs("device_query")
 def command() -> None:
-    """Show what the GPUs are and how much they have of what."""
+    """Show the GPUs: their names, memory, and limits of blocks and grids."""

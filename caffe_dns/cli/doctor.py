@@ -10,7 +10,10 @@ from caffe_dns.cli.lazy import runs
 
 @click.command()
 @click.option(
-    "--solver", default="", metavar="PROTOTXT", help="Also try the training that this defines."
+    "--solver",
+    default="",
+    metavar="PROTOTXT",
+    help="Also check the training that this solver defines.",
 )
 @flags.weights
 @flags.gpu
@@ -25,8 +28,8 @@ from caffe_dns.cli.lazy import runs
 def command() -> None:
     """Find out what is wrong before a training begins, and what to do about it.
 
-    A line for each finding: `ok`, `note` or `wrong`, then after a dash what to do. Looked at are
-    the installation and the GPUs; with --solver the files that it and its nets name, the nets,
-    their weights, a batch, a few iterations, and where snapshots go. Nothing is trained that
-    stays. The exit code is 1 when something is wrong. `--quiet` leaves out what is ok.
+    Prints a line for each finding: `ok`, `note` or `wrong`, and after a dash what to do. It checks
+    the installation and the GPUs; with --solver also the files that the solver and its nets name,
+    the nets, their weights, a batch, a few iterations, and the place of snapshots. No file is left
+    behind. The exit code is 1 when something is wrong. `--quiet` leaves out what is ok.
     """

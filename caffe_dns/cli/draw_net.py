@@ -15,10 +15,15 @@ from caffe_dns.cli.lazy import runs
     "--rankdir",
     default="LR",
     show_default=True,
+    metavar="DIRECTION",
     help="Direction: LR (left to right), RL, TB (top to bottom) or BT.",
 )
 @click.option(
-    "--phase", default="ALL", show_default=True, help="Which layers to draw: TRAIN, TEST or ALL."
+    "--phase",
+    default="ALL",
+    show_default=True,
+    metavar="PHASE",
+    help="Which layers to draw: TRAIN, TEST or ALL.",
 )
 @flags.switch("display_lrm", "Show the learning rate multipliers of layers with weights.")
 @runs("draw_net")

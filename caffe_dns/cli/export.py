@@ -11,13 +11,15 @@ from caffe_dns.cli.lazy import runs
 @click.command()
 @flags.model
 @flags.weights
-@click.option("--output", "output_file", default="", metavar="FILE", help="The file to write.")
+@click.option(
+    "--output", "output_file", default="", metavar="FILE", help="The file to write. Required."
+)
 @click.option(
     "--format",
     "format_name",
     default="",
     metavar="FORMAT",
-    help="caffemodel, onnx, safetensors, compact or what a plugin brings. Default: by the ending "
+    help="caffemodel, onnx, safetensors, compact, or a format of a plugin. Default: by the ending "
     "of the output.",
 )
 @click.option(
@@ -25,11 +27,15 @@ from caffe_dns.cli.lazy import runs
 )
 @flags.bits(
     2,
-    "Let the weights of each layer share 2 to the power of B values, B from 2 to 8, and 0: for a "
-    ".dnsz of few bytes; auto finds a B for each, by what the definition's test data score.",
+    "Let the weights of each layer share 0 and 2 to the power of B values, B from 2 to 8, which "
+    "makes a .dnsz smaller; auto finds a B for each layer by scores on the definition's test data.",
 )
 @click.option(
-    "--iterations", default=50, show_default=True, help="The test batches that --bits auto scores."
+    "--iterations",
+    default=50,
+    show_default=True,
+    metavar="N",
+    help="How many test batches --bits auto scores.",
 )
 @flags.shrink
 @flags.fold
@@ -43,17 +49,16 @@ from caffe_dns.cli.lazy import runs
 @flags.imports
 @runs("export")
 def command() -> None:
-    """Take a trained or pruned model away, without masks and with layers of the standard types.
+    """Save a trained or pruned model for use elsewhere: without masks, with standard layer types.
 
     \b
     .caffemodel   for stock Caffe, OpenCV and others; see --definition
     .onnx         for ONNX runtimes
     .safetensors  weights under PyTorch's names: conv1.weight, conv1.bias
-    .dnsz         compact; given as --weights, it becomes any other
+    .dnsz         compact; given as --weights, it can become any of the others
 
-    A table says how many bytes the model takes dense, pruned and compact. With --shrink, units and
-    filters that no output depends on are left out, for the same outputs; with --fold, layers that
-    the weights before them can stand for. The definition then stands beside the model, as FILE with
-    the ending .prototxt. With --bits, outputs change somewhat; training with dns train --bits first
-    makes up for that.
+    A table says how many bytes the model takes dense, pruned and compact. With --shrink or --fold,
+    the model has other sizes or fewer layers, so its definition is written beside it, with the
+    ending .prototxt. With --bits, outputs change slightly; `dns train --bits` before makes up for
+    that.
     """

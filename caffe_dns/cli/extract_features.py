@@ -25,10 +25,10 @@ from caffe_dns.cli.lazy import runs
 @flags.imports
 @runs("extract_features")
 def command() -> None:
-    """Run a trained net on the input of its data layer, and save blobs to databases.
+    """Run a trained net on the data that its data layer reads, and save blobs to databases.
 
-    BLOB_NAMES and DATASET_NAMES are separated by commas; each blob gets a database of its own, of
-    the kind DB_TYPE, with one record for each image:
+    BLOB_NAMES and DATASET_NAMES are lists separated by commas. Each blob gets a database of its
+    own, of the kind DB_TYPE (lmdb or leveldb), with one record for each image:
 
     \b
     dns extract_features x.caffemodel net.prototxt fc6,fc7 fc6_db,fc7_db 10 lmdb GPU 0

@@ -45,35 +45,46 @@ gpu = click.option(
     "--gpu",
     default="",
     metavar="IDS",
-    help="Run on these GPUs: 0, or several with commas, or 'all'. Default: the CPU.",
+    help="Run on these GPUs: 0, several separated by commas, or 'all'. Default: the CPU.",
 )
 model = click.option(
-    "--model", default="", metavar="PROTOTXT", help="The model definition (train_val.prototxt)."
+    "--model",
+    default="",
+    metavar="PROTOTXT",
+    help="The model definition (train_val.prototxt). Required.",
 )
 weights = click.option(
     "--weights",
     default="",
     metavar="FILES",
-    help="Trained weights (.caffemodel, .caffemodel.h5), several with commas.",
+    help="Trained weights (.caffemodel, .caffemodel.h5, .dnsz), several separated by commas.",
 )
 iterations = click.option(
-    "--iterations", default=50, show_default=True, help="The number of iterations to run."
+    "--iterations",
+    default=50,
+    show_default=True,
+    metavar="N",
+    help="The number of iterations to run, one batch each.",
 )
 precision = click.option(
     "--precision",
     default="",
     metavar="KIND",
-    help="fp32, tf32 or bf16. Default: tf32 on a GPU that has it, else fp32.",
+    help="How to compute: fp32, tf32 or bf16. Default: tf32 on a GPU that has it, else fp32.",
 )
 level = click.option(
     "--level",
     type=WholeNumber(-(2**31), 2**31 - 1),
     default=0,
     show_default=True,
-    help="The network level.",
+    metavar="N",
+    help="Build the layers whose rules (include, exclude) admit this level.",
 )
 stage = click.option(
-    "--stage", default="", metavar="NAMES", help="Network stages, several with commas."
+    "--stage",
+    default="",
+    metavar="NAMES",
+    help="Build the layers whose rules admit these stages, several separated by commas.",
 )
 backend = click.option(
     "--backend",
@@ -83,56 +94,61 @@ backend = click.option(
     help="The kind of database: lmdb or leveldb.",
 )
 batch = click.option(
-    "--batch", default=1, show_default=True, help="How many items the inputs take at once."
+    "--batch",
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="How many items the inputs take at once.",
 )
 shape = click.option(
     "--shape",
     multiple=True,
     metavar="C,H,W",
-    help="The shape of an item, where the data are not here; once for each data layer. That of a "
-    "label that is no single number follows a colon: 3,500,500:1,500,500.",
+    help="The shape of an item, needed where the data are not at hand; once for each data layer. "
+    "The shape of a label that is not a single number follows a colon: 3,500,500:1,500,500.",
 )
 threads = click.option(
     "--threads",
     type=WholeNumber(1, 1024),
     metavar="N",
-    help="Compute with so many threads on the CPU. Default: OMP_NUM_THREADS, or one for each core.",
+    help="The number of threads that compute on the CPU. Default: OMP_NUM_THREADS, or one for each "
+    "core.",
 )
 all_losses = click.option(
     "--all-losses",
     is_flag=True,
-    help="Keep the outputs for losses of lower loss_weight, too (auxiliary classifiers).",
+    help="Also keep the outputs of auxiliary classifiers, whose losses have a lower loss_weight.",
 )
 
 shrink = click.option(
     "--shrink",
     is_flag=True,
-    help="Take away channels that are constant or that nobody reads, exactly.",
+    help="Remove channels that are constant or that no layer reads; outputs stay the same.",
 )
 fold = click.option(
     "--fold",
     is_flag=True,
-    help="Put BatchNorm, Scale and Bias layers into the weights before them.",
+    help="Merge BatchNorm, Scale and Bias layers into the weights of the layers before them.",
 )
 sparse = click.option(
     "--sparse",
     is_flag=True,
-    help="Leave out weights that are 0 in the layers where that is faster; on a GPU those of the "
-    "pattern 2:4, with --precision bf16.",
+    help="Skip weights that are 0, in the layers where that is faster; on a GPU only in the "
+    "pattern 2:4 and with --precision bf16.",
 )
 no_surgery = click.option(
-    "--no-surgery", is_flag=True, help="Run as plain Caffe: no masks, nothing is pruned."
+    "--no-surgery", is_flag=True, help="Run as plain Caffe does: no masks, no pruning."
 )
 python_layers = click.option(
     "--allow-python-layers",
     is_flag=True,
-    help="Let Python layers of the definition run their code.",
+    help="Allow the definition's Python layers to run their code.",
 )
 decode_on_gpu = click.option(
     "--decode-on-gpu",
     is_flag=True,
-    help="Let the GPU decode the JPEGs of Data layers, to the same pixels; it must have units that "
-    "do so, as an A100 or H100 has.",
+    help="Let the GPU decode the JPEGs of Data layers, to the same pixels. It needs decoding "
+    "units, as an A100 or H100 has.",
 )
 
 
@@ -148,14 +164,14 @@ imports = click.option(
     expose_value=False,
     is_eager=True,
     callback=_import,
-    help="Import a Python module that adds layer types or the like; may be given several times.",
+    help="Import a Python module that adds layer types or the like; can be given several times.",
 )
 
 
 #: How a command tells what it finds; see `cli.output`.
 output = together(
-    click.option("--quiet", is_flag=True, help="Print the result alone, no log."),
-    click.option("--json", "as_json", is_flag=True, help="Print the result as JSON, and no log."),
+    click.option("--quiet", is_flag=True, help="Print only the result, no log."),
+    click.option("--json", "as_json", is_flag=True, help="Print the result as JSON, no log."),
 )
 
 
@@ -196,8 +212,8 @@ def bits(least: int, help: str) -> Callable[[F], F]:
             "loss",
             type=float,
             metavar="LOSS",
-            help="What --bits auto may cost before any training: of an accuracy so much, of a loss "
-            f"this share. Default: {DEFAULT_LOSS:g}.",
+            help="How much worse --bits auto may make the score, before training: 0.01 is one "
+            f"point of accuracy, or 1 % of a loss. Default: {DEFAULT_LOSS:g}.",
         ),
     )
 

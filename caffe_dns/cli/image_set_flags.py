@@ -11,14 +11,27 @@ image_set_flags = flags.together(
     click.argument("rootfolder"),
     click.argument("listfile"),
     click.argument("db_name"),
-    flags.switch("gray", "Treat images as grayscale ones."),
+    flags.switch("gray", "Read images as grayscale."),
     flags.switch("shuffle", "Randomly shuffle the order of images and their labels."),
     flags.backend,
-    click.option("--resize_width", default=0, help="Width images are resized to."),
-    click.option("--resize_height", default=0, help="Height images are resized to."),
-    flags.switch("check_size", "Check that all images have the same size."),
-    flags.switch("encoded", "Save encoded images, not their pixels."),
     click.option(
-        "--encode_type", default="", metavar="TYPE", help="Encode images as png, jpg and so on."
+        "--resize_width",
+        default=0,
+        metavar="PIXELS",
+        help="Resize images to this width; --resize_height is needed as well.",
+    ),
+    click.option(
+        "--resize_height",
+        default=0,
+        metavar="PIXELS",
+        help="Resize images to this height; --resize_width is needed as well.",
+    ),
+    flags.switch("check_size", "Check that all images have the same size."),
+    flags.switch("encoded", "Store the encoded images instead of their pixels."),
+    click.option(
+        "--encode_type",
+        default="",
+        metavar="TYPE",
+        help="Encode images as png, jpg and so on. Default: as the files are.",
     ),
 )

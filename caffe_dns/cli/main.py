@@ -89,8 +89,8 @@ def dns() -> None:
     """Train, prune and score Caffe networks on PyTorch.
 
     Flags are Caffe's, with one dash or two: -flag value, -flag=value, --flag value, --flag=value.
-    `dns COMMAND --help` lists those of a command. Each also takes glog's -log_dir, -minloglevel,
-    -logtostderr, -alsologtostderr and -stderrthreshold.
+    `dns COMMAND --help` lists those of a command. Every command also takes glog's flags -log_dir,
+    -minloglevel, -logtostderr, -alsologtostderr and -stderrthreshold.
 
     \b
     dns train --solver solver.prototxt --weights x.caffemodel -gpu 0

@@ -13,5 +13,5 @@ from caffe_dns.cli.lazy import runs
 def command() -> None:
     """Put definitions of nets, solvers and recipes into models/NAME of the current folder.
 
-    Without names, all that there are. A file that is there already stays as it is.
+    Without names, all of them. Files that exist already are left as they are.
     """

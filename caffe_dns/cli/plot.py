@@ -10,12 +10,15 @@ from caffe_dns.cli.lazy import runs
 @click.command()
 @click.argument("logs", nargs=-1, required=True, metavar="LOG...")
 @click.option(
-    "--output", default="", metavar="FILE", help="The picture: FILE.png, FILE.svg or FILE.html."
+    "--output",
+    default="",
+    metavar="FILE",
+    help="The picture: FILE.png, FILE.svg or FILE.html. Required.",
 )
 @runs("plot")
 def command() -> None:
     """Draw the curves of training logs: losses, scores, and the sparsity of each layer.
 
-    LOGs are what `dns train` or Caffe wrote on stderr. Several runs go into one picture; FILE.html
+    A LOG is what `dns train` or Caffe wrote to stderr. Several runs go into one picture. FILE.html
     is a page with charts to zoom into.
     """

@@ -18,10 +18,11 @@ from caffe_dns.cli.lazy import runs
 def command() -> None:
     """Make one page of training runs, side by side if there are several.
 
-    A RUN is the log of a training, its solver, or a snapshot or the prefix of snapshots; several of
-    these with commas, or the folder that they are in. What belongs to it is found from there.
+    A RUN is the log of a training, its solver, a snapshot or a prefix of snapshots, several of
+    these separated by commas, or the folder that they are in. The run's other files are found from
+    there.
 
-    The page needs no other file and no network. It has the curves of losses, scores, rates and of
-    what pruning left of each layer; the net with shapes, parameters and multiplications; what it
-    takes before and after pruning; weights, thresholds and masks; settings, versions and seed.
+    The page needs no other file and no network. It has curves of losses, scores, rates and of what
+    pruning left of each layer; the net with shapes, parameters and multiplications; its cost before
+    and after pruning; weights, thresholds and masks; settings, versions and seed.
     """

@@ -20,13 +20,18 @@ from caffe_dns.cli.lazy import runs
 @flags.output
 @flags.imports
 @click.option(
-    "--layers", default="", metavar="NAMES", help="Only these layers, several with commas."
+    "--layers",
+    default="",
+    metavar="NAMES",
+    help="Prune only these layers, several separated by commas. Default: all that have weights.",
 )
 @click.option(
     "--loss-of-accuracy",
     default=flags.DEFAULT_LOSS,
     show_default=True,
-    help="What the proposed thresholds may cost: of an accuracy so much, of a loss this share.",
+    metavar="LOSS",
+    help="How much worse the proposed thresholds may make the score: 0.01 is one point of "
+    "accuracy, or 1 % of a loss.",
 )
 @click.option(
     "--output",
@@ -39,7 +44,7 @@ from caffe_dns.cli.lazy import runs
 def command() -> None:
     """Find out how far each layer of a trained model can be pruned.
 
-    Without any training, each layer is pruned by itself, to sparsities from 10 to 99 percent, and
-    the model is scored on the given number of test batches. Prints a table, and thresholds for all
-    layers together; PREFIX.prototxt is the model definition with these thresholds.
+    Without any training, one layer at a time is pruned to sparsities from 10 to 99 percent, and the
+    model is scored on the given number of test batches. Prints a table of the scores, and proposes
+    thresholds for all layers together; PREFIX.prototxt is the model definition with these.
     """

@@ -37,9 +37,7 @@ from caffe_dns.cli.lazy import runs
 def command() -> None:
     """Score a model: the mean of every output over a number of test batches.
 
-    Of a detector's boxes (DetectionEvaluate) it is the mean average precision. For a pruned model,
-    it also says what is left of each layer. With --shrink or --fold, the net made by these is
-    scored, and compared with the given one: size, time and predictions. With --sparse, layers
-    leave out the weights that are 0, on a CPU in rows that run as programs, on a GPU in the pattern
-    2:4.
+    A detector (DetectionEvaluate) is scored by mean average precision. For a pruned model, the
+    command also says what is left of each layer. With --shrink or --fold, the reduced net is
+    scored, and compared with the given one in size, time and predictions.
     """

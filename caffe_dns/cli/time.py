@@ -26,9 +26,9 @@ from caffe_dns.cli.lazy import runs
 def command() -> None:
     """Benchmark a model: the time and memory that each layer takes, and images per second.
 
-    Layers are timed one by one, forward and backward. After Caffe's log follows a table: in a
-    layer's forward, `tops` are its results and `kept` is what backward needs of all that it makes;
-    `peak` is the most that the layer allocates at once, measured on a GPU. Then whole passes are
-    timed, reading the data included: as `dns train` runs them but for the update, or with
-    -phase TEST as `dns test` does.
+    Layers are timed one by one, forward and backward. A table follows Caffe's log: `tops` is the
+    memory of a layer's results, `kept` that of everything its backward pass needs, and `peak` the
+    most that the layer allocates at once, measured on a GPU. Then whole passes are timed, with
+    reading the data: as `dns train` runs them, without the update, or with -phase TEST as
+    `dns test` does.
     """

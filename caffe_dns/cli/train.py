@@ -12,7 +12,10 @@ _EFFECTS = "snapshot, stop or none"
 
 @click.command()
 @click.option(
-    "--solver", default="", metavar="PROTOTXT", help="The solver definition (solver.prototxt)."
+    "--solver",
+    default="",
+    metavar="PROTOTXT",
+    help="The solver definition (solver.prototxt). Required.",
 )
 @flags.weights
 @click.option(
@@ -23,44 +26,55 @@ _EFFECTS = "snapshot, stop or none"
     is_flag=False,
     flag_value="newest",
     metavar="[FILE]",
-    help="Go on from this solver state or, without FILE, from the newest whole snapshot of the "
-    "solver's prefix; from the beginning if there is none yet.",
+    help="Resume from this solver state or, without FILE, from the newest complete snapshot with "
+    "the solver's snapshot_prefix; start from the beginning if there is none yet.",
 )
 @click.option(
     "--keep",
     type=int,
     metavar="N",
-    help="Keep the last N snapshots of this run and remove older ones, but never the newest whole "
-    "one.",
+    help="Keep the last N snapshots of this run and remove older ones, but never the newest "
+    "complete one. Default: keep all.",
 )
 @flags.gpu
 @flags.precision
 @flags.threads
 @flags.level
 @flags.stage
-@click.option("--sigint_effect", default="stop", show_default=True, help=f"On SIGINT: {_EFFECTS}.")
 @click.option(
-    "--sighup_effect", default="snapshot", show_default=True, help=f"On SIGHUP: {_EFFECTS}."
+    "--sigint_effect",
+    default="stop",
+    show_default=True,
+    metavar="EFFECT",
+    help=f"On SIGINT (Ctrl-C): {_EFFECTS}.",
+)
+@click.option(
+    "--sighup_effect",
+    default="snapshot",
+    show_default=True,
+    metavar="EFFECT",
+    help=f"On SIGHUP: {_EFFECTS}.",
 )
 @click.option(
     "--on-nan",
     type=click.Choice(["stop", "warn"]),
     default="stop",
     show_default=True,
-    help="When training has diverged: stop, or warn and go on without snapshots.",
+    help="When training has diverged: stop, or warn and continue without snapshots.",
 )
 @click.option(
     "--skip-bad-records",
     type=flags.WholeNumber(min=0),
     default=0,
+    show_default=True,
     metavar="N",
-    help="Pass over at most N records of a database that cannot be decoded, and list them.",
+    help="Skip up to N records of a database that cannot be decoded, and list them.",
 )
 @flags.decode_on_gpu
 @click.option(
     "--deterministic",
     is_flag=True,
-    help="Give the same bits in every run on the same GPU, which takes longer.",
+    help="Compute the same bits in every run on the same GPU, which takes longer.",
 )
 @flags.no_surgery
 @flags.python_layers
@@ -69,54 +83,56 @@ _EFFECTS = "snapshot, stop or none"
     "--tensorboard",
     default="",
     metavar="DIR",
-    help="Write losses, scores and sparsities for TensorBoard into this folder.",
+    help="Write losses, scores and sparsities into this folder for TensorBoard.",
 )
 @click.option(
     "--report",
     default="",
     metavar="FILE",
-    help="Keep a page of the run up to date, FILE.html; see `dns report`.",
+    help="Write a page about the run, FILE.html, and keep it up to date; see `dns report`.",
 )
 @click.option(
     "--target-sparsity",
     default="",
     metavar="SHARE",
-    help="Prune this share of the masked parameters: 0.9, or by layer, conv2=0.97,ip1=0.99.",
+    help="Prune this share of the masked parameters: 0.9 of all, or by layer: conv2=0.97,ip1=0.99.",
 )
 @click.option(
     "--target-compression",
     type=flags.Number(min=1),
     metavar="TIMES",
-    help="Prune until the model has so many times fewer parameters: 108.",
+    help="Prune until the model has this many times fewer parameters, such as 108.",
 )
 @click.option(
     "--target-macs",
     type=flags.Number(min=0, max=1, min_open=True),
     metavar="SHARE",
-    help="Prune until this share of the multiply-accumulates is left: 0.3.",
+    help="Prune until this share of the multiply-accumulates is left, such as 0.3.",
 )
 @click.option(
     "--target-latency",
     default="",
     metavar="SHARE|MS",
-    help="Cut filters until a pass of one item takes this share of the time (0.3), or so long "
-    "(2.5ms), as measured on this device.",
+    help="Cut filters until a forward pass of one item takes this share of its time (0.3), or this "
+    "long (2.5ms), as measured on this device.",
 )
 @click.option(
     "--pattern",
     default="",
     metavar="N:M|1xK|filter",
-    help="Keep at most N of M neighbouring inputs of an output (2:4), prune K at once (1x4), or "
-    "whole filters with the weights that read them (filter).",
+    help="Prune in a pattern: keep at most N of M neighbouring inputs of an output (2:4), prune K "
+    "neighbours together (1x4), or whole filters with the weights that read them (filter).",
 )
-@click.option("--hold-masks", is_flag=True, help="Train with the masks as they are.")
+@click.option("--hold-masks", is_flag=True, help="Train without changing the masks.")
 @flags.bits(
     1,
-    "Train with masks as they are, and 2 to the power of B values for the weights of each layer; "
-    "auto finds a B for each, by what the test net scores before training.",
+    "Train without changing the masks, and let the weights of each layer share 2 to the power of B "
+    "values, B from 1 to 8; auto finds a B for each layer by scores of the test net.",
 )
 @click.option(
-    "--masks-from-zeros", is_flag=True, help="Begin with masks of the zeros in the weights given."
+    "--masks-from-zeros",
+    is_flag=True,
+    help="Start with masks that prune what is zero in the given weights.",
 )
 @flags.unused("phase", "model")
 # Unused as well, but a number that must be one.
@@ -125,10 +141,10 @@ _EFFECTS = "snapshot, stop or none"
 def command() -> None:
     """Train, finetune or prune a model.
 
-    Layers of the types Convolution and InnerProduct are pruned while they train, unless their
-    definition says `sparsity_term: false`, or --no-surgery is given. At every display, the state of
-    their masks goes into the table SNAPSHOT_PREFIX_surgery.csv. At the end, a pruned net is left
-    without masks in SNAPSHOT_PREFIX_pruned.caffemodel and .prototxt.
+    Convolution and InnerProduct layers are pruned while they train, unless their definition says
+    `sparsity_term: false` or --no-surgery is given. At every display, a row about each mask goes
+    into SNAPSHOT_PREFIX_surgery.csv. At the end, the pruned net is also written without masks, as
+    SNAPSHOT_PREFIX_pruned.caffemodel and .prototxt.
 
-    On several GPUs, each trains on batches of the definition's size, and gradients are averaged.
+    On several GPUs, each takes batches of the definition's size, and gradients are averaged.
     """
