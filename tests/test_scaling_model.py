@@ -89,10 +89,10 @@ def test_two_gpus_have_what_was_measured(
     words = ["tool", "--gpus", "2", "64", "--two-gpus", "tf32=0.6", "bf16=0.7"]
     monkeypatch.setattr(sys, "argv", words)
     model.main()
-    lines = capsys.readouterr().out.splitlines()
-    assert [line for line in lines if line.startswith("| 2 |")] == [
-        "| 2 | 2 | 0.600 to 0.600 | 0.700 to 0.700 |"
-    ] * len(model.NETWORKS)
-    many = next(line for line in lines if line.startswith("| 64 |")).split("|")[3]
-    worst, best = map(float, many.split(" to "))
-    assert 0 < worst < best < 0.6
+    first, *others = capsys.readouterr().out.splitlines()[-1 - len(model.NETWORKS) :]
+    assert first == "| lenet, 64 | one host | 2 | 2 | 0.600 | 0.700 |"
+    for line, network in zip(others, model.NETWORKS, strict=True):
+        title, name, gpus, _, tf32, _ = line.strip("| ").split(" | ")
+        assert (title, name, gpus) == ("lenet, 64", network.name, "64")
+        worst, best = map(float, tf32.split(" to "))
+        assert 0 < worst < best < 0.6

@@ -18,7 +18,7 @@ import argparse
 import math
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from statistics import NormalDist, fmean
@@ -38,14 +38,14 @@ from caffe_dns.reports.summary import summarize
 from tools.benchmarks.contestants import net_definition
 from tools.benchmarks.plain_nets import NETS
 
-#: Images/s of one H200, from docs/speed.md and docs/several_gpus.md.
+#: Images/s of one H200, from docs/speed.md, "Against PyTorch's compiler".
 RATES = {
-    ("alexnet_bn_dns", "tf32"): 25_284,
-    ("alexnet_bn_dns", "bf16"): 48_892,
-    ("resnet50", "tf32"): 3_929,
-    ("resnet50", "bf16"): 7_770,
-    ("vgg16", "tf32"): 2_054,
-    ("vgg16", "bf16"): 4_200,
+    ("alexnet_bn_dns", "tf32"): 25_876,
+    ("alexnet_bn_dns", "bf16"): 53_297,
+    ("resnet50", "tf32"): 4_362,
+    ("resnet50", "bf16"): 8_412,
+    ("vgg16", "tf32"): 2_411,
+    ("vgg16", "bf16"): 5_143,
 }
 #: The net that two GPUs were measured with.
 MEASURED = "alexnet_bn_dns"
@@ -83,9 +83,10 @@ class Network:
         return START + 2 * hops
 
 
+#: By how fast hosts are connected, in Gb/s. GPUs of one host have NVLink in both.
 NETWORKS = [
-    Network("NVLink; between hosts 400 Gb/s a GPU"),
-    Network("NVLink; between hosts 100 Gb/s a host", between=11e9),
+    Network("400 a GPU"),
+    Network("100 a host", between=11e9),
 ]
 
 
@@ -247,18 +248,26 @@ def main() -> None:
             end="",
         )
         print(f"explains {1 / measured[key] - 1 - part:.1%} of an iteration and not {part:.1%}")
+    print(f"\n| batch of a GPU | Gb/s | GPUs | MB | {' | '.join(lost)} |")
+    print("| --- | --- | ---: | ---: |" + " ---: |" * len(lost))
     for name in options.nets:
         net = load(name)
         for network in NETWORKS:
-            print(f"\n{name}, batch {NETS[name].batch} a GPU; {network.name}")
-            print(
-                "| GPUs | MB | " + " | ".join(lost) + " |\n| ---: | ---: |" + " ---: |" * len(lost)
-            )
             for gpus in options.gpus:
-                found = [predict(net, name, key, gpus, network, lost[key]) for key in lost]
-                cells = [f"{one.worst:.3f} to {one.best:.3f}" for one in found]
-                megabytes = " / ".join(dict.fromkeys(f"{one.megabytes:,.0f}" for one in found))
-                print(f"| {gpus:,} | {megabytes} | {' | '.join(cells)} |")
+                if gpus > HOST:
+                    print(row(net, name, gpus, network, lost))
+                elif network is NETWORKS[0]:
+                    print(row(net, name, gpus, replace(network, name="one host"), lost))
+
+
+def row(net: Net, name: str, gpus: int, network: Network, lost: dict[str, float]) -> str:
+    """Of the table: what each precision would have on so many GPUs."""
+    found = [predict(net, name, key, gpus, network, part) for key, part in lost.items()]
+    pairs = [dict.fromkeys((f"{one.worst:.3f}", f"{one.best:.3f}")) for one in found]
+    megabytes = " / ".join(dict.fromkeys(f"{one.megabytes:,.0f}" for one in found))
+    title = f"{name}, {NETS[name].batch}"
+    cells = [title, network.name, f"{gpus:,}", megabytes, *map(" to ".join, pairs)]
+    return f"| {' | '.join(cells)} |"
 
 
 if __name__ == "__main__":
