@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 #: How many lines were not taken: a disk is full, or a terminal or whoever read them has gone.
 lost_lines = 0
+#: The exit code of a run whose results are whole, but whose log, or a file beside them, is not
+#: (EX_IOERR of sysexits.h).
+LOST_OUTPUT = 74
 #: Seconds between two looks whether the program is to stop, while nobody reads what it says.
 _LOOK = 0.5
 

@@ -15,7 +15,7 @@ import pytest
 
 from caffe_dns import interrupt, log
 from caffe_dns.cli.actions import parse_log
-from caffe_dns.cli.main import LOST_LOG, main
+from caffe_dns.cli.main import main
 from caffe_dns.cli.progress import Progress
 
 
@@ -125,7 +125,7 @@ def test_but_not_by_a_run_that_is_to_stop(pipe: tuple[int, int], monkeypatch: Pa
     assert log.lost_lines == 1
 
 
-@pytest.mark.parametrize(("lost", "code"), [(0, 0), (3, LOST_LOG)])
+@pytest.mark.parametrize(("lost", "code"), [(0, 0), (3, log.LOST_OUTPUT)])
 def test_a_command_says_that_its_log_is_not_whole(lost: int, code: int, monkeypatch: Patch) -> None:
     """Its own log: what an earlier one in this process lost is not its fault."""
 

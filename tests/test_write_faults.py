@@ -64,3 +64,22 @@ def test_what_is_wrong_is_found(tool: ModuleType) -> None:
     assert found(1, "dns: cannot be written", earlier) == ["the complaint names no file"]
     assert found(-11, line, earlier) == ["exit code -11"]
     assert found(1, f"Traceback\n{line}", earlier) == ["traceback"]
+
+
+def test_a_side_file_that_is_lost_needs_a_warning_and_its_code(tool: ModuleType) -> None:
+    whole = dict.fromkeys(["s.caffemodel", "s_surgery.csv", "board", "board/events"], b"whole")
+    table = "W1130 08:00:00.0 1 a.py:8] out/s_surgery.csv: so and so; nothing more is written there"
+    board = table.replace("s_surgery.csv", "board")
+
+    def found(code: int, said: str, *without: str) -> list[str]:
+        files = {name: content for name, content in whole.items() if name not in without}
+        result: list[str] = tool.problems(tool.End(code, said, files), whole, {}, set())
+        return result
+
+    assert found(74, table, "s_surgery.csv") == found(74, board, "board/events") == []
+    assert found(74, f"{table}\n{board}", "s_surgery.csv", "board/events") == []
+    assert found(74, "", "s_surgery.csv") == ["exit code 74", "there is no s_surgery.csv"]
+    assert found(0, table, "s_surgery.csv") == ["exit code 0 with 1 warnings"]
+    assert found(74, f"{table}\n{table}") == ["exit code 74 with 2 warnings"]
+    assert found(74, table, "board/events") == ["there is no board/events"]
+    assert found(74, table, "s.caffemodel") == ["there is no s.caffemodel"]

@@ -68,7 +68,7 @@ def launch(arguments: Sequence[str], gpus: Sequence[int]) -> int:
             for process in ranks:
                 process.wait()
     if failed is None:
-        return 0
+        return max(process.returncode for process in ranks)
     code = ranks[failed].returncode
     if sys.stderr.isatty():
         from rich.console import Console
@@ -107,7 +107,7 @@ def _wait(ranks: Sequence[subprocess.Popen[bytes]]) -> int | None:
     while True:
         codes = [process.poll() for process in ranks]
         for rank, code in enumerate(codes):
-            if code:
+            if code and code != log.LOST_OUTPUT:
                 return rank
         if None not in codes:
             return None

@@ -54,8 +54,6 @@ ACTIONS: dict[str, str] = {
 # Before torch is imported: it warns of lost connections with pages of C++ frames.
 os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 
-#: The exit code of a run whose results are whole, but whose log is not (EX_IOERR of sysexits.h).
-LOST_LOG = 74
 #: What writing to stdout fails with where there is no room.
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
@@ -121,7 +119,7 @@ def normalize(arguments: Sequence[str]) -> list[str]:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one action and exit: 0 when all went well, 1 when the user's input was wrong.
 
-    LOST_LOG says that all went well, but that stderr did not take every line.
+    `log.LOST_OUTPUT` says that all went well, but that stderr did not take every line.
     """
     code: object = 1
     lost_before = log.lost_lines
@@ -142,7 +140,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             with glog.heeded(logging, os.environ, given[0]):
                 code = dns.main(given, prog_name="dns", standalone_mode=False, obj=words)
             if log.lost_lines > lost_before and not code:
-                code = LOST_LOG
+                code = log.LOST_OUTPUT
         sys.stdout.flush()
     except CaffeError as error:
         _complain(str(error))

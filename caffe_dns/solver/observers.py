@@ -1,14 +1,14 @@
 """Who looks on while a solver trains, and the one that writes a table of surgery.
 
-An observer is told of each display and each test. None of them changes the training, and none
-makes the host wait for the device at any other iteration.
+An observer is told of each display and each test. None of them changes the training, none makes
+the host wait for the device at any other iteration, and none ends it: see `SideFile`.
 """
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from caffe_dns import log
 from caffe_dns.encoding import encode, on_disk
-from caffe_dns.errors import CaffeError
+from caffe_dns.errors import CaffeError, first_line
 from caffe_dns.files import write_atomically
 from caffe_dns.files.reading import read_file
 from caffe_dns.surgery.masked_layers import Count
@@ -47,6 +47,42 @@ class Observer(Protocol):
         """Training is over."""
 
 
+class SideFile:
+    """An observer that writes `file` beside the snapshots, which are worth more than it is.
+
+    Where it cannot be written (a disk is full, its folder has gone), one warning says so, and the
+    training goes on without it.
+    """
+
+    def __init__(self, file: str, observer: Observer) -> None:
+        self._file = file
+        self._observer = observer
+        #: Whether nothing more is written there.
+        self.is_lost = False
+
+    def displayed(self, display: Display) -> None:
+        self._tell(lambda observer: observer.displayed(display))
+
+    def tested(self, iteration: int, index: int, scores: Mapping[str, Tensor]) -> None:
+        self._tell(lambda observer: observer.tested(iteration, index, scores))
+
+    def close(self) -> None:
+        self._tell(lambda observer: observer.close())
+
+    def _tell(self, tell: Callable[[Observer], None]) -> None:
+        if self.is_lost:
+            return
+        try:
+            tell(self._observer)
+        except (CaffeError, OSError) as error:
+            self.is_lost = True
+            what = error
+            if isinstance(error, OSError):
+                why = error.strerror or first_line(error)
+                what = CaffeError(f"cannot be written: {why}", file=self._file)
+            log.warning(f"{what}; nothing more is written there, and the training goes its way")
+
+
 def log_scores(phase: str, scores: Mapping[str, Tensor], loss_weights: Mapping[str, float]) -> None:
     """One line for each element of each output (`Solver::Step`, `Solver::Test`)."""
     number = 0
@@ -65,7 +101,8 @@ class SurgeryTable:
 
     When training goes on from iteration n, rows from n on, which an interrupted run may have left,
     give way to the new ones. `threshold` is in standard deviations; for layers of the official kind
-    it is their c_rate. Raises CaffeError when the file cannot be written, or is no such table.
+    it is their c_rate. Raises CaffeError or OSError when the file cannot be written, or is no such
+    table.
     """
 
     COLUMNS = ("iteration", "layer", "kept", "pruned", "sparsity", "spliced_back", "threshold")
@@ -90,7 +127,8 @@ class SurgeryTable:
         if not rows:
             return
         if self._started:
-            self._append(_csv_text(rows))
+            with self.path.open("ab") as file:
+                file.write(encode(_csv_text(rows)))
         else:
             earlier = self._read_before(display.iteration)
             write_atomically(self.path, encode(_csv_text([self.COLUMNS, *earlier, *rows])))
@@ -101,13 +139,6 @@ class SurgeryTable:
 
     def close(self) -> None:
         """The file is complete after each display."""
-
-    def _append(self, text: str) -> None:
-        try:
-            with self.path.open("ab") as file:
-                file.write(encode(text))
-        except OSError as error:
-            raise CaffeError(f"cannot be written: {error.strerror}", file=str(self.path)) from None
 
     def _read_before(self, iteration: int) -> list[list[str]]:
         """The rows of an earlier run before this iteration; one that broke off is left out."""

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
@@ -39,26 +38,25 @@ class TensorBoard:
     Losses, scores, the rate and sparsities are written at each display and test; histograms of all
     weights and masks at each test and at the end; the graph of the net once; the settings with the
     last scores at the end. Points that an interrupted run left from iteration `start` on are
-    dropped by TensorBoard. Whatever cannot be written is a CaffeError that names the folder.
+    dropped by TensorBoard. Where nothing can be written from the start, that is a CaffeError that
+    names the folder; later it is the OSError of this call, or of the writer's thread before it.
     """
 
     def __init__(self, folder: str, net: Net, param: SolverParameter, start: int = 0) -> None:
-        self._folder = folder
         self._net = net
         self._param = param
         self._last = start
         self._shown = -1
         self._scores: dict[str, float] = {}
         _leave_failures_to_callers()
-        with self._errors():
+        try:
             self._writer = _summary_writer()(folder, purge_step=start or None)
             self._add_graph()
+            self._writer.flush()
+        except OSError as error:
+            raise CaffeError(f"cannot be written: {error.strerror}", file=folder) from None
 
     def displayed(self, display: Display) -> None:
-        with self._errors():
-            self._add_display(display)
-
-    def _add_display(self, display: Display) -> None:
         iteration = self._last = display.iteration
         self._add("train/smoothed_loss", display.loss, iteration)
         self._add("train/lr", display.rate, iteration)
@@ -70,25 +68,15 @@ class TensorBoard:
 
     def tested(self, iteration: int, index: int, scores: Mapping[str, Tensor]) -> None:
         self._last = iteration
-        with self._errors():
-            self._add_scores("test" if index == 0 else f"test_{index}", scores, iteration)
-            self._add_histograms(iteration)
+        self._add_scores("test" if index == 0 else f"test_{index}", scores, iteration)
+        self._add_histograms(iteration)
 
     def close(self) -> None:
-        with self._errors():
-            self._add_histograms(self._last)
-            if self._scores:
-                self._add_settings()
-            self._writer.flush()  # which raises what `close` passes over
-            self._writer.close()
-
-    @contextmanager
-    def _errors(self) -> Iterator[None]:
-        """What the system refuses, now or before in the writer's thread, is a CaffeError."""
-        try:
-            yield
-        except OSError as error:
-            raise CaffeError(f"cannot be written: {error.strerror}", file=self._folder) from None
+        self._add_histograms(self._last)
+        if self._scores:
+            self._add_settings()
+        self._writer.flush()  # which raises what `close` passes over
+        self._writer.close()
 
     def _add_scores(self, phase: str, scores: Mapping[str, Tensor], iteration: int) -> None:
         for name, score in scores.items():

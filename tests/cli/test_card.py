@@ -15,9 +15,8 @@ from typing import Any
 import pytest
 import torch
 
-from caffe_dns import __version__
+from caffe_dns import __version__, log
 from caffe_dns.cli.card import duration
-from caffe_dns.cli.main import LOST_LOG
 from caffe_dns.files import temporary_beside
 from caffe_dns.proto.caffe_pb2 import SolverParameter
 from caffe_dns.solver.snapshot_files import warn_of_overwriting
@@ -100,7 +99,7 @@ def test_a_run_whose_card_nobody_takes_is_done(
         monkeypatch.setattr(sys, "stdout", full)
         monkeypatch.setattr(sys, "__stdout__", full)
         done = run(["train", "--solver", solver], capfd)
-    assert (done.code, done.complaints) == (LOST_LOG, [])
+    assert (done.code, done.complaints) == (log.LOST_OUTPUT, [])
     assert (tmp_path / "snap_iter_1.solverstate").exists()
 
 

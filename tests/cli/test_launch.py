@@ -17,6 +17,7 @@ import torch
 from caffe_dns.cli import launch as launching
 from caffe_dns.cli.actions import train
 from caffe_dns.cli.launch import launch
+from caffe_dns.log import LOST_OUTPUT
 from caffe_dns.proto.caffe_pb2 import SolverState
 from tests.cli.harness import complaint, run_well
 from tests.parallel.harness import LOCAL
@@ -132,6 +133,16 @@ def test_a_rank_that_ends_on_its_own_is_named(
     assert launch(ARGUMENTS, [3, 5]) == 7
     last = capfd.readouterr().err.splitlines()[-1]
     assert last == "dns: rank 0 (GPU 3) ended with exit code 7, so all ranks end"
+
+
+def test_a_rank_that_lost_lines_ends_no_other(
+    tmp_path: Path, capfd: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = tmp_path / "done"
+    ranks = iter([f"exit {LOST_OUTPUT}", f"sleep 0.5; touch {done}"])
+    monkeypatch.setattr(launching, "_start", lambda *_: subprocess.Popen(["sh", "-c", next(ranks)]))
+    assert launch(ARGUMENTS, [0, 1]) == LOST_OUTPUT
+    assert done.exists() and capfd.readouterr().err == ""
 
 
 @pytest.mark.usefixtures("children")

@@ -1,4 +1,4 @@
-"""Who looks on while `dns train` runs: the table of surgery, TensorBoard."""
+"""Who looks on while `dns train` runs: the table of surgery, TensorBoard, and what is lost."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ from typing import Any
 
 import pytest
 
-from caffe_dns import load_net
+from caffe_dns import load_net, log
+from caffe_dns.cli import live_report
 from caffe_dns.errors import CaffeError
 from caffe_dns.solver.observers import Display, SurgeryTable
+from caffe_dns.solver.solver import Solver
 from caffe_dns.surgery.surgeon import Count
 from tests.cli.harness import Result, complaint, run, run_well
 from tests.oracle import GOLDEN
@@ -219,24 +221,114 @@ def test_tensorboard_needs_a_folder(tmp_path: Path, capfd: Capture) -> None:
     assert line == f"dns: {solver}: --tensorboard needs a folder, and this is a file"
 
 
-@pytest.mark.parametrize("whole", [0, 1, 5])
-def test_tensorboard_on_a_full_disk_ends_the_run_with_one_line(
+# Files that cannot be written ---------------------------------------------------------------------
+
+NO_SPACE = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def warned(folder: Path, capture: Capture, *flags: str) -> str:
+    """The one warning of a training that loses a side file, and nothing else."""
+    solver = write_solver(
+        folder, "surgery_holmes", max_iter=4, display=1, snapshot=0, test_interval=2, test_iter=1
+    )
+    result = run(["train", "--solver", solver, *flags], capture)
+    assert (result.code, result.complaints) == (log.LOST_OUTPUT, [])
+    assert "Optimization Done." in result.messages
+    assert (folder / "snap_iter_4.solverstate").exists()
+    (warning,) = [line for line in result.err.splitlines() if re.match(r"W\d{4} ", line)]
+    message, _, end = warning.partition("] ")[2].partition("; ")
+    assert end == "nothing more is written there, and the training goes its way"
+    return message
+
+
+def fail_after(
+    monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, whole: int, error: Exception = NO_SPACE
+) -> None:
+    """Let a function work so many times, and then fail for ever."""
+    left = iter(range(whole))
+    works = getattr(owner, name)
+
+    def work_or_fail(*arguments: Any) -> Any:
+        if next(left, None) is None:
+            raise error
+        return works(*arguments)
+
+    monkeypatch.setattr(owner, name, work_or_fail)
+
+
+def test_a_table_that_cannot_be_begun(tmp_path: Path, capfd: Capture) -> None:
+    table = tmp_path / "snap_surgery.csv"
+    table.mkdir()
+    assert warned(tmp_path, capfd) == f"{table}: cannot be written: it is a folder"
+
+
+def test_a_table_that_cannot_go_on(
+    tmp_path: Path, capfd: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = tmp_path / "snap_surgery.csv"
+    open_path = Path.open
+
+    def open_or_fail(path: Path, mode: str = "r", *arguments: Any, **options: Any) -> Any:
+        if (path, mode) == (table, "ab"):
+            raise NO_SPACE
+        return open_path(path, mode, *arguments, **options)
+
+    monkeypatch.setattr(Path, "open", open_or_fail)
+    assert warned(tmp_path, capfd) == f"{table}: cannot be written: No space left on device"
+    assert [row["iteration"] for row in read_table(tmp_path)] == [*"0000"]
+
+
+@pytest.mark.parametrize("whole", [0, 1])
+def test_a_page_on_a_full_disk(
+    whole: int, tmp_path: Path, capfd: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At the first display, and when the run is over."""
+    pytest.importorskip("plotly")
+    page = tmp_path / "run.html"
+    error = CaffeError("cannot be written: No space left on device", file=str(page))
+    fail_after(monkeypatch, live_report, "write_atomically", whole, error)
+    assert warned(tmp_path, capfd, "--report", str(page)) == str(error)
+    assert page.exists() is bool(whole)
+
+
+@pytest.mark.parametrize("whole", [2, 20, 60])
+def test_tensorboard_on_a_full_disk(
     whole: int, tmp_path: Path, capfd: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A thread writes, which must neither end with a traceback nor in silence."""
     pytest.importorskip("tensorboard")
     from tensorboard.summary.writer.record_writer import RecordWriter
 
-    left = iter(range(whole))
-    write = RecordWriter.write
+    fail_after(monkeypatch, RecordWriter, "write", whole)
+    board = tmp_path / "board"
+    said = warned(tmp_path, capfd, "--tensorboard", str(board))
+    assert said == f"{board}: cannot be written: No space left on device"
 
-    def write_or_fail(writer: RecordWriter, data: bytes) -> None:
-        if next(left, None) is None:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        write(writer, data)
 
-    monkeypatch.setattr(RecordWriter, "write", write_or_fail)
-    solver = write_solver(tmp_path, "surgery_holmes", max_iter=4, display=1, snapshot=0)
-    folder = tmp_path / "board"
-    line = complaint(["train", "--solver", solver, "--tensorboard", str(folder)], capfd)
-    assert line == f"dns: {folder}: cannot be written: No space left on device"
+@pytest.mark.parametrize("whole", [0, 1])
+def test_tensorboard_on_a_disk_that_was_full_before_ends_the_run(
+    whole: int, tmp_path: Path, capfd: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There is nothing to lose yet."""
+    pytest.importorskip("tensorboard")
+    from tensorboard.summary.writer.record_writer import RecordWriter
+
+    fail_after(monkeypatch, RecordWriter, "write", whole)
+    solver = write_solver(tmp_path, "surgery_holmes")
+    board = tmp_path / "board"
+    line = complaint(["train", "--solver", solver, "--tensorboard", str(board)], capfd)
+    assert line == f"dns: {board}: cannot be written: No space left on device"
+
+
+def test_a_run_that_fails_says_why_whatever_it_cannot_write(
+    tmp_path: Path, capfd: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any) -> None:
+        raise CaffeError("the run is broken")
+
+    pytest.importorskip("plotly")
+    monkeypatch.setattr(Solver, "solve", broken)
+    fail_after(monkeypatch, live_report, "write_atomically", 0)
+    solver = write_solver(tmp_path, "surgery_holmes")
+    page = str(tmp_path / "run.html")
+    assert "the run is broken" in complaint(["train", "--solver", solver, "--report", page], capfd)

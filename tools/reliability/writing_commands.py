@@ -46,6 +46,8 @@ LOG = f"{GOLDEN}/logs/train.log"
 COMMANDS: dict[str, list[str]] = {
     "train": ["train", "--solver", "solver.prototxt"],
     "train_hdf5": ["train", "--solver", "hdf5.prototxt"],
+    "train_report": ["train", "--solver", "solver.prototxt", "--report", "out/page.html"],
+    "train_tensorboard": ["train", "--solver", "solver.prototxt", "--tensorboard", "out/board"],
     "train_target": ["train", "--solver", "solver.prototxt", "--target-compression", "3"],
     "hdf5_output": ["test", "--model", "rows.prototxt", *MODEL[2:], "-iterations", "20"],
     "export": ["export", *MODEL, "--output", "out/x.caffemodel", "--definition", "out/x.prototxt"],

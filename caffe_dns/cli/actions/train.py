@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from functools import partial
 from typing import Any
 
@@ -31,7 +32,7 @@ from caffe_dns.parallel.ranks import JoinedRanks
 from caffe_dns.proto.caffe_pb2 import SolverParameter
 from caffe_dns.proto.text import Parsed
 from caffe_dns.proto.upgrade import read_solver
-from caffe_dns.solver.observers import Observer, SurgeryTable
+from caffe_dns.solver.observers import SideFile, SurgeryTable
 from caffe_dns.solver.signals import SignalHandler, parse_action
 from caffe_dns.solver.snapshot_files import warn_of_overwriting
 from caffe_dns.solver.solver import Solver
@@ -112,17 +113,17 @@ def run(
     pruning.measure(param, build)
     trainer = build(param)
     log_seed(trainer.seed, given=trainer.seed_given)
-    try:
+    with closing(trainer):
         _begin(trainer, state, pruning, snapshots)
-        if trainer.ranks.is_root:
-            trainer.observers = _observers(trainer, tensorboard, page)
-        with always_the_same_bits(deterministic), alone_with_prefix(trainer):
+        with (
+            _side_files(trainer, tensorboard, page) as side_files,
+            always_the_same_bits(deterministic),
+            alone_with_prefix(trainer),
+        ):
             _solve(trainer, definition, handler, Card(trainer, solver, beside), page)
-    finally:
-        with closing(trainer):
-            for observer in trainer.observers:
-                observer.close()
-    return handler.exit_code if trainer.stopped_early else 0
+    if trainer.stopped_early and handler.exit_code:
+        return handler.exit_code
+    return log.LOST_OUTPUT if any(file.is_lost for file in side_files) else 0
 
 
 def _signal_handler(sigint: str, sighup: str) -> SignalHandler:
@@ -183,15 +184,27 @@ def _solve(
         card.show()
 
 
-def _observers(trainer: Solver, tensorboard: str, page: LiveReport | None) -> list[Observer]:
-    """Who looks on: the page, the table beside the snapshots, if there are any, TensorBoard."""
-    observers: list[Observer] = [] if page is None else [page.watching(trainer)]
+@contextmanager
+def _side_files(
+    trainer: Solver, tensorboard: str, page: LiveReport | None
+) -> Iterator[list[SideFile]]:
+    """What rank 0 writes meanwhile: the page, the table beside snapshots, TensorBoard's files."""
+    files: list[SideFile] = []
     param = trainer.param
-    if keeps_files(param):
-        observers.append(SurgeryTable(f"{param.snapshot_prefix}_surgery.csv"))
-    if tensorboard:
-        observers.append(TensorBoard(tensorboard, trainer.net, param, trainer.iteration))
-    return observers
+    if page is not None:
+        files.append(SideFile(page.file, page.watching(trainer)))
+    if trainer.ranks.is_root and keeps_files(param):
+        table = f"{param.snapshot_prefix}_surgery.csv"
+        files.append(SideFile(table, SurgeryTable(table)))
+    if trainer.ranks.is_root and tensorboard:
+        writer = TensorBoard(tensorboard, trainer.net, param, trainer.iteration)
+        files.append(SideFile(tensorboard, writer))
+    trainer.observers.extend(files)
+    try:
+        yield files
+    finally:
+        for file in files:
+            file.close()
 
 
 def _files_beside(
