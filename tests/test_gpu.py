@@ -20,12 +20,14 @@ from caffe_dns.layers import pooling
 from caffe_dns.layers.data import MOST_AT_ONCE
 from caffe_dns.layers.pooling import Window
 from caffe_dns.proto.upgrade import read_solver
+from caffe_dns.solver.readings import smoothed
 from caffe_dns.solver.solver import Solver
 from tests.nets import recorded_log
 from tests.oracle import GOLDEN, run_layer_case
 from tests.shapes import MODEL, make_pictures, on_pictures
 from tests.test_golden_runs import RUNS
 from tests.test_golden_steps import WITHOUT_TIES, check_run_without_ties, check_steps
+from tools.benchmarks.contestants import net_definition
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
@@ -127,13 +129,38 @@ def test_a_detector_trains_as_on_the_cpu(tmp_path: Path) -> None:
         losses = []
         for _ in range(3):
             solver.step(1)
-            losses.append(solver._smoothed_loss())
+            losses.append(float(smoothed(solver._losses)))
         precision = solver.test(0)["detection_eval"]
         assert precision.numel() == 1 and 0 <= float(precision) <= 1
         solver.close()
         found.append(losses)
     np.testing.assert_allclose(found[1][:1], found[0][:1], rtol=1e-4)
     np.testing.assert_allclose(found[1], found[0], rtol=0.05)
+
+
+def test_a_display_waits_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For all that it shows; what PyTorch calls a wait is none of it then."""
+    param = read_solver(MODEL.parent / "lenet" / "prune_solver.prototxt").message
+    param.net_param.CopyFrom(net_definition(param.net, "lenet", 4))
+    for field in ("net", "test_iter", "test_interval", "snapshot"):
+        param.ClearField(field)
+    param.display = 2
+    solver = Solver(param, device=torch.device("cuda"))
+    shown = []
+    display = solver._display
+
+    def watched(*given: Any) -> None:
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            display(*given)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        shown.append(given)
+
+    monkeypatch.setattr(solver, "_display", watched)
+    solver.step(9)
+    solver.close()
+    assert len(shown) == 5
 
 
 def compare_loosely(actual: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> None:

@@ -17,6 +17,7 @@ from torch import Tensor
 from caffe_dns import log
 from caffe_dns.errors import CaffeError, nearest
 from caffe_dns.net import Net
+from caffe_dns.net.params import Param
 from caffe_dns.net.wiring import Step
 from caffe_dns.proto.caffe_pb2 import SolverParameter
 
@@ -49,14 +50,16 @@ class Guard:
         loss: Tensor | None,
         outputs: Mapping[str, Tensor],
         batch: Mapping[str, Tensor],
+        largest: Tensor | None = None,
     ) -> bool:
         """Whether the training is sound; if it is not, raises CaffeError, or warns.
 
         `loss` is the last iteration's, `outputs` what it gave and `batch` what it was given, all as
-        far as known. Waits for the device; only where something is wrong, the net runs once more.
+        far as known. Waits for the device, unless all of these and `largest_values` are on the
+        host; only where something is wrong, the net runs once more.
         """
         value = 0.0 if loss is None else float(loss)
-        wrong = first_not_finite(self.net)
+        wrong = first_not_finite(self.net, largest_values(self.net) if largest is None else largest)
         if math.isfinite(value) and wrong is None and not self._may_hide_nan(outputs):
             return True
         origin = find_origin(self.net, batch) or wrong
@@ -102,17 +105,25 @@ class Guard:
         return f"{advice}; if it is so from the start, look at data and weights"
 
 
-def first_not_finite(net: Net) -> str | None:
-    """The first blob of a layer, in the net's order, that is not finite. Waits once."""
-    params = [param for param in net.learnable_params if param.tensor.numel()]
-    if not params:
-        return None
-    # The largest absolute values are not finite where one is not, and take one pass, not six.
-    largest = torch._foreach_norm([param.tensor.detach() for param in params], math.inf)
-    finite = torch.stack(largest).isfinite().tolist()
+def _looked_at(net: Net) -> list[Param]:
+    return [param for param in net.learnable_params if param.tensor.numel()]
+
+
+def largest_values(net: Net) -> Tensor:
+    """The largest absolute value in each blob of the layers that has any, in the net's order.
+
+    It is not finite where one is not, and takes one pass over memory, not six.
+    """
+    tensors = [param.tensor.detach() for param in _looked_at(net)]
+    return torch.stack(torch._foreach_norm(tensors, math.inf)) if tensors else torch.empty(0)
+
+
+def first_not_finite(net: Net, largest: Tensor) -> str | None:
+    """The first blob of a layer, in the net's order, that is not finite, by `largest_values`."""
+    finite = largest.isfinite().tolist()
     if all(finite):
         return None
-    param = params[finite.index(False)]
+    param = _looked_at(net)[finite.index(False)]
     return _blob(param.index, param.layer.name)
 
 

@@ -30,6 +30,7 @@ from caffe_dns.solver.divergence import Guard
 from caffe_dns.solver.iteration import Batches, LastUpdate, Outcome, capture, due, run_iteration
 from caffe_dns.solver.nets import build_test_nets, build_train_net
 from caffe_dns.solver.observers import Display, Observer, log_scores
+from caffe_dns.solver.readings import smoothed, take_readings
 from caffe_dns.solver.scores import new_scores
 from caffe_dns.solver.signals import BY_URGENCY, Action
 from caffe_dns.solver.snapshot import (
@@ -165,7 +166,8 @@ class Solver:
             debug = param.debug_info and due(self.iteration - 1, param.display)
             with torch.no_grad(), DebugInfo(self.net) if debug else nullcontext():
                 self._losses.append(self.net.loss(self.net()))
-            log.info(f"Iteration {self.iteration}, loss = {log.number(self._smoothed_loss())}")
+            loss = float(smoothed(self._losses))
+            log.info(f"Iteration {self.iteration}, loss = {log.number(loss)}")
         if due(self.iteration, param.test_interval):
             self.test_all()
         log.info("Optimization Done.")
@@ -250,22 +252,19 @@ class Solver:
         last_iteration, last_time = self._last_display
         self._last_display = (self.iteration, time.perf_counter())
         lapse = self._last_display[1] - last_time
-        loss = self._smoothed_loss()
+        readings = take_readings(self.net, self._losses, outputs, self.surgeon)
+        loss, outputs = readings.loss, readings.outputs
         speed = (self.iteration - last_iteration) / (lapse or 1.0)
         log.info(
             f"Iteration {self.iteration} ({log.number(speed)} iter/s, {log.number(lapse)}s/"
             f"{self.param.display} iters), loss = {log.number(loss)}"
         )
         log_scores("Train", outputs, self.net.loss_weights)
-        counts = self.surgeon.display() if self.surgeon is not None else []
+        counts = self.surgeon.display(readings.tallies) if self.surgeon is not None else []
         display = Display(self.iteration, loss, rate, outputs, counts)
         for observer in self.observers:
             observer.displayed(display)
-        self._guard.check(self.iteration, self._losses[-1], outputs, self._batch)
-
-    def _smoothed_loss(self) -> float:
-        """The mean of the last average_loss losses."""
-        return float(torch.stack(list(self._losses)).mean())
+        self._guard.check(self.iteration, readings.last, outputs, self._batch, readings.largest)
 
     # Testing ------------------------------------------------------------------------------------
 

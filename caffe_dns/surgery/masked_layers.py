@@ -285,8 +285,11 @@ class MaskedLayer:
         return self.layer.input_axis
 
     def tally(self) -> Tensor:
-        """How many parameters are kept, and how many were spliced back since the last display."""
-        return torch.stack([self._count_kept(), self.spliced])
+        """How many parameters are kept, how many were spliced back since the last display, and the
+        threshold in force if it follows a sparsity; float64."""
+        followed = [] if self._followed is None else [self._followed]
+        numbers = [self._count_kept(), self.spliced, *followed]
+        return torch.stack([number.double() for number in numbers])
 
     def forget_spliced(self) -> None:
         self.spliced.zero_()
@@ -298,15 +301,14 @@ class MaskedLayer:
             self._keep_above(self.limit(), self.strengths())
 
 
-def count_masks(layers: Sequence[MaskedLayer]) -> list[Count]:
-    """What the masks of some layers, on one device, are like. Waits for it once."""
-    if not layers:
-        return []
-    tallies = torch.stack([layer.tally() for layer in layers]).tolist()
-    return [
-        Count(layer.name, kept, layer.size - kept, spliced, layer.threshold)
-        for layer, (kept, spliced) in zip(layers, tallies, strict=True)
-    ]
+def count_masks(layers: Sequence[MaskedLayer], tallies: Sequence[Tensor]) -> list[Count]:
+    """What the masks of some layers are like, from their tallies; these are best on the host."""
+    counts = []
+    for layer, tally in zip(layers, tallies, strict=True):
+        kept, spliced, *followed = tally.tolist()
+        (threshold,) = followed or (layer.setting,)
+        counts.append(Count(layer.name, int(kept), layer.size - int(kept), int(spliced), threshold))
+    return counts
 
 
 def find_masked_layers(net: Net) -> list[MaskedLayer]:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from caffe_dns import log, mask_rules
+from caffe_dns.device.fetching import on_host
 from caffe_dns.errors import nearest
 from caffe_dns.layers.masked import MagnitudeMasks
 from caffe_dns.net import Net
@@ -162,9 +163,17 @@ class Surgeon:
         ]
         self._renewal.run(due)
 
-    def display(self) -> list[Count]:
-        """Log the fork's two sparsity lines, then a line for each masked layer; returns these."""
-        counts = count_masks(self.masked_layers)
+    def tallies(self) -> list[Tensor]:
+        """What a display counts in each layer's masks, on their device."""
+        return [masked_layer.tally() for masked_layer in self.masked_layers]
+
+    def display(self, tallies: Sequence[Tensor] | None = None) -> list[Count]:
+        """Log the fork's two sparsity lines, then a line for each masked layer; returns these.
+
+        Without `tallies` on the host it waits for the device.
+        """
+        tallies = on_host(self.tallies()) if tallies is None else tallies
+        counts = count_masks(self.masked_layers, tallies)
         for kind, name in _FORK_NAMES.items():
             some = [
                 count
