@@ -57,16 +57,24 @@ def load_net(
 ) -> Net:
     """Build the net of a prototxt file and load its weights.
 
-    `phase` is TRAIN or TEST. `weights` names a .caffemodel, .caffemodel.h5 or .dnsz file, or
-    several in their order; the net has the sizes of those that are .dnsz. Without `surgery`,
-    layers of the standard types own no masks; None leaves that to the definition, which asks
-    for masks by any field about them. Fillers and layers draw from `seed`. `activations` is
-    torch.bfloat16 to compute most layers in that. `quiet` keeps Caffe's log lines away. With
-    `sparse`, for TEST, layers leave out weights that are 0 where that is faster: on a CPU in rows,
-    whose inner blobs are then not among those that the net returns; on a GPU where `activations`
-    are torch.bfloat16 and weights in the pattern 2:4. Weights must not change any more. With
-    `decode_on_gpu`, Data layers leave JPEGs to the GPU. Raises CaffeError for anything wrong with
-    the files.
+    Raises CaffeError for anything wrong with the files.
+
+    - `phase`: TRAIN or TEST.
+    - `weights`: a .caffemodel, .caffemodel.h5 or .dnsz file, or several, loaded in this order. The
+      net's layers get the sizes that a .dnsz file has. None leaves what the fillers draw.
+    - `surgery`: whether Convolution and InnerProduct layers own masks. None leaves it to the
+      definition, which asks for masks by any field about them.
+    - `device`: where the net computes, such as "cuda:0".
+    - `seed`: what fillers and layers such as Dropout draw from.
+    - `level`, `stages`: which layers to build, by their rules `include` and `exclude`.
+    - `allow_python_layers`: whether layers of the type Python may run their code.
+    - `activations`: torch.bfloat16 to compute most layers in that; None for float32.
+    - `quiet`: whether to keep Caffe's log lines away.
+    - `sparse`, for TEST only: skip weights that are 0, where that is faster. On a CPU, several
+      layers then run as one, and the blobs between them are not returned. On a GPU it takes
+      `activations` of torch.bfloat16 and weights in the pattern 2:4. The weights must not change
+      afterwards.
+    - `decode_on_gpu`: whether the GPU decodes the JPEGs of Data layers.
     """
     from contextlib import nullcontext
     from pathlib import Path

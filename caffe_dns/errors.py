@@ -38,12 +38,10 @@ _LONGEST = 200
 
 
 class CaffeError(RuntimeError):
-    """Something is wrong with what the user gave.
+    """Something is wrong with a file, a flag, a definition or an argument that the user gave.
 
-    A RuntimeError, as that is what pycaffe raises for what Caffe refuses.
-
-    `file`, `line`, `layer` and `field` say where; whoever knows more than the code that raised
-    adds it with `locate`.
+    It is a RuntimeError, which pycaffe raises for what Caffe refuses. `file`, `line`, `layer` and
+    `field` say where; a caller that knows more than the code that raised adds that with `locate`.
     """
 
     def __init__(

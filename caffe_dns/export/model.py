@@ -28,7 +28,7 @@ BYTES_PER_VALUE = 4
 
 @dataclass
 class UnmaskedModel:
-    """A definition, and for each of its layers the arrays in Caffe's order."""
+    """A definition, and for each of its layers the arrays (float32) in Caffe's order."""
 
     definition: Deployment
     blobs: list[list[np.ndarray]]
@@ -39,15 +39,16 @@ class UnmaskedModel:
     def load(
         cls, definition: Deployment, weights: str, context: Context | None = None
     ) -> UnmaskedModel:
-        """The weights of a .caffemodel or .caffemodel.h5 of any kind, masks applied.
+        """The model with the weights of a .caffemodel, .caffemodel.h5 or .dnsz, masks applied.
 
-        Raises CaffeError for weights that do not fit, and where a layer is left without any.
+        `weights` may name several files, separated by commas. Raises CaffeError for weights that do
+        not fit, and where they leave a layer without any.
         """
         return cls._fill(definition, lambda net: load_weights(net, weights), weights, context)
 
     @classmethod
     def of_net(cls, definition: Deployment, net: Net) -> UnmaskedModel:
-        """The weights of a net in which the definition's layers are, masks applied."""
+        """The model with the weights of a net that has the definition's layers, masks applied."""
         return cls._fill(
             definition,
             lambda plain: copy_from_net(plain, net),

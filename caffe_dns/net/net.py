@@ -65,11 +65,11 @@ class Work:
 
 
 class Net(nn.Module):
-    """A network in the phase that `param.state` gives.
+    """A network in the phase that `param.state` gives; `caffe_dns.load_net` makes one of files.
 
-    `file` and `positions` (from `proto.text`) put the place into error messages; or `places`, where
-    `param` is made of a definition that was read. Raises CaffeError for whatever the definition has
-    wrong.
+    For the places in error messages: `file` and `positions` as `proto.upgrade.read_net` gives them,
+    or `places`, where `param` is derived from a definition that was read. Raises CaffeError for
+    anything wrong with the definition.
     """
 
     def __init__(
@@ -149,7 +149,7 @@ class Net(nn.Module):
 
     @property
     def fusion(self) -> Fusion:
-        """What runs as one."""
+        """Which layers run as one."""
         return self._fusion
 
     @fusion.setter
@@ -185,7 +185,7 @@ class Net(nn.Module):
 
     @property
     def learnable_params(self) -> list[Param]:
-        """The blobs that own themselves, masks and running statistics included."""
+        """All blobs, each shared one once; masks and running statistics are among them."""
         return self.table.owned
 
     def layer(self, name: str) -> Layer | None:
@@ -197,19 +197,19 @@ class Net(nn.Module):
     def forward(
         self, inputs: Inputs | Tensor | np.ndarray | None = None, /, **named: Tensor | np.ndarray
     ) -> dict[str, Tensor]:
-        """Run all layers; returns every blob by name (after in-place layers, their result).
+        """Run all layers; returns every blob by name, as in-place layers leave it.
 
-        The tops of the Input layers are given by name, in a mapping or as keywords, or, where there
-        is one, as it is. Raises CaffeError when one is missing or unknown, and BadValue for inputs
-        without a name where there are several.
+        Inputs are the tops of the Input layers: by name, in a mapping or as keywords, or a single
+        array where there is one. Data layers read their next batch. Raises CaffeError when an input
+        is missing or unknown, and BadValue for a single array where there are several inputs.
         """
         given = self._take_inputs(self._by_name(inputs, named))
         return self.compute({**given, **self.read_sources()})
 
     def read_sources(self, into: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
-        """The next batch of every layer that brings data into the net, by blob.
+        """The next batch of every data layer, by blob.
 
-        A layer may write it into an earlier one, `into`; whoever wants it there looks.
+        A layer may write its batch into the memory of an earlier one, `into`, but need not.
         """
         blobs: dict[str, Tensor] = {}
         for step in self._sources:
@@ -219,15 +219,15 @@ class Net(nn.Module):
         return blobs
 
     def given_away(self) -> set[str]:
-        """The blobs of `read_sources` that whoever reads them may write to later."""
+        """The blobs of `read_sources` that the caller may overwrite."""
         away = (step.tops for step in self._sources if step.layer.gives_away)
         return {blob for tops in away for blob in tops}
 
     def compute(self, given: Mapping[str, Tensor], *, inner: bool = True) -> dict[str, Tensor]:
-        """Run all layers but those whose tops are given: Input layers and sources.
+        """Run all layers except those whose tops are in `given`: Input and data layers.
 
-        Without `inner`, blobs that are neither outputs nor losses are given up as soon as no layer
-        wants them any more.
+        Without `inner`, blobs that are neither outputs nor losses are dropped as soon as no later
+        layer reads them.
         """
         masks = self.fusion.masks
         if masks is None:

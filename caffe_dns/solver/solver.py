@@ -54,10 +54,13 @@ from caffe_dns.weights.transfer import copy_trained_layers, is_hdf5, save_weight
 
 
 class Solver:
-    """Trains a net as a solver definition says.
+    """Trains a net as a solver definition says (`Solver` of solver.cpp).
 
-    Building it builds the nets, on rank 0 alone those for testing. Raises CaffeError for whatever
-    the definitions have wrong.
+    The constructor builds the nets, those for testing on rank 0 only. `param` is the message of a
+    solver, such as `proto.upgrade.read_solver(file).message`; `activations` is torch.bfloat16 to
+    compute most layers in that. When training diverges, `on_nan` "stop" ends it and "warn" goes on
+    without snapshots. `skip_bad_records` is how many records that cannot be decoded are skipped.
+    Raises CaffeError for anything wrong with the definitions.
     """
 
     def __init__(
@@ -145,7 +148,7 @@ class Solver:
     # Training -----------------------------------------------------------------------------------
 
     def solve(self) -> None:
-        """Train up to max_iter; then the last snapshot, the last loss and the last test."""
+        """Train up to max_iter, then take the last snapshot, the last loss and the last test."""
         param = self.param
         log.info(f"Solving {self.net.name}")
         log.info(f"Learning Rate Policy: {param.lr_policy}")

@@ -47,24 +47,36 @@ def prune(
     seed: int = 0,
     from_zeros: bool = False,
 ) -> Pruner:
-    """Prune a module while it trains for `steps` steps; call `step` of what this returns in each.
+    """Prune a module while it trains for `steps` steps.
 
-    How far is said by one of these. `compression`: how many times fewer parameters the whole model
-    is to have. `sparsity`: the share of the pruned layers' parameters that goes, of all together
-    or of each by name. These are reached, from step `start` on, at step `end`, half of the steps
-    unless given, by renewals `interval` steps apart; what remains to go falls with
-    (1 - progress) ^ `steepness`. `threshold`, in standard deviations of the weight, and `c_rate`,
-    in standard deviations of the magnitudes beyond their mean, are those of HolmesShuan's fork and
-    of Guo et al.; masks are renewed with probability (1 + gamma * step) ^ -power before `end`.
+    Move the model to its device first, and call `step` of the Pruner that this returns after each
+    step of the optimizer. Raises CaffeError for settings that make no sense or do not fit the
+    model.
 
-    `rule` is "magnitude" (weights and biases) or "deviation" (weights alone, by their distance from
-    their mean) where neither threshold nor c_rate says it. `layers` names what is to be pruned:
-    modules or parameters; unless given, it is every Conv1d to Conv3d, also transposed, Linear and
-    MultiheadAttention that learns, and every layer of Caffe without masks. `pattern` is what masks
-    of weights look like: "2:4", at most 2 of 4 neighbours along the inputs are kept, or "1x4", 4
-    neighbours are cut as one; inputs are in the order kh, kw, C. With `from_zeros`,
-    entries that are zero are pruned from the beginning. Move the model to its device first. Raises
-    CaffeError for settings that make no sense or do not fit the model.
+    One of these says how far to prune:
+
+    - `compression`: how many times fewer parameters the whole model is to have.
+    - `sparsity`: the share of the pruned layers' parameters to prune, of all together or, in a
+      dict, of each layer.
+    - `threshold`, for all or by layer: prune weights within so many standard deviations of their
+      mean (HolmesShuan's fork).
+    - `c_rate`, for all or by layer: prune parameters whose magnitude is below the mean plus so many
+      standard deviations of the magnitudes (Guo et al.).
+
+    When: a compression or sparsity is approached from step `start` on and reached at step `end`
+    (default: half of the steps), by renewals of the masks `interval` steps apart; what is still to
+    be pruned falls as (1 - progress) ^ `steepness`. With `threshold` or `c_rate`, masks are renewed
+    before `end` with the probability (1 + `gamma` * step) ^ -`power`, drawn from `seed`.
+
+    What:
+
+    - `layers`: the names of modules or parameters. Default: every Conv1d to Conv3d, also
+      transposed, Linear and MultiheadAttention that learns, and every Caffe layer without masks.
+    - `rule`, for a compression or sparsity: "magnitude" (weights and biases) or "deviation"
+      (weights only, by their distance from their mean).
+    - `pattern`, of the masks of weights: "2:4" keeps at most 2 of 4 neighbours along the inputs,
+      "1x4" prunes 4 neighbours together; inputs are in the order kh, kw, C.
+    - `from_zeros`: whether entries that are zero count as pruned from the beginning.
     """
     quantity = _quantity(
         compression=compression, sparsity=sparsity, threshold=threshold, c_rate=c_rate

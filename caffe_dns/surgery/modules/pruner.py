@@ -43,8 +43,8 @@ _at_work: weakref.WeakSet[Pruner] = weakref.WeakSet()
 class Pruner:
     """Surgery on the parameters of a module; `caffe_dns.prune` makes one.
 
-    `step` belongs behind each step of the optimizer. `layers` are the module's parameters with
-    their masks. Raises CaffeError for stages that do not fit.
+    Call `step` after each step of the optimizer. `layers` are the module's parameters with their
+    masks. Raises CaffeError for stages that do not fit.
     """
 
     def __init__(
@@ -73,8 +73,7 @@ class Pruner:
     def step(self) -> None:
         """Count a step of the optimizer, and renew the masks if they are due.
 
-        Raises BadValue when the parameters were moved, and in the midst of the capture of a CUDA
-        graph.
+        Raises BadValue when the parameters were moved, and while a CUDA graph is being captured.
         """
         watch = self._watch
         if watch is None:
@@ -95,9 +94,9 @@ class Pruner:
         self.weights.split()
 
     def apply(self) -> nn.Module:
-        """Leave the pruned weights in the model for good, give up the rest, and return the model.
+        """Leave the pruned weights in the model for good, drop the pruned values, and return it.
 
-        Pruned entries are zeros like any others then: further training lets them grow.
+        Pruned entries are ordinary zeros then: further training lets them grow.
         """
         self._check_model()
         if self._watch is not None:
@@ -110,7 +109,7 @@ class Pruner:
     # What is left -------------------------------------------------------------------------------
 
     def counts(self) -> list[LayerCount]:
-        """How many of each pruned layer's parameters are kept. Waits for the device."""
+        """How many parameters of each pruned layer are kept. Waits for the device."""
         layers = self._surgeon.masked_layers
         return [LayerCount(layer.name, layer.kept(), layer.size) for layer in layers]
 
@@ -132,7 +131,7 @@ class Pruner:
     # State --------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """All that a run needs to go on exactly, beside the states of model and optimizer."""
+        """What a run needs to go on exactly, besides the states of model and optimizer."""
         self._check_model()
         return {
             "iteration": self.iteration,
@@ -150,8 +149,8 @@ class Pruner:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where a pruner of the same model and settings was.
 
-        The model's own state is loaded beside it, before or after. Raises BadValue, and changes
-        nothing, where the state is of other parameters.
+        Load the model's own state as well, before or after. Raises BadValue, and changes nothing,
+        when the state belongs to other parameters.
         """
         self._check_state(state)
         for name, mask, pruned in zip(
