@@ -94,7 +94,7 @@ _quiet = False
 
 
 class _Hushed(threading.local):
-    """`with hushed:` keeps INFO and WARNING lines to ourselves, those of this thread alone."""
+    """`with hushed:` leaves out INFO and WARNING lines of this thread."""
 
     blocks = 0
 
@@ -105,7 +105,20 @@ class _Hushed(threading.local):
         self.blocks -= 1
 
 
-hushed = _Hushed()
+class _Silenced:
+    """`with silenced:` leaves out INFO and WARNING lines of all threads, readers included."""
+
+    def __init__(self) -> None:
+        self._before: list[bool] = []
+
+    def __enter__(self) -> None:
+        self._before.append(set_quiet(True))
+
+    def __exit__(self, *error: object) -> None:
+        set_quiet(self._before.pop())
+
+
+hushed, silenced = _Hushed(), _Silenced()
 #: What `info_once` has said.
 said_once: set[str] = set()
 
@@ -117,9 +130,9 @@ def set_sink(function: Callable[[str], None] | None) -> None:
 
 
 def set_quiet(quiet: bool) -> bool:
-    """Keep INFO and WARNING lines to ourselves, or no longer; returns what was so before.
+    """Leave out INFO and WARNING lines from now on, or no longer; returns what was so before.
 
-    For processes that are not of rank 0, and for Python users.
+    For processes that are not of rank 0, and for Python users; for a while, see `silenced`.
     """
     global _quiet
     _quiet, before = quiet, _quiet
@@ -127,7 +140,7 @@ def set_quiet(quiet: bool) -> bool:
 
 
 def is_quiet() -> bool:
-    """Whether INFO and WARNING lines are kept to ourselves: long ones need not be made then."""
+    """Whether INFO and WARNING lines are left out: long ones need not be made then."""
     return _quiet or hushed.blocks > 0
 
 

@@ -163,6 +163,18 @@ def test_quiet_keeps_information_back(lines: list[str]) -> None:
     assert [line[-1] for line in lines] == ["c", "d", "e"]
 
 
+def test_silence_is_of_all_threads_and_ends_with_the_last_block(lines: list[str]) -> None:
+    with log.silenced:
+        with pytest.raises(KeyError), log.silenced:
+            raise KeyError
+        reader = threading.Thread(target=log.info, args=["a"])
+        reader.start()
+        reader.join()
+        log.error("b")
+    log.info("c")
+    assert [line[-1] for line in lines] == ["b", "c"]
+
+
 def test_lines_go_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
     log.info("over here")
     captured = capsys.readouterr()

@@ -65,15 +65,14 @@ class Scoring:
             )
         finally:
             weights.unlink(missing_ok=True)
-        was_quiet = log.set_quiet(True)  # the data layer's, about starting again
-        try:
-            require_data(net, self.model)
-            return choose_bits(net, self.batches, self.limit)
-        except CaffeError as error:
-            raise error.locate(file=self.model) from None
-        finally:
-            log.set_quiet(was_quiet)
-            net.close()
+        with log.silenced:  # the data layer's, about starting again
+            try:
+                require_data(net, self.model)
+                return choose_bits(net, self.batches, self.limit)
+            except CaffeError as error:
+                raise error.locate(file=self.model) from None
+            finally:
+                net.close()
 
 
 def share(
@@ -106,10 +105,7 @@ def _score(trainer: Solver, limit: float) -> dict[str, int]:
         raise CaffeError(f"--bits {flags.AUTO} needs a test net to score, and a test_iter")
     net = trainer.test_nets[0]
     share_weights(net, trainer.net)
-    was_quiet = log.set_quiet(True)
-    try:
+    with log.silenced:
         found = choose_bits(net, trainer.param.test_iter[0], limit)
-    finally:
-        log.set_quiet(was_quiet)
     log.info(f"Bits: {found}")
     return dict(found.of_layer)

@@ -54,30 +54,27 @@ def read_deployment(
     parsed = read_net(model)
     stages = flags.stages(stage)
     places = Places.of(parsed, with_state(parsed.message, TEST, level, stages))
-    was_quiet = log.set_quiet(True)
-    try:
-        return deploy(
-            parsed.message,
-            batch=batch,
-            shapes=shapes,
-            level=level,
-            stages=stages,
-            all_losses=all_losses,
-            context=context,
-            places=places,
-        )
-    except CaffeError as error:
-        raise places.locate(error) from None
-    finally:
-        log.set_quiet(was_quiet)
+    with log.silenced:
+        try:
+            return deploy(
+                parsed.message,
+                batch=batch,
+                shapes=shapes,
+                level=level,
+                stages=stages,
+                all_losses=all_losses,
+                context=context,
+                places=places,
+            )
+        except CaffeError as error:
+            raise places.locate(error) from None
 
 
 def load_unmasked(
     model: str, weights: str, shapes: Sequence[ItemShape], level: int, stage: str, context: Context
 ) -> tuple[NetParameter, UnmaskedModel]:
     """The definition in the file `model` for a test, and a model of it with inputs for its data."""
-    was_quiet = log.set_quiet(True)
-    try:
+    with log.silenced:
         param, given, places = read_with_inputs(model, weights, TEST, shapes, level, stage, context)
         plain = without_layers(given)
         plain.layer.extend(without_surgery(layer) for layer in given.layer)
@@ -85,8 +82,6 @@ def load_unmasked(
             return param, UnmaskedModel.load(Deployment(plain), weights, context)
         except CaffeError as error:
             raise places.locate(error) from None
-    finally:
-        log.set_quiet(was_quiet)
 
 
 def read_with_inputs(

@@ -51,15 +51,12 @@ class LatencyTarget:
 
         `build` makes a solver of a definition, which trains nothing here.
         """
-        was_quiet = log.set_quiet(True)
-        try:
+        with log.silenced:
             trainer = build(param)
             try:
                 rows, dense = _measure(trainer)
             finally:
                 trainer.close()
-        finally:
-            log.set_quiet(was_quiet)
         (stage,) = param.surgery_stage
         stage.latency_table.extend(rows)
         stage.latency = self.amount if self.in_ms else self.amount * dense

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, is_dataclass
 from functools import wraps
 from typing import Any
@@ -47,12 +47,8 @@ class Output:
     @contextmanager
     def at_work(self) -> Iterator[None]:
         """Within it, nothing is logged if there is to be no log."""
-        before = log.set_quiet(True) if self.silent else None
-        try:
+        with log.silenced if self.silent else nullcontext():
             yield
-        finally:
-            if before is not None:
-                log.set_quiet(before)
 
 
 def with_output(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -64,11 +64,8 @@ def _is_pruned(trainer: Solver) -> bool:
 
 def plain_model(trainer: Solver) -> UnmaskedModel:
     """The trained net without masks. Raises CaffeError where it cannot be deployed."""
-    was_quiet = log.set_quiet(True)
-    try:
+    with log.silenced:
         return _find_model(trainer)
-    finally:
-        log.set_quiet(was_quiet)
 
 
 def _find_model(trainer: Solver) -> UnmaskedModel:

@@ -64,13 +64,10 @@ class UnmaskedModel:
         source: str,
         context: Context | None,
     ) -> UnmaskedModel:
-        was_quiet = log.set_quiet(True)
-        try:
+        with log.hushed:
             net = _build(definition.param, context)
             _set_all(net, float("nan"))
             fill(net)
-        finally:
-            log.set_quiet(was_quiet)
         layers = _layers_of(net, definition.param)
         blobs = [[_to_array(blob) for blob in layer.blobs] for layer in layers]
         for layer, arrays in zip(layers, blobs, strict=True):
@@ -80,12 +77,9 @@ class UnmaskedModel:
 
     def to_net(self, context: Context | None = None) -> Net:
         """A Net of it, in the TEST phase."""
-        was_quiet = log.set_quiet(True)
-        try:
+        with log.hushed:
             context = context or Context(allow_python_layers=self.allow_python_layers)
             net = _build(self.definition.param, context)
-        finally:
-            log.set_quiet(was_quiet)
         with torch.no_grad():
             layers = _layers_of(net, self.definition.param)
             for layer, arrays in zip(layers, self.blobs, strict=True):

@@ -37,13 +37,11 @@ class Places:
     @classmethod
     def of(cls, parsed: Parsed[NetParameter], param: NetParameter) -> Places:
         """Those of a definition that was read, for the state that `param`, a copy, is in."""
-        was_quiet = log.set_quiet(True)
-        try:
-            kept = filter_layers(param)[1]
-        except CaffeError:
-            kept = []
-        finally:
-            log.set_quiet(was_quiet)
+        with log.hushed:
+            try:
+                kept = filter_layers(param)[1]
+            except CaffeError:
+                kept = []
         return cls(param, kept, parsed.positions, parsed.file)
 
     def lines(self, name: str) -> list[int]:

@@ -143,10 +143,8 @@ class LogReader:
 def _parse(text: str, kind: type[M]) -> M | None:
     if not text:
         return None
-    was_quiet = log.set_quiet(True)
-    try:
-        return parse_text(in_message(text), kind).message
-    except CaffeError:
-        return None
-    finally:
-        log.set_quiet(was_quiet)
+    with log.hushed:
+        try:
+            return parse_text(in_message(text), kind).message
+        except CaffeError:
+            return None

@@ -51,11 +51,8 @@ def load_run_net(files: RunFiles, shapes: list[ItemShape]) -> RunNet:
     Shapes of data are those given, else those of the log, else what the data say. Raises CaffeError
     when there is no definition, when the data would be needed, or the weights do not fit.
     """
-    was_quiet = log.set_quiet(True)
-    try:
+    with log.hushed:
         return _load(files, shapes)
-    finally:
-        log.set_quiet(was_quiet)
 
 
 def _load(files: RunFiles, shapes: list[ItemShape]) -> RunNet:

@@ -53,11 +53,8 @@ def test_layers_are_children_whatever_their_names() -> None:
 def test_no_text_is_made_of_a_definition_that_nobody_reads(monkeypatch: pytest.MonkeyPatch) -> None:
     """It takes several times the definition's size in memory."""
     monkeypatch.setattr("caffe_dns.net.net.to_text", None)
-    was_quiet = log.set_quiet(True)
-    try:
+    with log.silenced:
         make_net(DATA).close()
-    finally:
-        log.set_quiet(was_quiet)
 
 
 def test_the_log_of_building() -> None:

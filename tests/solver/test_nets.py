@@ -37,12 +37,9 @@ def parse(text: str) -> SolverParameter:
 
 def build(text: str) -> tuple[Net, list[Net]]:
     param = parse(text)
-    was_quiet = log.set_quiet(True)
-    try:
+    with log.silenced:
         contexts = [Context(surgery=False) for _ in param.test_iter]
         return build_train_net(param, Context(surgery=False)), build_test_nets(param, contexts)
-    finally:
-        log.set_quiet(was_quiet)
 
 
 def marks(net: Net) -> list[str]:

@@ -219,12 +219,9 @@ def left_over(net: Net, name: str, precision: str, measured: float) -> float:
 
 
 def load(name: str) -> Net:
-    was_quiet = log.set_quiet(True)
-    try:
+    with log.silenced:
         file = f"models/{name}/train_val.prototxt"
         return Net(net_definition(file, name, NETS[name].batch))
-    finally:
-        log.set_quiet(was_quiet)
 
 
 def main() -> None:

@@ -213,8 +213,5 @@ def _train(definition: NetParameter) -> None:
 
 def quietly(function: Callable[[], bool | None]) -> bool | None:
     """What the function returns; nothing is logged meanwhile."""
-    before = log.set_quiet(True)
-    try:
+    with log.silenced:
         return function()
-    finally:
-        log.set_quiet(before)

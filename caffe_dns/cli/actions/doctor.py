@@ -31,16 +31,13 @@ def run(
 ) -> int:
     """Do what `dns doctor` is asked for, by the values of its flags; returns the exit code."""
     findings = []
-    was_quiet = log.set_quiet(True)
-    try:
+    with log.silenced:
         for finding in _examine(
             solver, weights, gpu, precision, level, stage, not no_surgery, allow_python_layers
         ):
             findings.append(finding)
             if finding.level != OK or not output.silent:
                 output.line(finding.line())
-    finally:
-        log.set_quiet(was_quiet)
     wrong, notes = (sum(f.level == level for f in findings) for level in (WRONG, NOTE))
     output.line(f"{wrong or 'nothing'} wrong, {notes} to note")
     output.result(findings)

@@ -36,10 +36,8 @@ def _read(path: str, phase: str) -> NetParameter:
     net = read_net(path).message
     if phase == "ALL":
         return net
-    was_quiet = log.set_quiet(True)
-    try:
-        return filter_layers(with_state(net, Phase.Value(phase)))[0]
-    except CaffeError as error:
-        raise error.locate(file=path) from None
-    finally:
-        log.set_quiet(was_quiet)
+    with log.silenced:
+        try:
+            return filter_layers(with_state(net, Phase.Value(phase)))[0]
+        except CaffeError as error:
+            raise error.locate(file=path) from None

@@ -14,10 +14,8 @@ from caffe_dns.errors import CaffeError
 
 def run(folder: str, padded: bool) -> None:
     """Do what `dns get_mnist` is asked for, by the values of its flags."""
-    was_quiet = log.set_quiet(True)
-    try:
-        get_mnist(Path(folder), padded=padded, say=lambda line: click.echo(on_disk(line)))
-    except OSError as error:
-        raise CaffeError(f"cannot be written: {error.strerror}", file=folder) from None
-    finally:
-        log.set_quiet(was_quiet)
+    with log.silenced:
+        try:
+            get_mnist(Path(folder), padded=padded, say=lambda line: click.echo(on_disk(line)))
+        except OSError as error:
+            raise CaffeError(f"cannot be written: {error.strerror}", file=folder) from None

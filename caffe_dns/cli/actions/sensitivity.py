@@ -48,15 +48,14 @@ def run(
         stages=flags.stages(stage),
         allow_python_layers=allow_python_layers,
     )
-    was_quiet = log.set_quiet(True)  # the data layer's, about starting again
-    try:
-        require_data(net, model)
-        study, proposal = _study(net, iterations, wanted, loss_of_accuracy, output)
-    except CaffeError as error:
-        raise error.locate(file=model) from None
-    finally:
-        log.set_quiet(was_quiet)
-        net.close()
+    with log.silenced:  # the data layer's, about starting again
+        try:
+            require_data(net, model)
+            study, proposal = _study(net, iterations, wanted, loss_of_accuracy, output)
+        except CaffeError as error:
+            raise error.locate(file=model) from None
+        finally:
+            net.close()
     for line in to_text_table(study, proposal).splitlines():
         output.line(line)
     written = save(prefix, study, proposal, definition) if prefix else []

@@ -43,13 +43,10 @@ def run(
         for line in ("", *said):
             output.line(line)
         return
-    was_quiet = log.set_quiet(True)
-    try:
+    with log.silenced:
         net = _build(model, weights, Phase.Value(phase), shape, level, stage, context)
         if weights:
             load_weights(net, weights)
-    finally:
-        log.set_quiet(was_quiet)
     _tell(net, bool(weights), output)
 
 

@@ -105,12 +105,9 @@ def _log_averages(timer: LayerTimer, iterations: int, total: float) -> None:
 def _report(timer: LayerTimer, iterations: int, total: float, output: Output) -> None:
     """What Caffe does not tell, on stdout: its log stays as it is."""
     net = timer.net
-    was_quiet = log.set_quiet(True)  # the data layers', about starting again
-    try:
+    with log.silenced:  # the data layers', about starting again
         whole = _time_passes(net, iterations, output)
         memories = measure_memory(net)
-    finally:
-        log.set_quiet(was_quiet)
     layers = [
         LayerCost(step.layer.name, step.layer.type, forward / iterations, backward / iterations, m)
         for step, forward, backward, m in zip(
