@@ -7,7 +7,9 @@ from contextlib import suppress
 from typing import Any, TypeVar
 
 import numba
-from numba.core.caching import FunctionCache
+from numba.core.caching import FunctionCache, NullCache
+
+from caffe_dns import log
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -28,8 +30,10 @@ def compiled_in_any_order(function: Function) -> Function:
 def _compiled(function: Function, liberties: set[str]) -> Function:
     options: dict[str, Any] = {"nogil": True, "fastmath": liberties, "error_model": "numpy"}
     dispatcher: Any = numba.njit(**options)(function)
-    with suppress(RuntimeError):  # there is no folder that can be written
+    try:
         dispatcher._cache = _KeptCode(function)
+    except RuntimeError:  # there is no folder that can be written
+        dispatcher._cache = _NotKept()
     kept: Function = dispatcher
     return kept
 
@@ -41,13 +45,26 @@ class _KeptCode(FunctionCache):
     """
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
+        code = None
         try:
-            return super().load_overload(sig, target_context)
+            code = super().load_overload(sig, target_context)
         except Exception:  # pickle raises anything at a file that was cut short
             with suppress(OSError):
                 self.flush()
-            return None
+        if code is None:
+            log.info_once(f"Compiling kernels for this processor (kept in {self.cache_path})")
+        return code
 
     def save_overload(self, sig: Any, data: Any) -> None:
         with suppress(Exception):
             super().save_overload(sig, data)
+
+
+class _NotKept(NullCache):
+    """What is compiled anew in each process."""
+
+    def load_overload(self, sig: Any, target_context: Any) -> None:
+        log.info_once(
+            "Compiling kernels for this processor, as in every run: there is no folder to keep "
+            "them in; NUMBA_CACHE_DIR may name one"
+        )
