@@ -35,10 +35,22 @@ def normalize_batch(
 
     The other two are these, mean and variance, which have no gradient.
     """
+    if values.numel() == values.shape[1] > 0:
+        # One number is its own mean. What rounding would leave of their difference, here as
+        # values * a - mean * a, the small square root of eps makes large.
+        only = values.detach()
+        zeros, _, variance = _in_torch(values - only, factor, shift, eps)
+        return zeros, only.reshape(-1), torch.zeros_like(variance)
     if adds_up_rows(values):
         mean, variance, inverse_std = statistics(values, eps)
         top: Tensor = NormalizedRows.apply(values, factor, shift, mean, variance, inverse_std, eps)
         return top, mean, variance
+    return _in_torch(values, factor, shift, eps)
+
+
+def _in_torch(
+    values: Tensor, factor: Tensor | None, shift: Tensor | None, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
     top, mean, inverse_std = torch.native_batch_norm(
         values, factor, shift, None, None, True, 0.0, eps
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import Tensor
@@ -61,6 +63,19 @@ def test_layers_sum_up_statistics_of_float64(
     exact = (values.double() - exact_mean.view(-1, 1, 1)) * inverse_std.view(-1, 1, 1)
     # A number of 1000 deviations has itself been rounded to 3e-5 of them.
     torch.testing.assert_close(top.double(), exact, rtol=0, atol=1e-6 + 2e-7 * mean)
+
+
+@pytest.mark.parametrize("shape", [(1, 6), (1, 6, 1, 1), (1,)])
+def test_one_number_is_its_own_mean_exactly(shape: tuple[int, ...]) -> None:
+    """As there; what rounding would leave of x - mean, sqrt(eps) makes 300 times larger."""
+    values = torch.linspace(0.3, 7.7, math.prod(shape)).view(shape).requires_grad_()
+    layer = make_layer('type: "BatchNorm" top: "t"', shape, train=True)
+    top = layer(values)
+    top.square().sum().backward()
+    assert not top.any()
+    assert values.grad is not None and not values.grad.any()
+    assert layer.blobs[0].equal(values.detach().flatten()) and not layer.blobs[1].any()
+    assert layer.blobs[2].item() == 1
 
 
 def test_gradients_are_those_of_float64() -> None:

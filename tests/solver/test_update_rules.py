@@ -120,6 +120,17 @@ def test_rule(kind: str, variant: str) -> None:
         np.testing.assert_allclose(history, expected, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("kind", TYPES)
+def test_nets_without_parameters_have_nothing_to_update(kind: str) -> None:
+    """Caffe trains such nets, of losses alone, as well."""
+    settings = f"type: '{kind}' {TYPES[kind]} {VARIANTS['all']}"
+    rule = solver_types[kind](parse(settings), [])
+    rule.begin(0, 0.1)
+    rule.apply()
+    rule.log_clipping()
+    assert gather_histories(rule, []) == []
+
+
 @pytest.mark.parametrize("variant", [*VARIANTS, "larc"])
 @pytest.mark.parametrize("kind", TYPES)
 def test_no_update_waits_for_its_device(kind: str, variant: str) -> None:

@@ -164,7 +164,7 @@ class UpdateRule:
             squares = torch._foreach_mul(gradients, gradients)
             torch._foreach_lerp_(self._squares, squares, _NEW_SHARE)
         self._clip(gradients)
-        if self.param.iter_size > 1:
+        if self.param.iter_size > 1 and gradients:
             torch._foreach_mul_(gradients, _float32(1.0 / self.param.iter_size))
         self._step(gradients)
 
