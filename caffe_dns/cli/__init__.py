@@ -1,6 +1,5 @@
-"""The command line: one module for each action, with its flags and what it says of them.
+"""The command line: what turns flags into calls of the other rooms, and errors into one line.
 
-Here belongs what turns flags into calls and errors into one line; what an action does with them is
-in `actions`, work is done in the other rooms. Read `main` first. The declarations import nothing
-that takes long to load.
+`commands` declares the flags of each command, `actions` does what it is asked for; the modules of
+this folder are what several of them share. Read `main` first.
 """

@@ -18,7 +18,7 @@ from caffe_dns.cli import glog, shell
 from caffe_dns.cli.lazy import import_for_good
 from caffe_dns.errors import CaffeError, first_line, nearest, shortage
 
-#: Action -> one line of help. The module of the same name is imported only when its action runs.
+#: Action -> one line of help. Its module in `commands` is imported only when it is called.
 ACTIONS: dict[str, str] = {
     "train": "train, finetune or prune a model",
     "test": "score a model",
@@ -192,7 +192,7 @@ def _check_folder() -> None:
 
 
 def _load(action: str) -> click.Command:
-    command: click.Command = import_for_good(f"caffe_dns.cli.{action}").command
+    command: click.Command = import_for_good(f"caffe_dns.cli.commands.{action}").command
     return command
 
 

@@ -40,7 +40,7 @@ print("\\nslow:", [name for name in slow if name in sys.modules])
 
 @pytest.mark.parametrize("action", SPLIT)
 def test_an_action_takes_the_flags_that_are_declared(action: str) -> None:
-    command = import_module(f"caffe_dns.cli.{action}").command
+    command = import_module(f"caffe_dns.cli.commands.{action}").command
     run = inspect.unwrap(import_module(f"caffe_dns.cli.actions.{action}").run)
     parameters = inspect.signature(run).parameters.values()
     taken = {p.name for p in parameters if p.kind is not inspect.Parameter.VAR_KEYWORD} - {"ranks"}
@@ -60,7 +60,7 @@ def test_what_is_written_out_in_declarations() -> None:
     options = {
         (action, param.name): param
         for action in ("train", "export")
-        for param in import_module(f"caffe_dns.cli.{action}").command.params
+        for param in import_module(f"caffe_dns.cli.commands.{action}").command.params
     }
     on_nan = options["train", "on_nan"].type
     assert isinstance(on_nan, click.Choice) and tuple(on_nan.choices) == ON_NAN
