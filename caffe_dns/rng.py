@@ -22,20 +22,18 @@ def key(seed: int, stream: str, counter: int = 0, rank: int = 0) -> int:
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little") >> 1
 
 
-def uniform(seed: int, stream: str, counter: int = 0, rank: int = 0) -> float:
-    """A single draw from [0, 1), much sooner there than a generator."""
-    return key(seed, stream, counter, rank) / 2**63
+def uniform(seed: int, stream: str, counter: int = 0) -> float:
+    """A single draw from [0, 1), which takes less time than a generator."""
+    return key(seed, stream, counter) / 2**63
 
 
-def numpy_generator(seed: int, stream: str, counter: int = 0, rank: int = 0) -> np.random.Generator:
-    """A numpy generator for the draws of one (seed, stream, counter, rank)."""
-    return np.random.Generator(np.random.Philox(key=key(seed, stream, counter, rank)))
+def numpy_generator(seed: int, stream: str, counter: int = 0) -> np.random.Generator:
+    """A numpy generator for the draws of one (seed, stream, counter)."""
+    return np.random.Generator(np.random.Philox(key=key(seed, stream, counter)))
 
 
-def torch_generator(
-    device: torch.device, seed: int, stream: str, counter: int = 0, rank: int = 0
-) -> torch.Generator:
-    """A torch generator on `device` for the draws of one (seed, stream, counter, rank)."""
+def torch_generator(seed: int, stream: str) -> torch.Generator:
+    """A torch generator on the CPU for the draws of one (seed, stream)."""
     import torch  # here, because processes that only decode do without it
 
-    return torch.Generator(device).manual_seed(key(seed, stream, counter, rank))
+    return torch.Generator().manual_seed(key(seed, stream))

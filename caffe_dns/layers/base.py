@@ -276,7 +276,7 @@ class Layer(nn.Module):
     def _filled(self, shape: Shape, filler: FillerParameter) -> Tensor:
         check_shape(shape)
         stream = f"fill/{self.name}/{len(self._blob_names)}"
-        generator = rng.torch_generator(torch.device("cpu"), self.context.seed, stream)
+        generator = rng.torch_generator(self.context.seed, stream)
         return fill(shape, filler, generator).to(self.context.device)
 
     # Help for subclasses ------------------------------------------------------------------------

@@ -38,10 +38,7 @@ def blobproto_to_array(blob: BlobProto, return_diff: bool = False) -> np.ndarray
 
 def array_to_blobproto(arr: np.ndarray, diff: np.ndarray | None = None) -> BlobProto:
     """A blob with these data, and the diff if one is given."""
-    blob = array_to_blob(arr)
-    if diff is not None:
-        blob.diff.extend(np.ravel(diff).tolist())
-    return blob
+    return array_to_blob(arr, None if diff is None else np.asarray(diff))
 
 
 def arraylist_to_blobprotovector_str(arraylist: Iterable[np.ndarray]) -> bytes:

@@ -6,7 +6,7 @@ together, as `sensitivity` does with pruning.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -88,10 +88,8 @@ class ShareableLayer:
         return self._shared[bits]
 
 
-def choose_bits(
-    net: Net, batches: int, limit: float, advance: Callable[[int], None] = lambda done: None
-) -> Bits:
-    """The fewest bits that a search finds for a net which then loses at most `limit`.
+def choose_bits(net: Net, batches: int, limit: float) -> Bits:
+    """The fewest bits for each layer with which a net, by a search, loses at most `limit`.
 
     `net` is scored on so many batches, from the first record on, and left as it was. Raises
     CaffeError where even 8 bits a layer cost more.
@@ -100,7 +98,7 @@ def choose_bits(
     bench = Bench(net, objective, batches)
     layers = [ShareableLayer(layer) for layer in weighted_layers(net)]
     layers = [layer for layer in layers if layer.total and bench.depends_on(layer)]
-    study = measure(bench, layers, advance, shares=_SAVED)
+    study = measure(bench, layers, shares=_SAVED)
     points = propose(bench, layers, study, limit).points
     chosen = {
         layer: MOST_BITS if (point := points[layer.name]) is None else int(point.setting)

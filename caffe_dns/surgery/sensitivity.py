@@ -269,15 +269,7 @@ def measure(
         # Where many weights are equal, several shares prune the same ones.
         distinct = {point.pruned: point for point in points}
         kept = list(distinct.values())
-        curves.append(
-            Curve(
-                layer.name,
-                layer.field,
-                layer.total,
-                kept,
-                layer.sharers,
-            )
-        )
+        curves.append(Curve(layer.name, layer.field, layer.total, kept, layer.sharers))
     return Study(bench.objective, bench.batches, dense, curves)
 
 
