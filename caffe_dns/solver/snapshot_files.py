@@ -29,23 +29,25 @@ class Snapshot:
         return self.state.with_name(name)
 
     def fault(self) -> str | None:
-        """What is wrong with the state or its model; None for a whole snapshot."""
+        """What is wrong, as said of the state or of its model; None for a whole snapshot."""
         try:
             state, _ = read_state(str(self.state))
             if state.iter != self.iteration:
-                return f"{self.state} is of iteration {state.iter}"
+                return f"is of iteration {state.iter}"
             if not state.HasField("current_step"):
-                return f"{self.state} has no current_step, with which each of Caffe's states ends"
+                return "has no current_step, with which each of Caffe's states ends"
             if not state.HasField("learned_net"):
-                return f"{self.state} names no model"
+                return "names no model"
             model = find_model(state.learned_net, str(self.state))
             if state.learned_net_sha256:
                 if checksum(model) != state.learned_net_sha256:
-                    return f"{model} is not what it was when the state was written"
+                    return f"its model {model} is not what it was when the state was written"
             else:  # a state of Caffe's
                 for layer in read_layers(model):
                     layer.read()
         except CaffeError as error:
+            if error.file == str(self.state):
+                error.file = None  # of which this is said
             return first_line(error)
         return None
 
@@ -85,15 +87,17 @@ def newest_whole(param: SolverParameter) -> Snapshot | None:
             field="snapshot_prefix",
         )
     snapshots = find_snapshots(param.snapshot_prefix)
+    faults: list[str] = []
     for snapshot in snapshots:
         fault = snapshot.fault()
         if fault is None:
             return snapshot
-        log.warning(f"Passing over {snapshot.state}: {fault}")
-    if snapshots:
+        faults.append(f"{snapshot.state}: {fault}")
+        log.warning(f"Passing over {faults[-1]}")
+    if faults:
         raise CaffeError(
-            f"none of the {len(snapshots)} snapshots {param.snapshot_prefix}_iter_* is whole; "
-            "take them away to start from the beginning"
+            f"no snapshot {param.snapshot_prefix}_iter_* can be resumed from (the newest, "
+            f"{faults[0]}); to start from the beginning, move them elsewhere"
         )
     return None
 

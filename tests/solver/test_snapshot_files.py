@@ -57,7 +57,10 @@ def test_the_newest_whole_one_is_resumed(form: str, tmp_path: Path, capfd: Captu
     messages = train(tmp_path, capfd, "--resume", snapshot_format=form)
     passed_over = [line for line in messages if line.startswith("Passing over")]
     assert [f"iter_{n}.solverstate" in line for n, line in zip((6, 4), passed_over, strict=True)]
-    assert "is not what it was when the state was written" in passed_over[1]
+    assert passed_over[1] == (
+        f"Passing over {tmp_path}/snap_iter_4.solverstate{ending}: its model {model} is not what "
+        "it was when the state was written"
+    )
     assert f"Resuming from {tmp_path}/snap_iter_2.solverstate{ending}" in messages
     if form == "BINARYPROTO":  # HDF5 has the time of writing in it
         assert whole_files(tmp_path) == uninterrupted
@@ -86,9 +89,7 @@ def test_a_state_that_ends_between_two_fields_is_passed_over(
     for end in ends:
         newest.state.write_bytes(whole[:end])
         assert newest.fault() is not None
-    assert newest.fault() == (
-        f"{newest.state}: is cut short: its current_step is missing, which comes last"
-    )
+    assert newest.fault() == "is cut short: its current_step is missing, which comes last"
     assert f"Resuming from {tmp_path}/snap_iter_4.solverstate" in train(tmp_path, capfd, "--resume")
     assert newest.state.read_bytes() == whole
 
@@ -123,10 +124,16 @@ def test_nothing_to_resume_from_is_a_beginning(tmp_path: Path, capfd: Capture) -
 
 def test_no_whole_one_is_an_error(tmp_path: Path, capfd: Capture) -> None:
     train(tmp_path, capfd)
+    solver = solver_file(tmp_path)
     for path in tmp_path.glob("*.caffemodel"):
         path.unlink()
-    line = complaint(["train", "--solver", solver_file(tmp_path), "--resume"], capfd)
-    assert f"none of the 3 snapshots {tmp_path}/snap_iter_* is whole" in line
+    line = complaint(["train", "--solver", solver, "--resume"], capfd)
+    state = tmp_path / "snap_iter_6.solverstate"
+    assert line == (
+        f"dns: {solver}: no snapshot {tmp_path}/snap_iter_* can be resumed from (the newest, "
+        f"{state}: its model is gone: there is none at '{tmp_path}/snap_iter_6.caffemodel'); to "
+        "start from the beginning, move them elsewhere"
+    )
 
 
 def test_resume_and_snapshot_exclude_each_other(tmp_path: Path, capfd: Capture) -> None:
