@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -47,7 +48,7 @@ def done(ready: DecodingProcesses, monkeypatch: pytest.MonkeyPatch) -> list[int]
     counts = []
     run = ready.run
 
-    def counted(task, images):
+    def counted(task: Any, images: Any) -> Any:
         labels = run(task, images)
         counts.append(len(labels or ()))
         return labels

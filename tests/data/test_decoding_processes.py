@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -83,7 +84,7 @@ def done(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     tasks = []
     run = decoding_processes._Process.run
 
-    def counted(self, task, crops):
+    def counted(self: Any, task: Any, crops: Any) -> Any:
         notes = run(self, task, crops)
         tasks.append(0 if notes is None else len(notes))
         return notes

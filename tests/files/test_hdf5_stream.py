@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import h5py
@@ -47,8 +47,8 @@ class Disk:
         for name in ("pwrite", "ftruncate", "fsync", "replace"):
             monkeypatch.setattr(os, name, self._failing(getattr(os, name)))
 
-    def _failing(self, real):
-        def call(*arguments):
+    def _failing(self, real: Callable[..., object]) -> Callable[..., object]:
+        def call(*arguments: object) -> object:
             self.left -= 1
             if self.left == 0 or (self.left < 0 and self.forever):
                 self.failed = True
