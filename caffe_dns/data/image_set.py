@@ -5,7 +5,7 @@ What becomes of one listed image is decided here; the database that takes the Da
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +14,8 @@ from google.protobuf.message import Message
 from caffe_dns import log
 from caffe_dns.data.crops import copy_planes
 from caffe_dns.data.datum import Buffer, Image, channels_first
-from caffe_dns.data.image_files import ListedImage, read_image, reading_memory
+from caffe_dns.data.image_files import read_image, reading_memory
+from caffe_dns.data.image_list import ListedImage
 from caffe_dns.data.workers import Workers, decoding_threads
 from caffe_dns.errors import CaffeError, first_line
 from caffe_dns.files.reading import read_file
@@ -43,7 +44,7 @@ class ImageSet:
     (height, width) of its file.
     """
 
-    images: list[ListedImage]
+    images: Sequence[ListedImage]
     root_folder: str
     height: int = 0
     width: int = 0

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from caffe_dns import log
 from caffe_dns.data.batches import ImageBatches, Share
-from caffe_dns.data.image_files import ImageListSource, ReadSettings, read_image_list
+from caffe_dns.data.image_list import ImageList, ImageListSource, ReadSettings
 from caffe_dns.data.sources import Order
 from caffe_dns.layers.base import Shape, layer_types
 from caffe_dns.layers.batch_data import ImageBatchLayer
@@ -45,7 +45,7 @@ class ImageData(ImageBatchLayer):
             raise self.error("must name a list of images", "image_data_param.source")
         check_sides(self, "image_data_param", "new")
         log.info(f"Opening file {settings.source}")
-        self._images = read_image_list(settings.source)
+        self._images = ImageList(settings.source)
         if settings.shuffle:
             log.info("Shuffling data")
         log.info(f"A total of {len(self._images)} images.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -10,7 +11,8 @@ import pytest
 
 from caffe_dns.data.annotation_files import read_groups, read_pairs
 from caffe_dns.data.clips import read_clips
-from caffe_dns.data.image_files import ListedImage, parse_list, read_image_list, read_lines
+from caffe_dns.data.image_files import read_lines
+from caffe_dns.data.image_list import ImageList, ListedImage
 from caffe_dns.data.label_map import read_names_and_sizes
 from caffe_dns.data.object_files import read_object_file
 from caffe_dns.errors import CaffeError
@@ -36,15 +38,45 @@ def write(folder: Path, raw: bytes) -> str:
         ("a.png", "a.png", 0, "there is no label after a space; it is read as 0, as in Caffe"),
     ],
 )
-def test_labels(line: str, name: str, label: int, complaint: str | None) -> None:
+def test_labels(line: str, name: str, label: int, complaint: str | None, tmp_path: Path) -> None:
+    path = write(tmp_path, f"b.png 1\n{line}".encode())
     with recorded_log() as messages:
-        assert parse_list("l.txt", ["b.png 1", line])[1] == ListedImage(name, label)
-    assert messages == ([] if complaint is None else [f"l.txt:2: {complaint}"])
+        assert ImageList(path)[1] == ListedImage(name, label)
+    assert messages == ([] if complaint is None else [f"{path}:2: {complaint}"])
+
+
+@pytest.mark.parametrize("end", [b"", b"\n", b"\r\n"])
+def test_lines_end_as_they_do(end: bytes, tmp_path: Path) -> None:
+    images = ImageList(write(tmp_path, b"a 1\n\xff b.png 2\r\n\xc3\xa9 3" + end))
+    names = ["a", "\udcff b.png", "\u00e9"]
+    assert list(images) == [ListedImage(name, label) for label, name in enumerate(names, 1)]
+    assert (images[-1], images[1:]) == (list(images)[-1], list(images)[1:])
+
+
+def test_empty_lines(tmp_path: Path) -> None:
+    for raw, number in ((b"\n", 1), (b"a 1\n\nb 2", 2), (b"a 1\n\n", 2), (b"a 1\n \n", 2)):
+        with pytest.raises(CaffeError, match=f":{number}: is empty; an image and its label"):
+            ImageList(write(tmp_path, raw))
+    images = ImageList(write(tmp_path, b"a 1\n\nb 2\n"), empty_lines=True)
+    assert [image.name for image in images] == ["a", "", "b"]
+    with pytest.raises(CaffeError, match="lists no images"):
+        ImageList(write(tmp_path, b""))
+
+
+def test_a_list_takes_little_more_than_its_text(tmp_path: Path) -> None:
+    path = write(tmp_path, b"a 1\n" * 50_000)
+    tracemalloc.start()
+    images = ImageList(path)
+    kept, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(images) == 50_000
+    # The text, and 8 bytes for each line, which are copied while they are looked for.
+    assert kept < 3.1 * 200_000 and most < 8 * 200_000
 
 
 def test_many_wrong_labels_are_one_warning(tmp_path: Path) -> None:
     with recorded_log() as messages:
-        read_image_list(write(tmp_path, b"a.png 1\nb.png x\nc.png y\nd.png z\n"))
+        ImageList(write(tmp_path, b"a.png 1\nb.png x\nc.png y\nd.png z\n"))
     assert messages == [
         f"{tmp_path}/list.txt:2: 'x' is no whole number; it is read as 0, as in Caffe "
         "(2 more lines are like that)"
@@ -53,7 +85,7 @@ def test_many_wrong_labels_are_one_warning(tmp_path: Path) -> None:
 
 def test_a_byte_order_mark_and_line_ends_are_no_part_of_names(tmp_path: Path) -> None:
     path = write(tmp_path, b"\xef\xbb\xbfa.png 1\r\nb.png 2\r\n")
-    assert [image.name for image in read_image_list(path)] == ["a.png", "b.png"]
+    assert [image.name for image in ImageList(path)] == ["a.png", "b.png"]
 
 
 @pytest.mark.parametrize(
@@ -72,18 +104,19 @@ def test_what_is_no_list_is_said(tmp_path: Path, raw: bytes, complaint: str) -> 
 
 
 @pytest.mark.parametrize("label", [2**31, -(2**31) - 1, 2**64])
-def test_labels_have_32_bits(label: int) -> None:
+def test_labels_have_32_bits(label: int, tmp_path: Path) -> None:
+    path = write(tmp_path, f"a.png 1\nb.png {label}".encode())
     with pytest.raises(CaffeError) as caught:
-        parse_list("l.txt", ["a.png 1", f"b.png {label}"])
-    assert str(caught.value) == f"l.txt:2: label {label} is none that 32 bits hold"
-    assert parse_list("l.txt", [f"a.png {2**31 - 1}"])[0].label == 2**31 - 1
+        ImageList(path)
+    assert str(caught.value) == f"{path}:2: label {label} is none that 32 bits hold"
+    assert ImageList(write(tmp_path, b"a.png %d" % (2**31 - 1)))[0].label == 2**31 - 1
 
 
-def test_labels_of_thousands_of_digits() -> None:
+def test_labels_of_thousands_of_digits(tmp_path: Path) -> None:
     for label in ("9" * 5000, "-" + "9" * 5000):
-        with pytest.raises(CaffeError, match=r"^l\.txt:1: label .* is none that 32 bits hold"):
-            parse_list("l.txt", [f"a.png {label}"])
-    assert parse_list("l.txt", ["a.png -" + "0" * 5000 + "7"])[0].label == -7
+        with pytest.raises(CaffeError, match=r"list\.txt:1: label .* is none that 32 bits hold"):
+            ImageList(write(tmp_path, f"a.png {label}".encode()))
+    assert ImageList(write(tmp_path, b"a.png -" + b"0" * 5000 + b"7"))[0].label == -7
 
 
 @pytest.mark.parametrize(
@@ -124,6 +157,6 @@ def test_annotations_of_an_image_are_not_endless(tmp_path: Path) -> None:
 
 def test_a_long_label_that_is_no_number_is_a_short_warning(tmp_path: Path) -> None:
     with recorded_log() as messages:
-        read_image_list(write(tmp_path, b"a.png " + b"x" * 10**6))
+        ImageList(write(tmp_path, b"a.png " + b"x" * 10**6))
     assert f"'{'x' * 200}...' is no whole number" in messages[0]
     assert len(messages[0]) < 600

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from caffe_dns.data.image_files import read_image_list
+from caffe_dns.data.image_list import ImageList
 from caffe_dns.layers import Context
 from tests.layers.data_harness import data_layer, labels, read, refused
 
@@ -86,7 +86,7 @@ def test_log(listed: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> 
 
 def test_reads_lists_as_caffe_does(tmp_path: Path) -> None:
     (tmp_path / "list").write_bytes(b"a b.jpg 3\n12c.jpg\nd.jpg -4x\r\n\xff.jpg 5")
-    images = read_image_list(str(tmp_path / "list"))
+    images = ImageList(str(tmp_path / "list"))
     assert [(image.name, image.label) for image in images[:3]] == [
         ("a b.jpg", 3),
         ("12c.jpg", 12),  # no space: the whole line is the name, and what the label is read from

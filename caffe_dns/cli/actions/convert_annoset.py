@@ -5,7 +5,7 @@ from __future__ import annotations
 from caffe_dns.cli.actions.convert_imageset import arrange, make_image_set, write_database
 from caffe_dns.data.annotation_files import READERS, read_groups, read_pairs
 from caffe_dns.data.boxes import Size
-from caffe_dns.data.image_files import ListedImage
+from caffe_dns.data.image_list import ListedImage
 from caffe_dns.data.label_map import read_label_map
 from caffe_dns.errors import CaffeError, nearest
 from caffe_dns.proto.caffe_pb2 import AnnotatedDatum, Datum

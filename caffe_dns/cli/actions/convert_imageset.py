@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from typing import Any
 
 from caffe_dns import log
 from caffe_dns.cli.progress import Progress
 from caffe_dns.data.database import Writer
 from caffe_dns.data.db import create_database
-from caffe_dns.data.image_files import ListedImage, missing_slash, parse_list, read_lines
+from caffe_dns.data.image_files import missing_slash
+from caffe_dns.data.image_list import ImageList, ListedImage
 from caffe_dns.data.image_set import ImageSet
 from caffe_dns.errors import CaffeError
 
@@ -31,18 +33,16 @@ def run(
     encode_type: str,
 ) -> None:
     """Do what `dns convert_imageset` is asked for, by the values of its flags."""
-    images = parse_list(listfile, read_lines(listfile))
-    if not images:
-        raise CaffeError("lists no images", file=listfile)
-    arrange(images, shuffle, encoded, encode_type)
+    images = ImageList(listfile, empty_lines=True)
+    arrange(images.starts, shuffle, encoded, encode_type)
     image_set = make_image_set(
         images, rootfolder, gray, resize_width, resize_height, encoded, encode_type
     )
     write_database(image_set, db_name, backend, check_size, listfile)
 
 
-def arrange(images: list[Any], shuffle: bool, encoded: bool, encode_type: str) -> None:
-    """Put what is listed into the order that the flags ask for, and log what they mean."""
+def arrange(images: Any, shuffle: bool, encoded: bool, encode_type: str) -> None:
+    """Put an array or a list into the order that the flags ask for, and log what they mean."""
     if shuffle:
         log.info("Shuffling data")
         random.shuffle(images)
@@ -52,7 +52,7 @@ def arrange(images: list[Any], shuffle: bool, encoded: bool, encode_type: str) -
 
 
 def make_image_set(
-    images: list[ListedImage],
+    images: Sequence[ListedImage],
     rootfolder: str,
     gray: bool,
     resize_width: int,
