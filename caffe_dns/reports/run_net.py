@@ -42,7 +42,8 @@ class RunNet:
         for layer in definition.layer:  # those of training alone are all that is here
             layer.ClearField("include")
             layer.ClearField("exclude")
-        return UnmaskedModel.of_net(deploy(definition, shapes=self.shapes), self.net)
+        with log.hushed:  # data layers, which may be asked for their shapes
+            return UnmaskedModel.of_net(deploy(definition, shapes=self.shapes), self.net)
 
 
 def load_run_net(files: RunFiles, shapes: list[ItemShape]) -> RunNet:

@@ -113,7 +113,7 @@ def test_the_net_and_its_weights(capfd: Capture, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("caffe_dns.reports.comparison.LEAST_TIME", 0)
     target = str(Path("page.html").absolute())
     monkeypatch.chdir(GOLDEN)
-    run_well(["report", "runs/surgery_holmes", "--output", target], capfd)
+    assert not run_well(["report", "runs/surgery_holmes", "--output", target], capfd).messages
     page = Page(Path(target).read_bytes())
     titles = [e.text for e in page.all("h2")]
     assert titles == ["Results", "Curves", "Net", "Weights", "Masks", "Settings"]
