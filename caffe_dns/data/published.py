@@ -40,23 +40,30 @@ def read_idx(data: bytes, magic: int) -> np.ndarray:
     axes = magic & 0xFF
     header = np.frombuffer(data, ">u4", min(axes + 1, len(data) // 4))
     values = np.frombuffer(data, np.uint8, offset=4 * len(header))
-    expected = np.prod(header[1:], dtype=np.float64)  # which does not overflow
-    if len(header) <= axes or header[0] != magic or values.size != expected or not values.size:
-        kind = "images" if magic == IMAGES_MAGIC else "labels"
+    kind = "images" if magic == IMAGES_MAGIC else "labels"
+    if len(header) <= axes or header[0] != magic:
         raise CaffeError(f"not an idx file of the expected kind ({kind}, not compressed)")
+    expected = np.prod(header[1:], dtype=np.float64)  # which does not overflow
+    if values.size != expected or not values.size:
+        extents = " x ".join(str(extent) for extent in header[1:])
+        raise CaffeError(
+            f"is not whole: {values.size} bytes of {kind}, where the header says {extents}"
+        )
     return values.reshape(header[1:])
 
 
 def read_mnist(image_file: str, label_file: str) -> tuple[bytes, bytes]:
-    """Two idx files, of images and of labels. Raises CaffeError, with the file, for others."""
-    files = []
+    """Two idx files, of as many images as labels. Raises CaffeError, with the file, for others."""
+    files, counts = [], []
     for path, magic in ((image_file, IMAGES_MAGIC), (label_file, LABELS_MAGIC)):
         data = read_file(path)
         try:
-            read_idx(data, magic)
+            counts.append(len(read_idx(data, magic)))
         except CaffeError as error:
             raise error.locate(file=path) from None
         files.append(data)
+    if counts[0] != counts[1]:
+        raise CaffeError(f"has {counts[0]} images, {label_file} {counts[1]} labels", file=image_file)
     return files[0], files[1]
 
 

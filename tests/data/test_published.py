@@ -37,14 +37,17 @@ def test_mnist_is_what_caffes_converter_writes(name: str, tmp_path: Path) -> Non
 
 def test_other_files_are_not_mnist(tmp_path: Path) -> None:
     images, labels = golden_files("mnist500_test_lmdb")
-    for pair in [(images[:-1], labels), (labels, labels), (images, b""), (images, labels[:-1])]:
+    for pair in [(labels, labels), (images, b""), (images[:12], labels)]:
         with pytest.raises(CaffeError, match="not an idx file"):
+            write_mnist(*pair, str(tmp_path / "db"))
+    for pair in [(images[:-1], labels), (images, labels[:-1])]:
+        with pytest.raises(CaffeError, match=r"not whole: .* where the header says 500"):
             write_mnist(*pair, str(tmp_path / "db"))
     with pytest.raises(CaffeError, match="500 images, but 3 labels"):
         write_mnist(images, idx(np.arange(3), 0x801), str(tmp_path / "db"))
     for extents in ([2**31, 2**31, 4], [0, 2**32 - 1, 2**32 - 1]):
         huge = np.array([0x803, *extents], ">u4").tobytes()
-        with pytest.raises(CaffeError, match="not an idx file"):
+        with pytest.raises(CaffeError, match="is not whole: 0 bytes of images"):
             write_mnist(huge, labels, str(tmp_path / "db"))
     assert list(tmp_path.iterdir()) == []
 
@@ -73,6 +76,9 @@ def test_the_command_for_mnist(idx_files: None, capfd: Capture) -> None:
         assert [(key, bytes(value)) for key, value in database.records()] == contents(Path("db"))
     wrong = ["convert_mnist_data", "labels", "labels", "new"]
     assert "labels: not an idx file of the expected kind (images" in complaint(wrong, capfd)
+    Path("few").write_bytes(idx(np.arange(3), 0x801))
+    few = ["convert_mnist_data", "images", "few", "new"]
+    assert complaint(few, capfd) == "dns: images: has 500 images, few 3 labels"
     assert "nowhere: cannot be read" in complaint([*wrong[:1], "nowhere", "labels", "new"], capfd)
     assert "exists already" in complaint(["convert_mnist_data", "images", "labels", "db"], capfd)
     assert not Path("new").exists()
