@@ -94,7 +94,7 @@ def deploy(
     check_types(test, known_places)
     if not _data_or_inputs(test):
         raise CaffeError(_no_data(param))
-    losses = [layer for layer in test.layer if _is_loss(layer)]
+    losses = _losses(test)
     if not losses:
         losses = _training_losses(_phase(param, TRAIN, level, stages), test)
     chosen = losses if all_losses else _heaviest(losses)
@@ -142,15 +142,24 @@ def _phase(param: NetParameter, phase: Phase, level: int, stages: Sequence[str])
 # Losses -----------------------------------------------------------------------------------------
 
 
-def _is_loss(layer: LayerParameter) -> bool:
-    by_type = layer.type in layer_types and layer_types[layer.type].is_loss
-    return by_type or any(layer.loss_weight)
+def _losses(param: NetParameter) -> list[LayerParameter]:
+    """The layers of loss types, and those with a loss_weight that are there for nothing else.
+
+    A loss_weight on what learns, or on what others read, only adds a term to the loss.
+    """
+    read = {blob for layer in param.layer for blob in layer.bottom}
+    return [
+        layer
+        for layer in param.layer
+        if (layer.type in layer_types and layer_types[layer.type].is_loss)
+        or (any(layer.loss_weight) and layer.type not in _LEARNING and read.isdisjoint(layer.top))
+    ]
 
 
 def _training_losses(train: NetParameter, test: NetParameter) -> list[LayerParameter]:
     """The losses of a net that is tested without one, where their scores exist in the test."""
     tops = {top for layer in test.layer for top in layer.top}
-    return [layer for layer in train.layer if _is_loss(layer) and tops.issuperset(layer.bottom[:1])]
+    return [layer for layer in _losses(train) if tops.issuperset(layer.bottom[:1])]
 
 
 def _heaviest(losses: list[LayerParameter]) -> list[LayerParameter]:
@@ -222,8 +231,8 @@ def _sources(param: NetParameter) -> dict[str, set[str]]:
 
 
 def _without_labels(param: NetParameter, losses: list[LayerParameter]) -> NetParameter:
-    """The net without losses and judges, and without whatever is made from a label."""
-    judges = [layer for layer in param.layer if layer.type in _WITHOUT_USE or _is_loss(layer)]
+    """The net without losses and judges, and without whatever is made from these or a label."""
+    judges = _losses(param) + [layer for layer in param.layer if layer.type in _WITHOUT_USE]
     learned, sources = _learned(param), _sources(param)
     scores: set[str] = set()
     targets: set[str] = set()
@@ -237,9 +246,9 @@ def _without_labels(param: NetParameter, losses: list[LayerParameter]) -> NetPar
     tainted = {source for blob in targets for source in sources.get(blob, ())} - data
     result = NetParameter(name=param.name)
     for layer in param.layer:
-        if tainted.intersection(layer.bottom):
+        if layer in judges or tainted.intersection(layer.bottom):
             tainted.update(layer.top)
-        elif layer not in judges:
+        else:
             result.layer.add().CopyFrom(layer)
     return result
 
@@ -250,10 +259,11 @@ def _without_labels(param: NetParameter, losses: list[LayerParameter]) -> NetPar
 def _outputs(param: NetParameter) -> list[str]:
     """The blobs that nothing reads, but for those of losses, judges and layers without bottoms."""
     unread: dict[str, None] = {}
+    losses = _losses(param)
     for layer in param.layer:
         for blob in layer.bottom:
             unread.pop(blob, None)
-        if layer.bottom and layer.type not in _WITHOUT_USE and not _is_loss(layer):
+        if layer.bottom and layer.type not in _WITHOUT_USE and layer not in losses:
             unread.update(dict.fromkeys(layer.top))
     return list(unread)
 

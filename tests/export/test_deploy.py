@@ -174,6 +174,23 @@ def test_remarks_say_what_the_data_layers_did() -> None:
             'layer { name: "l" type: "SoftmaxWithLoss" bottom: "prob" bottom: "label" }',
             ["ReLU ip>prob", "Softmax prob>l_prob"],
         ),
+        (  # a loss_weight on what others read
+            'layer { name: "r" type: "ReLU" bottom: "ip" top: "r" loss_weight: 0.1 }'
+            'layer { name: "s" type: "TanH" bottom: "r" top: "r" loss_weight: 0.1 }'
+            'layer { name: "l" type: "SoftmaxWithLoss" bottom: "r" bottom: "label" }',
+            ["ReLU ip>r", "TanH r>r", "Softmax r>prob"],
+        ),
+        (  # and on what learns
+            'layer { name: "c" type: "InnerProduct" bottom: "ip" top: "c" loss_weight: 1'
+            " inner_product_param { num_output: 1 } }",
+            ["InnerProduct ip>c"],
+        ),
+        (  # a loss made of losses
+            'layer { name: "l" type: "SoftmaxWithLoss" bottom: "ip" bottom: "label" top: "l" }'
+            'layer { name: "e" type: "EuclideanLoss" bottom: "ip" bottom: "ip" top: "e" }'
+            'layer { name: "s" type: "Eltwise" bottom: "l" bottom: "e" top: "s" loss_weight: 1 }',
+            ["Softmax ip>prob"],
+        ),
     ],
 )
 def test_heads(layers: str, expected: list[str]) -> None:
