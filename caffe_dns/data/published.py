@@ -63,7 +63,8 @@ def read_mnist(image_file: str, label_file: str) -> tuple[bytes, bytes]:
             raise error.locate(file=path) from None
         files.append(data)
     if counts[0] != counts[1]:
-        raise CaffeError(f"has {counts[0]} images, {label_file} {counts[1]} labels", file=image_file)
+        counted = f"has {counts[0]} images, {label_file} {counts[1]} labels"
+        raise CaffeError(counted, file=image_file)
     return files[0], files[1]
 
 
