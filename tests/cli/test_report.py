@@ -17,6 +17,7 @@ from tests.oracle import GOLDEN
 from tests.reports.page.reading import Page
 
 Capture = pytest.CaptureFixture[str]
+SNAPSHOT = ("snap_iter_40.caffemodel", "snap_iter_40.solverstate")
 LOG = str(GOLDEN / "logs" / "train.log")
 OURS = """\
 I0101 00:00:00.000000 7 provenance.py:1] Versions: dns 1.0
@@ -113,7 +114,7 @@ def test_the_net_and_its_weights(capfd: Capture, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("caffe_dns.reports.comparison.LEAST_TIME", 0)
     target = str(Path("page.html").absolute())
     monkeypatch.chdir(GOLDEN)
-    assert not run_well(["report", "runs/surgery_holmes", "--output", target], capfd).messages
+    run_well(["report", "runs/surgery_holmes", "--output", target], capfd)
     page = Page(Path(target).read_bytes())
     titles = [e.text for e in page.all("h2")]
     assert titles == ["Results", "Curves", "Net", "Weights", "Masks", "Settings"]
@@ -145,6 +146,21 @@ def test_the_net_and_its_weights(capfd: Capture, monkeypatch: pytest.MonkeyPatch
     assert [title.split(" ")[0] for title in page.charts()][-4:] == weighted
     (pictures,) = page.all(class_="pictures")
     assert [e.text for e in pictures.all("figcaption")] == weighted
+
+
+def test_data_are_asked_for_shapes_that_no_log_has(
+    capfd: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("caffe_dns.reports.comparison.LEAST_TIME", 0)
+    Path("data").symlink_to(GOLDEN / "data")
+    folder = Path("runs/surgery_holmes")
+    folder.mkdir(parents=True)
+    for name in ("solver.prototxt", "train_val.prototxt", *SNAPSHOT):
+        shutil.copy(GOLDEN / folder / name, folder)
+    result = run_well(["report", str(folder / "solver.prototxt")], capfd)
+    assert (result.out, result.messages) == ("Wrote report.html\n", [])
+    page = Page(Path("report.html").read_bytes())
+    assert "Before and after pruning" in [e.text for e in page.all("caption")]
 
 
 def test_a_log_whose_net_is_not_here(capfd: Capture) -> None:
