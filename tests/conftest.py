@@ -28,6 +28,12 @@ def pytest_collection() -> Generator[None, object, object]:
         gc.freeze()
 
 
+@pytest.fixture
+def in_golden_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The current folder is that of the recorded cases, where the paths in their files begin."""
+    monkeypatch.chdir(Path(__file__).parent / "golden")
+
+
 #: What is compiled for the tests of this folder is compiled once in each process.
 TOGETHER = "tests/sparse/"
 

@@ -30,6 +30,8 @@ from tests.arithmetic import RoundedOnce
 from tests.messages import assert_same_messages, messages
 from tests.oracle import GOLDEN, assert_same_norm
 
+pytestmark = pytest.mark.usefixtures("in_golden_folder")
+
 RUNS = sorted(path.name for path in (GOLDEN / "runs").iterdir())
 #: The official fork cannot resume what it has trained with surgery.
 RESUMED_BY_CAFFE = [run for run in RUNS if not run.startswith("surgery_guo")]
@@ -66,11 +68,6 @@ class Trained(NamedTuple):
     @property
     def snapshots(self) -> Path:
         return self.folder / "runs" / self.name
-
-
-@pytest.fixture(autouse=True)
-def in_golden_folder(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(GOLDEN)
 
 
 def fetch(name: str, folder: Path, *more: str) -> Path:

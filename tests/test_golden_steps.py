@@ -33,6 +33,8 @@ from tests.oracle import GOLDEN, assert_same_norm
 from tests.steps import Step, take_step
 from tests.test_golden_runs import RUNS, build, compare_models, snapshots
 
+pytestmark = pytest.mark.usefixtures("in_golden_folder")
+
 #: Norm of the difference to the norm, of what sums over a batch: BatchNorm's are the least exact.
 GRADIENT = 2e-5
 #: The same of what an update makes of one element; a few of float32's roundings.
@@ -49,11 +51,6 @@ WITHOUT_TIES = [
     "surgery_guo",
     "surgery_holmes_mixed",
 ]
-
-
-@pytest.fixture(autouse=True)
-def in_golden_folder(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(GOLDEN)
 
 
 @pytest.mark.parametrize("name", RUNS)

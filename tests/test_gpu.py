@@ -35,8 +35,7 @@ CASES = sorted(path.name for path in (GOLDEN / "layers").iterdir())
 
 
 @pytest.fixture(autouse=True)
-def in_golden_folder(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(GOLDEN)
+def in_float32(in_golden_folder: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
 
 

@@ -25,14 +25,11 @@ from tests.nets import recorded_log
 from tests.oracle import GOLDEN
 from tests.solver.test_observers import write_solver
 
+pytestmark = pytest.mark.usefixtures("in_golden_folder")
+
 Capture = pytest.CaptureFixture[str]
 RUN = "surgery_holmes"
 WEIGHTS = f"runs/{RUN}/init.caffemodel"
-
-
-@pytest.fixture(autouse=True)
-def in_golden_folder(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(GOLDEN)
 
 
 def train(folder: Path, capture: Capture, *flags: str, **settings: object) -> tuple[list[str], str]:

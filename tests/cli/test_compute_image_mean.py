@@ -12,14 +12,10 @@ from caffe_dns.proto.blobs import blob_to_array
 from caffe_dns.proto.caffe_pb2 import BlobProto, Datum
 from caffe_dns.proto.text import read_binary
 from tests.cli.harness import complaint, run_well
-from tests.oracle import GOLDEN
+
+pytestmark = pytest.mark.usefixtures("in_golden_folder")
 
 Capture = pytest.CaptureFixture[str]
-
-
-@pytest.fixture(autouse=True)
-def in_golden_folder(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(GOLDEN)
 
 
 def make_database(path: Path, datums: list[Datum]) -> str:

@@ -28,8 +28,7 @@ NET = "runs/sgd_inv/train_val.prototxt"
 
 
 @pytest.fixture(autouse=True)
-def in_golden_folder(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(GOLDEN)
+def alike_everywhere(in_golden_folder: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
 

@@ -12,16 +12,13 @@ from caffe_dns import load_net
 from caffe_dns.data.db import open_database
 from caffe_dns.proto.caffe_pb2 import Datum
 from tests.cli.harness import complaint, run_well
-from tests.oracle import GOLDEN, assert_close
+from tests.oracle import assert_close
+
+pytestmark = pytest.mark.usefixtures("in_golden_folder")
 
 Capture = pytest.CaptureFixture[str]
 NET = "runs/sgd_inv/train_val.prototxt"
 WEIGHTS = "runs/sgd_inv/resumed_iter_40.caffemodel"
-
-
-@pytest.fixture(autouse=True)
-def in_golden_folder(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(GOLDEN)
 
 
 def datums(path: Path | str, backend: str = "lmdb") -> dict[bytes, Datum]:

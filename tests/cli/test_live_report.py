@@ -14,7 +14,6 @@ from caffe_dns import log
 from caffe_dns.cli import live_report
 from caffe_dns.solver.solver import Solver
 from tests.cli.harness import Result, complaint, run_well
-from tests.oracle import GOLDEN
 from tests.reports.page.reading import Page
 from tests.solver.test_observers import write_solver
 
@@ -23,8 +22,7 @@ RUN = "surgery_holmes"
 
 
 @pytest.fixture(autouse=True)
-def in_golden_folder(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(GOLDEN)
+def quick(in_golden_folder: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("caffe_dns.reports.comparison.LEAST_TIME", 0)
 
 

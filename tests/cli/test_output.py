@@ -17,7 +17,6 @@ from caffe_dns.device.cuda_driver import Attribute
 from caffe_dns.profile.timing import PassTimer
 from caffe_dns.reports.sensitivity import SHARES
 from tests.cli.harness import run_well
-from tests.oracle import GOLDEN
 
 Capture = pytest.CaptureFixture[str]
 MODEL = ["--model", "runs/surgery_holmes/train_val.prototxt"]
@@ -25,8 +24,7 @@ WEIGHTS = ["--weights", "runs/surgery_holmes/snap_iter_40.caffemodel"]
 
 
 @pytest.fixture(autouse=True)
-def in_golden_folder(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(GOLDEN)
+def quick(in_golden_folder: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(PassTimer, "LEAST_MILLISECONDS", 0.0)
 
 

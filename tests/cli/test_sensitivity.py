@@ -10,18 +10,14 @@ import pytest
 
 from caffe_dns import load_net
 from tests.cli.harness import complaint, run_well
-from tests.oracle import GOLDEN
 from tests.reports.page.reading import Page
+
+pytestmark = pytest.mark.usefixtures("in_golden_folder")
 
 Capture = pytest.CaptureFixture[str]
 RUN = "runs/surgery_holmes"
 COMMAND = ["sensitivity", "--model", f"{RUN}/train_val.prototxt", "-iterations", "2"]
 WEIGHTS = ["--weights", "runs/sgd_inv/snap_iter_40.caffemodel"]
-
-
-@pytest.fixture(autouse=True)
-def in_golden_folder(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(GOLDEN)
 
 
 @pytest.mark.parametrize("kind", ["surgery_holmes", "surgery_guo"])

@@ -15,8 +15,7 @@ NET = "runs/sgd_inv/train_val.prototxt"
 
 
 @pytest.fixture(autouse=True)
-def in_golden_folder(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(GOLDEN)
+def quick(in_golden_folder: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(PassTimer, "LEAST_MILLISECONDS", 0.0)
 
 

@@ -9,14 +9,10 @@ import pytest
 from caffe_dns.proto.caffe_pb2 import NetParameter
 from caffe_dns.proto.text import read_text, write_binary
 from tests.cli.harness import complaint, run, run_well
-from tests.oracle import GOLDEN
+
+pytestmark = pytest.mark.usefixtures("in_golden_folder")
 
 Capture = pytest.CaptureFixture[str]
-
-
-@pytest.fixture(autouse=True)
-def in_golden_folder(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(GOLDEN)
 
 
 @pytest.mark.parametrize("version", ["v0", "v1"])

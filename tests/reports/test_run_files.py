@@ -18,13 +18,10 @@ from caffe_dns.reports.run_files import RunFiles, find_run, run_titles
 from caffe_dns.reports.run_net import load_run_net
 from tests.oracle import GOLDEN
 
+pytestmark = pytest.mark.usefixtures("in_golden_folder")
+
 RUN = "runs/surgery_holmes"
 MODEL, STATE = f"{RUN}/snap_iter_40.caffemodel", f"{RUN}/snap_iter_40.solverstate"
-
-
-@pytest.fixture(autouse=True)
-def in_golden_folder(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(GOLDEN)
 
 
 def found(argument: str) -> RunFiles:

@@ -16,15 +16,11 @@ from caffe_dns.solver.divergence import Guard, find_origin
 from caffe_dns.solver.solver import Solver
 from tests.cli.harness import complaint, run_well
 from tests.nets import input_layer, make_net, recorded_log
-from tests.oracle import GOLDEN
 from tests.solver.test_observers import read_table, write_solver
 
+pytestmark = pytest.mark.usefixtures("in_golden_folder")
+
 Capture = pytest.CaptureFixture[str]
-
-
-@pytest.fixture(autouse=True)
-def in_golden_folder(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(GOLDEN)
 
 
 def test_divergence_ends_in_one_line(tmp_path: Path, capfd: Capture) -> None:

@@ -19,14 +19,10 @@ from caffe_dns.solver.observers import Display, SurgeryTable
 from caffe_dns.solver.solver import Solver
 from caffe_dns.surgery.surgeon import Count
 from tests.cli.harness import Result, complaint, run, run_well
-from tests.oracle import GOLDEN
+
+pytestmark = pytest.mark.usefixtures("in_golden_folder")
 
 Capture = pytest.CaptureFixture[str]
-
-
-@pytest.fixture(autouse=True)
-def in_golden_folder(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(GOLDEN)
 
 
 def write_solver(folder: Path, name: str, **settings: object) -> str:

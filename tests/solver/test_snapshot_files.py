@@ -22,12 +22,9 @@ from tests.oracle import GOLDEN
 from tests.solver.harness import make_solver
 from tests.solver.test_observers import write_solver
 
+pytestmark = pytest.mark.usefixtures("in_golden_folder")
+
 Capture = pytest.CaptureFixture[str]
-
-
-@pytest.fixture(autouse=True)
-def in_golden_folder(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(GOLDEN)
 
 
 def solver_file(folder: Path, **settings: object) -> str:

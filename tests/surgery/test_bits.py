@@ -15,15 +15,11 @@ from caffe_dns.net import Net
 from caffe_dns.surgery.bits import ShareableLayer, choose_bits
 from caffe_dns.surgery.kept_entries import weighted_layers
 from caffe_dns.surgery.shared_values import find_values, nearest
-from tests.oracle import GOLDEN
+
+pytestmark = pytest.mark.usefixtures("in_golden_folder")
 
 BATCHES = 3
 LAYERS = ("conv1", "conv2", "ip1", "ip2")
-
-
-@pytest.fixture(autouse=True)
-def in_golden_folder(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(GOLDEN)
 
 
 def load() -> Net:

@@ -16,14 +16,10 @@ from caffe_dns.surgery.prunable_layers import (
     PrunableLayer,
     find_prunable_layers,
 )
-from tests.oracle import GOLDEN
+
+pytestmark = pytest.mark.usefixtures("in_golden_folder")
 
 SHARES = [0.0, 0.1, 0.5, 0.93, 0.99]
-
-
-@pytest.fixture(autouse=True)
-def in_golden_folder(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(GOLDEN)
 
 
 def load(name: str, weights: str = "init", phase: str = "TEST") -> Net:

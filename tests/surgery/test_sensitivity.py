@@ -30,15 +30,11 @@ from caffe_dns.surgery.sensitivity import (
     measure,
     propose,
 )
-from tests.oracle import GOLDEN
+
+pytestmark = pytest.mark.usefixtures("in_golden_folder")
 
 BATCHES = 3
 HOLMES = Path("runs/surgery_holmes")
-
-
-@pytest.fixture(autouse=True)
-def in_golden_folder(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(GOLDEN)
 
 
 def load(folder: Path = HOLMES, definition: Path | None = None) -> Net:
