@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future
-from dataclasses import dataclass
+from concurrent.futures import Future, wait
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -58,6 +58,8 @@ class Begun:
 
     batch: ImageBatch | CaffeError
     pieces: Sequence[Future[None]] = ()
+    #: The number of its first record.
+    first: int = 0
 
     def finish(self) -> ImageBatch:
         """The batch when all is done. Raises CaffeError."""
@@ -71,6 +73,8 @@ class Begun:
 class ImageBatches:
     """The batches of one layer, one after the other.
 
+    Each holds `at_once` batches of the net; only one, from there on, where their images have
+    different sizes, or where something is wrong: what comes before is the net's to take.
     `for_gpu` asks for batches that a GPU is to finish.
     """
 
@@ -81,20 +85,22 @@ class ImageBatches:
         draws: RecordDraws,
         share: Share,
         batch_size: int,
+        at_once: int = 1,
         *,
         for_gpu: bool,
     ) -> None:
         self._source = source
         self._transform = transform
         self._draws = draws
-        self._numbers = share.batches(batch_size)
-        self._batch_size = batch_size
+        self._share, self._at_once = share, at_once
+        self._batch_size = batch_size * at_once
+        self._numbers = share.batches(self._batch_size)
         self._for_gpu = for_gpu
         self._pin = for_gpu and torch.cuda.is_available()
         self._memory = BatchMemory()
         wanted = for_gpu and source.decoder is not None
         #: How many processes decode for this one, which start when they are first needed.
-        self._processes = decoding_processes(share.ranks_here, batch_size) if wanted else 0
+        self._processes = decoding_processes(share.ranks_here, self._batch_size) if wanted else 0
         self._decoders: DecodingProcesses | None = None
         self._workers = Workers(self._processes or reading_threads(for_gpu=for_gpu))
         self._next: Begun | None = None
@@ -104,18 +110,35 @@ class ImageBatches:
         begun = self._next or self._begin()
         # So that no thread has to wait for the last of this batch.
         self._next = self._begin() if begun.pieces else None
-        return begun.finish()
+        try:
+            return begun.finish()
+        except CaffeError:
+            if self._at_once == 1:
+                raise
+        self._go_on_singly(begun.first)
+        return self.read()
+
+    def _go_on_singly(self, first: int) -> None:
+        """Read one batch of the net after the other, from this record on."""
+        if self._next is not None:
+            wait(self._next.pieces)
+        self._next = None
+        self._batch_size //= self._at_once
+        self._at_once = 1
+        self._numbers = replace(self._share, start=first).batches(self._batch_size)
 
     def _begin(self) -> Begun:
         """Begin with the next batch; an error waits until it is its turn."""
-        try:
-            return self._fill()
-        except CaffeError as error:
-            return Begun(error)
-
-    def _fill(self) -> Begun:
-        """The next batch, which threads may still be at work on."""
         records = next(self._numbers)
+        try:
+            begun = self._fill(records)
+        except CaffeError as error:
+            begun = Begun(error)
+        begun.first = int(records[0])
+        return begun
+
+    def _fill(self, records: IntArray) -> Begun:
+        """The batch of these records, which threads may still be at work on."""
         draws = self._draws.of(records) if self._transform.is_random else None
         alike = self._source.recall(records)
         if alike is None:

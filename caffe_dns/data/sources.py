@@ -160,6 +160,11 @@ class DatabaseSource(ImageSource[Value]):
         self._entries = database.entries()
         self._kept: KeptRecords | None = None
 
+    @property
+    def entries(self) -> int | None:
+        """How many records there are, where that is known."""
+        return self._entries
+
     def fetch(self, record: int) -> Value:
         self._go_to(record)
         value = self._cursor.take(1)[0]

@@ -81,12 +81,15 @@ class BatchDataLayer(Layer):
     def reader(self, share: Share, *, pin: bool) -> BatchReader:
         """A new reader for these records; `pin` asks for batches in pinned memory.
 
-        What it reads at once are `batches_at_once` batches of the net.
+        What it reads at once are up to `batches_at_once` batches of the net.
         """
 
     @property
     def batches_at_once(self) -> int:
-        """How many batches are read, copied and transformed together, to do so less often."""
+        """How many batches are read, copied and transformed together, to do so less often.
+
+        A reader may come to read fewer.
+        """
         return 1
 
     def forward(self, *bottoms: Tensor) -> Sequence[Tensor]:
@@ -134,7 +137,8 @@ class BatchDataLayer(Layer):
     def _start(self) -> _Feed:
         device = self.context.device
         reader = self.reader(self._share(), pin=device.type == "cuda")
-        feed = _Feed(reader, device, self.prefetch, self.batches_at_once, self.name)
+        sizes = self.batch_size, self.batches_at_once
+        feed = _Feed(reader, device, self.prefetch, *sizes, self.name)
         # For a layer that is forgotten without close, and for the end of the interpreter.
         weakref.finalize(self, feed.close)
         return feed
@@ -224,10 +228,16 @@ class _Feed:
     """The reading thread of one layer, and the batches it has brought to the device."""
 
     def __init__(
-        self, reader: BatchReader, device: torch.device, depth: int, at_once: int, name: str
+        self,
+        reader: BatchReader,
+        device: torch.device,
+        depth: int,
+        size: int,
+        at_once: int,
+        name: str,
     ) -> None:
         self._reader = reader
-        self._at_once = at_once
+        self._size, self._at_once = size, at_once
         self._ready: deque[Sequence[Tensor]] = deque()
         #: How many batches of the net the layer has taken.
         self.taken = 0
@@ -246,7 +256,7 @@ class _Feed:
             if self._at_once == 1:
                 self._ready.append(tops)
             else:
-                self._ready.extend(zip(*(top.chunk(self._at_once) for top in tops), strict=True))
+                self._ready.extend(zip(*(top.split(self._size) for top in tops), strict=True))
         self.taken += 1
         return self._ready.popleft()
 

@@ -20,6 +20,9 @@ from caffe_dns.proto.caffe_pb2 import LayerParameter
 
 #: Small batches are read together up to this number, and up to this many bytes of pixels.
 MOST_AT_ONCE, BYTES_AT_ONCE = 32, 4 << 20
+MOST_ON_CPU, BYTES_ON_CPU = 8, 1 << 19
+#: How often it is read on a CPU, at least, until the database starts over: that is logged.
+LEAST_IN_ROUND = 64
 
 
 @layer_types.register("Data")
@@ -44,8 +47,8 @@ class Data(ImageBatchLayer, DatabaseRecords):
 
     def reader(self, share: Share, *, pin: bool) -> ImageBatches:
         source = self.resized(self.records())
-        size = self.batch_size * self.batches_at_once
-        settings = (source, self.transform, self.draws(), share, size)
+        sizes = self.batch_size, self.batches_at_once
+        settings = (source, self.transform, self.draws(), share, *sizes)
         decoder = source.decoder
         if self.context.decode_on_gpu and isinstance(decoder, DatumDecoder) and not decoder.gray:
             return JpegBatches(decoder, *settings)
@@ -56,16 +59,23 @@ class Data(ImageBatchLayer, DatabaseRecords):
 
     @property
     def batches_at_once(self) -> int:
-        # A GPU takes a small batch in less time than Python needs to hand it over.
-        if self.context.device.type != "cuda":
+        if self._bad_records.limit:  # in the place of one stands another of the same batch
             return 1
-        return max(1, min(MOST_AT_ONCE, BYTES_AT_ONCE // count(self._shape)))
+        pixels = count(self._shape)
+        if self.context.device.type == "cuda":
+            # It takes a small batch in less time than Python needs to hand it over.
+            return max(1, min(MOST_AT_ONCE, BYTES_AT_ONCE // pixels))
+        # What computes waits while Python reads.
+        of_round = (self._entries or 0) // (LEAST_IN_ROUND * self.batch_size)
+        return max(1, min(MOST_ON_CPU, BYTES_ON_CPU // pixels, of_round))
 
     def _forgiving(self, source: DatabaseSource) -> ImageSource[Any]:
         return ForgivingSource(source, self._bad_records) if self._bad_records.limit else source
 
     def _look_at_first_record(self) -> None:
-        with closing(self._forgiving(self.open_in_order(announce=True))) as source:
+        records = self.open_in_order(announce=True)
+        self._entries = records.entries
+        with closing(self._forgiving(records)) as source:
             record = source.fetch(0)
             with source.at(0):
                 self.first_shape = source.decode(record)[0].shape

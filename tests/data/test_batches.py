@@ -59,6 +59,7 @@ def batches_of(
     crop_size: int = 0,
     mirror: bool = False,
     phase: int = TRAIN,
+    at_once: int = 1,
 ) -> ImageBatches:
     write(path, datums)
     return ImageBatches(
@@ -67,6 +68,7 @@ def batches_of(
         RecordDraws(1, "data"),
         Share(),
         batch_size,
+        at_once,
         for_gpu=True,
     )
 
@@ -176,7 +178,7 @@ def test_threads_share_what_takes_long(
     monkeypatch.setattr("caffe_dns.data.batches._SHARED_WORK", worth_it * size)
     monkeypatch.setattr("caffe_dns.data.workers.available_cores", lambda: 5)
     reader = batches_of(tmp_path / "db", datums, 10)
-    begun = reader._fill()
+    begun = reader._begin()
     assert len(begun.pieces) == pieces
     assert begun.finish().labels.tolist() == list(range(10))
     reader.close()
@@ -194,6 +196,37 @@ def test_an_encoded_image_that_is_none_is_told_of_in_its_turn(
     assert reader.read().labels.tolist() == [0, 1, 2, 3]
     with pytest.raises(CaffeError, match="cannot be decoded"):
         reader.read()
+    reader.close()
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("bad", [4, 7])
+def test_of_batches_read_at_once_those_before_the_bad_one_come_first(
+    tmp_path: Path, threads: int, bad: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("caffe_dns.data.batches._SHARED_WORK", 1)
+    monkeypatch.setattr("caffe_dns.data.workers.available_cores", lambda: threads)
+    datums = [encoded_image(n) for n in range(8)]
+    datums[bad] = Datum(encoded=True, data=b"x")
+    reader = batches_of(tmp_path / "db", datums, 2, at_once=4)
+    for first in range(0, bad // 2 * 2, 2):
+        assert reader.read().labels.tolist() == [first, first + 1]
+    with pytest.raises(CaffeError, match="cannot be decoded"):
+        reader.read()
+    reader.close()
+
+
+@pytest.mark.parametrize("kind", ["raw", "float"])
+def test_batches_read_at_once_may_differ_in_size(tmp_path: Path, kind: str) -> None:
+    """Caffe's have the size of their first image, each (`data_layer.cpp`)."""
+    datums = [random_image((2, 5 + n // 2 % 3, 7), n, kind) for n in range(12)]
+    reader = batches_of(tmp_path / "db", datums, 2, at_once=3)
+    for first in (0, 2, 4, 6, 8, 10, 0):
+        batch = reader.read()
+        assert batch.labels.tolist() == [first, first + 1]
+        images = batch.tops(torch.device("cpu"))[0].numpy()
+        for image, datum in zip(images, datums[first:], strict=False):
+            assert np.array_equal(image, values_of(datum))
     reader.close()
 
 

@@ -87,7 +87,7 @@ def test_what_is_read_for_several_batches_is_handed_out_in_parts() -> None:
     numbers = torch.arange(12.0).view(6, 2)
     batch = SimpleNamespace(tops=lambda device: (numbers, numbers[:, 0]))
     reader: Any = SimpleNamespace(read=lambda: batch, close=lambda: None)
-    feed = _Feed(reader, torch.device("cpu"), depth=6, at_once=3, name="data")
+    feed = _Feed(reader, torch.device("cpu"), depth=6, size=2, at_once=3, name="data")
     parts = [feed.get(()) for _ in range(4)]
     feed.close()
     assert feed.taken == 4
