@@ -7,6 +7,7 @@ them.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
@@ -18,6 +19,9 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 
 from caffe_dns.kernels.channel_statistics import Sums
 from caffe_dns.kernels.layout import LARGEST
+
+#: What gives a convolution's gradients.
+Gradients = Callable[[Tensor, Tensor, Tensor, Sequence[bool]], tuple[Tensor | None, Tensor | None]]
 
 #: From which compute capability on tiles are copied by a unit of their own.
 CAPABILITY = (9, 0)
@@ -165,20 +169,22 @@ def product(x: Tensor, w: Tensor) -> tuple[Tensor, Sums]:
 
 
 class SummedProduct(torch.autograd.Function):
-    """The convolution of x with a weight of 1x1, and what `Sums` has of its top."""
+    """The convolution of x with a weight of 1x1, and what `Sums` has of its top.
+
+    `gradients` gives those of x and w that are wanted, from that of the top, x, w and which.
+    """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, w: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(
+        ctx: Any, x: Tensor, w: Tensor, gradients: Gradients
+    ) -> tuple[Tensor, Tensor, Tensor]:
         y, found = product(x, w)
         ctx.save_for_backward(x, w)
+        ctx.gradients = gradients
         ctx.mark_non_differentiable(found.pivot, found.sums)
         return y, found.pivot, found.sums
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         x, w = ctx.saved_tensors
-        wanted = (*ctx.needs_input_grad[:2], False)
-        below, along, _ = torch.ops.aten.convolution_backward(
-            gradients[0], x, w, None, (1, 1), (0, 0), (1, 1), False, (0, 0), 1, wanted
-        )
-        return below, along
+        return *ctx.gradients(gradients[0], x, w, ctx.needs_input_grad[:2]), None

@@ -14,8 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from caffe_dns.layers.base import ALL_BOTTOMS, Shape, add_bias, check_shape, count, layer_types
+from caffe_dns.layers.halved import Halved
 from caffe_dns.layers.masked import DeviationMasks, MagnitudeMasks, WeightedLayer
-from caffe_dns.layers.pixels import Pixels, is_innermost
+from caffe_dns.layers.pixels import Pixels
 from caffe_dns.layers.spatial import MOST, sides, spatial_setting
 from caffe_dns.layers.strided import ALIGNMENT, StridedConvolution
 from caffe_dns.layers.weight_gradients import (
@@ -182,9 +183,10 @@ class BaseConvolution(WeightedLayer):
             apart = self.apply_apart(self.convolved, bottom, weight, bias)
             if apart is not None:
                 return apart
-            if self.channels_last:
+            own = self.convolved is not None and self.convolved.has_own_gradients(bottom)
+            if self.channels_last and not own:
                 return self.convolve(bottom, weight, bias)
-            if isinstance(self.convolved, Pixels) and is_innermost(bottom):
+            if own:
                 top = Produced.apply(bottom, weight, self.convolved)
             else:
                 top = self.convolve(bottom, weight, None)
@@ -228,6 +230,8 @@ class BaseConvolution(WeightedLayer):
         kind = FewChannels if self._has_few_channels(bottom_shape) else Convolved
         if kind is Convolved and self._is_of_pixels():
             kind = Pixels
+        elif kind is Convolved and self._is_for_matrix_units():
+            kind = Halved
         return kind(self.stride, self.pad, self.dilation, self.group)
 
     def _has_few_channels(self, bottom_shape: Shape) -> bool:
@@ -249,6 +253,11 @@ class BaseConvolution(WeightedLayer):
         plain = self.group == 1 and {*self.kernel, *self.stride} == {1} and not any(self.pad)
         other = self.context.device.type in MATRIX_DEVICES and not self.channels_last
         return plain and other and self.num_spatial_axes == 2
+
+    def _is_for_matrix_units(self) -> bool:
+        """Whether images with their channels innermost are convolved in float32 on a GPU."""
+        single = self.context.activations is None and self.num_spatial_axes == 2
+        return single and self.channels_last and self.context.device.type in MATRIX_DEVICES
 
     def _as_strided(self) -> StridedConvolution | None:
         """How to convolve with a stride where matrix units are to do it, and it pays."""

@@ -23,6 +23,9 @@ class Pixels(Convolved):
     That is taken where it is faster than cuDNN, which is found for each of the three products.
     """
 
+    def has_own_gradients(self, x: Tensor) -> bool:
+        return is_innermost(x)
+
     def top(self, x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
         others = super().top
         ours = partial(_product_of_pixels, x, w)

@@ -16,6 +16,7 @@ from caffe_dns import kernels
 from caffe_dns.device.trial import Trials
 from caffe_dns.layers.base import add_bias
 from caffe_dns.layers.convolution import BaseConvolution
+from caffe_dns.layers.halved import Halved
 from caffe_dns.layers.pixels import Pixels, is_innermost
 from caffe_dns.layers.weight_gradients import (
     LARGE,
@@ -32,7 +33,7 @@ _trials = Trials()
 
 
 @dataclass(frozen=True)
-class Rectifying(Convolved):
+class Rectifying(Halved):
     """A convolution by cuDNN whose top has a bias and a ReLU; its gradients are without them."""
 
     bias: Tensor

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from caffe_dns import kernels
 from caffe_dns.layers.convolution import BaseConvolution
-from caffe_dns.layers.weight_gradients import LARGE
+from caffe_dns.layers.weight_gradients import LARGE, Convolved
 
 if TYPE_CHECKING:
     from caffe_dns.kernels.channel_statistics import Sums
@@ -24,7 +24,8 @@ def summed_convolution(
 
     None where that is not for the kernel.
     """
-    if not _is_product(layer) or len(bottom) * layer.products < LARGE:
+    plain = layer.convolved
+    if plain is None or not _is_product(layer, plain) or len(bottom) * layer.products < LARGE:
         return None
     if not kernels.suit(bottom) or layer.deferring(len(bottom)) is not None:
         return None
@@ -36,16 +37,14 @@ def summed_convolution(
     weight, bias = layer.effective(layer.context.activations)
     if weight.dtype != bottom.dtype:
         return None
-    top, pivot, sums = pointwise.SummedProduct.apply(bottom, weight)
+    top, pivot, sums = pointwise.SummedProduct.apply(bottom, weight, plain.gradients)
     return top, bias, Sums(pivot, sums)
 
 
-def _is_product(layer: BaseConvolution) -> bool:
+def _is_product(layer: BaseConvolution, plain: Convolved) -> bool:
     """Whether the top's pixels are each a product of the weight and one of the bottom."""
-    plain = layer.convolved
     return (
-        plain is not None
-        and layer.fixed_product is None
+        layer.fixed_product is None
         and layer.num_spatial_axes == 2
         and {*layer.kernel, *plain.stride} == {1}
         and not any(plain.pad)

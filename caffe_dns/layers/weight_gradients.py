@@ -94,6 +94,10 @@ class Convolved:
     dilation: Sequence[int]
     group: int
 
+    def has_own_gradients(self, x: Tensor) -> bool:
+        """Whether it is to be asked for its gradients instead of autograd."""
+        return False
+
     def top(self, x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
         axes = len(self.pad)
         top = torch.convolution(

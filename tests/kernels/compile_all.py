@@ -21,7 +21,7 @@ from triton.backends.nvidia.compiler import CUDABackend
 from triton.compiler import ASTSource
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from caffe_dns.kernels import convolution, narrow, pointwise, products, ycbcr
+from caffe_dns.kernels import convolution, half_factors, narrow, pointwise, products, ycbcr
 from caffe_dns.kernels.apart import ApartKernel
 from caffe_dns.kernels.bias_relu import BiasedReLU
 from caffe_dns.kernels.channel_statistics import Statistics
@@ -49,6 +49,7 @@ TYPES = {
     torch.float64: "*fp64",
     torch.float32: "*fp32",
     torch.bfloat16: "*bf16",
+    torch.float16: "*fp16",
     torch.uint8: "*u8",
     torch.int32: "*i32",
     torch.int64: "*i64",
@@ -164,6 +165,10 @@ def run_on_rows(statistics: Statistics) -> None:
         # Eight channels' signs take a byte.
         tops = NormalizedSum.apply(x.requires_grad_(), x, None, None, None, statistics, 1e-5, 1)
         torch.autograd.backward(tops, tops)
+    x = torch.zeros(2, 64, 8, 8).contiguous(memory_format=torch.channels_last)
+    for pad in (0, 1):
+        window = 2 * pad + 1
+        half_factors.weight_gradient(x, x, torch.zeros(64, 64, window, window), (pad, pad))
 
 
 def run_without_images() -> None:

@@ -14,6 +14,7 @@ from torch import Tensor
 from caffe_dns import kernels
 from caffe_dns.layers import summed_convolution
 from caffe_dns.layers.base import Context
+from caffe_dns.layers.weight_gradients import Convolved
 from caffe_dns.net import Net, fusion
 from tests.nets import input_layer, layer, make_net
 
@@ -63,7 +64,8 @@ def test_against_float64(num: int, channels: int, outputs: int, size: tuple[int,
     assert pointwise.fits(x, outputs)
     values = [x.requires_grad_(), w.requires_grad_()]
     exact = [value.detach().double().requires_grad_() for value in values]
-    top, pivot, sums = pointwise.SummedProduct.apply(*values)
+    gradients = Convolved((1, 1), (0, 0), (1, 1), 1).gradients
+    top, pivot, sums = pointwise.SummedProduct.apply(*values, gradients)
     wanted = F.conv2d(exact[0], exact[1])
     upstream = draw(*wanted.shape, seed=3)
     assert top.shape == wanted.shape

@@ -118,7 +118,9 @@ class PlainTraining:
     def __init__(self, task: Task, *, mode: str | None) -> None:
         device, plain = torch.device(task.device), NETS[task.net]
         tensor_format = torch.contiguous_format if task.precision == "fp32" else torch.channels_last
-        self.net = plain.build().to(device, memory_format=tensor_format)  # type: ignore[call-overload]
+        with device:  # where drawing weights takes no time
+            net = plain.build()
+        self.net = net.to(memory_format=tensor_format)  # type: ignore[call-overload]
         torch.compiler.reset()  # which takes up only so many nets of one class
         self.loss = torch.compile(self.net, mode=mode) if mode else self.net
         images = torch.randn(task.batch, *plain.image, device=device)
