@@ -137,6 +137,7 @@ def test_a_detector_trains_as_on_the_cpu(tmp_path: Path) -> None:
     np.testing.assert_allclose(found[1], found[0], rtol=0.05)
 
 
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype")
 def test_a_display_waits_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """For all that it shows; what PyTorch calls a wait is none of it then."""
     param = read_solver(MODEL.parent / "lenet" / "prune_solver.prototxt").message

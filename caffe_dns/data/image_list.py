@@ -19,6 +19,8 @@ from caffe_dns.errors import CaffeError, shortened
 _USUAL = re.compile(r"(.+) ([+-]?\d{1,9})[^\S ]*", re.DOTALL)
 #: A label at the end of a line.
 _LABELLED = re.compile(r" [+-]?\d+\s*$")
+#: What Caffe reads of a label.
+_DIGITS = re.compile(r"\s*([+-]?)0*(\d+)")
 #: More digits than 32 bits hold; Python refuses to make a number of thousands.
 _MOST_DIGITS = 20
 
@@ -70,19 +72,19 @@ class ImageList(Sequence[ListedImage]):
 
     def _check(self, path: str, empty_lines: bool) -> None:
         first = wrong = 0
-        for number in range(len(self)):
-            line = self._line(number)
+        for number in range(1, len(self) + 1):
+            line = self._line(number - 1)
             if _USUAL.fullmatch(line):
                 continue
             if not (line.strip() or empty_lines):
                 what = "is empty; an image and its label are needed"
-                raise CaffeError(what, file=path, line=number + 1)
-            label = parse_listed(line).label
+                raise CaffeError(what, file=path, line=number)
+            label = _parse_unusual(line).label
             if not -(2**31) <= label < 2**31:
                 what = f"label {label} is none that 32 bits hold"
-                raise CaffeError(what, file=path, line=number + 1)
+                raise CaffeError(what, file=path, line=number)
             if line and not _LABELLED.search(line):
-                first, wrong = first or number + 1, wrong + 1
+                first, wrong = first or number, wrong + 1
         if wrong:
             _warn(path, first, self._line(first - 1), wrong)
 
@@ -99,10 +101,13 @@ def _warn(path: str, number: int, line: str, wrong: int) -> None:
 
 def parse_listed(line: str) -> ListedImage:
     """A line of an image list; an empty one names no file."""
-    if usual := _USUAL.fullmatch(line):
-        return ListedImage(usual[1], int(usual[2]))
+    usual = _USUAL.fullmatch(line)
+    return ListedImage(usual[1], int(usual[2])) if usual else _parse_unusual(line)
+
+
+def _parse_unusual(line: str) -> ListedImage:
     name, _, label = line.rpartition(" ")
-    digits = re.match(r"\s*([+-]?)0*(\d+)", label)
+    digits = _DIGITS.match(label)
     number = int(digits[1] + digits[2][:_MOST_DIGITS]) if digits else 0
     return ListedImage(name or line, number)
 

@@ -250,9 +250,7 @@ class Parser:
         tokens = self._tokens
         if tokens.number < self._one_by_one:
             return
-        texts = tokens.alike(*before)
-        negative = not texts
-        if negative:
+        if negative := not (texts := tokens.alike(*before)):
             before = (*before, "-")
             texts = tokens.alike(*before)
         try:
@@ -263,8 +261,11 @@ class Parser:
         if known and all(map(is_usual, known.values())):
             getattr(message, field.name).extend([known[text] for text in texts])
             tokens.skip_alike(len(texts), *before)
+            # After a short run, to look for another takes longer than to read some values.
+            alone = 0 if len(texts) >= 8 else 64
         else:
-            self._one_by_one = tokens.number + len(texts) * (len(before) + 1)
+            alone = len(texts) * (len(before) + 1)
+        self._one_by_one = tokens.number + alone
 
     def _value(self, message: Message, field: KnownField) -> None:
         if not field.is_message:
