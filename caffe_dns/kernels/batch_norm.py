@@ -12,17 +12,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from caffe_dns.kernels.channel_statistics import (
-    FINISHED,
-    SPLITS,
-    add_up,
-    load,
-)
+from caffe_dns.kernels.channel_statistics import add_up_splits, load
 from caffe_dns.kernels.layout import Layout, layout_of
 
 
 @triton.jit
-def _line(means, inverse_stds, factors, shifts, channels, num_channels, AFFINE: tl.constexpr):
+def line(means, inverse_stds, factors, shifts, channels, num_channels, AFFINE: tl.constexpr):
     """Slope and intercept of each channel's line from bottom to top, and its statistics."""
     known = channels < num_channels
     mean = tl.load(means + channels, mask=known, other=0.0)
@@ -89,14 +84,14 @@ def _apply(
 ):
     rows, channels = _place(num_rows, num_channels, LAST, HEIGHT, COLUMNS)
     x, inside, where = load(blob, rows, channels, num_rows, num_channels, plane, LAST)
-    slope, intercept, _, _ = _line(
+    slope, intercept, _, _ = line(
         means, inverse_stds, factors, shifts, channels, num_channels, AFFINE
     )
     y = x * slope + intercept
     if ADDS:
         other = tl.load(addend + where, mask=inside, other=0.0).to(tl.float32)
         if POSTPONED:
-            slope, intercept, _, _ = _line(
+            slope, intercept, _, _ = line(
                 addend_means,
                 addend_inverse_stds,
                 addend_factors,
@@ -176,7 +171,7 @@ def _sum_gradients(
     split, splits = tl.program_id(1), tl.num_programs(1)
     channels = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)[None, :]
     rows = tl.arange(0, HEIGHT)[:, None]
-    slope, intercept, mean, inverse_std = _line(
+    slope, intercept, mean, inverse_std = line(
         means, inverse_stds, factors, shifts, channels, num_channels, AFFINE
     )
     total = tl.zeros((HEIGHT, COLUMNS), tl.float32)
@@ -220,45 +215,14 @@ def _sum_gradients(
 
 
 @triton.jit
-def _finish_gradients(
-    sums,
-    splits,
-    shift_gradients,
-    factor_gradients,
-    num_channels,
-    SPLITS: tl.constexpr,
-    FINISHED: tl.constexpr,
-):
-    channels = tl.program_id(0) * FINISHED + tl.arange(0, FINISHED)
-    known = channels < num_channels
-    total, products = add_up(sums, splits, channels, num_channels, SPLITS, FINISHED)
-    tl.store(shift_gradients + channels, total, mask=known)
-    tl.store(factor_gradients + channels, products, mask=known)
-
-
-@triton.jit
 def _bottom_gradient(
-    blob,
-    gradients,
-    result,
-    means,
-    inverse_stds,
-    factors,
-    shifts,
-    shift_gradients,
-    factor_gradients,
-    num_rows,
-    num_channels,
-    plane,
-    AFFINE: tl.constexpr,
-    RELU: tl.constexpr,
-    LAST: tl.constexpr,
-    HEIGHT: tl.constexpr,
-    COLUMNS: tl.constexpr,
-):
+    blob, gradients, result, means, inverse_stds, factors, shifts, shift_gradients,
+    factor_gradients, num_rows, num_channels, plane, AFFINE: tl.constexpr, RELU: tl.constexpr,
+    LAST: tl.constexpr, HEIGHT: tl.constexpr, COLUMNS: tl.constexpr,
+):  # fmt: skip
     rows, channels = _place(num_rows, num_channels, LAST, HEIGHT, COLUMNS)
     x, inside, where = load(blob, rows, channels, num_rows, num_channels, plane, LAST)
-    slope, intercept, mean, inverse_std = _line(
+    slope, intercept, mean, inverse_std = line(
         means, inverse_stds, factors, shifts, channels, num_channels, AFFINE
     )
     gradient = tl.load(gradients + where, mask=inside, other=0.0).to(tl.float32)
@@ -290,9 +254,14 @@ class Normalization:
         return layout_of(self.x)
 
     @property
-    def _line(self) -> tuple[Tensor | None, ...]:
+    def line(self) -> tuple[Tensor | None, ...]:
         """What a kernel needs for the line from bottom to top."""
         return self.mean, self.inverse_std, self.factor, self.shift
+
+    @property
+    def tensors(self) -> tuple[Tensor | None, ...]:
+        """The images and `line`."""
+        return self.x, *self.line
 
     def top(self) -> Tensor:
         """The top without an addend, of x's type and memory format."""
@@ -318,8 +287,8 @@ class Normalization:
             addend,
             top,
             signs,
-            *self._line,
-            *(postponed._line if postponed is not None else [None] * 4),
+            *self.line,
+            *(postponed.line if postponed is not None else [None] * 4),
             **layout.settings,
             AFFINE=self.factor is not None,
             ADDS=addend is not None,
@@ -331,15 +300,36 @@ class Normalization:
         return top, signs
 
     def gradients(
-        self, gradient: Tensor, more: Tensor | None = None, signs: Tensor | None = None
+        self,
+        gradient: Tensor,
+        more: Tensor | None = None,
+        signs: Tensor | None = None,
+        along: tuple[Tensor, Tensor] | None = None,
     ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
         """Those of x, factor, shift and addend, from one of the top's and, perhaps, `more` of it.
 
-        `signs` are given where there is an addend. All are in x's memory format.
+        `signs` are given where there is an addend, `along` where `parameter_gradients` are there.
+        All are in x's memory format.
+        """
+        passed = torch.empty_like(gradient) if signs is not None else None
+        along = along or self.parameter_gradients(gradient, more, signs, passed)
+        result = self.bottom_gradient(gradient if passed is None else passed, along, passed is None)
+        if self.factor is None:
+            return result, None, None, passed
+        return result, along[1], along[0], passed
+
+    def parameter_gradients(
+        self,
+        gradient: Tensor,
+        more: Tensor | None = None,
+        signs: Tensor | None = None,
+        passed: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Those of a shift and a factor, whether there are any or not.
+
+        Where there are signs, the gradient below the ReLU is `passed` on.
         """
         layout, mean = self.layout, self.mean
-        passed = torch.empty_like(gradient) if signs is not None else None
-        affine = {"AFFINE": self.factor is not None}
         sums = mean.new_empty((layout.splits, 2, layout.channels))
         _sum_gradients[(layout.sum_blocks, layout.splits)](
             self.x,
@@ -347,41 +337,36 @@ class Normalization:
             more,
             signs,
             passed,
-            *self._line,
+            *self.line,
             sums,
             **(
                 layout.streamed(self.x)
                 if signs is None
                 else layout.sums | {"AT_ONCE": 1, "STAGES": 0}
             ),
-            **affine,
+            AFFINE=self.factor is not None,
             ADDS=signs is not None,
             MORE=more is not None,
             PACKED=signs is not None and signs.dtype == torch.uint8,
             RELU=self.relu,
         )
-        along_shift, along_factor = torch.empty_like(mean), torch.empty_like(mean)
-        _finish_gradients[(triton.cdiv(layout.channels, FINISHED),)](
-            sums,
-            layout.splits,
-            along_shift,
-            along_factor,
-            layout.channels,
-            SPLITS=SPLITS,
-            FINISHED=FINISHED,
-        )
+        along_shift, along_factor = add_up_splits(sums.flatten(1), torch.float32).view(2, -1)
+        return along_shift, along_factor
+
+    def bottom_gradient(
+        self, gradient: Tensor, along: tuple[Tensor, Tensor], above: bool
+    ) -> Tensor:
+        """That of x from the top's, `above` the ReLU or below, and `parameter_gradients`."""
+        layout = self.layout
         result = torch.empty_like(self.x)
         _bottom_gradient[(layout.row_blocks * layout.column_blocks,)](
             self.x,
-            gradient if passed is None else passed,
+            gradient,
             result,
-            *self._line,
-            along_shift,
-            along_factor,
+            *self.line,
+            *along,
             **layout.settings,
-            **affine,
-            RELU=self.relu and passed is None,
+            AFFINE=self.factor is not None,
+            RELU=self.relu and above,
         )
-        if self.factor is None:
-            return result, None, None, passed
-        return result, along_factor, along_shift, passed
+        return result

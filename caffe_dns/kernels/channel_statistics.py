@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from caffe_dns.kernels.layout import Layout, tile
+from caffe_dns.kernels.layout import Layout, layout_of, tile
 
 #: For how many channels a program adds up the sums of all splits, and how many splits at a time.
 FINISHED, SPLITS = 8, 256
@@ -227,3 +227,11 @@ def measure(
         FINISHED=FINISHED,
     )
     return mean, inverse_std
+
+
+def measured(
+    x: Tensor, sums: Sums | None, bias: Tensor | None, statistics: Statistics, eps: float
+) -> tuple[Tensor, Tensor]:
+    """Mean and 1 / sqrt(variance + eps) of each channel of x, which is added up if need be."""
+    layout = layout_of(x)
+    return measure(sums or add(x, layout), layout.rows, bias, statistics, eps)

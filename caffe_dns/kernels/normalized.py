@@ -8,17 +8,10 @@ import torch
 from torch import Tensor
 
 from caffe_dns.kernels.batch_norm import Normalization
-from caffe_dns.kernels.channel_statistics import Statistics, Sums, add, measure
-from caffe_dns.kernels.layout import laid_out, layout_of
+from caffe_dns.kernels.channel_statistics import Statistics, Sums, measured
+from caffe_dns.kernels.depthwise import Depthwise
+from caffe_dns.kernels.layout import laid_out
 from caffe_dns.kernels.postponed import Postponed
-
-
-def _measure(
-    x: Tensor, sums: Sums | None, bias: Tensor | None, statistics: Statistics, eps: float
-) -> tuple[Tensor, Tensor]:
-    """Mean and 1 / sqrt(variance + eps) of each channel of x, which is added up if need be."""
-    layout = layout_of(x)
-    return measure(sums or add(x, layout), layout.rows, bias, statistics, eps)
 
 
 class NormalizedBatch(torch.autograd.Function):
@@ -44,9 +37,9 @@ class NormalizedBatch(torch.autograd.Function):
         postponed: Postponed | None = None,
     ) -> Tensor:
         x = laid_out(x)
-        mean, inverse_std = _measure(x, sums, bias, statistics, eps)
+        mean, inverse_std = measured(x, sums, bias, statistics, eps)
         ctx.save_for_backward(x, mean, inverse_std, factor, shift)
-        ctx.relu = relu
+        ctx.relu, ctx.postponed = relu, postponed
         done = Normalization(x, mean, inverse_std, factor, shift, relu)
         if postponed is None:
             return done.top()
@@ -57,7 +50,9 @@ class NormalizedBatch(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         x, mean, inverse_std, factor, shift = ctx.saved_tensors
         done = Normalization(x, mean, inverse_std, factor, shift, ctx.relu)
-        result, along_factor, along_shift, _ = done.gradients(laid_out(gradients[0], like=x))
+        gradient = laid_out(gradients[0], like=x)
+        along = ctx.postponed.take_gradients(gradient) if ctx.postponed is not None else None
+        result, along_factor, along_shift, _ = done.gradients(gradient, along=along)
         bias = torch.zeros_like(mean) if ctx.needs_input_grad[3] else None
         return result, along_factor, along_shift, bias, *[None] * 5
 
@@ -85,7 +80,7 @@ class NormalizedSum(torch.autograd.Function):
         postponed: Normalization | None = None,
     ) -> tuple[Tensor, ...]:
         x = laid_out(x)
-        mean, inverse_std = _measure(x, sums, bias, statistics, eps)
+        mean, inverse_std = measured(x, sums, bias, statistics, eps)
         done = Normalization(x, mean, inverse_std, factor, shift, relu=True)
         top, signs = done.top_and_signs(laid_out(addend, like=x), postponed)
         ctx.save_for_backward(x, mean, inverse_std, factor, shift, signs)
@@ -104,3 +99,49 @@ class NormalizedSum(torch.autograd.Function):
         result, along_factor, along_shift, passed = done.gradients(first, more, signs)
         bias = torch.zeros_like(mean) if ctx.needs_input_grad[4] else None
         return result, passed, along_factor, along_shift, bias, *[None] * 5
+
+
+class NormalizedConvolution(torch.autograd.Function):
+    """`NormalizedBatch` of a convolution of each channel by itself; see `Depthwise`.
+
+    `x` stands for what becomes of it by the normalisation that was `left` by who has `postponed`
+    it, and gets the gradient of that.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        factor: Tensor | None,
+        shift: Tensor | None,
+        bias: Tensor | None,
+        statistics: Statistics,
+        eps: float,
+        relu: bool,
+        stride: int,
+        left: Normalization,
+        postponed: Postponed,
+    ) -> Tensor:
+        y, sums = Depthwise(left, weight, stride).top()
+        mean, inverse_std = measured(y, sums, bias, statistics, eps)
+        ctx.save_for_backward(*left.tensors, weight, y, mean, inverse_std, factor, shift)
+        ctx.left_relu, ctx.relu, ctx.stride, ctx.postponed = left.relu, relu, stride, postponed
+        return Normalization(y, mean, inverse_std, factor, shift, relu).top()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        *bottom, weight, y, mean, inverse_std, factor, shift = ctx.saved_tensors
+        x, below_mean, below_std, below_factor, below_shift = bottom
+        left = Normalization(x, below_mean, below_std, below_factor, below_shift, ctx.left_relu)
+        top = Normalization(y, mean, inverse_std, factor, shift, ctx.relu)
+        gradient = laid_out(gradients[0], like=top.x)
+        along_shift, along_factor = along = top.parameter_gradients(gradient)
+        below, of_weight, *added_up = Depthwise(left, weight, ctx.stride).gradients(
+            top, gradient, along
+        )
+        if ctx.needs_input_grad[0]:
+            ctx.postponed.leave_gradients(below, (added_up[0], added_up[1]))
+        bias = torch.zeros_like(mean) if ctx.needs_input_grad[4] else None
+        shared = (None, None) if factor is None else (along_factor, along_shift)
+        return below, of_weight, *shared, bias, *[None] * 6

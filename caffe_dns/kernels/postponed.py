@@ -1,9 +1,11 @@
-"""A normalisation that is left to who adds the blob to another: a pass over memory less."""
+"""A normalisation that is left to who reads the blob: a pass over memory less."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from torch import Tensor
 
 if TYPE_CHECKING:
     from caffe_dns.kernels.batch_norm import Normalization
@@ -11,11 +13,26 @@ if TYPE_CHECKING:
 
 @dataclass
 class Postponed:
-    """How a blob is to be normalised by who adds it, in one pass after the other."""
+    """How a blob is to be normalised by who reads it, in one pass after the other.
+
+    On the way back, who has read it may have added up its gradient, too.
+    """
 
     normalization: Normalization | None = None
+    _added_up: tuple[Tensor, tuple[Tensor, Tensor]] | None = None
 
     def take(self) -> Normalization | None:
         """What has been left to be done in this pass, if anything."""
         left, self.normalization = self.normalization, None
         return left
+
+    def leave_gradients(self, gradient: Tensor, along: tuple[Tensor, Tensor]) -> None:
+        """Those of shift and factor, which go with this gradient of the normalised blob."""
+        self._added_up = gradient, along
+
+    def take_gradients(self, gradient: Tensor) -> tuple[Tensor, Tensor] | None:
+        """What has been left, if it goes with this gradient."""
+        left, self._added_up = self._added_up, None
+        if left is None or left[0].data_ptr() != gradient.data_ptr():
+            return None
+        return left[1]

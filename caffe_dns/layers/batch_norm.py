@@ -16,11 +16,14 @@ from caffe_dns import kernels
 from caffe_dns.kernels.postponed import Postponed
 from caffe_dns.layers.base import ALL_BOTTOMS, SameShape, Shape, add_bias, layer_types
 from caffe_dns.layers.batch_statistics import normalize_batch
+from caffe_dns.layers.pixels import is_innermost
 from caffe_dns.mask_rules import stand_in
 from caffe_dns.proto.caffe_pb2 import FillerParameter
 
 if TYPE_CHECKING:
+    from caffe_dns.kernels.batch_norm import Normalization
     from caffe_dns.kernels.channel_statistics import Statistics, Sums
+    from caffe_dns.layers.pooling import Pooling
 
 #: Smaller eps are raised to it, as cuDNN asks.
 _LEAST_NVCAFFE_EPS = 1e-5
@@ -168,6 +171,60 @@ class BatchNorm(SameShape):
             addend = stand_in(addend, left.top())
         top = torch.relu(self.normalize(values, factor, shift, bias=bias, sums=sums) + addend)
         return [top.view_as(top) for _ in range(copies)]
+
+    def normalize_and_pool(
+        self,
+        values: Tensor,
+        pooling: Pooling,
+        factor: Tensor | None = None,
+        shift: Tensor | None = None,
+        *,
+        bias: Tensor | None = None,
+        relu: bool,
+        sums: Sums | None = None,
+    ) -> Tensor:
+        """The maxima of what `normalize` gives, of images."""
+        image = values.shape[2], values.shape[3]
+        window = pooling.window(image)
+        if self.wants_sums and kernels.suit(values) and is_innermost(values):
+            from caffe_dns.kernels.max_pool import LARGEST_WINDOW
+            from caffe_dns.kernels.normalized_pool import NormalizedMaxPool
+
+            if window.kernel[0] * window.kernel[1] <= LARGEST_WINDOW:
+                factor, shift = _both(factor, shift)
+                top: Tensor = NormalizedMaxPool.apply(
+                    values, factor, shift, bias, self._statistics(), self.eps, relu, sums,
+                    window.output_size(image), (*window.kernel, *window.stride, *window.pad),
+                )  # fmt: skip
+                return top
+        top = self.normalize(values, factor, shift, bias=bias, relu=relu, sums=sums)
+        return pooling.pool_biased(top, None, relu=False)
+
+    def normalize_convolved(
+        self,
+        values: Tensor,
+        weight: Tensor,
+        stride: int,
+        left: Normalization,
+        factor: Tensor | None = None,
+        shift: Tensor | None = None,
+        *,
+        bias: Tensor | None = None,
+        relu: bool,
+        postponed: Postponed,
+    ) -> Tensor:
+        """What `normalize` gives of a convolution of each channel by itself, by a kernel.
+
+        Convolved is what becomes of the values by the normalisation that is `left`.
+        """
+        from caffe_dns.kernels.normalized import NormalizedConvolution
+
+        factor, shift = _both(factor, shift)
+        top: Tensor = NormalizedConvolution.apply(
+            values, weight, factor, shift, bias, self._statistics(), self.eps, relu, stride, left,
+            postponed,
+        )  # fmt: skip
+        return top
 
     def _normalize(
         self,

@@ -24,7 +24,8 @@ from caffe_dns.layers.checks import WrongLabel
 from caffe_dns.layers.input import Input
 from caffe_dns.net.building import build
 from caffe_dns.net.definition import filter_layers, insert_splits, with_statistics_of
-from caffe_dns.net.fusion import FusedLayers, Fusion, plan_fusion
+from caffe_dns.net.fused import FusedLayers
+from caffe_dns.net.fusion import Fusion, plan_fusion
 from caffe_dns.net.names import check_names
 from caffe_dns.net.params import Param
 from caffe_dns.net.places import Places

@@ -13,7 +13,8 @@ from caffe_dns import log
 from caffe_dns.errors import CaffeError, first_line
 from caffe_dns.layers.base import Layer, Shape
 from caffe_dns.layers.masked import WeightedLayer
-from caffe_dns.net.fusion import FusedLayers, Fusion
+from caffe_dns.net.fused import FusedLayers
+from caffe_dns.net.fusion import Fusion
 from caffe_dns.net.net import Net
 from caffe_dns.net.wiring import Step
 from caffe_dns.proto.caffe_pb2 import TEST
@@ -27,7 +28,7 @@ SECONDS, PASSES = 0.05, 20
 
 @dataclass(frozen=True)
 class CompiledLayers:
-    """Neighbouring layers as a program (`net.fusion.FusedLayers`)."""
+    """Neighbouring layers as a program (`net.fused.FusedLayers`)."""
 
     steps: list[Step]
     #: By the shape of an image: nets may be reshaped.

@@ -21,7 +21,7 @@ from caffe_dns.layers.base import Layer, Shape, add_bias
 from caffe_dns.layers.convolution import BaseConvolution
 from caffe_dns.layers.inner_product import BaseInnerProduct
 from caffe_dns.layers.masked import WeightedLayer
-from caffe_dns.net.fusion import FusedLayers
+from caffe_dns.net.fused import FusedLayers
 from caffe_dns.net.net import Net
 from caffe_dns.net.wiring import Step
 

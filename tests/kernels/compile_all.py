@@ -23,6 +23,7 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 
 from caffe_dns.kernels import convolution, half_factors, narrow, pointwise, products, ycbcr
 from caffe_dns.kernels.apart import ApartKernel
+from caffe_dns.kernels.batch_norm import Normalization
 from caffe_dns.kernels.bias_relu import BiasedReLU
 from caffe_dns.kernels.channel_statistics import Statistics
 from caffe_dns.kernels.columns import by_columns
@@ -32,7 +33,8 @@ from caffe_dns.kernels.first_convolution import FirstConvolution
 from caffe_dns.kernels.layout import LARGE
 from caffe_dns.kernels.lrn import NormalizedAcross
 from caffe_dns.kernels.max_pool import MaxPool
-from caffe_dns.kernels.normalized import NormalizedBatch, NormalizedSum
+from caffe_dns.kernels.normalized import NormalizedBatch, NormalizedConvolution, NormalizedSum
+from caffe_dns.kernels.normalized_pool import NormalizedMaxPool
 from caffe_dns.kernels.postponed import Postponed
 from caffe_dns.kernels.products import Products
 from caffe_dns.kernels.sgd import SGDKernel
@@ -158,6 +160,19 @@ def run_on_rows(statistics: Statistics) -> None:
     for dtype in (torch.float32, torch.bfloat16):
         x = torch.zeros(2, 64, 8, 8, dtype=dtype).contiguous(memory_format=torch.channels_last)
         pointwise.product(x, torch.zeros(64, 64, 1, 1, dtype=dtype))
+        ones = torch.ones(64)
+        left = Normalization(x, ones, ones, None, None, True)
+        weight = torch.zeros(64, 1, 3, 3, dtype=dtype, requires_grad=True)
+        for stride in (1, 2):
+            top = NormalizedConvolution.apply(
+                x.requires_grad_(), weight, None, None, None, statistics, 1e-5, True, stride, left,
+                Postponed(),
+            )  # fmt: skip
+            top.sum().backward()
+        top = NormalizedMaxPool.apply(
+            x, None, None, None, statistics, 1e-5, True, None, (4, 4), (2, 2, 2, 2, 0, 0)
+        )
+        top.sum().backward()
         # So large that it is streamed.
         large = torch.empty(LARGE // 64, 64, dtype=dtype, requires_grad=True)
         top = NormalizedBatch.apply(large, None, None, None, statistics, 1e-5, True)

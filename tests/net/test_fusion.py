@@ -203,7 +203,7 @@ POOL = layer("pool", "Pooling", "a", "p", "pooling_param { kernel_size: 2 stride
     [
         (POOL, [["conv", "pool"]]),
         (RELU + POOL, [["conv", "relu", "pool"]]),
-        (BN + RELU + POOL, [["conv", "bn", "relu"]]),
+        (BN + RELU + POOL, [["conv", "bn", "relu", "pool"]]),
         (POOL.replace("kernel", "pool: AVE kernel"), []),
     ],
 )

@@ -1,0 +1,62 @@
+"""A convolution of each channel by itself between two BatchNorms, in one pass with most of both.
+
+MobileNets are made of them, and their time is that of the memory.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from caffe_dns import kernels
+from caffe_dns.kernels.postponed import Postponed
+from caffe_dns.layers.batch_norm import BatchNorm
+from caffe_dns.layers.convolution import BaseConvolution
+
+if TYPE_CHECKING:
+    from caffe_dns.kernels.batch_norm import Normalization
+
+#: How many numbers of a bottom fill a GPU. Of fewer, a weight's gradient has a stream of its own.
+LARGE = 1 << 21
+
+
+def suits(layer: BaseConvolution) -> bool:
+    """Whether it may: 3x3 with a pad of 1, and not one of a few channels."""
+    plain = layer.convolved
+    return (
+        plain is not None
+        and (tuple(layer.kernel), tuple(plain.pad)) == ((3, 3), (1, 1))
+        and {*plain.dilation} == {1}
+        and len({*plain.stride}) == 1
+        and 1 < plain.group == layer.channels == layer.num_output
+    )
+
+
+def normalized_convolution(
+    layer: BaseConvolution,
+    batch_norm: BatchNorm,
+    bottom: Tensor,
+    left: Normalization,
+    affine: tuple[Tensor | None, Tensor | None],
+    *,
+    relu: bool,
+    postponed: Postponed,
+) -> Tensor | None:
+    """What the BatchNorm makes of the convolution, by a factor and a shift and perhaps a ReLU.
+
+    The bottom's own normalisation was `left` to it. None where that is not for the kernel.
+    """
+    plain = layer.convolved
+    if plain is None or not batch_norm.wants_sums or bottom.numel() < LARGE:
+        return None
+    if layer.fixed_product is not None or not kernels.suit(bottom):
+        return None
+    from caffe_dns.kernels import depthwise
+
+    weight, bias = layer.effective(layer.context.activations)
+    if not depthwise.fits(bottom, weight, plain.stride[0]):
+        return None
+    return batch_norm.normalize_convolved(
+        bottom, weight, plain.stride[0], left, *affine, bias=bias, relu=relu, postponed=postponed
+    )

@@ -1,0 +1,250 @@
+"""Neighbouring layers that run as one, each a pass over the blob in memory: what they compute.
+
+`fusion` finds them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Protocol
+
+from torch import Tensor
+
+from caffe_dns import kernels
+from caffe_dns.kernels.postponed import Postponed
+from caffe_dns.layers import sparse_gradients
+from caffe_dns.layers.batch_norm import BatchNorm
+from caffe_dns.layers.convolution import BaseConvolution
+from caffe_dns.layers.masked import WeightedLayer
+from caffe_dns.layers.normalized_convolution import normalized_convolution
+from caffe_dns.layers.normalized_convolution import suits as is_by_channels
+from caffe_dns.layers.pooled_convolution import pooled_convolution
+from caffe_dns.layers.pooling import Pooling
+from caffe_dns.layers.rectified_convolution import rectified_convolution, rectify, suits
+from caffe_dns.layers.summed_convolution import summed_convolution
+from caffe_dns.mask_rules import stand_in
+from caffe_dns.net.joining import Share
+from caffe_dns.net.wiring import Step
+
+if TYPE_CHECKING:
+    from caffe_dns.kernels.batch_norm import Normalization
+    from caffe_dns.kernels.channel_statistics import Sums
+
+
+class FusedLayers(Protocol):
+    """Neighbouring layers that run as one."""
+
+    @property
+    def steps(self) -> list[Step]:
+        """Its members in their order."""
+        ...
+
+    @property
+    def bottoms(self) -> list[str]:
+        """The blobs that it reads: those of the first."""
+        return self.steps[0].bottoms
+
+    def run(self, *bottoms: Tensor) -> Sequence[Tensor]:
+        """The tops of the last from the bottoms."""
+        ...
+
+
+@dataclass(frozen=True)
+class RectifiedSum(FusedLayers):
+    """An Eltwise that adds two blobs, and the ReLU on it."""
+
+    eltwise: Step
+    relu: Step
+
+    @property
+    def steps(self) -> list[Step]:
+        return [self.eltwise, self.relu]
+
+    def run(self, *bottoms: Tensor) -> Sequence[Tensor]:
+        first, second = bottoms
+        if kernels.suit(first) and first.dtype == second.dtype:
+            from caffe_dns.kernels import sum_relu
+
+            return (sum_relu.RectifiedSum.apply(first, second),)
+        return ((first + second).relu_(),)
+
+
+@dataclass(frozen=True)
+class Chain(FusedLayers):
+    """Layers of which all but the first and the pooling work in place.
+
+    First is a convolution or an inner product, or else the BatchNorm. What only adds a bias and
+    rectifies may make its share of a Concat's top.
+    """
+
+    weighted: Step | None
+    batch_norm: Step | None
+    scale: Step | None
+    relu: Step | None
+    pool: Step | None
+    share: Share | None = None
+    #: What is left to who reads its top, and what has been left to it by who made its bottom.
+    postponed: Postponed | None = None
+    before: Postponed | None = None
+
+    @property
+    def steps(self) -> list[Step]:
+        members = (self.weighted, self.batch_norm, self.scale, self.relu, self.pool)
+        return [step for step in members if step is not None]
+
+    @property
+    def bottoms(self) -> list[str]:
+        beside = [self.share.first[0]] if self.share and self.share.first else []
+        return super().bottoms + beside
+
+    @property
+    def only_rectifies(self) -> bool:
+        """Whether a bias and a ReLU are all that follows on a convolution or inner product."""
+        return self.relu is not None and self.batch_norm is None and self.pool is None
+
+    @cached_property
+    def has_sparse_gradients(self) -> bool:
+        """Whether most gradients that a pooling hands to a convolution need not be multiplied."""
+        if self.weighted is None or self.pool is None or self.batch_norm is not None:
+            return False
+        layer, pooling = self.weighted.layer, self.pool.layer
+        if not (isinstance(layer, BaseConvolution) and isinstance(pooling, Pooling)):
+            return False
+        return sparse_gradients.pays(layer, pooling)
+
+    def _rectified_convolution(self) -> BaseConvolution | None:
+        """The convolution, where it may run as one with the bias and the ReLU, which is all."""
+        layer = self.weighted.layer if self.weighted is not None else None
+        alone = self.only_rectifies and self.share is None
+        return layer if alone and isinstance(layer, BaseConvolution) and suits(layer) else None
+
+    def run(self, *bottoms: Tensor) -> Sequence[Tensor]:
+        bottom, *beside = bottoms
+        left = self.before.take() if self.before is not None else None
+        if left is not None:
+            top = self._convolve_normalized(bottom, left)
+            if top is not None:
+                return (top,)
+            bottom = stand_in(bottom, left.top())
+        if self.pool is not None:
+            assert isinstance(self.pool.layer, Pooling)
+            return (self._pool(bottom, self.pool.layer),)
+        convolution = self._rectified_convolution()
+        if convolution is not None and kernels.suit(bottom):
+            return (rectified_convolution(convolution, bottom),)
+        if self.batch_norm is None:
+            bottom, bias = self._weigh(bottom)
+            return (_rectify(bottom, bias, self.share, *beside),)
+        layer, *affine = self._affine()
+        bottom, bias, sums = self._add_up(bottom, layer)
+        relu = self.relu is not None
+        top = layer.normalize(
+            bottom, *affine, bias=bias, relu=relu, sums=sums, postponed=self.postponed
+        )
+        return (top,)
+
+    def run_and_add(
+        self, bottom: Tensor, addend: Tensor, copies: int, postponed: Postponed | None
+    ) -> Sequence[Tensor]:
+        """relu(what it makes of the bottom + addend), so many times, if it ends by normalising."""
+        layer, *affine = self._affine()
+        bottom, bias, sums = self._add_up(bottom, layer)
+        return layer.normalize_and_add(
+            bottom, addend, *affine, bias=bias, sums=sums, postponed=postponed, copies=copies
+        )
+
+    def _pool(self, bottom: Tensor, pooling: Pooling) -> Tensor:
+        """The maxima of what the convolution or the BatchNorm makes of it."""
+        relu = self.relu is not None
+        if self.batch_norm is not None:
+            layer_, *affine = self._affine()
+            bottom, bias, sums = self._add_up(bottom, layer_)
+            return layer_.normalize_and_pool(
+                bottom, pooling, *affine, bias=bias, relu=relu, sums=sums
+            )
+        layer = self.weighted.layer if self.weighted is not None else None
+        if isinstance(layer, BaseConvolution) and layer.fixed_product is None:
+            if self.has_sparse_gradients:
+                return sparse_gradients.pool(layer, pooling, bottom, relu=relu)
+            maxima = pooled_convolution(layer, pooling, bottom, relu=relu)
+            if maxima is not None:
+                return maxima
+        bottom, bias = self._weigh(bottom)
+        return pooling.pool_biased(bottom, bias, relu=relu)
+
+    def _convolve_normalized(self, bottom: Tensor, left: Normalization) -> Tensor | None:
+        """What it makes of a bottom whose normalisation is left, if that is for one kernel."""
+        assert self.weighted is not None and isinstance(self.weighted.layer, BaseConvolution)
+        layer, factor, shift = self._affine()
+        relu, before = self.relu is not None, self.before
+        assert before is not None
+        return normalized_convolution(
+            self.weighted.layer, layer, bottom, left, (factor, shift), relu=relu, postponed=before
+        )
+
+    @property
+    def takes_normalization(self) -> bool:
+        """Whether it may do its bottom's normalisation as it convolves that."""
+        layer = self.weighted.layer if self.weighted is not None else None
+        right = isinstance(layer, BaseConvolution) and is_by_channels(layer)
+        return right and self.batch_norm is not None and self.pool is None
+
+    def _weigh(self, bottom: Tensor) -> tuple[Tensor, Tensor | None]:
+        """What the convolution or inner product, if there is one, makes of it, and its bias."""
+        if self.weighted is None:
+            return bottom, None
+        assert isinstance(self.weighted.layer, WeightedLayer)
+        return self.weighted.layer.without_bias(bottom)
+
+    def _add_up(
+        self, bottom: Tensor, batch_norm: BatchNorm
+    ) -> tuple[Tensor, Tensor | None, Sums | None]:
+        """The same, and its sums for the BatchNorm if they have been added up as it was made."""
+        layer = self.weighted.layer if self.weighted is not None else None
+        if isinstance(layer, BaseConvolution) and batch_norm.wants_sums:
+            found = summed_convolution(layer, bottom)
+            if found is not None:
+                return found
+        return (*self._weigh(bottom), None)
+
+    def _affine(self) -> tuple[BatchNorm, Tensor | None, Tensor | None]:
+        """The BatchNorm, and its factor and shift."""
+        assert self.batch_norm is not None
+        assert isinstance(self.batch_norm.layer, BatchNorm)
+        factor, shift, *_ = (*self.scale.layer.blobs, None) if self.scale else (None, None)
+        return self.batch_norm.layer, factor, shift
+
+
+@dataclass(frozen=True)
+class Residual(FusedLayers):
+    """A chain that ends by normalising, a RectifiedSum of its top and another blob, and a Split."""
+
+    chain: Chain
+    sum: RectifiedSum
+    split: Step | None
+    #: What has been left to it by who made the other blob.
+    before: Postponed | None = None
+
+    @property
+    def steps(self) -> list[Step]:
+        return [*self.chain.steps, *self.sum.steps, *([self.split] if self.split else [])]
+
+    @property
+    def bottoms(self) -> list[str]:
+        own = self.chain.steps[-1].tops
+        return self.chain.bottoms + [blob for blob in self.sum.bottoms if blob not in own]
+
+    def run(self, *bottoms: Tensor) -> Sequence[Tensor]:
+        bottom, addend = bottoms
+        return self.chain.run_and_add(bottom, addend, len(self.steps[-1].tops), self.before)
+
+
+def _rectify(
+    top: Tensor, bias: Tensor | None, share: Share | None, beside: Tensor | None = None
+) -> Tensor:
+    """relu(top + bias); may write over `top`, or to its share of a Concat's top."""
+    assert bias is not None
+    place = share.place(top, beside) if share is not None and kernels.suit(top) else None
+    return rectify(top, bias, place)
