@@ -335,8 +335,8 @@ def main() -> None:
     )
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        make_images(folder / "raw", options.images, encoded=False)
-        make_images(folder / "jpeg", options.images, encoded=True)
+        for kind in options.kinds:
+            make_images(folder / kind.lower(), options.images, encoded=kind == "JPEG")
         make_mean(folder / "mean.binaryproto")
         report_opening(folder, options.records, options.rounds)
         report_reading(folder, options.kinds, options.cores, options.rounds, options.seconds)
