@@ -31,7 +31,7 @@ _SHARED_WORK = 4 << 20
 #: Bytes that are copied in the time that it takes to decode one.
 _DECODING = 32
 #: How many records a thread or a process takes at a time, and bytes of their pixels.
-_MOST_TOGETHER, _BYTES_TOGETHER = 8, 4 << 20
+_MOST_TOGETHER, _BYTES_TOGETHER = 32, 4 << 20
 
 
 @dataclass
@@ -198,6 +198,9 @@ class ImageBatches:
         rest = range(1, len(items))
         # Threads that do little hold up the one that trains, for all of them want Python's lock.
         worth_it = -(-_SHARED_WORK // (self._cost(items[0]) if is_encoded else first.nbytes))
+        if self._decoders is not None:  # to ask a process costs as much as to crop several images
+            each = -(-len(rest) // self._processes)
+            worth_it = max(worth_it, min(each, _most_together(first)))
         if worth_it < len(rest):
             return Begun(batch, self._workers.start(place, rest, worth_it))
         place(rest)
@@ -219,9 +222,10 @@ class ImageBatches:
         """What decodes some of the items, like `first`, and puts each into its place."""
         labels = batch.labels.numpy()
         numbers = [[0, 0, 0]] * len(items) if draws is None else draws.tolist()
-        together = _most_together(first)
+        most = _most_together(first)
 
         def place(some: range) -> None:
+            together = -(-len(some) // -(-len(some) // most))
             for start in range(some.start, some.stop, together):
                 part = slice(start, min(start + together, some.stop))
                 if self._crop_elsewhere(batch, part, items, first, numbers):

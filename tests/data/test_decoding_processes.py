@@ -121,13 +121,14 @@ def test_a_first_image_does_not_say_how_many_are_decoded_at_once(
 ) -> None:
     monkeypatch.setattr(batches, "DecodingProcesses", started)
     monkeypatch.setattr(batches, "_BYTES_TOGETHER", 3 * 400 * 480)
+    monkeypatch.setattr(batches, "_MOST_TOGETHER", 8)
     path = write(tmp_path / "db", [jpeg(0, 400, 480), *(jpeg(n) for n in range(1, 2 * BATCH))])
     reader = reader_of(path, monkeypatch, 1, crop_size=31)
     reader.read()
     assert done == [1] * (BATCH - 1)
     done.clear()
     reader.read()
-    assert done == [8, BATCH - 9]
+    assert done == [6, BATCH - 7]  # as many each, and 8 at most
     reader.close()
 
 
@@ -149,6 +150,7 @@ def shared(ready: DecodingProcesses, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_is_unusual_is_done_here(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, done: list[int], said: list[str]
 ) -> None:
+    monkeypatch.setattr(batches, "_MOST_TOGETHER", 8)
     datums = [jpeg(n) for n in range(2 * BATCH)]
     datums[5].data = datums[5].data[:-200]
     datums[-2].data = b"x"
