@@ -17,7 +17,7 @@ from torch import Tensor
 
 from caffe_dns import log
 from caffe_dns.encoding import encode, on_disk
-from caffe_dns.errors import CaffeError, first_line
+from caffe_dns.errors import CaffeError, first_line, shortage
 from caffe_dns.files import write_atomically
 from caffe_dns.files.reading import read_file
 from caffe_dns.surgery.masked_layers import Count
@@ -50,8 +50,8 @@ class Observer(Protocol):
 class SideFile:
     """An observer that writes `file` beside the snapshots, which are worth more than it is.
 
-    Where it cannot be written (a disk is full, its folder has gone), one warning says so, and the
-    training goes on without it.
+    Where it cannot be written (a disk is full, its folder has gone, memory gives out), one warning
+    says so, and the training goes on without it.
     """
 
     def __init__(self, file: str, observer: Observer) -> None:
@@ -74,13 +74,21 @@ class SideFile:
             return
         try:
             tell(self._observer)
-        except (CaffeError, OSError) as error:
+        except (OSError, MemoryError, RuntimeError) as error:
+            what = self._explain(error)
+            if what is None:
+                raise
             self.is_lost = True
-            what = error
-            if isinstance(error, OSError):
-                why = error.strerror or first_line(error)
-                what = CaffeError(f"cannot be written: {why}", file=self._file)
             log.warning(f"{what}; nothing more is written there, and the training goes its way")
+
+    def _explain(self, error: Exception) -> str | None:
+        """What cannot be written, and why; None for what is an error of ours."""
+        if isinstance(error, CaffeError):
+            return str(error)
+        if isinstance(error, OSError):
+            return f"{self._file}: cannot be written: {error.strerror or first_line(error)}"
+        lacking = shortage(error)
+        return None if lacking is None else f"{self._file}: cannot be written: {lacking}"
 
 
 def log_scores(phase: str, scores: Mapping[str, Tensor], loss_weights: Mapping[str, float]) -> None:

@@ -15,7 +15,7 @@ import pytest
 from caffe_dns import load_net, log
 from caffe_dns.cli import live_report
 from caffe_dns.errors import CaffeError
-from caffe_dns.solver.observers import Display, SurgeryTable
+from caffe_dns.solver.observers import Display, SideFile, SurgeryTable
 from caffe_dns.solver.solver import Solver
 from caffe_dns.surgery.surgeon import Count
 from tests.cli.harness import Result, complaint, run, run_well
@@ -232,8 +232,8 @@ def warned(folder: Path, capture: Capture, *flags: str) -> str:
     assert "Optimization Done." in result.messages
     assert (folder / "snap_iter_4.solverstate").exists()
     (warning,) = [line for line in result.err.splitlines() if re.match(r"W\d{4} ", line)]
-    message, _, end = warning.partition("] ")[2].partition("; ")
-    assert end == "nothing more is written there, and the training goes its way"
+    message, _, end = warning.partition("] ")[2].partition("; nothing more ")
+    assert end == "is written there, and the training goes its way"
     return message
 
 
@@ -299,6 +299,21 @@ def test_tensorboard_on_a_full_disk(
     board = tmp_path / "board"
     said = warned(tmp_path, capfd, "--tensorboard", str(board))
     assert said == f"{board}: cannot be written: No space left on device"
+
+
+def test_memory_that_does_not_suffice_for_a_side_file(
+    tmp_path: Path, capfd: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What PyTorch says of a GPU's; any other error is one of ours."""
+    no_memory = RuntimeError("CUDA out of memory. Tried to allocate 2 GiB")
+    fail_after(monkeypatch, SurgeryTable, "displayed", 1, no_memory)
+    table = tmp_path / "snap_surgery.csv"
+    assert warned(tmp_path, capfd).startswith(f"{table}: cannot be written: out of memory; ")
+    file = SideFile("x", SurgeryTable("x"))
+    fail_after(monkeypatch, SurgeryTable, "displayed", 0, RuntimeError("a bug"))
+    with pytest.raises(RuntimeError, match="a bug"):
+        file.displayed(Display(0, 1.0, 0.1, {}, []))
+    assert not file.is_lost
 
 
 @pytest.mark.parametrize("whole", [0, 1])
