@@ -35,19 +35,15 @@ from caffe_dns.proto.tokens import (
 )
 from caffe_dns.proto.unknown import (
     OLD_TYPES,
-    Unknown,
-    foreign_layers,
+    UnknownNames,
     misquoted,
     other_kind,
     owners,
-    with_others,
 )
 
 _CLOSING = {"{": "}", "<": ">"}
 #: What opens the outermost message, whose errors have no column.
 _WHOLE = Token("", -1)
-#: With so many unknown names, or with unknown ones so often, it is another kind of file.
-_MOST_UNKNOWN, _MOST_TIMES = 1000, 100_000
 #: Bytes of memory for the messages of any text, of which a net has three copies while it is built,
 #: and for each of its letters. A layer of one line takes 20 times its size, one of nine 6 times.
 _MOST_MEMORY, _PER_LETTER = 64 << 20, 5.3
@@ -66,10 +62,7 @@ class Parser:
         self._one_by_one = 0
         #: Fields about the precision of a fork that were warned of.
         self._rounded: set[str] = set()
-        #: The error for the first that is unknown, and what else is, each name once.
-        self._unknown: dict[str, Unknown] = {}
-        self._times_unknown = 0
-        self._first_error: CaffeError | None = None
+        self._unknown = UnknownNames()
         #: The error for the first number that is not finite, for whoever cannot use those.
         self.not_finite: CaffeError | None = None
         #: Names of the fields around the current token.
@@ -82,10 +75,8 @@ class Parser:
         try:
             self._body(message, _WHOLE, None)
         except CaffeError as error:
-            raise self._first_error or error from None
-        if self._first_error is not None:
-            layers = foreign_layers(message, Positions(self._text))
-            raise with_others(self._first_error, [*self._unknown.values(), *layers])
+            raise self._unknown.first_error or error from None
+        self._unknown.complain(message, self._text)
         return Positions(self._text)
 
     # Structure ------------------------------------------------------------------------------------
@@ -208,17 +199,8 @@ class Parser:
     def _note(
         self, make: Callable[[], CaffeError], token: Token, name: str, forks: str | None
     ) -> None:
-        """Keep that something is unknown until the rest is read.
-
-        The error is made for the first only: to look for what was meant and for places takes long.
-        """
-        self._times_unknown += 1
-        if self._first_error is None:
-            self._first_error = make()
-        elif len(self._unknown) == _MOST_UNKNOWN or self._times_unknown == _MOST_TIMES:
-            raise self._first_error
-        elif name not in self._unknown:
-            self._unknown[name] = Unknown(name, self._line(token), forks)
+        """Keep that something is unknown until the rest is read."""
+        self._unknown.note(make, name, lambda: self._line(token), forks)
 
     def _skip_value(self) -> None:
         """Step over the value of a field that is unknown, whatever it is."""

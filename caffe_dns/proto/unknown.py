@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
@@ -41,6 +41,39 @@ class Unknown:
         parts = [] if self.line is None else [f"line {self.line}"]
         parts += [self.forks] if self.forks else []
         return self.name + (f" ({', '.join(parts)})" if parts else "")
+
+
+class UnknownNames:
+    """All that a text has and dns does not: the error for the first, and the names of the others.
+
+    To make an error, with what was perhaps meant, takes long: only the first one is made.
+    """
+
+    #: With so many names, or names so often, it is another kind of file.
+    MOST, MOST_TIMES = 1000, 100_000
+
+    def __init__(self) -> None:
+        self.first_error: CaffeError | None = None
+        self._others: dict[str, Unknown] = {}
+        self._times = 0
+
+    def note(
+        self, make: Callable[[], CaffeError], name: str, line: Callable[[], int], forks: str | None
+    ) -> None:
+        """Keep that `name` is unknown. Raises the first error where that is so of too many."""
+        self._times += 1
+        if self.first_error is None:
+            self.first_error = make()
+        elif len(self._others) == self.MOST or self._times == self.MOST_TIMES:
+            raise self.first_error
+        elif name not in self._others:
+            self._others[name] = Unknown(name, line(), forks)
+
+    def complain(self, message: Message, text: str) -> None:
+        """Raise one error of all, the layers of forks in `message` too, if there is any name."""
+        if self.first_error is not None:
+            layers = foreign_layers(message, Positions(text))
+            raise with_others(self.first_error, [*self._others.values(), *layers])
 
 
 #: What is to be said of a file whose outermost fields are those of the other kind.

@@ -12,6 +12,7 @@ from caffe_dns.proto.caffe_pb2 import NetParameter
 from caffe_dns.proto.fields import KnownField
 from caffe_dns.proto.text import parse_text
 from caffe_dns.proto.tokens import Token, Tokens
+from caffe_dns.proto.unknown import UnknownNames
 from tests.proto.test_parser import error_of, parse
 
 
@@ -67,7 +68,7 @@ def test_another_kind_of_text_is_not_read_to_its_end(monkeypatch: pytest.MonkeyP
 
 def test_one_unknown_name_is_not_read_again_and_again(monkeypatch: pytest.MonkeyPatch) -> None:
     met: list[str] = []
-    monkeypatch.setattr(parser, "_MOST_TIMES", 10)
+    monkeypatch.setattr(UnknownNames, "MOST_TIMES", 10)
     monkeypatch.setattr(parser, "forks_with_field", lambda message, field: met.append(field))
     assert "unknown field 'word' in NetParameter" in error_of("word x\n" * 1000)
     assert 10 <= len(met) < 20
