@@ -33,6 +33,8 @@ class Snapshots:
     def __post_init__(self) -> None:
         if self.snapshot and self.resume:
             raise CaffeError("-snapshot and --resume both say where to go on; give one of them")
+        if self.resume == "":  # a script's variable, say: to begin anew would write over snapshots
+            raise CaffeError("--resume is given an empty name; a state, or no name, would be right")
         self._rotation = None if self.keep is None else Rotation(self.keep)
 
     def find_state(self, solver: str, ranks: Ranks | None) -> str:

@@ -133,6 +133,13 @@ def test_no_whole_one_is_an_error(tmp_path: Path, capfd: Capture) -> None:
     )
 
 
+def test_an_empty_name_is_no_beginning(tmp_path: Path, capfd: Capture) -> None:
+    solver = solver_file(tmp_path)
+    for flags in (["--resume", ""], ["-resume="]):
+        line = complaint(["train", "--solver", solver, *flags], capfd)
+        assert line == "dns: --resume is given an empty name; a state, or no name, would be right"
+
+
 def test_resume_and_snapshot_exclude_each_other(tmp_path: Path, capfd: Capture) -> None:
     solver = solver_file(tmp_path)
     line = complaint(["train", "--solver", solver, "--snapshot", "a", "--resume", "b"], capfd)
