@@ -12,6 +12,7 @@ import click
 import pytest
 
 from caffe_dns import cli
+from caffe_dns.cli.commands.train import SECTIONS
 from caffe_dns.cli.main import ACTIONS
 from caffe_dns.export import export_formats
 from caffe_dns.solver.divergence import ON_NAN
@@ -54,6 +55,12 @@ def test_an_action_takes_the_flags_that_are_declared(action: str) -> None:
     assert shown == taken & {param.name for param in declared} == taken
     if len(taken) < len(declared):
         assert any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters)
+
+
+def test_each_flag_stands_in_one_section() -> None:
+    command = import_module("caffe_dns.cli.commands.train").command
+    shown = [param.opts[0][2:] for param in command.params if not getattr(param, "hidden", False)]
+    assert sorted(name for names in SECTIONS.values() for name in names) == sorted([*shown, "help"])
 
 
 def test_what_is_written_out_in_declarations() -> None:

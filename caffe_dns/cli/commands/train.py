@@ -6,11 +6,25 @@ import click
 
 from caffe_dns.cli import flags
 from caffe_dns.cli.lazy import runs
+from caffe_dns.cli.sections import SectionedCommand
 
-_EFFECTS = "snapshot, stop or none"
+_EFFECTS = "snapshot, stop (with a snapshot) or none"
+#: The flags as the help groups them.
+SECTIONS = {
+    "What to train": ("solver", "weights", "snapshot", "resume", "level", "stage"),
+    "How to compute": ("gpu", "precision", "threads", "decode-on-gpu", "deterministic"),
+    "What to prune": (
+        *("target-compression", "target-sparsity", "target-macs", "target-latency", "pattern"),
+        *("hold-masks", "masks-from-zeros", "bits", "loss-of-accuracy", "no-surgery"),
+    ),
+    "What to write": ("keep", "report", "tensorboard"),
+    "When something happens": ("sigint_effect", "sighup_effect", "on-nan", "skip-bad-records"),
+    "Code of others": ("allow-python-layers", "import"),
+    "Help": ("help",),
+}
 
 
-@click.command()
+@click.command(cls=SectionedCommand, sections=SECTIONS)
 @click.option(
     "--solver",
     default="",
