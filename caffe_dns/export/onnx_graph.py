@@ -53,7 +53,8 @@ class Graph:
         from onnx.numpy_helper import from_array
 
         name = self.take_name(name)
-        self.constants.append(from_array(np.ascontiguousarray(array), name))
+        # Not ascontiguousarray, which would give a single number an axis, and so what it scales.
+        self.constants.append(from_array(np.asarray(array, order="C"), name))
         return name
 
     def add_node(

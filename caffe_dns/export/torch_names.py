@@ -27,7 +27,7 @@ def named_arrays(model: UnmaskedModel) -> Arrays:
         for name, array in rename(layer, arrays).items():
             if f"{layer.name}.{name}" in named:
                 raise CaffeError("is the name of two layers with weights", layer=layer.name)
-            named[f"{layer.name}.{name}"] = np.ascontiguousarray(array)
+            named[f"{layer.name}.{name}"] = np.asarray(array, order="C")
     return named
 
 

@@ -158,6 +158,8 @@ LAYERS = {
     "sum": one("Reduction", "reduction_param { axis: 1 coeff: 0.5 }"),
     "asum": one("Reduction", "reduction_param { operation: ASUM axis: 2 }"),
     "sumsq": one("Reduction", "reduction_param { operation: SUMSQ }"),
+    "one_number": one("Reduction", "reduction_param { coeff: 2 }", "sum")
+    + one("Power", "power_param { power: 2 shift: 1 }").replace('"data"', '"sum"'),
     "mean": one("Reduction", "reduction_param { operation: MEAN axis: 3 }"),
     "eltwise_sum": one("Sigmoid", name="a")
     + 'layer { name: "e" type: "Eltwise" bottom: "data" bottom: "a" top: "e"'
