@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from caffe_dns.kernels.on_cpu.machine_code import compiled
-from caffe_dns.kernels.on_cpu.threads import in_shares
+from caffe_dns.kernels.on_cpu.machine_code import compiled, part
+from caffe_dns.kernels.on_cpu.threads import finish, in_turns, team
 from caffe_dns.kernels.on_cpu.vectors import LANES
 from caffe_dns.kernels.on_cpu.window_vectors import (
     MOST_ROWS,
@@ -32,6 +32,8 @@ Pair = tuple[int, int]
 
 #: Images whose windows an output sums up at a time, so that they stay in the nearest cache.
 IMAGES = 2
+#: Images that a thread takes at a time.
+TOGETHER = 4
 #: Numbers that 32 bits can count, and those of which float32 has every one.
 MOST, MOST_IN_PLANE = 2**31, 2**24
 #: The numbers of a row of which sums are made at a time.
@@ -57,7 +59,7 @@ def _add(total, at, step, source, start, stride, span, places, factors, rows, ro
         )
 
 
-@compiled
+@part
 def _weight(gradient, places, x, total, of_bias, shape, line, first, last):
     """Gradients of the weights and biases of the outputs from `first` up to before `last`.
 
@@ -84,7 +86,7 @@ def _weight(gradient, places, x, total, of_bias, shape, line, first, last):
                 _add(total, at, pitch, x, t * line, line, span, chosen, factors, count, row)
 
 
-@compiled
+@part
 def _bottom(gradient, places, weight, totals, shape, line, first, last):
     """The same of the bottom's images, of which each has a row of `totals`.
 
@@ -121,7 +123,29 @@ def _bottom(gradient, places, weight, totals, shape, line, first, last):
                 )
 
 
+@part
+def _turn(arguments, turn):
+    """A share of the outputs' weights, or what belongs to some images."""
+    gradient, places, x, along, of_bias, weight, totals, shape, line, shares = arguments
+    if turn < shares:
+        outputs = gradient.shape[2]
+        first, last = outputs * turn // shares, outputs * (turn + 1) // shares
+        _weight(gradient, places, x, along, of_bias, shape, line[0], first, last)
+    else:
+        first = (turn - shares) * TOGETHER
+        last = min(first + TOGETHER, totals.shape[0])
+        _bottom(gradient, places, weight, totals, shape, line, first, last)
+
+
 @compiled
+def _gradients(threads, arguments):
+    """Images come last, for they take so little that threads end together."""
+    shares, images = min(threads[1], arguments[0].shape[2]), arguments[6].shape[0]
+    turns = shares + -(-images // TOGETHER)
+    return in_turns(threads, turns, _turn, (*arguments, shares))
+
+
+@part
 def _sort(own, rest, seen, ends, found, factors, chosen, step):
     """Add a window's gradients and where their weights are, one place of maxima after the other.
 
@@ -169,18 +193,13 @@ def gradients(
         _flat(w) if exact else F.pad(_flat(w).view(-1, row), (0, pitch - row)).view(-1)
     ).numpy()
     along = np.zeros((outputs, rows, pitch), np.float32)
-    result = np.zeros((images, size + (0 if exact else LANES)), np.float32) if below else None
+    totals = np.zeros((images if below else 0, size + (0 if exact else LANES)), np.float32)
     of_bias = np.zeros(outputs)
     shape = rows, row, pitch, MOST_ROWS if row <= WHOLE else 1
-
-    def work(first: int, last: int, begin: int, end: int) -> None:
-        _weight(values, where, pixels, along.reshape(-1), of_bias, shape, line, first, last)
-        if result is not None:
-            _bottom(values, where, weight, result, shape, (line, size), begin, end)
-
-    in_shares(outputs, images, work=work)
+    blobs = values, where, pixels, along.reshape(-1), of_bias, weight, totals
+    finish(_gradients(team(), (*blobs, shape, (line, size))))
     return (
-        None if result is None else _like(x, result[:, :size]),
+        _like(x, totals[:, :size]) if below else None,
         _like(w, along[:, :, :row]),
         torch.from_numpy(of_bias).to(w.dtype),
     )

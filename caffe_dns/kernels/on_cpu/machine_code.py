@@ -27,6 +27,13 @@ def compiled_in_any_order(function: Function) -> Function:
     return _compiled(function, {"contract", "reassoc"})
 
 
+def part(function: Function) -> Function:
+    """A function that becomes a part of each compiled one that calls it, with its liberties."""
+    inlined: Any = numba.njit(inline="always")(function)
+    kept: Function = inlined
+    return kept
+
+
 def _compiled(function: Function, liberties: set[str]) -> Function:
     options: dict[str, Any] = {"nogil": True, "fastmath": liberties, "error_model": "numpy"}
     dispatcher: Any = numba.njit(**options)(function)

@@ -8,21 +8,20 @@ ever depends on the processor.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from caffe_dns.kernels.masked import Masked, same_order
-from caffe_dns.kernels.on_cpu.machine_code import compiled, compiled_in_any_order
-from caffe_dns.kernels.on_cpu.threads import in_shares
+from caffe_dns.kernels.on_cpu.machine_code import compiled, compiled_in_any_order, part
+from caffe_dns.kernels.on_cpu.threads import ALONE, finish, in_turns, team
 from caffe_dns.mask_rules import PRUNE_BELOW, SPLICE_ABOVE
 
 #: Numbers that are summed up at a time.
 BLOCK = 1 << 14
-#: The least blocks for which starting several threads pays.
-LEAST_BLOCKS = 128
+#: The least blocks for which several threads pay.
+LEAST_BLOCKS = 4
 
 
 @compiled_in_any_order
@@ -53,39 +52,38 @@ def _replace(numbers, mask, begin, end, mean, limit):
     return back
 
 
-@compiled
-def _add_up(weight, sums, first, last):
-    """The sums of the blocks from `first` up to before `last`."""
-    for block in range(first, last):
-        sums[block] = _sum(weight, block * BLOCK, min((block + 1) * BLOCK, weight.size))
+@part
+def _end(numbers, block):
+    return min((block + 1) * BLOCK, numbers.size)
+
+
+@part
+def _sum_block(arguments, block):
+    weight, sums = arguments
+    sums[block] = _sum(weight, block * BLOCK, _end(weight, block))
+
+
+@part
+def _sum_squares_of_block(arguments, block):
+    weight, sums, mean = arguments
+    sums[block] = _sum_squares(weight, block * BLOCK, _end(weight, block), mean)
+
+
+@part
+def _replace_block(arguments, block):
+    weight, mask, back, mean, limit = arguments
+    back[block] = _replace(weight, mask, block * BLOCK, _end(weight, block), mean, limit)
 
 
 @compiled
-def _add_up_squares(weight, sums, mean, first, last):
-    """The same of squared distances from the mean."""
-    for block in range(first, last):
-        end = min((block + 1) * BLOCK, weight.size)
-        sums[block] = _sum_squares(weight, block * BLOCK, end, mean)
-
-
-@compiled
-def _renew(weight, mask, back, mean, limit, first, last):
-    """Keep what lies so far from the mean, by its square, and count what comes back."""
-    for block in range(first, last):
-        end = min((block + 1) * BLOCK, weight.size)
-        back[block] = _replace(weight, mask, block * BLOCK, end, mean, limit)
-
-
-@compiled
-def _renew_alone(weight, mask, sums, threshold):
-    """All of it in one thread."""
+def _by_deviation(threads, weight, mask, sums, threshold):
+    """Keep what lies so far from the mean; `sums` gets what came back of each block."""
     blocks = sums.size
-    _add_up(weight, sums, 0, blocks)
+    done = in_turns(threads, blocks, _sum_block, (weight, sums))
     mean = _sum(sums, 0, blocks) / weight.size
-    _add_up_squares(weight, sums, mean, 0, blocks)
+    done &= in_turns(threads, blocks, _sum_squares_of_block, (weight, sums, mean))
     limit = threshold * abs(threshold) * (_sum(sums, 0, blocks) / weight.size)
-    _renew(weight, mask, sums, mean, limit, 0, blocks)
-    return _sum(sums, 0, blocks)
+    return done & in_turns(threads, blocks, _replace_block, (weight, mask, sums, mean, limit))
 
 
 @compiled_in_any_order
@@ -99,42 +97,18 @@ def _follow(numbers, mask, begin, end, lower, upper):
     return back
 
 
+@part
+def _follow_block(arguments, block):
+    weight, mask, back, lower, upper = arguments
+    back[block] = _follow(weight, mask, block * BLOCK, _end(weight, block), lower, upper)
+
+
 @compiled
-def _renew_by_magnitude(weight, mask, back, moments, setting, first, last):
-    """Keep what is large, with hysteresis, and count what comes back."""
+def _by_magnitude(threads, weight, mask, back, moments, setting):
+    """Keep what is large, with hysteresis; `back` gets what came back of each block."""
     threshold = max(moments[0] + setting * moments[1], np.float32(0))
     lower, upper = np.float32(PRUNE_BELOW) * threshold, np.float32(SPLICE_ABOVE) * threshold
-    for block in range(first, last):
-        end = min((block + 1) * BLOCK, weight.size)
-        back[block] = _follow(weight, mask, block * BLOCK, end, lower, upper)
-
-
-def _by_deviation(weight: np.ndarray, mask: np.ndarray, threshold: float) -> int:
-    """Renew a mask by the distances from the mean; returns how many entries came back."""
-    blocks = -(-weight.size // BLOCK)
-    sums = np.empty(blocks)
-    if blocks < LEAST_BLOCKS:
-        return int(_renew_alone(weight, mask, sums, threshold))
-    in_shares(blocks, work=partial(_add_up, weight, sums))
-    mean = _sum(sums, 0, blocks) / weight.size
-    in_shares(blocks, work=partial(_add_up_squares, weight, sums, mean))
-    limit = threshold * abs(threshold) * (_sum(sums, 0, blocks) / weight.size)
-    in_shares(blocks, work=partial(_renew, weight, mask, sums, mean, limit))
-    return int(_sum(sums, 0, blocks))
-
-
-def _by_magnitude(
-    weight: np.ndarray, mask: np.ndarray, moments: np.ndarray, setting: np.float32
-) -> int:
-    """The same by the distances from 0."""
-    blocks = -(-weight.size // BLOCK)
-    back = np.empty(blocks)
-    work = partial(_renew_by_magnitude, weight, mask, back, moments, setting)
-    if blocks < LEAST_BLOCKS:
-        work(0, blocks)
-    else:
-        in_shares(blocks, work=work)
-    return int(back.sum())
+    return in_turns(threads, back.size, _follow_block, (weight, mask, back, lower, upper))
 
 
 class MaskKernel:
@@ -164,10 +138,10 @@ class MaskKernel:
         stays = weight.data_ptr() == again.data_ptr() and same_order(weight, mask)
         numbers = weight if stays else torch.empty_like(mask)
         setting = np.float32(entry.setting)
-        work: Callable[[], int] = (
-            partial(_by_deviation, _flat(numbers), _flat(mask), float(setting))
+        work = (
+            _renewal(_by_deviation, numbers, mask, float(setting))
             if entry.moments is None
-            else partial(_by_magnitude, _flat(numbers), _flat(mask), entry.moments.numpy(), setting)
+            else _renewal(_by_magnitude, numbers, mask, entry.moments.numpy(), setting)
         )
         if stays:
             return work
@@ -177,6 +151,21 @@ class MaskKernel:
             return work()
 
         return copy_and_work
+
+
+def _renewal(
+    kernel: Callable[..., bool], numbers: Tensor, mask: Tensor, *setting: object
+) -> Callable[[], int]:
+    """What renews a mask by a kernel and says how many entries came back."""
+    weight, renewed = _flat(numbers), _flat(mask)
+    back = np.empty(-(-weight.size // BLOCK))
+
+    def work() -> int:
+        threads = team() if len(back) >= LEAST_BLOCKS else ALONE
+        finish(kernel(threads, weight, renewed, back, *setting))
+        return int(back.sum())
+
+    return work
 
 
 def _flat(blob: Tensor) -> np.ndarray:

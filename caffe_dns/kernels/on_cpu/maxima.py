@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from caffe_dns.kernels.on_cpu.machine_code import compiled
-from caffe_dns.kernels.on_cpu.threads import in_shares
+from caffe_dns.kernels.on_cpu.machine_code import compiled, part
+from caffe_dns.kernels.on_cpu.threads import finish, in_turns, team
 from caffe_dns.kernels.on_cpu.vectors import LANES
 from caffe_dns.kernels.on_cpu.window_vectors import MOST_OUTPUTS, WHOLE, largest_sums
 
@@ -23,30 +23,35 @@ BLOCK = MOST_OUTPUTS * WHOLE
 WINDOW = (2, 2)
 
 
-@compiled
-def _maxima(x, weights, biases, top, places, extents, across, window, first, last):
-    """Those of the images from `first` up to before `last`.
+@part
+def _image(arguments, n):
+    """The maxima of an image.
 
     The convolution's top has these extents; to the next of its windows, down and across, it is so
     far. A window has rows, numbers in each, and so many from one row to the next.
     """
+    x, weights, biases, top, places, extents, across, window = arguments
     images, height, width, outputs = top.shape
     size, step = x.size // images, biases.size
     best, found = np.empty(step, np.float32), np.empty(step, np.int32)
-    for n in range(first, last):
-        for i in range(height):
-            upper = n * size + 2 * i * across[0]
-            lower = n * size + min(2 * i + 1, extents[0] - 1) * across[0]
-            for j in range(width):
-                left = 2 * j * across[1]
-                right = min(2 * j + 1, extents[1] - 1) * across[1]
-                starts = (upper + left, upper + right, lower + left, lower + right)
-                for begin in range(0, outputs, BLOCK):
-                    some = np.int64(begin), np.int64(min(BLOCK, outputs - begin)), np.int64(step)
-                    largest_sums(best, found, x, starts, window, weights, biases, some)
-                for output in range(outputs):
-                    top[n, i, j, output] = best[output]
-                    places[n, i, j, output] = found[output]
+    for i in range(height):
+        upper = n * size + 2 * i * across[0]
+        lower = n * size + min(2 * i + 1, extents[0] - 1) * across[0]
+        for j in range(width):
+            left = 2 * j * across[1]
+            right = min(2 * j + 1, extents[1] - 1) * across[1]
+            starts = (upper + left, upper + right, lower + left, lower + right)
+            for begin in range(0, outputs, BLOCK):
+                some = np.int64(begin), np.int64(min(BLOCK, outputs - begin)), np.int64(step)
+                largest_sums(best, found, x, starts, window, weights, biases, some)
+            for output in range(outputs):
+                top[n, i, j, output] = best[output]
+                places[n, i, j, output] = found[output]
+
+
+@compiled
+def _maxima(threads, images, arguments):
+    return in_turns(threads, images, _image, arguments)
 
 
 def maxima(
@@ -73,9 +78,6 @@ def maxima(
     across = stride[0] * line, stride[1] * channels
     table, added = weights.view(-1).numpy(), biases.numpy()
 
-    def work(first: int, last: int) -> None:
-        window = rows, columns * channels, line
-        _maxima(pixels, table, added, tops, found, extents, across, window, first, last)
-
-    in_shares(len(x), work=work)
+    window = rows, columns * channels, line
+    finish(_maxima(team(), len(x), (pixels, table, added, tops, found, extents, across, window)))
     return top, places
