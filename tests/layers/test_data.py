@@ -11,6 +11,7 @@ from google.protobuf import text_format
 from caffe_dns.data.datum import parse_datum
 from caffe_dns.data.db import create_database, open_database
 from caffe_dns.layers import Context
+from caffe_dns.layers.data import LEAST_IN_ROUND
 from caffe_dns.proto.caffe_pb2 import Datum, NetParameter
 from tests.layers.data_harness import data_layer, labels, read, refused
 from tests.oracle import GOLDEN
@@ -30,6 +31,13 @@ def numbered(tmp_path: Path) -> str:
     return f"type: 'Data' data_param {{ source: '{tmp_path}/numbered' backend: LMDB "
 
 
+@pytest.fixture(params=[LEAST_IN_ROUND, 1])
+def some_at_once(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Batches that are read one by one, and as many together as a small database allows."""
+    monkeypatch.setattr("caffe_dns.layers.data.LEAST_IN_ROUND", request.param)
+
+
+@pytest.mark.usefixtures("some_at_once")
 @pytest.mark.parametrize("name", CASES)
 def test_gives_caffe_s_batches(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(GOLDEN)
@@ -46,6 +54,15 @@ def test_gives_caffe_s_batches(name: str, monkeypatch: pytest.MonkeyPatch) -> No
                 assert np.array_equal(data, expected)
 
 
+def test_small_batches_are_read_together_on_a_cpu() -> None:
+    for size, at_once in ((1, 8), (3, 5), (16, 1)):
+        with data_layer(f"{MNIST} batch_size: {size} }}") as layer:
+            assert layer.batches_at_once == at_once
+    context = Context(skip_bad_records=1)
+    with data_layer(f"{MNIST} batch_size: 1 }}", context=context) as layer:
+        assert layer.batches_at_once == 1
+
+
 def test_shapes_and_log(capfd: pytest.CaptureFixture[str]) -> None:
     with data_layer(f"{MNIST} batch_size: 32 }} transform_param {{ crop_size: 20 }}") as layer:
         assert layer.reshape([]) == [(32, 1, 20, 20), (32,)]
@@ -59,6 +76,7 @@ def test_shapes_and_log(capfd: pytest.CaptureFixture[str]) -> None:
         assert [top.shape for top in read(layer, 1)[0]] == [(3, 1, 28, 28)]
 
 
+@pytest.mark.usefixtures("some_at_once")
 def test_the_thread_starts_with_the_first_forward_pass(numbered: str) -> None:
     with data_layer(numbered + "batch_size: 4 }") as layer:
         assert layer.position() == 0
@@ -71,6 +89,7 @@ def test_the_thread_starts_with_the_first_forward_pass(numbered: str) -> None:
         assert labels(layer, 1) == [[7, 8, 9, 10]]
 
 
+@pytest.mark.usefixtures("some_at_once")
 @pytest.mark.parametrize("start", [0, 6, 40])
 def test_ranks_share_the_records_in_training_only(numbered: str, start: int) -> None:
     seen = []
@@ -88,6 +107,7 @@ def test_ranks_share_the_records_in_training_only(numbered: str, start: int) -> 
         assert layer.position() == 4
 
 
+@pytest.mark.usefixtures("some_at_once")
 def test_a_resumed_run_sees_the_same_crops() -> None:
     text = f"{MNIST} batch_size: 5 }} transform_param {{ crop_size: 21 mirror: true }}"
     with data_layer(text, train=True, context=Context(seed=9)) as layer:
