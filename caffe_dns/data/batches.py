@@ -225,6 +225,8 @@ class ImageBatches:
         most = _most_together(first)
 
         def place(some: range) -> None:
+            if not some:
+                return
             together = -(-len(some) // -(-len(some) // most))
             for start in range(some.start, some.stop, together):
                 part = slice(start, min(start + together, some.stop))
