@@ -17,6 +17,9 @@ from caffe_dns.surgery.stages import AMOUNTS, MOST_BITS
 
 #: From which share of zeros on they are taken to have been pruned, and not to be zero by chance.
 _PRUNED = 0.01
+#: The flags that fill these fields of a stage.
+_FLAGS = {"pattern": "--pattern", "layer": "--target-sparsity"}
+_FLAGS |= {field: f"--target-{field}" for field in AMOUNTS}
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,13 @@ class Pruning:
                     stage.ClearField(field)
                 if self.bits is not None:
                     stage.bits = MOST_BITS if isinstance(self.bits, str) else self.bits
+
+    def of_flags(self, error: CaffeError) -> CaffeError | None:
+        """What is wrong with a stage is wrong with the flag that made it, if one did."""
+        stage, _, field = (error.field or "").partition(".")
+        if self.target is None or stage != "surgery_stage[0]" or field not in _FLAGS:
+            return None
+        return CaffeError(f"{_FLAGS[field]}: {error.message}")
 
     def measure(self, param: SolverParameter, build: Callable[[SolverParameter], Solver]) -> None:
         """Measure what a target needs, with solvers that `build` makes of a definition."""

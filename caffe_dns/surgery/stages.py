@@ -175,7 +175,10 @@ def parse_target(
     elif macs is not None:
         stage.macs = macs
     elif not sparsity:
-        group = parse_pattern(pattern)
+        try:
+            group = parse_pattern(pattern)
+        except CaffeError as error:
+            raise error.locate(field="--pattern") from None
         if group.most < group.group:
             stage.sparsity = 1 - group.most / group.group
     elif "=" not in sparsity:

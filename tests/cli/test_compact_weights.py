@@ -74,6 +74,35 @@ def test_commands(tmp_path: Path, capfd: Capture) -> None:
     assert "4x3x6x6" in run_well(["summary", *model, str(file), "--shrink"], capfd).out
 
 
+def test_layers_that_shared_weights_until_they_were_shrunk(tmp_path: Path, capfd: Capture) -> None:
+    """Each has another part now, in the definition that trains and scores as well."""
+    ip = 'layer {{ name: "{0}" type: "InnerProduct" bottom: "{1}" top: "{0}" {2} }}'
+    shared = 'param { name: "w" } param { name: "b" } inner_product_param { num_output: 6 }'
+    own = "inner_product_param { num_output: 3 }"
+    sums = 'layer { name: "ip" type: "Eltwise" bottom: "c" bottom: "d" top: "ip" }'
+    names = [("a", "data", shared), ("b", "data", shared), ("c", "a", own), ("d", "b", own)]
+    head, _, rest = NET.partition('layer { name: "conv"')
+    loss = rest[rest.index('layer { name: "loss"') :]
+    definition, weights = tmp_path / "net.prototxt", tmp_path / "net.caffemodel"
+    layers = "".join(ip.format(*name) for name in names) + sums
+    definition.write_text(head + layers + loss)
+    net = load_net(definition, surgery=False)
+    with torch.no_grad():
+        for layer in ("a", "c", "d"):
+            for blob in net.params[layer]:
+                blob.uniform_(-1, 1)
+        net.params["c"][0][:, :4] = 0
+        net.params["d"][0][:, 3:] = 0
+    save_weights(net, weights)
+    model = ["--model", str(definition), "--weights"]
+    small = tmp_path / "net.dnsz"
+    run_well(["export", *model, str(weights), "--shrink", "--output", str(small)], capfd)
+    given = load_net(definition, weights=weights, surgery=False)()["ip"].detach().numpy()
+    shrunk = load_net(definition, weights=small, surgery=False)
+    assert (shrunk.blob_shapes["a"][1], shrunk.blob_shapes["b"][1]) == (2, 3)
+    np.testing.assert_allclose(shrunk()["ip"].detach(), given, rtol=1e-5, atol=1e-6)
+
+
 def test_training_goes_on_from_one(tmp_path: Path, capfd: Capture) -> None:
     train = write_solver(tmp_path, small_net())
     run_well([*train, "--target-sparsity", "0.8"], capfd)

@@ -169,18 +169,27 @@ def test_layers_with_sparsities_of_their_own(solver: str, tmp_path: Path, capfd:
     [
         (["--target-sparsity", "-0.5"], "'-0.5' is not at least 0 and below 1"),
         (["--target-sparsity", "ip1=90"], "'90' is not at least 0 and below 1 (90 % are 0.9)"),
-        (["--target-sparsity", "ip9=0.5"], "no masked layer is named 'ip9'"),
+        (
+            ["--target-sparsity", "ip9=0.5"],
+            "dns: --target-sparsity: no masked layer is named 'ip9'",
+        ),
         (["--target-sparsity", "high"], "'high' is not a number"),
         (["--target-compression", "0"], "'--target-compression': 0.0 is not in the range x>=1"),
-        (["--target-compression", "900"], "900 times smaller is out of reach"),
+        (
+            ["--target-compression", "900"],
+            "dns: --target-compression: 900 times smaller is out of reach",
+        ),
         (
             ["--target-compression", "9", "--target-sparsity", "0.5"],
             "give --target-sparsity or --target-compression, not both",
         ),
         (["--target-macs", "0"], "'--target-macs': 0.0 is not in the range 0<x<=1"),
-        (["--target-macs", "nan"], "macs: must be above 0 and at most 1, but is nan"),
+        (["--target-macs", "nan"], "dns: --target-macs: must be above 0 and at most 1, but"),
         (["--target-macs", "much"], "--target-macs"),
-        (["--target-macs", "0.001"], "0.001 of the multiply-accumulates is out of reach"),
+        (
+            ["--target-macs", "0.001"],
+            "dns: --target-macs: 0.001 of the multiply-accumulates is out of reach",
+        ),
         (
             ["--target-macs", "0.5", "--target-compression", "9"],
             "give --target-compression or --target-macs, not both",
@@ -194,7 +203,11 @@ def test_layers_with_sparsities_of_their_own(solver: str, tmp_path: Path, capfd:
             ["--target-latency", "1ms", "--target-macs", "0.5"],
             "give --target-macs or --target-latency, not both",
         ),
-        (["--pattern", "2:3x"], "'2:3x' is no pattern; known: N:M"),
+        (["--pattern", "2:3x"], "dns: --pattern: '2:3x' is no pattern; known: N:M"),
+        (
+            ["--pattern", "2:3x", "--target-sparsity", "0.5"],
+            "dns: --pattern: '2:3x' is no pattern; known: N:M",
+        ),
         (["--pattern", "2:4", "--hold-masks"], "exclude each other"),
     ],
 )

@@ -101,6 +101,7 @@ def run(
     build = partial(
         _build,
         definition,
+        pruning,
         device=device,
         surgery=not no_surgery,
         allow_python_layers=allow_python_layers,
@@ -133,11 +134,16 @@ def _signal_handler(sigint: str, sighup: str) -> SignalHandler:
     )
 
 
-def _build(definition: Parsed[SolverParameter], param: SolverParameter, **settings: Any) -> Solver:
-    """The solver of `param`; what is wrong with it is wrong in the file of its definition."""
+def _build(
+    definition: Parsed[SolverParameter], pruning: Pruning, param: SolverParameter, **settings: Any
+) -> Solver:
+    """The solver of `param`; what is wrong with it is wrong in the file of its definition, or with
+    the flags that have filled it."""
     try:
         return Solver(param, **settings)
     except CaffeError as error:
+        if (of_flags := pruning.of_flags(error)) is not None:
+            raise of_flags from None
         raise definition.locate(error).locate(file=definition.file) from None
 
 

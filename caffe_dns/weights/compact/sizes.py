@@ -56,6 +56,12 @@ def _fit(param: NetParameter, small: NetParameter) -> NetParameter:
 
 def _size(layer: LayerParameter, wanted: LayerParameter) -> None:
     """Give a layer what shrinking may have changed."""
+    names = [spec.name for spec in wanted.param] + [""] * len(layer.param)
+    for spec, name in zip(layer.param, names, strict=False):
+        if spec.name != name:
+            # Of what the layers shared, each has another part now.
+            spec.ClearField("name")
+            spec.ClearField("share_mode")
     for name, fields in _SIZES.items():
         settings, sizes = getattr(layer, name), getattr(wanted, name)
         for field in fields if wanted.HasField(name) else ():
