@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -41,6 +42,7 @@ class Replayed(Generic[_Result]):
         if not self._capture or self._calls <= self.WARM_UP:
             return self._function()
         if self._recorded is None:
+            gc.collect()  # graphs that nobody has any more: to free one ends what is being recorded
             graph = torch.cuda.CUDAGraph()
             # The thread that reads ahead goes on making CUDA calls meanwhile.
             with torch.cuda.graph(graph, capture_error_mode="thread_local"):
