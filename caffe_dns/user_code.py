@@ -16,6 +16,9 @@ from types import ModuleType
 
 from caffe_dns.errors import CaffeError, first_line, nearest
 
+#: Whether any has run in this process: it may have files open.
+has_run = False
+
 
 class UserCodeError(CaffeError):
     """An exception inside a user's code, at the place in that code where it arose.
@@ -54,6 +57,8 @@ def import_module(name: str) -> ModuleType:
 
     Raises CaffeError when there is none, and UserCodeError when it fails.
     """
+    global has_run
+    has_run = True
     _add_current_folder()
     try:
         return importlib.import_module(name)

@@ -273,3 +273,28 @@ print(gc.isenabled(), len(gc.get_objects()) < gc.get_freeze_count())
 """
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert result.stdout.splitlines() == ["[]", "True True"]
+
+
+@pytest.mark.parametrize("own_code", [False, True])
+def test_a_short_run_ends_without_python_but_for_code_of_users(
+    own_code: bool, tmp_path: Path
+) -> None:
+    """Which may have files open, that Python writes to at its end."""
+    (tmp_path / "mine.py").write_text("file = open('kept', 'w')\nfile.write('all of it')\n")
+    (tmp_path / "net").write_text(
+        "layer { name: 'a' type: 'Input' top: 'a' input_param { shape { dim: 7 } } }"
+    )
+    program = """
+import atexit, sys
+atexit.register(print, "the end of Python")
+from caffe_dns.__main__ import main
+main()
+"""
+    plugin = ["--import", "mine"] if own_code else []
+    command = [sys.executable, "-c", program, "summary", "--model", "net", *plugin]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert result.returncode == 0 and result.stderr == ""
+    lines = result.stdout.splitlines()
+    assert "Input" in result.stdout
+    assert (lines[-1] == "the end of Python") == own_code
+    assert not own_code or (tmp_path / "kept").read_text() == "all of it"
