@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import os
 
-#: Turns that a waiting thread spins, some 50 microseconds: about what lies between two operations.
-_TURNS = "1000"
+#: Turns that a waiting thread spins, 55 microseconds on a Xeon, 75 on an EPYC (Zen 4): about what
+#: lies between two operations.
+_TURNS = "3000"
 #: What else says how threads wait.
 _POLICY, _SPINS = "OMP_WAIT_POLICY", "GOMP_SPINCOUNT"
 

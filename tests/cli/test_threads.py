@@ -40,7 +40,7 @@ def test_so_many_threads(count: int, tmp_path: Path, capfd: Capture) -> None:
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ({}, " threads (GOMP_SPINCOUNT=1000)"),
+        ({}, " threads (GOMP_SPINCOUNT=3000)"),
         ({"GOMP_SPINCOUNT": "7"}, " threads (GOMP_SPINCOUNT=7)"),
         ({"OMP_WAIT_POLICY": "active"}, " threads (OMP_WAIT_POLICY=active)"),
     ],
@@ -63,4 +63,4 @@ __main__.main()
     done = subprocess.run(
         [sys.executable, "-c", program], env=environment, capture_output=True, text=True
     )
-    assert done.stdout == "1000 False\n", done.stderr
+    assert done.stdout == "3000 False\n", done.stderr
