@@ -95,13 +95,15 @@ class JpegBatch(CroppedBatch):
         targets = np.zeros((len(jpegs), 8), np.uint64)
         targets[:, :3] = layout[:, :3] + memory.data_ptr()
         targets[:, 4:7] = layout[:, [3, 4, 4]]
-        if jpeg_units(pixels.device).decode(jpegs.data.astype(np.uint64), targets):
+        done = jpeg_units(pixels.device).decode(jpegs.data.astype(np.uint64), targets)
+        if done.any():
             corners = np.column_stack([jpegs.cuts[:, :2], jpegs.places])
-            jpeg_planes.pixels(memory, np.hstack([layout, corners]), pixels)
-            return []
-        if len(jpegs) > 1:  # of which it does not say which one it was
-            single = (jpegs.part(slice(n, n + 1)) for n in range(len(jpegs)))
+            jpeg_planes.pixels(memory, np.hstack([layout, corners])[done], pixels)
+        if len(jpegs) > 1:  # it does not say which one it was
+            single = (jpegs.part(slice(n, n + 1)) for n in (~done).nonzero()[0].tolist())
             return [place for jpeg in single for place in self._decode_into(pixels, jpeg)]
+        if done.all():
+            return []
         (place,), ((top, left, mirrored),) = jpegs.places.tolist(), jpegs.cuts.tolist()
         self.put(place, self._decode(place), Cut(top, left, bool(mirrored)))
         return [place]

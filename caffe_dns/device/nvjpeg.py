@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,12 +21,15 @@ import torch
 from caffe_dns.errors import CaffeError
 
 Numbers: TypeAlias = "np.ndarray[Any, np.dtype[np.uint64]]"
+Flags: TypeAlias = "np.ndarray[Any, np.dtype[np.bool_]]"
 
 #: Where packages have the library, which may be there without being on the loader's path.
 _PACKAGES = {"nvidia": "*/lib/libnvjpeg.so.*", "torchvision": "../torchvision.libs/libnvjpeg*.so.*"}
 _NAMES = ("libnvjpeg.so.13", "libnvjpeg.so.12")
 #: Of nvjpeg.h: NVJPEG_BACKEND_HARDWARE, NVJPEG_OUTPUT_YUV, NVJPEG_STATUS_ALLOCATOR_FAILURE.
 _HARDWARE, _PLANES, _NO_MEMORY = 3, 1, 5
+#: How many threads give the units JPEGs, and how many of these each at a time.
+_THREADS, _MOST_TOGETHER = 2, 64
 
 
 @lru_cache
@@ -35,51 +39,87 @@ def jpeg_units(device: torch.device) -> JpegUnits:
 
 
 class JpegUnits:
-    """What decodes JPEGs on one GPU, several at once. Threads may use it, one at a time does."""
+    """What decodes JPEGs on one GPU, several at once. Threads may use it, one at a time does.
+
+    While the units decode some, the processor reads and copies others, which takes it as long.
+    """
 
     def __init__(self, device: torch.device) -> None:
         if device.type != "cuda":
             raise CaffeError("decode_on_gpu: this net is on a CPU; leave it out, or give a GPU")
         self._device = device
-        self._library = _load()
         self._busy = threading.Lock()
+        self._threads = ThreadPoolExecutor(_THREADS, "decode on GPU")
+        library = _load()
+        self._idle = [_Decoder(library, device) for _ in range(_THREADS)]
+
+    def decode(self, jpegs: Numbers, planes: Numbers) -> Flags:
+        """Decode all into memory of the GPU, where `planes` [N, 8] says; which of them were, [N].
+
+        A row of `jpegs` [N, 2] has the address of one on the host, and its bytes; a row of `planes`
+        the addresses of Y, Cb and Cr, one that is not used, and the bytes from line to line of
+        each. What the current stream has been given is done before; this is done on return. Some
+        go together: one that cannot be decoded keeps those from it.
+        """
+        count = len(jpegs)
+        step = -(-count // -(-count // _MOST_TOGETHER))  # equal parts, for each of which is ready
+        parts = [slice(first, first + step) for first in range(0, count, step)]
+        with self._busy:
+            torch.cuda.current_stream(self._device).synchronize()
+            statuses = [
+                *self._threads.map(
+                    self._part, (jpegs[p] for p in parts), (planes[p] for p in parts)
+                )
+            ]
+        if _NO_MEMORY in statuses:
+            raise CaffeError("decode_on_gpu: the GPU has no memory left to decode JPEGs")
+        return np.array(statuses).repeat(step)[:count] == 0
+
+    def _part(self, jpegs: Numbers, planes: Numbers) -> int:
+        """Decode some; nvJPEG's status."""
+        decoder = self._idle.pop()
+        try:
+            return decoder.decode(jpegs, planes)
+        finally:
+            self._idle.append(decoder)
+
+
+class _Decoder:
+    """What a thread decodes with, on a stream of its own."""
+
+    def __init__(self, library: Any, device: torch.device) -> None:
+        self._library = library
         #: For how many JPEGs at a time it is ready.
         self._count = 0
         self._handle, self._state = ctypes.c_void_p(), ctypes.c_void_p()
+        self._device = device
         with torch.cuda.device(device):
-            torch.cuda.current_stream(device).synchronize()  # or the thread may have no context
-            status = self._library.nvjpegCreateEx(
+            self._stream = torch.cuda.Stream(device)
+            self._stream.synchronize()  # or the thread may have no context
+            status = library.nvjpegCreateEx(
                 _HARDWARE, None, None, 0, ctypes.byref(self._handle)
-            ) or self._library.nvjpegJpegStateCreate(self._handle, ctypes.byref(self._state))
+            ) or library.nvjpegJpegStateCreate(self._handle, ctypes.byref(self._state))
         if status:
             raise CaffeError(
                 f"decode_on_gpu: this GPU has no units that decode JPEGs, or this process may not "
                 f"use them (nvJPEG's status {status})"
             )
 
-    def decode(self, jpegs: Numbers, planes: Numbers) -> bool:
-        """Decode all into memory of the GPU, where `planes` [N, 8] says; whether that was done.
-
-        A row of `jpegs` [N, 2] has the address of one on the host, and its bytes; a row of `planes`
-        the addresses of Y, Cb and Cr, one that is not used, and the bytes from line to line of
-        each. The work is ordered on the current stream, and done on return.
-        """
-        data, sizes = jpegs[:, 0].copy(), jpegs[:, 1].copy()
-        stream = torch.cuda.current_stream(self._device)
-        with self._busy:
-            stream.synchronize()
-            status = self._prepare(len(jpegs)) or self._library.nvjpegDecodeBatched(
+    def decode(self, jpegs: Numbers, planes: Numbers) -> int:
+        """What `JpegUnits.decode` does; nvJPEG's status."""
+        data, sizes, planes = jpegs[:, 0].copy(), jpegs[:, 1].copy(), planes.copy()
+        with torch.cuda.device(self._device):
+            self._stream.synchronize()  # or the thread may have no context
+            status: int = self._prepare(len(data)) or self._library.nvjpegDecodeBatched(
                 self._handle,
                 self._state,
                 *(ctypes.c_void_p(each.ctypes.data) for each in (data, sizes, planes)),
-                ctypes.c_void_p(stream.cuda_stream),
+                ctypes.c_void_p(self._stream.cuda_stream),
             )
-            stream.synchronize()
+            self._stream.synchronize()
         if status:
             self._count = 0
-        if status == _NO_MEMORY:
-            raise CaffeError("decode_on_gpu: the GPU has no memory left to decode JPEGs")
-        return not status
+        return status
 
     def _prepare(self, count: int) -> int:
         """The status of getting ready for so many JPEGs at a time."""

@@ -48,16 +48,19 @@ class Library:
         self.sizes: list[int] = []
         self.refused: Callable[[bytes], int] = lambda jpeg: 0
         self.status = 0
-        self._count = 0
+        #: For how many each state is ready.
+        self._counts: dict[int, int] = {}
 
     def nvjpegCreateEx(self, *_: object) -> int:
         return self.status
 
-    def nvjpegJpegStateCreate(self, *_: object) -> int:
+    def nvjpegJpegStateCreate(self, handle: Any, state: Any) -> int:
+        state._obj.value = len(self._counts) + 1
+        self._counts[state._obj.value] = 0
         return 0
 
     def nvjpegDecodeBatchedInitialize(self, handle: Any, state: Any, count: int, *_: object) -> int:
-        self._count = count
+        self._counts[state.value] = count
         return 0
 
     def nvjpegDecodeBatched(
@@ -66,18 +69,19 @@ class Library:
         def numbers(pointer: Any, count: int) -> list[int]:
             return list((ctypes.c_uint64 * count).from_address(pointer.value))
 
-        places = zip(numbers(data, self._count), numbers(sizes, self._count), strict=True)
+        count = self._counts[state.value]
+        places = zip(numbers(data, count), numbers(sizes, count), strict=True)
         jpegs = [ctypes.string_at(*place) for place in places]
         if status := max(map(self.refused, jpegs)):
             return status
-        targets = numbers(planes, 8 * self._count)
+        targets = numbers(planes, 8 * count)
         for number, jpeg in enumerate(jpegs):
             *starts, _ = targets[8 * number :][:4]
             pitches = targets[8 * number + 4 :][:3]
             for plane, start, pitch in zip(planes_of(jpeg), starts, pitches, strict=True):
                 for line, row in enumerate(plane):
                     ctypes.memmove(start + line * pitch, row.tobytes(), len(row))
-        self.sizes.append(self._count)
+        self.sizes.append(count)
         return 0
 
 
@@ -95,6 +99,7 @@ def library(monkeypatch: pytest.MonkeyPatch) -> Library:
     stream = SimpleNamespace(synchronize=lambda: None, cuda_stream=0)
     monkeypatch.setattr(nvjpeg, "_load", lambda: stand_in)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: stream)
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: stream)
     monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext())
     units = JpegUnits(GPU)
     monkeypatch.setattr(jpeg_batch, "jpeg_units", lambda device: units)
@@ -139,6 +144,16 @@ def same_batches(
             assert torch.equal(one, other)
     with_gpu.close()
     without.close()
+
+
+@pytest.mark.parametrize(("most", "sizes"), [(9, [5, 5]), (4, [4, 4, 2]), (1, [1] * BATCH)])
+def test_a_batch_in_parts(
+    tmp_path: Path, library: Library, monkeypatch: pytest.MonkeyPatch, most: int, sizes: list[int]
+) -> None:
+    monkeypatch.setattr(nvjpeg, "_MOST_TOGETHER", most)
+    write(tmp_path / "db", [jpeg(number) for number in range(2 * BATCH)])
+    same_batches(tmp_path / "db", 2)
+    assert sorted(library.sizes) == sorted(2 * sizes)
 
 
 @pytest.mark.parametrize("phase", [TRAIN, TEST])
@@ -227,6 +242,17 @@ def test_what_it_refuses_is_decoded_here(tmp_path: Path, library: Library) -> No
     write(tmp_path / "db", records)
     same_batches(tmp_path / "db", 2)
     assert library.sizes == [1] * 18
+
+
+def test_it_keeps_no_others_from_it_but_those_of_its_part(
+    tmp_path: Path, library: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(nvjpeg, "_MOST_TOGETHER", 4)
+    records = [jpeg(number) for number in range(BATCH)]
+    library.refused = lambda jpeg: BAD_JPEG if jpeg == records[5].data else 0
+    write(tmp_path / "db", records)
+    same_batches(tmp_path / "db", 2)
+    assert sorted(library.sizes) == sorted(2 * [4, 2, 1, 1, 1])
 
 
 def test_raw_records_are_read_as_ever(tmp_path: Path, library: Library) -> None:
@@ -341,10 +367,10 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many JPEGs a GPU's units have decoded, each time."""
     decode, counts = JpegUnits.decode, []
 
-    def counted(self: JpegUnits, jpegs: nvjpeg.Numbers, planes: nvjpeg.Numbers) -> bool:
+    def counted(self: JpegUnits, jpegs: nvjpeg.Numbers, planes: nvjpeg.Numbers) -> nvjpeg.Flags:
         done = decode(self, jpegs, planes)
-        if done:
-            counts.append(len(jpegs))
+        if done.any():
+            counts.append(int(done.sum()))
         return done
 
     monkeypatch.setattr(JpegUnits, "decode", counted)
