@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +15,7 @@ from caffe_dns.data import jpeg_planes
 from caffe_dns.data.crops import Cut
 from caffe_dns.data.datum import Image, IntArray
 from caffe_dns.data.image_batch import CroppedBatch
-from caffe_dns.device.nvjpeg import jpeg_units
+from caffe_dns.device.nvjpeg import Flags, jpeg_units
 
 #: Bytes of planes that are decoded at a time, at most.
 _MOST_AT_ONCE = 1 << 29
@@ -56,54 +57,82 @@ class Jpegs:
 
 
 class JpegBatch(CroppedBatch):
-    """A `CroppedBatch` of which some images are JPEGs that have not been decoded yet.
+    """A `CroppedBatch` of which some images are JPEGs, which a GPU decodes.
 
-    `decode` gives the image of a place, decoded on the host, where the GPU cannot; it may raise
-    CaffeError.
+    It begins with them when `begin` is called, and `pixels_on` waits for them. `decode` gives the
+    image of a place, decoded on the host, where the GPU cannot; it may raise CaffeError.
     """
 
-    def __init__(self, *settings: Any, decode: Callable[[int], Image], **named: Any) -> None:
+    def __init__(
+        self, *settings: Any, jpegs: Jpegs, decode: Callable[[int], Image], **named: Any
+    ) -> None:
         super().__init__(*settings, **named)
         self._decode = decode
-        self._jpegs: list[Jpegs] = []
-
-    def put_jpegs(self, jpegs: Jpegs) -> None:
-        """Fill places with JPEGs, which are decoded later."""
+        self._places_of_jpegs = jpegs.places
         if self.cuts is not None:
             self.cuts.numpy()[jpegs.places] = jpegs.cuts
-        self._jpegs.append(jpegs)
+        #: Those that have not been begun, and those that have.
+        self._portions = deque(jpegs.portions())
+        self._begun: deque[_Begun] = deque()
+
+    def begin(self, device: torch.device) -> None:
+        """Let the GPU decode some of them from now on."""
+        if self._portions:
+            self._begun.append(_begin(self._portions.popleft(), device))
 
     def pixels_on(self, device: torch.device) -> Tensor:
         pixels = torch.empty_like(self.pixels, device=device)
         here = np.ones(len(pixels), bool)
-        for jpegs in self._jpegs:
-            for portion in jpegs.portions():
-                here[portion.places] = False
-                here[self._decode_into(pixels, portion)] = True
+        here[self._places_of_jpegs] = False
+        while self._begun or self._portions:
+            self.begin(device)
+            here[self._finish(self._begun.popleft(), pixels)] = True
         if here.any():
             places = torch.from_numpy(here.nonzero()[0])
             pixels[places.to(device)] = self.pixels[places].to(device)
         return pixels
 
-    def _decode_into(self, pixels: Tensor, jpegs: Jpegs) -> list[int]:
+    def _finish(self, begun: _Begun, pixels: Tensor) -> list[int]:
         """Put crops into `pixels`; the places of those that the GPU cannot decode.
 
         Those are put into their places here, on the host.
         """
-        layout, size = jpeg_planes.lay_out(jpegs.kinds)
-        memory = torch.empty(size, dtype=torch.uint8, device=pixels.device)
-        targets = np.zeros((len(jpegs), 8), np.uint64)
-        targets[:, :3] = layout[:, :3] + memory.data_ptr()
-        targets[:, 4:7] = layout[:, [3, 4, 4]]
-        done = jpeg_units(pixels.device).decode(jpegs.data.astype(np.uint64), targets)
+        jpegs, device = begun.jpegs, pixels.device
+        done = begun.wait()
         if done.any():
             corners = np.column_stack([jpegs.cuts[:, :2], jpegs.places])
-            jpeg_planes.pixels(memory, np.hstack([layout, corners])[done], pixels)
+            jpeg_planes.pixels(begun.memory, np.hstack([begun.layout, corners])[done], pixels)
+            if device.type == "cuda":  # or who comes next would get that memory too early
+                begun.memory.record_stream(torch.cuda.current_stream(device))
         if len(jpegs) > 1:  # it does not say which one it was
             single = (jpegs.part(slice(n, n + 1)) for n in (~done).nonzero()[0].tolist())
-            return [place for jpeg in single for place in self._decode_into(pixels, jpeg)]
+            found = (self._finish(_begin(jpeg, device), pixels) for jpeg in single)
+            return [place for places in found for place in places]
         if done.all():
             return []
         (place,), ((top, left, mirrored),) = jpegs.places.tolist(), jpegs.cuts.tolist()
         self.put(place, self._decode(place), Cut(top, left, bool(mirrored)))
         return [place]
+
+
+@dataclass
+class _Begun:
+    """Some JPEGs that a GPU decodes: into what memory, laid out how, and what waits for the end."""
+
+    jpegs: Jpegs
+    memory: Tensor
+    layout: IntArray
+    wait: Callable[[], Flags]
+
+
+def _begin(jpegs: Jpegs, device: torch.device) -> _Begun:
+    """Let the GPU decode them from now on."""
+    units = jpeg_units(device)
+    layout, size = jpeg_planes.lay_out(jpegs.kinds)
+    with torch.cuda.stream(units.stream):  # or it could be memory that another has yet to read
+        memory = torch.empty(size, dtype=torch.uint8, device=device)
+    targets = np.zeros((len(jpegs), 8), np.uint64)
+    targets[:, :3] = layout[:, :3] + memory.data_ptr()
+    targets[:, 4:7] = layout[:, [3, 4, 4]]
+    wait = units.start(jpegs.data.astype(np.uint64), targets, jpegs.owner, memory)
+    return _Begun(jpegs, memory, layout, wait)

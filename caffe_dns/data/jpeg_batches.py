@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
@@ -16,6 +17,9 @@ from caffe_dns.data.jpeg_batch import JpegBatch, Jpegs
 from caffe_dns.data.jpeg_records import JpegRecords, find_jpegs
 from caffe_dns.data.plain_jpegs import PlainJpegs
 
+#: How many batches are found before they are asked for. One more is in the GPU's units then.
+_FOUND_AHEAD = 2
+
 
 class JpegBatches(ImageBatches):
     """What `ImageBatches` gives for a GPU, with the JPEGs of Datums left to it.
@@ -24,28 +28,31 @@ class JpegBatches(ImageBatches):
     an image, for there may be many of them.
     """
 
-    def __init__(self, decoder: DatumDecoder, *settings: Any) -> None:
+    def __init__(self, decoder: DatumDecoder, device: torch.device, *settings: Any) -> None:
         super().__init__(*settings, for_gpu=True)
+        self._device = device
         self._plain = PlainJpegs(upright=decoder.color)
-        #: Finds a batch while the one before is decoded.
-        self._finder: ThreadPoolExecutor | None = None
-        self._found: Future[ImageBatch] | None = None
+        #: Finds batches, and lets the GPU begin with each, while it still decodes the one before.
+        self._finder = ThreadPoolExecutor(1, "find", self._use_device)
+        self._found: deque[Future[ImageBatch]] = deque()
 
     def read(self) -> ImageBatch:
-        finder = self._finder = self._finder or self._new_finder()
-        found = self._found or finder.submit(super().read)
-        self._found = finder.submit(super().read)
-        return found.result()
+        while len(self._found) < _FOUND_AHEAD:
+            self._found.append(self._finder.submit(self._find))
+        return self._found.popleft().result()
 
-    def _new_finder(self) -> ThreadPoolExecutor:
-        """A thread that has the GPU of the one that asks for it."""
-        if not self._pin:
-            return ThreadPoolExecutor(1, "find")
-        return ThreadPoolExecutor(1, "find", torch.cuda.set_device, (torch.cuda.current_device(),))
+    def _find(self) -> ImageBatch:
+        batch = super().read()
+        if isinstance(batch, JpegBatch):
+            batch.begin(self._device)
+        return batch
+
+    def _use_device(self) -> None:
+        if self._device.type == "cuda":
+            torch.cuda.set_device(self._device)
 
     def close(self) -> None:
-        if self._finder is not None:
-            self._finder.shutdown(cancel_futures=True)
+        self._finder.shutdown(cancel_futures=True)
         super().close()
 
     def _copy_each(self, items: Sequence[Any], records: IntArray, draws: IntArray | None) -> Begun:
@@ -64,20 +71,20 @@ class JpegBatches(ImageBatches):
                 self._check(image, first)
             return image
 
+        if draws is None:
+            draws = np.zeros((len(items), 3), np.int64)
+        fits = self._fit(found.kinds, first)
         batch = JpegBatch(
             self._batch_size,
             shape,
             self._transform,
             torch.uint8,
+            jpegs=self._jpegs(found, fits.nonzero()[0], draws),
             decode=decode,
             pin=False,  # few images, if any, go from there to the GPU
             memory=self._memory,
         )
         batch.labels.numpy()[:] = found.labels
-        if draws is None:
-            draws = np.zeros((len(items), 3), np.int64)
-        fits = self._fit(found.kinds, first)
-        batch.put_jpegs(self._jpegs(found, fits.nonzero()[0], draws))
         others, numbers = (~fits).nonzero()[0].tolist(), draws.tolist()
 
         def place(some: range) -> None:

@@ -7,8 +7,7 @@ ways that nvJPEG has to decode round otherwise, and are left alone.
 from __future__ import annotations
 
 import ctypes
-import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from importlib.util import find_spec
@@ -39,43 +38,46 @@ def jpeg_units(device: torch.device) -> JpegUnits:
 
 
 class JpegUnits:
-    """What decodes JPEGs on one GPU, several at once. Threads may use it, one at a time does.
+    """What decodes JPEGs on one GPU, some at a time and in the order in which they come.
 
-    While the units decode some, the processor reads and copies others, which takes it as long.
+    A thread that has given some to the units waits for them; meanwhile others read the next ones
+    and copy them there. Threads may use it.
     """
 
     def __init__(self, device: torch.device) -> None:
         if device.type != "cuda":
             raise CaffeError("decode_on_gpu: this net is on a CPU; leave it out, or give a GPU")
-        self._device = device
-        self._busy = threading.Lock()
-        self._threads = ThreadPoolExecutor(_THREADS, "decode on GPU")
         library = _load()
+        #: Nothing runs on it, so that memory that is taken for it is there at once.
+        self.stream = torch.cuda.Stream(device)
+        self._threads = ThreadPoolExecutor(_THREADS, "decode on GPU")
         self._idle = [_Decoder(library, device) for _ in range(_THREADS)]
 
-    def decode(self, jpegs: Numbers, planes: Numbers) -> Flags:
-        """Decode all into memory of the GPU, where `planes` [N, 8] says; which of them were, [N].
+    def start(self, jpegs: Numbers, planes: Numbers, *kept: object) -> Callable[[], Flags]:
+        """Start to decode all into memory of the GPU, where `planes` [N, 8] says.
 
         A row of `jpegs` [N, 2] has the address of one on the host, and its bytes; a row of `planes`
         the addresses of Y, Cb and Cr, one that is not used, and the bytes from line to line of
-        each. What the current stream has been given is done before; this is done on return. Some
-        go together: one that cannot be decoded keeps those from it.
+        each. That memory is used from now on, whatever streams have still to do; `kept` are the
+        owners of both. Returns what waits for the end, and says which were decoded, [N]: one that
+        cannot be keeps those from it that it goes with. That may raise CaffeError.
         """
         count = len(jpegs)
         step = -(-count // -(-count // _MOST_TOGETHER))  # equal parts, for each of which is ready
         parts = [slice(first, first + step) for first in range(0, count, step)]
-        with self._busy:
-            torch.cuda.current_stream(self._device).synchronize()
-            statuses = [
-                *self._threads.map(
-                    self._part, (jpegs[p] for p in parts), (planes[p] for p in parts)
-                )
-            ]
-        if _NO_MEMORY in statuses:
-            raise CaffeError("decode_on_gpu: the GPU has no memory left to decode JPEGs")
-        return np.array(statuses).repeat(step)[:count] == 0
+        statuses = [
+            self._threads.submit(self._decode, jpegs[part], planes[part], *kept) for part in parts
+        ]
 
-    def _part(self, jpegs: Numbers, planes: Numbers) -> int:
+        def wait() -> Flags:
+            found = [status.result() for status in statuses]
+            if _NO_MEMORY in found:
+                raise CaffeError("decode_on_gpu: the GPU has no memory left to decode JPEGs")
+            return np.array(found).repeat(step)[:count] == 0
+
+        return wait
+
+    def _decode(self, jpegs: Numbers, planes: Numbers, *_: object) -> int:
         """Decode some; nvJPEG's status."""
         decoder = self._idle.pop()
         try:
@@ -106,7 +108,7 @@ class _Decoder:
             )
 
     def decode(self, jpegs: Numbers, planes: Numbers) -> int:
-        """What `JpegUnits.decode` does; nvJPEG's status."""
+        """Decode some, as `JpegUnits.start` has them; nvJPEG's status."""
         data, sizes, planes = jpegs[:, 0].copy(), jpegs[:, 1].copy(), planes.copy()
         with torch.cuda.device(self._device):
             self._stream.synchronize()  # or the thread may have no context

@@ -51,7 +51,7 @@ class Data(ImageBatchLayer, DatabaseRecords):
         settings = (source, self.transform, self.draws(), share, *sizes)
         decoder = source.decoder
         if self.context.decode_on_gpu and isinstance(decoder, DatumDecoder) and not decoder.gray:
-            return JpegBatches(decoder, *settings)
+            return JpegBatches(decoder, self.context.device, *settings)
         return ImageBatches(*settings, for_gpu=pin)
 
     def records(self) -> ImageSource[Any]:

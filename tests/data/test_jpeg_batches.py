@@ -19,7 +19,7 @@ import pytest
 import torch
 from google.protobuf import text_format
 
-from caffe_dns.data import jpeg_batch
+from caffe_dns.data import jpeg_batch, jpeg_batches
 from caffe_dns.data.batches import ImageBatches, Share
 from caffe_dns.data.datum import DatumDecoder
 from caffe_dns.data.db import create_database, open_database
@@ -100,9 +100,11 @@ def library(monkeypatch: pytest.MonkeyPatch) -> Library:
     monkeypatch.setattr(nvjpeg, "_load", lambda: stand_in)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: stream)
     monkeypatch.setattr(torch.cuda, "Stream", lambda device: stream)
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: nullcontext())
     monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext())
     units = JpegUnits(GPU)
     monkeypatch.setattr(jpeg_batch, "jpeg_units", lambda device: units)
+    monkeypatch.setattr(jpeg_batches, "_FOUND_AHEAD", 1)  # so that all that it decodes is used
     monkeypatch.setattr("caffe_dns.data.batches.decoding_processes", lambda *_: 0)
     return stand_in
 
@@ -120,7 +122,12 @@ def other(number: int, ending: str, *settings: int, height: int = 40, width: int
 
 
 def readers(
-    path: Path, text: str = CROP, phase: int = TRAIN, backend: str = "lmdb", **colours: bool
+    path: Path,
+    text: str = CROP,
+    device: torch.device = CPU,
+    phase: int = TRAIN,
+    backend: str = "lmdb",
+    **colours: bool,
 ) -> tuple[ImageBatches, ImageBatches]:
     """What reads the database with a GPU's decoder, and without."""
 
@@ -130,20 +137,38 @@ def readers(
         return source, transform, RecordDraws(3, "transform"), Share(), BATCH
 
     first = settings()
-    return JpegBatches(DatumDecoder(**colours), *first), ImageBatches(*settings(), for_gpu=True)
+    jpegs = JpegBatches(DatumDecoder(**colours), device, *first)
+    return jpegs, ImageBatches(*settings(), for_gpu=True)
 
 
 def same_batches(
     path: Path, count: int, text: str = CROP, device: torch.device = CPU, **more: Any
 ) -> None:
     """Check that both give the same batches."""
-    with_gpu, without = readers(path, text, **more)
+    with_gpu, without = readers(path, text, device, **more)
     for _ in range(count):
         found, wanted = (reader.read() for reader in (with_gpu, without))
         for one, other in zip(found.tops(device), wanted.tops(device), strict=True):
             assert torch.equal(one, other)
     with_gpu.close()
     without.close()
+
+
+def test_it_begins_with_batches_before_they_are_asked_for(
+    tmp_path: Path, library: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jpeg_batches, "_FOUND_AHEAD", 3)
+    records = [jpeg(number) for number in range(3 * BATCH)]
+    records[2 * BATCH + 4].data = b"none"
+    reader, usual = readers(write(tmp_path / "db", records))
+    for ahead in (2, 1):
+        found, wanted = (each.read().tops(CPU)[0] for each in (reader, usual))
+        assert torch.equal(found, wanted)
+        reader._found[ahead - 1].exception()
+        assert library.sizes[:2] == [BATCH] * 2
+    with pytest.raises(CaffeError, match=f"record {2 * BATCH + 4} "):
+        reader.read().tops(CPU)
+    reader.close()
 
 
 @pytest.mark.parametrize(("most", "sizes"), [(9, [5, 5]), (4, [4, 4, 2]), (1, [1] * BATCH)])
@@ -365,15 +390,20 @@ def gpu_or_skip() -> torch.device:
 @pytest.fixture
 def decoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many JPEGs a GPU's units have decoded, each time."""
-    decode, counts = JpegUnits.decode, []
+    start, counts = JpegUnits.start, []
 
-    def counted(self: JpegUnits, jpegs: nvjpeg.Numbers, planes: nvjpeg.Numbers) -> nvjpeg.Flags:
-        done = decode(self, jpegs, planes)
-        if done.any():
-            counts.append(int(done.sum()))
-        return done
+    def counted(self: JpegUnits, *settings: Any) -> Callable[[], nvjpeg.Flags]:
+        wait = start(self, *settings)
 
-    monkeypatch.setattr(JpegUnits, "decode", counted)
+        def waited() -> nvjpeg.Flags:
+            done = wait()
+            if done.any():
+                counts.append(int(done.sum()))
+            return done
+
+        return waited
+
+    monkeypatch.setattr(JpegUnits, "start", counted)
     return counts
 
 
@@ -415,7 +445,7 @@ def test_a_gpu_survives_damage(tmp_path: Path, decoded: list[int]) -> None:
     damaged = bytearray(records[8].data)
     damaged[900:1000] = b"\xff" * 100
     records[8].data = bytes(damaged)
-    with_gpu, without = readers(write(tmp_path / "db", records))
+    with_gpu, without = readers(write(tmp_path / "db", records), device=device)
     for some in ((3, 8), (3,)):
         found, wanted = (reader.read().tops(device)[0] for reader in (with_gpu, without))
         whole = [index for index in range(BATCH) if index not in some]
