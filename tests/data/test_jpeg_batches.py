@@ -128,7 +128,7 @@ def readers(
     phase: int = TRAIN,
     backend: str = "lmdb",
     **colours: bool,
-) -> tuple[ImageBatches, ImageBatches]:
+) -> tuple[JpegBatches, ImageBatches]:
     """What reads the database with a GPU's decoder, and without."""
 
     def settings() -> tuple[Any, ...]:
