@@ -1,21 +1,21 @@
 """Which JPEGs are left to a GPU: those that cameras and Caffe's tools write.
 
-They have three channels of 8 bits as YCbCr, are sequential, in one scan, and whole. Whether the
-rest of one is damaged, the decoder finds out.
+They have three channels of 8 bits as YCbCr, are sequential, in one scan, and whole, with a header
+that libjpeg takes. Whether the rest of one is damaged, the decoder finds out.
 """
 
 from __future__ import annotations
 
 import struct
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from caffe_dns.data.image_headers import Buffer
 
-#: Markers: the frame that is wanted, the scan, what Adobe and cameras write, and a frame's number.
+#: Markers: the frame that is wanted, the scan, what Adobe and cameras write.
 _BASELINE, _SCAN, _CAMERA, _ADOBE = 0xC0, 0xDA, 0xE1, 0xEE
-_OTHER_FRAMES = {*range(0xC1, 0xD0)} - {0xC4, 0xC8, 0xCC}
-#: Those that have a length behind them.
-_SEGMENTS = {*range(0xC0, 0xFF)} - {*range(0xD0, 0xDA)}
+#: Those of Huffman codes, of quantities, of how often the scan begins anew, and of comments.
+_CODES, _QUANTITIES, _INTERVAL, _COMMENT = 0xC4, 0xDB, 0xDD, 0xFE
+_SEGMENTS = {_BASELINE, _CODES, _QUANTITIES, _INTERVAL, _SCAN, _COMMENT, *range(0xE0, 0xF0)}
 _START, END = b"\xff\xd8", b"\xff\xd9"
 #: Of a frame's channels: their numbers as JFIF has them, and how densely the second and third are
 #: sampled; the first is up to twice as dense.
@@ -26,6 +26,14 @@ _MOST_PIXELS = 1 << 24
 _SMALLEST = 8
 #: What Adobe calls YCbCr.
 _YCBCR = 1
+#: What stands at the end of a scan's header where it has all coefficients.
+_ALL = b"\0\x3f\0"
+#: Numbers in a table of quantities, lengths that a code may have, and what the first code of a
+#: block may stand for, at most: so many bits.
+_NUMBERS_OF_A_BLOCK, _LENGTHS, _MOST_BITS = 64, 16, 15
+#: Which table: 0 and 1 for Huffman codes of the first coefficient and of others, 2 for quantities,
+#: and its number.
+Table: TypeAlias = "tuple[int, int]"
 
 
 class PlainJpeg(NamedTuple):
@@ -63,7 +71,7 @@ class PlainJpegs:
         if not header or bytes(data[: len(header)]) != header:
             try:
                 header, kind = self._read(data)
-            except (struct.error, IndexError):
+            except (struct.error, IndexError, ValueError):
                 return None
             self._known = header, kind
         return None if kind is None else (header, kind)
@@ -71,21 +79,27 @@ class PlainJpegs:
     def _read(self, data: Buffer) -> tuple[bytes, PlainJpeg | None]:
         """All up to the scan, or as much as tells that it is of another kind; and what it is."""
         if bytes(data[:2]) != _START:
-            raise IndexError
+            raise ValueError
         found: PlainJpeg | None = None
+        wanted: set[Table] = set()
+        tables: set[Table] = set()
         at = 2
         while True:
             start, marker, length = struct.unpack_from(">BBH", data, at)
             end = at + 2 + length
             segment = bytes(data[at + 4 : end])
-            if start != 0xFF or marker not in _SEGMENTS:  # libjpeg looks for the next one
+            if start != 0xFF or marker not in _SEGMENTS:  # libjpeg may look for the next one
                 return bytes(data[:end]), None
             if marker == _SCAN:
-                return bytes(data[:end]), found if segment[0] == len(_NUMBERS) else None
+                is_whole = tables >= wanted | _tables_of_scan(segment)
+                return bytes(data[:end]), found if is_whole else None
             if marker == _BASELINE:
-                found = _frame(segment)
-            if self._is_other(marker, segment) or (marker == _BASELINE and found is None):
+                again, found, wanted = found is not None, _frame(segment), _tables_of_frame(segment)
+                if again or found is None:
+                    return bytes(data[:end]), None
+            if self._is_other(marker, segment):
                 return bytes(data[:end]), None
+            tables |= _tables(marker, segment)
             at = end
 
     def _is_other(self, marker: int, segment: bytes) -> bool:
@@ -93,7 +107,50 @@ class PlainJpegs:
             return self._upright and segment.startswith(b"Exif")
         if marker == _ADOBE and segment.startswith(b"Adobe"):
             return segment[11] != _YCBCR
-        return marker in _OTHER_FRAMES
+        return marker == _INTERVAL and len(segment) != 2
+
+
+def _tables(marker: int, segment: bytes) -> set[Table]:
+    """The tables in a segment. Raises IndexError or ValueError where libjpeg may refuse them."""
+    found = set()
+    while segment and marker in (_CODES, _QUANTITIES):
+        kind, number = divmod(segment[0], 16)
+        if marker == _QUANTITIES:
+            kind, end = kind + 2, 1 + _NUMBERS_OF_A_BLOCK
+        else:
+            counts = segment[1 : 1 + _LENGTHS]
+            end = 1 + _LENGTHS + sum(counts)
+            most = max(segment[1 + _LENGTHS : end], default=0) if kind == 0 else 0
+            if not _is_code(counts) or most > _MOST_BITS:
+                raise ValueError
+        if kind > 2 or (marker == _CODES and kind == 2) or len(segment) < end:
+            raise ValueError
+        found.add((kind, number))
+        segment = segment[end:]
+    return found
+
+
+def _is_code(counts: bytes) -> bool:
+    """Whether there can be so many words of 1, 2 ... bits, none of which is all ones."""
+    used = 0
+    for bits, count in enumerate(counts, 1):
+        used = 2 * used + count
+        if used >= 1 << bits:
+            return False
+    return sum(counts) <= 1 << 8
+
+
+def _tables_of_frame(header: bytes) -> set[Table]:
+    return {(2, number) for number in header[8::3]}
+
+
+def _tables_of_scan(header: bytes) -> set[Table]:
+    """Those of Huffman codes. Raises ValueError for other scans than of all that there is."""
+    numbers = header[1:-3:2]
+    if header[:1] != b"\3" or header[-3:] != _ALL or tuple(numbers) != _NUMBERS:
+        raise ValueError
+    chosen = [divmod(both, 16) for both in header[2:-3:2]]
+    return {(0, first) for first, _ in chosen} | {(1, others) for _, others in chosen}
 
 
 def _frame(header: bytes) -> PlainJpeg | None:

@@ -28,7 +28,7 @@ _NAMES = ("libnvjpeg.so.13", "libnvjpeg.so.12")
 #: Of nvjpeg.h: NVJPEG_BACKEND_HARDWARE, NVJPEG_OUTPUT_YUV, NVJPEG_STATUS_ALLOCATOR_FAILURE.
 _HARDWARE, _PLANES, _NO_MEMORY = 3, 1, 5
 #: How many threads give the units JPEGs, and how many of these each at a time.
-_THREADS, _MOST_TOGETHER = 2, 64
+_THREADS, _MOST_TOGETHER = 4, 64
 
 
 @lru_cache
@@ -96,7 +96,8 @@ class _Decoder:
         self._handle, self._state = ctypes.c_void_p(), ctypes.c_void_p()
         self._device = device
         with torch.cuda.device(device):
-            self._stream = torch.cuda.Stream(device)
+            # Of high priority, or it would have to wait for what the net does on its own.
+            self._stream = torch.cuda.Stream(device, priority=-1)
             self._stream.synchronize()  # or the thread may have no context
             status = library.nvjpegCreateEx(
                 _HARDWARE, None, None, 0, ctypes.byref(self._handle)

@@ -99,7 +99,7 @@ def library(monkeypatch: pytest.MonkeyPatch) -> Library:
     stream = SimpleNamespace(synchronize=lambda: None, cuda_stream=0)
     monkeypatch.setattr(nvjpeg, "_load", lambda: stand_in)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: stream)
-    monkeypatch.setattr(torch.cuda, "Stream", lambda device: stream)
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device, priority=0: stream)
     monkeypatch.setattr(torch.cuda, "stream", lambda stream: nullcontext())
     monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext())
     units = JpegUnits(GPU)
