@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -42,15 +43,26 @@ class Replayed(Generic[_Result]):
         if not self._capture or self._calls <= self.WARM_UP:
             return self._function()
         if self._recorded is None:
-            gc.collect()  # graphs that nobody has any more: to free one ends what is being recorded
             graph = torch.cuda.CUDAGraph()
             # The thread that reads ahead goes on making CUDA calls meanwhile.
-            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+            with _no_collection(), torch.cuda.graph(graph, capture_error_mode="thread_local"):
                 result = self._function()
             self._recorded = graph, result
         graph, result = self._recorded
         graph.replay()
         return result
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """No garbage is collected meanwhile: to free a CUDA graph ends the recording of another."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 @dataclass(frozen=True)

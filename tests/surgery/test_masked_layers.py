@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -16,32 +15,31 @@ from caffe_dns.surgery.masked_layers import Replayed
 class Graph:
     """In place of torch.cuda.CUDAGraph."""
 
-    def __init__(self) -> None:
-        self.itself = self
-
     def replay(self) -> None:
         pass
 
 
-def test_graphs_that_nobody_has_are_gone_before_another_is_recorded(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize("enabled", [True, False])
+def test_no_graph_is_freed_while_another_is_recorded(
+    enabled: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """To free one calls CUDA, which ends what this thread records."""
-    earlier = weakref.ref(Graph())
-    found: list[bool] = []
+    collecting: list[bool] = []
 
     @contextmanager
     def recording(graph: Graph, **_: str) -> Iterator[None]:
-        found.append(earlier() is None)
+        collecting.append(gc.isenabled())
         yield
+        collecting.append(gc.isenabled())
 
     monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
     monkeypatch.setattr(torch.cuda, "graph", recording)
     replayed = Replayed(lambda: 7, torch.device("cuda"))
-    gc.disable()
+    if not enabled:
+        gc.disable()
     try:
-        assert earlier() is not None
         assert [replayed() for _ in range(4)] == [7] * 4
+        assert gc.isenabled() is enabled
     finally:
         gc.enable()
-    assert found == [True]
+    assert collecting == [False, False]
