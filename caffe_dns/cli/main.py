@@ -179,16 +179,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _explain(error: click.UsageError) -> str:
     """What is wrong with the flags, and what was perhaps meant."""
     params = error.ctx.command.params if error.ctx else []
-    if isinstance(error, click.NoSuchOption):
-        error.possibilities = None  # by click, which takes anything that is a little alike
-        error.message += nearest(error.option_name, [name for one in params for name in one.opts])
+    message = error.format_message()
+    if isinstance(error, click.NoSuchOption):  # for which click takes anything a little alike
+        near = nearest(error.option_name, [name for one in params for name in one.opts])
+        message = f"No such option: {error.option_name}{near}"
     elif error.message.startswith("Got unexpected extra argument") and all(
         isinstance(one, click.Option) for one in params
     ):
         files = [one.opts[0] for one in params if one.metavar in ("PROTOTXT", "FILE", "FILES")]
-        error.message += f"; it belongs to a flag: {', '.join(files)}" if files else ""
+        message += f"; it belongs to a flag: {', '.join(files)}" if files else ""
     command = error.ctx.command_path if error.ctx else "dns"
-    return f"{error.format_message()} ('{command} --help' shows what there is)"
+    return f"{message} ('{command} --help' shows what there is)"
 
 
 def _check_folder() -> None:
