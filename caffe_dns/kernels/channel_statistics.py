@@ -17,6 +17,8 @@ from caffe_dns.kernels.layout import Layout, layout_of, tile
 
 #: For how many channels a program adds up the sums of all splits, and how many splits at a time.
 FINISHED, SPLITS = 8, 256
+#: The same where there are more splits than that, and by how many warps.
+MANY, MANY_WARPS = 1024, 8
 
 
 @triton.jit
@@ -152,6 +154,13 @@ def _add_up_splits(sums, result, splits, numbers, SPLITS: tl.constexpr, FINISHED
     tl.store(result + place, tl.sum(total, 0), mask=known)
 
 
+def _settings(splits: int) -> dict[str, int]:
+    """How a kernel adds up so many splits."""
+    if splits <= SPLITS:
+        return {"SPLITS": SPLITS, "FINISHED": FINISHED}
+    return {"SPLITS": MANY, "FINISHED": FINISHED, "num_warps": MANY_WARPS}
+
+
 def add_up_splits(sums: Tensor, dtype: torch.dtype) -> Tensor:
     """The sums of all splits, splits x numbers in float32, for each number in this type.
 
@@ -160,10 +169,11 @@ def add_up_splits(sums: Tensor, dtype: torch.dtype) -> Tensor:
     """
     splits, numbers = sums.shape
     result = torch.empty(numbers, dtype=dtype, device=sums.device)
-    at_once = min(SPLITS, triton.next_power_of_2(splits))
-    finished = SPLITS * FINISHED // at_once
-    _add_up_splits[(triton.cdiv(numbers, finished),)](
-        sums, result, splits, numbers, SPLITS=at_once, FINISHED=finished
+    settings = _settings(splits)
+    at_once = min(settings["SPLITS"], triton.next_power_of_2(splits))
+    settings |= {"SPLITS": at_once, "FINISHED": settings["SPLITS"] * FINISHED // at_once}
+    _add_up_splits[(triton.cdiv(numbers, settings["FINISHED"]),)](
+        sums, result, splits, numbers, **settings
     )
     return result
 
@@ -223,8 +233,7 @@ def measure(
         statistics.fraction,
         rows / max(1, rows - 1),
         HAS_BIAS=bias is not None,
-        SPLITS=SPLITS,
-        FINISHED=FINISHED,
+        **_settings(len(found.sums)),
     )
     return mean, inverse_std
 

@@ -29,10 +29,11 @@ from caffe_dns.kernels.patches import SIZES, activation, patches, place, taps
 SIDE, TAPS = 3, 9
 #: The strides there are kernels for.
 STRIDES = (1, 2)
-#: The most channels in a tile, and how many numbers a program has of each pixel of its patches.
-CHANNELS, PLACES = 64, 256
-#: Warps of a program, forwards and backwards.
-WARPS, BACK_WARPS = 4, 4
+#: The types that they are faster for than cuDNN.
+TYPES = (torch.float32,)
+#: The most channels in a tile, and how many numbers a program has of each pixel of its patches,
+#: forwards and backwards; its warps, and for how many rows it has room, loading ahead.
+CHANNELS, PLACES, BACK_PLACES, WARPS, STAGES, BACK_STAGES = 64, 512, 256, 4, 1, 3
 #: Programs that keep a large GPU busy until the last one ends.
 PROGRAMS = 4096
 #: The fewest rows of a program: it loads two more.
@@ -107,10 +108,10 @@ def _convolve(
     x, w, y, means, inverse_stds, factors, shifts, pivots, sums,
     num_patches, across, height, width, top_height, top_width, num_channels, rows_each,
     AFFINE: tl.constexpr, RELU: tl.constexpr, STRIDE: tl.constexpr,
-    PATCHES: tl.constexpr, COLUMNS: tl.constexpr,
+    PATCHES: tl.constexpr, COLUMNS: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """Some rows of the top, and the sums of y - pivot and of its square over them."""
-    split, channels, image, patch, row, end = patches(
+    split, channels, image, patch, begin, end = patches(
         num_patches, across, num_channels, top_height, rows_each, PATCHES, COLUMNS
     )
     column = patch * 2
@@ -122,29 +123,29 @@ def _convolve(
     )
     total = tl.zeros((PATCHES, COLUMNS), tl.float32)
     squares = tl.zeros((PATCHES, COLUMNS), tl.float32)
-    above = _row(x, image, row * STRIDE - 1, column, size, channels, own, RELU, STRIDE)
+    # What the rows above bring to this row of the top, and to the next.
+    above = _row(x, image, begin * STRIDE - 1, column, size, channels, own, RELU, STRIDE)
+    first, second = _weigh(above, taps0, STRIDE)
     if STRIDE == 1:
-        middle = _row(x, image, row, column, size, channels, own, RELU, STRIDE)
-    while row < end:
+        middle = _row(x, image, begin, column, size, channels, own, RELU, STRIDE)
+        more, more_second = _weigh(middle, taps1, STRIDE)
+        first, second = first + more, second + more_second
+        later, later_second = _weigh(middle, taps0, STRIDE)
+    for row in tl.range(begin, end, num_stages=STAGES):
         if STRIDE == 2:
             middle = _row(x, image, row * STRIDE, column, size, channels, own, RELU, STRIDE)
+            more, more_second = _weigh(middle, taps1, STRIDE)
+            first, second = first + more, second + more_second
         below = _row(x, image, row * STRIDE + 1, column, size, channels, own, RELU, STRIDE)
-        first0, second0 = _weigh(above, taps0, STRIDE)
-        first1, second1 = _weigh(middle, taps1, STRIDE)
-        first2, second2 = _weigh(below, taps2, STRIDE)
-        first, second = first0 + first1 + first2, second0 + second1 + second2
-        distance = _store(y, first, pivot, image, row, column, top_size, channels)
-        total += distance
-        squares += distance * distance
-        distance = _store(y, second, pivot, image, row, column + 1, top_size, channels)
-        total += distance
-        squares += distance * distance
-        row += 1
+        more, more_second = _weigh(below, taps2, STRIDE)
+        near = _store(y, first + more, pivot, image, row, column, top_size, channels)
+        far = _store(y, second + more_second, pivot, image, row, column + 1, top_size, channels)
+        total, squares = total + near + far, squares + near * near + far * far
+        first, second = _weigh(below, taps0, STRIDE)
         if STRIDE == 1:
-            above = middle
-            middle = below
-        else:
-            above = below
+            more, more_second = _weigh(below, taps1, STRIDE)
+            first, later = later + more, first
+            second, later_second = later_second + more_second, second
     place = sums + 2 * split * num_channels + channels
     tl.store(place, tl.sum(total, 0)[None, :])
     tl.store(place + num_channels, tl.sum(squares, 0)[None, :])
@@ -153,7 +154,7 @@ def _convolve(
 
 
 def fits(x: Tensor, weight: Tensor, stride: int) -> bool:
-    """Whether the kernels can convolve images x: float32 or bfloat16, channels innermost.
+    """Whether the kernels can convolve images x, with their channels innermost, and it pays.
 
     The weight is C x 1 x 3 x 3, and images are padded by a pixel.
     """
@@ -161,7 +162,7 @@ def fits(x: Tensor, weight: Tensor, stride: int) -> bool:
         x.dim() == 4
         and x.is_contiguous(memory_format=torch.channels_last)
         and weight.shape == (x.shape[1], 1, SIDE, SIDE)
-        and x.dtype == weight.dtype
+        and x.dtype == weight.dtype in TYPES
         and stride in STRIDES
         and x.shape[1] % 8 == 0
         and 0 < x.numel() <= LARGEST
@@ -185,12 +186,12 @@ class Depthwise:
         height, width = self.bottom.x.shape[2:]
         return (height - 1) // self.stride + 1, (width - 1) // self.stride + 1
 
-    def _divide(self, rows: int, across: int) -> tuple[int, dict[str, Any]]:
+    def _divide(self, rows: int, across: int, places: int) -> tuple[int, dict[str, Any]]:
         """How many splits and what the kernels need to know, for so many rows of patches."""
         num, channels, height, width = self.bottom.x.shape
         top_height, top_width = self._size
         columns = min(CHANNELS, channels & -channels)
-        at_once = PLACES // columns
+        at_once = places // columns
         strips = triton.cdiv(num * across, at_once)
         segments = triton.cdiv(PROGRAMS * columns, strips * channels)
         rows_each = max(min(LEAST_ROWS, rows), triton.cdiv(rows, segments))
@@ -214,7 +215,7 @@ class Depthwise:
     def top(self) -> tuple[Tensor, Sums]:
         """The top, and what is added up of it."""
         x, (height, width) = self.bottom.x, self._size
-        splits, settings = self._divide(height, triton.cdiv(width, 2))
+        splits, settings = self._divide(height, triton.cdiv(width, 2), PLACES)
         channels = x.shape[1]
         y = torch.empty(
             (len(x), channels, height, width),
@@ -224,8 +225,9 @@ class Depthwise:
             torch.empty(shape, device=x.device) for shape in ((channels,), (splits, 2, channels))
         )
         _convolve[(splits * (channels // settings["COLUMNS"]),)](
-            x, self.weight, y, *self.bottom.line, pivot, sums, **settings, num_warps=WARPS
-        )
+            x, self.weight, y, *self.bottom.line, pivot, sums, **settings, STAGES=STAGES,
+            num_warps=WARPS,
+        )  # fmt: skip
         return y, Sums(pivot, sums)
 
     def gradients(
@@ -237,7 +239,8 @@ class Depthwise:
         """
         x, stride = self.bottom.x, self.stride
         channels, height, width = x.shape[1:]
-        splits, settings = self._divide(triton.cdiv(height, stride), triton.cdiv(width, 2))
+        rows, across = triton.cdiv(height, stride), triton.cdiv(width, 2)
+        splits, settings = self._divide(rows, across, BACK_PLACES)
         result = torch.empty_like(x)
         sums = torch.empty((splits, (2 + TAPS) * channels), device=x.device)
         gradients[(splits * (channels // settings["COLUMNS"]),)](
@@ -254,7 +257,8 @@ class Depthwise:
             TOP_AFFINE=top.factor is not None,
             TOP_RELU=top.relu,
             **settings,
-            num_warps=BACK_WARPS,
+            STAGES=BACK_STAGES,
+            num_warps=WARPS,
         )
         shift, factor, weight = add_up_splits(sums, torch.float32).split(
             (channels, channels, TAPS * channels)

@@ -125,6 +125,17 @@ def _plus(sums, more):
 
 
 @triton.jit
+def _where(known, row):
+    a, b, c, d = row
+    return (
+        tl.where(known, a, 0.0),
+        tl.where(known, b, 0.0),
+        tl.where(known, c, 0.0),
+        tl.where(known, d, 0.0),
+    )
+
+
+@triton.jit
 def _store_sums(sums, split, channels, num_channels, total, products, along):
     """Sums over a program's patches: two numbers for each channel, and then a window for each."""
     where = sums + split * 11 * num_channels + channels
@@ -141,11 +152,11 @@ def gradients(
     top_means, top_inverse_stds, top_factors, top_shifts, along_shifts, along_factors,
     num_patches, across, height, width, top_height, top_width, num_channels, rows_each, count,
     AFFINE: tl.constexpr, RELU: tl.constexpr, TOP_AFFINE: tl.constexpr, TOP_RELU: tl.constexpr,
-    STRIDE: tl.constexpr, PATCHES: tl.constexpr, COLUMNS: tl.constexpr,
+    STRIDE: tl.constexpr, PATCHES: tl.constexpr, COLUMNS: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """The gradient of what was convolved in some rows, and over them the sums of it below the ReLU,
     of it times the normalised bottom, and of the weight's gradient."""
-    split, channels, image, patch, row, end = patches(
+    split, channels, image, patch, begin, end = patches(
         num_patches, across, num_channels, tl.cdiv(height, STRIDE), rows_each, PATCHES, COLUMNS
     )
     own = line(means, inverse_stds, factors, shifts, channels, num_channels, AFFINE)
@@ -157,9 +168,11 @@ def gradients(
     window = taps(w, channels, 0) + taps(w, channels, 1) + taps(w, channels, 2)
     total = tl.zeros((PATCHES, COLUMNS), tl.float32)
     products, along = total, (total, total, total, total, total, total, total, total, total)
-    above = _top_row(y, gradient, image, row - 1, patch, top_size, channels, top, TOP_RELU, STRIDE)
-    here = _top_row(y, gradient, image, row, patch, top_size, channels, top, TOP_RELU, STRIDE)
-    while row < end:
+    above = _top_row(
+        y, gradient, image, begin - 1, patch, top_size, channels, top, TOP_RELU, STRIDE
+    )
+    here = _top_row(y, gradient, image, begin, patch, top_size, channels, top, TOP_RELU, STRIDE)
+    for row in tl.range(begin, end, num_stages=STAGES):
         below = _top_row(
             y, gradient, image, row + 1, patch, top_size, channels, top, TOP_RELU, STRIDE
         )
@@ -177,6 +190,7 @@ def gradients(
             total, products = _hand_down(result, fourth, s, own, total, products, RELU)
         total, products = _hand_down(result, first, p, own, total, products, RELU)
         total, products = _hand_down(result, second, q, own, total, products, RELU)
-        along, above, here = _plus(along, more), here, below
-        row += 1
+        # What goes two turns on as it is would keep Triton from loading ahead.
+        above = _where(image >= -1, here)
+        along, here = _plus(along, more), below
     _store_sums(sums, split, channels, num_channels, total, products * own[3], along)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from caffe_dns.kernels.batch_norm import line
 from caffe_dns.kernels.channel_statistics import add_up_splits
-from caffe_dns.kernels.layout import Layout, laid_out, layout_of, tile, tiles_at_once
+from caffe_dns.kernels.layout import SMALL_TILE, Layout, laid_out, layout_of, tile, tiles_at_once
 
 #: The largest window, in pixels, that is worth a kernel: its loops are unrolled.
 LARGEST_WINDOW = 49
@@ -233,7 +233,8 @@ def maxima(
     layout = layout_of(bottom)
     top = _empty((*bottom.shape[:2], *size), bottom.dtype, layout, bottom.device)
     winners = torch.empty_like(top, dtype=torch.uint8)
-    grid, settings = divide(layout, top, (bottom.shape, top.shape), window)
+    normalizes = normalized[0] is not None
+    grid, settings = divide(layout, top, (bottom.shape, top.shape), window, small=normalizes)
     _maximum[grid](
         bottom,
         bias,
@@ -244,7 +245,7 @@ def maxima(
         planes=layout.channels,
         LAST=layout.last,
         HAS_BIAS=bias is not None,
-        NORMALIZES=normalized[0] is not None,
+        NORMALIZES=normalizes,
         AFFINE=normalized[2] is not None,
         RELU=relu,
         **settings,
@@ -278,16 +279,20 @@ def divide(
     target: Tensor,
     shapes: tuple[tuple[int, ...], tuple[int, ...]],
     window: tuple[int, ...],
+    *,
+    small: bool = False,
 ) -> tuple[tuple[int, int], dict[str, Any]]:
     """The grid of programs for a target, and what they need to know of bottom and top.
 
-    Planes of images whose channels are not innermost count as images of one channel.
+    Planes of images whose channels are not innermost count as images of one channel. Tiles are
+    `small` for kernels that have much to do for a number.
     """
     channels = layout.channels if layout.last else 1
     pixels = target.numel() // channels
-    grid = triton.cdiv(pixels, layout.height), triton.cdiv(channels, layout.columns)
+    height = SMALL_TILE // layout.columns if small else layout.height
+    grid = triton.cdiv(pixels, height), triton.cdiv(channels, layout.columns)
     settings = dict(zip(("KH", "KW", "SH", "SW", "PH", "PW"), window, strict=True))
-    settings |= {"ROWS": layout.height, "COLUMNS": layout.columns}
+    settings |= {"ROWS": height, "COLUMNS": layout.columns}
     settings |= {"pixels": pixels, "num_channels": channels}
     for name, shape in zip(("", "top_"), shapes, strict=True):
         settings |= {f"{name}height": shape[2], f"{name}width": shape[3]}

@@ -64,6 +64,8 @@ def _bottom_gradient(
     PH: tl.constexpr, PW: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
     pixel, channels, known = pooled_tile(pixels, num_channels, ROWS, COLUMNS)
+    place = pixel * num_channels + channels
+    x = tl.load(blob + place, mask=known, other=0.0).to(tl.float32)
     gradient = handed_down(
         gradients, winners, pixel, channels, known, num_channels, height, width, top_height,
         top_width, KH, KW, SH, SW, PH, PW, ROWS, COLUMNS,
@@ -71,8 +73,6 @@ def _bottom_gradient(
     slope, _, mean, inverse_std = line(
         means, inverse_stds, factors, shifts, channels, num_channels, AFFINE
     )
-    place = pixel * num_channels + channels
-    x = tl.load(blob + place, mask=known, other=0.0).to(tl.float32)
     there = channels < num_channels
     along_shift = tl.load(along_shifts + channels, mask=there, other=0.0) / pixels
     along_factor = tl.load(along_factors + channels, mask=there, other=0.0) / pixels
@@ -114,7 +114,8 @@ class NormalizedMaxPool(torch.autograd.Function):
         gradient = laid_out(gradients[0], like=winners)
         top = layout_of(winners)
         sums = mean.new_empty((top.splits, 2, top.channels))
-        grid, settings = divide(layout_of(x), x, (x.shape, winners.shape), ctx.window)
+        shapes = x.shape, winners.shape
+        grid, settings = divide(layout_of(x), x, shapes, ctx.window, small=True)
         sizes = {name: settings[name] for name in ("height", "width", "top_height", "top_width")}
         window = {name: settings[name] for name in ("KW", "SH", "SW", "PH", "PW")}
         summed = {name: top.sums[name] for name in ("HEIGHT", "COLUMNS", "num_warps")}

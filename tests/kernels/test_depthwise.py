@@ -39,7 +39,7 @@ SHAPES = [(1, 8, (5, 6), 1), (2, 16, (5, 3), 2), (1, 8, (4, 6), 2), (2, 8, (1, 1
 def several_programs(monkeypatch: pytest.MonkeyPatch) -> None:
     """For so few numbers, too; and cuDNN is exact."""
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
-    for name, value in {"PLACES": 32, "CHANNELS": 8, "LEAST_ROWS": 2}.items():
+    for name, value in {"PLACES": 32, "BACK_PLACES": 32, "CHANNELS": 8, "LEAST_ROWS": 2}.items():
         monkeypatch.setattr(depthwise, name, value)
 
 
@@ -144,6 +144,7 @@ def test_not_a_number_passes_through() -> None:
         ((2, 8, 5, 5), (8, 8, 3, 3), 1, torch.float32, True),
         ((2, 8, 5, 5), (8, 1, 3, 3), 1, torch.float32, False),
         ((2, 8, 5, 5), (8, 1, 3, 3), 1, torch.bfloat16, True),
+        ((2, 8, 5, 5), (8, 1, 3, 3), 1, torch.float64, True),
         ((0, 8, 5, 5), (8, 1, 3, 3), 1, torch.float32, True),
     ],
 )
@@ -152,7 +153,7 @@ def test_what_is_left_to_cudnn(
 ) -> None:
     x = torch.zeros(shape, dtype=dtype)
     x = x.contiguous(memory_format=torch.channels_last) if last else x
-    assert not depthwise.fits(x, torch.zeros(weight), stride)
+    assert not depthwise.fits(x, torch.zeros(weight, dtype=dtype), stride)
 
 
 CONV = """layer {{ name: '{0}' type: 'Convolution' bottom: '{1}' top: '{0}' convolution_param {{
