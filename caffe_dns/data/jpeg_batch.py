@@ -15,10 +15,21 @@ from caffe_dns.data import jpeg_planes
 from caffe_dns.data.crops import Cut
 from caffe_dns.data.datum import Image, IntArray
 from caffe_dns.data.image_batch import CroppedBatch
-from caffe_dns.device.nvjpeg import Flags, jpeg_units
+from caffe_dns.data.workers import available_cores
+from caffe_dns.device.nvjpeg import Flags, JpegUnits, jpeg_units
 
 #: Bytes of planes that are decoded at a time, at most.
 _MOST_AT_ONCE = 1 << 29
+#: With more threads than these, a GPU's units decode no more.
+_MOST_THREADS = 4
+
+
+def units_of(device: torch.device) -> JpegUnits:
+    """What decodes JPEGs on a GPU, for which half of the cores may wait.
+
+    Raises CaffeError where it has none, or nvJPEG is missing.
+    """
+    return jpeg_units(device, max(1, min(_MOST_THREADS, available_cores() // 2)))
 
 
 @dataclass
@@ -127,7 +138,7 @@ class _Begun:
 
 def _begin(jpegs: Jpegs, device: torch.device) -> _Begun:
     """Let the GPU decode them from now on."""
-    units = jpeg_units(device)
+    units = units_of(device)
     layout, size = jpeg_planes.lay_out(jpegs.kinds)
     with torch.cuda.stream(units.stream):  # or it could be memory that another has yet to read
         memory = torch.empty(size, dtype=torch.uint8, device=device)

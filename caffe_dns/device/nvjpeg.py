@@ -27,31 +27,31 @@ _PACKAGES = {"nvidia": "*/lib/libnvjpeg.so.*", "torchvision": "../torchvision.li
 _NAMES = ("libnvjpeg.so.13", "libnvjpeg.so.12")
 #: Of nvjpeg.h: NVJPEG_BACKEND_HARDWARE, NVJPEG_OUTPUT_YUV, NVJPEG_STATUS_ALLOCATOR_FAILURE.
 _HARDWARE, _PLANES, _NO_MEMORY = 3, 1, 5
-#: How many threads give the units JPEGs, and how many of these each at a time.
-_THREADS, _MOST_TOGETHER = 4, 64
+#: How many JPEGs a thread gives the units at a time.
+_MOST_TOGETHER = 64
 
 
 @lru_cache
-def jpeg_units(device: torch.device) -> JpegUnits:
+def jpeg_units(device: torch.device, threads: int) -> JpegUnits:
     """Those of a GPU. Raises CaffeError where it has none, or nvJPEG is missing."""
-    return JpegUnits(device)
+    return JpegUnits(device, threads)
 
 
 class JpegUnits:
     """What decodes JPEGs on one GPU, some at a time and in the order in which they come.
 
-    A thread that has given some to the units waits for them; meanwhile others read the next ones
-    and copy them there. Threads may use it.
+    A thread that has given some to the units waits for them, with a core of its own; meanwhile the
+    others read the next ones and copy them there. Threads may use it.
     """
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, threads: int) -> None:
         if device.type != "cuda":
             raise CaffeError("decode_on_gpu: this net is on a CPU; leave it out, or give a GPU")
         library = _load()
         #: Nothing runs on it, so that memory that is taken for it is there at once.
         self.stream = torch.cuda.Stream(device)
-        self._threads = ThreadPoolExecutor(_THREADS, "decode on GPU")
-        self._idle = [_Decoder(library, device) for _ in range(_THREADS)]
+        self._threads = ThreadPoolExecutor(threads, "decode on GPU")
+        self._idle = [_Decoder(library, device) for _ in range(threads)]
 
     def start(self, jpegs: Numbers, planes: Numbers, *kept: object) -> Callable[[], Flags]:
         """Start to decode all into memory of the GPU, where `planes` [N, 8] says.

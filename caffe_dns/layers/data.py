@@ -9,9 +9,9 @@ from caffe_dns import log
 from caffe_dns.data.bad_records import BadRecords, ForgivingSource
 from caffe_dns.data.batches import ImageBatches, Share
 from caffe_dns.data.datum import DatumDecoder
+from caffe_dns.data.jpeg_batch import units_of
 from caffe_dns.data.jpeg_batches import JpegBatches
 from caffe_dns.data.sources import DatabaseSource, ImageSource
-from caffe_dns.device.nvjpeg import jpeg_units
 from caffe_dns.errors import CaffeError
 from caffe_dns.layers.base import Context, count, layer_types
 from caffe_dns.layers.batch_data import ImageBatchLayer
@@ -34,7 +34,7 @@ class Data(ImageBatchLayer, DatabaseRecords):
         self.batch_size = param.data_param.batch_size
         self._bad_records = BadRecords(context.skip_bad_records)
         if context.decode_on_gpu:
-            jpeg_units(context.device)
+            units_of(context.device)
         self.check_database()
         if param.data_param.rand_skip:
             skip = self.draw_skip(param.data_param.rand_skip)

@@ -28,7 +28,7 @@ from caffe_dns.data.jpeg_batches import JpegBatches
 from caffe_dns.data.sources import DatabaseSource
 from caffe_dns.data.transform import RecordDraws, Transform
 from caffe_dns.device import nvjpeg
-from caffe_dns.device.nvjpeg import JpegUnits, jpeg_units
+from caffe_dns.device.nvjpeg import JpegUnits
 from caffe_dns.errors import CaffeError
 from caffe_dns.layers import Context
 from caffe_dns.proto.caffe_pb2 import TEST, TRAIN, Datum, TransformationParameter
@@ -102,8 +102,8 @@ def library(monkeypatch: pytest.MonkeyPatch) -> Library:
     monkeypatch.setattr(torch.cuda, "Stream", lambda device, priority=0: stream)
     monkeypatch.setattr(torch.cuda, "stream", lambda stream: nullcontext())
     monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext())
-    units = JpegUnits(GPU)
-    monkeypatch.setattr(jpeg_batch, "jpeg_units", lambda device: units)
+    units = JpegUnits(GPU, 2)
+    monkeypatch.setattr(jpeg_batch, "units_of", lambda device: units)
     monkeypatch.setattr(jpeg_batches, "_FOUND_AHEAD", 1)  # so that all that it decodes is used
     monkeypatch.setattr("caffe_dns.data.batches.decoding_processes", lambda *_: 0)
     return stand_in
@@ -343,13 +343,13 @@ def test_a_net_on_a_cpu_is_told(tmp_path: Path) -> None:
 def test_what_is_missing_is_told(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
     library.status = 7
     with pytest.raises(CaffeError, match="no units that decode JPEGs") as caught:
-        JpegUnits(GPU)
+        JpegUnits(GPU, 2)
     assert "\n" not in str(caught.value)
     monkeypatch.undo()
     monkeypatch.setattr(nvjpeg, "_installed", lambda: iter(["no/such/libnvjpeg.so"]))
     monkeypatch.setattr(nvjpeg, "_NAMES", ())
     with pytest.raises(CaffeError, match="pip install nvidia-nvjpeg") as caught:
-        JpegUnits(GPU)
+        JpegUnits(GPU, 2)
     assert "\n" not in str(caught.value)
 
 
@@ -381,7 +381,7 @@ def gpu_or_skip() -> torch.device:
     if not torch.cuda.is_available():
         pytest.skip("needs a GPU")
     try:
-        jpeg_units(GPU)
+        jpeg_batch.units_of(GPU)
     except CaffeError as error:
         pytest.skip(str(error))
     return GPU
