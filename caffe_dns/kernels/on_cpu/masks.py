@@ -20,8 +20,10 @@ from caffe_dns.mask_rules import PRUNE_BELOW, SPLICE_ABOVE
 
 #: Numbers that are summed up at a time.
 BLOCK = 1 << 14
+#: Blocks that a thread takes at a time.
+TOGETHER = 4
 #: The least blocks for which several threads pay.
-LEAST_BLOCKS = 4
+LEAST_BLOCKS = 8
 
 
 @compiled_in_any_order
@@ -53,37 +55,53 @@ def _replace(numbers, mask, begin, end, mean, limit):
 
 
 @part
+def _blocks(turn, blocks):
+    """Those of a turn."""
+    return range(turn * TOGETHER, min((turn + 1) * TOGETHER, blocks))
+
+
+@part
+def _turns(blocks):
+    return -(-blocks // TOGETHER)
+
+
+@part
 def _end(numbers, block):
     return min((block + 1) * BLOCK, numbers.size)
 
 
 @part
-def _sum_block(arguments, block):
+def _sum_blocks(arguments, turn):
     weight, sums = arguments
-    sums[block] = _sum(weight, block * BLOCK, _end(weight, block))
+    for block in _blocks(turn, sums.size):
+        sums[block] = _sum(weight, block * BLOCK, _end(weight, block))
 
 
 @part
-def _sum_squares_of_block(arguments, block):
+def _sum_squares_of_blocks(arguments, turn):
     weight, sums, mean = arguments
-    sums[block] = _sum_squares(weight, block * BLOCK, _end(weight, block), mean)
+    for block in _blocks(turn, sums.size):
+        sums[block] = _sum_squares(weight, block * BLOCK, _end(weight, block), mean)
 
 
 @part
-def _replace_block(arguments, block):
+def _replace_blocks(arguments, turn):
     weight, mask, back, mean, limit = arguments
-    back[block] = _replace(weight, mask, block * BLOCK, _end(weight, block), mean, limit)
+    for block in _blocks(turn, back.size):
+        back[block] = _replace(weight, mask, block * BLOCK, _end(weight, block), mean, limit)
 
 
 @compiled
 def _by_deviation(threads, weight, mask, sums, threshold):
     """Keep what lies so far from the mean; `sums` gets what came back of each block."""
     blocks = sums.size
-    done = in_turns(threads, blocks, _sum_block, (weight, sums))
+    done = in_turns(threads, _turns(blocks), _sum_blocks, (weight, sums))
     mean = _sum(sums, 0, blocks) / weight.size
-    done &= in_turns(threads, blocks, _sum_squares_of_block, (weight, sums, mean))
+    done &= in_turns(threads, _turns(blocks), _sum_squares_of_blocks, (weight, sums, mean))
     limit = threshold * abs(threshold) * (_sum(sums, 0, blocks) / weight.size)
-    return done & in_turns(threads, blocks, _replace_block, (weight, mask, sums, mean, limit))
+    return done & in_turns(
+        threads, _turns(blocks), _replace_blocks, (weight, mask, sums, mean, limit)
+    )
 
 
 @compiled_in_any_order
@@ -98,9 +116,10 @@ def _follow(numbers, mask, begin, end, lower, upper):
 
 
 @part
-def _follow_block(arguments, block):
+def _follow_blocks(arguments, turn):
     weight, mask, back, lower, upper = arguments
-    back[block] = _follow(weight, mask, block * BLOCK, _end(weight, block), lower, upper)
+    for block in _blocks(turn, back.size):
+        back[block] = _follow(weight, mask, block * BLOCK, _end(weight, block), lower, upper)
 
 
 @compiled
@@ -108,7 +127,7 @@ def _by_magnitude(threads, weight, mask, back, moments, setting):
     """Keep what is large, with hysteresis; `back` gets what came back of each block."""
     threshold = max(moments[0] + setting * moments[1], np.float32(0))
     lower, upper = np.float32(PRUNE_BELOW) * threshold, np.float32(SPLICE_ABOVE) * threshold
-    return in_turns(threads, back.size, _follow_block, (weight, mask, back, lower, upper))
+    return in_turns(threads, _turns(back.size), _follow_blocks, (weight, mask, back, lower, upper))
 
 
 class MaskKernel:
