@@ -62,7 +62,13 @@ def test_the_first_time_and_disturbances_do_not_count(trials: Trials) -> None:
 
 
 def test_what_fails_is_not_taken(trials: Trials) -> None:
+    """Whatever is raised: a compiler's errors are of no kind of PyTorch's."""
+
+    def does_not_compile() -> None:
+        raise LookupError("out of resource: shared memory")
+
     assert not trials.is_faster("a", fails, takes(3))
+    assert not trials.is_faster("b", does_not_compile, takes(3))
 
 
 def test_a_case_is_tried_once(trials: Trials) -> None:
