@@ -1,6 +1,6 @@
-"""Convolutions in TF32 whose weights get their gradients from factors in half precision, on a GPU.
+"""Convolutions in TF32 whose gradients are computed from factors in half precision, on a GPU.
 
-Which has as many digits. That is taken where it is faster than cuDNN, which is found by trying,
+It has as many digits. That is taken where it is faster than cuDNN, which is found by trying,
 once for each shape.
 """
 
@@ -14,8 +14,16 @@ import torch
 from torch import Tensor
 
 from caffe_dns import kernels
-from caffe_dns.device.trial import Trials
+from caffe_dns.device.trial import Trials, Way
 from caffe_dns.layers.weight_gradients import Convolved
+
+#: The gradient of the top, x and w.
+Blobs = tuple[Tensor, Tensor, Tensor]
+
+#: From how many products in a forward pass on it is tried, where windows have several pixels. A GPU
+#: with matrix units reads other blobs for longer than it multiplies, and rounding reads them once
+#: more; and for each new shape, kernels may have to be compiled.
+LEAST = 1 << 33
 
 #: For which of them that is faster.
 _trials = Trials()
@@ -29,35 +37,51 @@ class Halved(Convolved):
         return True
 
     def weight_gradient(self, gradient: Tensor, x: Tensor, w: Tensor) -> Tensor:
-        return self._by_the_faster(gradient, x, w, others=super().weight_gradient)
+        return self._along((gradient, x, w), super().weight_gradient)
 
     def gradients(
         self, gradient: Tensor, x: Tensor, w: Tensor, wanted: Sequence[bool]
     ) -> tuple[Tensor | None, Tensor | None]:
-        gradient = gradient.contiguous(memory_format=torch.channels_last)
+        blobs = gradient.contiguous(memory_format=torch.channels_last), x, w
+        each = partial(self._each, blobs)
+        if all(wanted):
+            ours = self._ours(blobs, below=True)
+            if ours is not None and self._pays("both", blobs, ours, lambda: each(wanted)):
+                return ours()
+        return each(wanted)
 
-        def by_cudnn(gradient: Tensor, x: Tensor, w: Tensor) -> Tensor:
-            return self._backward(gradient, x, w, (False, True, False))[1]
+    def _each(self, blobs: Blobs, wanted: Sequence[bool]) -> tuple[Tensor | None, Tensor | None]:
+        """One after the other. That of w first: it gives back as much memory as the other takes."""
+        along = self._along(blobs, self._by_cudnn) if wanted[1] else None
+        return self.bottom_gradient(*blobs) if wanted[0] else None, along
 
-        # This first: it gives back as much memory as the other takes.
-        along = self._by_the_faster(gradient, x, w, others=by_cudnn) if wanted[1] else None
-        return self.bottom_gradient(gradient, x, w) if wanted[0] else None, along
-
-    def _by_the_faster(self, *blobs: Tensor, others: Callable[..., Tensor]) -> Tensor:
-        """The gradient of w from (gradient, x, w), by a kernel of our own or by `others`."""
-        ours = self._ours(*blobs)
-        case = (blobs[1].device, *(blob.shape for blob in blobs))
-        if ours is None or not _trials.is_faster(case, ours, partial(others, *blobs)):
+    def _along(self, blobs: Blobs, others: Callable[..., Tensor]) -> Tensor:
+        """The gradient of w, by kernels of our own or by `others`."""
+        ours = self._ours(blobs, below=False)
+        if ours is None or not self._pays("weight", blobs, ours, lambda: others(*blobs)):
             return others(*blobs)
-        return ours()
+        return ours()[1]
 
-    def _ours(self, gradient: Tensor, x: Tensor, w: Tensor) -> Callable[[], Tensor] | None:
-        """What computes it by kernels of our own, if they can."""
+    def _by_cudnn(self, *blobs: Tensor) -> Tensor:
+        gradient, x, w = blobs
+        return self._backward(gradient, x, w, (False, True, False))[1]
+
+    def _pays(self, of: str, blobs: Blobs, ours: Way, others: Way) -> bool:
+        gradient, x, w = blobs
+        return _trials.is_faster((of, x.device, gradient.shape, x.shape, w.shape), ours, others)
+
+    def _ours(
+        self, blobs: Blobs, *, below: bool
+    ) -> Callable[[], tuple[Tensor | None, Tensor]] | None:
+        """What computes the gradients of x, if `below`, and of w by our kernels, if they can."""
+        gradient, x, w = blobs
         if {*self.stride, *self.dilation, self.group} != {1} or not kernels.suit(x):
             return None
-        from caffe_dns.kernels import half_factors
-
-        blobs, (pad_h, pad_w) = (gradient, x, w), self.pad
-        if not half_factors.fits(*blobs, (pad_h, pad_w)):
+        if w[0, 0].numel() == 1 or gradient.numel() * w[0].numel() < LEAST:
             return None
-        return partial(half_factors.weight_gradient, *blobs, (pad_h, pad_w))
+        from caffe_dns.kernels import half_gradients
+
+        pad_h, pad_w = self.pad
+        if not half_gradients.fits(gradient, x, w, (pad_h, pad_w)):
+            return None
+        return partial(half_gradients.gradients, *blobs, (pad_h, pad_w), below=below)

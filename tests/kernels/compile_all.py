@@ -21,7 +21,7 @@ from triton.backends.nvidia.compiler import CUDABackend
 from triton.compiler import ASTSource
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from caffe_dns.kernels import convolution, half_factors, narrow, pointwise, products, ycbcr
+from caffe_dns.kernels import convolution, half_gradients, narrow, pointwise, products, ycbcr
 from caffe_dns.kernels.apart import ApartKernel
 from caffe_dns.kernels.batch_norm import Normalization
 from caffe_dns.kernels.bias_relu import BiasedReLU
@@ -77,7 +77,7 @@ def compile_instead(self: Any, *given: Any, grid: Any, warmup: bool, **named: An
     signature, constants = {}, {}
     for param in self.params:
         value = values[param.name]
-        signature[param.name] = kind(value, param.is_constexpr)
+        signature[param.name] = kind(value, param.is_constexpr, param.do_not_specialize)
         if signature[param.name] == "constexpr":
             constants[param.name] = value
     source = ASTSource(self, signature, constants)
@@ -86,9 +86,11 @@ def compile_instead(self: Any, *given: Any, grid: Any, warmup: bool, **named: An
     compiled.add(self.fn.__module__)
 
 
-def kind(value: Any, is_constexpr: bool) -> str:
-    """The type of an argument as the compiler calls it; 1 is built in, as Triton does."""
-    if is_constexpr or value is None or (isinstance(value, int) and value == 1):
+def kind(value: Any, is_constexpr: bool, is_general: bool) -> str:
+    """The type of an argument as the compiler calls it; 1 is built in, as Triton does, unless the
+    kernel is to be a general one."""
+    is_one = isinstance(value, int) and value == 1 and not is_general
+    if is_constexpr or value is None or is_one:
         return "constexpr"
     if isinstance(value, TensorDescriptor):
         return f"tensordesc<{TYPES[value.base.dtype][1:]}{value.block_shape}>"
@@ -183,7 +185,7 @@ def run_on_rows(statistics: Statistics) -> None:
     x = torch.zeros(2, 64, 8, 8).contiguous(memory_format=torch.channels_last)
     for pad in (0, 1):
         window = 2 * pad + 1
-        half_factors.weight_gradient(x, x, torch.zeros(64, 64, window, window), (pad, pad))
+        half_gradients.gradients(x, x, torch.zeros(64, 64, window, window), (pad, pad), below=True)
 
 
 def run_without_images() -> None:

@@ -1,4 +1,4 @@
-"""Gradients of weights from factors in half precision; interpreted where there is no GPU."""
+"""Gradients from factors in half precision; interpreted where there is no GPU."""
 
 from __future__ import annotations
 
@@ -25,8 +25,11 @@ if DEVICE == "cpu":
 
 pytest.importorskip("triton")
 half_factors = import_module("caffe_dns.kernels.half_factors")
+half_gradients = import_module("caffe_dns.kernels.half_gradients")
 
 Pair = tuple[int, int]
+#: Of sums of a thousand products: a GPU's matrix units cut off what they add up in float32.
+TOLERANCE = 1e-6 if DEVICE == "cpu" else 1e-5
 
 
 @pytest.fixture(autouse=True)
@@ -47,17 +50,20 @@ def as_factors(values: Tensor) -> Tensor:
     return torch.ldexp(torch.round(digits * 2**11) / 2**11, exponents)
 
 
-def exact_gradient(gradient: Tensor, x: Tensor, w: Tensor, pad: Pair) -> Tensor:
-    result: Tensor = torch.ops.aten.convolution_backward(
-        gradient, x, w.double(), None, (1, 1), pad, (1, 1), False, (0, 0), 1, (False, True, False)
-    )[1]
-    return result
+def exact_gradients(gradient: Tensor, x: Tensor, w: Tensor, pad: Pair) -> tuple[Tensor, Tensor]:
+    """Of sums of factors with 11 digits."""
+    blobs = [as_factors(blob) for blob in (gradient, x, w)]
+    below, along, _ = torch.ops.aten.convolution_backward(
+        *blobs, None, (1, 1), pad, (1, 1), False, (0, 0), 1, (True, True, False)
+    )
+    return below, along
 
 
-def check(found: Tensor, exact: Tensor, tolerance: float) -> None:
-    assert found.shape == exact.shape and found.dtype == torch.float32
-    assert found.is_contiguous(memory_format=torch.channels_last)
-    assert float((found.double() - exact).abs().max() / exact.abs().max()) < tolerance
+def check(found: tuple[Tensor, Tensor], exact: tuple[Tensor, Tensor]) -> None:
+    for own, other in zip(found, exact, strict=True):
+        assert own.shape == other.shape and own.dtype == torch.float32
+        assert own.is_contiguous(memory_format=torch.channels_last)
+        assert float((own.double() - other).abs().max() / other.abs().max()) < TOLERANCE
 
 
 @pytest.mark.parametrize("scale", [1.0, 1e-30, 1e30])
@@ -77,10 +83,12 @@ def test_against_exact_sums(
     x = draw(num, channels, *size, seed=1) / scale
     gradient, kernel = draw(num, outputs, *size, seed=2) * scale, (2 * pad[0] + 1, 2 * pad[1] + 1)
     w = draw(outputs, channels, *kernel, seed=3)
-    assert half_factors.fits(gradient, x, w, pad)
-    found = half_factors.weight_gradient(gradient, x, w, pad)
-    exact = exact_gradient(as_factors(gradient), as_factors(x), w, pad)
-    check(found, exact, 1e-6)
+    blobs = gradient, x, w
+    assert half_gradients.fits(*blobs, pad)
+    found = half_gradients.gradients(*blobs, pad, below=True)
+    check(found, exact_gradients(*blobs, pad))
+    alone = half_gradients.gradients(*blobs, pad, below=False)
+    assert alone[0] is None and torch.equal(alone[1], found[1])
 
 
 def test_small_factors_are_summed_up() -> None:
@@ -89,11 +97,9 @@ def test_small_factors_are_summed_up() -> None:
     x[0, 0] = torch.tensor([2.0**15, 0, 0])
     x[0, 1] = torch.tensor([0, 1.25 * 2.0**-15, 0])
     last = torch.channels_last
-    w, blobs = (
-        draw(8, 8, 1, 1, seed=1),
-        (blob.contiguous(memory_format=last) for blob in (gradient, x)),
-    )
-    found = half_factors.weight_gradient(*blobs, w, (0, 0))
+    blobs = [blob.contiguous(memory_format=last) for blob in (gradient, x)]
+    w = draw(8, 8, 1, 1, seed=1)
+    _, found = half_gradients.gradients(*blobs, w, (0, 0), below=False)
     assert found[0, :3, 0, 0].tolist() == [2.0**15, 1.25 * 2.0**-15, 3.0]
 
 
@@ -103,66 +109,73 @@ def test_small_factors_are_summed_up() -> None:
 def test_what_is_not_finite_is_passed_on(value: float, where: int) -> None:
     blobs = [draw(2, 8, 3, 3, seed=seed) for seed in (1, 2)]
     blobs[where][1, 5, 1, 2] = value
-    found = half_factors.weight_gradient(*blobs, draw(8, 8, 3, 3, seed=3), (1, 1))
-    bad = found[5] if where == 0 else found[:, 5]
+    w = draw(8, 8, 3, 3, seed=3)
+    below, along = half_gradients.gradients(*blobs, w, (1, 1), below=True)
+    bad = along[5] if where == 0 else along[:, 5]
     assert not bad.isfinite().any()
+    assert where == 1 or not below[1, :, :, 1:].isfinite().any()
 
 
 def test_a_blob_of_zeros() -> None:
-    x, gradient = draw(2, 8, 3, 3, seed=1), draw(2, 8, 3, 3, seed=2)
-    w = draw(8, 8, 3, 3, seed=3)
-    assert not half_factors.weight_gradient(gradient, torch.zeros_like(x), w, (1, 1)).any()
-    assert not half_factors.weight_gradient(torch.zeros_like(gradient), x, w, (1, 1)).any()
+    blobs = [draw(2, 8, 3, 3, seed=1), draw(2, 8, 3, 3, seed=2), draw(8, 8, 3, 3, seed=3)]
+    for place in range(3):
+        given = [*blobs[:place], torch.zeros_like(blobs[place]), *blobs[place + 1 :]]
+        below, along = half_gradients.gradients(*given, (1, 1), below=True)
+        assert below.any() == (place == 1) and along.any() == (place == 2)
 
 
 def test_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Images are rounded a part at a time, each by its own largest numbers."""
     x, gradient, w = draw(5, 8, 4, 3, seed=1), draw(5, 16, 4, 3, seed=2), draw(16, 8, 3, 3, seed=3)
     x[2] *= 1000
-    exact = exact_gradient(as_factors(gradient), as_factors(x), w, (1, 1))
+    gradient[1] *= 1000
+    exact = exact_gradients(gradient, x, w, (1, 1))
     for most in (1 << 26, 2 * 20 * 24, 1):
-        monkeypatch.setattr(half_factors, "MOST", most)
-        check(half_factors.weight_gradient(gradient, x, w, (1, 1)), exact, 1e-6)
+        monkeypatch.setattr(half_gradients, "MOST", most)
+        check(half_gradients.gradients(gradient, x, w, (1, 1), below=True), exact)
 
 
 def test_what_does_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     x, gradient, w = draw(2, 8, 4, 3, seed=1), draw(2, 16, 4, 3, seed=2), draw(16, 8, 3, 3, seed=3)
-    assert half_factors.fits(gradient, x, w, (1, 1))
-    assert not half_factors.fits(gradient, x, w, (1, 0))
-    assert not half_factors.fits(draw(2, 16, 4, 2, seed=2), x, w, (1, 1))
-    assert not half_factors.fits(gradient, x.contiguous(), w, (1, 1))
-    assert not half_factors.fits(gradient.contiguous(), x, w, (1, 1))
-    assert not half_factors.fits(gradient, x.bfloat16(), w, (1, 1))
-    assert not half_factors.fits(
+    assert half_gradients.fits(gradient, x, w, (1, 1))
+    assert not half_gradients.fits(gradient, x, w, (1, 0))
+    assert not half_gradients.fits(draw(2, 16, 4, 2, seed=2), x, w, (1, 1))
+    assert not half_gradients.fits(gradient, x.contiguous(), w, (1, 1))
+    assert not half_gradients.fits(gradient.contiguous(), x, w, (1, 1))
+    assert not half_gradients.fits(gradient, x.bfloat16(), w, (1, 1))
+    assert not half_gradients.fits(
         gradient, draw(2, 12, 4, 3, seed=1), w[:, [*range(8), 0, 1, 2, 3]], (1, 1)
     )
-    assert not half_factors.fits(gradient[:0], x[:0], w, (1, 1))
+    assert not half_gradients.fits(gradient[:0], x[:0], w, (1, 1))
     image = 16 * 5 * 4
-    monkeypatch.setattr(half_factors, "LARGEST", 2 * image - 1)
-    assert not half_factors.fits(gradient, x, w, (1, 1))
-    monkeypatch.setattr(half_factors, "LARGEST", 2 * image)
-    assert half_factors.fits(gradient, x, w, (1, 1))
+    monkeypatch.setattr(half_gradients, "LARGEST", 2 * image - 1)
+    assert not half_gradients.fits(gradient, x, w, (1, 1))
+    monkeypatch.setattr(half_gradients, "LARGEST", 2 * image)
+    assert half_gradients.fits(gradient, x, w, (1, 1))
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
-    assert not half_factors.fits(gradient, x, w, (1, 1))
+    assert not half_gradients.fits(gradient, x, w, (1, 1))
 
 
 @pytest.fixture
-def counted(monkeypatch: pytest.MonkeyPatch) -> list[torch.Size]:
-    """The weights whose gradients our kernels gave, as on a GPU where these are faster."""
-    found: list[torch.Size] = []
-    real = half_factors.weight_gradient
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """When our kernels are asked for gradients, whether they are for those of bottoms as well.
 
-    def counting(gradient: Tensor, x: Tensor, w: Tensor, pad: Pair) -> Tensor:
-        found.append(w.shape)
-        result: Tensor = real(gradient, x, w, pad)
-        return result
+    As on a GPU where they are faster.
+    """
+    found: list[bool] = []
+    real = half_gradients.gradients
 
-    monkeypatch.setattr(half_factors, "weight_gradient", counting)
+    def counting(*given: Any, below: bool) -> Any:
+        found.append(below)
+        return real(*given, below=below)
+
+    monkeypatch.setattr(half_gradients, "gradients", counting)
     monkeypatch.setattr(kernels, "wanted", lambda device: True)
     monkeypatch.setattr(convolution, "MATRIX_DEVICES", (DEVICE,))
     monkeypatch.setattr(convolution, "LARGE", 0)
     monkeypatch.setattr(convolution, "LARGE_CONVOLUTION", 0)
     monkeypatch.setattr(halved, "_trials", Trials())
+    monkeypatch.setattr(halved, "LEAST", 0)
     monkeypatch.setattr(trial, "_try", lambda *ways: True)
     monkeypatch.setattr(torch.backends.cudnn, "benchmark", True)
     if DEVICE == "cpu":
@@ -192,7 +205,8 @@ SETTINGS = "convolution_param {{ num_output: 16 bias_filler {{ type: 'uniform' }
     ("settings", "ours"),
     [
         ("kernel_size: 3 pad: 1", True),
-        ("kernel_size: 1", True),
+        ("kernel_h: 3 kernel_w: 1 pad_h: 1 pad_w: 0", True),
+        ("kernel_size: 1", False),
         ("kernel_size: 3", False),
         ("kernel_size: 3 pad: 1 stride: 2", False),
         ("kernel_size: 3 pad: 2 dilation: 2", False),
@@ -204,7 +218,7 @@ def test_a_layer(
     ours: bool,
     relu: bool,
     deferred: bool,
-    counted: list[torch.Size],
+    counted: list[bool],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """With a ReLU after it or without, and whoever asks for the weight's gradient."""
@@ -232,4 +246,40 @@ def test_a_layer(
     for blob, other in zip(blobs, exact, strict=True):
         assert blob.grad is not None and other.grad is not None
         torch.testing.assert_close(blob.grad.double(), other.grad, rtol=1e-6, atol=0)
-    assert len(counted) == ours
+    assert counted == ([not deferred] if ours else [])
+
+
+def test_small_layers_are_cudnns(counted: list[bool], monkeypatch: pytest.MonkeyPatch) -> None:
+    blobs = draw(2, 16, 4, 3, seed=2), draw(2, 8, 4, 3, seed=1), draw(16, 8, 3, 3, seed=3)
+    plain = halved.Halved((1, 1), (1, 1), (1, 1), 1)
+    products = 2 * 16 * 4 * 3 * 8 * 9
+    for least, asked in ((products + 1, 0), (products, 1)):
+        monkeypatch.setattr(halved, "LEAST", least)
+        plain.weight_gradient(*blobs)
+        assert len(counted) == asked
+
+
+@pytest.mark.parametrize("wanted", [(True, True), (True, False), (False, True)])
+@pytest.mark.parametrize("pays", [{"both", "weight"}, {"weight"}, set()])
+def test_what_is_faster(
+    pays: set[str],
+    wanted: tuple[bool, bool],
+    counted: list[bool],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Both gradients from the same rounded factors, the weight's alone, or none; what is wanted."""
+    monkeypatch.setattr(halved.Halved, "_pays", lambda self, of, *given: of in pays)
+    x, gradient, w = (
+        draw(2, 8, 4, 3, seed=1),
+        draw(2, 16, 4, 3, seed=2),
+        draw(16, 8, 3, 3, seed=3),
+    )
+    found = halved.Halved((1, 1), (1, 1), (1, 1), 1).gradients(gradient, x, w, wanted)
+    for own, other, is_wanted in zip(
+        found, exact_gradients(gradient, x, w, (1, 1)), wanted, strict=True
+    ):
+        assert (own is not None) == is_wanted
+        if own is not None:
+            torch.testing.assert_close(own.double(), other, rtol=1e-2, atol=1e-2)
+    both = "both" in pays and all(wanted)
+    assert counted == ([True] if both else [False] if pays and wanted[1] else [])
