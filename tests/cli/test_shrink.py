@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -152,3 +153,22 @@ def test_official_lenet(tmp_path: Path, capfd: Capture) -> None:
     assert ["total", "21,992", "3,982", "376,298", "93,435"] in rows
     units = [row[2] for row in rows if row[:1] in (["conv1"], ["conv2"], ["ip1"])]
     assert units == ["64x8x24x24", "64x19x8x8", "64x57"]
+
+
+def test_what_counts_as_a_loss_stays(model: list[str], tmp_path: Path, capfd: Capture) -> None:
+    """A loss_weight on what others read counts all channels, read or not."""
+    definition = tmp_path / "net.prototxt"
+    relu = 'type: "ReLU" bottom: "conv" top: "conv"'
+    hidden = NET.replace(relu, 'type: "ReLU" bottom: "conv" top: "relu" loss_weight: 0.01')
+    hidden = hidden.replace('bottom: "conv" top: "ip"', 'bottom: "relu" top: "ip"')
+    definition.write_text(hidden)
+    losses = []
+    for flags in ([], ["--shrink"]):
+        result = run_well(["test", *model, "--iterations", "2", "--json", *flags], capfd)
+        losses.append(json.loads(result.out)["loss"])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-6)
+    assert losses[0] != pytest.approx(json.loads(result.out)["outputs"]["loss"], rel=1e-2)
+    # What is exported has no losses.
+    out = tmp_path / "small.caffemodel"
+    result = run_well(["export", *model, "--shrink", "--output", str(out), "--batch", "4"], capfd)
+    assert "conv: 3 of 6 outputs" in result.out

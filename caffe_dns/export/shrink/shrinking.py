@@ -75,6 +75,11 @@ def _find_idle(graph: Graph) -> list[Rule]:
         rules[-1].put_axes(node)
         rules[-1].find_constants(node)
     outputs = [channels for channels in graph.channels if not channels.readers]
+    for node in graph.nodes:
+        # What counts as a loss is an output, too, where the definition has its losses.
+        outputs += [
+            top for top, weight in zip(node.tops, node.param.loss_weight, strict=False) if weight
+        ]
     for channels in outputs:
         channels.needed[:] = True
     for node, rule in zip(reversed(graph.nodes), reversed(rules), strict=True):
