@@ -155,18 +155,21 @@ def test_official_lenet(tmp_path: Path, capfd: Capture) -> None:
     assert units == ["64x8x24x24", "64x19x8x8", "64x57"]
 
 
-def test_what_counts_as_a_loss_stays(model: list[str], tmp_path: Path, capfd: Capture) -> None:
-    """A loss_weight on what others read counts all channels, read or not."""
-    definition = tmp_path / "net.prototxt"
-    relu = 'type: "ReLU" bottom: "conv" top: "conv"'
-    hidden = NET.replace(relu, 'type: "ReLU" bottom: "conv" top: "relu" loss_weight: 0.01')
-    hidden = hidden.replace('bottom: "conv" top: "ip"', 'bottom: "relu" top: "ip"')
-    definition.write_text(hidden)
+@pytest.mark.parametrize("layer", ["conv", "scale", "relu"])
+def test_what_counts_as_a_loss_stays(
+    layer: str, model: list[str], tmp_path: Path, capfd: Capture
+) -> None:
+    """A loss_weight on what others read counts all channels, as they are before the next layer."""
+    apart = NET.replace('"Scale" bottom: "conv" top: "conv"', '"Scale" bottom: "conv" top: "scale"')
+    apart = apart.replace('"ReLU" bottom: "conv" top: "conv"', '"ReLU" bottom: "scale" top: "relu"')
+    apart = apart.replace('bottom: "conv" top: "ip"', 'bottom: "relu" top: "ip"')
+    hidden = apart.replace(f'top: "{layer}"', f'top: "{layer}" loss_weight: 0.01')
+    (tmp_path / "net.prototxt").write_text(hidden)
     losses = []
-    for flags in ([], ["--shrink"]):
+    for flags in ([], ["--shrink"], ["--fold"], ["--shrink", "--fold"]):
         result = run_well(["test", *model, "--iterations", "2", "--json", *flags], capfd)
         losses.append(json.loads(result.out)["loss"])
-    assert losses[1] == pytest.approx(losses[0], rel=1e-6)
+    assert losses[1:] == pytest.approx(losses[:1] * 3, rel=1e-6)
     assert losses[0] != pytest.approx(json.loads(result.out)["outputs"]["loss"], rel=1e-2)
     # What is exported has no losses.
     out = tmp_path / "small.caffemodel"

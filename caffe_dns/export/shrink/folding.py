@@ -50,6 +50,7 @@ def fold(model: UnmaskedModel) -> Folded:
             gone.append(follower)
             last = follower
         node.param.top[0] = last.top.name
+        node.param.loss_weight[:] = last.param.loss_weight
         node.tops = last.tops
     left = [node for node in graph.nodes if node not in gone]
     graph.nodes = left
@@ -62,8 +63,9 @@ def fold(model: UnmaskedModel) -> Folded:
 
 
 def _only_reader(node: Node) -> Node | None:
+    """What alone reads the node's top; a loss_weight reads it as well."""
     readers = node.top.readers
-    return readers[0] if len(readers) == 1 else None
+    return readers[0] if len(readers) == 1 and not any(node.param.loss_weight) else None
 
 
 def _affine(node: Node) -> tuple[np.ndarray, np.ndarray] | None:
