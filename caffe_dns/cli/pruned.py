@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from caffe_dns import log
 from caffe_dns.cli.provenance import command_line
 from caffe_dns.cli.snapshots import keeps_files
@@ -19,35 +21,75 @@ from caffe_dns.solver.nets import test_definition
 from caffe_dns.solver.solver import Solver
 
 
-def write_pruned(trainer: Solver) -> None:
-    """Write the trained net as PREFIX_pruned.caffemodel and .prototxt, if surgery took anything.
+@dataclass(frozen=True)
+class _Taken:
+    """A pruned net at one moment: the model, or why there is none, and how much is left of it."""
 
-    Its layers are those of plain Caffe; the log says what it holds and what may be done with it. A
-    net that cannot be deployed gets a warning instead, as the snapshots are there all the same.
+    model: UnmaskedModel | CaffeError
+    kept: int
+    total: int
+
+
+class PrunedNet:
+    """Looks on while a run goes, and writes what it leaves of a net that surgery took from.
+
+    That is the net of the last snapshot: a display after it may change masks, and statistics.
     """
+
+    def __init__(self, trainer: Solver) -> None:
+        self._trainer = trainer
+        self._taken: _Taken | None = None
+        before = trainer.on_snapshot
+
+        def noted(iteration: int, state: str) -> None:
+            before(iteration, state)
+            if iteration == trainer.param.max_iter:
+                self._taken = _take(trainer)
+
+        trainer.on_snapshot = noted
+
+    def write(self) -> None:
+        """Write PREFIX_pruned.caffemodel and .prototxt, if surgery took anything.
+
+        Their layers are those of plain Caffe; the log says what they hold and what may be done with
+        them. A net that cannot be deployed gets a warning, as the snapshots are there all the same.
+        """
+        param = self._trainer.param
+        taken = self._taken or _take(self._trainer)
+        if taken is None:
+            return
+        prefix = f"{param.snapshot_prefix}_pruned"
+        model, definition = f"{prefix}.caffemodel", f"{prefix}.prototxt"
+        try:
+            if isinstance(taken.model, CaffeError):
+                raise taken.model
+            raw = to_caffemodel(taken.model)
+        except CaffeError as error:
+            log.warning(f"No {model} is written: {error}")
+            return
+        write_atomically(definition, taken.model.definition.to_text().encode())
+        write_atomically(model, raw)
+        log.info(
+            f"Pruned net: {model} has {taken.kept} of {taken.total} parameters that are not zero, "
+            f"and no masks; {definition} defines it for use, in layers of plain Caffe"
+        )
+        tested = param.net or next(iter(param.test_net), "")
+        if tested:
+            command = command_line("test", "--model", tested, "--weights", model)
+            log.info(f"Pruned net: score it by {command}")
+        log.info(f"Pruned net: make it small by {shrink_command(param.snapshot_prefix)}")
+
+
+def _take(trainer: Solver) -> _Taken | None:
+    """The net as it is now, if surgery has taken anything from it."""
     if not keeps_files(trainer.param) or not _is_pruned(trainer):
-        return
+        return None
     counts = count_kept(trainer.net)
     kept, total = sum(c.kept for c in counts), sum(c.total for c in counts)
-    prefix = f"{trainer.param.snapshot_prefix}_pruned"
-    model, definition = f"{prefix}.caffemodel", f"{prefix}.prototxt"
     try:
-        plain = plain_model(trainer)
-        raw = to_caffemodel(plain)
+        return _Taken(plain_model(trainer), kept, total)
     except CaffeError as error:
-        log.warning(f"No {model} is written: {error}")
-        return
-    write_atomically(definition, plain.definition.to_text().encode())
-    write_atomically(model, raw)
-    log.info(
-        f"Pruned net: {model} has {kept} of {total} parameters that are not zero, and no masks; "
-        f"{definition} defines it for use, in layers of plain Caffe"
-    )
-    tested = trainer.param.net or next(iter(trainer.param.test_net), "")
-    if tested:
-        command = command_line("test", "--model", tested, "--weights", model)
-        log.info(f"Pruned net: score it by {command}")
-    log.info(f"Pruned net: make it small by {shrink_command(trainer.param.snapshot_prefix)}")
+        return _Taken(error, kept, total)
 
 
 def shrink_command(prefix: str) -> str:

@@ -69,6 +69,28 @@ def test_the_net_without_masks(kind: str, crop: bool, tmp_path: Path, capfd: Cap
     assert (folder / "snap_small.prototxt").exists()
 
 
+def test_it_is_the_net_of_the_last_snapshot(tmp_path: Path, capfd: Capture) -> None:
+    """A last display after it renews official masks and BatchNorm's statistics."""
+    net = small_net(kind="CInnerProduct").replace(
+        "inner_product_param", "cinner_product_param { c_rate: 0.5 power: 0 } inner_product_param"
+    )
+    top = 'top: "data" top: "label"'
+    assert net.count(top) == 2
+    net = net.replace(top, 'top: "raw" top: "label"').replace(
+        'layer { name: "pool"',
+        'layer { name: "norm" type: "BatchNorm" bottom: "raw" top: "data" }layer { name: "pool"',
+    )
+    run_well(write_solver(tmp_path, net, "display: 3"), capfd)
+    plain = arrays(tmp_path / "snap_pruned.caffemodel")
+    masked = arrays(tmp_path / "snap_iter_6.caffemodel")
+    for name in ("ip1", "ip2"):
+        weight, bias, weight_mask, bias_mask = masked[name]
+        np.testing.assert_array_equal(plain[name][0], weight * weight_mask)
+        np.testing.assert_array_equal(plain[name][1], bias * bias_mask)
+    for actual, expected in zip(plain["norm"], masked["norm"], strict=True):
+        np.testing.assert_array_equal(actual, expected)
+
+
 @pytest.mark.parametrize(
     ("flags", "settings", "setting"),
     [

@@ -19,7 +19,7 @@ from caffe_dns.cli.launch import as_rank, launch
 from caffe_dns.cli.live_report import LiveReport, with_report
 from caffe_dns.cli.progress import Progress
 from caffe_dns.cli.provenance import log_head, log_seed
-from caffe_dns.cli.pruned import write_pruned
+from caffe_dns.cli.pruned import PrunedNet
 from caffe_dns.cli.pruning import Pruning
 from caffe_dns.cli.snapshots import Snapshots, alone_with_prefix, keeps_files
 from caffe_dns.cli.target import find_target
@@ -172,6 +172,7 @@ def _solve(
     warn_of_overwriting(trainer.param, weights, trainer.iteration)
     log.info("Starting Optimization")
     shown = trainer.ranks.is_root
+    pruned = PrunedNet(trainer)
     with handler, Progress("Training", trainer.param.max_iter, shown=shown) as progress:
         progress.advance(trainer.iteration)
         trainer.poll = handler.poll
@@ -181,7 +182,7 @@ def _solve(
         except CaffeError as error:
             raise definition.locate(error) from None
     if shown and trainer.iteration == trainer.param.max_iter:
-        write_pruned(trainer)
+        pruned.write()
         tell_latency(trainer)
         if page is not None:
             page.finish()
