@@ -57,6 +57,9 @@ def standard_layer(layer: LayerParameter) -> LayerParameter:
         if settings.HasField(old):
             settings.axis = getattr(settings, old)
             settings.ClearField(old)
+    if plain.type == "LRN":
+        # Said aloud, for OpenCV takes another number where there is none.
+        plain.lrn_param.alpha = plain.lrn_param.alpha
     for _, value in plain.ListFields():
         if isinstance(value, Message):
             _clear_fillers(value)

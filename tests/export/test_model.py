@@ -117,9 +117,13 @@ def read_with_opencv(model: UnmaskedModel, folder: Path) -> cv2.dnn.Net:
 
 
 @needs_importer
-def test_opencv_computes_the_same(tmp_path: Path) -> None:
-    # OpenCV's importer knows neither the k of LRN nor the round_mode of Pooling.
+@pytest.mark.parametrize("gone", ["", "alpha: 0.5 "])
+def test_opencv_computes_the_same(gone: str, tmp_path: Path) -> None:
+    # OpenCV's importer knows neither the k of LRN nor the round_mode of Pooling, and of an alpha
+    # that is not given it takes one of its own.
     text = CONVOLUTIONAL.replace("beta: 0.75 k: 2", "beta: 0.75").replace("round_mode: FLOOR", "")
+    assert gone in text
+    text = text.replace(gone, "") if gone else text
     model, net = small_model(text, tmp_path)
     inputs = random_inputs(net, batch=1)
     reader = read_with_opencv(model, tmp_path)

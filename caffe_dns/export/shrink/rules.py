@@ -81,7 +81,7 @@ def run_on_constants(node: Node, bottoms: list[Channels]) -> None:
         made = node.layer.double()(*(_filled(bottom) for bottom in node.bottoms))
     for top, values in zip(node.tops, [made] if torch.is_tensor(made) else made, strict=True):
         assert top.axis is not None
-        rows = values.movedim(top.axis, 0).flatten(1).numpy()
+        rows = values.movedim(top.axis, 0).reshape(len(top), -1).numpy()
         everywhere = known & (rows.min(1) == rows.max(1))
         top.constant = np.where(everywhere, rows[:, 0], np.nan)
 

@@ -26,6 +26,23 @@ def test_a_constant_goes_through_nonlinearities() -> None:
     np.testing.assert_allclose(result.model.blobs[4][1], expected, rtol=1e-6)
 
 
+def test_blobs_of_one_axis() -> None:
+    text = (
+        IMAGES
+        + ip("a", "data", more="axis: 0")
+        + layer("s", "Scale", "a", "s", "scale_param { axis: 0 bias_term: true }")
+        + layer("t", "TanH", "s", "t")
+        + ip("b", "t", 2, "axis: 0")
+    )
+    model, blobs = full(text)
+    blobs["a"][0][3] = 0
+    result = shrunk(model)
+    assert channels(result.model) == {"a": 3, "b": 2}
+    constant = np.tanh(blobs["s"][0][3] * blobs["a"][1][3] + blobs["s"][1][3])
+    expected = blobs["b"][1] + blobs["b"][0][:, 3] * constant
+    np.testing.assert_allclose(result.model.blobs[4][1], expected, rtol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("side", "left"), [("pad: 1", 4), ("pad_r: 1", 4), ("pad_t: 1", 4), ("pad_l: 0", 3)]
 )
