@@ -27,8 +27,11 @@ Batch = Mapping[str, Tensor]
 
 
 def due(iteration: int, interval: int) -> bool:
-    """Whether it is time for what is done every so many iterations; for 0 never."""
-    return interval > 0 and iteration % interval == 0
+    """Whether it is time for what is done every so many iterations; for 0 never.
+
+    Caffe takes the remainder as well, whose sign does not count: -3 is every 3.
+    """
+    return interval != 0 and iteration % interval == 0
 
 
 class Batches:

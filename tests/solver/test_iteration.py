@@ -8,7 +8,7 @@ import torch
 
 from caffe_dns.layers.memory_data import MemoryData
 from caffe_dns.solver import iteration
-from caffe_dns.solver.iteration import Batches, CapturedIteration, taken_over
+from caffe_dns.solver.iteration import Batches, CapturedIteration, due, taken_over
 from caffe_dns.solver.update_rules import solver_types
 from tests.nets import input_layer, ip, layer, make_net, recorded_log
 from tests.solver.rules import parse
@@ -16,6 +16,12 @@ from tests.solver.rules import parse
 DUMMY = """dummy_data_param { shape { dim: 2 dim: 3 } data_filler { type: "constant" value: 2 }
 data_filler { type: "uniform" } shape { dim: 2 dim: 1 } }"""
 MEMORY = "memory_data_param { batch_size: 2 channels: 1 height: 1 width: 3 }"
+
+
+@pytest.mark.parametrize(("interval", "times"), [(3, [0, 3, 6]), (-3, [0, 3, 6]), (0, [])])
+def test_intervals_count_without_their_sign(interval: int, times: list[int]) -> None:
+    """As the remainder of C++ does: snapshot: -3 of a real Caffe writes one every 3 iterations."""
+    assert [number for number in range(8) if due(number, interval)] == times
 
 
 def test_a_batch_that_nobody_else_keeps_is_taken_over() -> None:
