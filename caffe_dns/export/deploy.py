@@ -182,7 +182,7 @@ def _add_heads(param: NetParameter, losses: list[LayerParameter]) -> list[str]:
             scores = [blob for blob in loss.bottom if blob in learned]
             outputs += scores or [blob for blob in loss.bottom[:1] if blob in tops]
             continue
-        kind, settings = _HEADS[loss.type]
+        kind, _ = _HEADS[loss.type]
         there = [x for x in param.layer if x.type == kind and x.bottom[0] == loss.bottom[0]]
         if there:
             outputs.append(there[0].top[0])
@@ -191,12 +191,19 @@ def _add_heads(param: NetParameter, losses: list[LayerParameter]) -> list[str]:
         taken = {top for layer in param.layer for top in (*layer.top, layer.name)}
         if name in taken:
             name = f"{loss.name}_prob"
-        head = param.layer.add(name=name, type=kind, bottom=[loss.bottom[0]], top=[name])
-        axis = getattr(loss, settings).axis if settings else 1
-        if axis != 1:
-            head.softmax_param.axis = axis
+        param.layer.append(_head(loss, name, name))
         outputs.append(name)
     return outputs
+
+
+def _head(loss: LayerParameter, name: str, top: str) -> LayerParameter:
+    """The layer that makes probabilities of a loss's scores."""
+    kind, settings = _HEADS[loss.type]
+    head = LayerParameter(name=name, type=kind, bottom=[loss.bottom[0]], top=[top])
+    axis = getattr(loss, settings).axis if settings else 1
+    if axis != 1:
+        head.softmax_param.axis = axis
+    return head
 
 
 def _boxes_found(param: NetParameter, loss: LayerParameter) -> list[str]:
@@ -245,9 +252,14 @@ def _without_labels(param: NetParameter, losses: list[LayerParameter]) -> NetPar
     data = {source for blob in scores for source in sources.get(blob, ())}
     tainted = {source for blob in targets for source in sources.get(blob, ())} - data
     result = NetParameter(name=param.name)
+    read = {blob for layer in param.layer if layer not in judges for blob in layer.bottom}
     for layer in param.layer:
         if layer in judges or tainted.intersection(layer.bottom):
             tainted.update(layer.top)
+            if layer.type in _HEADS and read.intersection(layer.top[1:]):
+                # Its probabilities are not of the label.
+                result.layer.append(_head(layer, layer.name, layer.top[1]))
+                tainted.discard(layer.top[1])
         else:
             result.layer.add().CopyFrom(layer)
     return result

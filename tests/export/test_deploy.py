@@ -185,6 +185,16 @@ def test_remarks_say_what_the_data_layers_did() -> None:
             " inner_product_param { num_output: 1 } }",
             ["InnerProduct ip>c"],
         ),
+        (  # probabilities that a loss makes, read by others
+            'layer { name: "l" type: "SoftmaxWithLoss" bottom: "ip" bottom: "label" top: "l"'
+            ' top: "p" } layer { name: "x" type: "ArgMax" bottom: "p" top: "x" }',
+            ["Softmax ip>p", "ArgMax p>x"],
+        ),
+        (  # or only judged
+            'layer { name: "l" type: "SoftmaxWithLoss" bottom: "ip" bottom: "label" top: "l"'
+            ' top: "p" } layer { name: "a" type: "Accuracy" bottom: "p" bottom: "label" }',
+            ["Softmax ip>prob"],
+        ),
         (  # a loss made of losses
             'layer { name: "l" type: "SoftmaxWithLoss" bottom: "ip" bottom: "label" top: "l" }'
             'layer { name: "e" type: "EuclideanLoss" bottom: "ip" bottom: "ip" top: "e" }'
