@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from caffe_dns import kernels
+from caffe_dns.kernels.postponed import Postponed
 from caffe_dns.layers import batch_norm as layers_batch_norm
 from caffe_dns.layers import normalized_convolution
 from caffe_dns.layers.base import Context
@@ -249,6 +250,15 @@ def test_a_net(text: str, times: int, monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(summed) == text.count("BatchNorm") - times
     for got, want in zip(found, wanted, strict=True):
         torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
+
+
+def test_sums_go_with_their_gradient_alone() -> None:
+    postponed, gradient, along = Postponed(), torch.ones(3), (torch.ones(1), torch.zeros(1))
+    postponed.leave_gradients(gradient, along)
+    assert postponed.take_gradients(gradient.clone()) is None
+    postponed.leave_gradients(gradient, along)
+    assert postponed.take_gradients(gradient.view_as(gradient)) is along
+    assert postponed.take_gradients(gradient) is None
 
 
 WINDOWS = [((3, 3), (2, 2), (0, 0)), ((3, 2), (2, 1), (1, 0)), ((2, 2), (2, 2), (0, 0))]
