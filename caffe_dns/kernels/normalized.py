@@ -40,6 +40,7 @@ class NormalizedBatch(torch.autograd.Function):
         mean, inverse_std = measured(x, sums, bias, statistics, eps)
         ctx.save_for_backward(x, mean, inverse_std, factor, shift)
         ctx.relu, ctx.postponed = relu, postponed
+        ctx.bias_type = None if bias is None else bias.dtype
         done = Normalization(x, mean, inverse_std, factor, shift, relu)
         if postponed is None:
             return done.top()
@@ -53,7 +54,7 @@ class NormalizedBatch(torch.autograd.Function):
         gradient = laid_out(gradients[0], like=x)
         along = ctx.postponed.take_gradients(gradient) if ctx.postponed is not None else None
         result, along_factor, along_shift, _ = done.gradients(gradient, along=along)
-        bias = torch.zeros_like(mean) if ctx.needs_input_grad[3] else None
+        bias = torch.zeros_like(mean, dtype=ctx.bias_type) if ctx.needs_input_grad[3] else None
         return result, along_factor, along_shift, bias, *[None] * 5
 
 

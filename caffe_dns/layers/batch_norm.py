@@ -187,10 +187,9 @@ class BatchNorm(SameShape):
         image = values.shape[2], values.shape[3]
         window = pooling.window(image)
         if self.wants_sums and kernels.suit(values) and is_innermost(values):
-            from caffe_dns.kernels.max_pool import LARGEST_WINDOW
-            from caffe_dns.kernels.normalized_pool import NormalizedMaxPool
+            from caffe_dns.kernels.normalized_pool import NormalizedMaxPool, fits
 
-            if window.kernel[0] * window.kernel[1] <= LARGEST_WINDOW:
+            if fits(values, window.output_size(image), window.kernel, window.stride, window.pad):
                 factor, shift = _both(factor, shift)
                 top: Tensor = NormalizedMaxPool.apply(
                     values, factor, shift, bias, self._statistics(), self.eps, relu, sums,

@@ -21,6 +21,8 @@ Pair = tuple[int, int]
 ALIGNMENT = 8
 #: The most channels of an image for which it pays.
 FEW_CHANNELS = 4
+#: How much memory folded images may take of that of the images to be kept for the gradient.
+KEPT_SHARE = 0.6
 
 
 @dataclass(frozen=True)
@@ -97,19 +99,22 @@ class StridedConvolution:
 class _Folded(torch.autograd.Function):
     """The convolution of images, which do not learn, with a weight that is folded already.
 
-    For its gradient they are folded again: that takes less time than keeping them takes memory.
+    For its gradient they are folded again where they are not small, as in half precision without
+    channels of zeros: that takes less time than keeping them takes memory.
     """
 
     @staticmethod
     def forward(ctx: Any, images: Tensor, weight: Tensor, strided: StridedConvolution) -> Tensor:
-        ctx.save_for_backward(images, weight)
+        folded = strided.fold_images(images, weight.dtype)
+        ctx.keeps = folded.nbytes <= KEPT_SHARE * images.nbytes
+        ctx.save_for_backward(folded if ctx.keeps else images, weight)
         ctx.strided = strided
-        return F.conv2d(strided.fold_images(images, weight.dtype), weight)
+        return F.conv2d(folded, weight)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[None, Tensor, None]:
         images, weight = ctx.saved_tensors
-        folded = ctx.strided.fold_images(images, weight.dtype)
+        folded = images if ctx.keeps else ctx.strided.fold_images(images, weight.dtype)
         mask = (False, True, False)
         along: Tensor = torch.ops.aten.convolution_backward(
             gradients[0], folded, weight, None, (1, 1), (0, 0), (1, 1), False, (0, 0), 1, mask

@@ -62,6 +62,28 @@ def test_images_that_do_not_learn(strided: StridedConvolution, image: tuple[int,
     assert {tensor.data_ptr() for tensor in kept if len(tensor) == 2} == {images.data_ptr()}
 
 
+def test_small_folded_images_are_kept() -> None:
+    """In half precision, squares of sixteen pixels take half of what the images take."""
+    strided = StridedConvolution(3, (11, 11), 4, (2, 2))
+    images = draw(2, 3, 63, 63).float()
+    weight = draw(5, 3, 11, 11, seed=2).bfloat16().requires_grad_()
+    kept: list[tuple[int, ...]] = []
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        kept.append(tuple(tensor.shape))
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        top = strided.convolve(images, weight)
+    assert (2, 48, 17, 17) in kept and (2, 3, 63, 63) not in kept
+    upstream = draw(*top.shape, seed=3).bfloat16()
+    (got,) = torch.autograd.grad(top, weight, upstream)
+    exact = weight.detach().double().requires_grad_()
+    wanted = F.conv2d(images.bfloat16().double(), exact, None, 4, 2)
+    (want,) = torch.autograd.grad(wanted, exact, upstream.double())
+    torch.testing.assert_close(got.double(), want, rtol=0.02, atol=0.02 * float(want.abs().max()))
+
+
 @pytest.mark.parametrize(
     ("settings", "used"),
     [
