@@ -6,7 +6,6 @@ come before are applied to the maxima alone.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -14,9 +13,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from caffe_dns.kernels.batch_norm import line
 from caffe_dns.kernels.channel_statistics import add_up_splits
-from caffe_dns.kernels.layout import SMALL_TILE, Layout, laid_out, layout_of, tile, tiles_at_once
+from caffe_dns.kernels.layout import Layout, laid_out, layout_of, tile, tiles_at_once
 
 #: The largest window, in pixels, that is worth a kernel: its loops are unrolled.
 LARGEST_WINDOW = 49
@@ -28,10 +26,6 @@ NOWHERE = tl.constexpr(255)
 def _maximum(
     bottom,
     bias,
-    means,
-    inverse_stds,
-    factors,
-    shifts,
     top,
     winners,
     pixels,
@@ -44,8 +38,6 @@ def _maximum(
     planes,
     LAST: tl.constexpr,
     HAS_BIAS: tl.constexpr,
-    NORMALIZES: tl.constexpr,
-    AFFINE: tl.constexpr,
     RELU: tl.constexpr,
     KH: tl.constexpr,
     KW: tl.constexpr,
@@ -65,18 +57,12 @@ def _maximum(
     image = pixel // (top_width * top_height) * height
     best = tl.full((ROWS, COLUMNS), -float("inf"), tl.float32)
     winner = tl.full((ROWS, COLUMNS), NOWHERE, tl.int32)
-    if NORMALIZES:
-        slope, intercept, _, _ = line(
-            means, inverse_stds, factors, shifts, channels, num_channels, AFFINE
-        )
     for i in tl.static_range(KH):
         for j in tl.static_range(KW):
             y, x = row + i, column + j
             inside = (y >= 0) & (y < height) & (x >= 0) & (x < width) & known
             place = ((image + y) * width + x) * num_channels + channels
             value = tl.load(bottom + place, mask=inside, other=0.0).to(tl.float32)
-            if NORMALIZES:
-                value = value * slope + intercept
             # The first maximum counts; NaN is passed on.
             better = inside & ((value > best) | (value != value) | (winner == NOWHERE))
             best = tl.where(better, value, best)
@@ -99,20 +85,29 @@ def _maximum(
 
 
 @triton.jit
-def pooled_tile(pixels, num_channels, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
-    """This program's pixels and channels, and which of them there are."""
+def _hand_down(
+    gradients,
+    winners,
+    result,
+    pixels,
+    num_channels,
+    height,
+    width,
+    top_height,
+    top_width,
+    KH: tl.constexpr,
+    KW: tl.constexpr,
+    SH: tl.constexpr,
+    SW: tl.constexpr,
+    PH: tl.constexpr,
+    PW: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):
+    """A tile of the bottom's gradient: the sum over the windows that a pixel has won."""
     channels = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)[None, :]
     pixel = tl.program_id(0) * ROWS + tl.arange(0, ROWS)[:, None]
-    return pixel, channels, (pixel < pixels) & (channels < num_channels)
-
-
-@triton.jit
-def handed_down(
-    gradients, winners, pixel, channels, known, num_channels, height, width, top_height, top_width,
-    KH: tl.constexpr, KW: tl.constexpr, SH: tl.constexpr, SW: tl.constexpr,
-    PH: tl.constexpr, PW: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
-):  # fmt: skip
-    """A tile of the bottom's gradient: the sum over the windows that a pixel has won."""
+    known = (pixel < pixels) & (channels < num_channels)
     row = pixel // width % height + PH
     column = pixel % width + PW
     image = pixel // (width * height) * top_height
@@ -127,21 +122,6 @@ def handed_down(
             winner = tl.load(winners + place, mask=inside, other=NOWHERE).to(tl.int32)
             gradient = tl.load(gradients + place, mask=inside, other=0.0).to(tl.float32)
             total += tl.where(winner == own, gradient, 0.0)
-    return total
-
-
-@triton.jit
-def _hand_down(
-    gradients, winners, result,
-    pixels, num_channels, height, width, top_height, top_width,
-    KH: tl.constexpr, KW: tl.constexpr, SH: tl.constexpr, SW: tl.constexpr,
-    PH: tl.constexpr, PW: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
-):  # fmt: skip
-    pixel, channels, known = pooled_tile(pixels, num_channels, ROWS, COLUMNS)
-    total = handed_down(
-        gradients, winners, pixel, channels, known, num_channels, height, width, top_height,
-        top_width, KH, KW, SH, SW, PH, PW, ROWS, COLUMNS,
-    )  # fmt: skip
     tl.store(result + pixel * num_channels + channels, total, mask=known)
 
 
@@ -195,8 +175,24 @@ class MaxPool(torch.autograd.Function):
         relu: bool,
     ) -> Tensor:
         bottom = laid_out(bottom)
-        ctx.window, ctx.shape = (*kernel, *stride, *pad), bottom.shape
-        top, winners = maxima(bottom, size, ctx.window, bias=bias, relu=relu)
+        layout = layout_of(bottom)
+        top = _empty((*bottom.shape[:2], *size), bottom.dtype, layout, bottom.device)
+        winners = torch.empty_like(top, dtype=torch.uint8)
+        ctx.window = (*kernel, *stride, *pad)
+        ctx.shape = bottom.shape
+        grid, settings = _divide(layout, top, (bottom.shape, top.shape), ctx.window)
+        _maximum[grid](
+            bottom,
+            bias,
+            top,
+            winners,
+            lowest=torch.finfo(top.dtype).min,
+            planes=layout.channels,
+            LAST=layout.last,
+            HAS_BIAS=bias is not None,
+            RELU=relu,
+            **settings,
+        )
         ctx.save_for_backward(winners)
         ctx.bias_type = None if bias is None else bias.dtype
         return top
@@ -217,42 +213,6 @@ class MaxPool(torch.autograd.Function):
         return result, along_bias, None, None, None, None, None
 
 
-def maxima(
-    bottom: Tensor,
-    size: tuple[int, int],
-    window: tuple[int, ...],
-    *,
-    bias: Tensor | None = None,
-    normalized: Sequence[Tensor | None] = (None,) * 4,
-    relu: bool,
-) -> tuple[Tensor, Tensor]:
-    """The maxima, so many rows and columns, and where in its window each was.
-
-    A bias or normalising, by `Normalization.line`, and a ReLU come before.
-    """
-    layout = layout_of(bottom)
-    top = _empty((*bottom.shape[:2], *size), bottom.dtype, layout, bottom.device)
-    winners = torch.empty_like(top, dtype=torch.uint8)
-    normalizes = normalized[0] is not None
-    grid, settings = divide(layout, top, (bottom.shape, top.shape), window, small=normalizes)
-    _maximum[grid](
-        bottom,
-        bias,
-        *normalized,
-        top,
-        winners,
-        lowest=torch.finfo(top.dtype).min,
-        planes=layout.channels,
-        LAST=layout.last,
-        HAS_BIAS=bias is not None,
-        NORMALIZES=normalizes,
-        AFFINE=normalized[2] is not None,
-        RELU=relu,
-        **settings,
-    )
-    return top, winners
-
-
 def hand_down(
     gradient: Tensor, winners: Tensor, shape: tuple[int, ...], window: tuple[int, ...]
 ) -> Tensor:
@@ -262,7 +222,7 @@ def hand_down(
     """
     layout = layout_of(winners)
     result = _empty(shape, gradient.dtype, layout, gradient.device)
-    grid, settings = divide(layout, result, (shape, winners.shape), window)
+    grid, settings = _divide(layout, result, (shape, winners.shape), window)
     _hand_down[grid](gradient, winners, result, **settings)
     return result
 
@@ -274,25 +234,21 @@ def _empty(
     return torch.empty(shape, dtype=dtype, device=device, memory_format=memory_format)
 
 
-def divide(
+def _divide(
     layout: Layout,
     target: Tensor,
     shapes: tuple[tuple[int, ...], tuple[int, ...]],
     window: tuple[int, ...],
-    *,
-    small: bool = False,
 ) -> tuple[tuple[int, int], dict[str, Any]]:
     """The grid of programs for a target, and what they need to know of bottom and top.
 
-    Planes of images whose channels are not innermost count as images of one channel. Tiles are
-    `small` for kernels that have much to do for a number.
+    Planes of images whose channels are not innermost count as images of one channel.
     """
     channels = layout.channels if layout.last else 1
     pixels = target.numel() // channels
-    height = SMALL_TILE // layout.columns if small else layout.height
-    grid = triton.cdiv(pixels, height), triton.cdiv(channels, layout.columns)
+    grid = triton.cdiv(pixels, layout.height), triton.cdiv(channels, layout.columns)
     settings = dict(zip(("KH", "KW", "SH", "SW", "PH", "PW"), window, strict=True))
-    settings |= {"ROWS": height, "COLUMNS": layout.columns}
+    settings |= {"ROWS": layout.height, "COLUMNS": layout.columns}
     settings |= {"pixels": pixels, "num_channels": channels}
     for name, shape in zip(("", "top_"), shapes, strict=True):
         settings |= {f"{name}height": shape[2], f"{name}width": shape[3]}
