@@ -28,19 +28,26 @@ _ALIGNMENT = 32
 
 #: Starts to replace a tensor by its mean over all ranks; returns a function that waits for the end.
 StartMean = Callable[[Tensor], Callable[[], object]]
+#: Memory for so many numbers of a type on a device, zeros.
+NewBuffer = Callable[[int, torch.dtype, torch.device], Tensor]
+
+
+def new_buffer(size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Usual memory for a buffer."""
+    return torch.zeros(size, dtype=dtype, device=device)
 
 
 class _Bucket:
     """The gradients of some small parameters in one buffer, each in its parameter's layout."""
 
-    def __init__(self, parameters: Sequence[Tensor]) -> None:
+    def __init__(self, parameters: Sequence[Tensor], new: NewBuffer) -> None:
         self.parameters = parameters
         starts, size = [], 0
         for parameter in parameters:
             starts.append(size)
             size += -(-parameter.numel() // _ALIGNMENT) * _ALIGNMENT
         first = parameters[0]
-        self._buffer = torch.zeros(size, dtype=first.dtype, device=first.device)
+        self._buffer = new(size, first.dtype, first.device)
         self._gradients = [
             self._buffer.as_strided(parameter.shape, parameter.stride(), start)
             for parameter, start in zip(parameters, starts, strict=True)
@@ -94,15 +101,20 @@ class GradientAverage:
     `arm` is called before the last backward pass of an iteration, `finish` after it; all ranks do
     both. Gradients may be missing on some ranks, where they count as zero. Those of `movable`
     parameters lie in memory of their own, so that they may change while backward still runs.
+    Buffers lie in memory that `new` makes.
     """
 
     def __init__(
-        self, parameters: Sequence[Tensor], start_mean: StartMean, movable: Sequence[Tensor] = ()
+        self,
+        parameters: Sequence[Tensor],
+        start_mean: StartMean,
+        movable: Sequence[Tensor] = (),
+        new: NewBuffer = new_buffer,
     ) -> None:
         self._start_mean = start_mean
         lone = {id(parameter) for parameter in movable if _is_large(parameter)}
         self._buckets = [
-            _Lone(group[0]) if id(group[0]) in lone else _Bucket(group)
+            _Lone(group[0]) if id(group[0]) in lone else _Bucket(group, new)
             for group in _group(parameters, lone)
         ]
         self._waits: list[Callable[[], object]] = []

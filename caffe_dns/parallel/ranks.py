@@ -29,7 +29,7 @@ from caffe_dns import log
 from caffe_dns.errors import CaffeError, first_line
 from caffe_dns.layers.masked import WeightedLayer
 from caffe_dns.net.params import Param
-from caffe_dns.parallel.averaging import GradientAverage
+from caffe_dns.parallel.averaging import LAST_BYTES, GradientAverage, new_buffer
 from caffe_dns.parallel.heartbeat import LONGEST_SILENCE, Heartbeat
 from caffe_dns.parallel.peer_memory import PeerMemory
 from caffe_dns.parallel.world import World
@@ -274,7 +274,12 @@ class JoinedRanks(Ranks):
         learning = [param for param in params if param.tensor.requires_grad]
         # Other layers may hand down a gradient, or a view of it, that more than one has.
         movable = [p.tensor for p in learning if isinstance(p.layer, WeightedLayer)]
-        return GradientAverage([p.tensor for p in learning], self._start_mean, movable)
+        tensors = [p.tensor for p in learning]
+        size = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+        # Of two numbers all ranks get the same sum, in whatever order one kernel adds them up.
+        at_once = self.size == 2 and size <= LAST_BYTES
+        new = self._peers.new_buffer if self._peers is not None and at_once else new_buffer
+        return GradientAverage(tensors, self._start_mean, movable, new)
 
     def to_means(self, tensors: Sequence[Tensor]) -> None:
         for wait in [self._start_mean(tensor) for tensor in tensors]:
@@ -301,6 +306,8 @@ class JoinedRanks(Ranks):
 
     def _start_mean(self, values: Tensor) -> Callable[[], Tensor]:
         """Start averaging `values` over the ranks, in place; returns what waits for the end."""
+        if self._peers is not None and self._peers.has(values):
+            return self._peers.start_averaging(values)
         operation = dist.ReduceOp.AVG
         if self._device.type != "cuda":  # gloo cannot divide
             values.mul_(1 / self.size)

@@ -43,6 +43,16 @@ def gradients(tensors: list[Tensor]) -> list[Tensor]:
     return found
 
 
+def test_buffers_lie_where_they_are_wanted() -> None:
+    tensors, memory = parameters((3, 5), (7,)), torch.zeros(100)
+    average = GradientAverage(tensors, Others().start_mean, new=lambda size, *_: memory[:size])
+    average.arm()
+    sum(tensor.sum() for tensor in tensors).backward()  # type: ignore[union-attr]
+    average.finish()
+    ends = memory.data_ptr(), memory.data_ptr() + memory.nbytes
+    assert all(ends[0] <= gradient.data_ptr() < ends[1] for gradient in gradients(tensors))
+
+
 def test_gradients_become_their_mean() -> None:
     tensors = parameters((3, 5), (7,), (2, 3, 4, 5))
     tensors[2] = tensors[2].detach().to(memory_format=torch.channels_last).requires_grad_()

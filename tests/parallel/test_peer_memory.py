@@ -51,6 +51,8 @@ def use_peers(words: list[str]) -> None:
         ranks.use(device)
         assert ranks._peers is not None
         tensor = torch.empty(8, 1000, device=device)
+        buffer = ranks._peers.new_buffer(1024, torch.float32, device)
+        numbers = torch.arange(len(buffer), device=device, dtype=torch.float32)
         for turn in range(50):
             tensor.fill_(-1)
             ranks.part_of(tensor).fill_(world.rank + turn)
@@ -60,10 +62,13 @@ def use_peers(words: list[str]) -> None:
             values = torch.full((4, 1000), float(10 * turn + world.rank), device=device)
             rows = ranks.start_gathering(values)()
             assert rows[:, 7].tolist() == [10 * turn] * 4 + [10 * turn + 1] * 4
+            buffer.copy_(numbers + 2 * turn + 2 * world.rank)
+            ranks.to_means([buffer])
+            assert torch.equal(buffer, numbers + 2 * turn + 1)
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
-def test_two_gpus_complete_and_gather(tmp_path: Path) -> None:
+def test_two_gpus_complete_gather_and_average(tmp_path: Path) -> None:
     ranks = Ranks(tmp_path, function="tests.parallel.test_peer_memory:use_peers")
     assert ranks.wait() == [0, 0], [ranks.said(rank)[-1000:] for rank in range(2)]
