@@ -112,6 +112,13 @@ def test_against_float64(
     torch.testing.assert_close(factor.double(), products, rtol=1e-4, atol=1e-4 * scale)
 
 
+@pytest.mark.parametrize(("rows", "stride"), [(9, 1), (14, 2)])
+def test_programs_of_many_rows(rows: int, stride: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They load rows ahead, which takes more than those they have room for."""
+    monkeypatch.setattr(depthwise, "LEAST_ROWS", rows)
+    test_against_float64(1, 8, (rows, 3), stride, affine=True, relu=True)
+
+
 def test_a_large_mean_costs_no_digits() -> None:
     """Where all of a channel's tops are about the same, but at the borders."""
     x = 1e-3 * draw(1, 8, 12, 12, seed=1) + 1
