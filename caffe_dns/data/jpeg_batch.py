@@ -20,7 +20,7 @@ from caffe_dns.device.nvjpeg import Flags, JpegUnits, jpeg_units
 
 #: Bytes of planes that are decoded at a time, at most.
 _MOST_AT_ONCE = 1 << 29
-#: With more threads than these, a GPU's units decode no more.
+#: How many threads feed a GPU's units: with four they decode more than with three.
 _MOST_THREADS = 4
 
 
