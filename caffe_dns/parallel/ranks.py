@@ -226,7 +226,7 @@ class JoinedRanks(Ranks):
             return None
         try:
             peers = PeerMemory(group, self.rank, self._device)
-        except (ImportError, RuntimeError):
+        except (AttributeError, ImportError, RuntimeError):  # some PyTorch lacks what it takes
             peers = None
         return None if self.largest(int(peers is None)) else peers
 
