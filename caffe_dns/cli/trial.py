@@ -220,7 +220,7 @@ def _disk(param: SolverParameter, solver: Solver) -> Iterator[Finding]:
         return
     size = sum(4 * p.tensor.numel() for p in solver.net.learnable_params)
     each = size * (1 + solver.rule.num_histories)
-    number = (param.max_iter // param.snapshot if param.snapshot else 0) or 1
+    number = (param.max_iter // abs(param.snapshot) if param.snapshot else 0) or 1
     folder = Path(on_disk(param.snapshot_prefix)).parent
     if not os.path.isdir(folder):
         return

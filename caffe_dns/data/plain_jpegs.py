@@ -31,6 +31,8 @@ _ALL = b"\0\x3f\0"
 #: Numbers in a table of quantities, lengths that a code may have, and what the first code of a
 #: block may stand for, at most: so many bits.
 _NUMBERS_OF_A_BLOCK, _LENGTHS, _MOST_BITS = 64, 16, 15
+#: How many tables there may be of each kind.
+_TABLES = 4
 #: Which table: 0 and 1 for Huffman codes of the first coefficient and of others, 2 for quantities,
 #: and its number.
 Table: TypeAlias = "tuple[int, int]"
@@ -123,7 +125,9 @@ def _tables(marker: int, segment: bytes) -> set[Table]:
             most = max(segment[1 + _LENGTHS : end], default=0) if kind == 0 else 0
             if not _is_code(counts) or most > _MOST_BITS:
                 raise ValueError
-        if kind > 2 or (marker == _CODES and kind == 2) or len(segment) < end:
+        if kind > 2 or (marker == _CODES and kind == 2):
+            raise ValueError
+        if number >= _TABLES or len(segment) < end:
             raise ValueError
         found.add((kind, number))
         segment = segment[end:]

@@ -45,7 +45,7 @@ def check_sizes(param: SolverParameter, net: Net, histories: int) -> None:
     A state has `histories` numbers for each parameter. Text and settings, which take some thousand
     bytes, are left to whoever writes.
     """
-    wanted = param.snapshot > 0 or param.snapshot_after_train
+    wanted = param.snapshot or param.snapshot_after_train
     if not wanted or param.snapshot_format != SolverParameter.BINARYPROTO:
         return
     copies = 2 if param.snapshot_diff else 1

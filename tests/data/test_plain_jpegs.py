@@ -61,6 +61,7 @@ PLAIN = {
     "Adobe's": with_segment(0xEE, ADOBE + b"\1"),
     "with all tables of a kind together": tables(together=True),
     "with a comment": with_segment(0xFE, b"hello"),
+    "with a fourth table of quantities": with_segment(0xDB, b"\3" + bytes(range(1, 65))),
 }
 #: Of how many rows and columns there is one colour, where these are not two and two.
 COLOURS = {"4:4:4": (1, 1), "4:2:2": (1, 2), "4:4:0": (2, 1)}
@@ -83,6 +84,8 @@ OTHER = {
     "without quantities": tables(together=False),
     "with quantities of two bytes": changed(b"\xff\xdb\0\x43\0", b"\xff\xdb\0\x43\x10"),
     "with codes of all ones": changed(CODES, CODES[:5] + b"\2" + CODES[6:]),
+    "with a fifth table of codes": with_segment(0xC4, b"\4\0\1" + bytes(15)),
+    "with a fifth table of quantities": with_segment(0xDB, b"\4" + bytes(range(1, 65))),
     "with too many bits": changed(CODES + bytes(range(12)), CODES + bytes(range(11)) + b"\x10"),
     "of other codes than there are": changed(SCAN, SCAN.replace(b"\3\x11", b"\3\x12")),
     "of some coefficients": changed(SCAN, SCAN.replace(b"\x3f", b"\x3e")),

@@ -46,6 +46,15 @@ def test_models_beyond_two_gibibytes_are_known_at_the_start(tmp_path: Path) -> N
     check(grown(tmp_path, 3 * GIB, "snapshot_format: HDF5"))
 
 
+def test_a_snapshot_without_its_sign_has_to_fit_as_well(tmp_path: Path) -> None:
+    solver = grown(tmp_path, 3 * GIB)
+    solver.param.snapshot = -5
+    solver.param.snapshot_after_train = False
+    assert "a model of 3.00 GiB does not fit" in complaint(solver)
+    solver.param.snapshot = 0
+    check(solver)
+
+
 def test_differences_and_histories_count(tmp_path: Path) -> None:
     solver = grown(tmp_path, GIB + GIB // 2)
     check(solver)
