@@ -38,7 +38,7 @@ from caffe_dns.reports.summary import summarize
 from tools.benchmarks.contestants import net_definition
 from tools.benchmarks.plain_nets import NETS
 
-#: Images/s of one H200, from docs/speed.md, "Against torch.compile".
+#: Images/s of one H200 with the versions of which several GPUs were measured.
 RATES = {
     ("alexnet_bn_dns", "tf32"): 25_876,
     ("alexnet_bn_dns", "bf16"): 53_297,
