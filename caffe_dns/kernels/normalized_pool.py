@@ -44,6 +44,9 @@ def _best(
     """
     best = tl.full((ROWS, COLUMNS), LOWEST, tl.float32)
     winner = tl.full((ROWS, COLUMNS), 0, tl.int32)
+    if not WHOLE:
+        # Of a window of NaN, the first pixel that is in the image.
+        winner += tl.maximum(-row, 0) * KW + tl.maximum(-column, 0)
     for i in tl.static_range(KH):
         for j in tl.static_range(KW):
             where = (first + i * width + j) * num_channels + channels

@@ -123,6 +123,20 @@ def test_nan_is_passed_on() -> None:
     assert not top[0, 0].isnan().any()
 
 
+def test_nothing_before_the_images_is_read() -> None:
+    """Where a window begins with padding, and none of its pixels is larger than another."""
+    window = WINDOWS[2]
+    pixels = torch.full((4, 4, 5, 2), float("nan"), device=DEVICE)
+    pixels[:2] = 7
+    x = pixels[2:].permute(0, 3, 1, 2)
+    level, shift = torch.zeros(2, device=DEVICE), torch.ones(2, device=DEVICE)
+    rest = arguments(x, window, relu=True)
+    assert normalized_pool.fits(x, rest[5], window.kernel, window.stride, window.pad)
+    top = normalized_pool.NormalizedMaxPool.apply(x.requires_grad_(), level, shift, *rest)
+    *_, chosen = top.grad_fn.saved_tensors
+    assert top.isnan().all() and chosen.isnan().all()
+
+
 @pytest.mark.parametrize(
     ("x", "window"),
     [
