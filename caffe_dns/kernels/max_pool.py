@@ -67,7 +67,7 @@ def _maximum(
             better = inside & ((value > best) | (value != value) | (winner == NOWHERE))
             best = tl.where(better, value, best)
             winner = tl.where(better, i * KW + j, winner)
-    best = tl.where(winner == NOWHERE, lowest, best)
+    empty = winner == NOWHERE
     if HAS_BIAS:
         if LAST:
             added = tl.load(bias + channels, mask=channels < num_channels, other=0.0)
@@ -79,6 +79,7 @@ def _maximum(
     if RELU:
         winner = tl.where(best <= 0, NOWHERE, winner)
         best = tl.where(best < 0, 0.0, best)
+    best = tl.where(empty, lowest, best)
     place = pixel * num_channels + channels
     tl.store(top + place, best, mask=known)
     tl.store(winners + place, winner.to(tl.uint8), mask=known)

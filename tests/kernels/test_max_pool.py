@@ -25,6 +25,8 @@ WINDOWS = [
     Window((1, 2), (3, 3)),
     Window((3, 3), (2, 2), (2, 2)),
 ]
+#: The last ones have no pixel.
+EMPTY = Window((1, 1), (2, 4))
 
 
 def draw(last: bool, dtype: torch.dtype) -> tuple[torch.Generator, torch.Tensor]:
@@ -63,7 +65,7 @@ def test_the_same_as_the_layer(window: Window, last: bool, dtype: torch.dtype) -
 
 @pytest.mark.parametrize("last", [False, True])
 @pytest.mark.parametrize(
-    ("window", "relu"), [*((window, True) for window in WINDOWS[:4]), (WINDOWS[1], False)]
+    ("window", "relu"), [*((window, True) for window in (*WINDOWS[:4], EMPTY)), (WINDOWS[1], False)]
 )
 def test_a_bias_and_a_relu_before(window: Window, last: bool, relu: bool) -> None:
     generator, bottom = draw(last, torch.float32)
