@@ -15,6 +15,7 @@ from torch import Tensor
 
 from caffe_dns import kernels
 from caffe_dns.device.trial import Trials, Way
+from caffe_dns.layers.pixels import is_innermost
 from caffe_dns.layers.weight_gradients import Convolved
 
 #: The gradient of the top, x and w.
@@ -31,7 +32,7 @@ _trials = Trials()
 
 @dataclass(frozen=True)
 class Halved(Convolved):
-    """A convolution, of images with their channels innermost."""
+    """A convolution of images; those with their channels innermost are for our kernels."""
 
     def has_own_gradients(self, x: Tensor) -> bool:
         return True
@@ -42,7 +43,9 @@ class Halved(Convolved):
     def gradients(
         self, gradient: Tensor, x: Tensor, w: Tensor, wanted: Sequence[bool]
     ) -> tuple[Tensor | None, Tensor | None]:
-        blobs = gradient.contiguous(memory_format=torch.channels_last), x, w
+        if is_innermost(x):
+            gradient = gradient.contiguous(memory_format=torch.channels_last)
+        blobs = gradient, x, w
         each = partial(self._each, blobs)
         if all(wanted):
             ours = self._ours(blobs, below=True)

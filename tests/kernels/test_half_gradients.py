@@ -283,3 +283,21 @@ def test_what_is_faster(
             torch.testing.assert_close(own.double(), other, rtol=1e-2, atol=1e-2)
     both = "both" in pays and all(wanted)
     assert counted == ([True] if both else [False] if pays and wanted[1] else [])
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_the_gradient_takes_the_layout_of_the_images(last: bool) -> None:
+    """Else each backward pass of a net in fp32, which has planes, would copy it twice."""
+    given: list[Tensor] = []
+
+    class Noting(halved.Halved):
+        def _backward(self, gradient: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
+            given.append(gradient)
+            return super()._backward(gradient, *rest)
+
+    wanted = torch.channels_last if last else torch.contiguous_format
+    x = draw(2, 8, 4, 3, seed=1).contiguous(memory_format=wanted)
+    gradient, w = draw(2, 16, 4, 3, seed=2).contiguous(), draw(16, 8, 3, 3, seed=3)
+    Noting((1, 1), (1, 1), (1, 1), 1).gradients(gradient, x, w, (True, True))
+    assert len(given) == 2
+    assert all(each.is_contiguous(memory_format=wanted) for each in given)
