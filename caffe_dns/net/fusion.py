@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import takewhile
-from typing import TYPE_CHECKING
 
 import torch
 
@@ -34,9 +33,6 @@ from caffe_dns.net.kinds import (
     works_in_place,
 )
 from caffe_dns.net.wiring import Step
-
-if TYPE_CHECKING:
-    pass
 
 #: Where all of it is faster.
 DEVICES = ("cuda",)
