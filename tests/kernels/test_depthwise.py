@@ -231,6 +231,16 @@ NETS = [
         + end("b"),
         0,
     ),
+    # With another stride across than down, with holes.
+    *(
+        (
+            chain("a", "data", "kernel_size: 1")
+            + chain("b", "a", f"kernel_size: 3 pad: 1 group: 8 {settings}")
+            + end("b"),
+            0,
+        )
+        for settings in ("stride_h: 1 stride_w: 2", "dilation: 2")
+    ),
 ]
 
 
