@@ -50,9 +50,10 @@ def _find_largest(
 def exponent(largest, SHARES: tl.constexpr):
     """By which power of 2 a blob's numbers are multiplied before they are rounded."""
     most = tl.max(tl.load(largest + tl.arange(0, SHARES)))
-    # 127 is added to exponents; those of the least and of infinity are as good as others.
+    # 127 is added to exponents. Infinity's is as good as others; that of less than 2^-112 would ask
+    # for more than float32 has.
     own = (most.to(tl.int32, bitcast=True) >> 23) & 255
-    return 14 + 127 - tl.minimum(tl.maximum(own, 15), 254)
+    return 14 + 127 - tl.maximum(own, 15)
 
 
 @triton.jit
