@@ -175,8 +175,9 @@ LOSS = """layer { name: 'tanh' type: 'TanH' bottom: 'end' top: 't' }
 SHAPE = (2, 8, 7, 6)
 
 
-def chain(name: str, bottom: str, settings: str) -> str:
-    text = CONV.format(name, bottom, settings) + layer(f"{name}/bn", "BatchNorm", name, name)
+def chain(name: str, bottom: str, settings: str, normalizing: str = "") -> str:
+    text = CONV.format(name, bottom, settings)
+    text += layer(f"{name}/bn", "BatchNorm", name, name, normalizing)
     return (
         text
         + layer(f"{name}/s", "Scale", name, name, SCALE)
@@ -241,6 +242,13 @@ NETS = [
         )
         for settings in ("stride_h: 1 stride_w: 2", "dilation: 2")
     ),
+    # Not by the statistics of a batch.
+    (
+        chain("a", "data", "kernel_size: 1")
+        + chain("b", "a", BY_CHANNELS, "batch_norm_param { use_global_stats: true }")
+        + end("b"),
+        0,
+    ),
 ]
 
 
@@ -264,7 +272,7 @@ def test_a_net(text: str, times: int, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(of, name, noted)
     found = results(text, monkeypatch, least=0)
     assert len(made) == times
-    assert len(summed) == text.count("BatchNorm") - times
+    assert len(summed) == text.count("BatchNorm") - text.count("use_global_stats") - times
     for got, want in zip(found, wanted, strict=True):
         torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
 
