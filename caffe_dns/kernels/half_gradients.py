@@ -19,7 +19,7 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 from caffe_dns.kernels import half_factors
 from caffe_dns.kernels.channel_statistics import add_up_splits
 from caffe_dns.kernels.half_factors import Pair, Scaled, scaled, unscaled
-from caffe_dns.kernels.layout import LARGEST
+from caffe_dns.kernels.layout import LARGEST, multiprocessors
 
 #: The first generation of NVIDIA's GPUs that copies tiles to shared memory by itself, and how many
 #: bytes of that a program takes.
@@ -131,13 +131,6 @@ def _hand_down(
 
 
 @cache
-def _multiprocessors(device: torch.device) -> int:
-    if device.type != "cuda":
-        return 1
-    return torch.cuda.get_device_properties(device).multi_processor_count
-
-
-@cache
 def _has_room(device: torch.device) -> bool:
     """Whether the device can copy tiles by itself, and has room for them."""
     if device.type != "cuda":
@@ -216,7 +209,7 @@ class _Along:
         self._tiles = triton.cdiv(outer, way.outer) * triton.cdiv(channels, way.channels)
         self._tiles *= math.prod(kernel) // way.spots
         turns = triton.cdiv(rows, way.pixels)
-        splits = _splits(turns, self._tiles, way.resident * _multiprocessors(w.device))
+        splits = _splits(turns, self._tiles, way.resident * multiprocessors(w.device))
         self._steps = triton.cdiv(turns, splits)
         self._sums = torch.empty(splits, w.numel(), device=w.device)
 

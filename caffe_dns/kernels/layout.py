@@ -7,6 +7,7 @@ in one piece; a kernel finds its places by the same rule in both.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -134,6 +135,14 @@ class Layout:
         """Among how many programs the rows of a channel are divided where they are summed up."""
         blocks = triton.cdiv(self.rows, self._sum_height)
         return max(1, min(blocks, PROGRAMS // self.sum_blocks))
+
+
+@cache
+def multiprocessors(device: torch.device) -> int:
+    """How many a GPU has; 1 where kernels are interpreted."""
+    if device.type != "cuda":
+        return 1
+    return torch.cuda.get_device_properties(device).multi_processor_count
 
 
 def fits(blob: Tensor) -> bool:

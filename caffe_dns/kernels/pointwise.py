@@ -18,7 +18,7 @@ from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from caffe_dns.kernels.channel_statistics import Sums
-from caffe_dns.kernels.layout import LARGEST
+from caffe_dns.kernels.layout import LARGEST, multiprocessors
 
 #: What gives a convolution's gradients.
 Gradients = Callable[[Tensor, Tensor, Tensor, Sequence[bool]], tuple[Tensor | None, Tensor | None]]
@@ -92,13 +92,6 @@ def _multiply(
 
 
 @cache
-def _multiprocessors(device: torch.device) -> int:
-    if device.type != "cuda":
-        return 1
-    return torch.cuda.get_device_properties(device).multi_processor_count
-
-
-@cache
 def _can_copy_tiles(device: torch.device) -> bool:
     return device.type != "cuda" or torch.cuda.get_device_capability(device) >= CAPABILITY
 
@@ -129,7 +122,7 @@ def _depth(x: Tensor) -> int:
 def _splits(rows: int, blocks: int, device: torch.device) -> int:
     """Among how many programs the rows of each of so many blocks of columns are divided."""
     tiles = triton.cdiv(rows, ROWS)
-    splits = max(1, min(tiles, RESIDENT * _multiprocessors(device) // blocks))
+    splits = max(1, min(tiles, RESIDENT * multiprocessors(device) // blocks))
     # As few as need no more turns.
     return triton.cdiv(tiles, triton.cdiv(tiles, splits))
 
