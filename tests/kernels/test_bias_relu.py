@@ -97,8 +97,9 @@ def test_a_top_among_others(dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_sums_of_many_splits(dtype: torch.dtype) -> None:
-    sums = torch.randn(300, 11, generator=torch.Generator().manual_seed(1)).to(DEVICE)
+@pytest.mark.parametrize("splits", [7, 300, 2 * channel_statistics.MANY + 5])
+def test_sums_of_many_splits(splits: int, dtype: torch.dtype) -> None:
+    sums = torch.rand(splits, 11, generator=torch.Generator().manual_seed(1)).to(DEVICE)
     found = channel_statistics.add_up_splits(sums, dtype)
     assert found.dtype == dtype
     wanted = sums.double().sum(0)
