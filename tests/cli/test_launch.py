@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from shlex import quote
 
 import pytest
 import torch
@@ -139,7 +140,7 @@ def test_a_rank_that_lost_lines_ends_no_other(
     tmp_path: Path, capfd: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     done = tmp_path / "done"
-    ranks = iter([f"exit {LOST_OUTPUT}", f"sleep 0.5; touch {done}"])
+    ranks = iter([f"exit {LOST_OUTPUT}", f"sleep 0.5; touch {quote(str(done))}"])
     monkeypatch.setattr(launching, "_start", lambda *_: subprocess.Popen(["sh", "-c", next(ranks)]))
     assert launch(ARGUMENTS, [0, 1]) == LOST_OUTPUT
     assert done.exists() and capfd.readouterr().err == ""
