@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from caffe_dns import log
+from caffe_dns.device.recording import recording
 from caffe_dns.errors import CaffeError, first_line
 from caffe_dns.layers.weight_gradients import DeferredWeightGradients, SecondStream
 from caffe_dns.net import Net
@@ -247,8 +248,7 @@ class CapturedIteration:
         if self.net.context.draws:
             graph.register_generator_state(self.net.context.generator())
         try:
-            # The thread that reads ahead goes on making CUDA calls meanwhile.
-            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+            with recording(graph):
                 self._outcome = self._run_layers(inputs)
         except CaffeError:
             raise

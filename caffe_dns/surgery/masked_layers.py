@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -12,6 +10,7 @@ import torch
 from torch import Tensor
 
 from caffe_dns import mask_rules
+from caffe_dns.device.recording import recording
 from caffe_dns.layers.masked import DeviationMasks, MagnitudeMasks
 from caffe_dns.net import Net
 from caffe_dns.net.multiplications import uses_by_layer
@@ -44,25 +43,12 @@ class Replayed(Generic[_Result]):
             return self._function()
         if self._recorded is None:
             graph = torch.cuda.CUDAGraph()
-            # The thread that reads ahead goes on making CUDA calls meanwhile.
-            with _no_collection(), torch.cuda.graph(graph, capture_error_mode="thread_local"):
+            with recording(graph):
                 result = self._function()
             self._recorded = graph, result
         graph, result = self._recorded
         graph.replay()
         return result
-
-
-@contextmanager
-def _no_collection() -> Iterator[None]:
-    """No garbage is collected meanwhile: to free a CUDA graph ends the recording of another."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
 
 
 @dataclass(frozen=True)
