@@ -167,8 +167,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except JSONDecodeError as error:  # a power failure may leave files of a cache empty
         if library_of(error) != "triton":
             raise
-        folder = os.environ.get("TRITON_CACHE_DIR") or "~/.triton/cache"
-        _complain(f"Triton's folder of compiled kernels is damaged: remove {folder}")
+        from caffe_dns.kernels import damaged_folder
+
+        _complain(f"Triton's {damaged_folder()}")
         interrupt.leave(1)
     number = code if isinstance(code, int) else 0
     if ends_at_once and not user_code.has_run:

@@ -68,6 +68,11 @@ def _advice(error: Exception) -> str:
     if isinstance(error, OSError):
         return "; TRITON_CACHE_DIR may name a folder that can be written"
     if isinstance(error, JSONDecodeError):
-        folder = os.environ.get("TRITON_CACHE_DIR") or "~/.triton/cache"
-        return f"; its folder of compiled kernels is damaged: remove {folder}"
+        return f"; its {damaged_folder()}"
     return ""
+
+
+def damaged_folder() -> str:
+    """That Triton's folder of compiled kernels is damaged, and what helps."""
+    folder = os.environ.get("TRITON_CACHE_DIR") or "~/.triton/cache"
+    return f"folder of compiled kernels is damaged: remove {folder}"

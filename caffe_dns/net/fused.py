@@ -159,9 +159,9 @@ class Chain(FusedLayers):
         """The maxima of what the convolution or the BatchNorm makes of it."""
         relu = self.relu is not None
         if self.batch_norm is not None:
-            layer_, *affine = self._affine()
-            bottom, bias, sums = self._add_up(bottom, layer_)
-            return layer_.normalize_and_pool(
+            batch_norm, *affine = self._affine()
+            bottom, bias, sums = self._add_up(bottom, batch_norm)
+            return batch_norm.normalize_and_pool(
                 bottom, pooling, *affine, bias=bias, relu=relu, sums=sums
             )
         layer = self.weighted.layer if self.weighted is not None else None
