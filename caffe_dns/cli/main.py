@@ -158,23 +158,28 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
     except OSError as error:
         _complain_of_system(error)
-    except (MemoryError, RuntimeError, ImportError) as error:
-        lacking = shortage(error)
+    except (MemoryError, RuntimeError, ImportError, JSONDecodeError) as error:
+        lacking = _explain_lack(error)
         if lacking is None:
             raise
-        _complain(f"{lacking}: {first_line(error)}")
-        interrupt.leave(1)
-    except JSONDecodeError as error:  # a power failure may leave files of a cache empty
-        if library_of(error) != "triton":
-            raise
-        from caffe_dns.kernels import damaged_folder
-
-        _complain(f"Triton's {damaged_folder()}")
+        _complain(lacking)
         interrupt.leave(1)
     number = code if isinstance(code, int) else 0
     if ends_at_once and not user_code.has_run:
         interrupt.leave(number)
     sys.exit(number)
+
+
+def _explain_lack(error: Exception) -> str | None:
+    """What is lacking: memory, a package, whole files of a cache; None for another error."""
+    if isinstance(error, JSONDecodeError):  # a power failure may leave files of a cache empty
+        if library_of(error) != "triton":
+            return None
+        from caffe_dns.kernels import damaged_folder
+
+        return f"Triton's {damaged_folder()}"
+    lacking = shortage(error)
+    return None if lacking is None else f"{lacking}: {first_line(error)}"
 
 
 def _explain(error: click.UsageError) -> str:
