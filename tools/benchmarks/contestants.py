@@ -1,14 +1,16 @@
 """The two who train the same net on the same device: caffe_dns and plain PyTorch.
 
-A contestant is a generator of the ways in which it can train: first it builds its net and warms
-up, then it yields each way's name and a function that trains for a number of iterations. Both train
-on constant random images that are on the device already. When who runs is up to the caller.
+A contestant is a function that builds what it can while others are at work, and returns a function
+that wants the device for itself: it warms up, then it yields each way in which the contestant can
+train, its name and a function that trains for a number of iterations. Both train on constant random
+images that are on the device already. When who runs is up to the caller.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -33,6 +35,7 @@ RATE, MOMENTUM, DECAY = 1e-5, 0.9, 5e-4
 WARM_UP = 3
 Step = Callable[[int], object]
 Ways = Iterator[tuple[str, Step]]
+Built = Callable[[], Ways]
 
 
 @dataclass(frozen=True)
@@ -48,8 +51,16 @@ class Task:
 # caffe_dns --------------------------------------------------------------------------------------
 
 
-def ours(task: Task, *, surgery: bool) -> Ways:
-    """The training loop of `dns train`, without tests, snapshots and displays."""
+def ours(task: Task, *, surgery: bool) -> Built:
+    """The training loop of `dns train`, without tests, snapshots and displays.
+
+    Which ways are the fastest it finds by trying, so that all of it is built alone.
+    """
+    return partial(our_ways, task, surgery=surgery)
+
+
+def our_ways(task: Task, *, surgery: bool) -> Ways:
+    """The way that `dns train` takes; what trials took does not count."""
     device = torch.device(task.device)
     if device.type == "cuda":
         use_gpu(device.index)
@@ -62,7 +73,7 @@ def ours(task: Task, *, surgery: bool) -> Ways:
     solver = Solver(param, device=device, surgery=surgery, activations=activations)
     hold_data(solver.net, NETS[task.net].classes)
     if device.type == "cuda":
-        # What cuDNN's trials took does not count here either. Then the iteration is captured.
+        # What memory the trials took does not count. Then the iteration is captured.
         solver.step(CapturedIteration.WARM_UP)
         torch.cuda.reset_peak_memory_stats()
     solver.step(1)
@@ -144,6 +155,14 @@ class PlainTraining:
         for _ in range(iterations):
             self.iterate()
 
+    def warm_up(self, iterations: int) -> None:
+        """Train on a stream that is not the default one, as capturing needs."""
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            self.eager(iterations)
+        torch.cuda.current_stream().wait_stream(stream)
+
     def capture(self) -> Step:
         """One iteration as a CUDA graph; what is returned replays it."""
         self.optimizer.zero_grad(set_to_none=True)
@@ -158,25 +177,30 @@ class PlainTraining:
         return replay
 
 
-def theirs(task: Task, *, benchmark: bool = False, mode: str | None = None) -> Ways:
+def theirs(task: Task, *, benchmark: bool = False, mode: str | None = None) -> Built:
     """Plain PyTorch, eager and as a CUDA graph; with `benchmark`, cuDNN tries its algorithms out.
 
-    What memory those trials took does not count: the peak begins after them.
+    With a `mode`, torch.compile compiles it now.
     """
-    device = torch.device(task.device)
-    use_precision(task.precision, device)
-    torch.backends.cudnn.benchmark = benchmark
+    use_precision(task.precision, torch.device(task.device))
     training = PlainTraining(task, mode=mode)
-    if device.type != "cuda":
+    if mode:
+        # PyTorch keeps what cuDNN has once chosen, but apart from what it chooses without this
+        # flag: trials wait until nobody disturbs them.
+        torch.backends.cudnn.deterministic = True
+        training.eager(1)
+        torch.backends.cudnn.deterministic = False
+    return partial(their_ways, training, benchmark=benchmark)
+
+
+def their_ways(training: PlainTraining, *, benchmark: bool) -> Ways:
+    """What memory cuDNN's trials took does not count: the peak begins after them."""
+    torch.backends.cudnn.benchmark = benchmark
+    if training.images.device.type != "cuda":
         training.eager(1)
         yield "eager", training.eager
         return
-    # Capturing needs a warm-up on a stream that is not the default one.
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        training.eager(WARM_UP)
-    torch.cuda.current_stream().wait_stream(stream)
+    training.warm_up(WARM_UP)
     torch.cuda.reset_peak_memory_stats()
     yield "eager", training.eager
     yield "CUDA graph", training.capture()

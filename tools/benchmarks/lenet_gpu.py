@@ -130,7 +130,8 @@ def report_lenet(folder: Path, options: argparse.Namespace) -> None:
     dense = write(solver="solver", iterations=options.lenet_iterations)
     process = ContestantProcess(theirs)
     for precision in options.precisions:
-        ways = process.enter(Task("lenet", precision, batch, options.device), LENET_SECONDS)
+        process.build(Task("lenet", precision, batch, options.device)).result()
+        ways = process.enter(LENET_SECONDS)
         runners: dict[str, Runner] = {
             f"PyTorch, {way}": partial(turn, process, way, LENET_SECONDS) for way in ways
         }
@@ -158,7 +159,8 @@ def report_alexnet(folder: Path, options: argparse.Namespace, *, jpeg: bool = Fa
     )
     process = ContestantProcess(partial(ours, surgery=True))
     for precision in options.precisions:
-        (way,) = process.enter(Task(name, precision, batch, options.device), ALEXNET_SECONDS)
+        process.build(Task(name, precision, batch, options.device)).result()
+        (way,) = process.enter(ALEXNET_SECONDS)
         runners: dict[str, Runner] = {
             "constant data": partial(turn, process, way, ALEXNET_SECONDS),
             "dns train, LMDB": partial(dns_train, definition, precision, options.device),

@@ -7,8 +7,9 @@
 Images are on the GPU already. PyTorch trains the same layers, written by hand (`plain_nets`), with
 fused SGD; in tf32 and bf16 in channels_last. Of eager or as a CUDA graph, with or without cuDNN's
 benchmark, the fastest counts; with --compile, there is a row for torch.compile as well. That takes
-a minute for each net; with --at-once, all nets are built at the same time, and have to fit the
-device together. The contestants train in turn, each alone, round after round. Printed are medians
+minutes for each net; with --at-once, all nets are compiled at the same time, before the first is
+timed, and have to fit the device together. Whoever tries out what is fastest for it does so alone.
+The contestants train in turn, each alone, round after round. Printed are medians
 of the rounds; ratios are to the first row, for the speed the median of the ratios within each
 round. Memory is the most that tensors took at any time. Runs on a CPU as well, where nobody
 captures and memory is not counted.
@@ -20,8 +21,8 @@ import argparse
 import platform
 import statistics
 import sys
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -50,8 +51,8 @@ MODES = ("default", "max-autotune-no-cudagraphs")
 
 #: Who may stand for a row, by their settings.
 Candidates = dict[str, ContestantProcess]
-#: What each of them has found of its ways, or why it has none.
-Entered = dict[str, "dict[str, Figure] | str"]
+#: When each of them has built its net.
+Building = dict[str, "Future[None]"]
 
 
 @dataclass(frozen=True)
@@ -80,32 +81,19 @@ def start_processes(
     }
 
 
-def enter(candidates: Candidates, task: Task, seconds: float) -> Entered:
-    """What each candidate has found of its ways, or why it has none."""
-    entered: Entered = {}
+def fastest(candidates: Candidates, building: Building, seconds: float) -> Entry | str:
+    """Who stands for a row, or why nobody does; all but the fastest leave."""
+    ways: dict[tuple[str, str], Figure] = {}
+    failed = ""
     for settings, process in candidates.items():
         try:
-            entered[settings] = process.enter(task, seconds)
+            building[settings].result()
+            ways |= {(settings, way): found for way, found in process.enter(seconds).items()}
         except RuntimeError as error:
-            entered[settings] = f"failed: {error}"
-    return entered
-
-
-def fastest(candidates: Candidates, entered: Entered, seconds: float) -> Entry | str:
-    """Who stands for a row, or why nobody does; all but the fastest leave.
-
-    They are timed once more: others may have been at work when they entered.
-    """
-    ways = {
-        (candidates[settings].turn(way, seconds), settings, way): figure
-        for settings, figures in entered.items()
-        if not isinstance(figures, str)
-        for way, figure in figures.items()
-    }
+            failed = f"failed: {error}"
     if not ways:
-        return str([*entered.values()][-1])
-    best = min(ways)
-    _, settings, way = best
+        return failed
+    settings, way = best = min(ways, key=lambda each: ways[each].milliseconds)
     for other, process in candidates.items():
         if other != settings:
             process.leave()
@@ -139,33 +127,24 @@ def line(
     return f"{text}  {entry.title}"
 
 
-def begin(
-    pool: ThreadPoolExecutor, work: Callable[[], Entered], options: argparse.Namespace
-) -> Callable[[], Entered]:
-    """What gives the result of `work`, which begins at once where that is wanted.
-
-    Otherwise when it is asked for: of a row, all but the fastest leave before the next row enters.
-    """
-    return pool.submit(work).result if options.at_once else work
+def build(candidates: Candidates, task: Task) -> Building:
+    return {settings: process.build(task) for settings, process in candidates.items()}
 
 
 def run(tasks: Sequence[Task], options: argparse.Namespace) -> None:
     """Build all of these, then let the rows of each train it, and print its table."""
     modes = MODES[:1] if options.compile == [] else options.compile or ()
     fields = [start_processes(options.device, modes, options.rows) for _ in tasks]
-    with ThreadPoolExecutor(sum(map(len, fields))) as pool:
-        entering = [
-            {
-                title: begin(pool, partial(enter, rows[title], task, options.seconds / 9), options)
-                for title in rows
-            }
-            for task, rows in zip(tasks, fields, strict=True)
-        ]
-    for task, rows, enters in zip(tasks, fields, entering, strict=True):
+    buildings = [
+        {title: build(rows[title], task) for title in rows}
+        for task, rows in zip(tasks, fields, strict=True)
+    ]
+    wait([end for building in buildings for row in building.values() for end in row.values()])
+    for task, rows, building in zip(tasks, fields, buildings, strict=True):
         heading = f"{task.net}, batch {task.batch}, {task.precision}"
         print(f"{heading:32}{'ms':>9}{'images/s':>11}{'GiB':>8}{'speed':>8}{'memory':>8}")
         entered = {
-            title: fastest(rows[title], enters[title](), options.seconds / 3) for title in rows
+            title: fastest(rows[title], building[title], options.seconds / 3) for title in rows
         }
         for title, text in compete(entered, task, options.rounds, options.seconds).items():
             print(f"  {title:30}{text}", flush=True)
@@ -200,7 +179,9 @@ def parse_options() -> argparse.Namespace:
         choices=MODES,
         help="torch.compile as well, in these modes or else the first; takes long",
     )
-    parser.add_argument("--at-once", action="store_true", help="build all nets at the same time")
+    parser.add_argument(
+        "--at-once", action="store_true", help="compile all nets first, at the same time"
+    )
     options = parser.parse_args(namespace=argparse.Namespace(device=device))
     if options.rows == [COMPILED] and options.compile is None:
         parser.error(f"--rows '{COMPILED}' trains nobody without --compile")

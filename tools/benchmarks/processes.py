@@ -9,8 +9,9 @@ from __future__ import annotations
 import gc
 import math
 import time
-from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import get_context
 
@@ -18,9 +19,9 @@ import torch
 
 from caffe_dns import log
 from caffe_dns.errors import CaffeError, first_line
-from tools.benchmarks.contestants import Step, Task, Ways
+from tools.benchmarks.contestants import Built, Step, Task
 
-Make = Callable[[Task], Ways]
+Make = Callable[[Task], Built]
 
 
 @dataclass(frozen=True)
@@ -40,12 +41,19 @@ class ContestantProcess:
         # Starts the process, while others start theirs.
         self._process.submit(_leave)
 
-    def enter(self, task: Task, seconds: float) -> dict[str, Figure]:
-        """Build what the task says, and try every way to train for so many seconds.
+    def build(self, task: Task) -> Future[None]:
+        """Begin to build what the task says, as far as others may be at work meanwhile.
 
-        Raises RuntimeError with one line where that fails, for lack of memory say.
+        Where that fails, for lack of memory say, the result raises RuntimeError with one line.
         """
-        return self._process.submit(_enter, self._make, task, seconds).result()
+        return self._process.submit(_build, self._make, task)
+
+    def enter(self, seconds: float) -> dict[str, Figure]:
+        """Try every way to train what has been built for so many seconds.
+
+        Raises RuntimeError with one line where that fails.
+        """
+        return self._process.submit(_enter, seconds).result()
 
     def turn(self, way: str, seconds: float) -> float:
         """Milliseconds for an iteration."""
@@ -76,18 +84,34 @@ def time_each(step: Step, iterations: int) -> float:
 
 # In the process ---------------------------------------------------------------------------------
 
+_built: list[Built] = []
 _ways: dict[str, Step] = {}
 
 
-def _enter(make: Make, task: Task, seconds: float) -> dict[str, Figure]:
+def _build(make: Make, task: Task) -> None:
     log.set_sink(lambda line: None)
     _leave()
-    try:
+    with _one_line():
+        _built.append(make(task))
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()  # for others, until it is this one's turn
+
+
+def _enter(seconds: float) -> dict[str, Figure]:
+    with _one_line():
         figures = {}
-        for way, step in make(task):
+        for way, step in _built.pop()():
             _ways[way] = step
             figures[way] = Figure(_turn(way, seconds), _peak())
         return figures
+
+
+@contextmanager
+def _one_line() -> Iterator[None]:
+    """Make a RuntimeError with one line of what fails, and give the memory back."""
+    try:
+        yield
+        return
     except (CaffeError, RuntimeError) as error:
         reason = first_line(error)
     _leave()
@@ -99,6 +123,7 @@ def _turn(way: str, seconds: float) -> float:
 
 
 def _leave() -> None:
+    _built.clear()
     _ways.clear()
     gc.collect()
     if torch.cuda.is_initialized():
