@@ -43,7 +43,13 @@ def convolution(at: Bottoms) -> list[str]:
     if bias is not None:
         constants.append(at.constant("bias", bias))
     operator = "ConvTranspose" if isinstance(layer, Deconvolution) else "Conv"
-    paddings = [layer.padding(axis) for axis in range(layer.num_spatial_axes)]
+    missing = layer.missing(at.shapes[0][2:])
+    paddings = [
+        (before, behind + more)
+        for (before, behind), more in zip(
+            map(layer.padding, range(len(missing))), missing, strict=True
+        )
+    ]
     if min(map(min, paddings)) < 0:
         raise at.unsupported("a padding below 0")
     return [

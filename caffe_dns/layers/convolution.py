@@ -17,7 +17,7 @@ from caffe_dns.layers.base import ALL_BOTTOMS, Shape, add_bias, check_shape, cou
 from caffe_dns.layers.halved import Halved
 from caffe_dns.layers.masked import DeviationMasks, MagnitudeMasks, WeightedLayer
 from caffe_dns.layers.pixels import Pixels
-from caffe_dns.layers.spatial import MOST, sides, spatial_setting
+from caffe_dns.layers.spatial import MOST, missing, sides, spatial_setting
 from caffe_dns.layers.strided import ALIGNMENT, StridedConvolution
 from caffe_dns.layers.weight_gradients import (
     LARGE,
@@ -122,6 +122,17 @@ class BaseConvolution(WeightedLayer):
         before, behind = self.beyond[last_first : last_first + 2]
         return self.pad[spatial_axis] + before, self.pad[spatial_axis] + behind
 
+    def missing(self, spatial: Sequence[int]) -> list[int]:
+        """How many zeros are added behind each axis of a padded bottom so that the kernel fits."""
+        return [
+            missing(extent + sum(self.padding(i)), self.reach(i), self.stride[i])
+            for i, extent in enumerate(spatial)
+        ]
+
+    def reach(self, spatial_axis: int) -> int:
+        """How many entries of a spatial axis the dilated kernel spans."""
+        return self.dilation[spatial_axis] * (self.kernel[spatial_axis] - 1) + 1
+
     def outputs_and_groups(self, channels: int) -> tuple[int, int]:
         """How many channels the top has, and in how many groups."""
         settings = self.param.convolution_param
@@ -132,9 +143,9 @@ class BaseConvolution(WeightedLayer):
 
     def output_extent(self, extent: int, spatial_axis: int) -> int:
         """The output size along a spatial axis for an input size."""
-        reach = self.dilation[spatial_axis] * (self.kernel[spatial_axis] - 1) + 1
+        reach, stride = self.reach(spatial_axis), self.stride[spatial_axis]
         padded = extent + sum(self.padding(spatial_axis))
-        return (padded - reach) // self.stride[spatial_axis] + 1
+        return (padded + missing(padded, reach, stride) - reach) // stride + 1
 
     def convolve(self, bottom: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         function = _CONVOLVE[max(self.num_spatial_axes, 1)]
@@ -151,6 +162,8 @@ class BaseConvolution(WeightedLayer):
             raise self.error(f"the weight is for {self.channels} channels, not {first}")
         spatial = first[self.channel_axis + 1 :]
         outputs = tuple(self.output_extent(extent, i) for i, extent in enumerate(spatial))
+        if any(self.missing(spatial)):
+            self.strided = self.convolved = None  # they do not pad
         if any(extent <= 0 for extent in outputs):
             raise self.error(
                 f"the kernel {self.kernel} is larger than the padded input {tuple(spatial)}",
@@ -199,7 +212,12 @@ class BaseConvolution(WeightedLayer):
 
     def pad_bottom(self, bottom: Tensor) -> Tensor:
         """The bottom with what is beyond `pad`."""
-        return F.pad(bottom, self.beyond) if any(self.beyond) else bottom
+        if self.convolved is not None:
+            return bottom
+        beyond = list(self.beyond)
+        for i, more in enumerate(self.missing(bottom.shape[2 : 2 + self.num_spatial_axes])):
+            beyond[-1 - 2 * i] += more
+        return F.pad(bottom, beyond) if any(beyond) else bottom
 
     def _pays_channels_last(self, bottom_shape: Shape) -> bool:
         """Whether to keep the channels innermost in memory.
@@ -309,8 +327,12 @@ class Deconvolution(DeviationMasks, BaseConvolution):
         return (self.channels, self.num_output // self.group, *self.kernel)
 
     def output_extent(self, extent: int, spatial_axis: int) -> int:
-        reach = self.dilation[spatial_axis] * (self.kernel[spatial_axis] - 1) + 1
-        return self.stride[spatial_axis] * (extent - 1) + reach - sum(self.padding(spatial_axis))
+        whole = self.stride[spatial_axis] * (extent - 1) + self.reach(spatial_axis)
+        return whole - sum(self.padding(spatial_axis))
+
+    def missing(self, spatial: Sequence[int]) -> list[int]:
+        """It pads nothing."""
+        return [0] * len(spatial)
 
     def convolve(self, bottom: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         function = _DECONVOLVE[max(self.num_spatial_axes, 1)]

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from caffe_dns.layers.base import Layer, Shape, count, layer_types
-from caffe_dns.layers.spatial import SIDES, spatial_setting
+from caffe_dns.layers.spatial import SIDES, missing, spatial_setting
 from caffe_dns.proto.fields import refuse_fields
 
 
@@ -43,7 +43,7 @@ class Im2col(Layer):
         shape = tuple(bottom_shapes[0])
         outputs = []
         for i, extent in enumerate(shape[self.channel_axis + 1 :]):
-            free = extent + 2 * self.pad[i] - self._reach(i)
+            free = extent + sum(self._padding(extent, i)) - self._reach(i)
             if free < 0:
                 raise self.error(
                     f"the kernel {self.kernel} is larger than the padded input {shape}",
@@ -57,13 +57,22 @@ class Im2col(Layer):
         (top_shape,) = self.reshape([bottoms[0].shape])
         first, spatial = self.channel_axis + 1, len(self.kernel)
         # F.pad counts from the last axis backwards.
-        windows = F.pad(bottoms[0], [pad for pad in reversed(self.pad) for _ in range(2)])
+        extents = bottoms[0].shape[first:]
+        windows = F.pad(
+            bottoms[0],
+            [pad for i in reversed(range(spatial)) for pad in self._padding(extents[i], i)],
+        )
         for i in range(spatial):
             windows = windows.unfold(first + i, self._reach(i), self.stride[i])
             windows = windows[..., :: self.dilation[i]]
         leading, outputs = range(first), range(first, first + spatial)
         positions = range(first + spatial, first + 2 * spatial)
         return windows.permute(*leading, *positions, *outputs).reshape(top_shape)
+
+    def _padding(self, extent: int, i: int) -> tuple[int, int]:
+        """What is added before and behind spatial axis `i` of this extent."""
+        pad = self.pad[i]
+        return pad, pad + missing(extent + 2 * pad, self._reach(i), self.stride[i])
 
     def _reach(self, i: int) -> int:
         """How many entries of spatial axis `i` the dilated kernel spans."""

@@ -34,6 +34,15 @@ def sides(layer: Layer, within: str, least: int = 0) -> tuple[int, ...]:
     return values
 
 
+def missing(padded: int, reach: int, stride: int) -> int:
+    """How many zeros belong behind a padded axis that a kernel exceeds by less than its stride.
+
+    Caffe has one output then, as C++ divides towards zero, and what lies beyond the input counts
+    as zero (`conv_layer.cpp`, `im2col_layer.cpp`, `util/im2col.cpp`). 0 for all other kernels.
+    """
+    return max(reach - padded, 0) if reach - padded < stride else 0
+
+
 def spatial_setting(
     layer: Layer,
     num_spatial_axes: int,

@@ -115,6 +115,7 @@ def adder(layer: Layer, shape: Shape) -> Adder | None:
     if layer.type in ("Convolution", "CConvolution"):
         conv = cast(BaseConvolution, layer)
         even = images and conv.channel_axis == 1 and not any(conv.beyond)
+        even = even and not any(conv.missing(shape[2:]))
         return _convolution if even else None
     if layer.type in ("InnerProduct", "CInnerProduct"):
         return _inner_product if cast(BaseInnerProduct, layer).first_axis == 1 else None

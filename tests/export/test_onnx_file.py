@@ -109,6 +109,10 @@ LAYERS = {
         "Deconvolution",
         "convolution_param { num_output: 6 kernel_size: 3 stride: 2 pad: 1 group: 3 }",
     ),
+    "kernel_beyond_bottom": one(
+        "Convolution",
+        "convolution_param { num_output: 6 kernel_size: 9 stride: 5 pad: 1 }",
+    ),
     "inner_product_axis_2": one("InnerProduct", "inner_product_param { num_output: 5 axis: 2 }"),
     "inner_product_axis_0": one("InnerProduct", "inner_product_param { num_output: 5 axis: 0 }"),
     "inner_product_transpose": one(

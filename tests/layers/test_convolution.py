@@ -8,11 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from caffe_dns.layers import convolution
 from caffe_dns.layers.base import Context, Layer
 from caffe_dns.layers.convolution import BaseConvolution
+from tests import nets
 from tests.layers.harness import check_gradients, draw, make_layer, refused, run
 from tests.oracle import GOLDEN, run_layer_case
 
@@ -232,6 +234,7 @@ def test_large_convolutions_keep_channels_innermost(settings: str) -> None:
         ("num_output: 4 kernel_size: 2 group: 3", [(2, 3, 6, 5)], "does not divide the num_output"),
         ("num_output: 4 kernel_size: 2 group: 0", [(2, 3, 6, 5)], "group 0 does not divide"),
         ("num_output: 4 kernel_size: 7", [(2, 3, 6, 9)], "is larger than the padded input (6, 9)"),
+        ("num_output: 4 kernel_size: 9 stride: 3", [(2, 3, 6, 9)], "than the padded input (6, 9)"),
         (
             "num_output: 4 kernel_size: 2 axis: 4",
             [(2, 3, 6, 5)],
@@ -248,6 +251,31 @@ def test_large_convolutions_keep_channels_innermost(settings: str) -> None:
 def test_wrong_settings(settings: str, shapes: list[tuple[int, ...]], message: str) -> None:
     text = f"type: 'Convolution' convolution_param {{ {settings} }}"
     assert message in refused(text, *shapes, tops=len(shapes))
+
+
+@pytest.mark.parametrize("large", [False, True])
+def test_a_kernel_that_comes_to_outreach_its_bottom(
+    large: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Caffe's one output, also where the net was built for bottoms that the kernel fits into."""
+    monkeypatch.setattr(convolution, "LARGE_CONVOLUTION", 0 if large else 1 << 62)
+    settings = "convolution_param { num_output: 20 kernel_size: 5 stride: 3 sparsity_term: false }"
+    text = nets.input_layer(data=(2, 16, 14, 14))
+    text += nets.layer("c", "Convolution", "data", "c", settings)
+    window = "pooling_param { kernel_h: 1 kernel_w: 4 stride_h: 1 stride_w: 4 }"
+    text += nets.layer("p", "Pooling", "c", "p", window)
+    net = nets.make_net(text + nets.layer("l", "Reduction", "p", "l", "loss_weight: 1"))
+    data = draw(2, 16, 3, 14).float()
+    net.params["c"][0].data.copy_(draw(20, 16, 5, 5, seed=1))
+    net({"data": draw(2, 16, 14, 14).float()})
+    blobs = net({"data": data})
+    net.loss(blobs).backward()
+    weight, bias = (blob.detach() for blob in net.params["c"])
+    weight = weight.clone().requires_grad_()
+    top = F.conv2d(F.pad(data, (0, 0, 0, 2)), weight, bias, 3).amax((2, 3), keepdim=True)
+    top.sum().backward()
+    for found, wanted in ((blobs["p"], top), (net.params["c"][0].grad, weight.grad)):
+        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("setting", ["engine: CUDNN", "engine: CAFFE", "force_nd_im2col: true"])

@@ -13,8 +13,9 @@ from tests.layers.harness import check_gradients, draw, make_layer, refused, run
 from tests.oracle import run_layer_case
 
 
-def test_golden_case() -> None:
-    run_layer_case("im2col")
+@pytest.mark.parametrize("name", ["im2col", "im2col_outreaching"])
+def test_golden_case(name: str) -> None:
+    run_layer_case(name)
 
 
 def patches(
@@ -91,6 +92,7 @@ def test_memory_format_does_not_matter() -> None:
         ("kernel_size: 3 stride: 0", (2, 3, 5, 6), "stride: must be at least 1"),
         ("kernel_size: 3 pad: 1 pad: 1 pad: 1", (2, 3, 5, 6), "pad: given 3 times"),
         ("kernel_size: 6", (2, 3, 5, 6), "larger than the padded input"),
+        ("kernel_size: 7 stride: 2", (2, 3, 5, 6), "larger than the padded input"),
         ("kernel_size: 3 axis: 3", (2, 3, 5, 6), "no spatial axis"),
         ("kernel_size: 3 pad_l: 1", (2, 3, 5, 6), "pad_l: is for layers of type Convolution only"),
         ("kernel_size: 3 hole: 2", (2, 3, 5, 6), "hole: is for layers of type Convolution only"),

@@ -218,6 +218,7 @@ def test_nan_is_passed_on(num: int) -> None:
         ("Pooling", "pooling_param { pool: STOCHASTIC kernel_size: 2 }"),
         ("Pooling", "pooling_param { kernel_size: 2 pad_r: 1 }"),
         ("Convolution", "convolution_param { num_output: 2 kernel_size: 2 pad_r: 1 }"),
+        ("Convolution", "convolution_param { num_output: 2 kernel_size: 8 stride: 2 }"),
         ("BatchNorm", "batch_norm_param { use_global_stats: false }"),
         ("Scale", "scale_param { axis: 2 }"),
         ("InnerProduct", "inner_product_param { num_output: 2 axis: 2 }"),
