@@ -19,7 +19,7 @@ from caffe_dns.proto.caffe_pb2 import TRAIN, NetParameter
 from caffe_dns.proto.upgrade import read_weights, upgrade_net
 from caffe_dns.reports.run_files import RunFiles
 from caffe_dns.solver.nets import train_definition
-from caffe_dns.solver.snapshot import read_state
+from caffe_dns.solver.state_file import read_state
 from caffe_dns.weights import fit_definition, load_weights, weight_files
 
 

@@ -11,7 +11,8 @@ from caffe_dns import log
 from caffe_dns.encoding import on_disk
 from caffe_dns.errors import CaffeError, first_line
 from caffe_dns.proto.caffe_pb2 import SolverParameter
-from caffe_dns.solver.snapshot import checksum, find_model, read_state, snapshot_name
+from caffe_dns.solver.snapshot import checksum, find_model, snapshot_name
+from caffe_dns.solver.state_file import read_state
 from caffe_dns.weights.transfer import read_layers
 
 

@@ -16,8 +16,6 @@ import torch
 from torch import Tensor
 
 from caffe_dns import log
-from caffe_dns.device.heap import beside_the_heap
-from caffe_dns.errors import CaffeError
 from caffe_dns.layers.base import Context
 from caffe_dns.net import Net
 from caffe_dns.net.debug_info import DebugInfo
@@ -35,22 +33,17 @@ from caffe_dns.solver.scores import new_scores
 from caffe_dns.solver.signals import BY_URGENCY, Action
 from caffe_dns.solver.snapshot import (
     check_writable,
-    checksum,
     data_positions,
-    find_model,
-    gather_histories,
-    read_state,
-    restore_histories,
+    restore_snapshot,
     seek_data,
-    snapshot_name,
-    write_state,
+    write_snapshot,
 )
 from caffe_dns.solver.update_rules import solver_types
 from caffe_dns.surgery.frozen import FrozenZeros
 from caffe_dns.surgery.sharing import Sharing
 from caffe_dns.surgery.stages import plan, stage_at
 from caffe_dns.surgery.surgeon import Surgeon
-from caffe_dns.weights.transfer import copy_trained_layers, is_hdf5, save_weights, share_weights
+from caffe_dns.weights.transfer import share_weights
 
 
 class Solver:
@@ -324,50 +317,30 @@ class Solver:
         if self.ranks.is_root:
             self._write_snapshot()
 
-    @beside_the_heap()
     def _write_snapshot(self) -> None:
         loss = self._losses[-1] if self._losses else None
         if not self._guard.check(self.iteration, loss, {}, self._batch):
             log.warning(f"Iteration {self.iteration}: no snapshot is written")
             return
-        hdf5 = self.param.snapshot_format == SolverParameter.HDF5
-        ending, kind = (".h5", "HDF5") if hdf5 else ("", "binary proto")
-        model = snapshot_name(self.param, self.iteration, f".caffemodel{ending}")
-        log.info(f"Snapshotting to {kind} file {model}")
-        save_weights(self.net, model, hdf5=hdf5, diffs=self._last_update.diffs())
-        state_file = snapshot_name(self.param, self.iteration, f".solverstate{ending}")
-        log.info(f"Snapshotting solver state to {kind} file {state_file}")
         state = SolverState(
             iter=self.iteration,
-            learned_net=model,
             current_step=self.current_step,
             data_position=self._positions_before_tests or data_positions(self._nets),
             surgery_moments=self.surgeon.moments() if self.surgeon else [],
-            learned_net_sha256=checksum(model),
             random_seed=self.seed,
             shared_values=self._sharing_values.state(),
         )
-        histories = gather_histories(self.rule, self.net.learnable_params)
-        write_state(state_file, state, histories, hdf5=hdf5)
-        self.on_snapshot(self.iteration, state_file)
+        diffs = self._last_update.diffs()
+        self.on_snapshot(
+            self.iteration, write_snapshot(state, self.param, self.net, self.rule, diffs)
+        )
 
     def restore(self, file: str) -> None:
         """Go on from a solver state of ours, of Caffe or of a fork.
 
         Raises CaffeError when it, or the model that it names, cannot be read or does not fit.
         """
-        state, histories = read_state(file)
-        if state.HasField("learned_net"):
-            model = find_model(state.learned_net, file)
-            if state.learned_net_sha256 and checksum(model) != state.learned_net_sha256:
-                log.warning(f"{model} has changed since {file} was written")
-            copy_trained_layers(self.net, model)
-        try:
-            restore_histories(self.rule, self.net, histories)
-        except CaffeError as error:
-            raise error.locate(file=file) from None
-        if not is_hdf5(file):
-            log.info("SGDSolver: restoring history")  # whatever the type, and not for HDF5
+        state = restore_snapshot(file, self.net, self.rule)
         self.iteration = state.iter
         self.current_step = state.current_step
         if state.HasField("random_seed") and not self.seed_given:

@@ -2,8 +2,8 @@
 
 The rules themselves are in `mask_rules`, the masks in the layers (`layers.masked`); here belongs
 what decides about them during training, and the study of what a net would stand (`sensitivity`).
-In order: `stages`, `surgeon`, `masked_layers`, `patterns`, `filters`, `renewal`, `ranking`,
-`target`; then `sharing`, for weights that share values, and `bits`, for how many; then
+In order: `stages`, `schedule`, `surgeon`, `masked_layers`, `patterns`, `filters`, `renewal`,
+`ranking`, `target`; then `sharing`, for weights that share values, and `bits`, for how many; then
 `prunable_layers`, and `modules`, which does it to modules of PyTorch that are no nets of Caffe.
 """
 

@@ -1,19 +1,17 @@
-"""When surgery happens in a training run, and what it did: the masked layers' part of an iteration.
+"""What surgery does in a training run: the masked layers' part of an iteration, and of the log.
 
-The rules are in `mask_rules`, the masks in the layers, the stages' settings in `stages`; this is
-the schedule, and the lines of the log.
+The rules are in `mask_rules`, the masks in the layers, the stages' settings in `stages`, the times
+in `schedule`.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from caffe_dns import log, mask_rules
+from caffe_dns import log
 from caffe_dns.device.fetching import on_host
 from caffe_dns.errors import nearest
 from caffe_dns.layers.masked import MagnitudeMasks
@@ -31,42 +29,12 @@ from caffe_dns.surgery.describing import describe
 from caffe_dns.surgery.filters import Filters
 from caffe_dns.surgery.masked_layers import Count, MaskedLayer, count_masks, find_masked_layers
 from caffe_dns.surgery.renewal import Renewal
+from caffe_dns.surgery.schedule import Schedule, make_schedules
 from caffe_dns.surgery.stages import Stage, stage_at
 from caffe_dns.surgery.target import NetSize, Target, make_groups
 
 #: What the fork calls the two kinds of layers in its sparsity lines.
 _FORK_NAMES = {"Convolution": "ConV", "InnerProduct": "IP"}
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """When the masks of some masked layers are renewed in a stage: as draws of their own have it.
-
-    The draws come from `stream`, `draws` of them an iteration, up to iteration `stop` of the stage,
-    which begins at iteration `start` of the run.
-    """
-
-    masked_layers: Sequence[MaskedLayer]
-    stream: str
-    gamma: float
-    power: float
-    start: int
-    stop: float
-    draws: int = 1
-    #: Whether the fork draws at every forward pass, rather than once an iteration.
-    at_every_pass: bool = False
-
-    def is_due(self, seed: int, iteration: int, more: str = "") -> bool:
-        """Whether the masks are renewed at an iteration; `more` stands for other draws."""
-        return iteration - self.start < self.stop and mask_rules.happens(
-            seed,
-            self.stream + more,
-            iteration,
-            gamma=self.gamma,
-            power=self.power,
-            draws=self.draws,
-            since=self.start,
-        )
 
 
 class Surgeon:
@@ -308,7 +276,7 @@ class Surgeon:
             )
         self._target = Target(stage, groups) if groups else None
         others = [masked_layer for masked_layer in chosen if masked_layer not in followers]
-        self._schedules = _schedules(stage, others)
+        self._schedules = make_schedules(stage, others)
         self._renewal = Renewal(others, filters)
         return stage
 
@@ -364,34 +332,3 @@ def _costs(stage: Stage, device: torch.device) -> Costs:
     if stage.surgery.HasField("latency"):
         return Latency(stage.surgery.latency_table, device)
     return Multiplications() if stage.surgery.HasField("macs") else Parameters()
-
-
-def _schedules(stage: Stage, masked_layers: Sequence[MaskedLayer]) -> list[Schedule]:
-    """How a stage has it for the layers that follow a threshold."""
-    param = stage.param
-    schedules = []
-    together = []
-    for masked_layer in masked_layers:
-        layer = masked_layer.layer
-        if not isinstance(layer, MagnitudeMasks):
-            together.append(masked_layer)
-            continue
-        settings = layer.mask_settings()
-        schedules.append(
-            Schedule(
-                [masked_layer],
-                layer.name,
-                settings.gamma,
-                settings.power,
-                stage.start,
-                settings.iter_stop,
-                # The fork draws at each forward pass, so iter_size times an iteration.
-                draws=param.iter_size,
-                at_every_pass=True,
-            )
-        )
-    if together:
-        stop = param.surgery_stop_iter if param.HasField("surgery_stop_iter") else math.inf
-        gamma, power = param.surgery_iter_gamma, param.surgery_iter_power
-        schedules.append(Schedule(together, "solver", gamma, power, stage.start, stop))
-    return schedules

@@ -1,7 +1,7 @@
 """Trained weights between files and nets.
 
 Here belongs what a .caffemodel, .caffemodel.h5 or .dnsz holds and how it fits a net, masks or not;
-solver states are in `solver.snapshot`, formats of others in `export`. In order: `transfer` (files
+solver states are in `solver.state_file`, formats of others in `export`. In order: `transfer` (files
 and nets), `hdf5`, `compact` (.dnsz), `fitting` (what is stored for a layer, and the layer's blobs).
 """
 

@@ -21,7 +21,7 @@ from caffe_dns.proto.caffe_pb2 import (
     SolverState,
     TransformationParameter,
 )
-from caffe_dns.solver.snapshot import read_state
+from caffe_dns.solver.state_file import read_state
 from caffe_dns.weights import load_weights
 from tests.nets import input_layer, layer, make_net
 

@@ -17,7 +17,7 @@ from caffe_dns.data.batches import Share
 from caffe_dns.data.hdf5_rows import HDF5Batches, inspect_files
 from caffe_dns.errors import CaffeError
 from caffe_dns.files.hdf5 import find, open_hdf5, read_arrays
-from caffe_dns.solver.snapshot import read_state
+from caffe_dns.solver.state_file import read_state
 from caffe_dns.weights.transfer import read_layers
 
 ROWS = np.arange(24, dtype=np.float32).reshape(12, 2)

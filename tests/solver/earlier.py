@@ -16,8 +16,8 @@ import numpy as np
 
 from caffe_dns.proto.caffe_pb2 import SolverState
 from caffe_dns.proto.upgrade import read_solver
-from caffe_dns.solver.snapshot import read_state
 from caffe_dns.solver.solver import Solver
+from caffe_dns.solver.state_file import read_state
 from caffe_dns.weights.transfer import read_layers
 from tests.arithmetic import RoundedOnce
 from tests.oracle import GOLDEN

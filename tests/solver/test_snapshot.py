@@ -13,8 +13,9 @@ import torch
 from caffe_dns.errors import CaffeError
 from caffe_dns.proto.caffe_pb2 import DataPosition, NetParameter, SharedValues, SolverState
 from caffe_dns.solver.signals import Action
-from caffe_dns.solver.snapshot import data_positions, gather_histories, read_state, write_state
+from caffe_dns.solver.snapshot import data_positions, gather_histories
 from caffe_dns.solver.solver import Solver
+from caffe_dns.solver.state_file import read_state, write_state
 from tests.nets import recorded_log
 from tests.oracle import GOLDEN
 from tests.solver.harness import (

@@ -10,8 +10,9 @@ import pytest
 from caffe_dns.proto.blobs import blob_to_array
 from caffe_dns.proto.caffe_pb2 import SolverState
 from caffe_dns.proto.upgrade import read_solver
-from caffe_dns.solver.snapshot import gather_histories, read_state
+from caffe_dns.solver.snapshot import gather_histories
 from caffe_dns.solver.solver import Solver
+from caffe_dns.solver.state_file import read_state
 from tests.oracle import GOLDEN
 from tests.solver.harness import make_solver, small_net, state_of, trained
 
