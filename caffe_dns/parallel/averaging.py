@@ -8,6 +8,7 @@ with gradients missing at times, and all of it must fit into one CUDA graph.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
 
@@ -57,16 +58,16 @@ class _Bucket:
 
     def load(self) -> Tensor:
         """What travels: the gradients, zeros for those that there are none of."""
-        places: list[Tensor] = []
-        found: list[Tensor] = []
-        for parameter, gradient in zip(self.parameters, self._gradients, strict=True):
-            if parameter.grad is None:
-                gradient.zero_()
+        # One call copies those that are of one type, rounded or not, and laid out as their places.
+        alike = defaultdict[tuple[torch.dtype, bool], list[tuple[Tensor, Tensor]]](list)
+        for parameter, place in zip(self.parameters, self._gradients, strict=True):
+            found = parameter.grad
+            if found is None:
+                place.zero_()
             else:
-                places.append(gradient)
-                found.append(parameter.grad)
-        if found:
-            torch._foreach_copy_(places, found)
+                alike[found.dtype, found.stride() == place.stride()].append((place, found))
+        for pairs in alike.values():
+            torch._foreach_copy_([place for place, _ in pairs], [found for _, found in pairs])
         return self._buffer
 
     def unload(self) -> None:

@@ -185,11 +185,12 @@ class CapturedIteration:
         self.net = net
         self.rule = rule
         self._average = average
-        # Gradients that are sent to other ranks go on their way as autograd brings them.
-        self._deferred_gradients = deferred if average is not None else SecondStream()
-        if average is None:
-            # Of what is shared, gradients are added up, which is done in float32.
-            rule.take_rounded(net.table.unshared())
+        # Gradients of several buffers go on their way as autograd brings them.
+        if deferred is None and (average is None or len(average.groups) <= 1):
+            deferred = SecondStream()
+        self._deferred_gradients = deferred
+        # Of what is shared, gradients are added up, which is done in float32.
+        rule.take_rounded(net.table.unshared())
         self._runs = 0
         self._graph: torch.cuda.CUDAGraph | None = None
         self._failed = False

@@ -72,6 +72,24 @@ def test_gradients_become_their_mean() -> None:
     assert others.waited == [0, 1]
 
 
+def test_gradients_that_come_rounded_or_laid_out_otherwise_become_their_mean() -> None:
+    tensors = parameters((3, 5), (7,), (2, 3, 4, 5), (6, 2))
+    average = GradientAverage(tensors, Others().start_mean)
+    found = [torch.randn_like(tensor) for tensor in tensors]
+    found[2] = found[2].contiguous(memory_format=torch.channels_last)
+    for number in (1, 2):
+        tensors[number].grad_dtype = None
+        found[number] = found[number].bfloat16()
+    average.arm()
+    for tensor, gradient in zip(tensors[:3], found, strict=False):  # the last has none
+        tensor.grad = gradient
+    average.finish()
+    found[3].zero_()
+    for tensor, mean, gradient in zip(tensors, gradients(tensors), found, strict=True):
+        assert mean.dtype == torch.float32 and mean.stride() == tensor.stride()
+        assert torch.equal(mean, gradient.float() + 4)
+
+
 def test_only_the_last_pass_counts_as_complete() -> None:
     tensors = parameters((4, 6), (5,))
     others = Others()

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from caffe_dns.layers.memory_data import MemoryData
+from caffe_dns.parallel.averaging import GradientAverage
 from caffe_dns.solver import iteration
 from caffe_dns.solver.iteration import Batches, CapturedIteration, due, taken_over
 from caffe_dns.solver.update_rules import solver_types
@@ -117,3 +118,20 @@ def test_a_net_that_cannot_be_captured_draws_from_another_generator(
     (failed,) = captures
     assert losses[True] == losses[False] and len(set(losses[True])) == 6
     assert failed.generators and net.context.generator() not in failed.generators
+
+
+@pytest.mark.parametrize(
+    ("shapes", "wanted"),
+    [(None, "second"), ([], "second"), ([(4,)], "second"), ([(4,), (800_000,)], None)],
+)
+def test_a_second_stream_computes_what_does_not_travel_before_the_end(
+    shapes: list[tuple[int, ...]] | None, wanted: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(iteration, "SecondStream", lambda: "second")
+    net = make_net(input_layer(data=(4, 6)) + ip("a", "data"))
+    rule = solver_types["SGD"](parse("momentum: 0.9"), net.learnable_params)
+    average = None
+    if shapes is not None:
+        parameters = [torch.zeros(shape, requires_grad=True) for shape in shapes]
+        average = GradientAverage(parameters, lambda values: lambda: None)
+    assert CapturedIteration(net, rule, average)._deferred_gradients == wanted
