@@ -90,6 +90,7 @@ class BaseConvolution(WeightedLayer):
         )
         if axes == 0:  # torch knows no convolution without a spatial axis; forward adds one
             self.stride, self.pad, self.dilation = (1,), (0,), (1,)
+        self._least = [self.reach(i) - sum(self.padding(i)) for i in range(axes)]
         self.num_output, self.group = self.outputs_and_groups(shape[self.channel_axis])
         self._check_channels(shape[self.channel_axis])
         self.channels = shape[self.channel_axis]
@@ -129,6 +130,10 @@ class BaseConvolution(WeightedLayer):
             for i, extent in enumerate(spatial)
         ]
 
+    def outreaches(self, bottom: Tensor) -> bool:
+        """Whether the kernel exceeds the padded bottom, N x C x spatial axes."""
+        return any(map(int.__lt__, bottom.shape[2:], self._least))
+
     def reach(self, spatial_axis: int) -> int:
         """How many entries of a spatial axis the dilated kernel spans."""
         return self.dilation[spatial_axis] * (self.kernel[spatial_axis] - 1) + 1
@@ -162,8 +167,6 @@ class BaseConvolution(WeightedLayer):
             raise self.error(f"the weight is for {self.channels} channels, not {first}")
         spatial = first[self.channel_axis + 1 :]
         outputs = tuple(self.output_extent(extent, i) for i, extent in enumerate(spatial))
-        if any(self.missing(spatial)):
-            self.strided = self.convolved = None  # they do not pad
         if any(extent <= 0 for extent in outputs):
             raise self.error(
                 f"the kernel {self.kernel} is larger than the padded input {tuple(spatial)}",
@@ -212,11 +215,10 @@ class BaseConvolution(WeightedLayer):
 
     def pad_bottom(self, bottom: Tensor) -> Tensor:
         """The bottom with what is beyond `pad`."""
-        if self.convolved is not None:
-            return bottom
         beyond = list(self.beyond)
-        for i, more in enumerate(self.missing(bottom.shape[2 : 2 + self.num_spatial_axes])):
-            beyond[-1 - 2 * i] += more
+        if self.outreaches(bottom):
+            for i, more in enumerate(self.missing(bottom.shape[2:])):
+                beyond[-1 - 2 * i] += more
         return F.pad(bottom, beyond) if any(beyond) else bottom
 
     def _pays_channels_last(self, bottom_shape: Shape) -> bool:

@@ -98,6 +98,8 @@ def pooled_convolution(
     """
     if not isinstance(layer.convolved, FewChannels) or not suit(bottom):
         return None
+    if layer.outreaches(bottom):
+        return None
     image = layer.output_extent(bottom.shape[2], 0), layer.output_extent(bottom.shape[3], 1)
     window = pooling.window(image)
     from caffe_dns.kernels.layout import LARGEST

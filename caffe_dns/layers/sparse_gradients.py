@@ -82,7 +82,7 @@ def pool(layer: BaseConvolution, pooling: Pooling, bottom: Tensor, *, relu: bool
     window = pooling.window(size)
     learns = torch.is_grad_enabled() and weight.requires_grad
     plain = weight.dtype == torch.float32 and layer.deferring(len(bottom)) is None
-    plain = plain and layer.convolved is not None
+    plain = plain and not layer.outreaches(bottom)
     pays = not bottom.requires_grad or layer.channels * layer.kernel[-1] >= LEAST_ROW
     # Else a window may have its maximum at no place of the plane.
     inside = window.suits_torch(size)

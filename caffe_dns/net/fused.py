@@ -132,7 +132,8 @@ class Chain(FusedLayers):
             assert isinstance(self.pool.layer, Pooling)
             return (self._pool(bottom, self.pool.layer),)
         convolution = self._rectified_convolution()
-        if convolution is not None and kernels.suit(bottom):
+        fits = convolution is not None and not convolution.outreaches(bottom)
+        if convolution is not None and fits and kernels.suit(bottom):
             return (rectified_convolution(convolution, bottom),)
         if self.batch_norm is None:
             bottom, bias = self._weigh(bottom)

@@ -29,7 +29,7 @@ from caffe_dns.net.fusion import Fusion, plan_fusion
 from caffe_dns.net.names import check_names
 from caffe_dns.net.params import Param
 from caffe_dns.net.places import Places
-from caffe_dns.net.records import name_record
+from caffe_dns.net.records import find_misfit, name_record
 from caffe_dns.net.unknown_types import check_types
 from caffe_dns.net.wiring import Step
 from caffe_dns.proto.caffe_pb2 import NetParameter, Phase
@@ -239,20 +239,29 @@ class Net(nn.Module):
     def _compute(self, blobs: dict[str, Tensor], inner: bool) -> dict[str, Tensor]:
         observer = self.observer  # which wants to see every layer's top
         for work in self._works[inner] if observer is None else self._works_observed:
-            step = work.step
-            if work.group is not None:
-                tops = work.group.run(*[blobs[blob] for blob in work.bottoms])
-                blobs.update(zip(work.tops, tops, strict=True))
-            elif not work.given:
-                self._run_step(step, blobs)
+            self._do(work, blobs)
             if observer is not None:
-                observer.after(step, [blobs[blob] for blob in step.tops])
+                observer.after(work.step, [blobs[blob] for blob in work.step.tops])
             if not inner:
                 for blob in work.last_uses:
                     blobs.pop(blob, None)
         if self.context.counts_passes:
             self.context.passes += 1
         return blobs
+
+    def _do(self, work: Work, blobs: dict[str, Tensor]) -> None:
+        try:
+            if work.group is not None:
+                tops = work.group.run(*[blobs[blob] for blob in work.bottoms])
+                blobs.update(zip(work.tops, tops, strict=True))
+            elif not work.given:
+                self._run_step(work.step, blobs)
+        except CaffeError:
+            raise
+        except RuntimeError as error:
+            if misfit := find_misfit(work.group.steps if work.group else [work.step], blobs):
+                raise misfit from error
+            raise
 
     def reshape(self, inputs: Mapping[str, Shape]) -> None:
         """Fit `blob_shapes` to inputs of these shapes (`Net::Reshape`).

@@ -14,7 +14,7 @@ from caffe_dns.errors import CaffeError
 from caffe_dns.layers.base import Context
 from caffe_dns.net import Net
 from caffe_dns.proto.caffe_pb2 import Datum
-from tests.nets import make_net
+from tests.nets import ip, layer, make_net
 
 #: Of the records, number 7 alone has a label that is no class.
 COUNT, WRONG = 10, 7
@@ -138,3 +138,43 @@ layer {{ name: "scores" type: "DummyData" top: "ip" dummy_data_param {{
 layer {{ name: "loss" type: "SoftmaxWithLoss" bottom: "ip" bottom: "label" top: "loss" }}"""
     said = complaint(make_net(pixels))
     assert said == "layer 'loss': bottom: label 9 is out of range; 0 to 3 would be right"
+
+
+@pytest.mark.parametrize(
+    ("layers", "wrong"),
+    [
+        (
+            layer(
+                "c",
+                "Convolution",
+                "data",
+                "c",
+                "convolution_param { num_output: 2 kernel_size: 4 }",
+            )
+            + layer("r", "ReLU", "c", "c"),
+            "layer 'c': convolution_param.kernel_size: the kernel (4, 4) is larger than the padded "
+            "input (2, 3)",
+        ),
+        (ip("ip", "data"), "layer 'ip': the weight takes 60 inputs, the bottom has 18"),
+        (
+            layer("s", "Slice", "data", "a b", "slice_param { axis: 2 slice_point: 3 }"),
+            "layer 's': slice_param.slice_point",
+        ),
+    ],
+)
+@pytest.mark.parametrize("inner", [False, True])
+def test_a_layer_that_a_later_image_does_not_fit(
+    layers: str, wrong: str, inner: bool, tmp_path: Path
+) -> None:
+    for name, size in (("large", (4, 5, 3)), ("small", (2, 3, 3))):
+        cv2.imwrite(str(tmp_path / f"{name}.png"), np.zeros(size, np.uint8))
+    (tmp_path / "list").write_text(f"{tmp_path}/large.png 0\n{tmp_path}/small.png 1\n")
+    source = f"image_data_param {{ source: '{tmp_path}/list' batch_size: 1 }}"
+    net = make_net(layer("in", "ImageData", "", "data label", source) + layers)
+    try:
+        net.compute(net.read_sources(), inner=inner)
+        with pytest.raises(CaffeError) as caught:
+            net.compute(net.read_sources(), inner=inner)
+    finally:
+        net.close()
+    assert str(caught.value).startswith(wrong)
