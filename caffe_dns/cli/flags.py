@@ -41,11 +41,12 @@ class Number(click.FloatRange):
     name = "number"
 
 
+#: Of commands that run on one GPU. As in Caffe, several may be named, and the first is used.
 gpu = click.option(
     "--gpu",
     default="",
-    metavar="IDS",
-    help="Run on these GPUs: 0, several separated by commas, or 'all'. Default: the CPU.",
+    metavar="ID",
+    help="Run on this GPU, such as 0. Default: the CPU.",
 )
 model = click.option(
     "--model",
@@ -72,9 +73,16 @@ precision = click.option(
     metavar="KIND",
     help="How to compute: fp32, tf32 or bf16. Default: tf32 on a GPU that has it, else fp32.",
 )
+
+
+def _check_level(ctx: click.Context, option: click.Parameter, value: int) -> int:
+    """Refuse what has no place in a NetState. As the type of the flag, help would show bounds."""
+    return WholeNumber(-(2**31), 2**31 - 1).convert(value, option, ctx)
+
+
 level = click.option(
     "--level",
-    type=WholeNumber(-(2**31), 2**31 - 1),
+    callback=_check_level,
     default=0,
     show_default=True,
     metavar="N",

@@ -45,10 +45,10 @@ ACTIONS: dict[str, str] = {
     "summary": "show the layers of a net and their sizes",
     "export": "save a model for others, or compact",
     "doctor": "find out what is wrong before a training begins",
-    "models": "put definitions of nets and solvers into models/",
+    "models": "copy the net and solver definitions into models/",
     "get_mnist": "fetch MNIST as databases",
     "demo": "train LeNet-5, prune it, and score what is left",
-    "completion": "print what a shell needs to complete these",
+    "completion": "print the script for completion in a shell",
 }
 
 # Before torch is imported: it warns of lost connections with pages of C++ frames.
@@ -63,7 +63,6 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 #: A name of a million letters, say: messages show its ends.
 _LONG_WORD = re.compile(r"(\S{150})\S{200,}(\S{150})")
 
-_HELP_NAMES = ["--help", "--h"]
 _SINGLE_DASH = re.compile(r"-[A-Za-z_][\w-]*(=.*)?", re.DOTALL)
 _WITH_VALUE = re.compile(r"(--[\w-]+)=(.*)", re.DOTALL)
 
@@ -84,7 +83,7 @@ class Actions(click.Group):
             formatter.write_dl(list(ACTIONS.items()))
 
 
-@click.group(cls=Actions, context_settings={"help_option_names": _HELP_NAMES})
+@click.group(cls=Actions)
 @click.version_option(__version__, prog_name="dns")
 def dns() -> None:
     """Train, prune and score Caffe networks on PyTorch.
@@ -106,6 +105,7 @@ def normalize(arguments: Sequence[str]) -> list[str]:
     booleans. Raises CaffeError for a boolean that is given anything else.
     """
     given = [f"-{arg}" if _SINGLE_DASH.fullmatch(arg) else arg for arg in arguments]
+    given = ["--help" if arg == "--h" else arg for arg in given]
     if given and given[0] == "help":
         given = [*given[1:2], "--help"]
     if given and given[0].startswith("-"):

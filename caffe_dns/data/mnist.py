@@ -110,7 +110,7 @@ def fetch(say: Callable[[str], None]) -> Files:
         try:
             files = get()
         except FETCH_ERRORS as error:
-            say(f"  not to be had there: {first_line(error)}")
+            say(f"  not available there: {first_line(error)}")
             continue
         wrong = [name for name, sha in CHECKSUMS.items() if checksum(files.get(name, b"")) != sha]
         if not wrong:

@@ -186,10 +186,11 @@ def test_files_that_are_missing(capfd: Capture, tmp_path: Path) -> None:
     ]
     long = 300 * "n"  # longer than file systems allow
     found = lines(capfd, "--solver", solver(tmp_path, net=long), code=1)
-    assert found[-1] == "1 wrong, 0 to note" and f"wrong net: there is no '{long}'" in found[-2]
+    assert found[-1] == "1 wrong, nothing to note"
+    assert f"wrong net: there is no '{long}'" in found[-2]
     assert lines(capfd, "--solver", "nosuch", "--quiet", code=1)[-2:] == [
         "wrong nosuch: there is no such file",
-        "1 wrong, 0 to note",
+        "1 wrong, nothing to note",
     ]
 
 

@@ -56,6 +56,11 @@ def test_a_boolean_is_true_or_false(capfd: Capture) -> None:
     assert line == "dns: --gray: 'perhaps' is neither true nor false"
 
 
+def test_a_level_has_32_bits(capfd: Capture) -> None:
+    line = complaint(["test", "--level=2147483648"], capfd)
+    assert "'--level': 2147483648 is not in the range -2147483648<=x<=2147483647" in line
+
+
 # Help --------------------------------------------------------------------------------------------
 
 

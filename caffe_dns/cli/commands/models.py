@@ -11,7 +11,7 @@ from caffe_dns.cli.lazy import runs
 @click.argument("names", nargs=-1, metavar="[NAME]...")
 @runs("models")
 def command() -> None:
-    """Put definitions of nets, solvers and recipes into models/NAME of the current folder.
+    """Copy the definitions of nets, solvers and recipes to models/NAME in the current folder.
 
-    Without names, all of them. Files that exist already are left as they are.
+    Without names, all of them. Existing files are left as they are.
     """

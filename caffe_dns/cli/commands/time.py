@@ -28,7 +28,7 @@ def command() -> None:
 
     Layers are timed one by one, forward and backward. A table follows Caffe's log: `tops` is the
     memory of a layer's results, `kept` that of everything its backward pass needs, and `peak` the
-    most that the layer allocates at once, measured on a GPU. Then whole passes are timed, with
-    reading the data: as `dns train` runs them, without the update, or with -phase TEST as
+    most that the layer allocates at once, measured on a GPU. Then whole passes are timed,
+    reading the data included: as `dns train` runs them, without the update, or with -phase TEST as
     `dns test` does.
     """

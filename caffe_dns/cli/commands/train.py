@@ -18,8 +18,8 @@ SECTIONS = {
         *("hold-masks", "masks-from-zeros", "bits", "loss-of-accuracy", "no-surgery"),
     ),
     "What to write": ("keep", "report", "tensorboard"),
-    "When something happens": ("sigint_effect", "sighup_effect", "on-nan", "skip-bad-records"),
-    "Code of others": ("allow-python-layers", "import"),
+    "Signals and errors": ("sigint_effect", "sighup_effect", "on-nan", "skip-bad-records"),
+    "Extensions": ("allow-python-layers", "import"),
     "Help": ("help",),
 }
 
@@ -50,7 +50,12 @@ SECTIONS = {
     help="Keep the last N snapshots of this run and remove older ones, but never the newest "
     "complete one. Default: keep all.",
 )
-@flags.gpu
+@click.option(
+    "--gpu",
+    default="",
+    metavar="IDS",
+    help="Train on these GPUs: 0, several separated by commas, or 'all'. Default: the CPU.",
+)
 @flags.precision
 @flags.threads
 @flags.level
