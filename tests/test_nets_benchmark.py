@@ -10,10 +10,11 @@ import pytest
 import torch
 
 from caffe_dns import log
-from tests.processes import CONTEXT, run_forked
+from tests.processes import CONTEXT, run_forked, run_python
 from tools.benchmarks import lenet_gpu, nets_gpu, processes, several_gpus, surgery_cost
 from tools.benchmarks.contestants import difference
 from tools.benchmarks.plain_nets import NETS
+from tools.benchmarks.records import make_database
 
 COLUMNS = ["ms", "images/s", "GiB", "speed", "memory"]
 
@@ -80,7 +81,34 @@ def test_commands_on_alexnet(monkeypatch: pytest.MonkeyPatch, capfd: pytest.Capt
     monkeypatch.setattr(lenet_gpu, "ALEXNET_SECONDS", 0.01)
     arguments = "--parts alexnet --batch 2 --records 3 --rounds 1 --alexnet-iterations 8"
     lines = run(lenet_gpu, arguments, monkeypatch, capfd)[1:]
-    assert [text[2:34].strip() for text in lines[1:]] == ["constant data", "dns train, LMDB"]
+    titles = ["no displays, constant data", "dns train, constant data", "dns train, LMDB"]
+    assert [text[2:34].strip() for text in lines[1:]] == titles
+
+
+def test_held_data(tmp_path: Path) -> None:
+    """A plugin's layer that gives its first batch again, where it is offered."""
+    database = tmp_path / "lmdb"
+    make_database(database, 5, (1, 4, 4))
+    code = f"""
+from caffe_dns.layers import Context, layer_types
+from caffe_dns.plugins import import_plugin
+from caffe_dns.proto.caffe_pb2 import LayerParameter
+import_plugin({lenet_gpu.HELD_DATA!r})
+param = LayerParameter(type="HeldData", name="data", top=["data", "label"])
+param.data_param.source, param.data_param.batch_size = {str(database)!r}, 2
+param.data_param.backend = param.data_param.LMDB
+layer = layer_types["HeldData"](param, Context())
+layer.setup([])
+first, again = layer(), layer()
+assert first[1].tolist() == [0, 1] and len(first) == 2
+assert all(one is other for one, other in zip(first, again, strict=True))
+memory = [top.clone() for top in first]
+layer.offer(memory)
+assert all(one is other for one, other in zip(layer(), memory, strict=True))
+layer.close()
+"""
+    done = run_python("-c", code)
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_command_that_fails() -> None:

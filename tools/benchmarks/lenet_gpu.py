@@ -5,11 +5,12 @@
                                          [--rounds N]
 
 LeNet, batch 64: `dns train` against PyTorch by hand, eager and as a CUDA graph. AlexNet-BN, batch
-256, from 256x256 raw images: `dns train` against our own training loop on constant data; and the
-same from JPEGs, decoded by processes and by the GPU. Databases of random pixels, and of smooth
-JPEGs, are made in a temporary folder and read round and round. `dns train` is a process
-of its own in each round; its speed is the median of what its displays say, after the first few.
-Printed are medians of the rounds, and of the ratios within each round. Runs on a CPU as well.
+256, from 256x256 raw images, and from JPEGs, decoded by processes and by the GPU: `dns train`
+against the same run on its first batch alone, with as many displays; and against the training loop
+without displays. Databases of random pixels, and of smooth JPEGs, are made in a temporary folder
+and read round and round. `dns train` is a process of its own in each round; its speed is the median
+of what its displays say, after the first few. Each round has the order of the last one turned
+round. Printed are medians of the rounds, and of the ratios within each. Runs on a CPU as well.
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ LENET_SOLVERS = ("prune_solver", "guo_solver")
 #: As many as MNIST has, so that the database is about as large.
 LENET_RECORDS = 60000
 LENET_SECONDS, ALEXNET_SECONDS = 0.5, 1.0
+CONSTANT, HELD_DATA = "dns train, constant data", "tools.benchmarks.held_data"
 #: Gives iterations per second.
 Runner = Callable[[], float]
 
@@ -55,20 +57,30 @@ Runner = Callable[[], float]
 
 
 def write_definition(
-    folder: Path, model: str, solver: str, database: Path, batch: int, iterations: int
+    folder: Path,
+    model: str,
+    solver: str,
+    database: Path,
+    batch: int,
+    iterations: int,
+    data: str = "Data",
 ) -> Path:
-    """A solver of models/ and its net as they are, but on this database, and for training alone."""
+    """A solver of models/ and its net as they are, but on this database, and for training alone.
+
+    `data` is the type of the layers that read it.
+    """
     param = read_solver(MODELS / model / f"{solver}.prototxt").message
     net = read_net(MODELS.parent / param.net).message
     for layer in net.layer:
         if layer.type == "Data":
+            layer.type = data
             layer.data_param.source = str(database)
             layer.data_param.batch_size = batch
     for field in ("test_iter", "test_interval", "snapshot", "snapshot_prefix", "solver_mode"):
         param.ClearField(field)
-    param.net = str(folder / f"{model}_{solver}_net.prototxt")
+    param.net = str(folder / f"{model}_{solver}_{data}_net.prototxt")
     write_text(param.net, net)
-    file = folder / f"{model}_{solver}.prototxt"
+    file = folder / f"{model}_{solver}_{data}.prototxt"
     write_run(file, param, iterations)
     return file
 
@@ -104,13 +116,17 @@ def report(
     heading: str, batch: int, runners: dict[str, Runner], references: list[str], rounds: int
 ) -> None:
     """Let all run in turn, round after round, and print how fast they were."""
-    runs = [{title: run() for title, run in runners.items()} for _ in range(rounds)]
+    order = list(runners)
+    runs = []
+    for _ in range(rounds):
+        runs.append({title: runners[title]() for title in order})
+        order.reverse()
     columns = "".join(f"{f'to {name}':>22}" for name in references)
     print(f"{heading:34}{'iter/s':>9}{'images/s':>10}{columns}")
     for title in runners:
         rate = statistics.median(run[title] for run in runs)
         ratios = [statistics.median(run[title] / run[name] for run in runs) for name in references]
-        cells = "".join(f"{ratio:22.2f}" for ratio in ratios)
+        cells = "".join(f"{ratio:28.3f}" for ratio in ratios)
         print(f"  {title:32}{rate:9.1f}{batch * rate:10.0f}{cells}", flush=True)
 
 
@@ -154,23 +170,24 @@ def report_alexnet(folder: Path, options: argparse.Namespace, *, jpeg: bool = Fa
         make_images(database, options.records, encoded=True)
     else:
         make_database(database, options.records, (3, 256, 256), NETS[name].classes)
-    definition = write_definition(
-        folder, name, "solver", database, batch, options.alexnet_iterations
-    )
+    settings = (folder, name, "solver", database, batch, options.alexnet_iterations)
+    definition, held = (write_definition(*settings, data) for data in ("Data", "HeldData"))
     process = ContestantProcess(partial(ours, surgery=True))
     for precision in options.precisions:
         process.build(Task(name, precision, batch, options.device)).result()
         (way,) = process.enter(ALEXNET_SECONDS)
+        flags = (precision, options.device)
         runners: dict[str, Runner] = {
-            "constant data": partial(turn, process, way, ALEXNET_SECONDS),
-            "dns train, LMDB": partial(dns_train, definition, precision, options.device),
+            "no displays, constant data": partial(turn, process, way, ALEXNET_SECONDS),
+            CONSTANT: partial(dns_train, held, *flags, "--import", HELD_DATA),
+            "dns train, LMDB": partial(dns_train, definition, *flags),
         }
         if jpeg:
             runners["dns train --decode-on-gpu"] = partial(
-                dns_train, definition, precision, options.device, "--decode-on-gpu"
+                dns_train, definition, *flags, "--decode-on-gpu"
             )
         heading = f"AlexNet-BN{', JPEGs' * jpeg}, batch {batch}, {precision}"
-        report(heading, batch, runners, ["constant data"], options.rounds)
+        report(heading, batch, runners, [CONSTANT], options.rounds)
     process.close()
 
 
