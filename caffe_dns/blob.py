@@ -1,7 +1,7 @@
-"""Blobs as programs see them: data and diff of one shape, as numpy arrays that can be written to.
+"""Blobs as programs see them: data and diff of one shape, as writable numpy arrays.
 
 Python layers and the pycaffe interface hand these out. The net itself runs on tensors; a blob keeps
-its tensors and its arrays the same. Nothing here knows of layers or nets.
+its tensors and its arrays in step. Nothing here knows about layers or nets.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Text that is not UTF-8, kept byte for byte.
 
-Definitions have comments, names and paths in GBK, Latin-1 or whatever their authors typed; to Caffe
-they are bytes. Strings in messages must be Unicode, so there each byte that is not UTF-8 is a
-character that no text has, of the last plane for private use. For the file system and the log, it
-is what Python makes of such bytes everywhere (`surrogateescape`).
+Definitions contain comments, names and paths in GBK, Latin-1 or whatever their authors typed; to
+Caffe they are bytes. Strings in messages must be Unicode, so each byte that is not UTF-8 becomes a
+character that no text contains, from the last plane for private use. For the file system and the
+log, it becomes what Python makes of such bytes everywhere (`surrogateescape`).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The one family of errors that a user can cause, and how each is said in one line.
+"""The family of errors that a user can cause, and how each is told in one line.
 
 Anything wrong with a file, a flag or a definition is raised as a `CaffeError`; the command line
 prints it and exits with code 1. Programming errors keep their ordinary Python exceptions.

@@ -1,6 +1,6 @@
-"""Caffe's seven fillers, which give parameters their first values (`include/caffe/filler.hpp`).
+"""Caffe's seven fillers, which give parameters their initial values (`include/caffe/filler.hpp`).
 
-`file` is of caffe_pp2, `gaussian_unitball` of happynear's fork.
+`file` comes from caffe_pp2, `gaussian_unitball` from happynear's fork.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""What SIGINT, SIGTERM and SIGHUP do, from the first moment of the program on.
+"""What SIGINT, SIGTERM and SIGHUP do, from the program's first moment.
 
 The program begins here, before anything else is imported: a KeyboardInterrupt in the middle of an
-import is swallowed or leaves a traceback. `begin` notes signals, until the flags of the command say
-what becomes of them (`settle`); while a net trains, `solver/signals` heeds them. Nothing is raised
-in any of these: a program that is to end does so at once (`end`), and leaves no temporary files.
+import is swallowed or leaves a traceback. `begin` notes signals until the flags of the command say
+what to do with them (`settle`); while a net trains, `solver/signals` handles them. None of these
+raises anything: a program that has to end does so at once (`end`), and leaves no temporary files.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Mask rules and schedules of dynamic network surgery, as functions of tensors and numbers.
 
-Two kinds: by standard deviation (HolmesShuan's fork, `conv_layer.cu`, `inner_product_layer.cu`)
-and by magnitude with hysteresis (yiwenguo's fork, `compress_conv_layer.cpp`). Where a number of
-parameters to keep is given instead of a threshold, the thresholds follow from it. Nothing here
-knows layers.
+There are two kinds: by standard deviation (HolmesShuan's fork, `conv_layer.cu`,
+`inner_product_layer.cu`) and by magnitude with hysteresis (yiwenguo's fork,
+`compress_conv_layer.cpp`). Where the number of parameters to keep is given instead of a threshold,
+the thresholds follow from it. Nothing here knows layers.
 """
 
 from __future__ import annotations

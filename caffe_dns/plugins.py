@@ -1,8 +1,8 @@
-"""Code of users that adds to what dns knows: layer types, fillers, rate policies and the like.
+"""Plugins: users' code that adds layer types, fillers, rate policies and the like.
 
-A module is named on the command line (`--import MODULE`), or a package that is installed names it
-in the entry-point group `caffe_dns.plugins`. Either way it registers what it adds when it is
-imported. A file that a definition or a model names is never imported here.
+A module is named on the command line (`--import MODULE`), or an installed package names it in the
+entry-point group `caffe_dns.plugins`. Either way, importing it registers what it adds. A file that
+a definition or a model names is never imported here.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """Tables of what files name: layer types, fillers, rate policies, solver types, export formats.
 
-What is to be found is registered by a decorator where it is defined. A name that is registered
-twice is a programming error; an unknown one is looked for in installed plugins, and the error then
-lists the known names.
+A decorator registers each entry where it is defined. Registering a name twice is a programming
+error; an unknown one is looked for in installed plugins, and the error then lists the known names.
 """
 
 from __future__ import annotations

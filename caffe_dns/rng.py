@@ -1,4 +1,4 @@
-"""Random draws that are counted, not stored.
+"""Random draws from a counter: no state is stored.
 
 Every draw is a function of (seed, stream, counter, rank): the stream is a name such as
 "dropout/drop1", the counter says which draw it is. Resuming a run therefore needs no generator

@@ -1,6 +1,6 @@
-"""Code of users: finding a module or a class, and saying what went wrong inside it.
+"""Users' code: finds a module or a class, and reports errors inside it.
 
-Whether that code may run at all is decided by who calls this.
+Whether that code may run at all is decided by the caller.
 """
 
 from __future__ import annotations

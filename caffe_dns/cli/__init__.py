@@ -1,5 +1,5 @@
-"""The command line: what turns flags into calls of the other rooms, and errors into one line.
+"""The command line: turns flags into calls of the other rooms, and errors into one line.
 
-`commands` declares the flags of each command, `actions` does what it is asked for; the modules of
-this folder are what several of them share. Read `main` first.
+`commands` declares the flags of each command, `actions` does the work; the modules in this folder
+are shared by several commands. Read `main` first.
 """

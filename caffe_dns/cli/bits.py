@@ -1,4 +1,4 @@
-"""`--bits auto` of `dns train` and `dns export`: bits for each layer, found by scoring."""
+"""`--bits auto` of `dns train` and `dns export`: finds the bits of each layer by scoring."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `dns train` shows on stdout at its end: how it went, the files, and what to type next."""
+"""What `dns train` prints to stdout at its end: the outcome, the files, and what to type next."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the actions read that take a definition without its data."""
+"""Reading definitions for actions that do not need the definition's data."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `dns doctor` finds: a line each, and what to do about it."""
+"""The findings of `dns doctor`: one line each, and what to do about it."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""glog's flags, which Caffe's tools take beside their own: how much is logged, and where to.
+"""glog's flags, which every tool of Caffe takes: how much is logged, and where to.
 
-Each is also read from the environment, as `GLOG_minloglevel` and the like. As in Caffe's tools the
-log goes to stderr unless that is denied; files are written only where a folder is given.
+Each flag is also read from the environment, as `GLOG_minloglevel` and the like. As in Caffe's
+tools, the log goes to stderr unless a flag says otherwise; log files are written only if a folder
+is given.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What `classify` and `detect` make of the flags in `image_flags`."""
+"""Applies the flags in `image_flags`, for `classify` and `detect`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether dns is installed with all that it needs, and whether the GPUs can be used."""
+"""Checks whether everything dns needs is installed, and whether the GPUs can be used."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`dns train --target-latency`: the time of each layer by how much of it is left, measured."""
+"""`dns train --target-latency`: measures each layer's time as a function of what is left of it."""
 
 from __future__ import annotations
 

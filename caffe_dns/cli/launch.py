@@ -1,7 +1,7 @@
-"""Starting one process for each GPU that `-gpu` names, and being one of several processes.
+"""Starts one process for each GPU that `-gpu` names, and sets up a process that is one of several.
 
-The processes are this same command with torchrun's environment variables; torchrun itself can
-start them, too, on several hosts.
+The processes run this same command with torchrun's environment variables; torchrun itself can start
+them as well, on several hosts.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Loading what a command needs when it runs, not when it says what its flags are."""
+"""Imports what a command needs when it runs, not when its flags are declared."""
 
 from __future__ import annotations
 

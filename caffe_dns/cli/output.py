@@ -1,7 +1,7 @@
-"""What a command finds out, told as people or as programs want it: `--quiet` and `--json`.
+"""The result of a command, for people or for programs: `--quiet` and `--json`.
 
-Without either, results stand where they always do, in the log or on stdout. `--quiet` prints them
-alone, on stdout; `--json` prints one JSON object there instead.
+Without either flag, results stand where they always do, in the log or on stdout. `--quiet` prints
+only the results, on stdout; `--json` prints one JSON object there instead.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Whether a net that was made smaller still predicts what it did before."""
+"""Compares the predictions of a reduced net with those of the original."""
 
 from __future__ import annotations
 

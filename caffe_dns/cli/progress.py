@@ -1,4 +1,4 @@
-"""A progress bar at the bottom of a terminal; nothing at all when stderr is not one."""
+"""A progress bar on the last line of a terminal; nothing at all if stderr is not a terminal."""
 
 from __future__ import annotations
 

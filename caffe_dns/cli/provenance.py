@@ -1,4 +1,4 @@
-"""The head of a training log: what would have to be the same for the run to be the same."""
+"""The head of a training log: everything that must be the same to reproduce the run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `dns train` leaves of a net that it pruned: a model without masks, and what it holds."""
+"""What `dns train` writes of a net that it pruned: a model without masks, and its size."""
 
 from __future__ import annotations
 

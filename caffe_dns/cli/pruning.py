@@ -1,4 +1,4 @@
-"""The flags of `dns train` that say how a net is pruned, and with which masks it begins."""
+"""The flags of `dns train` that say how a net is pruned, and which masks it starts with."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Help that lists flags under headings, for a command that has many."""
+"""Groups the flags in a command's help under headings."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """Completion in shells: commands, flags with one dash or two, file names and known words.
 
-click asks the shell what has been typed and answers it; here its words are put into click's form
-and the answers back into the user's. `dns completion SHELL` prints what a shell has to be told.
+click reads what has been typed from the shell and answers. Here the words are converted to click's
+spelling, and the answers back to the user's. `dns completion SHELL` prints the script that connects
+the two.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`dns train --snapshot`, `--resume` and `--keep`: where to go on, and what stays on the disk."""
+"""`dns train --snapshot`, `--resume` and `--keep`: where to resume, and which snapshots to keep."""
 
 from __future__ import annotations
 

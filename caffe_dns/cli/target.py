@@ -1,4 +1,4 @@
-"""`dns train --target-...` and `--pattern`: a stage of surgery from flags."""
+"""`dns train --target-...` and `--pattern`: makes a stage of surgery from flags."""
 
 from __future__ import annotations
 

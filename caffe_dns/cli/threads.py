@@ -1,8 +1,8 @@
-"""How many threads PyTorch computes with on a CPU, and how they wait for each other.
+"""How many threads PyTorch uses on a CPU, and how long they spin while they wait.
 
-Between two operations, the threads of GNU's OpenMP spin for some 10 ms before they sleep. Alone on
-a machine they are at once there for the next one. Beside other work they spin on the cores that the
-threads need for which they wait, and training takes thirty times as long.
+Between two operations, the threads of GNU OpenMP spin for some 10 ms before they sleep. Alone on a
+machine they can start on the next operation at once. Beside other programs they take the cores from
+the very threads they wait for, and training takes thirty times as long.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Trying a training without doing it: files, nets, a batch, a few iterations, and the snapshots."""
+"""Tries out a training run for `dns doctor`: files, nets, a batch, a few iterations, snapshots."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Data from files to batches: databases, lists of images, HDF5, and what is done to each record.
+"""Data from files to batches: databases, image lists, HDF5, and the processing of each record.
 
-Here belongs what reads, decodes and transforms, in threads of its own, and what writes databases.
-The layers that bring batches into a net are in `layers`. Read `database` (what every database
-is), then `sources` (records in their order), `batches` and `transform`.
+Here belongs what reads, decodes and transforms data, in threads of its own, and what writes
+databases. The layers that bring batches into a net are in `layers`. Read `database` (what every
+database is), then `sources` (records in their order), `batches` and `transform`.
 """
 
 from caffe_dns.data.database import Database, Writer

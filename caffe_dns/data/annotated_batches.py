@@ -1,7 +1,7 @@
 """Batches of images and the objects in them, from a database of AnnotatedDatum.
 
-What is drawn for a record depends on the seed and the record's number alone, so that it is the same
-however records are spread over batches and ranks, and after a resume.
+Random choices for a record depend only on the seed and the record's number, so that they are the
+same however records are distributed over batches and ranks, and after a resume.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Images with the objects in them: what an AnnotatedDatum holds, and what moves with the image."""
+"""Images with the objects in them: the contents of an AnnotatedDatum."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Making images and objects of some AnnotatedDatums: work that one process can hand to another."""
+"""Decodes and transforms some AnnotatedDatums: work that one process can hand to another."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What AnnotatedData does to an image and the boxes in it, up to the mean and the scale.
+"""What AnnotatedData does to an image and the boxes in it, before mean and scale.
 
 In SSD's order: colours are distorted, a frame is put around the image, a part is cut out; then it
 is resized, given noise, cropped and mirrored (`annotated_data_layer.cpp`, `data_transformer.cpp`).

@@ -1,6 +1,7 @@
-"""Files that say where the objects of an image are: VOC's XML, COCO's JSON, and lines of text.
+"""Annotation files with the objects of an image: VOC's XML, COCO's JSON, and lines of text.
 
-Boxes come out in shares of the image, as groups of an AnnotatedDatum (`util/io.cpp` of SSD's fork).
+Boxes are converted to fractions of the image, as groups of an AnnotatedDatum (`util/io.cpp` of
+SSD's fork).
 """
 
 from __future__ import annotations

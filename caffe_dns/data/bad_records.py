@@ -1,4 +1,4 @@
-"""Going on where a few records of a database are broken: another record stands in for each."""
+"""Skips a few broken records of a database: another record takes the place of each."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Makes batches of images from a source: fetches and decodes each, and puts it into its place.
 
-What becomes of it there is up to the batch.
+What happens to it there is up to the batch.
 """
 
 from __future__ import annotations

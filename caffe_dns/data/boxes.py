@@ -1,8 +1,8 @@
 """Boxes on the host, as rows of (xmin, ymin, xmax, ymax): areas, overlaps, and other units.
 
-The arithmetic of SSD (`bbox_util.cpp` of weiliu89/caffe). Boxes are in shares of an image's width
-and height, or in pixels; the sides of boxes in pixels are a pixel longer than the differences of
-their corners. What layers do with boxes on any device is not here.
+The arithmetic of SSD (`bbox_util.cpp` of weiliu89/caffe). Boxes are in fractions of an image's
+width and height, or in pixels; the sides of boxes in pixels are one pixel longer than the
+differences of their corners. What layers do with boxes on any device is not here.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def intersections(first: Boxes, second: Boxes, *, in_pixels: bool = False) -> Bo
 
 def _products(sides: Boxes, in_pixels: bool) -> Boxes:
     width, height = sides[..., 0], sides[..., 1]
-    # What a net sees before it has learnt may be infinite; such a box has no area that counts.
+    # What a net sees before it has learned may be infinite; such a box has no area that counts.
     with np.errstate(invalid="ignore", over="ignore"):
         area = (width + in_pixels) * (height + in_pixels)
     return np.where((width < 0) | (height < 0), 0, area)

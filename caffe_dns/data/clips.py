@@ -1,4 +1,4 @@
-"""Clips of videos, named in a list: some frames, one after the other, and a label."""
+"""Clips of videos that a list names: some consecutive frames, and a label."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """CRC-32C, the checksum in LevelDB's files, at the speed of numpy.
 
-The data are cut into lanes of equal length that are gone through side by side, byte after byte. A
-lane's checksum then moves to its place by a linear map, since a checksum is linear in its data.
-Of long data the pieces are put together likewise.
+The data are cut into lanes of equal length that are processed side by side, byte by byte. A lane's
+checksum is then moved to its place by a linear map, since a checksum is linear in its data. The
+pieces of long data are combined in the same way.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Decoding and cropping some records: work that one process can hand to another."""
+"""Decodes and crops some records: work that one process can hand to another."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where images are cropped, and taking that part of them; PyTorch is not needed for it."""
+"""Where images are cropped, and the cropping itself; does not need PyTorch."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""What a database of records is: a cursor for reading, transactions for writing (`util/db.hpp`).
+"""The interface of a database: a cursor for reading, transactions for writing (`util/db.hpp`).
 
-LMDB and LevelDB fill this in, in modules of their own. What the records mean is not known here.
+LMDB and LevelDB implement it in modules of their own. What the records mean is not known here.
 """
 
 from __future__ import annotations

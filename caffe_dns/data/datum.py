@@ -1,7 +1,7 @@
-"""Reads the Datum messages that databases hold: bytes to an array of pixels and a label.
+"""Reads the Datum messages in databases: from bytes to an array of pixels and a label.
 
 Raw records are not copied: their pixels stay where the database has them. Encoded images are
-decoded with OpenCV as Caffe does. Making Datums is left to the message class itself.
+decoded with OpenCV, as in Caffe. Datums are made by the message class itself.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Opens and starts databases by the name of their kind, "lmdb" or "leveldb" (`util/db.cpp`).
+"""Opens and creates databases by the name of their kind, "lmdb" or "leveldb" (`util/db.cpp`).
 
-The kinds themselves have modules of their own; `database` says what they have in common.
+The kinds have modules of their own; `database` says what they have in common.
 """
 
 from __future__ import annotations

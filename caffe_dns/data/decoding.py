@@ -1,8 +1,8 @@
-"""Decoding images as Caffe's OpenCV does, from bytes that are in memory already.
+"""Decodes images as Caffe's OpenCV does, from bytes in memory.
 
-`imread`, which Caffe calls for files, reads a JPEG that is cut short: libjpeg takes the end of the
-file for the end of the image and makes what is missing gray. `imdecode` gives nothing for the same
-bytes, so they are given the ends that libjpeg would put there.
+`imread`, which Caffe calls for files, reads a truncated JPEG: libjpeg takes the end of the file for
+the end of the image and fills what is missing with gray. `imdecode` fails on the same bytes, so
+they are completed as libjpeg would complete them.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Processes that decode records beside this one.
 
-Python's lock lets the threads of one process decode no more than some 10,000 images a second. What
-is done in another process is done there as here; where one cannot, for whatever reason, whoever
-asked does it instead.
+Because of Python's lock, the threads of one process decode no more than some 10,000 images a
+second. Another process does the same work as this one would; where it cannot, for whatever reason,
+the caller does it instead.
 """
 
 from __future__ import annotations

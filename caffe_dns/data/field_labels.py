@@ -1,4 +1,4 @@
-"""Which cells of a net's maps are to see which object, by the overlap with their fields (MS-CNN).
+"""Which cells of a net's maps should detect which object, by overlap with their fields (MS-CNN).
 
 A cell of a map looks at a field of `width` x `height` pixels around its middle; cells are `rate`
 pixels apart. The rules are those of `image_gt_data_layer.cpp`.

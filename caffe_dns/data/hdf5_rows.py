@@ -1,6 +1,6 @@
 """Rows of HDF5 files as batches (`hdf5_data_layer.cpp`).
 
-Each top is the dataset of its name; the files together are one long list of rows. Writing is not
+Each top is the dataset of its name; the files together form one long list of rows. Writing is not
 done here.
 """
 

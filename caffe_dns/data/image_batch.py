@@ -1,7 +1,7 @@
-"""What a batch of images is put into, image by image or all at once.
+"""The memory that a batch of images is put into, image by image or all at once.
 
-For a GPU, that is bytes in pinned memory, cropped, with all that the GPU needs to finish them; for
-the CPU, finished images. Where the images come from is not known here.
+For a GPU, these are cropped bytes in pinned memory, with everything that the GPU needs to finish
+them; for the CPU, finished images. Where the images come from is not known here.
 """
 
 from __future__ import annotations

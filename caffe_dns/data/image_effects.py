@@ -1,7 +1,7 @@
-"""Changes of an image's colours and pixels that leave every object in its place.
+"""Changes an image's colours and pixels but leaves every object in its place.
 
-The two kinds of SSD: random distortions, and noise (`im_transforms.cpp`). Images are bytes
-[height, width, channels] in BGR, or [height, width, 1]; a result may be a new array.
+SSD has two kinds: random distortions, and noise (`im_transforms.cpp`). Images are bytes [height,
+width, channels] in BGR, or [height, width, 1]; a result may be a new array.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Image files on disk, read as Caffe reads them, and the lines of files that list such."""
+"""Image files on disk, read as Caffe reads them, and the lines of files that list them."""
 
 from __future__ import annotations
 

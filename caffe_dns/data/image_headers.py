@@ -1,6 +1,6 @@
-"""What the header of an image claims, of each kind that OpenCV reads: pixels, and memory for them.
+"""The header of an image, for each format that OpenCV reads: pixels, and the memory they take.
 
-Only so much is read as says how large the image is. Whether it is one, the decoder finds out.
+Only the size is read. Whether the rest is an image is for the decoder to find out.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Lists of image files with labels, of which there may be millions, and as a source of records."""
+"""Lists of image files with labels, possibly millions of them, and as a source of records."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Image files to the Datums of a database, as `tools/convert_imageset.cpp` makes them.
+"""From image files to the Datums of a database, as `tools/convert_imageset.cpp` makes them.
 
-What becomes of one listed image is decided here; the database that takes the Datums is not known.
+This decides what becomes of each listed image; it does not know the database.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from caffe_dns.proto.wire import LENGTH, tag, varint
 
 @dataclass(frozen=True)
 class Record:
-    """A finished record: the serialized Datum, and how many values its image has."""
+    """A finished record: the serialised Datum, and how many values its image has."""
 
     key: bytes
     value: Buffer

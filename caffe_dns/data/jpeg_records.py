@@ -1,6 +1,6 @@
-"""Encoded Datums of one make, looked at together: where JPEGs lie, and which a GPU may decode.
+"""Encoded Datums of the same layout, examined together: where the JPEGs are, and which suit a GPU.
 
-As in `raw_records`, only what can differ between them is looked at, for a whole batch.
+As in `raw_records`, only what can differ between them is examined, for a whole batch.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""The records of a small database, kept in memory as they are read for the first time.
+"""The records of a small database, kept in memory once they have been read.
 
-Finding and parsing records one by one takes a GPU's time: a small net would wait for it.
+Finding and parsing records one by one would make a small net on a GPU wait.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The files around a data set of boxes: what labels are called, what images are called."""
+"""The files that come with a data set of boxes: the names of labels and of images."""
 
 from __future__ import annotations
 

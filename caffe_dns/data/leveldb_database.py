@@ -1,6 +1,6 @@
 """LevelDB databases, read without LevelDB (`util/db_leveldb.cpp`).
 
-Nothing in the folder is touched, so a database can be read by several programs and without write
+Nothing in the folder is changed, so a database can be read by several programs and without write
 permission. It must not be written to meanwhile.
 """
 

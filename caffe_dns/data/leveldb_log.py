@@ -1,7 +1,7 @@
 """LevelDB's log format, which write-ahead logs and manifests share, and the batches in the logs.
 
-A log is a row of 32 KiB blocks; a record is one fragment or several. What a program wrote when
-it died is left out, as LevelDB leaves it out.
+A log is a sequence of 32 KiB blocks; a record is one fragment or several. What a program was
+writing when it died is ignored, as in LevelDB.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Writes a new LevelDB without LevelDB, for Caffe and other programs to read.
 
-All records lie in sorted tables of the last level, where LevelDB has no reason to rearrange them.
-Nothing is compressed: records are images mostly.
+All records are in sorted tables of the last level, which LevelDB has no reason to rearrange.
+Nothing is compressed: records are mostly images.
 """
 
 from __future__ import annotations

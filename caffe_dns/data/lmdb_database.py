@@ -1,7 +1,7 @@
 """LMDB databases, read without LMDB (`util/db_lmdb.cpp`).
 
-Nothing in the folder is touched or locked, so a database can be read by several programs and
-without write permission. It must not be written to meanwhile. Nothing in the file is believed: each
+Nothing in the folder is changed or locked, so a database can be read by several programs and
+without write permission. It must not be written to meanwhile. Nothing in the file is trusted: each
 page is checked when it is read, and a walk through the tree ends, whatever the file says.
 """
 

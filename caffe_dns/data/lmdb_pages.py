@@ -1,9 +1,9 @@
-"""The pages of an LMDB file as bytes: what stands in them, checked before it is believed.
+"""The pages of an LMDB file as bytes, checked before they are trusted.
 
 An LMDB is a B+ tree of pages of one size. The first two pages say where the newest root is; branch
-pages hold the numbers of pages below, leaf pages keys and values; a large value lies in overflow
-pages of its own, which follow one another. Numbers are little-endian, as every machine that Caffe
-runs on writes them. Nothing is read here; whoever reads gives the bytes and the page's number.
+pages hold the numbers of the pages below, leaf pages keys and values; a large value is on
+consecutive overflow pages of its own. Numbers are little-endian, as every machine that Caffe runs
+on writes them. Nothing is read here; the caller gives the bytes and the page's number.
 """
 
 from __future__ import annotations

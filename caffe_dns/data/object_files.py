@@ -1,7 +1,7 @@
-"""Lists of images with the objects in them, and regions of no interest, as MS-CNN writes them.
+"""Lists of images with the objects in them, and regions to ignore, in MS-CNN's format.
 
-Behind the head of each image (see `marked_lists`): how many objects, and of each its class, whether
-it is ignored, and its corners; how many regions of no interest, and their corners
+After the head of each image (see `marked_lists`): how many objects, and for each its class, whether
+it is ignored, and its corners; how many regions to ignore, and their corners
 (`image_gt_data_layer.cpp`).
 """
 

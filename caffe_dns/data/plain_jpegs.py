@@ -1,7 +1,7 @@
-"""Which JPEGs are left to a GPU: those that cameras and Caffe's tools write.
+"""Which JPEGs a GPU may decode: those that cameras and Caffe's tools write.
 
-They have three channels of 8 bits as YCbCr, are sequential, in one scan, and whole, with a header
-that libjpeg takes. Whether the rest of one is damaged, the decoder finds out.
+They have three channels of 8 bits as YCbCr, are sequential, in one scan, and complete, with a
+header that libjpeg accepts. Whether the rest of one is damaged is for the decoder to find out.
 """
 
 from __future__ import annotations

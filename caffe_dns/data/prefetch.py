@@ -1,7 +1,7 @@
 """Reads ahead in a thread of its own, into a queue of bounded length.
 
-What is read is up to the caller, a function that makes the next item. An error in it comes out of
-`get`, after the items made before it. Nothing outlives `close`.
+The caller gives a function that makes the next item. An error in it is raised by `get`, after the
+items made before it. Nothing outlives `close`.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 Both are in a `data_transformer.cpp`.
 
-What is drawn for a record depends on the seed and the record's number alone, so that it is the same
-however records are spread over batches and ranks, and after a resume.
+Random choices for a record depend only on the seed and the record's number, so that they are the
+same however records are distributed over batches and ranks, and after a resume.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Raw Datums of one shape, many of which are copied at once, large ones from a database's file.
+"""Raw Datums of one shape, copied many at a time, large ones straight from a database's file.
 
-Only what can differ between them is looked at, for a whole batch, and one call of PyTorch copies
-any number of crops: a record costs Python next to nothing, and other threads run meanwhile.
-Encoded Datums and those of several shapes are left to `datum`.
+Only what can differ between them is examined, for a whole batch, and one call of PyTorch copies any
+number of crops: a record costs Python next to nothing, and other threads run meanwhile. Encoded
+Datums and those of several shapes are left to `datum`.
 """
 
 from __future__ import annotations

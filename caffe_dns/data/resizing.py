@@ -1,6 +1,6 @@
-"""Bringing images, and the boxes in them, to a size: SSD's ResizeParameter (`im_transforms.cpp`).
+"""Resizes images and the boxes in them: SSD's ResizeParameter (`im_transforms.cpp`).
 
-Images are [height, width, channels], sizes (height, width); boxes are in shares of the image.
+Images are [height, width, channels], sizes (height, width); boxes are in fractions of the image.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The records of a database in another order each round."""
+"""The records of a database in a different order each round."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Decompresses Snappy, the compression inside LevelDB's tables. Compressing is not needed here."""
+"""Decompresses Snappy, the compression inside LevelDB's tables. Compression is not needed here."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
-"""What image batches are made of: records by number, from a database or elsewhere.
+"""Where image batches come from: records by number, from a database or elsewhere.
 
-A source knows where record number n lies and how to turn it into an image; batches, crops and
-devices are not its business. Records are numbered from 0 on and never end: a source starts over by
-itself.
+A source knows where record number n is and how to turn it into an image; batches, crops and devices
+are not its business. Records are numbered from 0 and never end: a source starts over by itself.
 """
 
 from __future__ import annotations

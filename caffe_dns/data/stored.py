@@ -1,9 +1,9 @@
-"""Values of a database that still lie in its file, and are read when they are needed.
+"""Values of a database that are still in its file, and are read when they are needed.
 
-Reading costs a copy, which threads make for themselves, several values at once. Only the pixels of
-large raw images are taken from where the file is mapped into memory, for the copy would cost four
-times what else is done with them. A file that has become shorter is noticed before it is looked
-at: to touch what is no longer there would end the process without a word.
+Reading costs a copy, which threads make themselves, several values at once. Only the pixels of
+large raw images are taken from the file mapped into memory, because the copy would cost four times
+what else is done with them. A file that has become shorter is noticed before it is accessed:
+touching what is no longer there would end the process without a word.
 """
 
 from __future__ import annotations

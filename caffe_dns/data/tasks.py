@@ -1,6 +1,6 @@
-"""Work on some records that one process can hand to another, in memory that both share.
+"""Work on some records that one process can hand to another, in shared memory.
 
-Without PyTorch, which would take a process seconds to load.
+It does without PyTorch, which a process would need seconds to load.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Crops, mirrors, mean-subtracts and scales images (`data_transformer.cpp`).
 
-Cropping happens while an image is copied into its batch, so that images of several sizes fit one
-batch and only what is used travels to the device; the rest is arithmetic on whole batches there.
+Images are cropped while they are copied into their batch, so that images of several sizes fit one
+batch and only what is used goes to the device; the rest is arithmetic on whole batches there.
 Decoding is not done here.
 """
 

@@ -1,4 +1,4 @@
-"""Batches of windows cut out of images and warped to one size (`window_data_layer.cpp`)."""
+"""Batches of windows cropped from images and warped to one size (`window_data_layer.cpp`)."""
 
 from __future__ import annotations
 

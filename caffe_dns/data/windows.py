@@ -1,4 +1,4 @@
-"""Window files: images with labelled boxes, of which some are foreground and some background.
+"""Window files: images with labelled boxes, some of them foreground and some background.
 
 Reads the format of `window_data_layer.cpp`; what is done with the windows is not known here.
 """

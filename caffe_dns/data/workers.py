@@ -1,4 +1,4 @@
-"""Threads that share the work on one batch, and each do their own part alone."""
+"""Threads that share the work on a batch, each doing its own part."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""The device that everything runs on: which one, how exactly it computes, how memory lies on it,
-which of two ways to compute the same is the faster.
+"""The device: which one to use, how precisely it computes, and how memory is laid out on it.
 
-Here belongs what knows devices and nothing of nets; kernels for them are in `kernels`, several
-processes in `parallel`. Read `selection` first.
+Here belongs what knows devices but not nets, including the choice of the faster of two ways to
+compute something. Kernels are in `kernels`, several processes in `parallel`. Read `selection`
+first.
 """
 
 from caffe_dns.device.memory_format import laid_out_as

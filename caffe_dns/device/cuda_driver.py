@@ -1,6 +1,6 @@
-"""What the CUDA driver says of a GPU, for the figures that PyTorch does not pass on.
+"""Queries the CUDA driver for properties of a GPU that PyTorch does not pass on.
 
-PyTorch is asked for everything else; nothing here changes the GPU's state.
+Everything else is asked of PyTorch. Nothing here changes the GPU's state.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """`--deterministic`: the same bits in every run on the same machine.
 
-On a CPU that is so anyway, with the same number of threads. On a GPU, cuDNN chooses algorithms by
-trying them, and some of those add in the order in which threads come.
+On a CPU that is always so, with the same number of threads. On a GPU, cuDNN chooses algorithms by
+timing them, and some of them add in whatever order threads arrive.
 """
 
 from __future__ import annotations

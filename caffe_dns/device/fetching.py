@@ -1,4 +1,4 @@
-"""Numbers from the device, for whoever looks on while it works."""
+"""Copies values from the device for observers, while the device goes on working."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What glibc's allocator does with memory that is freed. Other allocators are left alone."""
+"""What glibc's allocator does with freed memory. Other allocators are left alone."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The units of a GPU that decode JPEGs (A100, H100 and later ones of their kind), by nvJPEG.
+"""The hardware JPEG decoders of a GPU (A100, H100 and later ones of their kind), by nvJPEG.
 
-They give the planes that libjpeg gives, bit for bit; what is made of these is done elsewhere. Other
-ways that nvJPEG has to decode round otherwise, and are left alone.
+They give the same planes as libjpeg, bit for bit; what is made of these is done elsewhere. nvJPEG's
+other backends round differently and are not used.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Recording CUDA graphs while the rest of the program goes on."""
+"""Records CUDA graphs while the rest of the program goes on."""
 
 from __future__ import annotations
 

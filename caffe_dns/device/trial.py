@@ -1,6 +1,7 @@
-"""Which of two ways to compute the same is the faster on a GPU, found by trying, once a case.
+"""Finds the faster of two ways to compute the same on a GPU, by timing both, once per case.
 
-As cuDNN does with its own (`torch.backends.cudnn.benchmark`), and only where it is to.
+This is what cuDNN does with its own algorithms (`torch.backends.cudnn.benchmark`); it happens only
+where that is switched on.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Taking a net away: what leaves the house, and in which form.
+"""Export: a net in the forms that other programs read.
 
-Here belong definitions for use instead of training, models without masks, the formats they are
-written in, and features in databases; not what Caffe itself writes while it trains (`weights`,
-`solver`). Read `deploy` and `model` first, then `formats`: a format is one module beside it, which
-registers itself with `export_format`.
+Here belong definitions for deployment, models without masks, the file formats, and features in
+databases; not what Caffe itself writes while it trains (`weights`, `solver`). Read `deploy` and
+`model` first, then `formats`: each format is a module beside it that registers itself with
+`export_format`.
 """
 
 from importlib import import_module

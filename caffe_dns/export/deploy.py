@@ -1,8 +1,7 @@
-"""From a definition for training and testing to one for use: inputs in, probabilities out.
+"""From a definition for training and testing to one for deployment: inputs in, probabilities out.
 
 Data layers become Input layers, losses become the layer that turns scores into probabilities, and
-what only judges scores goes, with its labels. Definitions in, definitions out; weights are not
-touched here.
+layers that only judge scores are dropped, along with their labels. Weights are not touched here.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The formats of `dns export`: the table that the modules beside this one enter theirs in."""
+"""The formats of `dns export`: the table in which the modules beside this one register."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Input layers in the place of data layers, and of Input layers without shapes.
+"""Replaces data layers, and Input layers without shapes, by Input layers.
 
-For looking at a net, or taking it away, without its data: the shapes come from the data layers
-themselves, or from the user where the data are not here.
+This is for showing or exporting a net without its data. The shapes come from the data layers
+themselves, or from the user where the data are not available.
 """
 
 from __future__ import annotations

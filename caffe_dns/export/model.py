@@ -1,7 +1,7 @@
-"""A net without masks: what all export formats are made of.
+"""A net without masks: the basis of all export formats.
 
-Its layers are of the standard types, and its weights are what a forward pass uses, with 0 where
-pruning left nothing.
+Its layers are of the standard types. Its weights are those that a forward pass uses, with 0 where
+they are pruned.
 """
 
 from __future__ import annotations

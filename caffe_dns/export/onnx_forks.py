@@ -1,4 +1,4 @@
-"""Layers of forks as ONNX nodes. What computes in BVLC's Caffe is in `onnx_layers`."""
+"""Layers of forks as ONNX nodes. Layers of BVLC's Caffe that compute are in `onnx_layers`."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""A growing ONNX graph: nodes, constants, and which value each Caffe blob is at the moment.
+"""An ONNX graph under construction: nodes, constants, and the current value of each Caffe blob.
 
-What the nodes of each layer type are stands in `onnx_layers`, `onnx_shapes`, `onnx_forks`,
-`onnx_tensors`, `onnx_recurrent` and `onnx_detection`.
+The nodes for each layer type are in `onnx_layers`, `onnx_shapes`, `onnx_forks`, `onnx_tensors`,
+`onnx_recurrent` and `onnx_detection`.
 """
 
 from __future__ import annotations

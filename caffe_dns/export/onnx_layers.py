@@ -1,7 +1,7 @@
 """Layers that compute, as ONNX nodes: convolutions, products, pooling, normalisation, neurons.
 
-What only moves entries is in `onnx_shapes`. Attributes that ONNX understands differently from Caffe
-are spelled out in nodes that it does not.
+Layers that only move entries are in `onnx_shapes`. Where ONNX gives an attribute another meaning
+than Caffe, explicit nodes take its place.
 """
 
 from __future__ import annotations

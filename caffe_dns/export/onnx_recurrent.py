@@ -1,8 +1,8 @@
-"""LSTM and RNN as ONNX nodes: one after the other for each timestep, as Caffe unrolls them.
+"""LSTM and RNN as ONNX nodes, unrolled over the timesteps as in Caffe.
 
-ONNX's own operators know no indicators of where a sequence begins. Where a definition does not
-expose the states, they are zeros at the beginning of every run; in Caffe they go on from the pass
-before, where the indicators of the first timestep are not 0.
+ONNX's own operators have no indicators of where a sequence begins. Where a definition does not
+expose the states, they are zero at the beginning of every run; in Caffe they continue from the
+previous pass where the indicators of the first timestep are not 0.
 """
 
 from __future__ import annotations

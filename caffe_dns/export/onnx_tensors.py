@@ -1,4 +1,4 @@
-"""Layers of Synopsys' fork, most of which ONNX has as they are."""
+"""Layers of Synopsys' fork as ONNX nodes; most have an operator of their own."""
 
 from __future__ import annotations
 

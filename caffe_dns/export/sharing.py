@@ -1,4 +1,4 @@
-"""Letting the weights of each layer share a few values, so that a compact file takes few bytes."""
+"""Makes the weights of each layer share a few values, so that a compact file takes few bytes."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Layers as stock Caffe and other readers of its files know them.
 
-Layers of the surgery forks become those of the standard types, and so do layers of other forks for
-which there is one; masks have to be in the weights already.
+Layers of the surgery forks become the standard types, and so do layers of other forks that have an
+equivalent. Masks must have been applied to the weights already.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def without_surgery(layer: LayerParameter) -> LayerParameter:
 
 
 def _clear_fillers(settings: Message) -> None:
-    """Drop the fillers; a bilinear one stays, as it makes weights that are never learnt."""
+    """Drop the fillers; a bilinear one stays, as it makes weights that are never learned."""
     for field, value in settings.ListFields():
         is_filler = not is_repeated(field) and isinstance(value, FillerParameter)
         if is_filler and value.type != "bilinear":

@@ -1,7 +1,7 @@
 """Weights under PyTorch's names.
 
-A layer `conv1` gives `conv1.weight` and `conv1.bias`, laid out as the PyTorch module of that kind
-has them. Blobs that have no such name in PyTorch are called `LAYER.blob0`, `LAYER.blob1`, ….
+A layer `conv1` gives `conv1.weight` and `conv1.bias`, laid out as in the corresponding PyTorch
+module. Blobs without such a name in PyTorch are called `LAYER.blob0`, `LAYER.blob1`, ….
 """
 
 from __future__ import annotations

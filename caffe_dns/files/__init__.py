@@ -1,8 +1,8 @@
-"""Files themselves, whatever is in them: written whole or not at all, read without being believed.
+"""Files, whatever their content: written completely or not at all, and read without trust.
 
 Here belongs what every file needs, whoever reads or writes it: names, pipes and devices, temporary
-files, HDF5 as a container, numbers that are finite. What the content means is known elsewhere. Read
-`writing`, then `reading`.
+files, HDF5 as a container, checks for finite numbers. What the content means is known elsewhere.
+Read `writing`, then `reading`.
 """
 
 from caffe_dns.files.writing import (

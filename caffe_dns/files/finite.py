@@ -1,4 +1,4 @@
-"""Numbers that come from files have to be finite: one that is not spoils all that it meets."""
+"""Checks that numbers from files are finite: one that is not spoils everything computed with it."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Reading HDF5 files that may be damaged, or made to do harm.
+"""Reads HDF5 files that may be damaged or malicious.
 
-Whatever h5py raises becomes one CaffeError. Nothing outside the file is read: HDF5 has links into
-other files, and datasets whose values are a part of any file of the machine. No more memory is
-taken than the file may well need.
+Whatever h5py raises becomes one CaffeError. Nothing outside the file is read: HDF5 has links to
+other files, and datasets whose values are a part of any file on the machine. No more memory is
+allocated than the file can plausibly need.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""What h5py writes an HDF5 file into, so that a full disk does not end the process.
+"""The stream that h5py writes an HDF5 file to, so that a full disk does not end the process.
 
-The HDF5 library cannot live with a write that fails: it keeps hold of the file, writes once more
-when the process ends, and crashes. So none fails here. The first error is kept for whoever asks;
-what is written from then on stays in memory, where the library finds it, until it has let go.
+The HDF5 library cannot handle a failing write: it keeps the file open, writes again when the
+process ends, and crashes. So no write fails here. The first error is kept for the caller; from then
+on, everything is written to memory until the library closes the file.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a file is that somebody got in place of another one."""
+"""Recognises what a file really is when it is not what was expected."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Opening files to read them, whatever it is that a name stands for.
+"""Opens files for reading, whatever a name stands for.
 
-A name in a definition may be that of a pipe into which nobody writes, or of a device that never
-ends. What is wrong is an OSError whose `strerror` says so, as for files that are missing.
+A name in a definition may be that of a pipe that nobody writes to, or of a device that never ends.
+Such problems are raised as an OSError whose `strerror` says so, as for missing files.
 """
 
 from __future__ import annotations

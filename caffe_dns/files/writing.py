@@ -1,7 +1,7 @@
-"""Writing a file so that it appears whole or not at all.
+"""Writes files so that they appear complete or not at all.
 
 Every model, state, definition and table that dns writes goes through here. Databases, which are
-folders, are put together elsewhere and get their names at once, too.
+folders, are put together elsewhere and also get their names only when complete.
 """
 
 from __future__ import annotations

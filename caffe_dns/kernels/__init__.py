@@ -1,8 +1,7 @@
-"""Kernels of our own, in Triton, for what PyTorch would do in many small ones on a GPU.
+"""Kernels in Triton, for what would take PyTorch many small ones on a GPU.
 
-Each has a twin in plain PyTorch, which is what runs on a CPU and wherever Triton is missing. The
-few for a CPU, compiled by numba, are in `on_cpu`.
-Nothing here knows layers or solvers.
+Each has an equivalent in plain PyTorch, which runs on a CPU and wherever Triton is missing. The few
+for a CPU, compiled by numba, are in `on_cpu`. Nothing here knows layers or solvers.
 """
 
 from __future__ import annotations

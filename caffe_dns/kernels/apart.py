@@ -1,7 +1,7 @@
-"""Weights put apart into what their masks keep and what they take away, and together again.
+"""Splits weights into what their masks keep and what they take away, and joins them again.
 
-Each is one pass over memory. PyTorch's foreach operations read and write every weight twice to put
-them apart, and start several kernels for either.
+Each is one pass over memory. PyTorch's foreach operations read and write every weight twice to
+split them, and launch several kernels for either.
 """
 
 from __future__ import annotations

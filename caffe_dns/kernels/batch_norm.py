@@ -1,6 +1,7 @@
-"""Batch normalisation with what stands around it: factor and shift, a blob to be added, a ReLU.
+"""Batch normalisation fused with factor and shift, the addition of a blob, and a ReLU.
 
-PyTorch reads and writes the blob five times more for the same, and more often where one is added.
+PyTorch reads and writes the blob five times more for the same, and more often where a blob is
+added.
 """
 
 from __future__ import annotations

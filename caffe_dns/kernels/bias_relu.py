@@ -1,7 +1,7 @@
-"""A bias for each channel and the ReLU after it, and in backward both gradients, in one pass.
+"""A bias for each channel and the ReLU after it, and both gradients, in one pass each.
 
-The top takes the place of the bottom, or is written to where it is wanted: among the channels of a
-larger blob, say, that others have parts in.
+The top takes the place of the bottom, or is written to a given place, such as among the channels of
+a larger blob.
 """
 
 from __future__ import annotations

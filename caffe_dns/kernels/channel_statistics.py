@@ -1,4 +1,4 @@
-"""Mean and deviation of a batch's channels, and the sums that gradients through them need.
+"""Mean and deviation of a batch's channels, and the sums that their gradients need.
 
 Statistics are taken around a pivot near the mean, so that a large mean does not cost digits, and
 summed in a fixed order.

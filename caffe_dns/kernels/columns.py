@@ -1,4 +1,4 @@
-"""A matrix laid out column by column, scaled in the same pass."""
+"""Scales a matrix and lays it out column by column, in the same pass."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Strengths sorted into kept, contested and pruned ones by two bounds for each layer, in one pass.
+"""Sorts strengths into kept, contested and pruned ones by two bounds for each layer, in one pass.
 
 PyTorch's operations need about ten kernels for each layer, and as many passes over memory.
 """

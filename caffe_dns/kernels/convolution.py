@@ -1,9 +1,9 @@
-"""Convolutions of few channels without a stride, perhaps with a pooling after them, and gradients.
+"""Convolutions of few channels with stride 1, optionally fused with a pooling, and their gradients.
 
-Matrix units want channels by the eight: cuDNN pads and converts blobs of others in kernels of its
-own. Blobs and weights have their channels innermost here, so that what a row of a kernel multiplies
-lies in one piece. Loops are by `while`: in those by `range` Triton loads ahead, four bytes at a
-time, and the gradient of a weight took twice as long.
+Tensor Cores need channels in multiples of eight: for others, cuDNN pads and converts blobs in
+kernels of its own. Blobs and weights are channels-last here, so that what a row of a kernel
+multiplies is contiguous. Loops use `while`: Triton prefetches in loops over `range`, four bytes at
+a time, and the gradient of a weight took twice as long.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
-"""Convolutions of each channel by itself between two BatchNorms, with most of their passes.
+"""Depthwise convolutions between two BatchNorms, fused with most of the BatchNorms' passes.
 
-Such a convolution multiplies so little that its time is that of the memory. So it normalises its
-bottom as it loads it, which then is never written down, and adds up its top as it stores it. On the
-way back, one kernel makes the top's gradient from that above its BatchNorm, hands it down, and adds
-up what the weight and the BatchNorm below need.
+A depthwise convolution multiplies so little that its time is that of the memory accesses. So it
+normalises its bottom while loading it, which then is never written, and sums up its top while
+storing it. In the backward pass, one kernel makes the top's gradient from the one above its
+BatchNorm, propagates it, and sums up what the weight and the BatchNorm below need.
 
-Blobs have their channels innermost. A program walks down some rows of images, two neighbouring
-pixels to a patch, with the rows that a window covers in registers.
+Blobs are channels-last. A program walks down some rows of images, two neighbouring pixels to a
+patch, with the rows that a window covers in registers.
 """
 
 from __future__ import annotations

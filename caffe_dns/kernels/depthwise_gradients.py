@@ -1,7 +1,7 @@
-"""The way back through a convolution of each channel by itself and the BatchNorms around it.
+"""The backward pass of a depthwise convolution and the BatchNorms around it.
 
-One kernel makes the gradient of the convolution's top from that above its BatchNorm, hands it down,
-and adds up what the weight and the BatchNorm below need.
+One kernel makes the gradient of the convolution's top from the one above its BatchNorm, propagates
+it, and sums up what the weight and the BatchNorm below need.
 """
 
 from __future__ import annotations

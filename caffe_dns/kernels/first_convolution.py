@@ -1,7 +1,7 @@
-"""The first convolution of a net with its bias and a ReLU, and its parameters' gradients.
+"""The first convolution of a net with its bias and a ReLU, and the gradients of its parameters.
 
-Images have few channels, its top many and large planes: what takes time is to write the top and to
-read the gradient, each once here. Images are read as they are, whatever their layout and type.
+Images have few channels, its top many large planes. What takes time is writing the top and reading
+the gradient, each once here. Images are read as they are, whatever their layout and type.
 """
 
 from __future__ import annotations

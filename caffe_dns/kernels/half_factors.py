@@ -1,8 +1,8 @@
-"""Blobs in half precision, as factors in the place of TF32's.
+"""Converts blobs to half precision, as factors in place of TF32's.
 
-A number of half precision has TF32's 10 bits behind its first: in a blob whose largest number is
-brought to 2^14, all do that are more than 2^-28 of that. Images get a gap of zeros behind each row
-and each image, so that a step within a window is as far everywhere.
+Half precision has 10 bits of mantissa, as TF32 has. If a blob is scaled so that its largest value
+is 2^14, all values above 2^-28 of that keep these bits. Images get a gap of zeros after each row
+and each image, so that a step within a window has the same length everywhere.
 """
 
 from __future__ import annotations

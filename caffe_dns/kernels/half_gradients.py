@@ -1,7 +1,7 @@
-"""Gradients of convolutions for TF32, from factors in half precision, summed up in float32.
+"""Gradients of convolutions for TF32, from factors in half precision, summed in float32.
 
-Matrix units multiply these twice as fast as those of TF32, and read them in any order, where they
-read TF32's along the sum only: that of a weight's gradient, over pixels, goes across channels.
+Tensor Cores multiply these twice as fast as TF32, and read them in any order, whereas TF32 is read
+only along the sum: for a weight's gradient, whose sum is over pixels, that is across channels.
 """
 
 from __future__ import annotations

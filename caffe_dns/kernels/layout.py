@@ -1,7 +1,7 @@
-"""How the kernels see a blob: numbers of `rows` examples for each of `channels` channels.
+"""How the kernels see a blob: `rows` values for each of `channels` channels.
 
-A blob of N x C x spatial axes lies in memory with its channels innermost, or each channel's plane
-in one piece; a kernel finds its places by the same rule in both.
+A blob of N x C x spatial axes is channels-last in memory, or has each channel's plane contiguous; a
+kernel computes its addresses by the same rule for both.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Local response normalisation across channels, in one pass forward and one backward.
 
-PyTorch would write squares, sums and powers out, each in float32 and as large as the blob. Here
-nothing but the bottom is kept: what is needed again in backward is computed again.
+PyTorch would write out squares, sums and powers, each in float32 and as large as the blob. Here
+only the bottom is kept; backward recomputes the rest.
 """
 
 from __future__ import annotations

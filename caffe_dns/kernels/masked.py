@@ -1,4 +1,4 @@
-"""What kernels that renew masks are told of a mask."""
+"""The description of a mask that the kernels for renewing masks read."""
 
 from __future__ import annotations
 

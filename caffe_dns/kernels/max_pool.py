@@ -1,7 +1,7 @@
-"""Maximum pooling that remembers a byte for each window: where in it the maximum was.
+"""Maximum pooling that stores one byte per window: where in it the maximum was.
 
-PyTorch remembers eight bytes, and adds gradients up where windows overlap. A bias and a ReLU that
-come before are applied to the maxima alone.
+PyTorch stores eight bytes, and adds gradients up where windows overlap. A bias and a ReLU before
+the pooling are applied to the maxima only.
 """
 
 from __future__ import annotations

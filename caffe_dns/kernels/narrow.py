@@ -1,6 +1,6 @@
-"""Inner products with few outputs, as the last layer of a small net.
+"""Inner products with few outputs, such as the last layer of a small net.
 
-cuBLAS has one or two programs for such a product, each of which adds up for long.
+cuBLAS runs such a product in one or two programs, each with a long sum.
 """
 
 from __future__ import annotations

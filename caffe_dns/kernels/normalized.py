@@ -1,4 +1,4 @@
-"""BatchNorm with what stands around it, for autograd; the passes over memory are elsewhere."""
+"""BatchNorm and the operations fused with it as autograd functions; the kernels are elsewhere."""
 
 from __future__ import annotations
 

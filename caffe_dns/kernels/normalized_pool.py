@@ -1,7 +1,7 @@
-"""Batch normalisation with factor, shift and ReLU, and the maximum pooling after it, as one.
+"""Batch normalisation with factor, shift and ReLU, fused with the maximum pooling after it.
 
-What is normalised is never written: the maxima are found among the numbers before, and handed a
-gradient in the pass that makes theirs. Channels are innermost.
+The normalised values are never written: the maxima are found among the values before, and receive a
+gradient in the pass that makes that of the values. Blobs are channels-last.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""How a kernel walks over images to convolve each channel by itself, by 3x3 with a pad of 1.
+"""How a kernel walks over images for a depthwise convolution, 3x3 with a pad of 1.
 
-Blobs have their channels innermost. A program has neighbouring pixels of several places, a patch at
-each, and walks down some rows of images.
+Blobs are channels-last. A program has neighbouring pixels of several places, a patch at each, and
+walks down some rows of images.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
-"""Convolutions by 1x1 as products of matrices, which add up what they write for BatchNorm.
+"""1x1 convolutions as matrix products, which sum up what they write for BatchNorm.
 
-A blob with its channels innermost is a matrix: a pixel in each row. What a tile of the product has
-in hand costs no pass over memory to be added up; cuDNN's convolutions leave that to a kernel after
-them.
+A channels-last blob is a matrix with a row for each pixel. Summing up a tile of the product while
+it is in registers costs no pass over memory; with cuDNN's convolutions, it takes another kernel.
 """
 
 from __future__ import annotations

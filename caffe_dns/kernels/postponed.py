@@ -1,4 +1,4 @@
-"""A normalisation that is left to who reads the blob: a pass over memory less."""
+"""A normalisation that is left to the reader of the blob, which saves a pass over memory."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Masks applied to any number of parameters, and the products rounded, in one kernel.
+"""Multiplies any number of parameters by their masks and rounds the products, in one kernel.
 
-Large ones have one each, and memory that is theirs only until nobody reads the product any more.
+Large parameters have a kernel each, and memory that is theirs only until the product has been read.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The update of SGD and Nesterov for any number of parameters, in one kernel; two that clip.
+"""The update of SGD and Nesterov for any number of parameters, in one kernel; in two with clipping.
 
 PyTorch's foreach operations need five or six passes over memory for it, and as many launches, and
 to clip gradients eight more launches.

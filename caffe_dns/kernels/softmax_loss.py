@@ -1,6 +1,6 @@
 """The cross entropy of a softmax and its gradient, in one kernel.
 
-PyTorch needs about ten for it, each of them waiting for the one before.
+PyTorch needs about ten for it, each of which waits for the one before.
 """
 
 from __future__ import annotations

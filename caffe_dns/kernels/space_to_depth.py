@@ -1,4 +1,4 @@
-"""Squares of pixels as channels, in the type and the memory format of a convolution after it."""
+"""Moves squares of pixels into channels, in the type and memory format of the next convolution."""
 
 from __future__ import annotations
 

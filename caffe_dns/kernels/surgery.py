@@ -1,7 +1,7 @@
-"""The renewal of any number of masks, by both rules of surgery, in two kernels.
+"""Renews any number of masks, by both rules of surgery, in two kernels.
 
 PyTorch's operations need about a dozen kernels for each layer, and as many passes over memory. The
-rules themselves are those of `caffe_dns.mask_rules`, which runs everywhere else.
+rules are those of `caffe_dns.mask_rules`, which runs everywhere else.
 """
 
 from __future__ import annotations

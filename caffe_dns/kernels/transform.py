@@ -1,6 +1,6 @@
-"""Mirrors, mean and scale for a batch of cropped images, in one kernel.
+"""Mirrors, subtracts the mean and scales for a batch of cropped images, in one kernel.
 
-PyTorch needs about ten for it, and writes the batch to memory in most of them.
+PyTorch needs about ten for it, and most of them write the batch to memory.
 """
 
 from __future__ import annotations

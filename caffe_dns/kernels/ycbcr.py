@@ -1,8 +1,8 @@
-"""Crops of JPEGs, of the planes of which it makes the pixels that libjpeg does, bit for bit.
+"""Makes crops from the planes of decoded JPEGs: libjpeg's pixels, bit for bit.
 
 Where a JPEG has one colour for two pixels or four, libjpeg takes three quarters of the nearest and
-a quarter of the next one, in each direction. The twin is in `data/jpeg_planes`, with the columns of
-the table.
+a quarter of the next one, in each direction. The equivalent in PyTorch, and the columns of the
+table, are in `data/jpeg_planes`.
 """
 
 from __future__ import annotations

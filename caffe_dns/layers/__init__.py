@@ -1,8 +1,8 @@
 """All layer types. Importing this package imports its modules, which register them.
 
-Here belongs what one layer computes, with what it needs to know of itself; how layers are connected
-is in `net`. Read `base` first (what every layer is), then any family; `masked` has what layers
-with masks share. A new type is one module with one class under `layer_types.register`.
+Here belongs what one layer computes, and what it has to know about itself; how layers are connected
+is in `net`. Read `base` first (what every layer is), then any family; `masked` has what layers with
+masks share. A new type is one module with one class under `layer_types.register`.
 """
 
 from importlib import import_module

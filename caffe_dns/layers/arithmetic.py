@@ -1,6 +1,7 @@
 """Layers that add, multiply, sum up, repeat or pick entries of their bottoms.
 
-What maps each entry by itself is in `neuron`; what only cuts, joins and renames axes is in `shape`.
+Layers that map each entry separately are in `neuron`; those that only cut, join and rename axes are
+in `shape`.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """What every layer is: the contract between Net and the layer families.
 
-A layer is built in three steps. `__init__` keeps its settings. `setup(bottom_shapes)` checks how
-many bottoms and tops there are, lets `build` create the blobs, and returns the top shapes that
-`reshape` computes; for other bottoms, `top_shapes` gives them anew. `forward(*bottoms)` then maps
-bottom tensors to top tensors; autograd does backward. All blobs are float32 (float64 in tests),
-labels too, as in Caffe.
+A layer is built in three steps. `__init__` stores its settings. `setup(bottom_shapes)` checks the
+number of bottoms and tops, lets `build` create the blobs, and returns the top shapes that `reshape`
+computes; for other bottoms, `top_shapes` computes them again. `forward(*bottoms)` then maps bottom
+tensors to top tensors; autograd does backward. All blobs are float32 (float64 in tests), labels
+too, as in Caffe.
 
 This module knows nothing of nets, files or solvers.
 """

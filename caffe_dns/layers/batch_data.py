@@ -1,6 +1,6 @@
 """What the layers that read batches ahead have in common: Data, ImageData, HDF5Data, WindowData.
 
-Which batches there are is theirs to say; the thread, the device and the position in the data are
+Each layer says which batches there are; the thread, the device and the position in the data are
 handled here. Restates `base_data_layer.cpp`.
 """
 

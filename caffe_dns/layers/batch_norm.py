@@ -1,4 +1,4 @@
-"""BatchNorm: statistics of a batch or of all batches before, taken off its bottom.
+"""BatchNorm: normalises by the statistics of the batch or by the stored ones.
 
 It has no learnable scale or shift; Caffe leaves that to a Scale layer.
 """

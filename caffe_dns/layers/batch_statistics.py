@@ -1,8 +1,8 @@
-"""Mean and variance of a batch's channels on a CPU, for blobs with their channels innermost.
+"""Mean and variance of a batch's channels on a CPU, for channels-last blobs.
 
-PyTorch adds such blobs up row by row in float32, and of 100,000 numbers to a channel the sums keep
-five digits. It is as exact as float64 where a channel lies in one piece. Here many rows lie side by
-side as if they were channels of their own, so that each sum is of few numbers, and the sums are
+PyTorch sums such blobs row by row in float32, and for 100,000 values per channel the sums keep five
+digits. Where a channel is contiguous, it is as exact as float64. Here many rows are laid side by
+side as if they were channels of their own, so that each sum is over few values, and the sums are
 combined in float64. The same kernel reads the same memory, and is faster on wide rows.
 """
 

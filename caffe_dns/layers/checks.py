@@ -1,6 +1,6 @@
-"""Conditions that several layer families put on their blobs, each said as one error.
+"""Conditions that several layer families put on their blobs, each with its error.
 
-Only checks live here; what belongs to a single layer type stays with that type.
+Checks of a single layer type stay with that type.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What layers that read a database have in common: which one, from where on, and in which order."""
+"""What layers that read a database have in common: which one, from where, in which order."""
 
 from __future__ import annotations
 

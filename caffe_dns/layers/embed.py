@@ -1,4 +1,4 @@
-"""The Embed layer: a learnt vector for each whole number."""
+"""The Embed layer: a learned vector for each whole number."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Convolutions in TF32 whose gradients are computed from factors in half precision, on a GPU.
 
-It has as many digits. That is taken where it is faster than cuDNN, which is found by trying,
-once for each shape.
+Half precision has as many bits of mantissa. It is used where it is faster than cuDNN, which is
+tried once for each shape.
 """
 
 from __future__ import annotations

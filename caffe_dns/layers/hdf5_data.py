@@ -1,4 +1,4 @@
-"""HDF5Data: the datasets, named like its tops, of HDF5 files in a list (`hdf5_data_layer.cpp`)."""
+"""HDF5Data: reads the datasets with the names of its tops (`hdf5_data_layer.cpp`)."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""The Im2col layer: the patches that a convolution would multiply with its weight, as channels.
+"""The Im2col layer: the patches that a convolution would multiply by its weight, as channels.
 
-The settings are those of a convolution; the convolutions themselves do not come here.
+The settings are those of a convolution; convolutions themselves do not use this.
 """
 
 from __future__ import annotations

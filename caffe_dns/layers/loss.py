@@ -1,7 +1,7 @@
 """Losses that compare predictions with labels: class numbers, or a target for each prediction.
 
-Labels are numbers in float blobs, cut to integers as Caffe does, and never get a gradient. Losses
-between two predictions live in loss_pairs.
+Labels are numbers in float blobs, truncated to integers as in Caffe, and never get a gradient.
+Losses between two predictions are in `loss_pairs`.
 """
 
 from __future__ import annotations
@@ -133,7 +133,7 @@ class SoftmaxBasedLoss(NormalizedLoss):
         return rows, labels.reshape(rows.shape[0], *rows.shape[2:])
 
     def row_loss(self, rows: Tensor, labels: Tensor, *extra: Tensor) -> Tensor:
-        """The normalized loss; `rows` is B x C x ..., `labels` is B x ... and not yet whole."""
+        """The normalised loss; `rows` is B x C x ..., `labels` is B x ... and not yet whole."""
         whole = self.class_labels(labels, rows.shape[1])
         total = self.total_loss(F.log_softmax(rows, 1), whole, *extra)
         return self.normalize(total, whole, rows.shape[0])

@@ -1,4 +1,4 @@
-"""Losses on pairs of predictions, which learn from both sides. Losses on labels live in loss."""
+"""Losses on pairs of predictions, with gradients for both. Losses on labels are in `loss`."""
 
 from __future__ import annotations
 

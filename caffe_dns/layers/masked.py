@@ -1,8 +1,7 @@
-"""What layers with masks have in common: which blobs they own, and how their masks are renewed.
+"""What layers with masks have in common: the blobs that they own, and how masks are renewed.
 
-`DeviationMasks` is HolmesShuan's kind, one mask on the weight of a standard layer;
-`MagnitudeMasks` is yiwenguo's, masks on weight and bias. When surgery happens is the solver's
-business.
+`DeviationMasks` is HolmesShuan's kind, one mask on the weight of a standard layer; `MagnitudeMasks`
+is yiwenguo's, masks on weight and bias. When surgery happens is the solver's business.
 """
 
 from __future__ import annotations

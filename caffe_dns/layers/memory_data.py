@@ -1,4 +1,4 @@
-"""MemoryData: arrays that a program hands over (`memory_data_layer.cpp`)."""
+"""MemoryData: arrays that a program provides (`memory_data_layer.cpp`)."""
 
 from __future__ import annotations
 

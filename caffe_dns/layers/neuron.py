@@ -1,4 +1,4 @@
-"""Layers that map every entry of their one bottom by itself (`neuron_layer.hpp`).
+"""Elementwise layers with one bottom (`neuron_layer.hpp`).
 
 The top has the bottom's shape. What combines several bottoms or several entries is in `arithmetic`.
 """
@@ -34,7 +34,7 @@ class ReLU(SameShape):
 
 @layer_types.register("PReLU")
 class PReLU(SameShape):
-    """A ReLU whose slope below 0 is learnt (`prelu_layer.cpp`).
+    """A ReLU whose slope below 0 is learned (`prelu_layer.cpp`).
 
     blobs: the slopes, of shape (channels,), or () with `channel_shared`; 0.25 without a filler.
     """

@@ -1,4 +1,4 @@
-"""Layers that normalise by their neighbours or by their channel: LRN and MVN."""
+"""Layers that normalise by neighbouring entries or by the channel: LRN and MVN."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""A convolution of each channel by itself between two BatchNorms, in one pass with most of both.
+"""A depthwise convolution between two BatchNorms, in one pass with most of both.
 
-MobileNets are made of them, and their time is that of the memory.
+MobileNets consist of them, and their time is that of the memory accesses.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Convolutions of single pixels as products of matrices, on a GPU."""
+"""1x1 convolutions as matrix products, on a GPU."""
 
 from __future__ import annotations
 

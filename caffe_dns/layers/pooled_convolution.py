@@ -1,7 +1,7 @@
-"""A small convolution and the maximum pooling after it as one, on a GPU.
+"""A small convolution fused with the maximum pooling after it, on a GPU.
 
-In a net as small as LeNet kernels wait for each other, and what lies between the two layers need
-not be written down.
+In a net as small as LeNet, kernels wait for each other, and the blob between the two layers need
+not be written.
 """
 
 from __future__ import annotations

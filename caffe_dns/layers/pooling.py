@@ -1,7 +1,7 @@
 """Pooling over the two spatial axes: maximum, average and stochastic.
 
 `Window` and the functions below it compute Caffe's pooling on plain tensors, for the Pooling layer
-and for other layers built on it; they know nothing of layers.
+and for other layers based on it; they know nothing of layers.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""A convolution, its bias and the ReLU after it as one, on a GPU.
+"""A convolution fused with its bias and the ReLU after it, on a GPU.
 
-Each would be a pass over the top. cuDNN has a kernel for the three, which is not always as fast as
-its best for the convolution alone; so both are tried, once for each shape, as cuDNN tries its own.
+Each would be a pass over the top. cuDNN has a kernel for all three, which is not always as fast as
+its best one for the convolution alone; so both are tried, once for each shape, as cuDNN tries its
+own.
 """
 
 from __future__ import annotations

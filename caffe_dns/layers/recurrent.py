@@ -1,6 +1,6 @@
 """Recurrent layers over sequences laid out as T timesteps x N streams: RNN, LSTM and LSTMUnit.
 
-Caffe unrolls these into a net of small layers; here one layer walks over the timesteps, with the
+Caffe unrolls these into a net of small layers; here one layer loops over the timesteps, with the
 same blobs in the same order (`recurrent_layer.cpp`, `rnn_layer.cpp`, `lstm_layer.cpp`).
 """
 

@@ -1,6 +1,6 @@
 """Layers that judge or rank scores. No gradient passes through them.
 
-What a net is trained on is in the loss layers.
+Losses to train on are in the loss layers.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The Softmax layer: probabilities from scores. The loss on them lives in loss."""
+"""The Softmax layer: probabilities from scores. Losses on them are in `loss`."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""A convolution and the maximum pooling after it as one on a CPU, while they learn.
+"""A convolution fused with the maximum pooling after it on a CPU, in training.
 
-Of windows of 2 x 2, the maxima are taken before the convolution's top is written
-(`kernels.on_cpu.maxima`); on the way back, only what the pooling hands a gradient to is multiplied
+For windows of 2 x 2, the maxima are taken before the convolution's top is written
+(`kernels.on_cpu.maxima`); backward multiplies only what receives a gradient from the pooling
 (`kernels.on_cpu.from_maxima`).
 """
 

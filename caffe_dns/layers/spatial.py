@@ -1,4 +1,4 @@
-"""Reading the settings of convolutions that are given once for each spatial axis."""
+"""Reads the settings of convolutions that are given once for each spatial axis."""
 
 from __future__ import annotations
 

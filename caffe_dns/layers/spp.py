@@ -1,4 +1,4 @@
-"""The SPP layer: as many numbers for an image of any size, by poolings of ever smaller windows.
+"""The SPP layer: as many outputs for any image size, by poolings of ever smaller windows.
 
 The poolings themselves are in `pooling`.
 """

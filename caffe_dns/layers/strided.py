@@ -1,8 +1,8 @@
-"""A convolution of few channels with a stride, as one of more channels without.
+"""A strided convolution of few channels, computed as one of more channels with stride 1.
 
-Matrix units want channels by the eight; the first layer of most nets has three. Squares of pixels
-as wide as the stride become channels, of image and weight alike. The sums are the same, in another
-order.
+Tensor Cores need channels in multiples of eight; the first layer of most nets has three. Squares of
+pixels as wide as the stride become channels, of image and weight alike. The sums are the same, in
+another order.
 """
 
 from __future__ import annotations

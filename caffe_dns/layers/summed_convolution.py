@@ -1,6 +1,6 @@
-"""A convolution by 1x1 whose top is added up as it is made, for the BatchNorm on it.
+"""A 1x1 convolution whose top is summed up as it is computed, for the BatchNorm after it.
 
-In channels_last it is a product of matrices, for which a GPU has a kernel of our own.
+In channels_last it is a matrix product, for which there is a kernel on GPUs.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Weight gradients that are deferred: autograd's backward pass does not need them.
+"""Deferred weight gradients: those that autograd's backward pass does not wait for.
 
-Nothing in backward waits for the gradient of a weight. In a small net no kernel fills a GPU, so
-what is done on a second stream takes no time of its own. Autograd orders its work on one stream;
-therefore these gradients do not go through it.
+Nothing in backward depends on the gradient of a weight. In a small net no kernel fills a GPU, so
+what runs on a second stream takes no extra time. Autograd orders its work on one stream; therefore
+these gradients do not go through it.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Nets: from a definition to connected layers, and a forward pass through them.
+"""Nets: from a definition to connected layers, and the passes through them.
 
-Here belongs what knows several layers at once; what is in a model file is in `weights`, training in
+Here belongs what knows several layers at once; model files are in `weights`, training is in
 `solver`. In order: `definition` (which layers, with splits), `building` (layers, connected by
-`wiring`, their parameters in `params`), `fusion` (what runs as one), `net`; `debug_info` looks on,
-`multiplications` counts.
+`wiring`, their parameters in `params`), `fusion` (which layers run as one), `net`; `debug_info`
+logs values, `multiplications` counts MACs.
 """
 
 from caffe_dns.net.definition import with_state

@@ -1,4 +1,4 @@
-"""From a definition to the layers of a net, connected: what `Net` runs.
+"""Builds the layers of a net from its definition, and connects them.
 
 `build` goes over the layers of a definition once, in the file's order (`Net::Init`, net.cpp). How
 names are connected is in `wiring`, who owns parameters in `params`; nothing here runs a layer.

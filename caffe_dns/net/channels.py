@@ -1,4 +1,4 @@
-"""Which outputs of layers with weights arrive at which inputs of others, through those between."""
+"""Which outputs of layers with weights reach which inputs of others, through the layers between."""
 
 from __future__ import annotations
 

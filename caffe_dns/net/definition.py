@@ -1,7 +1,7 @@
 """Passes over a network definition: NetParameter in, NetParameter out.
 
-`filter_layers` applies the include and exclude rules, `insert_splits` gives every reader of a
-blob a top of its own. They restate `Net::FilterNet`, `Net::StateMeetsRule` (net.cpp) and
+`filter_layers` applies the include and exclude rules, `insert_splits` gives every reader of a blob
+a top of its own. They restate `Net::FilterNet`, `Net::StateMeetsRule` (net.cpp) and
 `insert_splits.cpp`; nothing is built here.
 """
 

@@ -1,6 +1,6 @@
-"""Neighbouring layers that run as one, each a pass over the blob in memory: what they compute.
+"""Fused layers: neighbouring layers that run as one, and what they compute.
 
-`fusion` finds them.
+Unfused, each is a pass over the blob in memory. `fusion` finds them.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""What runs as one: layers that normalise or rectify in place what another has made, sums among
-them, and the masks of all layers. On a CPU it is less than on a GPU.
+"""Plans the fusion of layers: which layers of a net run as one.
 
-Caffe has a layer for each step of it, and each is a pass over the blob in memory. `fused` has what
-the groups compute.
+These are layers that normalise or rectify in place what another layer computes, sums among them,
+and the masks of all layers; fewer on a CPU than on a GPU. Caffe has a layer for each step, and each
+is a pass over the blob in memory. `fused` has what the groups compute.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Blobs that a Concat joins, made where they are to be, so that nothing is left to be copied.
+"""Writes the bottoms of a Concat straight into its top, so that nothing has to be copied.
 
-Whoever makes the first of them makes room for all. That is for blobs with their channels innermost,
-in which a part of the channels is written as fast as all are.
+The layer that makes the first of them allocates memory for all. This is for channels-last blobs, in
+which some of the channels are written as fast as all.
 """
 
 from __future__ import annotations

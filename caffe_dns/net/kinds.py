@@ -1,4 +1,4 @@
-"""What kind of layer a step is, where that decides what may run as one."""
+"""The kinds of layers that matter for fusion."""
 
 from __future__ import annotations
 

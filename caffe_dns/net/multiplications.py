@@ -1,4 +1,4 @@
-"""How often a net multiplies: the multiply-accumulates (MACs) of convolutions, inner products."""
+"""Counts the multiply-accumulates (MACs) of a net's convolutions and inner products."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Layers that have a name in common.
+"""Finds layers that share a name.
 
-Models, states and random draws know a layer by its name. Caffe builds such nets and says nothing;
+Models, states and random draws know a layer by its name. Caffe builds such nets without a word;
 from its models, the first layer of a name gets the weights of the last.
 """
 

@@ -1,7 +1,7 @@
 """Which blobs of a net are learnable parameters, who owns the shared ones, and how fast they learn.
 
-Restates `Net::AppendParam` (net.cpp). Masks stand in the list, because the forks' solver states
-count them, but no solver updates them.
+Restates `Net::AppendParam` (net.cpp). Masks are in the list because the forks' solver states count
+them, but no solver updates them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Where the layers of a net stand in its file, for messages about what is wrong with them."""
+"""Where the layers of a net are in its file, for error messages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is wrong with a batch that layers cannot take: whose label it is, or whose shape."""
+"""Which record a label comes from, for messages about invalid labels."""
 
 from __future__ import annotations
 

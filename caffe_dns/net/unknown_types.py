@@ -1,4 +1,4 @@
-"""Layer types that are not there, all of a net in one error."""
+"""Reports all unknown layer types of a net in one error."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
-"""How layers are connected while a net is built: which blobs exist, who still may read them, and
-where gradients have to go.
+"""Connects layers while a net is built: which blobs exist, and who may still read them.
 
-Restates `Net::AppendBottom`, `Net::AppendTop` and the backward pass over the layers in `Net::Init`
-(net.cpp). It handles names only, no tensors.
+It also decides where gradients have to go. Restates `Net::AppendBottom`, `Net::AppendTop` and the
+backward pass over the layers in `Net::Init` (net.cpp). It handles names only, no tensors.
 """
 
 from __future__ import annotations

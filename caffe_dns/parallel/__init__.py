@@ -1,8 +1,8 @@
 """Several processes that train one net: who they are, and what they exchange.
 
-Here belongs what goes between ranks; how the processes are started is in `cli.launch`. In order:
-`world` (what the environment says), `ranks`, `averaging` and `sufficient_factors` (gradients),
-`peer_memory` (between GPUs of one host), `heartbeat` (who is still alive).
+Here belongs what goes between ranks; the processes are started by `cli.launch`. In order: `world`
+(what the environment says), `ranks`, `averaging` and `sufficient_factors` (gradients),
+`peer_memory` (between GPUs of one host), `heartbeat` (which ranks are alive).
 """
 
 from caffe_dns.parallel.averaging import GradientAverage

@@ -1,8 +1,8 @@
-"""A thread by which ranks know that the others live.
+"""A thread that notices when another rank has died.
 
-Each rank counts up a number in the store that all of them reach; when one stands still for too
-long, when a rank has failed, or when the store is gone, this process ends at once, whatever its
-main thread is waiting for. What the ranks do together is not known here.
+Each rank increments a number in the store that all of them reach. When one number stands still for
+too long, when a rank has failed, or when the store is gone, this process ends at once, whatever its
+main thread is waiting for. What the ranks compute together is not known here.
 """
 
 from __future__ import annotations

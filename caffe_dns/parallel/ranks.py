@@ -1,8 +1,8 @@
 """The processes that train one net together: who they are, what they agree on and what they share.
 
-Each has a rank and sees its own part of the data; rank 0 is the one that tests, logs and writes
-files. torch.distributed carries what they exchange (Caffe's `parallel.cpp` is the model). How the
-processes are started is not known here.
+Each has a rank and sees its own part of the data; rank 0 tests, logs and writes files. They
+communicate by torch.distributed (Caffe's `parallel.cpp` is the model). How the processes are
+started is not known here.
 """
 
 from __future__ import annotations

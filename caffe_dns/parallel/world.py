@@ -1,4 +1,4 @@
-"""What a process is told of the ranks that it is one of, by torchrun's environment variables."""
+"""What torchrun's environment variables tell a process about its ranks."""
 
 from __future__ import annotations
 

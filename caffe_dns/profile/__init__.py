@@ -1,7 +1,7 @@
 """What a net costs: the time and the memory of its layers, for `dns time`.
 
-Here belongs measuring, on the net's own device, and the table of it; what a net is made of, and
-without a run, is in `reports.summary`. In order: `timing`, `layer_memory`, `report`.
+Here belong measurements on the net's own device, and the table of them; what can be counted without
+running the net is in `reports.summary`. In order: `timing`, `layer_memory`, `report`.
 """
 
 from caffe_dns.profile.layer_memory import measure_memory

@@ -1,4 +1,4 @@
-"""How long a net for scoring takes, and how that divides up among its layers."""
+"""How long a net takes at test time, and how that divides among its layers."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""How much memory each layer of a net takes: what it has, what it makes, what backward needs of it.
+"""How much memory each layer of a net takes: its blobs, its tops, and what backward needs.
 
-What backward needs is what autograd saves, so it is known on every device; the peak is known where
-the allocator keeps count, on a GPU. How long layers take is in `timing`.
+What backward needs is what autograd saves, so it is known on every device. The peak is known only
+on a GPU, whose allocator counts it. How long layers take is in `timing`.
 """
 
 from __future__ import annotations

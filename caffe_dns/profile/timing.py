@@ -1,7 +1,7 @@
-"""How long the layers of a net take, each by itself and all in one pass, on the net's device.
+"""How long the layers of a net take, separately and in one pass, on the net's device.
 
-By itself, every layer runs on inputs of its own, so that its backward can be run, and timed, alone.
-For measuring only: no parameter changes, and training does not go through here.
+Separately, every layer runs on inputs of its own, so that its backward can be run, and timed,
+alone. This is for measuring only: no parameter changes, and training does not use it.
 """
 
 from __future__ import annotations

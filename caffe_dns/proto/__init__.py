@@ -1,7 +1,7 @@
-"""Caffe's messages, as text and as bytes, of every age and fork.
+"""Caffe's messages, as text and as bytes, of every version and fork.
 
-Here belongs what turns files into messages and back; what a message means is for others to say.
-Read `text` (the files), then `upgrade` (what old ones become). `caffe_pb2` is made from
+Here belongs what turns files into messages and back; what a message means is not known here. Read
+`text` (the files), then `upgrade` (what old ones become). `caffe_pb2` is made from
 proto/caffe.proto by `make proto`.
 """
 

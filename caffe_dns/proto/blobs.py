@@ -1,8 +1,8 @@
-"""BlobProto <-> numpy array, without going through the values one by one.
+"""BlobProto <-> numpy array, without a loop over the values.
 
-Packed values are plain little-endian numbers in a serialized message, so they are put there as one
-block. They are taken from there too where protobuf's containers know nothing of numpy: one by one,
-a model of 60 million weights takes ten seconds.
+Packed values are plain little-endian numbers in a serialised message, so they are written there as
+one block. They are also read from there where protobuf's containers cannot hand them to numpy: one
+by one, a model of 60 million weights takes ten seconds.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """What other Caffe forks number differently in their files.
 
 Forks add fields under numbers that other forks, and later BVLC itself, give to other fields. A
-layer has the settings of its own type only, so the type tells what a number means. In texts fields
-have names, which are the forks' own here.
+layer has the settings of its own type only, so the type decides what a number means. In text files,
+fields have names, and the forks' own names are used here.
 """
 
 from __future__ import annotations
@@ -202,7 +202,7 @@ _MOVED: dict[str, dict[int, Moved]] = {
 
 
 def renumber_layers(net: bytes) -> bytes:
-    """A serialized NetParameter with the settings of its layers under the numbers of ours.
+    """A serialised NetParameter with the settings of its layers under the numbers of ours.
 
     What is no NetParameter comes back as it is.
     """

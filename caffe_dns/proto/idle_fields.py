@@ -1,7 +1,7 @@
-"""Fields of forks that change nothing here: how something is computed, or values that switch off.
+"""Fields of forks that change nothing here: details of the computation, or values that mean "off".
 
-Definitions that have them are read as if they had not; with another value than those listed, they
-are what they are: fields that dns does not have.
+Definitions that have them are read as if they did not. With any value other than those listed, they
+are treated as fields that dns does not have.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Whose are the fields and layer types that dns does not have, and what would do, for messages."""
+"""Which fork a field or layer type that dns lacks comes from, and what to use instead."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Reading protobuf's text format into a message, with the place of every field.
+"""Parses protobuf's text format into a message, with the position of every field.
 
 Our own parser instead of protobuf's: it keeps positions, and its errors, the same with every
-protobuf release, name line, column and what would be right. It accepts what C++ protobuf's
+protobuf release, give line, column and what would be right. It accepts what C++ protobuf's
 `TextFormat::Parse`, which Caffe calls, accepts for messages without extensions.
 """
 

@@ -1,7 +1,7 @@
-"""Where the fields of a message stand in the text that it was read from.
+"""Where the fields of a message are in the text that it was read from.
 
-Whoever finds something wrong with a value asks for its line; only then is the text looked through
-once more. To note every place while a text is parsed would take many times its size.
+Code that finds something wrong with a value asks for its line; only then is the text parsed once
+more. Noting every position during the first parse would take many times the text's size.
 """
 
 from __future__ import annotations

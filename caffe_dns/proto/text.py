@@ -1,6 +1,6 @@
 """Messages and files: text definitions with their positions, binary models and states.
 
-Reads, prints and writes; old definitions are made new elsewhere (`upgrade`). Every file that cannot
+Reads, prints and writes; old definitions are upgraded elsewhere (`upgrade`). Every file that cannot
 be read ends in one CaffeError that names it.
 """
 

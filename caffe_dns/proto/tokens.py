@@ -1,4 +1,4 @@
-"""Cutting protobuf's text format into tokens.
+"""Cuts protobuf's text format into tokens.
 
 The rules are those of C++ protobuf's tokenizer in shell-comment style, which Caffe uses: strings
 may span lines, numbers may be octal or hexadecimal and may end in `f`. What the tokens mean is the

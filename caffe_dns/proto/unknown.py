@@ -1,4 +1,4 @@
-"""What a definition has and dns does not: gathered while it is read, said in one error."""
+"""Collects the unknown fields of a definition while it is read, and reports them in one error."""
 
 from __future__ import annotations
 

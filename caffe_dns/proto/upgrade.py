@@ -1,7 +1,7 @@
-"""Old definitions and models to the messages of today, and files read in today's form.
+"""Upgrades old definitions and models, and reads files in the current form.
 
 Three generations of nets, transformation settings inside data layers, `input` fields, BatchNorm's
-`param`, and the solver's enum are upgraded as `util/upgrade_proto.cpp` does it, with the lines that
+`param`, and the solver's enum are upgraded as in `util/upgrade_proto.cpp`, with the lines that
 Caffe logs.
 """
 

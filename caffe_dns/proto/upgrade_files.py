@@ -1,7 +1,7 @@
-"""Old definition and model files to new ones, as Caffe's upgrade tools write them.
+"""Upgrades definition and model files, as Caffe's upgrade tools do.
 
-What an upgrade changes is in `upgrade`. Nothing is filled in besides: a solver's snapshot_prefix
-stays out where the file has none.
+What an upgrade changes is in `upgrade`. Nothing else is filled in: a solver without a
+snapshot_prefix stays without one.
 """
 
 from __future__ import annotations

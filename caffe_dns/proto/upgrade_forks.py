@@ -1,4 +1,4 @@
-"""What forks call otherwise: Caffe's layers by other names, and different layers by one name."""
+"""Converts forks' names: Caffe's layers under other names, different layers under one name."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Definitions of 2013 (V0LayerParameter) to those of 2014 (V1LayerParameter).
+"""Upgrades definitions of 2013 (V0LayerParameter) to those of 2014 (V1LayerParameter).
 
-In a V0 net all settings of a layer stand in one flat message inside an entry of `layers`, and
+In a V0 net, all settings of a layer are in one flat message inside an entry of `layers`, and
 padding is a layer of its own. Restates `UpgradeV0Net` of `util/upgrade_proto.cpp`.
 """
 

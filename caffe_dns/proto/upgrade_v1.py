@@ -1,4 +1,4 @@
-"""Definitions of 2014 (V1LayerParameter, `layers`) to those of today (LayerParameter, `layer`).
+"""Upgrades definitions of 2014 (V1LayerParameter, `layers`) to LayerParameter (`layer`).
 
 Restates `UpgradeV1Net` and `UpgradeNetDataTransformation` of `util/upgrade_proto.cpp`.
 """

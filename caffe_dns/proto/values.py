@@ -1,6 +1,6 @@
 """Scalar values in protobuf's text format: from tokens to Python values, and back to text.
 
-What is accepted and how it is printed are those of C++ protobuf (`TextFormat`). Each reader raises
+Accepted spellings and printed forms are those of C++ protobuf (`TextFormat`). Each reader raises
 ValueError with a phrase that says what would be right.
 """
 

@@ -1,4 +1,4 @@
-"""Protobuf's wire format, as far as something is done to bytes before or without parsing them."""
+"""Protobuf's wire format, where bytes are handled before or without being parsed."""
 
 from __future__ import annotations
 

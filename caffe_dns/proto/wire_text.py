@@ -1,8 +1,8 @@
-"""Serialized messages from and to protobuf's: how much they take, strings that are not UTF-8.
+"""Parses and serialises messages: with a limit on memory, and strings that are not UTF-8.
 
-A message of a few bytes takes hundreds in memory, so one is looked through before it is parsed.
-protobuf takes no strings that are not UTF-8 and gives bytes in their place, or raises. So they are
-exchanged in the wire format, field by field as the descriptor of a message says.
+A message of a few bytes can take hundreds in memory, so its size is estimated before it is parsed.
+protobuf returns strings that are not UTF-8 as bytes, or raises. So they are converted in the wire
+format, field by field according to the message's descriptor.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def _survey(raw: bytes, kind: Descriptor) -> bytes:
 
 
 class _Survey:
-    """A look through a serialized message before it is parsed, as far as its fields are known."""
+    """A look through a serialised message before it is parsed, as far as its fields are known."""
 
     def __init__(self) -> None:
         #: How much more memory what it looks at may take.

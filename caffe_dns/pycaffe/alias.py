@@ -1,4 +1,4 @@
-"""`import caffe` for code that was written for pycaffe."""
+"""Makes `import caffe` work for code that was written for pycaffe."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Running a net over more records than its batch has, for `forward_all` and its kin."""
+"""Runs a net over more records than its batch has, for `forward_all` and the like."""
 
 from __future__ import annotations
 

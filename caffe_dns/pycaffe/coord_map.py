@@ -1,4 +1,4 @@
-"""How the coordinates of one blob lie in another, for crops that align them (`coord_map.py`).
+"""How the coordinates of one blob map to another, for crops that align them (`coord_map.py`).
 
 Works on nets that are being written with `net_spec`. A map says of each spatial axis that
 coordinate x of one blob is coordinate `scale * x + shift` of the other.

@@ -1,7 +1,7 @@
-"""Running a net over blobs that programs read and write between any two layers.
+"""Runs a net over blobs that programs read and write between any two layers.
 
-Each layer is run for itself, on leaves that share the blobs' memory, so that forward and backward
-can start and end anywhere and use what stands in the blobs then (`Net::ForwardFromTo`,
+Each layer is run separately, on leaves that share the blobs' memory, so that forward and backward
+can start and end anywhere and use the current content of the blobs (`Net::ForwardFromTo`,
 `Net::BackwardFromTo` in net.cpp). Passes that others run on the whole net are followed by hooks.
 """
 

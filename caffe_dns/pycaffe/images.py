@@ -1,4 +1,4 @@
-"""Images as pycaffe has them: float32 arrays [H, W, K], RGB, values from 0 to 1."""
+"""Images in pycaffe's form: float32 arrays [H, W, K], RGB, values from 0 to 1."""
 
 from __future__ import annotations
 

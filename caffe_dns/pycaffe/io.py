@@ -42,13 +42,13 @@ def array_to_blobproto(arr: np.ndarray, diff: np.ndarray | None = None) -> BlobP
 
 
 def arraylist_to_blobprotovector_str(arraylist: Iterable[np.ndarray]) -> bytes:
-    """The arrays as a serialized BlobProtoVector."""
+    """The arrays as a serialised BlobProtoVector."""
     vector = BlobProtoVector(blobs=[array_to_blobproto(array) for array in arraylist])
     return vector.SerializeToString()
 
 
 def blobprotovector_str_to_arraylist(str: bytes) -> list[np.ndarray]:
-    """The arrays of a serialized BlobProtoVector."""
+    """The arrays of a serialised BlobProtoVector."""
     return [blobproto_to_array(blob) for blob in BlobProtoVector.FromString(str).blobs]
 
 

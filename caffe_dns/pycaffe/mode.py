@@ -1,6 +1,6 @@
-"""What pycaffe sets for the whole process: device, seed, log, and what dns adds to it.
+"""pycaffe's settings for the whole process: device, seed, log, and what dns adds to them.
 
-Nets and solvers look here once, when they are made.
+Nets and solvers read them once, when they are created.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""`caffe.NCCL`: what several processes that a program has started exchange (`parallel.cpp`).
+"""`caffe.NCCL`: what several processes started by a program exchange (`parallel.cpp`).
 
-Each makes its solver; `bcast` and the gradients of every iteration are all that they have in
-common. On a GPU it is NCCL that carries them, on a CPU gloo.
+Each creates its own solver; they share only `bcast` and the gradients of every iteration. On a GPU
+these go through NCCL, on a CPU through gloo.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """`caffe.SGDSolver` and its kin: solvers with pycaffe's names (`_caffe.cpp`).
 
 They train layer by layer over the blobs that programs see, so that after a step these hold what
-Caffe leaves there, the update in the diff of every parameter included. The loop is that of
+Caffe leaves there, including the update in the diff of every parameter. The loop is that of
 `caffe_dns.solver`.
 """
 

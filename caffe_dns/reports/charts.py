@@ -1,4 +1,4 @@
-"""What all pictures have in common: colours, legends beside the axes, and the forms of a file.
+"""What all pictures have in common: colours, legends beside the axes, and file formats.
 
 matplotlib is an extra of the package: `check_matplotlib` says so before any work is done. What is
 drawn is up to `sensitivity` and `curves_chart`.

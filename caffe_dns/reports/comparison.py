@@ -1,4 +1,4 @@
-"""What a model takes, before and after something was done to it."""
+"""The size and the time of a model before and after a change."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A picture of training runs: loss, scores and sparsities against iterations, run beside run.
+"""A picture of training runs: loss, scores and sparsities against iterations, side by side.
 
 The curves come from `curves`.
 """

@@ -1,4 +1,4 @@
-"""The graph of a net definition as a picture: layers, blobs, and what leads where.
+"""The graph of a net definition as a picture: layers, blobs, and their connections.
 
 After Caffe's `python/caffe/draw.py`. The graph is written as DOT text; Graphviz's program `dot`
 makes pictures of that.

@@ -1,7 +1,7 @@
 """Tables of net outputs from a training log, Caffe's or our own.
 
-Restates Caffe's `tools/extra/parse_log.py`, whose CSV files other tools read, down to what it
-counts as a row. Lines about surgery are passed over.
+Restates Caffe's `tools/extra/parse_log.py`, whose CSV files other tools read, down to what counts
+as a row. Lines about surgery are skipped.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Which files belong to a run: a log, a solver, snapshots of its prefix.
+"""Which files belong to a run: a log, a solver, snapshots with its prefix.
 
-Whatever is named leads to the others: a log holds its definitions, and these the prefix.
+Any of them leads to the others: a log contains its definitions, and these the prefix.
 """
 
 from __future__ import annotations

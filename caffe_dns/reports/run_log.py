@@ -1,6 +1,6 @@
-"""What a training log says of its run beside the curves: settings, versions, seed, time.
+"""What a training log says about its run besides the curves: settings, versions, seed, time.
 
-The definitions stand in it as the solver and the net took them.
+It contains the definitions as the solver and the net took them.
 """
 
 from __future__ import annotations

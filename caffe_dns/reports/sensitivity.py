@@ -1,4 +1,4 @@
-"""What a study of sensitivity is written as: text, CSV, a picture and a net definition.
+"""The results of a sensitivity study: as text, CSV, a picture and a net definition.
 
 The figures come from `surgery.sensitivity`; nothing is measured here. Its page is in
 `page.sensitivity`, and `sensitivity_files` writes all of it.

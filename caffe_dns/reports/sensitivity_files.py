@@ -1,4 +1,4 @@
-"""The files that `dns sensitivity` leaves: a table, a picture, a page and a definition."""
+"""The files that `dns sensitivity` writes: a table, a picture, a page and a definition."""
 
 from __future__ import annotations
 

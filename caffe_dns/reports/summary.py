@@ -1,7 +1,7 @@
-"""What a net is made of, layer by layer: shapes, parameters and multiplications.
+"""What a net consists of, layer by layer: shapes, parameters and multiplications.
 
 Multiplications are those of convolutions and inner products for one item of the batch; for a pruned
-net also those whose weight is not zero.
+net, also those by a weight that is not zero.
 """
 
 from __future__ import annotations

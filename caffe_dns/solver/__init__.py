@@ -1,7 +1,7 @@
-"""Training: the loop, its iterations and updates, its snapshots, and who looks on.
+"""Training: the loop, its iterations and updates, its snapshots, and its observers.
 
-Here belongs what happens from a solver definition to trained weights; masks are renewed by
-`surgery`, gradients shared by `parallel`. In order: `solver` (the loop), `nets`, `iteration`,
+Here belongs what happens between a solver definition and trained weights; masks are renewed by
+`surgery`, gradients are shared by `parallel`. In order: `solver` (the loop), `nets`, `iteration`,
 `update_rules`, `snapshot`, `state_file`, `observers`, `signals`.
 """
 

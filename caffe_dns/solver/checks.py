@@ -1,6 +1,6 @@
-"""What is wrong with a solver definition, alone and for the net that it trains.
+"""Checks a solver definition, by itself and together with the net that it trains.
 
-All of it is known before the first iteration, nothing only at a snapshot hours later.
+Everything is checked before the first iteration, nothing only at a snapshot hours later.
 """
 
 from __future__ import annotations

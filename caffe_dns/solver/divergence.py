@@ -1,8 +1,8 @@
 """Divergence: noticed at a display or before a snapshot, and traced to where it begins.
 
-A loss that is not finite says so itself. But the softmax loss takes the logarithm of at least the
-smallest normal float, and where the comparison with a NaN lets that one through (on GPUs, Caffe's
-and ours), a net of NaNs shows a loss of 87.3365 for ever. So parameters are looked at, too.
+A loss that is not finite is noticed directly. But the softmax loss takes the logarithm of at least
+the smallest normal float, and where the comparison with a NaN lets that pass (on GPUs, in Caffe and
+here), a net of NaNs shows a loss of 87.3365 for ever. So parameters are checked, too.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Who looks on while a solver trains, and the one that writes a table of surgery.
+"""Observers of a training run, and the one that writes the table of surgery.
 
-An observer is told of each display and each test. None of them changes the training, none makes
-the host wait for the device at any other iteration, and none ends it: see `SideFile`.
+An observer is told of each display and each test. No observer changes the training, makes the host
+wait for the device at any other iteration, or ends the run: see `SideFile`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a display shows, brought to the host at once."""
+"""The values that a display shows, copied to the host together."""
 
 from __future__ import annotations
 

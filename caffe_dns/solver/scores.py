@@ -1,4 +1,4 @@
-"""What a test makes of the outputs of its batches: their means, or average precisions of boxes.
+"""Scores of a test from the outputs of its batches: means, or average precisions of boxes.
 
 Restates `Solver::Test`, and `Solver::TestClassification` and `Solver::TestDetection` of SSD.
 """

@@ -1,7 +1,7 @@
 """What SIGINT, SIGHUP and SIGTERM ask of a training run (`util/signal_handler.cpp`).
 
-A signal only leaves a note; the solver looks at it once per iteration. SIGTERM, which Caffe dies
-of, asks to stop; a SIGINT after a signal to stop ends the program at once.
+A signal is only noted; the solver checks for it once per iteration. SIGTERM, which kills Caffe,
+asks to stop; a SIGINT after a signal to stop ends the program at once.
 """
 
 from __future__ import annotations

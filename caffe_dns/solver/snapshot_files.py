@@ -1,4 +1,4 @@
-"""The snapshots that lie on the disk: which one to go on from, and which are old enough to go."""
+"""The snapshots on disk: which one to resume from, and which to remove."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The training loop: `Solver::Step`, `Solver::Solve` and `Solver::Test` of Caffe (solver.cpp).
 
-An iteration reads from top to bottom in `step`. The update rules, the nets, the state files and the
-surgery schedule have modules of their own beside this one.
+`step` reads from top to bottom like an iteration. The update rules, the nets, the snapshots and the
+surgery schedule have modules of their own.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""What a program does, compiled: each operation reads one buffer and writes another.
+"""The operations of a program, compiled: each reads one buffer and writes another.
 
-A buffer holds some images, channel by channel: a channel's plane has `pitch` places to a row, and a
-place has a number for each of `n` images. So whatever the number of images, the innermost loop goes
-over numbers that lie side by side. What lies in a row beyond its width has no meaning. Planes are
-made from the first to the last: what a vector has beyond its plane is overwritten by the next.
+A buffer holds some images, channel by channel: a channel's plane has `pitch` places to a row, and
+each place has a value for each of `n` images. So whatever the number of images, the innermost loop
+runs over contiguous values. What a row contains beyond its width has no meaning. Planes are made
+from the first to the last: what a vector writes beyond its plane is overwritten by the next.
 
 Every function takes the two buffers, the operation's row of the table and n.
 """

@@ -1,6 +1,6 @@
 """What each type of layer adds to a program.
 
-Weights are as they are when the program is made, masks applied; those that are 0 are not in it.
+Weights are those at the time the program is made, with masks applied; zeros are left out.
 """
 
 from __future__ import annotations

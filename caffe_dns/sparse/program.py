@@ -1,4 +1,4 @@
-"""A row of layers as one compiled program, and running it."""
+"""Compiles a sequence of layers into one program, and runs it."""
 
 from __future__ import annotations
 

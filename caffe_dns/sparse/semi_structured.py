@@ -1,6 +1,6 @@
-"""2:4 on a GPU: layers whose products run on sparse matrix units, which skip the zeros.
+"""2:4 on a GPU: layers whose products run on sparse Tensor Cores, which skip the zeros.
 
-Of 4 neighbouring inputs of an output at most 2 have a weight there. The units read matrices in half
+Of 4 neighbouring inputs of an output, at most 2 have a weight. The units read matrices in half
 precision: nets compute in bfloat16.
 """
 

@@ -1,4 +1,4 @@
-"""The tables that `kernels` work through, while they are made."""
+"""Builds the tables that `kernels` read."""
 
 from __future__ import annotations
 

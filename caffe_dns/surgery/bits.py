@@ -1,7 +1,7 @@
-"""How many values the weights of each layer may share, for a loss of accuracy that is given.
+"""How many values the weights of each layer may share, for a given loss of accuracy.
 
-Without any training: layers are given few values one at a time and the net is scored, and then all
-together, as `sensitivity` does with pruning.
+There is no training: layers are given few values, first one at a time and then all together, and
+the net is scored, as `sensitivity` does with pruning.
 """
 
 from __future__ import annotations

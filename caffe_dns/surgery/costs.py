@@ -1,4 +1,4 @@
-"""What outputs of a layer cost, where filters are cut: parameters, multiplications or time."""
+"""What a layer's filters cost where filters are cut: parameters, multiplications or time."""
 
 from __future__ import annotations
 

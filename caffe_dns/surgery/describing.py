@@ -1,4 +1,4 @@
-"""What the log says of a stage: which layers are pruned, and how."""
+"""Describes a stage for the log: which layers are pruned, and how."""
 
 from __future__ import annotations
 

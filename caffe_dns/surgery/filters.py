@@ -1,7 +1,7 @@
-"""Surgery on whole filters: a filter is cut with the weights that read it, so that nobody does.
+"""Surgery on whole filters: a filter is cut together with the weights that read it.
 
-What is left is what a net of fewer channels has: `--shrink` takes away the others, exactly, behind
-paddings and normalizations, too.
+What is left is a net of fewer channels: `--shrink` removes the others, exactly, also behind padding
+and normalisation.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Weights that are zero when a run begins and stay so: `connectivity_mode` of wenwei202's fork."""
+"""Weights that are zero at the start and stay so: `connectivity_mode` of wenwei202's fork."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How many parameters pruning left, and the lines that say so."""
+"""How many parameters pruning left, and the lines that report it."""
 
 from __future__ import annotations
 

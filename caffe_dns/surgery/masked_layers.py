@@ -1,4 +1,4 @@
-"""The masked layers of a net in training: their masks are renewed here, and counted."""
+"""The masked layers of a net in training: renews their masks, and counts them."""
 
 from __future__ import annotations
 

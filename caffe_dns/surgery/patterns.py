@@ -1,12 +1,12 @@
-"""Patterns that masks may have to keep: weights cut as one, or so many of a group at most.
+"""Patterns for masks: weights that are cut together, or at most so many weights in each group.
 
-What the masks of a pattern look like is said here, on a matrix with a row for each output; by which
-numbers weights are cut is the business of `mask_rules`.
+This says what the masks of a pattern look like, on a matrix with a row for each output; the
+strengths by which weights are cut are the business of `mask_rules`.
 
-The columns of a row are its inputs, the innermost the input channels: a convolution's weight
-[out, C, kh, kw] has rows in the order kh, kw, C. So read kernels that keep channels innermost in
-memory, and the sparse matrix units of GPUs: where C is a multiple of M, a group of N:M is M input
-channels at one place of the kernel.
+The columns of a row are its inputs, with the input channels innermost: a convolution's weight [out,
+C, kh, kw] has rows in the order kh, kw, C. This is the order of channels-last kernels and of sparse
+Tensor Cores: where C is a multiple of M, a group of N:M is M input channels at one place of the
+kernel.
 """
 
 from __future__ import annotations

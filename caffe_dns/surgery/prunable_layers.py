@@ -1,7 +1,7 @@
-"""Layers whose weights can be pruned by a wanted share, scored, and put back.
+"""Layers whose weights can be pruned to a given sparsity, scored, and restored.
 
 Each finds the setting of its layer's own surgery rule (a threshold in standard deviations, or a
-c_rate) under which the rule prunes that share of the weights as they are now. The rules are in
+c_rate) under which the rule prunes that share of the current weights. The rules are in
 `mask_rules`; nothing is trained here.
 """
 

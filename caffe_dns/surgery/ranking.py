@@ -1,7 +1,8 @@
 """The strongest parameters of several layers: which they are, and the thresholds that keep them.
 
-To sort all parameters takes as long as a step of training. A histogram of each layer says which of
-them are kept wherever in its bins the values lie, and which are not; only those between are sorted.
+Sorting all parameters takes as long as a training step. A histogram of each layer tells which of
+them are kept, and which are not, wherever the values are in its bins; only those in between are
+sorted.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The renewal of the masks of several layers at once, by the thresholds in force.
+"""Renews the masks of several layers together, by the current thresholds.
 
-Which layers are due when is the surgeon's business, and the rules are in `mask_rules` and, for a
-GPU, in `kernels.surgery`, for a CPU in `kernels.on_cpu.masks`.
+When a layer is due is the surgeon's business. The rules are in `mask_rules` and, for a GPU, in
+`kernels.surgery`, for a CPU in `kernels.on_cpu.masks`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""When masks are renewed: by draws that become rarer, as the definitions of both forks have it.
+"""When masks are renewed: by random draws that become rarer, as both forks define them.
 
 HolmesShuan's solver (`surgery_iter_gamma` and `surgery_iter_power`) draws once for all layers,
 yiwenguo's layers (`gamma` and `power` of cconvolution_param and cinner_product_param) one by one.

@@ -1,8 +1,8 @@
-"""How much accuracy each layer of a trained net gives up for how much sparsity, without training.
+"""How much accuracy each layer of a trained net loses at which sparsity, without training.
 
-Layers are pruned one at a time by their own surgery rule and the net is scored; from the curves
-come thresholds for all layers together, which are scored as well. Tables, pictures and definitions
-are made of this elsewhere (`reports.sensitivity`).
+Layers are pruned one at a time by their own surgery rule and the net is scored; the curves give
+thresholds for all layers together, which are scored as well. Tables, pictures and definitions of
+the results are made elsewhere (`reports.sensitivity`).
 """
 
 from __future__ import annotations

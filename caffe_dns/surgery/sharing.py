@@ -1,8 +1,8 @@
-"""Training with few values: the weights of each layer share 2^bits of them, in a stage with bits.
+"""Training with few values: in a stage with bits, the weights of each layer share 2^bits values.
 
-Each weight that is kept has a place on the line of numbers, which every update moves; what the net
-computes with is the value that is nearest to it. The values are the means of the weights that have
-them, one round of k-means an iteration, so that they are trained as well.
+Each kept weight has a position on the number line, which every update moves; the net computes with
+the value that is nearest to it. The values are the means of their weights, one round of k-means an
+iteration, so that they are trained as well.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What surgery does in a training run: the masked layers' part of an iteration, and of the log.
+"""Surgery in a training run: the masked layers' part of an iteration, and of the log.
 
 The rules are in `mask_rules`, the masks in the layers, the stages' settings in `stages`, the times
 in `schedule`.

@@ -1,10 +1,9 @@
-"""Surgery to a given sparsity or to a share of the multiplications: what is kept when, and the
-thresholds that follow.
+"""Surgery to a target, a sparsity or a share of the MACs: what is kept when, and by what threshold.
 
-The thresholds come from the weights themselves, at each renewal anew. Within a layer the largest
-are kept, with the hysteresis of the official surgery; how many each of several layers keeps is
-found by comparing their parameters' relative strengths, for a share of the multiply-accumulates
-(MACs) by what each of these costs.
+The thresholds are computed from the weights at each renewal. Within a layer the largest weights are
+kept, with the hysteresis of the official surgery. How many each of several layers keeps is found by
+comparing their parameters' relative strengths; for a share of the multiply-accumulates (MACs),
+divided by what each of these costs.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """Trained weights between files and nets.
 
-Here belongs what a .caffemodel, .caffemodel.h5 or .dnsz holds and how it fits a net, masks or not;
-solver states are in `solver.state_file`, formats of others in `export`. In order: `transfer` (files
-and nets), `hdf5`, `compact` (.dnsz), `fitting` (what is stored for a layer, and the layer's blobs).
+Here belongs the content of .caffemodel, .caffemodel.h5 and .dnsz files, and how it fits a net, with
+or without masks; solver states are in `solver.state_file`, other formats in `export`. In order:
+`transfer` (files and nets), `hdf5`, `compact` (.dnsz), `fitting` (stored arrays to a layer's
+blobs).
 """
 
 from caffe_dns.weights.compact.sizes import fit_definition

@@ -1,7 +1,7 @@
-"""What a model file has for a layer, fitted to the layer's blobs.
+"""Fits the arrays that a model file has for a layer to the layer's blobs.
 
-Models of plain Caffe and of both surgery forks fit nets with and without masks, whatever wrote
-them. Reading files is not done here.
+Models of plain Caffe and of both surgery forks fit nets with and without masks. Files are not read
+here.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Trained weights between files and a net: .caffemodel (protobuf), .caffemodel.h5 (HDF5), .dnsz.
 
 Layers are matched by name (`Net::CopyTrainedLayersFrom`, `Net::ToProto` in net.cpp). A file is read
-layer by layer, whatever its kind; how what it has for a layer is fitted to the layer's blobs is in
-`fitting`, HDF5 in `hdf5`, .dnsz in `compact`.
+layer by layer, whatever its kind. `fitting` copies a layer's arrays to its blobs; HDF5 is in
+`hdf5`, .dnsz in `compact`.
 """
 
 from __future__ import annotations

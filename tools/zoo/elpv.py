@@ -23,7 +23,7 @@ WIDTH = 32
 
 
 def elpv(width: int = WIDTH) -> dict[str, NetParameter]:
-    """ResNet-18 of half the width, for grey pictures."""
+    """ResNet-18 of half the width, for grayscale pictures."""
     net = NetBuilder("ResNet-18-elpv", weight_filler=MSRA)
     blob = net.convolution("conv1", _pictures(net), width, 7, stride=2, pad=3, bias_term=False)
     blob = net.relu("conv1_relu", net.batch_norm("bn_conv1", "scale_conv1", blob))

@@ -1,4 +1,4 @@
-"""`dns demo`: what a newcomer would type."""
+"""`dns demo`: runs the commands that a newcomer would type."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 """`dns extract_features` (tools/extract_features.cpp).
 
-Of Caffe's tool only lines of severity ERROR show, and so all it has to say is one; here too.
+Caffe's tool shows only lines of severity ERROR, so it logs everything at that severity. So does
+this.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Making a pruned model small: taking away, exactly, what no output depends on.
+"""Shrinks a pruned model: removes, exactly, what no output depends on.
 
-Here belong what is known of the channels of every blob, and how each type of layer passes channels
-on. Weights are not chosen here; that was surgery's business. Read `graph` first, then `rules`: how
-a type of layers is seen through is one class, which registers itself with `channel_rules`. Then
-`shrinking`, which asks the rules, `folding`, which takes whole layers away, and `ordering`.
+Here belong what is known about the channels of every blob, and how each type of layer passes
+channels on. Which weights are zero was decided by surgery. Read `graph` first, then `rules`: each
+type of layer is described by a class that registers itself with `channel_rules`. Then `shrinking`,
+which applies the rules, `folding`, which removes whole layers, and `ordering`.
 """
 
 from importlib import import_module

@@ -1,4 +1,4 @@
-"""Layers that join, cut and renumber channels without changing an entry."""
+"""Rules for layers that join, cut and renumber channels without changing an entry."""
 
 from __future__ import annotations
 

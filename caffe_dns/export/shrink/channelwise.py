@@ -1,4 +1,4 @@
-"""Layers that work on every channel by itself: it goes from all of their blobs, or from none."""
+"""Rules for layers that treat channels separately: one leaves all of their blobs, or none."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Taking away the BatchNorm, BN, Scale and Bias layers behind a convolution or an inner product.
+"""Removes the BatchNorm, BN, Scale and Bias layers after a convolution or an inner product.
 
-In use they multiply each channel by a number and add one, which the weights can do.
+At test time they multiply each channel by one number and add another, which the weights can do.
 """
 
 from __future__ import annotations

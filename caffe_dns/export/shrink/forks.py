@@ -1,4 +1,4 @@
-"""Layers of forks and of SSD that work on every channel by itself, or nearly so."""
+"""Rules for layers of forks and of SSD that treat every channel separately, or nearly so."""
 
 from __future__ import annotations
 

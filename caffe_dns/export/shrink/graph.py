@@ -1,4 +1,4 @@
-"""What is known of the channels of every blob of a model, and which layers stand between them."""
+"""The channels of every blob of a model: what is known about them, and the layers in between."""
 
 from __future__ import annotations
 

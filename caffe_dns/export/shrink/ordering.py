@@ -1,7 +1,7 @@
-"""Putting the channels of inner blobs into an order that a compact file can tell in fewer bytes.
+"""Reorders the channels of inner blobs so that a compact file needs fewer bytes.
 
-The outputs of a net do not depend on it, up to rounding: a layer's rows change places, and the
-columns of the layers that read them.
+The outputs of a net do not depend on the order, up to rounding: a layer's rows are permuted, and so
+are the columns of the layers that read them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How a type of layers passes channels on: what a rule has to say, and the table of the rules."""
+"""How a type of layer passes channels on: the interface of a rule, and the table of the rules."""
 
 from __future__ import annotations
 

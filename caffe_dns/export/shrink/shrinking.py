@@ -1,4 +1,4 @@
-"""Taking away the channels that no output of a model depends on, and the constant ones."""
+"""Removes the channels that no output of a model depends on, and the constant ones."""
 
 from __future__ import annotations
 

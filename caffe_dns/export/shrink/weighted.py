@@ -1,7 +1,7 @@
-"""Layers that multiply their bottom by a matrix, or convolve it with one.
+"""Rules for layers that multiply their bottom by a matrix, or convolve it.
 
-What such a layer sums up of a channel with a constant is a constant, too: it goes into the bias,
-unless the zeros of a padding stand in the way.
+What such a layer adds up for a constant channel is a constant, too. It goes into the bias, unless
+zero padding stands in the way.
 """
 
 from __future__ import annotations

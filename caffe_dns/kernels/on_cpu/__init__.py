@@ -1,7 +1,8 @@
 """Kernels for a CPU, compiled by numba.
 
-To import numba takes a second: modules of this folder are imported where they run, and by nothing
-that is always imported. Each has a twin in plain PyTorch, for where numba does not work.
+Importing numba takes a second, so the modules of this folder are imported where they are used, and
+by nothing that is always imported. Each has an equivalent in plain PyTorch, for machines where
+numba does not work.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
 """Gradients of a convolution from those of the maxima of its top, on a CPU, compiled by numba.
 
-A pooling of 2 x 2 hands its gradient to one in four numbers of a convolution's top: the others have
-zeros, with which oneDNN multiplies like with any numbers. Here each gradient that is there adds its
-multiple of a window of the bottom to the weight's gradient, and of the weight to a window of the
-bottom's. Sums of many stay in registers, a row of a window at a time, or several short ones.
+A 2 x 2 pooling passes its gradient to one in four values of a convolution's top; the others are
+zero, but oneDNN multiplies by them all the same. Here each nonzero gradient adds its multiple of a
+window of the bottom to the weight's gradient, and of the weight to a window of the bottom's. Sums
+over many stay in registers, a row of a window at a time, or several short ones.
 
-Images and weights have their channels innermost, so that such a row lies in one piece.
+Images and weights are channels-last, so that such a row is contiguous.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Functions of loops that numba compiles for a processor."""
+"""Compiles functions by numba, and keeps their machine code."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""The renewal of any number of masks, by both rules of surgery, on a CPU, compiled by numba.
+"""Renews any number of masks, by both rules of surgery, on a CPU, compiled by numba.
 
-The rules are those of `caffe_dns.mask_rules`, where they take a dozen operations and nine passes
-over memory for a mask. Here they take three, or one, and sums are in float64, so that a mask hardly
-ever depends on the processor.
+The rules are those of `caffe_dns.mask_rules`, which take a dozen operations and nine passes over
+memory per mask. Here they take three, or one. Sums are in float64, so that a mask hardly ever
+depends on the processor.
 """
 
 from __future__ import annotations

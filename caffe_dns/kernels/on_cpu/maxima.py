@@ -1,7 +1,7 @@
-"""The maxima of a convolution's top in windows of 2 x 2, on a CPU, compiled by numba.
+"""The maxima of a convolution's top in 2 x 2 windows, on a CPU, compiled by numba.
 
 The four sums that a maximum is taken from stay in registers: the convolution's top is never
-written. Images and weights have their channels innermost.
+written. Images and weights are channels-last.
 """
 
 from __future__ import annotations

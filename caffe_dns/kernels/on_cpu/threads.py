@@ -1,7 +1,8 @@
-"""Compiled work in the threads that PyTorch computes with.
+"""Runs compiled work in the threads that PyTorch computes with.
 
-These are GNU's OpenMP's, which wait for a while after each operation and so are at once there for
-the next one. Threads of our own would have to be woken, while PyTorch's still turn on their cores.
+These are GNU OpenMP's, which spin for a while after each operation and so can start on the next one
+at once. Threads of our own would have to be woken while PyTorch's are still spinning on their
+cores.
 """
 
 from __future__ import annotations

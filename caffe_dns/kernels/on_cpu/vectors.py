@@ -1,6 +1,6 @@
-"""What of the kernels is written for LLVM, by vectors, since no loop over arrays becomes it.
+"""The parts of the kernels that are written as vectors for LLVM, which makes them from no loop.
 
-Machine code that numba keeps is made again when what uses this changes, not when this file does.
+numba's cache of machine code depends on the code that uses this file, not on this file.
 """
 
 from __future__ import annotations

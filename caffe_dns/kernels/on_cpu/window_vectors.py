@@ -1,9 +1,9 @@
-"""Sums over windows of images whose channels are innermost, written for LLVM by vectors.
+"""Sums over windows of channels-last images, written for LLVM in vectors.
 
-A row of a window lies in one piece. It is cut into whole vectors and a short one for the rest, so
-that few lanes are idle. Sums stay in registers, as many as there are.
+A row of a window is contiguous. It is cut into whole vectors and a short one for the rest, so that
+few lanes are idle. As many sums as possible stay in registers.
 
-Machine code that numba keeps is made again when what uses this changes, not when this file does.
+numba's cache of machine code depends on the code that uses this file, not on this file.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""The layers that SSD's fork of Caffe adds, for finding objects in images.
+"""The layers that SSD's fork of Caffe adds, for detecting objects in images.
 
-A net of SSD gives each place of some feature maps a few prior boxes (`prior_box`), and for each of
-these it predicts differences from the box and a score for each class. Boxes are rows of
-(xmin, ymin, xmax, ymax), in shares of the image's width and height unless said otherwise. What the
+A net of SSD assigns a few prior boxes (`prior_box`) to each place of some feature maps. For each of
+these, it predicts the offset from the box and a score for each class. Boxes are rows of (xmin,
+ymin, xmax, ymax), in fractions of the image's width and height unless stated otherwise. What the
 layers compute follows the C++ of weiliu89/caffe, branch ssd, whose files the docstrings name.
 """
 

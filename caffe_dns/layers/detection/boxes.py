@@ -1,7 +1,7 @@
 """Boxes as tensors, on any device: codes, overlaps, non-maximum suppression.
 
 The arithmetic of SSD's layers (`bbox_util.cpp`). Boxes are rows of (xmin, ymin, xmax, ymax) in
-shares of the image. On the host, and in pixels, boxes are in `caffe_dns.data.boxes`.
+fractions of the image. Boxes on the host, and in pixels, are in `caffe_dns.data.boxes`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""DetectionEvaluate: which of the boxes that a detector sees are objects."""
+"""DetectionEvaluate: which of a detector's boxes are true positives."""
 
 from __future__ import annotations
 

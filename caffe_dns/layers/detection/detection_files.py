@@ -1,4 +1,4 @@
-"""The files into which DetectionOutput writes the boxes that it finds."""
+"""The files that DetectionOutput writes its boxes to."""
 
 from __future__ import annotations
 

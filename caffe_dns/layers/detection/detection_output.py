@@ -1,4 +1,4 @@
-"""DetectionOutput: from a detector's predictions to the boxes that it sees."""
+"""DetectionOutput: from a detector's predictions to boxes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Hard examples: which of a detector's boxes its loss looks at."""
+"""Hard example mining: which boxes a detector's loss takes into account."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""MultiBoxLoss: what a detector is trained on."""
+"""MultiBoxLoss: the loss of SSD's detectors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Normalize: the L2 norm of every item, or of every place in it, made a number that is learned."""
+"""Normalize: scales every item, or every place in it, to an L2 norm that is learned."""
 
 from __future__ import annotations
 

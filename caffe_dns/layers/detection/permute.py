@@ -1,4 +1,4 @@
-"""Permute: renumbers the axes of a blob."""
+"""Permute: reorders the axes of a blob."""
 
 from __future__ import annotations
 

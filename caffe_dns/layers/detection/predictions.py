@@ -1,4 +1,4 @@
-"""What layers that read a detector's predictions have in common: shapes and their checks."""
+"""What layers that read a detector's predictions have in common: shapes and checks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""PriorBox and its kind: the boxes that a detector's predictions are counted from."""
+"""PriorBox and its variants: the boxes that a detector's predictions are relative to."""
 
 from __future__ import annotations
 

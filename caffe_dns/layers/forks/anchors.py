@@ -1,4 +1,4 @@
-"""Proposal (PVANet): regions by what a net says of anchors, boxes of a few shapes at each place."""
+"""Proposal (PVANet): regions from scores for anchors, boxes of a few shapes at each place."""
 
 from __future__ import annotations
 

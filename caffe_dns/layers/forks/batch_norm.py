@@ -1,4 +1,4 @@
-"""BN as PSPNet and SegNet have it, with a slope and a bias of its own, and darknet's BatchNorm."""
+"""BN of PSPNet and SegNet, with a slope and a bias of its own, and darknet's BatchNorm."""
 
 from __future__ import annotations
 

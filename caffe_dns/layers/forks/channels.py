@@ -1,4 +1,4 @@
-"""Layers that move or weigh channels or pixels: Axpy, ChannelScale, ShuffleChannel, Reorg, Flip."""
+"""Moves or weights channels or pixels: Axpy, ChannelScale, ShuffleChannel, Reorg, Flip."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""ConvLSTM: long short-term memory whose states are maps (agethen's fork)."""
+"""ConvLSTM: an LSTM whose states are feature maps (agethen's fork)."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ _ONLY_DEFAULT = (
 
 @layer_types.register("DenseBlock")
 class DenseBlock(Layer):
-    """`numTransition` times: all channels are normalized, rectified and convolved, 3 x 3.
+    """`numTransition` times: all channels are normalised, rectified and convolved, 3 x 3.
 
     Each time this gives `growthRate` channels, which are put behind those that there are. Bottom
     N x C x H x W, top N x (C + numTransition * growthRate) x H x W. Blobs, of each kind one for

@@ -1,4 +1,4 @@
-"""Convolutions of each channel by itself, as MobileNets write them."""
+"""Depthwise convolutions under the names that MobileNets use."""
 
 from __future__ import annotations
 

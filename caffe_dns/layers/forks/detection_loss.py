@@ -1,7 +1,7 @@
-"""What MS-CNN's maps of scores and boxes are compared with: DetectionLoss and DetectionAccuracy.
+"""DetectionLoss and DetectionAccuracy, on MS-CNN's maps of scores and boxes.
 
 A map is N x (classes + 4) x H x W: the scores of each cell, the background's first, and its box
-(see `fields`). Labels are N x 6 x H x W: the class, x and y of the middle of the object's box, its
+(see `fields`). Labels are N x 6 x H x W: the class, x and y of the centre of the object's box, its
 width and height, and the overlap with it. A cell of class 0 whose overlap is `bg_threshold` or more
 is neither background nor object.
 """
@@ -210,7 +210,7 @@ class DetectionLoss(DetectionMap, LossLayer):
         return losses.where(counted.unsqueeze(-1), 0).sum() / (4 * counted.sum()).clamp(min=1)
 
     def _limited(self, codes: Tensor, limit: float, first: int) -> Tensor:
-        """Within the limits, in units of the normalization of two differences together."""
+        """Within the limits, in units of the normalisation of two differences together."""
         mean = sum(self.mean[first : first + 2]) / 2
         deviation = math.sqrt(math.prod(self.deviation[first : first + 2]))
         low, high = ((bound - mean) / deviation for bound in (-limit, limit))

@@ -1,4 +1,4 @@
-"""DetectionOutput on maps as convolutions leave them, without Permute, Flatten and Concat."""
+"""DetectionOutput on the maps of convolutions, without Permute, Flatten and Concat."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Distances from centres of classes, and the loss on them, of happynear's NormFace."""
+"""Distances from the centres of classes, and the loss on them, of happynear's NormFace."""
 
 from __future__ import annotations
 

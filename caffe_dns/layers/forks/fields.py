@@ -1,4 +1,4 @@
-"""Boxes as MS-CNN's maps tell them: differences from the region that a cell looks at, its field."""
+"""Boxes in MS-CNN's maps: offsets from the field, the region that a cell looks at."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Field:
 
 
 class NormalizedLayer(Layer):
-    """A layer on differences of boxes that `bbox_reg_param` has normalized."""
+    """A layer on differences of boxes that `bbox_reg_param` has normalised."""
 
     def build(self, bottom_shapes: Sequence[Shape]) -> None:
         settings = self.param.bbox_reg_param

@@ -1,4 +1,4 @@
-"""ImageGtData of MS-CNN: images around an object each, and which cells of maps are to see which."""
+"""ImageGtData of MS-CNN: images around one object each, and labels for the cells of maps."""
 
 from __future__ import annotations
 

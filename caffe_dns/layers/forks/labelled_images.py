@@ -1,4 +1,4 @@
-"""Batches of images that are read together with their labels: pixels' labels, or a clip's."""
+"""Batches of images that are read together with their labels: of pixels, or of a clip."""
 
 from __future__ import annotations
 

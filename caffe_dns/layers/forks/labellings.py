@@ -1,4 +1,4 @@
-"""Lines of labels, shorter than the steps that they are read in: their losses and accuracies.
+"""Sequences of labels, shorter than their input (CTC): losses and accuracies.
 
 CtcLoss and LabelsequenceAccuracy (DeepDetect), WarpCTCLoss and CTCGreedyDecoder (caffe_ocr).
 """

@@ -1,4 +1,4 @@
-"""What face recognition trains by: scores with margins, weights of length 1, centres of classes."""
+"""Layers for face recognition: scores with margins, weights of length 1, centres of classes."""
 
 from __future__ import annotations
 

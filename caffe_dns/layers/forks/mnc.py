@@ -1,4 +1,4 @@
-"""Masks of regions, as MNC's cascade has them: ROIWarping, MaskResize and MaskPooling."""
+"""Masks of regions in MNC's cascade: ROIWarping, MaskResize and MaskPooling."""
 
 from __future__ import annotations
 

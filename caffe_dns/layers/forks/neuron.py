@@ -1,4 +1,4 @@
-"""Layers that map every entry by itself, and that only forks have."""
+"""Elementwise layers that only forks have."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Online hard example mining: the regions with the largest losses count (R-FCN)."""
+"""Online hard example mining: only the regions with the largest losses count (R-FCN)."""
 
 from __future__ import annotations
 

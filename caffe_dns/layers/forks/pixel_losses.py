@@ -1,4 +1,4 @@
-"""Losses of whole maps of pixels: SigmoidCrossEntropyBalanceLoss (OSVOS) and DiceCoefLoss."""
+"""Losses on whole maps of pixels: SigmoidCrossEntropyBalanceLoss (OSVOS) and DiceCoefLoss."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""What regions are to be trained on, and how near they come: ProposalTarget and BboxAccuracy.
+"""ProposalTarget and BboxAccuracy: training targets for regions, and how well they are met.
 
-MS-CNN's. Regions are rows of image and corners in pixels, which belong to them; axes of extent 1
-may follow.
+These are MS-CNN's. Regions are rows of image and corners in pixels, corners included; axes of
+extent 1 may follow.
 """
 
 from __future__ import annotations

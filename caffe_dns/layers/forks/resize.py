@@ -1,4 +1,4 @@
-"""Layers that make images larger or smaller: Interp, Upsample, and Synopsys' Resize layers."""
+"""Layers that resize images: Interp, Upsample, and Synopsys' Resize layers."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Pooling of regions of interest: ROIPooling, PSROIPooling and ROIAlign.
 
-A region is a row (image, x1, y1, x2, y2) in the units of the input; corners belong to it. It is cut
-into equal bins, which overlap where they share a pixel, and each bin gives one number.
+A region is a row (image, x1, y1, x2, y2) in the units of the input, corners included. It is cut
+into equal bins, which overlap where they share a pixel; each bin gives one value.
 """
 
 from __future__ import annotations

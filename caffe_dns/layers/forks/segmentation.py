@@ -1,4 +1,4 @@
-"""What pixels are labelled by: ImageSegData and SegAccuracy of DeepLab, HED's ImageLabelmapData."""
+"""Segmentation: ImageSegData and SegAccuracy of DeepLab, HED's ImageLabelmapData."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Losses on boxes: the smooth L1 norm of a difference, for each number by itself.
+"""Losses on boxes: the smooth L1 norm of a difference, elementwise.
 
 f(x) = sigma^2 * x^2 / 2 where |x| < 1 / sigma^2, else |x| - 1 / (2 * sigma^2).
 """
@@ -63,7 +63,7 @@ class SmoothL1Loss(BoxLoss):
         if self.sigma <= 0:
             raise self.error("must be positive", "smooth_l1_loss_param.sigma")
         settings = self.param.loss_param
-        # Intel Caffe's; Faster R-CNN takes no notice of a normalization.
+        # Intel Caffe's; Faster R-CNN takes no notice of a normalisation.
         self.averaged = settings.normalization != LossParameter.NONE
         if settings.normalization in (LossParameter.FULL, LossParameter.PRE_FIXED):
             raise self.error(

@@ -1,4 +1,4 @@
-"""SpatialTransformer: images seen through an affine map that the net computes."""
+"""SpatialTransformer: samples images through an affine map that the net computes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""VideoSegments, TSN's VideoData: a clip of each part of a video, as the channels of one image."""
+"""VideoSegments, TSN's VideoData: a clip of each segment of a video, as channels of one image."""
 
 from __future__ import annotations
 

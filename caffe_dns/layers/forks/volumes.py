@@ -1,6 +1,6 @@
 """Pooling of videos, N x C x L x H x W: Pooling3D (C3D, P3D) and NdPooling (video-caffe).
 
-Convolutions of videos are Caffe's own; `proto/upgrade_forks` says those of the forks in its terms.
+Convolutions of videos are Caffe's own; `proto/upgrade_forks` converts those of the forks to them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What YOLO's nets see: YoloDetectionOutput and Yolov3DetectionOutput (MobileNet-YOLO)."""
+"""The detections of YOLO's nets: YoloDetectionOutput and Yolov3DetectionOutput (MobileNet-YOLO)."""
 
 from __future__ import annotations
 

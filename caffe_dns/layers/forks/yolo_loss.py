@@ -1,4 +1,4 @@
-"""Yolov3: what YOLO 3's boxes cost (MobileNet-YOLO)."""
+"""Yolov3: the loss of YOLO 3 (MobileNet-YOLO)."""
 
 from __future__ import annotations
 

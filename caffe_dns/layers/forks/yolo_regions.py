@@ -1,9 +1,9 @@
-"""YOLO 2: RegionLoss trains its boxes, EvalDetection counts what they find.
+"""YOLO 2: RegionLoss, the loss, and EvalDetection, which counts detections.
 
 Both compare a map N x (A * (5 + classes)) x S x S, with A boxes in a cell (x, y, width, height,
-whether there is an object, classes), with objects. Intel Caffe's are in SSD's order: rows of 8,
-image and class first, then, after a number of no account, the corners in shares of the image.
-MobileNet-YOLO's RegionLoss takes rows of 5 for each image: class, centre and sides.
+objectness, classes), with objects. Intel Caffe's are in SSD's order: rows of 8, image and class
+first, then, after an unused value, the corners in fractions of the image. MobileNet-YOLO's
+RegionLoss takes rows of 5 for each image: class, centre and sides.
 """
 
 from __future__ import annotations

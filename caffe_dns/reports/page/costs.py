@@ -1,4 +1,4 @@
-"""What a run's net takes before and after pruning, as a table of a page."""
+"""The size of a run's net before and after pruning, as a table of a page."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The curves of runs as charts of a page, run beside run: loss, scores, rate, what pruning left."""
+"""The curves of runs as charts of a page, side by side: loss, scores, rate, sparsity."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""The graph of a net: where its layers stand on a page, and what each says.
+"""The graph of a net on a page: where its layers are placed, and the text of each.
 
-Layers that work in place are told with the layer whose blob they change. Rows follow the longest
-way from an input; within a row, layers stand near what they read (Sugiyama's method, with a place
-kept free for each way past a row).
+Layers that work in place are shown with the layer whose blob they change. Rows follow the longest
+path from an input; within a row, layers stand near what they read (Sugiyama's method, with a place
+kept free for each edge that passes a row).
 """
 
 from __future__ import annotations

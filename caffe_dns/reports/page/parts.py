@@ -1,4 +1,4 @@
-"""What a page is put together from. Nothing here knows how it looks; page.html does."""
+"""The elements of a page. Nothing here knows how it looks; page.html does."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""From the parts of a page to its file.
+"""Writes the file of a page.
 
 plotly and Jinja2 are an extra of the package: `check_libraries` says so before any work is done.
-plotly's program is packed into the page, which is a third as long then.
+plotly's program is compressed in the page, which makes it a third as long.
 """
 
 from __future__ import annotations

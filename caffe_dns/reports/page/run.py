@@ -1,4 +1,4 @@
-"""The page of training runs: what came of them, curves, nets, weights, and how they were set up."""
+"""The page of training runs: results, curves, nets, weights, and settings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A study of sensitivity as a page: the proposal, the curves, and the scores behind them."""
+"""A sensitivity study as a page: the proposal, the curves, and the scores behind them."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 """What every update rule is: from summed gradients to an update, as functions of lists of tensors.
 
-A rule gives one method, `update`. In an iteration, `apply` clips the summed gradients, divides them
-by iter_size, adds the decay and lets the rule compute the update (`SGDSolver::ApplyUpdate`).
-Everything runs in `torch._foreach_*` calls over all parameters at once, or in a kernel of our own
-on a GPU; the rate is a 0-dim tensor, so that a captured step can be replayed with another rate.
+A rule implements one method, `update`. In an iteration, `apply` clips the summed gradients, divides
+them by iter_size, adds the decay and lets the rule compute the update (`SGDSolver::ApplyUpdate`).
+Everything runs in `torch._foreach_*` calls over all parameters at once, or on a GPU in a kernel of
+our own; the rate is a 0-dim tensor, so that a captured step can be replayed with another rate.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Gradient descent with momentum, and Nesterov's kind of it."""
+"""Gradient descent with momentum, and Nesterov's variant."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Surgery for any `torch.nn.Module`, by the rules and the schedule that nets of Caffe have.
+"""Surgery for any `torch.nn.Module`, by the same rules and schedules as for Caffe's nets.
 
-`weights` finds what of a module can be pruned, `adopted` makes layers with masks of it,
-`kept_apart` holds what masks take away, `pruner` keeps the masks applied while somebody else
-trains, `prune_module` is how a program asks for that.
+`weights` finds what can be pruned in a module, `adopted` makes layers with masks of it,
+`kept_apart` holds what masks take away, `pruner` keeps the masks applied during someone else's
+training loop, and `prune_module` is the function that programs call.
 """
 
 from caffe_dns.surgery.modules.prune_module import prune

@@ -1,4 +1,4 @@
-"""What masks take away from parameters, kept beside them."""
+"""What masks take away from parameters, stored beside them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`prune`: what a program says to have a module pruned while it trains it."""
+"""`prune`: prunes a module while a program trains it."""
 
 from __future__ import annotations
 

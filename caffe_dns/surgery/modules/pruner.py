@@ -1,11 +1,10 @@
-"""Keeps the masks applied to a module's parameters while somebody else's loop trains it.
+"""Keeps masks applied to a module's parameters while someone else's loop trains it.
 
-Outside of the optimizer's step, a parameter is what its mask leaves of it, so that whatever reads
-it, in whatever way, computes with the pruned weight, and the gradient that it gets is the one at
-the pruned weight, for pruned entries, too. What the mask takes away is kept beside it, `pruned`:
-parameter + pruned is the whole weight at all times. While an optimizer steps, the whole weights are
-in the parameters, so that pruned entries are updated like the others, decay included, and may come
-back.
+Outside the optimizer's step, a parameter is what its mask leaves of it. So whatever reads it, in
+whatever way, computes with the pruned weight, and its gradient is the one at the pruned weight, for
+pruned entries, too. What the mask takes away is stored in `pruned`: parameter + pruned is the whole
+weight at all times. During an optimizer's step, the parameters hold the whole weights, so that
+pruned entries are updated like the others, including decay, and may come back.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What of a module can be pruned: the weights of its linear maps, by the modules' names."""
+"""What can be pruned in a module: the weights of its linear maps, by the modules' names."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 """The compact file (.dnsz): a pruned net in few bytes, complete with its definition.
 
-Here belong the layouts of its versions, which docs/dnsz.md specifies, and how bytes are packed; not
-how a model comes to be small (`export`). Read `files` first; then `lossless` (version 1), and
-`shared` (version 3) with what it is made of: `elements`, `model` with `text` and `grid`, `mixing`
-and `range_coder`; `version_2` is what was before it.
+Here belong the formats of its versions, which docs/dnsz.md specifies, and the compression; not how
+a model is made small (`export`). Read `files` first; then `lossless` (version 1), and `shared`
+(version 3) with its parts: `elements`, `model` with `text` and `grid`, `mixing` and `range_coder`;
+`version_2` is the earlier format.
 """
 
 from caffe_dns.weights.compact.contents import Contents

@@ -1,4 +1,4 @@
-"""What is in a compact file, whatever its version."""
+"""The contents of a compact file, whatever its version."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Numbers, texts and matrices as bits under contexts, in both directions.
+"""Codes numbers, texts and matrices as bits under contexts, in both directions.
 
-Every method takes what is to be written, or nothing to read it, and returns it.
+Every method takes the value to write, or nothing to read one, and returns the value.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Compact files of all versions: how they begin, and which module reads them."""
+"""Compact files of all versions: their first bytes, and the module that reads them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Matrices as they are coded, row by row, and what is known of them by then."""
+"""Matrices as they are coded, row by row, and what is known about them at each point."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Probabilities of bits, learned while coding: what was seen in several contexts, mixed.
+"""Probabilities of bits, learned while coding, by mixing the predictions of several contexts.
 
-All is done in integers, so that every machine finds the same probabilities. A context remembers how
-likely a 1 is in it. In the logistic domain, where these are logarithms of odds, the predictions of
-a bit's contexts are added up with weights, and the weights are learned as well.
+All arithmetic is in integers, so that every machine computes the same probabilities. A context
+stores how likely a 1 is in it. In the logistic domain, where probabilities are logarithms of odds,
+the predictions of a bit's contexts are added up with weights, and the weights are learned as well.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What bits depend on: the contexts under which each is coded, in the newest version."""
+"""The contexts under which each bit is coded, in the newest version."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""An arithmetic coder for bits whose probabilities are known: 32-bit integers, nothing else.
+"""An arithmetic coder for bits of known probability, in 32-bit integers.
 
 Both ends keep an interval [low, high] of 32-bit numbers. A bit takes the lower or the upper part of
-it; leading bytes that no longer can differ are written, and the interval is widened by as much.
+it; leading bytes that can no longer differ are written, and the interval is widened by as much.
 Probabilities are in units of 1 / 65536.
 """
 

@@ -1,6 +1,6 @@
-"""Byte strings, compressed with whatever of the standard library makes them smallest.
+"""Byte strings, compressed by whatever in the standard library makes them smallest.
 
-The first byte of a section says how; its length when unpacked is known to whoever reads it.
+The first byte of a section says how; the reader knows its uncompressed length.
 """
 
 from __future__ import annotations

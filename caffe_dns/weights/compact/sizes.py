@@ -1,7 +1,7 @@
-"""Giving a definition the sizes that a compact file's own one has.
+"""Gives a definition the sizes of the one in a compact file.
 
-A compact file may hold a shrunk net: layers of the same names with fewer channels, some of them
-gone. Its definition is for use; the one that trains and scores has data and losses.
+A compact file may hold a shrunk net: layers of the same names with fewer channels, and some layers
+gone. Its definition is for deployment; the one that trains and scores has data and losses.
 """
 
 from __future__ import annotations

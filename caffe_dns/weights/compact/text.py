@@ -1,4 +1,4 @@
-"""A text as it is coded, byte by byte, and what is known of it by then."""
+"""A text as it is coded, byte by byte, and what is known about it at each point."""
 
 from __future__ import annotations
 

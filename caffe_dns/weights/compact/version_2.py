@@ -1,7 +1,7 @@
 """Compact files of version 2, which are read but no longer written.
 
-What differs from `shared`, as docs/dnsz.md says: how contexts learn, what bits depend on, and what
-is said of shapes.
+The differences from `shared`, as docs/dnsz.md says: how contexts learn, what bits depend on, and
+how shapes are coded.
 """
 
 from __future__ import annotations
