@@ -91,7 +91,7 @@ class Card:
             *_listed("next", self._next(files)),
         ]
         for line in lines:
-            log.put(line + "\n", sys.stdout)
+            log.put(log.visible(line) + "\n", sys.stdout)
 
     def _is_new(self, file: str) -> bool:
         """Whether a file or a folder is there, and of this run."""

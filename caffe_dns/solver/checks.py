@@ -40,13 +40,18 @@ def check_definition(param: SolverParameter) -> None:
 
 
 def check_sizes(param: SolverParameter, net: Net, histories: int) -> None:
-    """Raise CaffeError when the solver's snapshots could not be read again.
+    """Raise CaffeError when the solver's snapshots could not be read again, or not be written.
 
     A state has `histories` numbers for each parameter. Text and settings, which take some thousand
     bytes, are left to whoever writes.
     """
     wanted = param.snapshot or param.snapshot_after_train
-    if not wanted or param.snapshot_format != SolverParameter.BINARYPROTO:
+    if not wanted:
+        return
+    if param.snapshot_format == SolverParameter.HDF5:
+        from caffe_dns.weights.hdf5 import check_names  # here, because h5py takes long
+
+        check_names(net)
         return
     copies = 2 if param.snapshot_diff else 1
     blobs = [

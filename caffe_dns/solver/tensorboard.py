@@ -150,8 +150,12 @@ def _settings(param: SolverParameter) -> dict[str, str | float]:
 
 
 def check_tensorboard(folder: str) -> None:
-    """Raise CaffeError when the package is missing, or `folder` cannot be a folder."""
+    """Raise CaffeError when the package is missing, or `folder` cannot be its folder."""
     _summary_writer()
+    try:
+        folder.encode()
+    except UnicodeEncodeError:
+        raise CaffeError("TensorBoard needs a name in UTF-8", file=folder) from None
     if os.path.exists(folder) and not os.path.isdir(folder):
         raise CaffeError("--tensorboard needs a folder, and this is a file", file=folder)
 

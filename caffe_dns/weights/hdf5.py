@@ -54,8 +54,31 @@ def _group_names(data: h5py.Group) -> list[str | bytes]:
     return names
 
 
+def check_names(net: Net) -> None:
+    """Raise CaffeError for a layer that cannot have a group of its own name.
+
+    A slash leads from a group to one in it: what begins with one begins at the root of the file, a
+    dot leads nowhere, and there is nothing in an array.
+    """
+    blobs = {step.layer.name: len(step.layer.blobs) for step in net.steps}
+    for step in net.steps:
+        parts = step.layer.name.split("/")
+        among_arrays = any(
+            is_count(part) and int(part) < blobs.get("/".join(parts[:at]), 0)
+            for at, part in enumerate(parts)
+        )
+        if among_arrays or "\0" in step.layer.name or not {"", "."}.isdisjoint(parts):
+            raise step.layer.error(
+                "has no place of this name in HDF5; `snapshot_format: BINARYPROTO` would be right"
+            )
+
+
 def put_weights(net: Net, diffs: Mapping[Param, Tensor] | None, root: h5py.File) -> Iterator[None]:
-    """Put the net's blobs into a file, and their `diffs` if there are any; yields after each."""
+    """Put the net's blobs into a file, and their `diffs` if there are any; yields after each.
+
+    Raises CaffeError for a layer that cannot have a group of its own name.
+    """
+    check_names(net)
     data = root.create_group("data")
     diff = None if diffs is None else root.create_group("diff")
     for step in net.steps:

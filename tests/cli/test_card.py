@@ -88,6 +88,12 @@ def test_what_an_earlier_run_left_is_not_listed_whatever_its_clock_said(
     assert str(grows) in listed and str(earlier) not in listed
 
 
+def test_names_tell_the_terminal_nothing(tmp_path: Path, capfd: Capture) -> None:
+    """A definition of somebody else's may have anything in them."""
+    _, card = train(tmp_path, capfd, snapshot_prefix=f'"{tmp_path}/a\\033[2Jb"')
+    assert f"{tmp_path}/a\\x1b[2Jb_iter_4.caffemodel\n" in card and "\x1b" not in card
+
+
 def test_a_run_whose_card_nobody_takes_is_done(
     tmp_path: Path, capfd: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,7 +12,7 @@ from caffe_dns.errors import CaffeError
 from caffe_dns.proto.blobs import array_to_blob
 from caffe_dns.solver.checks import check_sizes
 from caffe_dns.solver.solver import Solver
-from tests.solver.harness import make_solver
+from tests.solver.harness import make_solver, small_net
 
 #: Values of 4 bytes in 1 GiB.
 GIB = 1 << 28
@@ -53,6 +53,15 @@ def test_a_snapshot_without_its_sign_has_to_fit_as_well(tmp_path: Path) -> None:
     assert "a model of 3.00 GiB does not fit" in complaint(solver)
     solver.param.snapshot = 0
     check(solver)
+
+
+def test_names_without_a_place_in_hdf5_are_known_at_the_start(tmp_path: Path) -> None:
+    """ONNX's names begin with a slash."""
+    net = small_net().replace('"ip1" type', '"/ip1" type')
+    with pytest.raises(CaffeError, match="'/ip1': has no place of this name in HDF5"):
+        make_solver(tmp_path / "a", "snapshot: 5 snapshot_format: HDF5", net)
+    make_solver(tmp_path / "b", "snapshot: 5", net)
+    make_solver(tmp_path / "c", "snapshot_format: HDF5", net)
 
 
 def test_differences_and_histories_count(tmp_path: Path) -> None:

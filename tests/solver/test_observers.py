@@ -215,6 +215,8 @@ def test_tensorboard_needs_a_folder(tmp_path: Path, capfd: Capture) -> None:
     solver = write_solver(tmp_path, "surgery_holmes")
     line = complaint(["train", "--solver", solver, "--tensorboard", solver], capfd)
     assert line == f"dns: {solver}: --tensorboard needs a folder, and this is a file"
+    line = complaint(["train", "--solver", solver, "--tensorboard", "b\udce4"], capfd)
+    assert line == "dns: b\udce4: TensorBoard needs a name in UTF-8"
 
 
 # Files that cannot be written ---------------------------------------------------------------------

@@ -328,7 +328,29 @@ def test_slashes_in_names(tmp_path: Path) -> None:
         load_weights(other, str(tmp_path / "m.h5"))
         load_weights(plain(DATA), str(tmp_path / "m.h5"))
     assert_equal(values(other), values(net))
-    assert messages == [f"Ignoring source layer {name}" for name in ("block/1/a", "block/b")]
+    ignored = [line for line in messages if "Ignoring" in line]
+    assert ignored == [f"Ignoring source layer {name}" for name in ("block/1/a", "block/b")]
+
+
+@pytest.mark.parametrize(
+    "name", ["", "/ip", "ip/", "a//b", ".", "a/./b", "a\\000b", "ip/1", "ip/0/b"]
+)
+def test_names_without_a_place_in_hdf5(tmp_path: Path, name: str) -> None:
+    """h5py made `/ip` at the root of the file, say, where nobody looks for a layer."""
+    named = ip("other", "ip").replace("name: 'other'", f"name: '{name}'")
+    net = plain(DATA + ip("ip", "data") + named)
+    with pytest.raises(CaffeError, match="has no place of this name in HDF5") as caught:
+        save_weights(net, tmp_path / "m.h5", hdf5=True)
+    assert caught.value.layer == name.replace("\\000", "\0") and not [*tmp_path.iterdir()]
+    save_weights(net, tmp_path / "m.caffemodel")
+
+
+def test_names_beside_arrays(tmp_path: Path) -> None:
+    net = randomize(plain(DATA + ip("ip", "data") + ip("ip/2", "ip") + ip("ip/x", "ip/2")), 1)
+    save_weights(net, tmp_path / "m.h5", hdf5=True)
+    other = plain(DATA + ip("ip", "data") + ip("ip/2", "ip") + ip("ip/x", "ip/2"))
+    load_weights(other, str(tmp_path / "m.h5"))
+    assert_equal(values(other), values(net))
 
 
 @pytest.mark.parametrize("surgery", [False, True])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from caffe_dns import log
 from caffe_dns.cli import definitions
 from caffe_dns.encoding import encode
 from caffe_dns.errors import CaffeError
@@ -31,5 +32,5 @@ def run(
     made = definitions.read_deployment(model, batch, shape, level, stage, all_losses, context)
     write_atomically(output, encode(made.to_text()))
     for remark in made.remarks:
-        click.echo(remark)
+        click.echo(log.visible(remark))
     click.echo(f"Wrote {output}: {len(made.param.layer)} layers")
