@@ -33,7 +33,9 @@ def line(means, inverse_stds, factors, shifts, channels, num_channels, AFFINE: t
 
 
 @triton.jit
-def _place(num_rows, num_channels, LAST: tl.constexpr, HEIGHT: tl.constexpr, COLUMNS: tl.constexpr):
+def tile_from_end(
+    num_rows, num_channels, LAST: tl.constexpr, HEIGHT: tl.constexpr, COLUMNS: tl.constexpr
+):
     """Rows and channels of this program's tile.
 
     From the last row to the first: the last ones that the pass before has read, or the first that
@@ -54,6 +56,17 @@ def _packed(rows, channels, num_rows, num_channels, COLUMNS: tl.constexpr):
     """Where the bits of a tile lie, eight channels to a byte, and which are inside."""
     group = tl.min(channels) // 8 + tl.arange(0, COLUMNS // 8)[None, :]
     return rows * (num_channels // 8) + group, (rows < num_rows) & (group < num_channels // 8)
+
+
+@triton.jit
+def store_signs(
+    signs, y, rows, channels, num_rows, num_channels, HEIGHT: tl.constexpr, COLUMNS: tl.constexpr
+):
+    """Store a bit for each number of a tile: whether it is positive."""
+    bits = tl.reshape((y > 0).to(tl.int32), (HEIGHT, COLUMNS // 8, 8))
+    packed = tl.sum(bits << tl.arange(0, 8)[None, None, :], 2).to(tl.uint8)
+    place, known = _packed(rows, channels, num_rows, num_channels, COLUMNS)
+    tl.store(signs + place, packed, mask=known)
 
 
 @triton.jit
@@ -83,7 +96,7 @@ def _apply(
     HEIGHT: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
-    rows, channels = _place(num_rows, num_channels, LAST, HEIGHT, COLUMNS)
+    rows, channels = tile_from_end(num_rows, num_channels, LAST, HEIGHT, COLUMNS)
     x, inside, where = load(blob, rows, channels, num_rows, num_channels, plane, LAST)
     slope, intercept, _, _ = line(
         means, inverse_stds, factors, shifts, channels, num_channels, AFFINE
@@ -109,10 +122,7 @@ def _apply(
     y = y.to(top.dtype.element_ty)
     tl.store(top + where, y, mask=inside)
     if PACKS:
-        bits = tl.reshape((y > 0).to(tl.int32), (HEIGHT, COLUMNS // 8, 8))
-        packed = tl.sum(bits << tl.arange(0, 8)[None, None, :], 2).to(tl.uint8)
-        place, known = _packed(rows, channels, num_rows, num_channels, COLUMNS)
-        tl.store(signs + place, packed, mask=known)
+        store_signs(signs, y, rows, channels, num_rows, num_channels, HEIGHT, COLUMNS)
 
 
 @triton.jit
@@ -216,23 +226,35 @@ def _sum_gradients(
 
 
 @triton.jit
+def handed_down(
+    x, gradient, slope, mean, inverse_std, shift_gradients, factor_gradients, channels, num_rows,
+    num_channels,
+):  # fmt: skip
+    """The gradient of a tile from that above, and those of a shift and a factor."""
+    known = channels < num_channels
+    along_shift = tl.load(shift_gradients + channels, mask=known, other=0.0) / num_rows
+    along_factor = tl.load(factor_gradients + channels, mask=known, other=0.0) / num_rows
+    return (gradient - (along_shift + (x - mean) * inverse_std * along_factor)) * slope
+
+
+@triton.jit
 def _bottom_gradient(
     blob, gradients, result, means, inverse_stds, factors, shifts, shift_gradients,
     factor_gradients, num_rows, num_channels, plane, AFFINE: tl.constexpr, RELU: tl.constexpr,
     LAST: tl.constexpr, HEIGHT: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    rows, channels = _place(num_rows, num_channels, LAST, HEIGHT, COLUMNS)
+    rows, channels = tile_from_end(num_rows, num_channels, LAST, HEIGHT, COLUMNS)
     x, inside, where = load(blob, rows, channels, num_rows, num_channels, plane, LAST)
     slope, intercept, mean, inverse_std = line(
         means, inverse_stds, factors, shifts, channels, num_channels, AFFINE
     )
     gradient = tl.load(gradients + where, mask=inside, other=0.0).to(tl.float32)
     gradient = _pass_relu(x, gradient, slope, intercept, RELU)
-    known = channels < num_channels
-    along_shift = tl.load(shift_gradients + channels, mask=known, other=0.0) / num_rows
-    along_factor = tl.load(factor_gradients + channels, mask=known, other=0.0) / num_rows
-    gradient -= along_shift + (x - mean) * inverse_std * along_factor
-    tl.store(result + where, gradient * slope, mask=inside)
+    below = handed_down(
+        x, gradient, slope, mean, inverse_std, shift_gradients, factor_gradients, channels,
+        num_rows, num_channels,
+    )  # fmt: skip
+    tl.store(result + where, below, mask=inside)
 
 
 @dataclass(frozen=True)

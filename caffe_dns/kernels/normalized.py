@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -58,6 +59,17 @@ class NormalizedBatch(torch.autograd.Function):
         return result, along_factor, along_shift, bias, *[None] * 5
 
 
+def added_up(
+    gradients: Sequence[Tensor | None], like: Tensor
+) -> tuple[Tensor | None, Tensor | None]:
+    """Gradients of copies, laid out like another blob: one, and the sum of all others; or None."""
+    given = [laid_out(gradient, like) for gradient in gradients if gradient is not None]
+    if not given:
+        return None, None
+    first, *others = given
+    return first, sum(others[1:], others[0]) if others else None
+
+
 class NormalizedSum(torch.autograd.Function):
     """relu((x - mean) / sqrt(variance + eps) * factor + shift + addend), `copies` times.
 
@@ -91,11 +103,9 @@ class NormalizedSum(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         x, mean, inverse_std, factor, shift, signs = ctx.saved_tensors
-        given = [laid_out(gradient, like=x) for gradient in gradients if gradient is not None]
-        if not given:
+        first, more = added_up(gradients, x)
+        if first is None:
             return (None,) * 10
-        first, *others = given
-        more = sum(others[1:], others[0]) if others else None
         done = Normalization(x, mean, inverse_std, factor, shift, relu=True)
         result, along_factor, along_shift, passed = done.gradients(first, more, signs)
         bias = torch.zeros_like(mean) if ctx.needs_input_grad[4] else None

@@ -1,4 +1,4 @@
-"""A normalisation that is left to the reader of the blob, which saves a pass over memory."""
+"""What is left to the reader of a blob, or left out because nothing reads it."""
 
 from __future__ import annotations
 
@@ -36,3 +36,14 @@ class Postponed:
         if left is None or left[0].data_ptr() != gradient.data_ptr():
             return None
         return left[1]
+
+
+@dataclass
+class Sampling:
+    """A blob whose readers all look at the first pixel of every so many, each way.
+
+    Whether it has no others in this pass is decided by who makes it.
+    """
+
+    stride: int
+    is_done: bool = False

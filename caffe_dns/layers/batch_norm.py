@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from caffe_dns import kernels
-from caffe_dns.kernels.postponed import Postponed
+from caffe_dns.kernels.postponed import Postponed, Sampling
 from caffe_dns.layers.base import ALL_BOTTOMS, SameShape, Shape, add_bias, layer_types
 from caffe_dns.layers.batch_statistics import normalize_batch
 from caffe_dns.layers.pixels import is_innermost
@@ -151,22 +151,19 @@ class BatchNorm(SameShape):
         bias: Tensor | None = None,
         sums: Sums | None = None,
         postponed: Postponed | None = None,
+        sampling: Sampling | None = None,
         copies: int,
     ) -> Sequence[Tensor]:
         """relu(what `normalize` gives + addend), so many times: each has a gradient of its own.
 
-        What has been `postponed` of the addend is done as well.
+        What has been `postponed` of the addend is done as well. With a `sampling`, the kernel makes
+        no other pixels.
         """
         left = postponed.take() if postponed is not None else None
         if self._suits_kernel(values) and not self.images and addend.dtype == values.dtype:
-            from caffe_dns.kernels.normalized import NormalizedSum
-
             factor, shift = _both(factor, shift)
-            statistics = self._statistics()
-            tops: Sequence[Tensor] = NormalizedSum.apply(
-                values, addend, factor, shift, bias, statistics, self.eps, copies, sums, left
-            )
-            return tops
+            own = (values, addend, factor, shift, bias, self._statistics(), self.eps, copies, sums)
+            return _sum(*own, left, sampling=sampling)
         if left is not None:
             addend = stand_in(addend, left.top())
         top = torch.relu(self.normalize(values, factor, shift, bias=bias, sums=sums) + addend)
@@ -328,3 +325,17 @@ def _channels(shape: Shape) -> int:
 def _both(factor: Tensor | None, shift: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
     """A shift, too, where there is a factor."""
     return factor, torch.zeros_like(factor) if factor is not None and shift is None else shift
+
+
+def _sum(values: Tensor, *given: Any, sampling: Sampling | None) -> Sequence[Tensor]:
+    """A normalised sum by a kernel, which makes but a sample where it can and is to."""
+    from caffe_dns.kernels import sampled_sum
+    from caffe_dns.kernels.normalized import NormalizedSum
+
+    tops: Sequence[Tensor]
+    if sampling is not None and sampled_sum.fits(values):
+        sampling.is_done = True
+        tops = sampled_sum.SampledSum.apply(values, *given, sampling.stride)
+    else:
+        tops = NormalizedSum.apply(values, *given)
+    return tops

@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
 
 def summed_convolution(
-    layer: BaseConvolution, bottom: Tensor
+    layer: BaseConvolution, bottom: Tensor, product: Convolved | None = None
 ) -> tuple[Tensor, Tensor | None, Sums] | None:
     """The top before the bias is added, the bias, and the top's sums.
 
-    None where that is not for the kernel.
+    None where that is not for the kernel. The arithmetic may be another `product` than the layer's.
     """
-    plain = layer.convolved
+    plain = product or layer.convolved
     if plain is None or not _is_product(layer, plain) or len(bottom) * layer.products < LARGE:
         return None
     if not kernels.suit(bottom) or layer.deferring(len(bottom)) is not None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 from torch import Tensor
 
 from caffe_dns import kernels
-from caffe_dns.kernels.postponed import Postponed
+from caffe_dns.kernels.postponed import Postponed, Sampling
 from caffe_dns.layers import sparse_gradients
 from caffe_dns.layers.batch_norm import BatchNorm
 from caffe_dns.layers.convolution import BaseConvolution
@@ -23,6 +23,7 @@ from caffe_dns.layers.normalized_convolution import suits as is_by_channels
 from caffe_dns.layers.pooled_convolution import pooled_convolution
 from caffe_dns.layers.pooling import Pooling
 from caffe_dns.layers.rectified_convolution import rectified_convolution, rectify, suits
+from caffe_dns.layers.sampled_convolution import sampled, sampled_convolution
 from caffe_dns.layers.summed_convolution import summed_convolution
 from caffe_dns.mask_rules import stand_in
 from caffe_dns.net.joining import Share
@@ -88,6 +89,8 @@ class Chain(FusedLayers):
     #: What is left to who reads its top, and what has been left to it by who made its bottom.
     postponed: Postponed | None = None
     before: Postponed | None = None
+    #: What its bottom may be no more than, for a convolution that looks at nothing else.
+    sampling: Sampling | None = None
 
     @property
     def steps(self) -> list[Step]:
@@ -147,14 +150,23 @@ class Chain(FusedLayers):
         return (top,)
 
     def run_and_add(
-        self, bottom: Tensor, addend: Tensor, copies: int, postponed: Postponed | None
+        self,
+        bottom: Tensor,
+        addend: Tensor,
+        copies: int,
+        postponed: Postponed | None,
+        sampling: Sampling | None,
     ) -> Sequence[Tensor]:
-        """relu(what it makes of the bottom + addend), so many times, if it ends by normalising."""
+        """relu(what it makes of the bottom + addend), so many times, if it ends by normalising.
+
+        Or no more of that than the `sampling` says.
+        """
         layer, *affine = self._affine()
         bottom, bias, sums = self._add_up(bottom, layer)
         return layer.normalize_and_add(
-            bottom, addend, *affine, bias=bias, sums=sums, postponed=postponed, copies=copies
-        )
+            bottom, addend, *affine, bias=bias, sums=sums, postponed=postponed, sampling=sampling,
+            copies=copies,
+        )  # fmt: skip
 
     def _pool(self, bottom: Tensor, pooling: Pooling) -> Tensor:
         """The maxima of what the convolution or the BatchNorm makes of it."""
@@ -196,8 +208,18 @@ class Chain(FusedLayers):
         """What the convolution or inner product, if there is one, makes of it, and its bias."""
         if self.weighted is None:
             return bottom, None
+        convolution = self._sampled_convolution()
+        if convolution is not None:
+            return sampled_convolution(convolution, bottom)
         assert isinstance(self.weighted.layer, WeightedLayer)
         return self.weighted.layer.without_bias(bottom)
+
+    def _sampled_convolution(self) -> BaseConvolution | None:
+        """The convolution, where its bottom is what it looks at, and no more, in this pass."""
+        if self.sampling is None or not self.sampling.is_done or self.weighted is None:
+            return None
+        assert isinstance(self.weighted.layer, BaseConvolution)
+        return self.weighted.layer
 
     def _add_up(
         self, bottom: Tensor, batch_norm: BatchNorm
@@ -205,7 +227,8 @@ class Chain(FusedLayers):
         """The same, and its sums for the BatchNorm if they have been added up as it was made."""
         layer = self.weighted.layer if self.weighted is not None else None
         if isinstance(layer, BaseConvolution) and batch_norm.wants_sums:
-            found = summed_convolution(layer, bottom)
+            is_sampled = self._sampled_convolution() is not None
+            found = summed_convolution(layer, bottom, sampled(layer) if is_sampled else None)
             if found is not None:
                 return found
         return (*self._weigh(bottom), None)
@@ -227,6 +250,9 @@ class Residual(FusedLayers):
     split: Step | None
     #: What has been left to it by who made the other blob.
     before: Postponed | None = None
+    #: What all that read it look at, if that is not everything, and they.
+    sampling: Sampling | None = None
+    readers: tuple[BaseConvolution, ...] = ()
 
     @property
     def steps(self) -> list[Step]:
@@ -239,7 +265,12 @@ class Residual(FusedLayers):
 
     def run(self, *bottoms: Tensor) -> Sequence[Tensor]:
         bottom, addend = bottoms
-        return self.chain.run_and_add(bottom, addend, len(self.steps[-1].tops), self.before)
+        copies, sampling = len(self.steps[-1].tops), self.sampling
+        if sampling is not None:
+            sampling.is_done = False
+            if any(reader.fixed_product is not None for reader in self.readers):
+                sampling = None
+        return self.chain.run_and_add(bottom, addend, copies, self.before, sampling)
 
 
 def _rectify(

@@ -14,12 +14,13 @@ from itertools import takewhile
 
 import torch
 
-from caffe_dns.kernels.postponed import Postponed
+from caffe_dns.kernels.postponed import Postponed, Sampling
 from caffe_dns.layers.arithmetic import Eltwise
 from caffe_dns.layers.base import Context, Layer
 from caffe_dns.layers.batch_norm import BatchNorm
 from caffe_dns.layers.convolution import BaseConvolution
 from caffe_dns.layers.masked import MasksTogether, WeightedLayer
+from caffe_dns.layers.sampled_convolution import stride_of
 from caffe_dns.net.fused import Chain, FusedLayers, RectifiedSum, Residual
 from caffe_dns.net.joining import Joined, shares
 from caffe_dns.net.kinds import (
@@ -71,7 +72,8 @@ def _find_fused_layers(
         del rest[: len(group.steps) if group is not None else 1]
     if inner:
         return found
-    return {**found, **_joined(steps, found), **_postponing(steps, found)}
+    found |= {**_joined(steps, found), **_postponing(steps, found)}
+    return {**found, **_sampling(steps, found)}
 
 
 def _postponing(
@@ -103,6 +105,38 @@ def _postponing(
             change(group, postponed=postponed)
             change(taker, before=postponed)
     return changed
+
+
+def _sampling(
+    steps: Sequence[Step], found: Mapping[Layer, FusedLayers]
+) -> dict[Layer, FusedLayers]:
+    """Sums among those found of which all readers are chains that look at the same few pixels."""
+    changed: dict[Layer, FusedLayers] = {}
+    for group in found.values():
+        if not isinstance(group, Residual):
+            continue
+        tops = group.steps[-1].tops
+        readers = [step for step in steps if {*step.bottoms} & {*tops} and step not in group.steps]
+        chains = [found.get(step.layer) for step in readers]
+        convolutions = [each for chain in chains for each in _strided(chain)]
+        strides = {stride_of(each) for each in convolutions}
+        if not chains or len(convolutions) < len(chains) or len(strides) > 1 or strides == {1}:
+            continue
+        sampling = Sampling(strides.pop())
+        first = group.steps[0].layer
+        changed[first] = replace(group, sampling=sampling, readers=tuple(convolutions))
+        for chain in chains:
+            assert isinstance(chain, Chain)
+            changed[chain.steps[0].layer] = replace(chain, sampling=sampling)
+    return changed
+
+
+def _strided(group: FusedLayers | None) -> list[BaseConvolution]:
+    """The convolution that a chain begins with, if a BatchNorm follows and nothing is pooled."""
+    if not isinstance(group, Chain) or group.batch_norm is None or group.pool is not None:
+        return []
+    layer = group.weighted.layer if group.weighted is not None else None
+    return [layer] if isinstance(layer, BaseConvolution) else []
 
 
 def _group_at(steps: Sequence[Step], inner: bool) -> FusedLayers | None:

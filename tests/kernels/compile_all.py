@@ -37,6 +37,7 @@ from caffe_dns.kernels.normalized import NormalizedBatch, NormalizedConvolution,
 from caffe_dns.kernels.normalized_pool import NormalizedMaxPool
 from caffe_dns.kernels.postponed import Postponed
 from caffe_dns.kernels.products import Products
+from caffe_dns.kernels.sampled_sum import SampledSum
 from caffe_dns.kernels.sgd import SGDKernel
 from caffe_dns.kernels.softmax_loss import SoftmaxLoss
 from caffe_dns.kernels.space_to_depth import space_to_depth
@@ -182,6 +183,9 @@ def run_on_rows(statistics: Statistics) -> None:
         # Eight channels' signs take a byte.
         tops = NormalizedSum.apply(x.requires_grad_(), x, None, None, None, statistics, 1e-5, 1)
         torch.autograd.backward(tops, tops)
+        for before in (None, left):
+            (top,) = SampledSum.apply(x, x, None, None, None, statistics, 1e-5, 1, None, before, 2)
+            top.sum().backward()
     x = torch.zeros(2, 64, 8, 8).contiguous(memory_format=torch.channels_last)
     for pad in (0, 1):
         window = 2 * pad + 1
