@@ -29,11 +29,11 @@ from caffe_dns.kernels.patches import SIZES, activation, patches, place, taps
 SIDE, TAPS = 3, 9
 #: The strides there are kernels for.
 STRIDES = (1, 2)
-#: The types that they are faster for than cuDNN.
-TYPES = (torch.float32,)
+#: The types that there are kernels for.
+TYPES = (torch.float32, torch.bfloat16)
 #: The most channels in a tile, and how many numbers a program has of each pixel of its patches,
 #: forwards and backwards; its warps, and for how many rows it has room, loading ahead.
-CHANNELS, PLACES, BACK_PLACES, WARPS, STAGES, BACK_STAGES = 64, 512, 256, 4, 1, 3
+CHANNELS, PLACES, BACK_PLACES, WARPS, STAGES, BACK_STAGES = 64, 512, 256, 4, 3, 3
 #: Programs that keep a large GPU busy until the last one ends.
 PROGRAMS = 4096
 #: The fewest rows of a program: it loads two more.
