@@ -129,10 +129,17 @@ class GradientAverage:
         """The parameters whose gradients travel together, in the order in which they go."""
         return [list(bucket.parameters) for bucket in self._buckets]
 
+    @property
+    def goes_at_once(self) -> bool:
+        """Whether nothing goes on its way before backward has ended."""
+        return len(self._buckets) <= 1
+
     def arm(self) -> None:
         """Let gradients go on their way during the next backward pass."""
         self.reset()
-        self._armed = True
+        # One buffer has to wait for those that somebody else computes: for autograd, too, has
+        # their parameters arrive, without a gradient.
+        self._armed = not self.goes_at_once
 
     def finish(self) -> None:
         """Wait until all gradients are averaged."""

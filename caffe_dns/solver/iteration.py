@@ -185,8 +185,8 @@ class CapturedIteration:
         self.net = net
         self.rule = rule
         self._average = average
-        # Gradients of several buffers go on their way as autograd brings them.
-        if deferred is None and (average is None or len(average.groups) <= 1):
+        # Gradients in several buffers go on their way as autograd brings them.
+        if deferred is None and (average is None or average.goes_at_once):
             deferred = SecondStream()
         self._deferred_gradients = deferred
         # Of what is shared, gradients are added up, which is done in float32.

@@ -6,11 +6,19 @@ import numpy as np
 import pytest
 import torch
 
+from caffe_dns.layers.base import Context
 from caffe_dns.layers.memory_data import MemoryData
 from caffe_dns.parallel.averaging import GradientAverage
 from caffe_dns.solver import iteration
-from caffe_dns.solver.iteration import Batches, CapturedIteration, due, taken_over
+from caffe_dns.solver.iteration import (
+    Batches,
+    CapturedIteration,
+    due,
+    run_iteration,
+    taken_over,
+)
 from caffe_dns.solver.update_rules import solver_types
+from tests.layers.test_weight_gradients import OnTheSpot
 from tests.nets import input_layer, ip, layer, make_net, recorded_log
 from tests.solver.rules import parse
 
@@ -135,3 +143,25 @@ def test_a_second_stream_computes_what_does_not_travel_before_the_end(
         parameters = [torch.zeros(shape, requires_grad=True) for shape in shapes]
         average = GradientAverage(parameters, lambda values: lambda: None)
     assert CapturedIteration(net, rule, average)._deferred_gradients == wanted
+
+
+def test_gradients_computed_beside_backward_are_averaged() -> None:
+    """Two passes, after each of which they are added up."""
+    found = []
+    for deferred in (None, OnTheSpot()):
+        text = input_layer(data=(4, 6)) + ip("a", "data") + ip("b", "a")
+        net = make_net(
+            text + layer("loss", "Reduction", "b", "loss", "loss_weight: 1"),
+            context=Context(seed=3),
+        )
+        rule = solver_types["SGD"](parse("momentum: 0.9 iter_size: 2"), net.learnable_params)
+        learning = [p.tensor for p in net.learnable_params if p.tensor.requires_grad]
+        average = GradientAverage(learning, lambda values: lambda: values.mul_(2))
+        assert average.goes_at_once
+        rule.begin(0, 0.1)
+        batches = [{"data": torch.full((4, 6), value)} for value in (1.0, 3.0)]
+        run_iteration(net, rule, batches, average, deferred)
+        assert deferred is None or deferred.joined == 4
+        found.append([param.tensor.detach() for param in net.learnable_params])
+    for mine, autograds in zip(*found, strict=True):
+        torch.testing.assert_close(mine, autograds)
