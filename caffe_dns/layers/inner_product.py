@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor
 
+from caffe_dns.layers import large_product
 from caffe_dns.layers.base import Shape, count, layer_types
 from caffe_dns.layers.masked import DeviationMasks, MagnitudeMasks, WeightedLayer
 from caffe_dns.layers.weight_gradients import FEW_OUTPUTS, FewOutputs, Linear
@@ -53,6 +54,8 @@ class BaseInnerProduct(WeightedLayer):
         apart = self.apply_apart(kind(self.transpose), flat, weight, bias)
         if apart is not None:
             return apart
+        if flat.dim() > 1 and large_product.is_wanted(weight):
+            return large_product.top(flat, weight, bias, Linear(self.transpose))
         return F.linear(flat, weight.t() if self.transpose else weight, bias)
 
 

@@ -52,9 +52,17 @@ class Linear:
         return F.linear(x, w.t() if self.transpose else w, b)
 
     def bottom_gradient(self, gradient: Tensor, x: Tensor, w: Tensor) -> Tensor:
-        return gradient @ (w.t() if self.transpose else w)
+        return self.below(gradient, w)
 
     def weight_gradient(self, gradient: Tensor, x: Tensor, w: Tensor) -> Tensor:
+        return self.along(gradient, x)
+
+    def below(self, gradient: Tensor, w: Tensor) -> Tensor:
+        """The gradient of x."""
+        return gradient @ (w.t() if self.transpose else w)
+
+    def along(self, gradient: Tensor, x: Tensor) -> Tensor:
+        """The gradient of w."""
         rows, columns = gradient.flatten(0, -2), x.flatten(0, -2)
         return columns.t() @ rows if self.transpose else rows.t() @ columns
 

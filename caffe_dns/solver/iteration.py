@@ -242,6 +242,8 @@ class CapturedIteration:
         """Record one iteration; nothing is computed. Says so, once, where that is impossible."""
         gc.collect()
         torch.cuda.synchronize()
+        # While a graph replays, cuBLAS works in memory of the graph's own.
+        torch._C._cuda_clearCublasWorkspaces()
         torch.cuda.empty_cache()
         away = self.net.given_away()
         inputs = [taken_over(batch, away) for batch in batches]

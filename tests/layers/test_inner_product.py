@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
+import torch
+from torch import Tensor
 
+from caffe_dns.layers import large_product
 from caffe_dns.layers.base import Context, Layer
+from caffe_dns.layers.inner_product import InnerProduct
+from caffe_dns.layers.weight_gradients import Linear
 from tests.layers.harness import check_gradients, draw, make_layer, refused, run
 from tests.oracle import GOLDEN, run_layer_case
 
@@ -71,3 +78,37 @@ def test_gradients(settings: str) -> None:
 )
 def test_wrong_settings(settings: str, message: str) -> None:
     assert message in refused(f"type: 'InnerProduct' inner_product_param {{ {settings} }}", (3, 4))
+
+
+@pytest.mark.parametrize("transpose", [False, True])
+@pytest.mark.parametrize(("axis", "shape"), [(1, (3, 2, 5)), (2, (3, 2, 5))])
+def test_large_weights(
+    axis: int, shape: tuple[int, ...], transpose: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same numbers, and what the mask makes of the weight is gone before its gradient comes."""
+    settings = f"num_output: 4 axis: {axis} transpose: {transpose}".lower()
+    text = f"type: 'InnerProduct' inner_product_param {{ {settings} weight_filler {{ std: 1"
+    text += " type: 'gaussian' } bias_filler { type: 'uniform' } }"
+    layer = make_layer(text, shape)
+    assert isinstance(layer, InnerProduct)
+    layer.mask_blobs()[0].copy_(draw(*layer.blobs[0].shape) > 0)
+    upstream = draw(*shape[:axis], 4, seed=3).float()
+    along, gone = Linear.along, []
+
+    def look(*arguments: Any) -> Tensor:
+        gone.append(torch.UntypedStorage._expired(product))
+        return along(*arguments)
+
+    monkeypatch.setattr(Linear, "along", look)
+    results = []
+    for least in (1 << 24, 0):
+        monkeypatch.setattr(large_product, "LARGE", least)
+        bottom = draw(*shape, seed=5).float().requires_grad_()
+        weight, bias = layer.effective()
+        product = weight.untyped_storage()._weak_ref()
+        top = layer.apply_to(bottom, weight, bias)
+        del weight
+        results.append((top, *torch.autograd.grad(top, (bottom, *layer.blobs[:2]), upstream)))
+    assert gone == [True]
+    for usual, large in zip(*results, strict=True):
+        torch.testing.assert_close(large, usual)
