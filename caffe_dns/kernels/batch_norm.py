@@ -328,14 +328,15 @@ class Normalization:
         more: Tensor | None = None,
         signs: Tensor | None = None,
         along: tuple[Tensor, Tensor] | None = None,
+        zeros: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
         """Those of x, factor, shift and addend, from one of the top's and, perhaps, `more` of it.
 
-        `signs` are given where there is an addend, `along` where `parameter_gradients` are there.
-        All are in x's memory format.
+        `signs` are given where there is an addend, `along` where `parameter_gradients` are there;
+        else `zeros` are set to 0. All are in x's memory format.
         """
         passed = torch.empty_like(gradient) if signs is not None else None
-        along = along or self.parameter_gradients(gradient, more, signs, passed)
+        along = along or self.parameter_gradients(gradient, more, signs, passed, zeros)
         result = self.bottom_gradient(gradient if passed is None else passed, along, passed is None)
         if self.factor is None:
             return result, None, None, passed
@@ -347,10 +348,12 @@ class Normalization:
         more: Tensor | None = None,
         signs: Tensor | None = None,
         passed: Tensor | None = None,
+        zeros: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Those of a shift and a factor, whether there are any or not.
 
-        Where there are signs, the gradient below the ReLU is `passed` on.
+        Where there are signs, the gradient below the ReLU is `passed` on. `zeros`, as many as there
+        are channels, are set to 0 besides.
         """
         layout, mean = self.layout, self.mean
         sums = mean.new_empty((layout.splits, 2, layout.channels))
@@ -373,7 +376,8 @@ class Normalization:
             PACKED=signs is not None and signs.dtype == torch.uint8,
             RELU=self.relu,
         )
-        along_shift, along_factor = add_up_splits(sums.flatten(1), torch.float32).view(2, -1)
+        added_up = add_up_splits(sums.flatten(1), torch.float32, zeros)
+        along_shift, along_factor = added_up.view(2, -1)
         return along_shift, along_factor
 
     def bottom_gradient(

@@ -48,10 +48,11 @@ def _sum(
     COLUMNS: tl.constexpr,
     AT_ONCE: tl.constexpr,
     STAGES: tl.constexpr,
+    FROM_END: tl.constexpr,
 ):
     """Sums of x - pivot and of its square for each channel, over a share of the rows.
 
-    The pivot is the mean of the first rows.
+    The pivot is the mean of the first rows. A blob that streams is read from its end with FROM_END.
     """
     split, splits = tl.program_id(1), tl.num_programs(1)
     channels = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)[None, :]
@@ -61,7 +62,9 @@ def _sum(
     total = tl.zeros((HEIGHT, COLUMNS), tl.float32)
     squares = tl.zeros((HEIGHT, COLUMNS), tl.float32)
     if STAGES > 0:
-        for begin in tl.range(split * HEIGHT, num_rows, splits * HEIGHT, num_stages=STAGES):
+        last = (num_rows - 1) // HEIGHT * HEIGHT
+        for place in tl.range(split * HEIGHT, num_rows, splits * HEIGHT, num_stages=STAGES):
+            begin = last - place if FROM_END else place
             distance = _distances(
                 blob, pivot, begin + rows, channels, num_rows, num_channels, plane, LAST
             )
@@ -141,7 +144,9 @@ def _finish(
 
 
 @triton.jit
-def _add_up_splits(sums, result, splits, numbers, SPLITS: tl.constexpr, FINISHED: tl.constexpr):
+def _add_up_splits(
+    sums, result, zeros, splits, numbers, num_zeros, SPLITS: tl.constexpr, FINISHED: tl.constexpr
+):
     place = tl.program_id(0) * FINISHED + tl.arange(0, FINISHED)
     known = place < numbers
     total = tl.zeros((SPLITS, FINISHED), tl.float32)
@@ -152,6 +157,8 @@ def _add_up_splits(sums, result, splits, numbers, SPLITS: tl.constexpr, FINISHED
         total += tl.load(sums + (start + split) * numbers + place[None, :], mask=inside, other=0.0)
         start += SPLITS
     tl.store(result + place, tl.sum(total, 0), mask=known)
+    if zeros is not None:
+        tl.store(zeros + place, tl.zeros((FINISHED,), tl.float32), mask=place < num_zeros)
 
 
 def _settings(splits: int) -> dict[str, int]:
@@ -161,11 +168,11 @@ def _settings(splits: int) -> dict[str, int]:
     return {"SPLITS": MANY, "FINISHED": FINISHED, "num_warps": MANY_WARPS}
 
 
-def add_up_splits(sums: Tensor, dtype: torch.dtype) -> Tensor:
+def add_up_splits(sums: Tensor, dtype: torch.dtype, zeros: Tensor | None = None) -> Tensor:
     """The sums of all splits, splits x numbers in float32, for each number in this type.
 
-    Where there are few numbers, PyTorch does that in a single block, which takes several times as
-    long.
+    `zeros`, no more than these numbers, are set to 0 in the same kernel. Where there are few
+    numbers, PyTorch adds up in a single block, which takes several times as long.
     """
     splits, numbers = sums.shape
     result = torch.empty(numbers, dtype=dtype, device=sums.device)
@@ -173,7 +180,7 @@ def add_up_splits(sums: Tensor, dtype: torch.dtype) -> Tensor:
     at_once = min(settings["SPLITS"], triton.next_power_of_2(splits))
     settings |= {"SPLITS": at_once, "FINISHED": settings["SPLITS"] * FINISHED // at_once}
     _add_up_splits[(triton.cdiv(numbers, settings["FINISHED"]),)](
-        sums, result, splits, numbers, **settings
+        sums, result, zeros, splits, numbers, 0 if zeros is None else len(zeros), **settings
     )
     return result
 
@@ -202,12 +209,14 @@ class Sums:
     sums: Tensor
 
 
-def add(x: Tensor, layout: Layout) -> Sums:
-    """What is added up in a pass over x."""
+def add(x: Tensor, layout: Layout, from_end: bool = False) -> Sums:
+    """What is added up in a pass over x, from its end where that is wanted and it is large."""
     channels = layout.channels
     pivot = torch.empty(channels, device=x.device)
     sums = torch.empty((layout.splits, 2, channels), device=x.device)
-    _sum[(layout.sum_blocks, layout.splits)](x, pivot, sums, **layout.streamed(x))
+    _sum[(layout.sum_blocks, layout.splits)](
+        x, pivot, sums, **layout.streamed(x), FROM_END=from_end
+    )
     return Sums(pivot, sums)
 
 
@@ -239,8 +248,17 @@ def measure(
 
 
 def measured(
-    x: Tensor, sums: Sums | None, bias: Tensor | None, statistics: Statistics, eps: float
+    x: Tensor,
+    sums: Sums | None,
+    bias: Tensor | None,
+    statistics: Statistics,
+    eps: float,
+    *,
+    from_end: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """Mean and 1 / sqrt(variance + eps) of each channel of x, which is added up if need be."""
+    """Mean and 1 / sqrt(variance + eps) of each channel of x, which is added up if need be.
+
+    With `from_end`, what lies first in memory is read last, and is still in the cache afterwards.
+    """
     layout = layout_of(x)
-    return measure(sums or add(x, layout), layout.rows, bias, statistics, eps)
+    return measure(sums or add(x, layout, from_end), layout.rows, bias, statistics, eps)

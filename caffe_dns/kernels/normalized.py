@@ -54,8 +54,11 @@ class NormalizedBatch(torch.autograd.Function):
         done = Normalization(x, mean, inverse_std, factor, shift, ctx.relu)
         gradient = laid_out(gradients[0], like=x)
         along = ctx.postponed.take_gradients(gradient) if ctx.postponed is not None else None
-        result, along_factor, along_shift, _ = done.gradients(gradient, along=along)
-        bias = torch.zeros_like(mean, dtype=ctx.bias_type) if ctx.needs_input_grad[3] else None
+        bias = None
+        if ctx.needs_input_grad[3]:
+            make = torch.empty_like if along is None else torch.zeros_like
+            bias = make(mean, dtype=ctx.bias_type)
+        result, along_factor, along_shift, _ = done.gradients(gradient, along=along, zeros=bias)
         return result, along_factor, along_shift, bias, *[None] * 5
 
 
@@ -107,8 +110,8 @@ class NormalizedSum(torch.autograd.Function):
         if first is None:
             return (None,) * 10
         done = Normalization(x, mean, inverse_std, factor, shift, relu=True)
-        result, along_factor, along_shift, passed = done.gradients(first, more, signs)
-        bias = torch.zeros_like(mean) if ctx.needs_input_grad[4] else None
+        bias = torch.empty_like(mean) if ctx.needs_input_grad[4] else None
+        result, along_factor, along_shift, passed = done.gradients(first, more, signs, zeros=bias)
         return result, passed, along_factor, along_shift, bias, *[None] * 5
 
 
@@ -147,12 +150,12 @@ class NormalizedConvolution(torch.autograd.Function):
         left = Normalization(x, below_mean, below_std, below_factor, below_shift, ctx.left_relu)
         top = Normalization(y, mean, inverse_std, factor, shift, ctx.relu)
         gradient = laid_out(gradients[0], like=top.x)
-        along_shift, along_factor = along = top.parameter_gradients(gradient)
+        bias = torch.empty_like(mean) if ctx.needs_input_grad[4] else None
+        along_shift, along_factor = along = top.parameter_gradients(gradient, zeros=bias)
         below, of_weight, *added_up = Depthwise(left, weight, ctx.stride).gradients(
             top, gradient, along
         )
         if ctx.needs_input_grad[0]:
             ctx.postponed.leave_gradients(below, (added_up[0], added_up[1]))
-        bias = torch.zeros_like(mean) if ctx.needs_input_grad[4] else None
         shared = (None, None) if factor is None else (along_factor, along_shift)
         return below, of_weight, *shared, bias, *[None] * 6

@@ -70,13 +70,15 @@ def _maximum(
     AFFINE: tl.constexpr, RELU: tl.constexpr, WHOLE: tl.constexpr,
     KH: tl.constexpr, KW: tl.constexpr, SH: tl.constexpr, SW: tl.constexpr,
     PH: tl.constexpr, PW: tl.constexpr,
-    STEPS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+    STEPS: tl.constexpr, FROM_END: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
     """STEPS tiles of the top; `pixels` are those of all images. Also where each maximum was, and
     what it was before it was normalised. With WHOLE, no window reaches beyond the image, and no
     tile beyond the last channel: nothing needs to be left out."""
     blocks = tl.cdiv(num_channels, COLUMNS)
-    place = tl.num_programs(0) - 1 - tl.program_id(0)
+    place = tl.program_id(0)
+    if FROM_END:
+        place = tl.num_programs(0) - 1 - place
     channels = place % blocks * COLUMNS + tl.arange(0, COLUMNS)[None, :]
     slope, intercept, _, _ = line(
         means, inverse_stds, factors, shifts, channels, num_channels, AFFINE
@@ -244,7 +246,7 @@ class NormalizedMaxPool(torch.autograd.Function):
         size: Pair,
         window: tuple[int, ...],
     ) -> Tensor:
-        mean, inverse_std = measured(x, sums, bias, statistics, eps)
+        mean, inverse_std = measured(x, sums, bias, statistics, eps, from_end=True)
         shape, last = (*x.shape[:2], *size), torch.channels_last
         top = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=last)
         winners, chosen = torch.empty_like(top, dtype=torch.uint8), torch.empty_like(top)
@@ -264,6 +266,7 @@ class NormalizedMaxPool(torch.autograd.Function):
             RELU=relu,
             WHOLE=_are_whole(x, size, window),
             STEPS=steps,
+            FROM_END=sums is not None,
             **settings,
         )
         ctx.save_for_backward(x, mean, inverse_std, factor, shift, winners, chosen)
@@ -277,7 +280,8 @@ class NormalizedMaxPool(torch.autograd.Function):
         gradient = laid_out(gradients[0], like=winners)
         # All that a channel's gradient adds up is what the maxima are handed.
         handed = Normalization(chosen, mean, inverse_std, factor, shift, ctx.relu)
-        along_shift, along_factor = handed.parameter_gradients(gradient)
+        bias = torch.empty_like(mean, dtype=ctx.bias_type) if ctx.needs_input_grad[3] else None
+        along_shift, along_factor = handed.parameter_gradients(gradient, zeros=bias)
         result = torch.empty_like(x)
         (height, width), (_, _, *stride, pad_h, pad_w) = x.shape[2:], ctx.window
         rows = triton.cdiv(height + pad_h, stride[0])
@@ -302,7 +306,6 @@ class NormalizedMaxPool(torch.autograd.Function):
             AFFINE=factor is not None,
             **settings,
         )
-        bias = torch.zeros_like(mean, dtype=ctx.bias_type) if ctx.needs_input_grad[3] else None
         along = (None, None) if factor is None else (along_factor, along_shift)
         return result, *along, bias, *[None] * 6
 

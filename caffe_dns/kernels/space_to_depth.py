@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 ROWS = 32
+#: How many numbers of a gradient a program puts back.
+BLOCK = 512
 
 
 @triton.jit
@@ -43,6 +47,54 @@ def _gather(
     place = image * stride_n + channel * stride_c + y * stride_h + x * stride_w
     value = tl.load(images + place, mask=inside, other=0.0)
     tl.store(result + pixel * DEPTH + depth, value, mask=known)
+
+
+@triton.jit
+def _put_back(
+    source, result, count, num_channels, height, width, block_height, block_width, depth,
+    stride_n, stride_c, stride_h, stride_w, SIDE: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Some numbers of images, count in all, from squares."""
+    place = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    inside = place < count
+    x, y = place % width, place // width % height
+    channel = place // (width * height) % num_channels
+    image = place // (width * height * num_channels)
+    square = (image * block_height + y // SIDE) * block_width + x // SIDE
+    where = square * depth + (channel * SIDE + y % SIDE) * SIDE + x % SIDE
+    value = tl.load(source + where, mask=inside)
+    where = image * stride_n + channel * stride_c + y * stride_h + x * stride_w
+    tl.store(result + where, value, mask=inside)
+
+
+class FoldedWeight(torch.autograd.Function):
+    """A weight as `space_to_depth` makes it of images, in its own type."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, weight: Tensor, side: int, blocks: tuple[int, int], channels: int
+    ) -> Tensor:
+        ctx.like, ctx.side = torch.empty_like(weight, device="meta"), side
+        return space_to_depth(weight, side, (0, 0), blocks, channels, weight.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
+        last = torch.channels_last
+        gradient, like = gradients[0].contiguous(memory_format=last), ctx.like
+        result = torch.empty_like(like, device=gradient.device)
+        depth, *blocks = gradient.shape[1:]
+        _put_back[(triton.cdiv(result.numel(), BLOCK),)](
+            gradient,
+            result,
+            result.numel(),
+            *result.shape[1:],
+            *blocks,
+            depth,
+            *result.stride(),
+            SIDE=ctx.side,
+            BLOCK=BLOCK,
+        )
+        return result, None, None, None
 
 
 def space_to_depth(

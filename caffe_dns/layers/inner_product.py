@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from caffe_dns import kernels
 from caffe_dns.layers import large_product
 from caffe_dns.layers.base import Shape, count, layer_types
 from caffe_dns.layers.masked import DeviationMasks, MagnitudeMasks, WeightedLayer
@@ -49,7 +51,7 @@ class BaseInnerProduct(WeightedLayer):
         return self.apply_to(bottoms[0], *self.effective(self.context.activations))
 
     def apply_to(self, bottom: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        flat = bottom.to(weight.dtype).reshape(*bottom.shape[: self.first_axis], self.num_inputs)
+        flat = self._flattened(bottom.to(weight.dtype))
         kind = FewOutputs if self.num_output <= FEW_OUTPUTS else Linear
         apart = self.apply_apart(kind(self.transpose), flat, weight, bias)
         if apart is not None:
@@ -57,6 +59,20 @@ class BaseInnerProduct(WeightedLayer):
         if flat.dim() > 1 and large_product.is_wanted(weight):
             return large_product.top(flat, weight, bias, Linear(self.transpose))
         return F.linear(flat, weight.t() if self.transpose else weight, bias)
+
+    def _flattened(self, bottom: Tensor) -> Tensor:
+        """The bottom as numbers of inputs, in the order of its axes."""
+        innermost = (
+            bottom.dim() == 4
+            and bottom.is_contiguous(memory_format=torch.channels_last)
+            and not bottom.is_contiguous()
+        )
+        if innermost and self.first_axis == 1 and kernels.suit(bottom):
+            from caffe_dns.kernels.flatten import Flattened
+
+            flat: Tensor = Flattened.apply(bottom)
+            return flat
+        return bottom.reshape(*bottom.shape[: self.first_axis], self.num_inputs)
 
 
 @layer_types.register("InnerProduct")

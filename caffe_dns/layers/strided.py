@@ -92,6 +92,13 @@ class StridedConvolution:
             blocks * self.stride - kernel
             for blocks, kernel in zip(self.blocks, self.kernel, strict=True)
         )
+        if kernels.suit(weight):
+            from caffe_dns.kernels.space_to_depth import FoldedWeight
+
+            folded: Tensor = FoldedWeight.apply(
+                weight, self.stride, self.blocks, self.padded_channels
+            )
+            return folded
         more = self.padded_channels - self.channels
         return _fold(F.pad(weight, (0, columns, 0, rows, 0, more)), self.stride)
 

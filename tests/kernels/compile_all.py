@@ -30,6 +30,7 @@ from caffe_dns.kernels.columns import by_columns
 from caffe_dns.kernels.contest import ContestKernel
 from caffe_dns.kernels.cut import CutKernel, CutMask
 from caffe_dns.kernels.first_convolution import FirstConvolution
+from caffe_dns.kernels.flatten import Flattened
 from caffe_dns.kernels.layout import LARGE
 from caffe_dns.kernels.lrn import NormalizedAcross
 from caffe_dns.kernels.max_pool import MaxPool
@@ -40,7 +41,7 @@ from caffe_dns.kernels.products import Products
 from caffe_dns.kernels.sampled_sum import SampledSum
 from caffe_dns.kernels.sgd import SGDKernel
 from caffe_dns.kernels.softmax_loss import SoftmaxLoss
-from caffe_dns.kernels.space_to_depth import space_to_depth
+from caffe_dns.kernels.space_to_depth import FoldedWeight, space_to_depth
 from caffe_dns.kernels.sum_relu import RectifiedSum
 from caffe_dns.kernels.surgery import Masked, MaskKernel
 from caffe_dns.kernels.transform import transform
@@ -146,6 +147,7 @@ def run_on_images(cases: Iterable[tuple[bool, ...]], window: int) -> None:
         NormalizedAcross.apply(x, across, 0.1, 0.75, 1.0).sum().backward()
         RectifiedSum.apply(x, images(last, dtype)).sum().backward()
         space_to_depth(images(last)[:, :3], 4, (2, 2), (3, 3), 3, dtype)
+        FoldedWeight.apply(x, 4, (2, 2), 6).sum().backward()
         weight = torch.zeros(5, 6, 2, 2, dtype=dtype, requires_grad=True)
         FirstConvolution.apply(images(last), weight, weight[:, 0, 0, 0], (1, 1)).sum().backward()
     run_on_rows(statistics)
@@ -176,6 +178,7 @@ def run_on_rows(statistics: Statistics) -> None:
             x, None, None, None, statistics, 1e-5, True, None, (4, 4), (2, 2, 2, 2, 0, 0)
         )
         top.sum().backward()
+        Flattened.apply(x).sum().backward()
         # So large that it is streamed.
         large = torch.empty(LARGE // 64, 64, dtype=dtype, requires_grad=True)
         top = NormalizedBatch.apply(large, None, None, None, statistics, 1e-5, True)

@@ -252,3 +252,16 @@ def test_one_number_to_a_channel() -> None:
     assert x.grad is not None
     assert x.grad.tolist() == [[0, 0]]
     assert kept[1].tolist() == [0, 0]
+
+
+def test_a_bias_before_it_has_a_gradient_of_zero(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "empty_like", torch.ones_like)  # what memory may hold
+    x = draw((3, 20, 4, 5), 1).to(DEVICE)
+    bias = torch.zeros(20, device=DEVICE, requires_grad=True)
+    kept = [torch.zeros(count, device=DEVICE) for count in (20, 20, 1)]
+    statistics = normalized.Statistics(*kept, 0.9)
+    top = normalized.NormalizedBatch.apply(x, None, None, bias, statistics, 1e-5, True)
+    (added,) = normalized.NormalizedSum.apply(x, x, None, None, bias, statistics, 1e-5, 1)
+    for result in (top, added):
+        (gradient,) = torch.autograd.grad(result.sum(), bias)
+        assert torch.equal(gradient, torch.zeros_like(bias))

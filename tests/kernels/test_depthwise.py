@@ -305,9 +305,11 @@ def test_a_net(text: str, times: int, monkeypatch: pytest.MonkeyPatch) -> None:
     ):
         function = getattr(of, name)
 
-        def noted(*given: Any, function: Any = function, notes: list[Any] = notes) -> Any:
+        def noted(
+            *given: Any, function: Any = function, notes: list[Any] = notes, **named: Any
+        ) -> Any:
             notes.append(given)
-            return function(*given)
+            return function(*given, **named)
 
         monkeypatch.setattr(of, name, noted)
     found = results(text, monkeypatch, least=0)

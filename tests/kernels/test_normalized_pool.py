@@ -114,6 +114,16 @@ def test_statistics_are_those_of_the_batch() -> None:
     assert float(statistics.batches) == 1
 
 
+def test_a_bias_before_it_has_a_gradient_of_zero(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "empty_like", torch.ones_like)  # what memory may hold
+    x = draw((2, 40, 5, 6), 1).to(DEVICE).contiguous(memory_format=torch.channels_last)
+    bias, *rest = arguments(x, WINDOWS[0], relu=True)
+    assert isinstance(bias, Tensor)
+    top = normalized_pool.NormalizedMaxPool.apply(x, None, None, bias.requires_grad_(), *rest)
+    (gradient,) = torch.autograd.grad(top.sum(), bias)
+    assert torch.equal(gradient, torch.zeros_like(bias))
+
+
 def test_nan_is_passed_on() -> None:
     x = torch.ones(1, 2, 4, 4, device=DEVICE).contiguous(memory_format=torch.channels_last)
     x[0, 1, 1, 1] = float("nan")

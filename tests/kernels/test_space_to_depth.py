@@ -15,7 +15,14 @@ if DEVICE == "cpu":
     os.environ["TRITON_INTERPRET"] = "1"  # before anything imports it
 
 pytest.importorskip("triton")
-space_to_depth = import_module("caffe_dns.kernels.space_to_depth").space_to_depth
+module = import_module("caffe_dns.kernels.space_to_depth")
+space_to_depth, FoldedWeight = module.space_to_depth, module.FoldedWeight
+
+CASES = [
+    StridedConvolution(3, (11, 11), 4, (2, 2)),
+    StridedConvolution(3, (7, 7), 2, (3, 1)),
+    StridedConvolution(2, (5, 4), 2, (4, 0)),
+]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -44,3 +51,20 @@ def test_the_same_as_pytorch(
         found.cpu(), wanted, rtol=2**-7 if dtype != torch.float32 else 0, atol=0
     )
     assert found.stride() == wanted.stride()
+
+
+@pytest.mark.parametrize("last", [False, True])
+@pytest.mark.parametrize("strided", CASES)
+def test_weights_and_their_gradients(strided: StridedConvolution, last: bool) -> None:
+    weight = torch.randn(5, strided.channels, *strided.kernel, device=DEVICE)
+    if last:
+        weight = weight.contiguous(memory_format=torch.channels_last)
+    weight.requires_grad_()
+    side, blocks, channels = strided.stride, strided.blocks, strided.padded_channels
+    found = FoldedWeight.apply(weight, side, blocks, channels)
+    wanted = strided.fold_weight(weight.cpu())
+    assert torch.equal(found.cpu(), wanted) and found.stride() == wanted.stride()
+    upstream = torch.randn(wanted.shape)
+    (got,) = torch.autograd.grad(found, weight, upstream.to(DEVICE))
+    (want,) = torch.autograd.grad(wanted, weight, upstream)
+    assert torch.equal(got, want) and got.stride() == weight.stride()
