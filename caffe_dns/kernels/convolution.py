@@ -34,7 +34,7 @@ SUMMED, COLUMNS, PROGRAMS = 64, 64, 256
 
 
 @triton.jit
-def _window(number, wide, KH: tl.constexpr, KW: tl.constexpr, C: tl.constexpr):
+def _window(number, wide, KW: tl.constexpr, C: tl.constexpr):
     """Where the numbers of a window lie, counted from its first: in which row, how far in it, and
     in memory; `wide` is the length of the blob's rows."""
     row, along = number // (KW * C), number % (KW * C)
@@ -94,7 +94,7 @@ def _convolve(
     start = 0
     while start < WINDOW:
         number = start + tl.arange(0, NUMBERS)
-        row, along, place = _window(number, width * C, KH, KW, C)
+        row, along, place = _window(number, width * C, KW, C)
         there = number < WINDOW
         inside = _inside(y[:, None], x[:, None], row[None, :], along[None, :], height, width, C)
         inside = inside & (pixel < pixels)[:, None] & there[None, :]
@@ -157,7 +157,7 @@ def _weight(
     o = tl.program_id(1) * OUTER + tl.arange(0, OUTER)
     split = tl.program_id(2)
     there = number < KH * KW * C
-    row, along, place = _window(number, width * C, KH, KW, C)
+    row, along, place = _window(number, width * C, KW, C)
     total = tl.zeros((OUTER, COLUMNS), tl.float32)
     alone = tl.zeros((OUTER,), tl.float32)
     step = 0

@@ -34,7 +34,7 @@ class Sharing:
         self._check_stages()
         self._stage: Stage | None = None
         self._layers: list[_Layer] = []
-        self._renew: Replayed | None = None
+        self._renew: Replayed[None] | None = None
         #: What a solver state says, by layer.
         self._restored: dict[str, SharedValues] = {}
 
