@@ -18,7 +18,7 @@ from caffe_dns.solver.scores import check_eval_type
 from caffe_dns.solver.update_rules import solver_types
 
 _BYTES_PER_VALUE = 4
-#: Blobs that are named; the message stays one line.
+#: At most so many blobs are named, to keep the message on one line.
 _MOST_NAMED = 5
 
 
@@ -43,7 +43,7 @@ def check_sizes(param: SolverParameter, net: Net, histories: int) -> None:
     """Raise CaffeError when the solver's snapshots could not be read again, or not be written.
 
     A state has `histories` numbers for each parameter. Text and settings, which take some thousand
-    bytes, are left to whoever writes.
+    bytes, are checked when they are written.
     """
     wanted = param.snapshot or param.snapshot_after_train
     if not wanted:
@@ -71,7 +71,7 @@ def check_sizes(param: SolverParameter, net: Net, histories: int) -> None:
 
 
 def _large(blobs: Iterable[tuple[str, int]]) -> str:
-    """What to say of the blobs that are over the limit by themselves."""
+    """The part of a message about blobs that exceed the limit by themselves."""
     large = [f"{name} takes {_gigabytes(size)}" for name, size in blobs if size > MAX_BYTES]
     if len(large) > _MOST_NAMED:
         large[_MOST_NAMED:] = [f"{len(large) - _MOST_NAMED} more are as large"]

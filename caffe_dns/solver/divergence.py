@@ -21,17 +21,17 @@ from caffe_dns.net.params import Param
 from caffe_dns.net.wiring import Step
 from caffe_dns.proto.caffe_pb2 import SolverParameter
 
-#: What to do about a net that has diverged.
+#: Advice about a net that has diverged.
 ON_NAN = ("stop", "warn")
-#: -log(FLT_MIN), the loss of a probability of nothing, or of one that is not a number.
+#: -log(FLT_MIN), the loss of a probability of 0 or NaN.
 _OF_NOTHING = -math.log(torch.finfo(torch.float32).tiny)
 
 
 class Guard:
-    """Tells of a net that has diverged, once for each place in which it begins.
+    """Reports that a net has diverged, once for each place where it begins.
 
-    `on_nan` is "stop", which raises the CaffeError, or "warn", which logs it and goes on. Raises
-    CaffeError for any other word.
+    `on_nan` is "stop", which raises the CaffeError, or "warn", which logs it and continues.
+    Raises CaffeError for any other word.
     """
 
     def __init__(self, param: SolverParameter, net: Net, on_nan: str = "stop") -> None:
@@ -52,11 +52,11 @@ class Guard:
         batch: Mapping[str, Tensor],
         largest: Tensor | None = None,
     ) -> bool:
-        """Whether the training is sound; if it is not, raises CaffeError, or warns.
+        """Whether everything is finite; if not, raises CaffeError or warns.
 
-        `loss` is the last iteration's, `outputs` what it gave and `batch` what it was given, all as
-        far as known. Waits for the device, unless all of these and `largest_values` are on the
-        host; only where something is wrong, the net runs once more.
+        `loss`, `outputs` and `batch` are those of the last iteration, as far as they are known.
+        Waits for the device, unless all of these and `largest_values` are on the host. The net runs
+        once more only if something is wrong.
         """
         value = 0.0 if loss is None else float(loss)
         wrong = first_not_finite(self.net, largest_values(self.net) if largest is None else largest)
@@ -64,7 +64,7 @@ class Guard:
             return True
         origin = find_origin(self.net, batch) or wrong
         if math.isfinite(value) and origin is None:
-            return True  # a loss of 87.3365 that is honest
+            return True  # a genuine loss of 87.3365
         what = self._describe(value, outputs) if not math.isfinite(value) else ""
         places = [what] if what else []
         if origin is not None:
@@ -81,7 +81,7 @@ class Guard:
             log.warning(message)
 
     def _may_hide_nan(self, outputs: Mapping[str, Tensor]) -> bool:
-        """Whether a loss is what it is for scores that are not numbers."""
+        """Whether a loss is the one that scores of NaN give."""
         losses = [outputs[name] for name in self.net.loss_weights if name in outputs]
         return any(
             math.isclose(value, _OF_NOTHING, rel_tol=1e-4)
@@ -110,9 +110,9 @@ def _looked_at(net: Net) -> list[Param]:
 
 
 def largest_values(net: Net) -> Tensor:
-    """The largest absolute value in each blob of the layers that has any, in the net's order.
+    """The largest absolute value in each blob that is not empty, in the net's order.
 
-    It is not finite where one is not, and takes one pass over memory, not six.
+    It is finite if all values of the blob are. It takes one pass over memory, not six.
     """
     tensors = [param.tensor.detach() for param in _looked_at(net)]
     return torch.stack(torch._foreach_norm(tensors, math.inf)) if tensors else torch.empty(0)
@@ -128,9 +128,9 @@ def first_not_finite(net: Net, largest: Tensor) -> str | None:
 
 
 def find_origin(net: Net, batch: Mapping[str, Tensor]) -> str | None:
-    """Where a pass over `batch` first meets what is not finite; None if nowhere.
+    """The place where a pass over `batch` first has a value that is not finite, or None.
 
-    `batch` has the tops of the layers that bring data. The net's blobs are left as they are.
+    `batch` has the tops of the data layers. The net's blobs are not changed.
     """
     if not batch and any(step.layer.brings_data for step in net.steps):
         return None
@@ -145,7 +145,7 @@ def find_origin(net: Net, batch: Mapping[str, Tensor]) -> str | None:
 
 
 class _Search:
-    """Looks at every layer of a pass until something is not finite."""
+    """Checks every layer of a pass until a value is not finite."""
 
     def __init__(self) -> None:
         self.found: str | None = None
@@ -174,7 +174,7 @@ def _blob(index: int, layer: str) -> str:
 
 @contextmanager
 def _left_alone(net: Net) -> Iterator[None]:
-    """Running statistics and the count of passes stay what they were."""
+    """Restores running statistics and the count of passes."""
     blobs = [p.tensor for p in net.learnable_params if not p.tensor.requires_grad]
     before = [blob.detach().clone() for blob in blobs]
     passes = net.context.passes

@@ -28,17 +28,17 @@ Batch = Mapping[str, Tensor]
 
 
 def due(iteration: int, interval: int) -> bool:
-    """Whether it is time for what is done every so many iterations; for 0 never.
+    """Whether something done every `interval` iterations is due; for 0 never.
 
-    Caffe takes the remainder as well, whose sign does not count: -3 is every 3.
+    As in Caffe, the remainder decides, so that the sign does not matter: -3 means every 3.
     """
     return interval != 0 and iteration % interval == 0
 
 
 class Batches:
-    """The `count` batches of an iteration, each read when its turn comes; only once.
+    """The `count` batches of an iteration, each read when it is needed, and only once.
 
-    `read` may put one into an earlier one that it is given.
+    `read` may write a batch into an earlier one that it is given.
     """
 
     def __init__(self, read: Callable[[Batch | None], Batch], count: int) -> None:
@@ -52,7 +52,7 @@ class Batches:
         return (self._read(None) for _ in range(self._count))
 
     def into(self, earlier: Sequence[Batch]) -> list[Batch]:
-        """All of them; where that is possible, each is written into one of so many."""
+        """All batches, each written into one of the earlier ones if possible."""
         return [self._read(batch) for batch in earlier]
 
 
@@ -220,7 +220,7 @@ class CapturedIteration:
         return self._outcome
 
     def forget(self) -> None:
-        """Give up the graph, which clings to the ranks' connections. A later run makes another."""
+        """Drop the graph, which keeps the ranks' connections open. A later run records another."""
         if self._graph is not None:
             torch.cuda.synchronize()
             self._graph.reset()

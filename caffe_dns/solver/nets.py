@@ -27,7 +27,7 @@ _TRAIN_FIELDS = ("net", "net_param", "train_net", "train_net_param")
 
 @dataclass
 class Definition:
-    """A net's definition in today's form, and where its lines stand in which file."""
+    """A net's definition in the current form, and the positions of its lines in its file."""
 
     param: NetParameter
     file: str | None = None
@@ -36,7 +36,7 @@ class Definition:
 
 @dataclass
 class Source:
-    """Where a net's definition comes from: `title` is how the log calls it.
+    """Where a net's definition comes from; `title` is its name in the log.
 
     A `file` is named by the solver's field `field`.
     """

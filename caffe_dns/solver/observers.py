@@ -35,7 +35,7 @@ class Display:
 
 
 class Observer(Protocol):
-    """Someone who looks on."""
+    """Is told what happens in a training run."""
 
     def displayed(self, display: Display) -> None:
         """A display was logged."""
@@ -48,16 +48,16 @@ class Observer(Protocol):
 
 
 class SideFile:
-    """An observer that writes `file` beside the snapshots, which are worth more than it is.
+    """An observer that writes `file` beside the snapshots, and is less important than they are.
 
-    Where it cannot be written (a disk is full, its folder has gone, memory gives out), one warning
-    says so, and the training goes on without it.
+    If it cannot be written (the disk is full, its folder is gone, memory runs out), one warning
+    says so, and training continues without it.
     """
 
     def __init__(self, file: str, observer: Observer) -> None:
         self._file = file
         self._observer = observer
-        #: Whether nothing more is written there.
+        #: Whether the file has been given up.
         self.is_lost = False
 
     def displayed(self, display: Display) -> None:
@@ -82,7 +82,7 @@ class SideFile:
             log.warning(f"{what}; nothing more is written there, and the training goes its way")
 
     def _explain(self, error: Exception) -> str | None:
-        """What cannot be written, and why; None for what is an error of ours."""
+        """What cannot be written, and why; None for a programming error."""
         if isinstance(error, CaffeError):
             return str(error)
         if isinstance(error, OSError):
@@ -107,10 +107,10 @@ def log_scores(phase: str, scores: Mapping[str, Tensor], loss_weights: Mapping[s
 class SurgeryTable:
     """A CSV file with one row for each masked layer at each display.
 
-    When training goes on from iteration n, rows from n on, which an interrupted run may have left,
-    give way to the new ones. `threshold` is in standard deviations; for layers of the official kind
-    it is their c_rate. Raises CaffeError or OSError when the file cannot be written, or is no such
-    table.
+    When training resumes from iteration n, rows from n on, which an interrupted run may have left,
+    are replaced. `threshold` is in standard deviations; for layers of the official kind
+    it is their c_rate. Raises CaffeError or OSError when the file cannot be written, or is
+    another kind of file.
     """
 
     COLUMNS = ("iteration", "layer", "kept", "pruned", "sparsity", "spliced_back", "threshold")
@@ -143,13 +143,13 @@ class SurgeryTable:
             self._started = True
 
     def tested(self, iteration: int, index: int, scores: Mapping[str, Tensor]) -> None:
-        """Scores stand in the log."""
+        """Scores are only logged."""
 
     def close(self) -> None:
         """The file is complete after each display."""
 
     def _read_before(self, iteration: int) -> list[list[str]]:
-        """The rows of an earlier run before this iteration; one that broke off is left out."""
+        """The rows of an earlier run before this iteration, without an incomplete last row."""
         if iteration == 0:
             return []
         try:

@@ -16,7 +16,7 @@ from caffe_dns.surgery.surgeon import Surgeon
 
 @dataclass(frozen=True)
 class Readings:
-    """The smoothed loss and, on the host, what else an iteration has left.
+    """The smoothed loss and, on the host, the other values of an iteration.
 
     `last` is the loss of the last iteration, `largest` what `largest_values` gives, `tallies` the
     surgeon's.
@@ -32,9 +32,9 @@ class Readings:
 def take_readings(
     net: Net, losses: Sequence[Tensor], outputs: Mapping[str, Tensor], surgeon: Surgeon | None
 ) -> Readings:
-    """The readings after an iteration, the last of `losses`.
+    """The readings after an iteration, whose loss is the last of `losses`.
 
-    All of them are under way before the host waits for the device, which stands still from then on.
+    All are requested before the host waits for the device, which is idle from then on.
     """
     tallies = surgeon.tallies() if surgeon is not None else []
     values = [smoothed(losses), losses[-1], largest_values(net), *outputs.values(), *tallies]

@@ -25,13 +25,13 @@ Curve: TypeAlias = "np.ndarray[Any, np.dtype[np.float64]]"
 
 
 class Scores(Protocol):
-    """What is known of the outputs of a test net."""
+    """Accumulates the outputs of a test net."""
 
     def add(self, outputs: Mapping[str, Tensor]) -> None:
         """Take the outputs of a batch."""
 
     def result(self) -> dict[str, Tensor]:
-        """What all batches together come to, by output; says what there is to say of details."""
+        """The score over all batches, by output; logs the details, if there are any."""
 
 
 class MeanOutputs:
@@ -105,14 +105,14 @@ class AveragePrecisions:
 
 
 def new_scores(param: SolverParameter) -> Scores:
-    """What a solver's tests look at."""
+    """The scores that a solver's tests ask for."""
     if param.eval_type == "detection":
         return AveragePrecisions(param.ap_version, per_class=param.show_per_class_result)
     return MeanOutputs()
 
 
 def check_eval_type(param: SolverParameter) -> None:
-    """Raise CaffeError for a kind of test that there is not."""
+    """Raise CaffeError for an unknown kind of test."""
     kinds = ("classification", "detection")
     if param.eval_type not in kinds:
         raise CaffeError(
@@ -122,7 +122,7 @@ def check_eval_type(param: SolverParameter) -> None:
 
 
 def check_ap_version(version: str, field: str) -> None:
-    """Raise CaffeError for a way of averaging that there is not."""
+    """Raise CaffeError for an unknown way of averaging."""
     if version not in AP_VERSIONS:
         raise CaffeError(f"is '{version}'; {', '.join(AP_VERSIONS)} would be right", field=field)
 
@@ -130,7 +130,7 @@ def check_ap_version(version: str, field: str) -> None:
 def average_precision(found: Sequence[tuple[float, bool]], objects: int, version: str) -> float:
     """The area under the curve of precision over recall (`ComputeAP`).
 
-    `found` has score and rightness of each box, `objects` says how many there were to be found.
+    `found` has the score of each box and whether it is right; `objects` is the number of objects.
     "11point" takes the mean of the best precisions at recalls of at least 0, 0.1, ..., 1;
     "MaxIntegral" the best at a recall or a larger one, "Integral" the precision itself.
     """

@@ -23,7 +23,7 @@ class Action(Enum):
     SNAPSHOT = "snapshot"
 
 
-#: The more an action overrides others, the later it stands: ranks agree on the last that one wants.
+#: Each action overrides those before it: ranks agree on the last one that any of them wants.
 BY_URGENCY = (Action.NONE, Action.SNAPSHOT, Action.STOP)
 
 
@@ -37,7 +37,7 @@ def parse_action(text: str, flag: str) -> Action:
 
 
 class SignalHandler:
-    """A context in which signals are turned into actions, as are those noted before."""
+    """A context in which signals become actions, including those noted before."""
 
     def __init__(self, sigint: Action = Action.STOP, sighup: Action = Action.SNAPSHOT) -> None:
         self._effects: dict[signal.Signals, Action] = {}
@@ -52,7 +52,7 @@ class SignalHandler:
 
     @property
     def exit_code(self) -> int:
-        """That of a run which was stopped: Caffe's, or what SIGTERM is told by."""
+        """The exit code of a stopped run: 0 as in Caffe, or the one for SIGTERM."""
         return 128 + signal.SIGTERM if signal.SIGTERM in self._stops else 0
 
     def __enter__(self) -> SignalHandler:

@@ -82,9 +82,9 @@ def snapshot_name(param: SolverParameter, iteration: int, ending: str) -> str:
 
 
 def check_writable(param: SolverParameter) -> None:
-    """Raise CaffeError where snapshots could not be written; none is left behind.
+    """Raise CaffeError if snapshots could not be written; leaves no file behind.
 
-    What dead processes have left half-written under the same prefix is removed.
+    Removes incomplete files with the same prefix that dead processes have left.
     """
     longest = Path(on_disk(snapshot_name(param, param.max_iter, ".solverstate.h5")))
     folder = longest.parent
@@ -132,7 +132,7 @@ def checksum(file: str | Path) -> bytes:
 
 
 def gather_histories(rule: UpdateRule, params: Sequence[Param]) -> list[np.ndarray]:
-    """One array for each moment and each blob that owns itself, zeros where the rule keeps none."""
+    """One array per moment and parameter, zeros where the rule has no history."""
     arrays = []
     for moment in range(rule.num_histories):
         for param in params:
@@ -161,7 +161,7 @@ def restore_histories(rule: UpdateRule, net: Net, arrays: Sequence[np.ndarray]) 
             _copy(target, array, param)
 
 
-#: What the histories of one moment belong to, in their order; None for masks that the net lacks.
+#: The parameters of one moment's histories, in order; None for masks that the net lacks.
 _Layout = list[Param | None]
 
 
@@ -178,7 +178,7 @@ def _find_layout(net: Net, given: int, moments: int) -> _Layout:
 
 
 def _layout(net: Net, masks: Callable[[WeightedLayer], int]) -> _Layout:
-    """The parameters that are no masks, with empty places where a layer had `masks`."""
+    """The parameters except masks, with empty places for the masks that a layer had."""
     layout: _Layout = []
     for step in net.steps:
         owned = [p for p in net.learnable_params if p.layer is step.layer and not p.is_mask]
@@ -228,7 +228,7 @@ def data_positions(nets: Sequence[Net]) -> list[DataPosition]:
 
 
 def seek_data(nets: Sequence[Net], positions: Iterable[DataPosition]) -> None:
-    """Let the data layers go on at these positions; those of other nets or layers are left out."""
+    """Move the data layers to these positions; ignores those of other nets or layers."""
     for position in positions:
         layer = nets[position.net].layer(position.layer) if position.net < len(nets) else None
         if isinstance(layer, BatchDataLayer):

@@ -18,7 +18,7 @@ from caffe_dns.weights.transfer import read_layers
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A state and its model, by the names that they were written under."""
+    """A state and its model, by their original names."""
 
     iteration: int
     state: Path
@@ -30,7 +30,7 @@ class Snapshot:
         return self.state.with_name(name)
 
     def fault(self) -> str | None:
-        """What is wrong, as said of the state or of its model; None for a whole snapshot."""
+        """What is wrong with the state or its model; None for a complete snapshot."""
         try:
             state, _ = read_state(str(self.state))
             if state.iter != self.iteration:
@@ -56,8 +56,8 @@ class Snapshot:
 def find_snapshots(prefix: str) -> list[Snapshot]:
     """All snapshots with this prefix that have a state, the newest first.
 
-    Raises CaffeError where there is a folder that cannot be listed: a run that took it for an empty
-    one would begin anew, and write over what is there.
+    Raises CaffeError if the folder exists but cannot be listed: a run that took it for empty would
+    start from the beginning and overwrite what is there.
     """
     prefix = on_disk(prefix)
     pattern = re.compile(re.escape(Path(prefix).name) + r"_iter_(\d+)\.solverstate(\.h5)?")
@@ -77,10 +77,10 @@ def find_snapshots(prefix: str) -> list[Snapshot]:
 
 
 def newest_whole(param: SolverParameter) -> Snapshot | None:
-    """The newest whole snapshot with the definition's prefix; None where there is no state at all.
+    """The newest complete snapshot with the definition's prefix; None if there is no state at all.
 
-    Each one that is passed over is logged, with what is wrong. Raises CaffeError when there are
-    states, and none of them is whole, or when the definition has no prefix.
+    Logs each one that is skipped, and why. Raises CaffeError if there are states but none is
+    complete, or if the definition has no prefix.
     """
     if not param.HasField("snapshot_prefix"):
         raise CaffeError(
@@ -105,10 +105,10 @@ def newest_whole(param: SolverParameter) -> Snapshot | None:
 
 @dataclass
 class Rotation:
-    """Keeps the newest `keep` snapshots of a run, and removes what it wrote before them.
+    """Keeps the newest `keep` snapshots of a run, and removes older ones.
 
-    The newest whole one always stays. Files that the run has not written, and is no continuation
-    of, are not touched. Raises CaffeError unless `keep` is at least 1.
+    Never removes the newest complete one, or files of runs that this run does not continue. Raises
+    CaffeError unless `keep` is at least 1.
     """
 
     keep: int
@@ -119,12 +119,12 @@ class Rotation:
             raise CaffeError(f"--keep: at least one snapshot has to stay, not {self.keep}")
 
     def adopt(self, prefix: str, iteration: int) -> None:
-        """Count the snapshots up to where a run goes on as the run's own."""
+        """Count the snapshots up to where a run resumes as the run's own."""
         older = [one for one in find_snapshots(prefix) if one.iteration <= iteration]
         self.written = list(reversed(older))
 
     def add(self, iteration: int, state: str) -> None:
-        """A snapshot has been written; remove what is too old by now."""
+        """Note a new snapshot, and remove those that are now too old."""
         new = Snapshot(iteration, Path(state))
         self.written = [one for one in self.written if one.state != new.state] + [new]
         for old in self._too_old():

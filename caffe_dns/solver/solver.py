@@ -77,7 +77,7 @@ class Solver:
         param.max_iter = self.stages[-1].end
         if param.snapshot and self.ranks.is_root:
             check_writable(param)
-        #: Whether the definition gives the seed; else it was drawn.
+        #: Whether the definition gives the seed; otherwise it was drawn.
         self.seed_given = param.HasField("random_seed") and param.random_seed >= 0
         drawn = secrets.randbits(31)
         self.seed = self.ranks.from_root(param.random_seed if self.seed_given else drawn)
@@ -117,24 +117,24 @@ class Solver:
         self._begin()
 
     def _begin(self) -> None:
-        """The state before the first iteration, with nobody looking on."""
+        """Set the state before the first iteration, without observers."""
         #: How many times the weights have been updated.
         self.iteration = 0
         self.current_step = 0
         self.stopped_early = False
-        #: Asked once per iteration for what a signal requests.
+        #: Called once per iteration for the action that a signal requests.
         self.poll: Callable[[], Action] = lambda: Action.NONE
         #: Called after each iteration.
         self.on_iteration: Callable[[], None] = lambda: None
         #: Told of each display and each test.
         self.observers: list[Observer] = []
-        #: Told of each snapshot, by its iteration and its state's file.
+        #: Called after each snapshot with its iteration and its state's file.
         self.on_snapshot: Callable[[int, str], None] = lambda iteration, state: None
         self._losses: deque[Tensor] = deque(maxlen=self.param.average_loss)
-        #: What the last iteration was given, where it may have to be looked at again.
+        #: The last iteration's batch, kept where divergence may have to be traced.
         self._batch: dict[str, Tensor] = {}
         self._last_update = LastUpdate(self.net, wanted=self.param.snapshot_diff)
-        #: Where the data stood before the tests that are going on; a resumed run repeats them.
+        #: The data's positions before the current tests; a resumed run repeats the tests.
         self._positions_before_tests: list[DataPosition] = []
         self._last_display = (0, time.perf_counter())
 
@@ -158,7 +158,7 @@ class Solver:
             self.net.context.passes = self.iteration
             if self.surgeon is not None and self.iteration > 0:
                 self.surgeon.update_masks_for_last_display(self.iteration - 1)
-            # The net is as talkative as it was in the last iteration.
+            # Debug info is logged as in the last iteration.
             debug = param.debug_info and due(self.iteration - 1, param.display)
             with torch.no_grad(), DebugInfo(self.net) if debug else nullcontext():
                 self._losses.append(self.net.loss(self.net()))
@@ -211,7 +211,7 @@ class Solver:
         return rate, stage.param.lr_policy == "multistep" and self.current_step > before
 
     def _end_update(self, rate: float, *, stepped: bool) -> None:
-        """Say what Caffe says of an update, and count it."""
+        """Log what Caffe logs of an update, and count it."""
         display = due(self.iteration, self.param.display)
         if stepped:
             log.info(f"MultiStep Status: Iteration {self.iteration}, step = {self.current_step}")
@@ -235,7 +235,7 @@ class Solver:
         if not (display or due(self.iteration + 1, self.param.snapshot)):
             self._batch = {}
         self._last_update.end()
-        # A replayed iteration writes its loss over the last one's.
+        # A replayed iteration overwrites the loss of the one before.
         keep = self.param.average_loss > 1 and self._captured is not None
         self._losses.append(outcome.loss.clone() if keep else outcome.loss)
         return outcome
@@ -311,7 +311,7 @@ class Solver:
     def snapshot(self) -> None:
         """Write the model, then the state that names it, unless training has diverged.
 
-        All ranks call this, and leave the writing to rank 0.
+        All ranks call this; rank 0 writes.
         """
         self.ranks.complete(self.rule.histories_apart())
         if self.ranks.is_root:
@@ -336,7 +336,7 @@ class Solver:
         )
 
     def restore(self, file: str) -> None:
-        """Go on from a solver state of ours, of Caffe or of a fork.
+        """Resume from a solver state of dns, of Caffe or of a fork.
 
         Raises CaffeError when it, or the model that it names, cannot be read or does not fit.
         """

@@ -29,17 +29,17 @@ from caffe_dns.weights.transfer import is_hdf5
 if TYPE_CHECKING:
     import h5py
 
-#: Records that a layer can have handed out: what is read next has numbers of 64 bits, too.
+#: The most records that a layer can have read: record numbers have 64 bits.
 _MOST_RECORDS = 1 << 62
-#: The HDF5 attribute that holds the fields beyond Caffe's, as a serialised SolverState; a dataset
-#: where they are too long for an attribute.
+#: The HDF5 attribute with the fields that Caffe does not have, as a serialised SolverState; a
+#: dataset if they are too long for an attribute.
 _EXTENSION = "caffe_dns"
-#: HDF5 has room for 64 KB of an attribute, with what it says of it.
+#: An HDF5 attribute has at most 64 KB, including its header.
 _LONGEST_ATTRIBUTE = 60_000
 
 
 def write_state(file: str, state: SolverState, histories: list[np.ndarray], *, hdf5: bool) -> None:
-    """Write a state whose `history` is empty together with its histories; whole or not at all."""
+    """Write a state, whose `history` is empty, with its histories; completely or not at all."""
     if hdf5:
         write_hdf5(file, partial(_put, state, histories))
     else:
@@ -48,7 +48,7 @@ def write_state(file: str, state: SolverState, histories: list[np.ndarray], *, h
         pieces: list[Piece] = [serialize(_beyond_caffe(state)), serialize(first)]
         for array in histories:
             pieces += embedded(SolverState.HISTORY_FIELD_NUMBER, blob_pieces(array))
-        # current_step is the very last, so that a file that is cut short has none.
+        # current_step comes last, so that a truncated file has none.
         write_pieces(file, [*pieces, serialize(last)])
 
 
@@ -95,7 +95,7 @@ def _from_proto(file: str) -> tuple[SolverState, list[np.ndarray]]:
 
 
 def _explain(file: str, error: CaffeError) -> CaffeError:
-    """Say so when a model was given where a solver state belongs."""
+    """A clearer error if the file is a model instead of a solver state."""
     if ".caffemodel" in Path(file).name or _is_model(file):
         return CaffeError(
             "is a model, not a solver state; give it with -weights, or give the .solverstate "
@@ -116,7 +116,7 @@ def _is_model(file: str) -> bool:
 
 
 def _put(state: SolverState, histories: list[np.ndarray], root: h5py.File) -> Iterator[None]:
-    """Put a state into a file; yields after each history."""
+    """Write a state to an open file; yields after each history."""
     # Caffe writes integers as one-element datasets.
     root["iter"] = np.array([state.iter], dtype=np.int32)
     _write_string(root, "learned_net", encode(state.learned_net))
@@ -135,8 +135,7 @@ def _put(state: SolverState, histories: list[np.ndarray], root: h5py.File) -> It
 def _write_string(root: h5py.File, name: str, value: bytes) -> None:
     """A dataset like those of `hdf5_save_string` (util/hdf5.cpp): with a NUL at the end.
 
-    Caffe reads as many bytes as the dataset has, and takes what stands before the first NUL. h5py's
-    own strings have none.
+    Caffe reads as many bytes as the dataset has, up to the first NUL. h5py's own strings have none.
     """
     import h5py
 
@@ -165,7 +164,7 @@ def _from_hdf5(file: str) -> tuple[SolverState, list[np.ndarray]]:
 
 
 def _extension(root: h5py.File) -> bytes:
-    """What `_put` has put beside what Caffe has."""
+    """The extension that `_put` has written."""
     if _EXTENSION in root.attrs:
         return bytes(root.attrs[_EXTENSION].tobytes())
     found = find(root, _EXTENSION)

@@ -33,13 +33,13 @@ _NUMBERS = (
 
 
 class TensorBoard:
-    """An observer that writes what TensorBoard shows.
+    """An observer that writes TensorBoard's event files.
 
     Losses, scores, the rate and sparsities are written at each display and test; histograms of all
     weights and masks at each test and at the end; the graph of the net once; the settings with the
     last scores at the end. Points that an interrupted run left from iteration `start` on are
-    dropped by TensorBoard. Where nothing can be written from the start, that is a CaffeError that
-    names the folder; later it is the OSError of this call, or of the writer's thread before it.
+    dropped by TensorBoard. If nothing can be written from the start, raises a CaffeError that
+    names the folder; later, the OSError of this call, or of the writer's thread before it.
     """
 
     def __init__(self, folder: str, net: Net, param: SolverParameter, start: int = 0) -> None:

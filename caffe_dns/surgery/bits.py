@@ -22,13 +22,13 @@ from caffe_dns.surgery.shared_values import find_values, nearest
 from caffe_dns.surgery.stages import MOST_BITS
 
 FEWEST_BITS = 2
-#: Shares of MOST_BITS to save.
+#: The shares of MOST_BITS to save that are tried.
 _SAVED = tuple(saved / MOST_BITS for saved in range(1, MOST_BITS - FEWEST_BITS + 1))
 
 
 @dataclass(frozen=True)
 class Bits:
-    """The bits of each layer, and what the net scores: as given, and when values are shared."""
+    """The bits of each layer, and the net's scores before and after its values are shared."""
 
     of_layer: Mapping[str, int]
     score_name: str
@@ -58,11 +58,11 @@ class ShareableLayer:
 
     @property
     def total(self) -> int:
-        """What the weights take with MOST_BITS, in bits."""
+        """The size of the weights with MOST_BITS, in bits."""
         return MOST_BITS * self._whole.numel()
 
     def settings_for(self, shares: Sequence[float]) -> list[float]:
-        """The bits that are left when these shares of MOST_BITS are saved."""
+        """The bits that remain when these shares of MOST_BITS are saved."""
         return [MOST_BITS * (1 - share) for share in shares]
 
     def apply(self, setting: float) -> None:
@@ -70,11 +70,11 @@ class ShareableLayer:
         self._entries.put(self._with(int(setting)))
 
     def restore(self) -> None:
-        """Put the weights as they were."""
+        """Restore the weights."""
         self._entries.put(self._whole)
 
     def effect(self, setting: float) -> tuple[int, float]:
-        """How many bits are saved, and the error's part of the sum of squares."""
+        """How many bits are saved, and the error as a fraction of the sum of squares."""
         saved = int(MOST_BITS - setting) * self._whole.numel()
         error = (self._with(int(setting)) - self._whole).double().square().sum()
         return saved, float(error / self._whole.double().square().sum())
@@ -89,10 +89,10 @@ class ShareableLayer:
 
 
 def choose_bits(net: Net, batches: int, limit: float) -> Bits:
-    """The fewest bits for each layer with which a net, by a search, loses at most `limit`.
+    """The fewest bits per layer, found by a search, with which a net's score loses at most `limit`.
 
-    `net` is scored on so many batches, from the first record on, and left as it was. Raises
-    CaffeError where even 8 bits a layer cost more.
+    `net` is scored on the given number of batches, from the first record on, and is not changed.
+    Raises CaffeError if even 8 bits per layer lose more.
     """
     objective = find_objective(net)
     bench = Bench(net, objective, batches)

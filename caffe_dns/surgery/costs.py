@@ -18,18 +18,18 @@ PER_MILLISECOND = 1_000_000
 
 
 class Costs(ABC):
-    """In whole numbers, that never fall when outputs or inputs become more."""
+    """Costs are whole numbers that never decrease with more outputs or inputs."""
 
     @abstractmethod
     def of(self, layer: MaskedLayer, outputs: Tensor, inputs: Tensor) -> Tensor:
-        """What a layer costs with so many outputs and input channels, for each of some numbers."""
+        """What a layer costs for each of some numbers of outputs and input channels."""
 
     def between(self, name: str, share: Tensor) -> Tensor | int:
         """What a layer without weights costs with this share of its channels."""
         return 0
 
     def fixed(self, names: Sequence[str]) -> int:
-        """What the net costs in any case, beside the layers of these names."""
+        """What the net costs apart from the layers of these names."""
         return 0
 
 
@@ -50,7 +50,7 @@ class _Curve:
     times: Tensor
 
     def at(self, share: Tensor) -> Tensor:
-        """The time at some shares, between those that were measured on a line."""
+        """The time at some shares, by linear interpolation between those measured."""
         last = len(self.shares) - 1
         right = torch.searchsorted(self.shares, share).clamp(1, last)
         x0, x1 = self.shares[right - 1], self.shares[right]
@@ -60,7 +60,7 @@ class _Curve:
 
 
 class Latency(Costs):
-    """The time of a pass, in nanoseconds, by a table that was measured.
+    """The time of a pass, in nanoseconds, by a measured table.
 
     The table has for each layer the times at some shares of what it has in the dense net: of its
     outputs times its inputs, or of its channels if it has no weights.
@@ -70,7 +70,7 @@ class Latency(Costs):
         self._curves = {}
         self._whole = {}
         for row in table:
-            # A layer that was measured to be slower for being smaller was so by chance.
+            # If a smaller layer was measured to be slower, that was noise.
             times = np.maximum.accumulate(np.array(row.milliseconds)) * PER_MILLISECOND
             pair = (torch.tensor(numbers, dtype=torch.float64) for numbers in (row.share, times))
             self._curves[row.name] = _Curve(*(numbers.to(device) for numbers in pair))

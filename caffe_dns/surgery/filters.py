@@ -20,10 +20,10 @@ from caffe_dns.surgery.masked_layers import MaskedLayer
 
 
 class Filters:
-    """The layers of a stage whose filters are cut, and where these are read.
+    """The layers of a stage whose filters are cut, and the layers that read the filters.
 
-    A layer keeps all its filters if one of them is read by somebody else, as an output of the net
-    is, and else the strongest one at least. Filters that a sum adds to each other are kept or cut
+    A layer keeps all its filters if one is also read elsewhere, such as an output of the net, and
+    otherwise at least the strongest one. Filters that a sum adds to each other are kept or cut
     together, with the strongest of them.
     """
 
@@ -35,17 +35,17 @@ class Filters:
         self._inputs = {m: flow.inputs[m.layer].to(m.device) for m in masked_layers}
         self._sets = flow.added().to(masked_layers[0].device)
         self.held = {m for m in masked_layers if m.layer in flow.held}
-        #: The layers between them, and the outputs that arrive at each of their channels.
+        #: The layers between them, and the outputs that reach each of their channels.
         self._between = {
             layer.name: numbers.to(masked_layers[0].device)
             for layer, numbers in flow.between.items()
         }
         self._fixed = costs.fixed([*(m.name for m in masked_layers), *self._between])
-        #: What a filter and the weights that read it cost as long as nothing is cut.
+        #: What a filter and the weights that read it cost in the dense net.
         self._whole = self._find_costs()
 
     def renew(self, due: Iterable[MaskedLayer]) -> None:
-        """Cut and splice the filters of these layers by the thresholds that they have."""
+        """Cut and splice the filters of these layers by their thresholds."""
         kept = {}
         for masked_layer in due:
             strengths = masked_layer.strengths()[0].view(-1)
@@ -54,9 +54,9 @@ class Filters:
         self._set(kept)
 
     def keep(self, group: Sequence[MaskedLayer], wanted: Tensor) -> None:
-        """Keep as many filters as `group` may have for its costs to be `wanted` at most.
+        """Keep as many filters as `group` may have at a cost of at most `wanted`.
 
-        That is an int64 tensor of one element.
+        `wanted` is an int64 tensor of one element.
         """
         strengths = [m.strengths()[0].view(-1) for m in group]
         scores = torch.cat([self._scores(m, own) for m, own in zip(group, strengths, strict=True)])
@@ -75,7 +75,7 @@ class Filters:
         self._set(kept)
 
     def keep_share(self, share: float) -> None:
-        """Keep the first filters of each layer, this share of them, and at least one."""
+        """Keep this share of each layer's filters, the first ones, and at least one."""
         self._set(
             {
                 m: torch.arange(len(own), device=m.device) < max(1, math.ceil(share * len(own)))
@@ -84,16 +84,16 @@ class Filters:
         )
 
     def least(self, group: Sequence[MaskedLayer]) -> int:
-        """What these layers cost with a filter each, or with all where they are held."""
+        """What these layers cost with one filter each, or with all if they must keep all."""
         first = {m: torch.arange(len(own), device=m.device) for m, own in self._outputs.items()}
         return self._at_one(group, self._since(first, 1))
 
     def cost(self) -> int:
-        """What all layers cost with the filters that they keep now. Waits for the device."""
+        """What all layers cost with the filters that they keep. Waits for the device."""
         return self._at_one(self.masked_layers, self._since({}, 1))
 
     def dense(self) -> int:
-        """What all layers cost as long as nothing is cut."""
+        """What all layers cost in the dense net."""
         return self._at_one(self.masked_layers, torch.zeros_like(self._sets))
 
     def _at_one(self, group: Sequence[MaskedLayer], since: Tensor) -> int:
@@ -109,9 +109,9 @@ class Filters:
         return torch.empty_like(shares).scatter(0, places, shares)
 
     def _since(self, ranks: Mapping[MaskedLayer, Tensor], never: int) -> Tensor:
-        """For each filter of all layers the number of stronger ones, and 0 at the end for nobody.
+        """The number of stronger filters for each filter of all layers, and a 0 for no filter.
 
-        A filter of another layer has 0 if it is kept, else `never`.
+        A filter of another layer has 0 if it is kept, otherwise `never`.
         """
         found = []
         for m in self.masked_layers:
@@ -123,12 +123,12 @@ class Filters:
         return each.scatter_reduce(0, self._sets, each, "amin")[self._sets]
 
     def _own(self, since: Tensor, masked_layer: MaskedLayer) -> Tensor:
-        """What all filters have, for those of one layer."""
+        """The part of one layer in a list for all filters."""
         own = self._outputs[masked_layer]
         return since[own.start : own.stop]
 
     def _sum(self, group: Sequence[MaskedLayer], since: Tensor, numbers: Tensor) -> Tensor:
-        """What the layers of a group cost when so many filters are kept, for each number."""
+        """What the layers of a group cost, for each number of kept filters."""
         total = torch.full_like(numbers, self._fixed)
         for m in group:
             outputs = torch.searchsorted(self._own(since, m).sort().values, numbers)
@@ -140,7 +140,7 @@ class Filters:
         return total
 
     def _set(self, kept: Mapping[MaskedLayer, Tensor]) -> None:
-        """Put the masks in place, where these layers keep other filters than they did."""
+        """Set the masks, for layers whose kept filters have changed."""
         there = self._since({m: (~own).long() for m, own in kept.items()}, 1) == 0
         for masked_layer in self.masked_layers:
             inputs = there[self._inputs[masked_layer]].any(1)
@@ -150,7 +150,7 @@ class Filters:
         dense = {m: self._dense(m) for m in self.masked_layers}
         sizes = [len(own) for own in self._outputs.values()]
         costs = [dense[m] / size for m, size in zip(self.masked_layers, sizes, strict=True)]
-        # Which layer each output is of; nobody's come last.
+        # The layer of each output; those of no layer come last.
         makers = torch.arange(len(sizes) + 1).repeat_interleave(torch.tensor([*sizes, 1]))
         makers = makers.to(self._sets.device)
         for reader, inputs in self._inputs.items():
@@ -162,7 +162,7 @@ class Filters:
         return dict(zip(self.masked_layers, rounded, strict=True))
 
     def _dense(self, masked_layer: MaskedLayer) -> int:
-        """What a layer costs as long as nothing is cut."""
+        """What a layer costs in the dense net."""
         whole = len(self._outputs[masked_layer]), len(self._inputs[masked_layer])
         outputs, inputs = (torch.tensor([n], device=masked_layer.device) for n in whole)
         return int(self._costs.of(masked_layer, outputs, inputs))

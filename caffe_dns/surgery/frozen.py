@@ -20,10 +20,10 @@ _WHAT = {
 
 
 class FrozenZeros:
-    """The weights of those layers of a net whose definition freezes zeros."""
+    """The weights of the layers whose definition freezes zeros."""
 
     def __init__(self, net: Net) -> None:
-        """Raises CaffeError for a layer without weights that asks for it."""
+        """Raises CaffeError if a layer without weights asks for it."""
         self._layers: list[WeightedLayer] = []
         for step in net.steps:
             mode = step.layer.param.connectivity_mode
@@ -39,7 +39,7 @@ class FrozenZeros:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Around an update, after which what was zero before the first one is zero again."""
+        """A context for an update: what was zero before the first update is zero after it."""
         if not self._layers:
             yield
             return
@@ -55,7 +55,7 @@ class FrozenZeros:
 def _kept(layer: WeightedLayer, weight: Tensor) -> Tensor:
     """1 where a weight may change, else 0.
 
-    In groups, a weight stays 0 whose output's weights, or whose input's, are 0 throughout.
+    In groups, a weight stays 0 if all weights of its output, or of its input, are 0.
     """
     kept = weight != 0
     if layer.param.connectivity_mode == LayerParameter.DISCONNECTED_GRPWISE:

@@ -12,7 +12,7 @@ from caffe_dns.net import Net
 
 
 class KeptEntries:
-    """Where they are, while the masks stay as they are; without `zeros`, only those that are not 0.
+    """The kept entries, as long as the masks do not change; without `zeros`, only the nonzero ones.
 
     Works on the layer's blobs themselves.
     """
@@ -27,18 +27,18 @@ class KeptEntries:
             self._parts.append((parameter.detach(), kept.nonzero(as_tuple=True)))
 
     def get(self) -> Tensor:
-        """They as they are now: float32, 1-dim."""
+        """The current entries: float32, 1-dim."""
         return torch.cat([parameter[places] for parameter, places in self._parts])
 
     def put(self, entries: Tensor) -> None:
-        """Set them."""
+        """Set the entries."""
         sizes = [len(places[0]) for _, places in self._parts]
         for (parameter, places), own in zip(self._parts, entries.split(sizes), strict=True):
             parameter.index_put_(places, own)
 
 
 def weighted_layers(net: Net) -> Iterator[WeightedLayer]:
-    """The layers with a matrix of weights; those that share a blob are one."""
+    """The layers with a matrix of weights; layers that share a blob count once."""
     owners: set[int] = set()
     for step in net.steps:
         if isinstance(step.layer, WeightedLayer):

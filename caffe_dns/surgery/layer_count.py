@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class LayerCount:
-    """How many of a layer's weights and biases are not zero, masks applied."""
+    """How many of a layer's weights and biases are not zero, with masks applied."""
 
     name: str
     kept: int
@@ -15,12 +15,12 @@ class LayerCount:
 
 
 def count_line(count: LayerCount) -> str:
-    """What is left of a layer."""
+    """The line about a layer."""
     share = 100 * count.kept / count.total
     return f"Kept {count.name}: {count.kept} of {count.total} parameters ({share:.2f} %)"
 
 
 def sum_line(kept: int, total: int) -> str:
-    """What is left of a whole net."""
+    """The line about the whole net."""
     ratio = f"{total / kept:.1f} times smaller" if kept else "nothing is left"
     return f"Kept in all: {kept} of {total} parameters ({ratio})"

@@ -26,7 +26,7 @@ _Result = TypeVar("_Result")
 class Replayed(Generic[_Result]):
     """A function of tensors that stay in place; on a GPU, from its third call on, a CUDA graph.
 
-    What it returns then lies in the graph, and is the same tensors at each call.
+    From then on its results are in the graph's memory, the same tensors at each call.
     """
 
     WARM_UP = 2
@@ -53,7 +53,7 @@ class Replayed(Generic[_Result]):
 
 @dataclass(frozen=True)
 class Count:
-    """What the masks of one layer are like, and by which threshold they were renewed.
+    """The counts of one layer's masks, and the threshold that they were renewed by.
 
     `threshold` is the layer's threshold in standard deviations, or its c_rate; `spliced_back`
     counts since the last display.
@@ -71,20 +71,20 @@ class Count:
 
 
 class MaskedLayer:
-    """A layer with masks: its masks, and the threshold that they follow."""
+    """A layer with masks, and the threshold that the masks follow."""
 
     def __init__(self, layer: LayerWithMasks) -> None:
         self.layer = layer
         self.device = layer.blobs[0].device
-        #: How often each weight is multiplied in a forward pass of a batch; 0 if nobody counted.
+        #: How often each weight is multiplied in a forward pass of a batch; 0 if not counted.
         self.uses = 0
-        #: How many connections came back since the last display.
+        #: How many connections were spliced back since the last display.
         self.spliced = torch.zeros((), dtype=torch.int64, device=self.device)
-        #: For each mask the mean squares of gradients, where what is kept goes by the loss.
+        #: For each mask the mean squares of gradients, if weights are ranked by the loss.
         self._squares: list[Tensor] | None = None
-        #: The threshold in force where it follows a sparsity, in the layer's own terms, or by loss.
+        #: The current threshold if it follows a sparsity, in the layer's own terms, or by loss.
         self._followed: Tensor | None = None
-        #: What the weight's mask has to look like; anything if None.
+        #: The pattern of the weight's mask, if there is one.
         self.pattern: Pattern | None = None
         self.follow_definition(LayerSurgery())
 
@@ -110,17 +110,17 @@ class MaskedLayer:
 
     @property
     def threshold(self) -> float:
-        """The threshold in force, in the layer's own terms. Waits for the device."""
+        """The current threshold, in the layer's own terms. Waits for the device."""
         return self.setting if self._followed is None else float(self._followed)
 
     @property
     def goes_by_loss(self) -> bool:
-        """Whether what is kept goes by the loss, and not by the magnitude."""
+        """Whether weights are ranked by the loss, not by magnitude."""
         return self._squares is not None
 
     @property
     def followed(self) -> float | None:
-        """The threshold in force where it follows a sparsity. Waits for the device."""
+        """The current threshold if it follows a sparsity. Waits for the device."""
         return None if self._followed is None else float(self._followed)
 
     @property
@@ -129,11 +129,11 @@ class MaskedLayer:
         return self.layer.blobs[0].movedim(self._input_axis, -1)[0].numel()
 
     def unit_size(self, pattern: Pattern | None) -> int:
-        """How many weights are cut as one in this pattern."""
+        """How many weights are cut together in this pattern."""
         return 1 if pattern is None else pattern.unit_size(self.row_length)
 
     def follow_definition(self, settings: LayerSurgery, pattern: Pattern | None = None) -> None:
-        """From now on, renew by the layer's own threshold, or by the one in these settings."""
+        """Renew by the layer's own threshold from now on, or by the one in these settings."""
         layer = self.layer
         self.pattern = pattern
         if isinstance(layer, MagnitudeMasks):
@@ -149,10 +149,10 @@ class MaskedLayer:
     def follow_sparsity(
         self, threshold: float | None = None, squares: Mapping[int, Tensor] | None = None
     ) -> None:
-        """From now on, masks are set by `prune_below`; `threshold` is the one in force.
+        """Set masks by `prune_below` from now on; `threshold` is the current one.
 
-        With `squares`, the mean squares of gradients by the addresses of their parameters, what is
-        kept goes by the loss. Raises CaffeError for a layer that does not learn, and so has none.
+        With `squares`, the mean squares of gradients by the addresses of their parameters, weights
+        are ranked by the loss. Raises CaffeError for a layer that does not learn, and so has none.
         """
         if squares is not None:
             addresses = [parameter.data_ptr() for parameter, _ in self._pairs()]
@@ -184,13 +184,13 @@ class MaskedLayer:
             mask.mul_(parameter != 0)
 
     def _pairs(self) -> list[tuple[Tensor, Tensor]]:
-        """Each mask behind the parameter that it belongs to."""
+        """Each parameter with its mask."""
         return list(zip(self.layer.blobs, self.layer.mask_blobs(), strict=False))
 
     def strengths(self) -> list[Tensor]:
         """For each mask, the threshold up to which each of its parameters is kept.
 
-        In a pattern these are of the weight's units, rows x units.
+        In a pattern, these are the strengths of the weight's units, rows x units.
         """
         (distance, *more), (mask, *biases) = self._distances(), self.layer.mask_blobs()
         pattern = self.pattern
@@ -208,7 +208,7 @@ class MaskedLayer:
 
     @property
     def products(self) -> int:
-        """How many weights an output has for an input channel: the places of the kernel."""
+        """How many weights an output has per input channel: the size of the kernel."""
         return self.row_length // self.layer.blobs[0].shape[self._input_axis]
 
     def limit(self) -> Tensor:
@@ -216,13 +216,13 @@ class MaskedLayer:
         return self.layer.as_distance(self.setting)
 
     def follow(self, threshold: Tensor) -> None:
-        """Note the threshold in force, a distance, where it follows a sparsity."""
+        """Store the current threshold, a distance, if it follows a sparsity."""
         assert self._followed is not None
         by_loss = self._squares is not None
         self._followed.copy_(threshold if by_loss else self.layer.in_own_terms(threshold))
 
     def filters_kept(self) -> Tensor:
-        """Whether a weight of each output is kept, bool."""
+        """For each output, whether any weight is kept, bool."""
         return self._rows(self.layer.mask_blobs()[0]).any(1)
 
     def keep_filters(self, outputs: Tensor, inputs: Tensor) -> None:
@@ -235,7 +235,7 @@ class MaskedLayer:
             self.spliced += mask_rules.replace(each, renewed.to(each.dtype))
 
     def _distances(self) -> list[Tensor]:
-        """What a threshold is compared with, for each mask."""
+        """For each mask, the values that a threshold is compared with."""
         if self._squares is None:
             return self.layer.distances()
         return [
@@ -244,7 +244,7 @@ class MaskedLayer:
         ]
 
     def costs(self, *, in_macs: bool) -> Tensor:
-        """What each of the `strengths` costs, one after the other: parameters or multiplications.
+        """The cost of each of the `strengths`, concatenated: parameters or multiplications.
 
         A bias costs no multiplication.
         """
@@ -275,7 +275,7 @@ class MaskedLayer:
             self.spliced += mask_rules.replace(mask, kept)
 
     def _rows(self, weight: Tensor) -> Tensor:
-        """What is like the weight, as a matrix: outputs x inputs."""
+        """A tensor shaped like the weight, as a matrix: outputs x inputs."""
         return to_rows(weight, self._input_axis)
 
     @property
@@ -286,7 +286,8 @@ class MaskedLayer:
 
     def tally(self) -> Tensor:
         """How many parameters are kept, how many were spliced back since the last display, and the
-        threshold in force if it follows a sparsity; float64."""
+        current threshold if it follows a sparsity; float64.
+        """
         followed = [] if self._followed is None else [self._followed]
         numbers = [self._count_kept(), self.spliced, *followed]
         return torch.stack([number.double() for number in numbers])
@@ -302,7 +303,7 @@ class MaskedLayer:
 
 
 def count_masks(layers: Sequence[MaskedLayer], tallies: Sequence[Tensor]) -> list[Count]:
-    """What the masks of some layers are like, from their tallies; these are best on the host."""
+    """The counts of some layers' masks, from their tallies, which are best on the host."""
     counts = []
     for layer, tally in zip(layers, tallies, strict=True):
         kept, spliced, *followed = tally.tolist()
@@ -312,7 +313,7 @@ def count_masks(layers: Sequence[MaskedLayer], tallies: Sequence[Tensor]) -> lis
 
 
 def find_masked_layers(net: Net) -> list[MaskedLayer]:
-    """The masked layers of a net; layers that share a mask are one."""
+    """The masked layers of a net; layers that share a mask count once."""
     owners: dict[int, MaskedLayer] = {}
     uses = uses_by_layer(net)
     for step in net.steps:

@@ -25,32 +25,32 @@ from caffe_dns.errors import BadValue
 
 @dataclass(frozen=True)
 class Pattern:
-    """Of each `group` neighbours in a row, `most` stay at most, `unit` neighbours are cut as one.
+    """Keep at most `most` of each `group` neighbours in a row; cut `unit` neighbours together.
 
-    Groups and units do not go on in the next row. The last of a row may be shorter, as if the row
-    were filled up with zeros: `most` are kept of a shorter group, too.
+    Groups and units do not continue in the next row. The last of a row may be shorter, as if the
+    row were padded with zeros: `most` are kept of a shorter group, too.
     """
 
     unit: int = 1
     most: int = 1
     group: int = 1
-    #: A unit that no row is longer than.
+    #: A unit at least as long as any row.
     ROW: ClassVar[int] = 1 << 62
 
     @property
     def is_filter(self) -> bool:
-        """Whether all that an output has is cut as one."""
+        """Whether all weights of an output are cut together."""
         return self.unit == self.ROW
 
     def unit_size(self, length: int) -> int:
-        """How many weights of a row of this length are cut as one."""
+        """How many weights of a row of this length are cut together."""
         return min(self.unit, length)
 
     def distances(self, distances: Tensor) -> Tensor:
-        """The distances of the units, rows x units, of those of the weights, rows x columns.
+        """The distances of the units, rows x units, from those of the weights, rows x columns.
 
-        That of a unit is the root of the mean square of its weights', so that one threshold suits
-        units of all sizes.
+        A unit's distance is the root mean square of its weights', so that one threshold suits units
+        of all sizes.
         """
         if self.unit == 1:
             return distances
@@ -58,13 +58,13 @@ class Pattern:
         return (squares.sum(2) / self.sizes(distances)).sqrt()
 
     def kept(self, mask: Tensor) -> Tensor:
-        """The mask of the units: a unit is there if any of its weights is."""
+        """The mask of the units: a unit is kept if any of its weights is."""
         if self.unit == 1:
             return mask
         return self._split(mask, self.unit_size(mask.shape[1]), 0.0).amax(2)
 
     def in_place(self, strengths: Tensor) -> Tensor:
-        """The strengths of units, minus infinity for those that their group has no place for."""
+        """The strengths of units; minus infinity for those beyond the `most` of their group."""
         if self.group == 1:
             return strengths
         grouped = self._split(strengths, self.group, -math.inf)
@@ -80,17 +80,17 @@ class Pattern:
         return (length - starts).clamp(max=size)
 
     def weights(self, units: Tensor, length: int) -> Tensor:
-        """What holds for each unit, for each of its weights: rows x `length`."""
+        """The values of units, repeated for each of their weights: rows x `length`."""
         return units.repeat_interleave(self.unit_size(length), 1)[:, :length]
 
     @staticmethod
     def _split(rows: Tensor, size: int, filling: float) -> Tensor:
-        """Rows x parts x size, the last part filled up."""
+        """Rows x parts x size, with the last part padded."""
         return pad(rows, (0, -rows.shape[1] % size), value=filling).unflatten(1, (-1, size))
 
 
 def parse_pattern(text: str) -> Pattern:
-    """The pattern that is written so. Raises BadValue for what is none."""
+    """The pattern with this name. Raises BadValue for anything else."""
     if found := re.fullmatch(r"(\d{1,9}):(\d{1,9})", text):
         most, group = map(int, found.groups())
         if 0 < most < group:
@@ -111,5 +111,5 @@ def to_rows(weight: Tensor, input_axis: int) -> Tensor:
 
 
 def from_rows(rows: Tensor, weight: Tensor, input_axis: int) -> Tensor:
-    """A matrix as `to_rows` makes it of a weight, in the weight's shape."""
+    """The inverse of `to_rows`: a matrix in the weight's shape."""
     return rows.reshape(weight.movedim(input_axis, -1).shape).movedim(-1, input_axis)

@@ -21,12 +21,12 @@ from caffe_dns.layers.base import Layer
 from caffe_dns.layers.masked import DeviationMasks, MagnitudeMasks, WeightedLayer
 from caffe_dns.net import Net
 
-#: Decimals of a setting: few enough to be read, enough for layers of millions of weights.
+#: Decimals of a setting: few enough to read, enough for layers of millions of weights.
 _DECIMALS = 4
 
 
 class PrunableLayer(ABC):
-    """A layer to prune. As long as there is one, masks are multiplied into its layer's blobs."""
+    """A layer to prune. While it exists, masks are multiplied into its layer's blobs."""
 
     #: The field of the definition that a setting belongs to.
     field: ClassVar[str]
@@ -38,7 +38,7 @@ class PrunableLayer(ABC):
         self._parameters = [parameter.detach() for parameter in parameters]
         if not all(bool(parameter.isfinite().all()) for parameter in self._parameters):
             raise layer.error("has weights that are not finite numbers")
-        #: All values, those that a mask prunes included, as a training run would see them.
+        #: All values, including those that a mask prunes, as a training run sees them.
         self._values = [parameter.clone() for parameter in self._parameters]
         effective = [tensor for tensor in layer.effective() if tensor is not None]
         self._whole = [tensor.detach().clone() for tensor in effective[: len(self._parameters)]]
@@ -52,11 +52,11 @@ class PrunableLayer(ABC):
 
     @property
     def total(self) -> int:
-        """How many values the rule decides about."""
+        """How many values the rule may prune."""
         return sum(values.numel() for values in self._values)
 
     def settings_for(self, shares: Sequence[float]) -> list[float]:
-        """The settings that prune these shares of the values, or, in a tie, the next larger one."""
+        """The settings that prune these shares of the values or, in a tie, the next larger one."""
         distances = self._distances().ravel()
         ranks = [min(max(round(share * distances.size), 1), distances.size - 1) for share in shares]
         ordered = np.partition(distances, sorted({rank - 1 for rank in ranks}))
@@ -66,18 +66,18 @@ class PrunableLayer(ABC):
         ]
 
     def apply(self, setting: float) -> None:
-        """Put the layer's blobs as they are under this setting."""
+        """Prune the layer's blobs by this setting."""
         masks = self._masks(setting)
         for parameter, values, mask in zip(self._parameters, self._values, masks, strict=True):
             torch.mul(values, mask, out=parameter)
 
     def restore(self) -> None:
-        """Put the layer's blobs as they were, the masks of the model applied."""
+        """Restore the layer's blobs, with the masks of the model applied."""
         for parameter, whole in zip(self._parameters, self._whole, strict=True):
             parameter.copy_(whole)
 
     def effect(self, setting: float) -> tuple[int, float]:
-        """How many values the rule prunes under this setting, and their part of all squares."""
+        """How many values the rule prunes by this setting, and their share of all squares."""
         pruned, energy = 0, 0.0
         for values, mask in zip(self._values, self._masks(setting), strict=True):
             pruned += mask.numel() - int(mask.count_nonzero())
@@ -87,7 +87,7 @@ class PrunableLayer(ABC):
 
     @abstractmethod
     def _distances(self) -> np.ndarray:
-        """For each value a number such that the rule prunes the values with the smallest ones."""
+        """A distance for each value: the rule prunes the values with the smallest distances."""
 
     @abstractmethod
     def _setting(self, limit: float) -> float:
@@ -95,7 +95,7 @@ class PrunableLayer(ABC):
 
     @abstractmethod
     def _masks(self, setting: float) -> list[Tensor]:
-        """The masks of the layer's rule under this setting."""
+        """The masks of the layer's rule for this setting."""
 
 
 class PrunableByDeviation(PrunableLayer):
@@ -120,7 +120,7 @@ class PrunableByDeviation(PrunableLayer):
 
 
 class PrunableByMagnitude(PrunableLayer):
-    """A layer of the official kind, pruned by magnitude, biases too, from masks that keep all."""
+    """A layer of the official kind, pruned by magnitude, biases too, starting from full masks."""
 
     field = "c_rate"
 
@@ -147,8 +147,8 @@ class PrunableByMagnitude(PrunableLayer):
 def find_prunable_layers(net: Net, wanted: Sequence[str]) -> list[PrunableLayer]:
     """The layers of `net` that surgery can prune, in the net's order; only the `wanted`, if any.
 
-    A weight that several layers share counts as that of the first. Raises CaffeError for a wanted
-    layer that is not there or cannot be pruned.
+    A weight that several layers share belongs to the first. Raises CaffeError for a wanted layer
+    that does not exist or cannot be pruned.
     """
     layers = [step.layer for step in net.steps if _can_be_pruned(net, step.layer)]
     names = [layer.name for layer in layers]

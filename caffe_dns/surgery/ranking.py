@@ -24,18 +24,18 @@ if TYPE_CHECKING:
 
 #: A bin has the strengths of one exponent and of the same first 4 bits of the mantissa.
 _SHIFT, BINS = 19, 4096
-#: Bounds that come of bins hold in spite of rounding.
+#: Margin that keeps bounds from bins valid in spite of rounding.
 _SLACK = 1e-5
 _TINY = torch.finfo(torch.float32).tiny
 
 
 @dataclass(frozen=True)
 class _Contest:
-    """Strengths, one layer after the other, and which of them have to be ranked.
+    """The strengths of all layers, concatenated, and which of them have to be ranked.
 
-    What is kept anyway are `numbers` of each layer, with `squares` for the sum of their squares,
-    and costs `cost` in all. `below` is the largest strength of each layer that is pruned anyway, -1
-    if there is none. Strengths are divided by the layer's of `scales` before they are squared.
+    Of each layer, `numbers` are certainly kept, with `squares` as the sum of their squares; they
+    cost `cost` in all. `below` is the largest strength of each layer that is certainly pruned, -1
+    if there is none. Strengths are divided by the layer's entry of `scales` before being squared.
     """
 
     values: Tensor
@@ -48,20 +48,20 @@ class _Contest:
 
 
 class Ranking:
-    """The parameters of layers, or the units that their patterns cut, in one order.
+    """Ranks the parameters of several layers, or the units of their patterns, in one order.
 
-    Across layers a strength counts as its square over the sum of the squares of all of its layer
-    that are no smaller (layer-adaptive magnitude, Lee et al., ICLR 2021), or by the loss as its
-    square; and that per cost, if they differ: to keep the most within a budget is a knapsack, which
-    is filled by value per cost (Dantzig, 1957). The strongest of each layer come before all others,
-    so that no layer is emptied as long as there is one for each. A parameter costs 1, or with
-    `in_macs` as many multiplications as it is used for.
+    Across layers, the score of a strength is its square over the sum of the squares in its layer
+    that are no smaller (layer-adaptive magnitude, Lee et al., ICLR 2021) or, by the loss, its
+    square. If costs differ, the score is divided by the cost: keeping the most within a budget is a
+    knapsack problem, which is filled by value per cost (Dantzig, 1957). The strongest of each layer
+    come first, so that no layer is emptied while there is one for each. A parameter costs 1, or
+    with `in_macs` as many multiplications as it is used for.
     """
 
     def __init__(self, layers: Sequence[MaskedLayer], *, in_macs: bool = False) -> None:
         self._layers = layers
-        self._by_loss = layers[0].goes_by_loss  # as all of a stage are
-        #: What each strength costs, and each unit of a layer; None where all cost 1.
+        self._by_loss = layers[0].goes_by_loss  # as all layers of a stage are
+        #: The cost of each strength, and of each unit of a layer; None where all cost 1.
         self._costs: Tensor | None = None
         self._unit_costs: Tensor | None = None
         self._sizes = [layer.size for layer in layers]
@@ -74,7 +74,7 @@ class Ranking:
             costs = [layer.costs(in_macs=in_macs) for layer in layers]
             self._sizes = [len(own) for own in costs]
             self._costs = torch.cat(costs)
-        #: What the layers have for each mask, and all in a row, while masks are renewed.
+        #: The layers' strengths for each mask, and concatenated, while masks are renewed.
         self._strengths: list[list[Tensor]] = []
         self._values: Tensor | None = None
         self._ends = torch.tensor(self._sizes, device=device).cumsum(0)
@@ -86,7 +86,7 @@ class Ranking:
         self._prune = Replayed(self._prune_layers, device)
 
     def keep(self, wanted: int) -> None:
-        """Renew the masks so that all that the layers keep costs so much, or a little less."""
+        """Renew the masks so that what the layers keep costs this much, or a little less."""
         self._wanted.fill_(wanted)
         contest = self._find()
         self._thresholds.copy_(self._rank(contest))
@@ -117,7 +117,7 @@ class Ranking:
             layer.follow(threshold)
 
     def _can_cut(self, values: Tensor) -> bool:
-        """Whether strengths lie as masks do, and a kernel can renew all of these."""
+        """Whether strengths are laid out like masks, so that a kernel can renew all of these."""
         return self._has_kernels(values) and all(
             layer.pattern is None
             and all(
@@ -132,7 +132,7 @@ class Ranking:
         return kernels.wanted(values.device) and values.dtype == torch.float32
 
     def _limit(self, scores: Tensor, costs: Tensor | None, spent: Tensor | int = 0) -> Tensor:
-        """The first score that is not kept, one element; below all if none is left."""
+        """The first score that is not kept, one element; below all scores if all are kept."""
         scores, order = scores.reshape(-1).sort(descending=True)
         if costs is None:
             total = torch.arange(1, len(scores) + 1, device=scores.device)
@@ -175,7 +175,7 @@ class Ranking:
     def _divide(
         self, values: Tensor, low: Tensor, high: Tensor, scales: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """What is contested, the squares of what is kept anyway, the largest pruned anyway."""
+        """Which are contested, the squares of those surely kept, the largest surely pruned."""
         of_layers = values.split(self._sizes)
         if self._has_kernels(values):
             if self._contest_kernel is None:
@@ -185,7 +185,7 @@ class Ranking:
             return self._contest_kernel.run(values, low, high, scales)
         contested, squares, below = [], [], []
         for number, own in enumerate(of_layers):
-            rounded = own.float()  # as it was put into bins
+            rounded = own.float()  # rounded as for the bins
             above = rounded >= high[number]
             contested.append((rounded >= low[number]) & ~above)
             squares.append((own * above / scales[number]).square().sum(dtype=torch.float64))
@@ -206,7 +206,7 @@ class Ranking:
         return numbers, costs
 
     def _certain(self, numbers: Tensor, costs: Tensor, scales: Tensor) -> tuple[Tensor, Tensor]:
-        """The bins of which all is kept, and those of which nothing is, bool; layers x bins."""
+        """The bins that are kept completely, and those pruned completely, bool; layers x bins."""
         squares = (_edges(numbers.device) / scales.view(-1, 1)).square()
         least, most = squares[:, :-1], squares[:, 1:]
         if not self._by_loss:
@@ -214,7 +214,7 @@ class Ranking:
             least, most = least / sums[0], most / (sums[1] + most)
         if self._unit_costs is not None:
             least, most = (score / self._unit_costs.view(-1, 1) for score in (least, most))
-        # The strongest comes first, and nothing is above its bin.
+        # The strongest comes first, and no bin is above its own.
         most = most.masked_fill(_sums_after(numbers) == 0, torch.inf)
         kept = least > self._limit(most, costs) * (1 + _SLACK)
         pruned = most < self._limit(least, costs) * (1 - _SLACK)
@@ -253,23 +253,23 @@ def _lies_without_gaps(values: Tensor) -> bool:
 
 
 def _lie_alike(one: Tensor, other: Tensor) -> bool:
-    """Whether two of the same shape have their values in the same order in memory, without gaps."""
+    """Whether two tensors of the same shape have the same dense memory layout."""
     axes = [axis for axis, size in enumerate(one.shape) if size > 1]
     return _lies_without_gaps(one) and all(one.stride(a) == other.stride(a) for a in axes)
 
 
 def _in_memory(values: Tensor) -> Tensor:
-    """All values, in the order in which they lie in memory, if that needs no copy."""
+    """All values, in memory order if that needs no copy."""
     if _lies_without_gaps(values):
         return values.as_strided((values.numel(),), (1,))
     return values.reshape(-1)
 
 
 def _count(bins: Tensor) -> Tensor:
-    """How often each number from 0 to BINS - 1 is there, int64 [BINS]."""
+    """How often each number from 0 to BINS - 1 occurs, int64 [BINS]."""
     # Sums of whole numbers are the same in any order, but PyTorch refuses histc for its atomics.
     if bins.is_cuda and not torch.are_deterministic_algorithms_enabled():
-        # In the memory that a block of threads shares: all of the GPU would wait for the few bins
+        # In the shared memory of a block of threads: the whole GPU would wait for the few bins
         # that most strengths are in.
         return torch.histc(bins, BINS, 0, BINS).long()
     one = torch.ones(1, dtype=torch.int64, device=bins.device)
@@ -284,7 +284,7 @@ def _edges(device: torch.device) -> Tensor:
 
 
 def _sums_from(numbers: Tensor) -> Tensor:
-    """The sum of each column and of all after it."""
+    """The sum of each column and all columns after it."""
     return numbers.flip(1).cumsum(1).flip(1)
 
 

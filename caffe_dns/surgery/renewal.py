@@ -24,24 +24,24 @@ if TYPE_CHECKING:
     from caffe_dns.kernels.on_cpu.masks import MaskKernel as CPUMaskKernel
     from caffe_dns.kernels.surgery import MaskKernel
 
-#: Elements of a mask from which on it is renewed by a compiled kernel on a CPU: to import numba
-#: takes a second.
+#: Masks of at least this size are renewed by a compiled kernel on a CPU: importing numba takes a
+#: second.
 LEAST_COMPILED = 4096
 
 
 class Renewal:
-    """Renews the masks of some layers, those that are due, by the thresholds that they have now.
+    """Renews the masks of the layers that are due, by their current thresholds.
 
-    On a GPU that is a replayed CUDA graph of two kernels, whoever is due; on a CPU, where masks are
-    large, a compiled kernel; elsewhere, and in a pattern, one layer is renewed after the other.
-    Masks, parameters and moments have to stay in place.
+    On a GPU this is a replayed CUDA graph of two kernels, whichever layers are due; on a CPU, for
+    large masks, a compiled kernel; otherwise, and in patterns, layers are renewed one by one.
+    Masks, parameters and moments must stay in place.
     """
 
     def __init__(
         self, masked_layers: Sequence[MaskedLayer], filters: Filters | None = None
     ) -> None:
         self._filters = filters
-        # The kernel knows no patterns.
+        # The kernel does not support patterns.
         plain = [masked_layer for masked_layer in masked_layers if masked_layer.pattern is None]
         self._kernel = _make_kernel(plain)
         self._numbers: dict[MaskedLayer, int] = {}
@@ -65,7 +65,7 @@ class Renewal:
 
 
 def _make_kernel(masked_layers: Sequence[MaskedLayer]) -> MaskKernel | CPUMaskKernel | None:
-    """One kernel for all masked layers, where it can be had."""
+    """One kernel for all masked layers, if there is one."""
     masked = [
         entry
         for number, masked_layer in enumerate(masked_layers)

@@ -18,10 +18,10 @@ from caffe_dns.surgery.stages import Stage
 
 @dataclass(frozen=True)
 class Schedule:
-    """When the masks of some masked layers are renewed in a stage: as draws of their own have it.
+    """When the masks of some layers are renewed in a stage, decided by random draws.
 
-    The draws come from `stream`, `draws` of them an iteration, up to iteration `stop` of the stage,
-    which begins at iteration `start` of the run.
+    There are `draws` draws per iteration, from `stream`, up to iteration `stop` of the stage, which
+    begins at iteration `start` of the run.
     """
 
     masked_layers: Sequence[MaskedLayer]
@@ -35,7 +35,7 @@ class Schedule:
     at_every_pass: bool = False
 
     def is_due(self, seed: int, iteration: int, more: str = "") -> bool:
-        """Whether the masks are renewed at an iteration; `more` stands for other draws."""
+        """Whether the masks are renewed at an iteration; `more` selects other draws."""
         return iteration - self.start < self.stop and mask_rules.happens(
             seed,
             self.stream + more,

@@ -38,10 +38,10 @@ _FORK_NAMES = {"Convolution": "ConV", "InnerProduct": "IP"}
 
 
 class Surgeon:
-    """Renews the masks of some layers as the stages of the run and the layers' definitions say.
+    """Renews the masks of some layers according to the run's stages and the layers' definitions.
 
-    `size` is that of the whole net, `net` says who reads the layers' outputs. Raises CaffeError for
-    a stage that does not fit.
+    `size` is that of the whole net; `net` tells which layers read the layers' outputs. Raises
+    CaffeError for a stage that does not fit.
     """
 
     def __init__(
@@ -61,20 +61,20 @@ class Surgeon:
         #: The mean squares of gradients, by the addresses of their parameters; see `needs_squares`.
         self.squares: Mapping[int, Tensor] = {}
         self._stage: Stage | None = None
-        #: For the layers of the stage that follow a threshold: when and how. Then for the others.
+        #: When and how masks are renewed: for layers that follow a threshold, then for the others.
         self._schedules: list[Schedule] = []
         self._renewal = Renewal([])
         self._target: Target | None = None
         #: The layers of the stage whose filters are cut.
         self._filters: Filters | None = None
-        #: What each layer kept when the stage began, as `_find_kept` has it.
+        #: What each layer kept when the stage began; see `_find_kept`.
         self._kept: dict[str, int] = {}
-        #: What a solver state says of the stage that it was written in.
+        #: What a solver state says about the stage that it was written in.
         self._restored: dict[str, SurgeryMoments] = {}
 
     @classmethod
     def of_net(cls, net: Net, stages: Sequence[Stage], seed: int) -> Surgeon:
-        """The surgeon of all layers of a net that have masks."""
+        """The surgeon of all masked layers of a net."""
         parameters = sum(p.tensor.numel() for p in net.learnable_params if p.counts)
         macs = sum(layer.blobs[0].numel() * uses for layer, uses in uses_by_layer(net).items())
         size = NetSize(parameters, macs, batch_size(net))
@@ -82,11 +82,11 @@ class Surgeon:
 
     @property
     def needs_squares(self) -> bool:
-        """Whether a stage ranks by the loss, so that `squares` must be there before it begins."""
+        """Whether a stage ranks by the loss, so that `squares` must be set before it begins."""
         return any(stage.surgery.ranking == SurgeryStage.LOSS for stage in self.stages)
 
     def announce(self) -> None:
-        """One line that says which layers surgery touches, how, and how to switch it off."""
+        """Log which layers surgery affects, how, and how to switch it off."""
         if not self.masked_layers:
             return
         if not any(stage.surgery.surgery for stage in self.stages):
@@ -132,7 +132,7 @@ class Surgeon:
         self._renewal.run(due)
 
     def tallies(self) -> list[Tensor]:
-        """What a display counts in each layer's masks, on their device."""
+        """The counts of each layer's masks for a display, on their device."""
         return [masked_layer.tally() for masked_layer in self.masked_layers]
 
     def display(self, tallies: Sequence[Tensor] | None = None) -> list[Count]:
@@ -167,7 +167,7 @@ class Surgeon:
         return counts
 
     def macs_kept(self) -> tuple[int, int]:
-        """The multiply-accumulates for one item with a weight that no mask prunes, and all.
+        """The multiply-accumulates for one item by weights that are kept, and by all.
 
         Waits for the device.
         """
@@ -217,8 +217,10 @@ class Surgeon:
                         "layer",
                     )
             for masked_layer in self.masked_layers:
-                masked_layer.unit_size(stage.pattern_of(masked_layer.name))  # if it can have one
-            # Whether the net can become so small at all, should nothing else be left.
+                masked_layer.unit_size(
+                    stage.pattern_of(masked_layer.name)
+                )  # raises if it cannot have one
+            # Raises if the net cannot become this small, whatever is pruned.
             nothing, filters = dict.fromkeys(names, 0), self.filters(stage)
             make_groups(stage, self.masked_layers, nothing, self.size, filters)
 
@@ -236,7 +238,7 @@ class Surgeon:
         return Filters(self._net, chosen, _costs(stage, chosen[0].device))
 
     def _enter(self, iteration: int) -> Stage:
-        """The stage of this iteration, after whatever is done once when it begins or goes on."""
+        """The stage of this iteration; prepares a stage when it begins or is resumed."""
         stage = stage_at(self.stages, iteration)
         if stage is self._stage:
             return stage
@@ -294,7 +296,7 @@ class Surgeon:
             )
 
     def _find_kept(self, masked_layer: MaskedLayer, stage: Stage, begins: bool) -> int:
-        """How many parameters a layer kept when the stage began; weights where it is about MACs."""
+        """How many parameters a layer kept when the stage began; weights if MACs are counted."""
         entry = self._restored.get(masked_layer.name)
         if not begins and entry is not None and entry.HasField("kept"):
             return entry.kept
@@ -304,7 +306,7 @@ class Surgeon:
     # State --------------------------------------------------------------------------------------
 
     def moments(self) -> list[SurgeryMoments]:
-        """What the layers were like when the stage began, for the solver state."""
+        """The layers' state at the beginning of the stage, for the solver state."""
         if self._stage is None:
             return list(self._restored.values())
         entries = []

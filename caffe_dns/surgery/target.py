@@ -25,7 +25,7 @@ from caffe_dns.surgery.stages import Stage
 
 @dataclass(frozen=True)
 class NetSize:
-    """What a net has before it is pruned; `macs` and `batch` are 0 and 1 if nobody counted.
+    """The size of a net before it is pruned; `macs` and `batch` are 0 and 1 if not counted.
 
     `macs` are those of a forward pass of `batch` items, of layers with masks and without.
     """
@@ -37,7 +37,7 @@ class NetSize:
 
 @dataclass(frozen=True)
 class Group:
-    """Layers that keep `start` parameters together when a stage begins, and `end` in the end.
+    """Layers that together keep `start` parameters when a stage begins, and `end` at its end.
 
     With `in_macs`, these are multiply-accumulates. With `filters`, their filters are cut, and the
     numbers are what these cost.
@@ -51,7 +51,7 @@ class Group:
 
 
 class Target:
-    """Renews the masks of a stage's layers that are to reach a sparsity or a share of the MACs."""
+    """Renews the masks of the layers that have to reach a sparsity or a share of the MACs."""
 
     def __init__(self, stage: Stage, groups: Sequence[Group]) -> None:
         self.groups = groups
@@ -70,7 +70,7 @@ class Target:
 
     @torch.no_grad()
     def renew(self, iteration: int) -> None:
-        """Renew all masks as the schedule has it at this iteration of the stage."""
+        """Renew all masks by the schedule's target for this iteration of the stage."""
         length = self._last - self._first
         progress = (iteration - self._first) / length if length else 1.0
         for group, keep in zip(self.groups, self._keepers, strict=True):
@@ -78,7 +78,7 @@ class Target:
 
 
 def _keeper(group: Group) -> Callable[[int], None]:
-    """What renews the masks of a group so that it keeps a number of parameters, or the like."""
+    """The function that renews a group's masks to keep a number of parameters or the like."""
     if group.filters is None:
         return Ranking(group.masked_layers, in_macs=group.in_macs).keep
     device = group.masked_layers[0].device
@@ -102,8 +102,8 @@ def make_groups(
     """What a stage's sparsities mean in numbers of parameters, or its share of the MACs in MACs.
 
     `masked_layers` are all of the net, `kept` says how many parameters each keeps when the stage
-    begins, in a stage that goes for MACs how many weights. Raises CaffeError when the net cannot
-    become as small as that.
+    begins, or how many weights in a stage with a target in MACs. Raises CaffeError when the net
+    cannot become that small.
     """
     if stage.surgery.HasField("macs"):
         return _groups_in_macs(stage, masked_layers, kept, size.macs, filters)
@@ -183,7 +183,7 @@ def _groups_in_macs(
 
 
 def _groups_in_time(stage: Stage, filters: Filters | None) -> list[Group]:
-    """In nanoseconds; the schedule begins with the dense net."""
+    """In nanoseconds; the schedule starts from the dense net."""
     if filters is None:
         return []
     layers, end = filters.masked_layers, int(stage.surgery.latency * PER_MILLISECOND)

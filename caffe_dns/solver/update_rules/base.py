@@ -25,13 +25,13 @@ Tensors = list[Tensor]
 solver_types: Registry[type[UpdateRule]] = Registry("solver type")
 
 
-#: What a decay may be the gradient of.
+#: The norms that a decay may be the gradient of.
 REGULARIZATIONS = ("L1", "L2")
 
 
 @dataclass(frozen=True)
 class Group:
-    """Parameters, by their indices, that learn alike."""
+    """Parameters, by their indices, with the same learning rate and decay."""
 
     indices: list[int]
     lr_mult: float
@@ -39,12 +39,12 @@ class Group:
     l1: bool
 
 
-#: What a gradient counts for in the running mean of squares, which so remembers some 500.
+#: The weight of a new gradient in the running mean of squares: it averages over some 500.
 _NEW_SHARE = 0.002
 
 
 class UpdateRule:
-    """State and arithmetic of one solver type over the parameters that it moves.
+    """State and arithmetic of one solver type for the parameters that it updates.
 
     `histories` holds one list of tensors per moment, in the order of a solver state. Masks take no
     part; parameters with lr_mult 0 do, as their history grows in Caffe, too.
@@ -54,9 +54,9 @@ class UpdateRule:
     num_histories = 1
     #: See `keep_squares`.
     _squares: Tensors | None = None
-    #: Whether the histories of parameters that do not learn change all the same, through the decay.
+    #: Whether the histories of parameters that do not learn still change, through the decay.
     tracks_frozen = True
-    #: Whether a kernel may do it all at once; else every step goes through `update`.
+    #: Whether a kernel may do the whole update; otherwise every step goes through `update`.
     may_use_kernel = True
 
     def __init__(self, param: SolverParameter, params: Sequence[Param]) -> None:
@@ -112,12 +112,12 @@ class UpdateRule:
         raise CaffeError(f"is for SGD, not for {param.type}", field="larc")
 
     def begin(self, iteration: int, rate: float) -> None:
-        """Fix what depends on the iteration, counted from 0, for its update."""
+        """Prepare the update of an iteration, counted from 0."""
         self.rate.fill_(rate)
 
     @property
     def may_set_apart(self) -> bool:
-        """Whether nobody looks at whole gradients, as a norm does."""
+        """Whether nothing reads whole gradients, as a norm would."""
         by_norms = self.param.clip_gradients >= 0 or self.param.larc
         return not (by_norms or self.param.debug_info or self._squares is not None)
 
@@ -225,7 +225,7 @@ class UpdateRule:
         raise NotImplementedError
 
     def drop_gradients(self) -> None:
-        """Forget the gradients of a backward pass that did not come to its end."""
+        """Drop the gradients of a backward pass that was not completed."""
         for param in self.params:
             param.tensor.grad = None
         for rule in self._rules_apart():
@@ -246,7 +246,7 @@ class UpdateRule:
         return gradients
 
     def _clip(self, gradients: Tensors) -> None:
-        """Scale all gradients down when their common norm is above clip_gradients."""
+        """Scale all gradients down if their joint norm is above clip_gradients."""
         limit = self.param.clip_gradients
         if limit < 0 or not gradients:
             return
@@ -254,7 +254,7 @@ class UpdateRule:
         torch._foreach_mul_(gradients, torch.where(self.norm > limit, limit / self.norm, 1.0))
 
     def log_clipping(self) -> None:
-        """Say so if the last update scaled its gradients down; waits for the device."""
+        """Log it if the last update clipped its gradients; waits for the device."""
         limit = self.param.clip_gradients
         if self.norm is not None and (norm := float(self.norm)) > limit:
             log.info(
