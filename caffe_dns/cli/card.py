@@ -84,8 +84,10 @@ class Card:
             if path.exists()
         ]
         files += [file for file in self._beside if self._is_new(file)]
+        # An empty line sets it apart from the log on a terminal; where both go into a file, Caffe's
+        # parse_log.py breaks off at one.
         lines = [
-            "",
+            *([""] if sys.stdout.isatty() else []),
             *self._results(),
             *_listed("files", files),
             *_listed("next", self._next(files)),

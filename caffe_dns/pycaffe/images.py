@@ -10,7 +10,7 @@ from typing import BinaryIO
 import numpy as np
 
 from caffe_dns.data.decoding import decode
-from caffe_dns.errors import CaffeError
+from caffe_dns.errors import BadValue, CaffeError
 from caffe_dns.files.reading import read_file
 
 #: How much red, green and blue count in a gray image.
@@ -72,10 +72,16 @@ def resize_image(
 def oversample(images: Sequence[np.ndarray], crop_dims: Sequence[int] | np.ndarray) -> np.ndarray:
     """Ten crops of each image [H, W, K]: four corners, centre, and the same mirrored.
 
-    Returns [10 * N, crop height, crop width, K] in float32; the images have one size.
+    Returns [10 * N, crop height, crop width, K] in float32; the images have one size. Raises
+    BadValue for crops that are larger than that.
     """
     height, width = images[0].shape[:2]
     crop_height, crop_width = (int(extent) for extent in crop_dims)
+    if height < crop_height or width < crop_width:
+        raise BadValue(
+            f"images of {height} by {width} are smaller than the crops, {crop_height} by "
+            f"{crop_width}"
+        )
     bottom, right = height - crop_height, width - crop_width
     corners = [(0, 0), (0, right), (bottom, 0), (bottom, right), (bottom // 2, right // 2)]
     crops = []

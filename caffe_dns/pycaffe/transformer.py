@@ -35,7 +35,8 @@ class Transformer:
     """How to make inputs of images: `inputs` gives the shape [N, K, H, W] of each input blob.
 
     The steps, each only if set: resize, transpose, swap channels, raw scale, mean, input scale.
-    Setters raise BadValue for an input that is not there and for settings that do not fit.
+    Setters raise BadValue for an input that is not there and for settings that do not fit;
+    `preprocess` does for an image without the channels to swap.
     """
 
     def __init__(self, inputs: Mapping[str, Sequence[int]]) -> None:
@@ -78,7 +79,7 @@ class Transformer:
         if in_ in self.transpose:
             image = image.transpose(self.transpose[in_])
         if in_ in self.channel_swap:
-            image = image[list(self.channel_swap[in_])]
+            image = _swapped(image, self.channel_swap[in_])
         image = image * np.float32(self.raw_scale.get(in_, 1))
         if in_ in self.mean:
             image = image - self.mean[in_]
@@ -145,3 +146,12 @@ class Transformer:
     def _check_length(self, what: str, values: Sequence[int] | np.ndarray, length: int) -> None:
         if len(values) != length:
             raise BadValue(f"the {what} needs {length} entries, not {len(values)}")
+
+
+def _swapped(image: np.ndarray, order: Sequence[int]) -> np.ndarray:
+    """The channels, the first axis, in this order; one may occur several times or not at all."""
+    channels = len(image)
+    for channel in order:
+        if not -channels <= channel < channels:
+            raise BadValue(f"there is no channel {channel} in an image of {channels} channels")
+    return image[list(order)]

@@ -40,6 +40,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("b.png", "a.png", "c.bmp"):
         cv2.imwrite(f"images/{name}", generator.integers(256, size=(8, 9, 3)).astype(np.uint8))
     np.save("mean.npy", np.array([1.0, 2.0, 3.0]))
+    np.save("gray.npy", np.ones((2, 4, 5, 1)))
 
 
 def scores(crop: np.ndarray, raw_scale: float = 255, swap: bool = True) -> np.ndarray:
@@ -99,6 +100,9 @@ def test_a_net_for_gray_images(capfd: Capture) -> None:
         (["images", "o.npy", *FLAGS, "--images_dim", "8"], "takes 2 whole numbers with commas"),
         (["images", "o.npy", *FLAGS, "--channel_swap", "x"], "takes whole numbers with commas"),
         (["images", "o.npy", *FLAGS, "--channel_swap", "1"], "the order needs 3 entries"),
+        (["gray.npy", "o.npy", *FLAGS, "--channel_swap", "0,0,3"], "there is no channel 3 in"),
+        (["gray.npy", "o.npy", *FLAGS, "--images_dim", "4,3"], "images of 4 by 3 are smaller"),
+        (["gray.npy", "o.npy", *FLAGS], "there is no channel 2 in an image of 1 channels"),
         (["images", "o.npy"], "Missing option '--model_def'"),
         (["images/a.png", "no/o.npy", *FLAGS], "there is no folder no"),
         (["images/a.png", "", *FLAGS], "OUTPUT_FILE is '', which names no file"),
