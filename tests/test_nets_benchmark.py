@@ -11,7 +11,7 @@ import torch
 
 from caffe_dns import log
 from tests.processes import CONTEXT, run_forked, run_python
-from tools.benchmarks import lenet_gpu, nets_gpu, processes, several_gpus, surgery_cost
+from tools.benchmarks import lenet_cpu, lenet_gpu, nets_gpu, processes, several_gpus, surgery_cost
 from tools.benchmarks.contestants import difference
 from tools.benchmarks.plain_nets import NETS
 from tools.benchmarks.records import make_database
@@ -109,6 +109,19 @@ layer.close()
 """
     done = run_python("-c", code)
     assert done.returncode == 0, done.stderr
+
+
+def test_what_is_left_beside_others(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """The ratios are those of each round: the machine was half as fast in the second."""
+    monkeypatch.setattr("torch.get_num_threads", lambda: 2)
+    alone = [{"by hand": 50.0, "dns": 100.0}, {"by hand": 25.0, "dns": 50.0}]
+    beside = [{"by hand": 5.0, "dns": 30.0}, {"by hand": 2.5, "dns": 15.0}]
+    lenet_cpu.report_load(alone, beside, 4, ["by hand"])
+    rows = [line[42:].split() for line in capsys.readouterr().out.splitlines()]
+    assert rows[1:3] == [["3.8", "1.00"], ["22.5", "6.00"]]
+    assert rows[4:] == [["0.10", "0.30"], ["0.30", "0.90"]]
 
 
 def test_a_command_that_fails() -> None:

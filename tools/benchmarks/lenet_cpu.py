@@ -6,9 +6,11 @@
 Each contestant is a process of its own. They train in turn, round after round, while the others
 wait, so that all see the same machine. The hand-written loops have their data in memory already;
 dns reads it from the database. Printed are iterations per second (median of the rounds) and the
-ratio to the best hand-written loop, by the median of the ratios within each round. With --load, so
-many other processes compute meanwhile; with --compile, there are the hand-written loops by
-torch.compile as well. Needs data/mnist (dns get_mnist).
+ratio to the best hand-written loop, by the median of the ratios within each round. With --load,
+each round has turns beside so many other processes as well, which compute all the time, and prints
+what is left of the speed alone, by what is left of the cores if all threads get as much of them.
+With --compile, there are the hand-written loops by torch.compile as well. Needs data/mnist (dns
+get_mnist).
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ import platform
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from multiprocessing import Pipe, get_context
 from multiprocessing.connection import Connection
@@ -130,6 +132,37 @@ def measure(pipe: Connection, iterations: int) -> float:
     return iterations / seconds
 
 
+def measure_all(pipes: dict[str, Connection], iterations: int) -> dict[str, float]:
+    """A turn of each."""
+    return {name: measure(pipe, iterations) for name, pipe in pipes.items()}
+
+
+def report(heading: str, rounds: list[dict[str, float]], by_hand: Iterable[str]) -> None:
+    """Print what all did in these rounds."""
+    print(f"{heading:42}{'iter/s':>9}{'ratio to the best by hand':>28}")
+    for name in rounds[0]:
+        speed = statistics.median(run[name] for run in rounds)
+        ratio = statistics.median(run[name] / max(run[e] for e in by_hand) for run in rounds)
+        print(f"{name:42}{speed:9.1f}{ratio:28.2f}")
+
+
+def report_load(
+    alone: list[dict[str, float]], beside: list[dict[str, float]], count: int, by_hand: list[str]
+) -> None:
+    """Print what all did beside others, and how much of their share of the cores they made of it.
+
+    With as many threads as cores, that share is the one of these threads in all that compute.
+    """
+    threads = torch.get_num_threads()
+    report(f"beside {count}", beside, by_hand)
+    print(f"{'of the speed alone':42}{'':9}{f'to {threads} of {threads + count}':>28}")
+    for name in alone[0]:
+        left = statistics.median(
+            run[name] / idle[name] for run, idle in zip(beside, alone, strict=True)
+        )
+        print(f"{name:42}{left:9.2f}{left * (threads + count) / threads:28.2f}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--rounds", type=int, default=7)
@@ -141,25 +174,22 @@ def main() -> None:
         raise SystemExit("no MNIST in data/mnist; dns get_mnist brings it")
     others = {**BY_HAND, **(COMPILED if options.compile else {})}
     pipes = {name: start(make) for name, make in {**others, **OURS}.items()}
-    for pipe in pipes.values():
-        measure(pipe, options.iterations // 2)
-    with load(options.load):
-        rounds = [
-            {name: measure(pipe, options.iterations) for name, pipe in pipes.items()}
-            for _ in range(options.rounds)
-        ]
+    measure_all(pipes, options.iterations // 2)
+    alone, beside = [], []
+    for _ in range(options.rounds):
+        alone.append(measure_all(pipes, options.iterations))
+        if options.load:
+            with load(options.load):
+                beside.append(measure_all(pipes, max(1, options.iterations // (1 + options.load))))
     for pipe in pipes.values():
         pipe.send(0)
     print(
         f"LeNet, batch {BATCH}, {torch.get_num_threads()} threads, torch {torch.__version__}, "
-        f"{platform.machine()}; median of {options.rounds} rounds of {options.iterations}; "
-        f"{options.load} processes beside"
+        f"{platform.machine()}; median of {options.rounds} rounds of {options.iterations}"
     )
-    print(f"{'':42}{'iter/s':>9}{'ratio to the best by hand':>28}")
-    for name in pipes:
-        speed = statistics.median(run[name] for run in rounds)
-        ratio = statistics.median(run[name] / max(run[other] for other in others) for run in rounds)
-        print(f"{name:42}{speed:9.1f}{ratio:28.2f}")
+    report("alone", alone, list(others))
+    if beside:
+        report_load(alone, beside, options.load, list(others))
 
 
 if __name__ == "__main__":
