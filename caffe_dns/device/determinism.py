@@ -17,14 +17,14 @@ from caffe_dns.errors import CaffeError, first_line
 
 @contextmanager
 def always_the_same_bits(wanted: bool) -> Iterator[None]:
-    """Inside, only algorithms that always give the same bits, if that is `wanted`.
+    """A context in which, if `wanted`, only deterministic algorithms run.
 
     Raises CaffeError when an operation has no such algorithm on this device.
     """
     if not wanted:
         yield
         return
-    # Read by cuBLAS when it makes its workspace, at the first product.
+    # cuBLAS reads this when it creates its workspace, at the first product.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     tried, torch.backends.cudnn.benchmark = torch.backends.cudnn.benchmark, False
     before = torch.are_deterministic_algorithms_enabled()

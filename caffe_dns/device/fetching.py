@@ -9,9 +9,9 @@ from torch import Tensor
 
 
 def on_host(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """The same numbers where the host can read them, as float64. Waits for the device once.
+    """Copies of tensors on one device, on the host, as float64. Waits for the device once.
 
-    All are on one device. What is done to them there is under way before the host waits.
+    All conversions are queued on the device before the host waits.
     """
     if not tensors:
         return []

@@ -9,17 +9,17 @@ from functools import cache
 
 #: Parameters of mallopt.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -3, -4
-#: What the latter two are by themselves: which blocks lie outside of the heap, and how many.
+#: glibc's defaults for the latter two: which blocks are outside the heap, and how many.
 _LARGE, _MOST_OUTSIDE = 128 << 10, 1 << 16
 _keeps = False
 
 
 def keep_freed_memory() -> None:
-    """Let the allocator keep what an iteration frees, for the next one takes as much again.
+    """Let the allocator keep what an iteration frees, because the next one needs as much again.
 
     Otherwise glibc hands large blocks back to the kernel, which has to clear them for every
     iteration: about a tenth of the time of LeNet on a CPU, an eighth of AlexNet's processor time.
-    A threshold would not do: of blocks above 32 MB, as AlexNet's fc6 has, glibc keeps none.
+    A threshold would not help: glibc keeps no blocks above 32 MB, such as those of AlexNet's fc6.
     """
     global _keeps
     _keeps = True
@@ -30,11 +30,11 @@ def keep_freed_memory() -> None:
 
 @contextmanager
 def beside_the_heap() -> Iterator[None]:
-    """Within it, large blocks come from the kernel and go back to it all the same.
+    """A context in which large blocks still come from the kernel and go back to it.
 
-    For work that an iteration does not do, as a snapshot: it would have to find gaps among what
-    iterations have left, now and then would not, and the process would have grown by a megabyte.
-    Small blocks scatter, too, a page more now and then: what is free goes back to the kernel.
+    For work that iterations do not do, such as a snapshot: its blocks would not always fit into
+    the gaps that iterations leave, and the process would sometimes grow by a megabyte. Small blocks
+    cause fragmentation, too, so free memory is returned to the kernel at the end.
     """
     if not _keeps:
         yield
@@ -58,5 +58,5 @@ def _call(function: str, *arguments: int) -> None:
 
 @cache
 def _library() -> ctypes.CDLL:
-    """Once: each CDLL makes types of its own, and a process would keep some at each snapshot."""
+    """Loaded once: each CDLL creates new types, some of which the process would never free."""
     return ctypes.CDLL("libc.so.6")

@@ -18,7 +18,7 @@ _AMPERE = (8, 0)
 
 
 def use_precision(flag: str, device: torch.device) -> torch.dtype | None:
-    """Compute as the flag says; without one, in tf32 on a GPU that has it, else in fp32.
+    """Set the precision that the flag names; by default tf32 on a GPU that has it, else fp32.
 
     Returns the type of activations where it differs from that of the parameters. Raises CaffeError
     for a precision that is unknown, or that the device does not have.

@@ -11,15 +11,15 @@ import torch
 
 @contextmanager
 def recording(graph: torch.cuda.CUDAGraph) -> Iterator[None]:
-    """`with recording(graph):` records what this thread asks of the GPU; nothing is computed.
+    """`with recording(graph):` records GPU calls as a CUDA graph without running them.
 
-    Raises RuntimeError for what cannot be recorded.
+    Raises RuntimeError for calls that cannot be recorded.
     """
     was_enabled = gc.isenabled()
-    # To free another graph meanwhile would end this one, and garbage may hold one.
+    # Freeing another graph meanwhile would end this recording, and garbage may contain one.
     gc.disable()
     try:
-        # The thread that reads ahead goes on making CUDA calls.
+        # The prefetching thread continues to make CUDA calls.
         with torch.cuda.graph(graph, capture_error_mode="thread_local"):
             yield
     finally:

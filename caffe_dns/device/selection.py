@@ -16,7 +16,7 @@ CPU = torch.device("cpu")
 
 
 class LocalRank(Protocol):
-    """A process among those of one host that train together."""
+    """One of several processes that train together."""
 
     @property
     def local_rank(self) -> int: ...
@@ -28,7 +28,7 @@ class LocalRank(Protocol):
 def parse_gpus(flag: str) -> list[int]:
     """The device ids of `-gpu`: `0`, `0,1`, `all`, or nothing.
 
-    Raises CaffeError for anything else and for a GPU that is not there.
+    Raises CaffeError for anything else and for a GPU that does not exist.
     """
     if not flag:
         return []
@@ -57,8 +57,8 @@ def training_device(
     """The device to train on; logs it as Caffe does.
 
     `solver_mode: GPU` without a GPU gets a warning and the CPU; an explicit `-gpu` gets an error.
-    In a `world` of several processes, each takes the GPU that its local rank counts to in `-gpu`,
-    without that flag among all GPUs; the CPU where there is none or `solver_mode` is CPU.
+    In a `world` of several processes, each takes the GPU at the index of its local rank in `-gpu`
+    or, without that flag, among all GPUs; the CPU if there is none or `solver_mode` is CPU.
     """
     gpus = parse_gpus(flag)
     wants_gpu = param.HasField("solver_mode") and param.solver_mode == SolverParameter.GPU
@@ -108,10 +108,10 @@ def scoring_device(flag: str) -> torch.device:
 
 
 def use_gpu(gpu: int) -> torch.device:
-    """Make this GPU the current one, with the settings that everything here runs with."""
+    """Make this GPU the current one, with the settings that dns uses throughout."""
     # Caffe's numbers are float32 throughout; torch would let cuDNN round to TF32.
     torch.backends.cudnn.allow_tf32 = False
-    # The fastest convolution for each shape is found by trying, once.
+    # cuDNN times its algorithms, once for each shape.
     torch.backends.cudnn.benchmark = True
     torch.cuda.set_device(gpu)
     return torch.device("cuda", gpu)

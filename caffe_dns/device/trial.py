@@ -10,23 +10,23 @@ from collections.abc import Callable, Hashable
 
 import torch
 
-#: How often each way is run to be timed.
+#: How often each way is timed.
 TIMES = 5
 
 Way = Callable[[], object]
 
 
 class Trials:
-    """What has been found, by all that the time may depend on."""
+    """The results so far, by everything that the time may depend on."""
 
     def __init__(self) -> None:
         self.found: dict[Hashable, bool] = {}
 
     def is_faster(self, case: Hashable, way: Way, other: Way) -> bool:
-        """Whether `way` is faster than `other`; false where it fails.
+        """Whether `way` is faster than `other`; false if it fails.
 
-        Never where cuDNN is not to try: results have to be the same in every run then. Nor while a
-        graph is captured, if it has not been found before.
+        Always false where cuDNN's benchmark is off, because every run has to give the same results
+        then; and while a graph is captured, unless the case has been tried before.
         """
         if not torch.backends.cudnn.benchmark:
             return False
@@ -39,15 +39,15 @@ class Trials:
 
 @torch.no_grad()
 def _try(way: Way, other: Way) -> bool:
-    """Compare the shortest times of both, which take turns: others may be at work on the device.
+    """Compare the shortest times of both, by turns, because other programs may use the device.
 
-    The first time, in which kernels are found, does not count.
+    The first run of each, which finds or compiles kernels, does not count.
     """
     try:
         for each in (way, other):
             each()
         times = [(_milliseconds(way), _milliseconds(other)) for _ in range(TIMES)]
-    except Exception:  # this is not for it, Triton cannot compile for it, or memory does not do
+    except Exception:  # not supported, Triton cannot compile it, or out of memory
         return False
     own, others = (min(column) for column in zip(*times, strict=True))
     return own < others

@@ -17,19 +17,19 @@ from typing import BinaryIO
 
 from caffe_dns.encoding import on_disk
 
-#: Seconds to wait for whoever writes into a pipe.
+#: Seconds to wait for a writer of a pipe.
 PATIENCE = 5.0
 _PIECE = 1 << 16
-#: Bytes of memory that any file may take, and how many for each of its own.
+#: Bytes of memory that any file may take, and how many more per byte of the file.
 FREE, _PER_BYTE = 192 << 20, 16
 
 
 def open_file(path: str | Path) -> BinaryIO:
-    """A file open for reading, or all that comes through a pipe. Raises OSError."""
+    """A file open for reading, or the whole content of a pipe. Raises OSError."""
     name = on_disk(str(path))
     if "\0" in name:
         raise OSError(errno.EINVAL, "the name has a NUL byte in it")
-    # Not blocking: to open a pipe would wait for somebody who writes.
+    # Non-blocking: opening a pipe would wait for a writer.
     descriptor = os.open(name, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         mode = os.fstat(descriptor).st_mode
@@ -48,7 +48,7 @@ def open_file(path: str | Path) -> BinaryIO:
 
 
 def may_take(memory: int, stored: int, each: int = _PER_BYTE) -> bool:
-    """Whether what lies in so many bytes of a file, compressed perhaps, may well take so much.
+    """Whether a number of bytes in a file, perhaps compressed, can plausibly take this much memory.
 
     `each` is how much a byte may become.
     """
@@ -56,9 +56,9 @@ def may_take(memory: int, stored: int, each: int = _PER_BYTE) -> bool:
 
 
 def is_count(word: str) -> bool:
-    """Whether a word is a whole number that is not negative, of nine digits at most.
+    """Whether a word is a non-negative whole number of at most nine digits.
 
-    Python has digits of which `int` makes no number, and numbers too long for it.
+    `isdigit` accepts characters that `int` refuses, and `int` refuses very long numbers.
     """
     return word.isdecimal() and len(word) <= 9
 
@@ -70,7 +70,7 @@ def read_file(path: str | Path) -> bytes:
             content: bytes | None = file.read()
         except MemoryError:
             raise OSError(errno.ENOMEM, "it is larger than what memory is left") from None
-    if content is None:  # as Linux has them in /proc, which wait for news
+    if content is None:  # such as files in /proc that wait for events
         raise OSError(errno.ENXIO, "it is a device, not a file")
     return content
 
@@ -83,7 +83,7 @@ def check_file(path: str | Path) -> None:
 
 
 def _read_pipe(descriptor: int) -> bytes:
-    """All that comes until the other side closes it."""
+    """Everything until the other side closes the pipe."""
     pieces: list[bytes] = []
     end = time.monotonic() + PATIENCE
     while True:

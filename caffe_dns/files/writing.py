@@ -22,19 +22,19 @@ from caffe_dns import interrupt, log
 from caffe_dns.encoding import on_disk
 from caffe_dns.errors import CaffeError
 
-#: Bytes that are worth a write of their own.
+#: Pieces of at least this size are written separately.
 _ONE_WRITE = 1 << 20
-#: A word for this process: in containers, the first process of every life has the same number.
+#: Identifies this process: in containers, process numbers repeat.
 _OURS = secrets.token_hex(2)
-#: Where this process has made temporary files.
+#: The folders in which this process has made temporary files.
 _folders: set[Path] = set()
 
 
 def write_atomically(path: str | Path, *pieces: bytes | memoryview) -> None:
-    """Put the pieces, one after the other, into the file `path`, replacing what was there.
+    """Write the pieces, in order, to the file `path`, replacing an existing one.
 
-    Whoever reads `path` meanwhile sees the old file or the new one, also after a power failure. On
-    failure nothing is left behind. Raises CaffeError when the folder is missing or not writable.
+    Readers of `path` see the old file or the new one, also after a power failure. On failure
+    nothing is left behind. Raises CaffeError when the folder is missing or not writable.
     """
     file = NewFile(path)
     try:
@@ -48,7 +48,7 @@ def write_atomically(path: str | Path, *pieces: bytes | memoryview) -> None:
 
 
 def _together(pieces: Iterable[bytes | memoryview]) -> Iterator[bytes | memoryview]:
-    """The pieces, those that are small put together, so that there are few writes."""
+    """The pieces, with small ones joined, so that there are few writes."""
     waiting = bytearray()
     for piece in pieces:
         if len(waiting) + len(piece) <= _ONE_WRITE:
@@ -63,9 +63,9 @@ def _together(pieces: Iterable[bytes | memoryview]) -> Iterator[bytes | memoryvi
 class NewFile:
     """A file that has a hidden name beside its own, `path`, until it is closed.
 
-    Then it takes the place of what was there, and who may read and write that may do so with the
-    new one. A link is replaced, with a warning, and what it leads to stays as it is. Whoever makes
-    a NewFile closes it or gives it up. Whatever fails is a CaffeError that names `path`.
+    Then it replaces an existing file, and keeps that file's permissions. A link is replaced, with a
+    warning, and its target is left as it is. The owner of a NewFile closes it or gives it up. Every
+    failure is a CaffeError that names `path`.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -83,7 +83,7 @@ class NewFile:
             raise
 
     def write(self, data: bytes | memoryview, start: int) -> None:
-        """Put all of `data` into the file from byte `start` on."""
+        """Write all of `data` at offset `start`."""
         left = memoryview(data).cast("B")
         with _errors(self._path):
             while left:
@@ -91,17 +91,17 @@ class NewFile:
                 left, start = left[done:], start + done
 
     def read(self, size: int, start: int) -> bytes:
-        """What stands from byte `start` on, fewer than `size` bytes at the end."""
+        """Read `size` bytes at offset `start`, fewer at the end."""
         with _errors(self._path):
             return os.pread(self._descriptor, size, start)
 
     def truncate(self, size: int) -> None:
-        """Make the file so long."""
+        """Set the length of the file."""
         with _errors(self._path):
             os.ftruncate(self._descriptor, size)
 
     def close(self) -> None:
-        """Give the file its name, so that it lasts."""
+        """Sync the file and give it its name."""
         with _errors(self._path):
             sync(self._descriptor)
             self._close_descriptor()
@@ -114,7 +114,7 @@ class NewFile:
             sync_folder(self._path.parent)
 
     def abort(self) -> None:
-        """Throw the file away, unless it has its name."""
+        """Delete the file, unless it has its name."""
         with suppress(OSError):
             self._close_descriptor()
         with suppress(OSError):
@@ -124,7 +124,7 @@ class NewFile:
         path = str(self._path)
         if os.path.isdir(path):
             raise CaffeError("cannot be written: it is a folder", file=path)
-        # The superuser could give its name to the file, and /dev/null would be gone.
+        # The superuser could otherwise replace /dev/null by the file.
         in_dev = self._path.parent.absolute() == Path("/dev")
         if in_dev or (os.path.exists(path) and not os.path.isfile(path)):
             raise CaffeError("cannot be written: it is a device or a pipe, not a file", file=path)
@@ -137,7 +137,7 @@ class NewFile:
             if not self._path.exists():
                 return
             mode = self._path.stat().st_mode & 0o777
-            # A file system on which all files have one mode may refuse to be told it.
+            # File systems without modes may refuse to set one.
             if os.fstat(self._descriptor).st_mode & 0o777 != mode:
                 os.fchmod(self._descriptor, mode)
 
@@ -149,7 +149,7 @@ class NewFile:
 
 @contextmanager
 def _errors(path: Path) -> Iterator[None]:
-    """What the system refuses meanwhile is a CaffeError of this file's."""
+    """A context in which an OSError becomes a CaffeError about this file."""
     try:
         yield
     except OSError as error:
@@ -157,12 +157,12 @@ def _errors(path: Path) -> Iterator[None]:
 
 
 def temporary_beside(path: Path) -> Path:
-    """A name in the same folder for what is to become `path`, which nobody else uses.
+    """A unique temporary name in the folder of `path`.
 
-    Raises CaffeError where no file can have such a name.
+    Raises CaffeError if no file can have such a name.
 
-    It says which process of which machine makes it; what dead ones have left for the same `path`
-    is removed.
+    The name contains machine and process. Removes what dead processes have left for the same
+    `path`.
     """
     if "\0" in str(path):
         raise CaffeError("cannot be written: the name has a NUL byte in it", file=str(path))
@@ -176,9 +176,9 @@ def temporary_beside(path: Path) -> Path:
 
 @contextmanager
 def claimed(path: Path) -> Iterator[list[int]]:
-    """Keep an empty temporary file for `path` meanwhile: which other processes have one now.
+    """Keep an empty temporary file for `path` in this context; gives the other processes with one.
 
-    Only those of this machine are known. Where no file can be written there, there is none.
+    Only those of this machine are known. No file is kept where none can be written.
     """
     mark = temporary_beside(path)
     with suppress(OSError):
@@ -191,7 +191,7 @@ def claimed(path: Path) -> Iterator[list[int]]:
 
 
 def _at_work_on(path: Path) -> set[int]:
-    """The processes that have a temporary file for `path`, once those of dead ones are gone."""
+    """The live processes that have a temporary file for `path`; removes those of dead ones."""
     beginning = f".{path.name}"
     found: set[int] = set()
     with suppress(OSError):
@@ -248,16 +248,16 @@ interrupt.at_end.append(_remove_ours)
 
 @cache
 def _ending() -> re.Pattern[str]:
-    """How the names of temporary files end on this machine, after those of the files themselves.
+    """The ending that this machine adds to the names of files for temporary ones.
 
-    Not a pattern for each name, which Python would keep: a run writes thousands of snapshots.
+    One pattern for all names, because Python caches patterns and a run writes many snapshots.
     """
     return re.compile(rf"\.{_machine()}\.(\d{{1,9}})\.([0-9a-f]{{4}})[0-9a-f]{{4}}\.tmp\Z")
 
 
 @cache
 def _machine() -> str:
-    """A word for this machine, and for the container in which process numbers count."""
+    """Identifies this machine, and the container that process numbers belong to."""
     try:
         container = os.readlink("/proc/self/ns/pid")
     except OSError:
@@ -266,7 +266,7 @@ def _machine() -> str:
 
 
 def _is_at_work(process: int, word: str) -> bool:
-    """Whether the process that made a temporary file still lives."""
+    """Whether the process that made a temporary file is still running."""
     if process == os.getpid():
         return word == _OURS
     try:
@@ -279,9 +279,9 @@ def _is_at_work(process: int, word: str) -> bool:
 
 
 def check_target(path: str | Path, inputs: Iterable[str] = ()) -> None:
-    """Raise CaffeError where no file of this name can be written: before long work, say.
+    """Raise CaffeError if no file of this name can be written, for checks before long work.
 
-    And where it would take the place of one of the files that it is made from.
+    Also if it would replace one of the files that it is made from.
     """
     for given in inputs:
         if os.path.isfile(path) and os.path.exists(given) and os.path.samefile(path, given):
@@ -295,7 +295,7 @@ def check_target(path: str | Path, inputs: Iterable[str] = ()) -> None:
 
 
 def try_place(path: Path) -> None:
-    """Raise OSError where no hidden file can be made beside `path`, or none can be renamed."""
+    """Raise OSError if no hidden file can be made beside `path`, or it cannot be renamed."""
     names = temporary_beside(path), temporary_beside(path)
     try:
         names[0].touch()
@@ -307,7 +307,7 @@ def try_place(path: Path) -> None:
 
 
 def sync(descriptor: int) -> None:
-    """Make what was written into a file last, where its file system knows how. Raises OSError."""
+    """Sync a file to disk, if its file system can. Raises OSError."""
     try:
         os.fsync(descriptor)
     except OSError as error:
@@ -316,7 +316,7 @@ def sync(descriptor: int) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make the rename last; folders that cannot be read or synced are left alone."""
+    """Sync a rename to disk; ignores folders that cannot be read or synced."""
     with suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:

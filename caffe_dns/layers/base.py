@@ -52,17 +52,17 @@ class Context:
     #: Whether layers of the standard types own masks (HolmesShuan's kind of surgery).
     surgery: bool = True
     allow_python_layers: bool = False
-    #: How many records that cannot be decoded a Data layer passes over.
+    #: How many undecodable records a Data layer skips.
     skip_bad_records: int = 0
     #: Whether Data layers leave JPEGs to the GPU.
     decode_on_gpu: bool = False
     #: The type of activations where it is not that of the parameters; see `Layer.keeps_type`.
     activations: torch.dtype | None = None
-    #: The counter behind random draws: forward passes, or iterations where a solver trains.
+    #: The counter for random draws: forward passes, or iterations if a solver trains.
     passes: int = 0
-    #: Whether the net counts `passes`, one each forward pass; a solver sets it by itself.
+    #: Whether the net increments `passes` in each forward pass; a solver sets `passes` itself.
     counts_passes: bool = True
-    #: Where gradients of weights are computed while backward goes on; None leaves them to autograd.
+    #: Computes weight gradients while backward goes on; None leaves them to autograd.
     deferred_gradients: DeferredWeightGradients | None = None
     _generator: torch.Generator | None = None
     _seeded_for: tuple[int, int] | None = None
@@ -81,7 +81,7 @@ class Context:
         return self._generator
 
     def renew_generator(self) -> None:
-        """Draw the same from another one: PyTorch's is of no use after a capture that failed."""
+        """Use a new generator with the same draws: a failed capture makes PyTorch's unusable."""
         self._generator = self._seeded_for = None
 
     @property
@@ -96,27 +96,27 @@ class Layer(nn.Module):
     `blobs` is Caffe's list, in Caffe's order: learnable parameters, running statistics and masks.
     """
 
-    #: Whether the layer works in the bottoms' type where that has fewer digits than float32; other
-    #: layers are given float32.
+    #: Whether the layer accepts bottoms of lower precision than float32; other layers are given
+    #: float32.
     keeps_type: ClassVar[bool] = False
-    #: Least and most bottoms and tops (`include/caffe/layer.hpp`); None is no upper bound.
+    #: Minimum and maximum number of bottoms and tops (`include/caffe/layer.hpp`); None: no maximum.
     bottoms: ClassVar[tuple[int, int | None]] = (1, 1)
     tops: ClassVar[tuple[int, int | None]] = (1, 1)
     #: As many tops as bottoms (`EqualNumBottomTopBlobs`).
     equal_bottoms_and_tops: ClassVar[bool] = False
-    #: Tops that the definition leaves out are made all the same (loss layers).
+    #: Whether tops that the definition omits are made anyway (loss layers).
     auto_tops: ClassVar[bool] = False
-    #: Whether the first top has loss weight 1 where the definition gives none.
+    #: Whether the first top has loss weight 1 unless the definition gives one.
     is_loss: ClassVar[bool] = False
     #: Bottoms that never get a gradient even under force_backward (labels).
     no_force_backward: ClassVar[tuple[int, ...]] = ()
-    #: The bottoms that are refused where they have no numbers, of which PyTorch computes nothing.
+    #: The bottoms that must not be empty, for which PyTorch has no result.
     needs_numbers: ClassVar[slice] = NO_BOTTOM
-    #: Whether the tops come from elsewhere than the net: a database, a program, a filler.
+    #: Whether the tops come from outside the net: a database, a program, a filler.
     is_source: ClassVar[bool] = False
     #: Whether the caller of the net gives the tops: `forward` is never called.
     is_input: ClassVar[bool] = False
-    #: Whether a source keeps nothing that it has given out, or gives out the same again and again.
+    #: Whether the caller may overwrite a source's tops: it keeps no reference to them.
     gives_away: ClassVar[bool] = False
 
     def __init__(self, param: LayerParameter, context: Context) -> None:
@@ -130,7 +130,7 @@ class Layer(nn.Module):
         self.mask_indices: tuple[int, ...] = ()
         #: Indices into `blobs` of those that gradient steps never change, whatever `param {}` says.
         self.fixed_blobs: tuple[int, ...] = ()
-        #: How many `param {}` may stand in the definition beyond the number of blobs.
+        #: How many more `param {}` than blobs the definition may have.
         self.spare_param_specs = 0
         self.train(param.phase == TRAIN)
 
@@ -147,7 +147,7 @@ class Layer(nn.Module):
     def setup(self, bottom_shapes: Sequence[Shape]) -> list[Shape]:
         """Check the counts, create the blobs, and return the shapes of the tops.
 
-        Raises CaffeError, with the layer's name, for what the definition has wrong.
+        Raises CaffeError, with the layer's name, for errors in the definition.
         """
         self._check_counts(len(bottom_shapes))
         self._check_numbers(bottom_shapes)
@@ -160,7 +160,7 @@ class Layer(nn.Module):
         return self.top_shapes(bottom_shapes)
 
     def top_shapes(self, bottom_shapes: Sequence[Shape]) -> list[Shape]:
-        """What `reshape` gives, also for no images, of which PyTorch computes none.
+        """The top shapes that `reshape` gives, checked; a batch may be empty.
 
         Raises CaffeError, with the layer's name, for bottoms that do not fit.
         """
@@ -185,7 +185,7 @@ class Layer(nn.Module):
         raise NotImplementedError
 
     def offer(self, memory: Sequence[Tensor]) -> None:
-        """Tensors like the tops, which a source may write the next ones into; good once."""
+        """Offer tensors like the tops, which a source may write its next tops into, once."""
 
     def error(self, message: str, field: str | None = None) -> CaffeError:
         """An error about this layer, to be raised by the caller."""
@@ -193,12 +193,12 @@ class Layer(nn.Module):
 
     @property
     def brings_data(self) -> bool:
-        """Whether the tops are there before any layer of the net has run."""
+        """Whether the tops exist before any layer of the net has run."""
         return self.is_source or self.is_input
 
     @property
     def num_tops(self) -> int:
-        """How many tops `forward` has to return: those named, or the least that must exist."""
+        """How many tops `forward` has to return: those named, but at least the minimum."""
         named = len(self.param.top)
         return max(named, self.tops[0]) if self.auto_tops else named
 
@@ -240,7 +240,7 @@ class Layer(nn.Module):
         return tensors
 
     def add_parameter(self, shape: Shape, filler: FillerParameter, name: str = "") -> None:
-        """Append a learnable blob with first values from `filler`.
+        """Append a learnable blob with initial values from `filler`.
 
         In the net's state_dict it is called LAYER.NAME, or LAYER.blobN without a name.
         """
@@ -250,14 +250,14 @@ class Layer(nn.Module):
     def add_buffer(
         self, shape: Shape, filler: FillerParameter, name: str = "", *, is_mask: bool = False
     ) -> None:
-        """Append a blob that no gradient reaches: running statistics, or a mask."""
+        """Append a blob without a gradient: running statistics, or a mask."""
         if is_mask:
             self.mask_indices = (*self.mask_indices, len(self._blob_names))
         values = self._filled(shape, filler)
         self.register_buffer(self._next_name(name), values)
 
     def share_blob(self, index: int, owner: Layer, owner_index: int) -> None:
-        """Use another layer's blob; seen in this layer's own shape where the two differ."""
+        """Use another layer's blob, viewed in this layer's own shape if the two differ."""
         shape = tuple(self.blobs[index].shape)
         tensor = getattr(owner, owner._blob_names[owner_index])
         setattr(self, self._blob_names[index], tensor)
@@ -266,7 +266,7 @@ class Layer(nn.Module):
 
     def see_parameter_as(self, index: int, tensor: Tensor) -> None:
         """From now on, use this tensor as blob `index`, such as a view of the parameter."""
-        # Not by setattr, which takes nothing but leaves.
+        # Not by setattr, which accepts only leaves.
         self._parameters[self._blob_names[index]] = tensor  # type: ignore[assignment]
 
     def _next_name(self, name: str = "") -> str:
@@ -284,8 +284,8 @@ class Layer(nn.Module):
     def settings(self, **defaults: Any) -> dict[str, Any]:
         """The layer's `extension_param { settings }`, a JSON object, over these defaults.
 
-        For types that plugins bring. Raises CaffeError for names that `defaults` does not have and
-        for values of another type than theirs.
+        For layer types of plugins. Raises CaffeError for names that are not in `defaults` and for
+        values of another type than the default.
         """
         self._has_extension = True
         text = self.param.extension_param.settings
@@ -330,7 +330,7 @@ class SameShape(Layer):
 
 
 class LossLayer(Layer):
-    """A layer whose first top is a loss, made even where the definition names no top."""
+    """A layer whose first top is a loss, made even if the definition names no top."""
 
     bottoms = (2, 2)
     auto_tops = True
@@ -347,7 +347,7 @@ class LossLayer(Layer):
 
 
 def add_bias(top: Tensor, bias: Tensor, axis: int = 1) -> Tensor:
-    """The top with a number added for each place of an axis, in the top's type."""
+    """The top plus one bias for each index along `axis`, in the top's type."""
     return top + bias.to(top.dtype).view(-1, *[1] * (top.dim() - axis - 1))
 
 
@@ -357,7 +357,7 @@ def count(shape: Shape) -> int:
 
 
 def check_shape(shape: Shape, what: str = "a blob") -> None:
-    """Raise CaffeError for a shape that no blob can have, before memory is asked for."""
+    """Raise CaffeError for a shape that no blob can have, before memory is allocated."""
     if len(shape) > _MOST_AXES:
         raise CaffeError(f"{what} would have {len(shape)} axes; {_MOST_AXES} are the most")
     # Strides are counted as if extents of 0 were 1.

@@ -28,13 +28,13 @@ from caffe_dns.layers.weight_gradients import (
 from caffe_dns.proto.caffe_pb2 import CConvolutionParameter, ConvolutionParameter
 from caffe_dns.proto.fields import refuse_fields
 
-#: Products in a forward pass from which a memory format for speed pays (measured on two cores).
+#: Multiply-accumulates per pass above which channels-last is faster (measured on two cores).
 LARGE_CONVOLUTION = 10_000_000
 
-#: The most channels of bottom and top for which a kernel of our own computes the weight's gradient.
+#: The most channels of bottom and top for which our own kernel computes the weight's gradient.
 FEW_CHANNELS = 64
 
-#: Where convolutions of few channels are worth another way: matrix units want many.
+#: Types for which convolutions of few channels are transformed: Tensor Cores need many.
 MATRIX_DEVICES = ("cuda",)
 
 #: Layer types of forks, and of what alone they have `proto/upgrade_forks` makes Caffe's settings.
@@ -66,7 +66,7 @@ class BaseConvolution(WeightedLayer):
     tops = (1, None)
     equal_bottoms_and_tops = True
 
-    #: The least that a side may be padded by.
+    #: The smallest padding of a side.
     least_pad = 0
 
     def build(self, bottom_shapes: Sequence[Shape]) -> None:
@@ -88,7 +88,7 @@ class BaseConvolution(WeightedLayer):
         self.dilation = spatial_setting(
             self, axes, "dilation", ("dilation_h", "dilation_w"), default=1
         )
-        if axes == 0:  # torch knows no convolution without a spatial axis; forward adds one
+        if axes == 0:  # torch has no convolution without a spatial axis; forward adds one
             self.stride, self.pad, self.dilation = (1,), (0,), (1,)
         self._least = [self.reach(i) - sum(self.padding(i)) for i in range(axes)]
         self.num_output, self.group = self.outputs_and_groups(shape[self.channel_axis])
@@ -124,7 +124,7 @@ class BaseConvolution(WeightedLayer):
         return self.pad[spatial_axis] + before, self.pad[spatial_axis] + behind
 
     def missing(self, spatial: Sequence[int]) -> list[int]:
-        """How many zeros are added behind each axis of a padded bottom so that the kernel fits."""
+        """How many zeros are added after each axis of a padded bottom so that the kernel fits."""
         return [
             missing(extent + sum(self.padding(i)), self.reach(i), self.stride[i])
             for i, extent in enumerate(spatial)
@@ -182,7 +182,7 @@ class BaseConvolution(WeightedLayer):
         return [self.apply_to(bottom, weight, bias) for bottom in bottoms]
 
     def apply_to(self, bottom: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        # Axes before the channel axis are all batch; torch wants exactly one, and a spatial axis.
+        # All axes before the channels are batch axes; torch needs exactly one, and a spatial axis.
         leading = bottom.shape[: self.channel_axis]
         if self.strided is None:
             bottom = bottom.to(weight.dtype)
@@ -207,7 +207,7 @@ class BaseConvolution(WeightedLayer):
             else:
                 top = self.convolve(bottom, weight, None)
         if bias is not None:
-            # After the sum over the window, as Caffe does; in a fused call it would round first.
+            # After the sum over the window, as in Caffe; a fused call would round differently.
             top.add_(bias.view(-1, *[1] * (top.dim() - 2)))
         if self.num_spatial_axes == 0:
             top = top.squeeze(-1)
@@ -222,12 +222,11 @@ class BaseConvolution(WeightedLayer):
         return F.pad(bottom, beyond) if any(beyond) else bottom
 
     def _pays_channels_last(self, bottom_shape: Shape) -> bool:
-        """Whether to keep the channels innermost in memory.
+        """Whether to use channels-last memory.
 
         On a CPU, oneDNN then takes two thirds of the time for a large convolution; for small ones
-        it is no faster. On a GPU, that is what the matrix units want. fp32 does not use them; there
-        it pays for a convolution of each channel by itself, in a fifth of the time, and for what
-        comes after that.
+        it is no faster. On a GPU, Tensor Cores need it. fp32 does not use them; there it makes
+        depthwise convolutions five times as fast, and speeds up the layers after them.
         """
         if self.num_spatial_axes != 2 or self.channel_axis != 1:
             return False
@@ -264,7 +263,7 @@ class BaseConvolution(WeightedLayer):
         return fits and self.num_spatial_axes == 2 and plain and odd and small
 
     def _is_by_channels(self) -> bool:
-        """Whether each channel is convolved by itself."""
+        """Whether it is a depthwise convolution."""
         return 1 < self.group == self.channels
 
     def _is_of_pixels(self) -> bool:

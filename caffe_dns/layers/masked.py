@@ -27,7 +27,7 @@ from caffe_dns.proto.caffe_pb2 import (
 if TYPE_CHECKING:
     from caffe_dns.kernels.products import Products
 
-#: A layer, the place of one of its parameters, the parameter, and its mask.
+#: A layer, the index of one of its parameters, the parameter, and its mask.
 _Entry = tuple["WeightedLayer", int, Tensor, Tensor | None]
 TensorOrNone = TypeVar("TensorOrNone", Tensor, Tensor | None)
 
@@ -41,11 +41,11 @@ class WeightedLayer(Layer):
     output_axis: int
     #: How many channels the top has.
     num_output: int
-    #: How many products the layer sums up for one image.
+    #: How many multiply-accumulates the layer takes for one image.
     products: int
     #: The weight's axis of input channels; None where no axis alone has them.
     input_axis: int | None = 1
-    #: What `without_bias` gives, of parameters that do not change any more; see `sparse`.
+    #: A faster `without_bias` for parameters that no longer change; see `sparse`.
     fixed_product: Callable[[Tensor], tuple[Tensor, Tensor | None]] | None = None
     #: Products of weight and bias, while masks are applied to all layers together.
     _ready: list[Tensor | None] | None = None
@@ -56,7 +56,7 @@ class WeightedLayer(Layer):
         bias_shape: Shape,
         settings: ConvolutionParameter | InnerProductParameter,
     ) -> None:
-        """Create the weight, the bias if `bias_term`, and the masks that the layer's kind has."""
+        """Create the weight, the bias if `bias_term`, and the masks of the layer's kind."""
         self.bias_term = settings.bias_term
         self.add_parameter(weight_shape, settings.weight_filler, "weight")
         if self.bias_term:
@@ -70,8 +70,8 @@ class WeightedLayer(Layer):
         """Weight and bias as the forward pass uses them, masked, rounded to a type if given."""
         if self._ready is None:
             return self._masked(dtype)
-        # Not before: autograd turns last to what was made first, and gradients that are to be sent
-        # to other ranks would wait until backward is over.
+        # Not earlier: autograd runs backward in reverse order of creation, and gradients for other
+        # ranks would wait until backward is over.
         weight, bias = (
             parameter
             if parameter is None or product is None
@@ -95,7 +95,7 @@ class WeightedLayer(Layer):
     def apply_apart(
         self, product: Product | None, bottom: Tensor, weight: Tensor, bias: Tensor | None
     ) -> Tensor | None:
-        """The same by `product`, gradients deferred; None where that is not to be."""
+        """The same by `product` with deferred gradients; None if they are not deferred."""
         deferred = self.deferring(bottom.shape[0])
         if deferred is None or product is None:
             return None
@@ -114,7 +114,7 @@ class WeightedLayer(Layer):
         return top if bias is taken or bias is None else top + bias
 
     def deferring(self, num: int) -> DeferredWeightGradients | None:
-        """Who computes the gradients of weight and bias for so many images instead of autograd."""
+        """What computes the gradients of weight and bias instead of autograd, for some images."""
         deferred = self.context.deferred_gradients
         own_weight, own_bias = self.own()
         learning = [p for p in (own_weight, own_bias) if p is not None and p.requires_grad]
@@ -153,7 +153,7 @@ class DeviationMasks(WeightedLayer):
         if not self.wants_mask():
             return
         if not self.context.surgery:
-            # Definitions for the fork give the mask a `param {}` of its own.
+            # Definitions for the fork have a `param {}` for the mask.
             self.spare_param_specs = 1
             return
         self.threshold = settings.threshold
@@ -169,17 +169,17 @@ class DeviationMasks(WeightedLayer):
 
     @torch.no_grad()
     def renew_masks(self) -> Tensor:
-        """Prune and splice by the weights as they are now; returns how many came back."""
+        """Prune and splice by the current weights; returns how many were spliced back."""
         renewed = mask_rules.deviation_mask(self.blobs[0], self.threshold)
         return mask_rules.replace(self.mask_blobs()[0], renewed)
 
     def distances(self) -> list[Tensor]:
-        """What a threshold is compared with, for each mask: the distance from the mean weight."""
+        """Per mask, the values that a threshold is compared with: distances from the mean."""
         weight = self.blobs[0].detach()
         return [(weight - weight.mean()).abs_()]
 
     def in_own_terms(self, distance: Tensor) -> Tensor:
-        """A distance as a `threshold`: in standard deviations."""
+        """Convert a distance to a `threshold`, in standard deviations."""
         return distance / self.blobs[0].detach().std(correction=0)
 
     def as_distance(self, threshold: float) -> Tensor:
@@ -190,7 +190,7 @@ class DeviationMasks(WeightedLayer):
 class MagnitudeMasks(WeightedLayer):
     """Masks by magnitude on weight and bias. Blobs: [W, b, Mw, Mb] or [W, Mw]."""
 
-    #: Whether mu and sigma are those of the parameters that are not masked, or of all.
+    #: Whether mu and sigma are those of the unmasked parameters, or of all.
     measures_masked: ClassVar[bool] = True
 
     moments: Tensor
@@ -220,13 +220,13 @@ class MagnitudeMasks(WeightedLayer):
 
     @torch.no_grad()
     def measure_moments(self) -> None:
-        """Fix mu and sigma from the parameters as they are now."""
+        """Fix mu and sigma from the current parameters."""
         measured = self.effective() if self.measures_masked else self.own()
         self.moments.copy_(mask_rules.magnitude_moments([p for p in measured if p is not None]))
 
     @torch.no_grad()
     def renew_masks(self) -> Tensor:
-        """Prune and splice by the parameters as they are now; returns how many came back."""
+        """Prune and splice by the current parameters; returns how many were spliced back."""
         came_back = [
             mask_rules.replace(
                 mask, mask_rules.hysteresis_mask(parameter, mask, self.moments, self.c_rate)
@@ -236,14 +236,14 @@ class MagnitudeMasks(WeightedLayer):
         return torch.stack(came_back).sum()
 
     def distances(self) -> list[Tensor]:
-        """What a threshold is compared with, for each mask: the absolute parameters."""
+        """Per mask, the values that a threshold is compared with: the absolute parameters."""
         return [
             parameter.detach().abs()
             for parameter, _ in zip(self.blobs, self.mask_blobs(), strict=False)
         ]
 
     def in_own_terms(self, distance: Tensor) -> Tensor:
-        """A distance as a `c_rate`: in standard deviations above the mean of the magnitudes."""
+        """Convert a distance to a `c_rate`, in standard deviations above the mean magnitude."""
         mu, sigma = self.moments
         return (distance - mu) / sigma
 
@@ -254,9 +254,9 @@ class MagnitudeMasks(WeightedLayer):
 
 
 class MasksTogether:
-    """The masks of some layers, which are applied to their parameters all at once.
+    """The masks of some layers, applied to their parameters together.
 
-    `dtype` is what the products are rounded to, that of the parameters if None.
+    `dtype` is the type of the products, that of the parameters if None.
     """
 
     def __init__(self, layers: Sequence[WeightedLayer], dtype: torch.dtype | None) -> None:
@@ -267,9 +267,9 @@ class MasksTogether:
 
     @contextmanager
     def applied(self, *, again: bool) -> Iterator[None]:
-        """Within it, all masks are applied.
+        """A context in which all masks are applied.
 
-        With `again`, the products may be written over by the next pass.
+        With `again`, the next pass may overwrite the products.
         """
         learning = [layer for layer in self.layers if layer.fixed_product is None]
         entries = [entry for layer in learning for entry in self._entries(layer)]
@@ -285,7 +285,7 @@ class MasksTogether:
                 layer._ready = None
 
     def _entries(self, layer: WeightedLayer) -> Iterator[_Entry]:
-        """The layer's parameters that have a mask or have to be rounded: place, itself and mask."""
+        """The layer's parameters that have a mask or must be rounded: index, parameter and mask."""
         masks = layer.mask_blobs()
         for index, parameter in enumerate(layer.own()):
             mask = masks[index] if index < len(masks) else None
@@ -293,7 +293,7 @@ class MasksTogether:
                 yield layer, index, parameter, mask
 
     def _multiply(self, entries: Sequence[_Entry], again: bool) -> Sequence[Tensor]:
-        """The products; none where each layer had better do it by itself."""
+        """The products; none if each layer should apply its masks itself."""
         parameters = [parameter for _, _, parameter, _ in entries]
         masks = [mask for _, _, _, mask in entries]
         if again and kernels.wanted(parameters[0].device) and self._find(parameters, masks):
@@ -305,7 +305,7 @@ class MasksTogether:
         return mask_rules.all_masked(parameters, known)
 
     def _find(self, parameters: Sequence[Tensor], masks: Sequence[Tensor | None]) -> bool:
-        """Whether there is a kernel for these; makes one, but not while a graph is captured."""
+        """Whether there is a kernel for these; creates one, except while a graph is captured."""
         pairs = list(zip(parameters, masks, strict=True))
         addresses = [tensor.data_ptr() for pair in pairs for tensor in pair if tensor is not None]
         if addresses != self._addresses:

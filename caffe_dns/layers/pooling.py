@@ -22,14 +22,14 @@ from caffe_dns.proto.fields import refuse_fields
 
 Pair = tuple[int, int]
 
-#: Layer types, and what of pooling_param they alone read.
+#: Layer types, and the fields of pooling_param that only they read.
 _OF_THEIR_OWN = {
     "Pooling3D": ("kernel_depth", "temporal_stride"),
     "NdPooling": ("kernel_shape", "stride_shape", "pad_shape"),
 }
 
 
-#: The methods that take means: over windows with their padding, and without (Synopsys).
+#: The methods that average: over windows with their padding, and without (Synopsys).
 AVERAGES = (PoolingParameter.AVE, PoolingParameter.AVE_EXC_PAD)
 
 
@@ -58,7 +58,7 @@ class Window:
         return height, width
 
     def covering(self, image: Pair) -> Window:
-        """The window with the least padding by which there are extent / stride, rounded up."""
+        """The window with the least padding that gives extent / stride windows, rounded up."""
         before, behind = [], []
         for axis in (0, 1):
             step = self.stride[axis]
@@ -69,7 +69,7 @@ class Window:
         return Window(self.kernel, self.stride, pad, False, None if pad == end else end)
 
     def suits_torch(self, image: Pair) -> bool:
-        """Whether PyTorch's pooling takes this window and makes as many outputs as Caffe.
+        """Whether PyTorch's pooling supports this window and gives as many outputs as Caffe.
 
         PyTorch pads both ends alike, and by no more than half the kernel, and it always drops a
         last window that starts beyond the image; Caffe does so only where there is padding.
@@ -80,18 +80,18 @@ class Window:
         )
 
     def margins(self, image: Pair) -> list[int]:
-        """What `F.pad` has to add for all windows to lie inside; left, right, top, bottom.
+        """The padding for `F.pad` that puts all windows inside: left, right, top, bottom.
 
-        Negative where windows leave out the last pixels.
+        Negative where windows omit the last pixels.
         """
         last = self._last_starts(image)
         after = [last[axis] + self.kernel[axis] - image[axis] for axis in (0, 1)]
         return [self.pad[1], after[1], self.pad[0], after[0]]
 
     def areas(self, image: Pair, like: Tensor, *, padding: bool = True) -> Tensor:
-        """Each window's size clipped to the image, and to its padding if that counts.
+        """Each window's size (rows, columns) in the image, or in its padding if that counts.
 
-        This is what averages divide by: (rows, columns).
+        Averages are divided by it.
         """
         sizes, end = [], self.pads[1]
         for axis, windows in enumerate(self.output_size(image)):
@@ -133,7 +133,7 @@ def max_pool(bottom: Tensor, window: Window) -> tuple[Tensor, Tensor]:
             return_indices=True,
         )
         if top.requires_grad and not top.is_contiguous():
-            # Else PyTorch would lay all the rest out like the gradient, rather than the gradient.
+            # Otherwise PyTorch would change the layout of everything else to the gradient's.
             top.register_hook(_channels_last)
         return top, index
     lowest = torch.finfo(bottom.dtype).min
@@ -173,7 +173,7 @@ def max_of(
 class _Mean(torch.autograd.Function):
     """The mean of each plane of N x C x H x W; its gradient has the bottom's memory format.
 
-    PyTorch's does not, and would be copied by what reads it.
+    PyTorch's does not, and its reader would copy it.
     """
 
     @staticmethod
@@ -191,7 +191,7 @@ def average_pool(bottom: Tensor, window: Window, *, padding: bool = True) -> Ten
     """The sum of each window of an N x C x H x W blob, divided by its size, with padding or not."""
     image = _image(bottom)
     if window == Window(image) and bottom.is_cuda:
-        # Back and forth ten times as fast there as a pooling with a single window.
+        # Forward and backward are ten times as fast as a pooling with a single window.
         mean: Tensor = _Mean.apply(bottom)
         return mean
     if window.suits_torch(image):
@@ -209,7 +209,7 @@ def average_pool(bottom: Tensor, window: Window, *, padding: bool = True) -> Ten
 def stochastic_pool(bottom: Tensor, window: Window, generator: Generator) -> Tensor:
     """An element of each window of an N x C x H x W blob, drawn in proportion to its value.
 
-    Values are taken to be at least 0, and the window has no pad (`StoPoolForwardTrain`).
+    Values are assumed to be at least 0; the window has no pad (`StoPoolForwardTrain`).
     """
     padded = F.pad(bottom, window.margins(_image(bottom)))
     windows = padded.unfold(2, window.kernel[0], window.stride[0])

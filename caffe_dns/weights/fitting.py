@@ -17,7 +17,7 @@ from caffe_dns.errors import CaffeError
 from caffe_dns.layers.base import Layer, Shape, shape_text
 from caffe_dns.layers.masked import MagnitudeMasks, WeightedLayer
 
-#: A stored array; None where the file leaves it out, or where a layer's own value is to stay.
+#: A stored array; None if the file omits it, or if the layer keeps its own value.
 Stored = np.ndarray | None
 
 
@@ -27,13 +27,13 @@ class StoredLayer:
 
     name: str
     read: Callable[[], Mapping[int, np.ndarray]]
-    #: Whether the file leaves out blobs that another layer owns, as HDF5 does.
+    #: Whether the file omits blobs that another layer owns, as HDF5 does.
     leaves_out_shared: bool = False
-    #: Whether blobs may have more axes than they need, in front, as in files of old Caffe and C3D.
+    #: Whether blobs may have extra leading axes, as in files of old Caffe and C3D.
     legacy: bool = False
 
     def slots(self, layer: Layer) -> list[Stored]:
-        """The arrays in the file's order, None for those left out.
+        """The arrays in the file's order, None for those omitted.
 
         Raises CaffeError when the file has more than the layer.
         """
@@ -42,7 +42,7 @@ class StoredLayer:
             return [arrays[index] for index in range(len(arrays))]
         count = len(layer.blobs)
         if isinstance(layer, WeightedLayer):
-            # How many blobs the layer had that was stored; masks come after weight and bias.
+            # How many blobs the stored layer had; masks come after weight and bias.
             count = max([2 if layer.bias_term else 1, *(index + 1 for index in arrays)])
         if any(index >= count for index in arrays):
             raise layer.error(
@@ -66,7 +66,7 @@ class WeightedBlobs:
 
     @classmethod
     def from_list(cls, arrays: Sequence[Stored], bias_term: bool) -> WeightedBlobs | None:
-        """Sort stored arrays by meaning; None when they are not those of such a layer."""
+        """Sort stored arrays by meaning; None if they are not those of such a layer."""
         biases = 1 if bias_term else 0
         masks = len(arrays) - 1 - biases
         if masks not in (0, 1, 1 + biases):
@@ -113,7 +113,7 @@ def copy_layer(layer: Layer, stored: StoredLayer, owned: Collection[int]) -> Non
     try:
         arrays = _fit(layer, stored.slots(layer))
         for index, array in enumerate(arrays):
-            # What the file leaves out is shared with another layer, which brings it.
+            # Blobs that the file omits are shared with another layer, which loads them.
             if array is None and index in owned and index not in layer.mask_indices:
                 raise layer.error(f"Incompatible number of blobs: the model has no blob {index}")
         _assign(layer, arrays, legacy=stored.legacy)
@@ -158,7 +158,7 @@ def _assign(layer: Layer, arrays: Sequence[Stored], *, legacy: bool = False) -> 
 
 
 def mismatch(index: int, source: Shape, target: Shape) -> str:
-    """What is wrong when a blob of shape `source` is to go into one of shape `target`."""
+    """The error about a blob of shape `source` that does not fit one of shape `target`."""
     return (
         f"Cannot copy param {index} weights; shape mismatch. Source param shape is "
         f"{shape_text(source)}; target param shape is {shape_text(target)}. To learn this layer's "

@@ -37,7 +37,7 @@ def read_hdf5(file: str) -> Iterator[StoredLayer]:
 
 
 def _arrays(group: h5py.Group) -> dict[int, np.ndarray] | None:
-    """The arrays of a layer by blob index; None for a group that only has other groups in it."""
+    """The arrays of a layer by blob index; None for a group that only contains other groups."""
     items = {name: find(group, name) for name in group}
     datasets = {name: item for name, item in items.items() if isinstance(item, h5py.Dataset)}
     if not datasets and items:
@@ -74,7 +74,7 @@ def check_names(net: Net) -> None:
 
 
 def put_weights(net: Net, diffs: Mapping[Param, Tensor] | None, root: h5py.File) -> Iterator[None]:
-    """Put the net's blobs into a file, and their `diffs` if there are any; yields after each.
+    """Write the net's blobs, and their `diffs` if given, to a file; yields after each.
 
     Raises CaffeError for a layer that cannot have a group of its own name.
     """
@@ -94,7 +94,7 @@ def put_weights(net: Net, diffs: Mapping[Param, Tensor] | None, root: h5py.File)
 
 
 def _group(parent: h5py.Group, name: str) -> h5py.Group:
-    """The group of this name, made where it is not there."""
+    """The group of this name, created if it does not exist."""
     raw = encode(name)
     if raw == name.encode():
         return parent.require_group(name)

@@ -36,7 +36,7 @@ from caffe_dns.weights.fitting import StoredLayer, copy_layer, mismatch
 HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 #: How many axes every blob has in a file of C3D.
 _C3D_AXES = 5
-#: Of layers that do not fit, how many are named.
+#: How many of the layers that do not fit are named.
 _MOST_NAMED = 4
 
 
@@ -49,7 +49,7 @@ def weight_files(files: str) -> list[str]:
 
 
 def load_weights(net: Net, files: str) -> None:
-    """Copy trained layers from one file, or from several separated by commas, one after the other.
+    """Copy trained layers from one file, or from several separated by commas, in this order.
 
     Raises CaffeError for a file that cannot be read and for blobs that do not fit.
     """
@@ -60,8 +60,8 @@ def load_weights(net: Net, files: str) -> None:
 def copy_trained_layers(net: Net, file: str) -> None:
     """Copy the blobs of every layer of `file` into the net's first layer of the same name.
 
-    Raises CaffeError for a file that cannot be read, for blobs that do not fit, and when none of
-    its layers has the name of one with blobs, for which Caffe says nothing.
+    Raises CaffeError for a file that cannot be read, for blobs that do not fit, and if none of its
+    layers matches a layer with blobs, which Caffe ignores without a word.
     """
     try:
         _copy_layers(net, read_layers(file))
@@ -101,7 +101,7 @@ def _some(names: Sequence[str]) -> str:
 
 
 def read_layers(file: str) -> Iterator[StoredLayer]:
-    """What a model file of any kind has, layer by layer, in its order."""
+    """The layers of a model file of any kind, one by one, in its order."""
     if is_hdf5(file):
         from caffe_dns.weights.hdf5 import read_hdf5  # here, because h5py takes long
 
@@ -139,7 +139,7 @@ def _copy(net: Net, layer: Layer, stored: StoredLayer) -> None:
 
 
 def _explain(file: str, error: CaffeError) -> CaffeError:
-    """Say so when a solver state was given where a model belongs."""
+    """A clearer error if the file is a solver state instead of a model."""
     if ".solverstate" in Path(file).name and os.path.isfile(file):
         return CaffeError(
             "is a solver state, not a model; give it with -snapshot, or give the .caffemodel "
@@ -150,7 +150,7 @@ def _explain(file: str, error: CaffeError) -> CaffeError:
 
 
 def is_hdf5(file: str | Path) -> bool:
-    """Whether a file begins like HDF5. Raises CaffeError when it cannot be opened."""
+    """Whether a file starts with HDF5's signature. Raises CaffeError if it cannot be opened."""
     try:
         with open_file(file) as stream:
             return stream.read(len(HDF5_SIGNATURE)) == HDF5_SIGNATURE
@@ -175,9 +175,9 @@ def save_weights(
 
 
 def _net_pieces(net: Net, diffs: Mapping[Param, Tensor] | None) -> Iterator[Piece]:
-    """The net as Caffe stores it: its layers, splits included, each with its blobs.
+    """The net as Caffe stores it: its layers, including splits, with their blobs.
 
-    In the wire format, with a diff for each blob if given.
+    Pieces of the wire format, with a diff for each blob if given.
     """
     yield serialize(NetParameter(name=net.name))
     for step in net.steps:
@@ -194,14 +194,14 @@ def layer_pieces(
 ) -> list[Piece]:
     """A layer of a model in the wire format, with these blobs and their diffs.
 
-    Raises CaffeError for a blob that is more than a message can hold.
+    Raises CaffeError for a blob that is too large for a message.
     """
     bare = LayerParameter()
     bare.CopyFrom(param)
     del bare.blobs[:]
     raw = serialize(bare)
     number = LayerParameter.BLOBS_FIELD_NUMBER
-    # Where protobuf, which goes by the fields' numbers, would put them.
+    # Where protobuf, which sorts by field number, would put them.
     behind = (field.start for field in read_fields(memoryview(raw)) if field.number > number)
     place = next(behind, len(raw))
     pieces: list[Piece] = [raw[:place]]
@@ -214,7 +214,7 @@ def layer_pieces(
 
 
 def load_definition_blobs(net: Net) -> None:
-    """Take over blobs that stand in the definition itself (`Layer::Layer`)."""
+    """Load blobs that are in the definition itself (`Layer::Layer`)."""
     for step in net.steps:
         if step.layer.param.blobs:
             _copy(net, step.layer, _from_proto(step.layer.param))
