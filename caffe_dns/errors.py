@@ -22,12 +22,12 @@ _OUT_OF_MEMORY = (
 _REFUSED = {
     "can't start new thread": "no more threads may be started here (ulimit -u, or the limit of a "
     "container)",
-    "failed to map segment": "a library cannot be loaded: the memory is not enough, or its file "
+    "failed to map segment": "a library cannot be loaded: not enough memory, or its file "
     "system allows no programs",
     # CUDA's words for what a GPU or its driver may come to in the middle of a run.
-    "busy or unavailable": "another program has the GPU for itself, or its driver began anew",
-    "CUDA error: unknown error": "the GPU's driver does not answer, as after a machine has slept",
-    "launch timed out": "the GPU's driver ends what a display has to wait for too long",
+    "busy or unavailable": "another program has the GPU for itself, or its driver restarted",
+    "CUDA error: unknown error": "the GPU's driver does not answer, as happens after suspending",
+    "launch timed out": "the GPU's driver ended a kernel that kept a display waiting too long",
     "uncorrectable": "the GPU, or its link to another, is damaged",
     "no kernel image is available": "this PyTorch was not built for a GPU of this kind",
 }

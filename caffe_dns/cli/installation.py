@@ -123,7 +123,7 @@ def examine_gpus() -> Iterator[Finding]:
         if not right:
             yield Finding(WRONG, f"{title} computes wrong numbers", "see what nvidia-smi says")
         elif free < total / 2:
-            yield Finding(NOTE, f"{title}, {memory}", "somebody else is using it: nvidia-smi")
+            yield Finding(NOTE, f"{title}, {memory}", "another program is using it: nvidia-smi")
         else:
             yield Finding(OK, f"{title}, {memory}")
     if not kernels.wanted(torch.device("cuda", 0)):
@@ -138,7 +138,7 @@ def _why_no_gpu() -> Iterator[Finding]:
     if _DRIVER.exists() and torch.version.cuda is None:
         yield Finding(
             NOTE,
-            f"there is a GPU, but PyTorch {torch.__version__} is built for CPUs alone",
+            f"there is a GPU, but PyTorch {torch.__version__} is built for CPUs only",
             "install the build for your CUDA: https://pytorch.org/get-started",
         )
     elif _DRIVER.exists():

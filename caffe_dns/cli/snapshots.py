@@ -55,7 +55,7 @@ class Snapshots:
         iteration = 0 if newest is None else newest.iteration
         if ranks is not None and ranks.from_root(iteration) != iteration:
             raise CaffeError(
-                f"the newest whole snapshot that rank {ranks.rank} sees is of iteration "
+                f"the newest complete snapshot that rank {ranks.rank} sees is of iteration "
                 f"{iteration}, rank 0 sees another; all need the same files"
             )
         if newest is None:

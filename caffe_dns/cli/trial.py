@@ -206,7 +206,7 @@ def _memory(device: torch.device) -> Finding:
         total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
         where = "memory"
     else:
-        return Finding(NOTE, "how much memory it takes is told on Linux alone")
+        return Finding(NOTE, "memory use is known on Linux only")
     what = f"{bytes_text(used)} of {bytes_text(total)} of the {where} are in use at most"
     if used > total * 0.9:
         return Finding(NOTE, what, "that is close; a smaller batch_size takes less")
@@ -245,7 +245,7 @@ def failed(error: Exception) -> Finding:
     if is_out_of_memory(error):
         return Finding(
             WRONG,
-            f"the memory is not enough: {first_line(error)}",
+            f"not enough memory: {first_line(error)}",
             "a smaller batch_size; iter_size 2 with half of it computes the same",
         )
     raise error

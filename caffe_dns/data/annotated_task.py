@@ -68,7 +68,7 @@ class AnnotatedMaker:
         """Record `number` as a net is to see it. Raises CaffeError."""
         record = self.parse(value)
         if self.with_boxes and not record.typed:
-            raise CaffeError("a record has no type, so that it is not said what its objects are")
+            raise CaffeError("a record has no type, so the kind of its objects is unknown")
         which = self.sizes.of(number) if self.sizes else 0
         return self.transform.apply(record, self.draws(number), which)
 

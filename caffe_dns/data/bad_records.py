@@ -30,7 +30,7 @@ class BadRecords:
             raise error
         self._met.add(said)
         # Not a warning: other ranks than the first keep these to themselves.
-        log.error(f"Passing over bad record {len(self._met)} of at most {self.limit}: {said}")
+        log.error(f"Skipping bad record {len(self._met)} of at most {self.limit}: {said}")
 
 
 class ForgivingSource(ImageSource[Any]):

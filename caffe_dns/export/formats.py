@@ -43,7 +43,7 @@ def find_format(output: str, name: str = "") -> str:
     ending = Path(output).suffix
     if ending not in endings:
         raise CaffeError(
-            f"the ending tells no format; {', '.join(endings)} would, or --format", file=output
+            f"the ending does not name a format; {', '.join(endings)} do, or --format", file=output
         )
     return endings[ending]
 

@@ -48,7 +48,7 @@ def to_onnx(model: UnmaskedModel) -> bytes:
     try:
         onnx.checker.check_model(converted)
     except onnx.checker.ValidationError as error:  # a blob without a name, say
-        raise CaffeError(f"cannot be said in ONNX: {first_line(error)}") from None
+        raise CaffeError(f"cannot be expressed in ONNX: {first_line(error)}") from None
     return converted.SerializeToString()
 
 

@@ -107,8 +107,8 @@ class NewFile:
             self._close_descriptor()
             if self._path.is_symlink():
                 log.warning(
-                    f"{self._path} is a link to {os.readlink(self._path)}: the file takes the "
-                    "place of the link, and what it leads to is left as it is"
+                    f"{self._path} is a link to {os.readlink(self._path)}: the file replaces "
+                    "the link, and its target is left as it is"
                 )
             os.replace(self._temporary, self._path)
             sync_folder(self._path.parent)

@@ -79,7 +79,7 @@ class SideFile:
             if what is None:
                 raise
             self.is_lost = True
-            log.warning(f"{what}; nothing more is written there, and the training goes its way")
+            log.warning(f"{what}; nothing more is written there; training continues")
 
     def _explain(self, error: Exception) -> str | None:
         """What cannot be written, and why; None for a programming error."""

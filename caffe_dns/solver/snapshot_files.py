@@ -94,7 +94,7 @@ def newest_whole(param: SolverParameter) -> Snapshot | None:
         if fault is None:
             return snapshot
         faults.append(f"{snapshot.state}: {fault}")
-        log.warning(f"Passing over {faults[-1]}")
+        log.warning(f"Skipping {faults[-1]}")
     if faults:
         raise CaffeError(
             f"no snapshot {param.snapshot_prefix}_iter_* can be resumed from (the newest, "

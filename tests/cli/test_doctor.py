@@ -116,7 +116,7 @@ def test_a_gpu_that_pytorch_does_not_see(
     driver.touch()
     monkeypatch.setattr(installation, "_DRIVER", driver)
     for cuda, said in (
-        (None, f"there is a GPU, but PyTorch {torch.__version__} is built for CPUs alone - "),
+        (None, f"there is a GPU, but PyTorch {torch.__version__} is built for CPUs only - "),
         ("12.8", "there is a GPU, but PyTorch for CUDA 12.8 does not find it - "),
     ):
         monkeypatch.setattr(torch.version, "cuda", cuda)
@@ -262,7 +262,7 @@ def test_memory_that_does_not_suffice(
     monkeypatch.setattr(Solver, "step", exhausted)
     found = lines(capfd, "--solver", solver(tmp_path), "--quiet", code=1)
     (line,) = (line for line in found if line.startswith("wrong"))
-    assert line.startswith("wrong the memory is not enough: ")
+    assert line.startswith("wrong not enough memory: ")
     assert " - a smaller batch_size; " in line
 
 

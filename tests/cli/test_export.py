@@ -107,7 +107,7 @@ def test_wrong_input_of_export(tmp_path: Path, capfd: Capture) -> None:
     # Before the weights are read, of which something is wrong, too.
     line = said(*MODEL, "--weights", "gone", *out, "--definition", str(tmp_path / "no" / "x"))
     assert "cannot be written: there is no folder" in line
-    assert "tells no format" in said(*MODEL, "--weights", WEIGHTS, "--output", "model.bin")
+    assert "does not name a format" in said(*MODEL, "--weights", WEIGHTS, "--output", "model.bin")
     assert "No such file" in said(*MODEL, "--weights", "gone.caffemodel", *out)
     assert "there is no such file" in said("--model", "gone.prototxt", "--weights", WEIGHTS, *out)
     assert "--batch" in said(*MODEL, "--weights", WEIGHTS, *out, "--batch", "0")

@@ -86,7 +86,7 @@ def test_a_database_needs_a_whole_record(tmp_path: Path, capfd: pytest.CaptureFi
             all_.put(b"%d" % index, b"no Datum")
     with pytest.raises(CaffeError, match=r"record 1 \(key '1'\): a record is not a Datum"):
         values(tmp_path / "db", 10**9, range(1, 3))
-    assert capfd.readouterr().err.count("Passing over bad record") == 5
+    assert capfd.readouterr().err.count("Skipping bad record") == 5
 
 
 def test_each_counts_once(database: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -95,7 +95,7 @@ def test_each_counts_once(database: Path, capfd: pytest.CaptureFixture[str]) -> 
         forgiving.fetch_all(range(8))
         forgiving.fetch_all(range(1000, 1008))  # the same, in the next round
     forgiving.close()
-    assert capfd.readouterr().err.count("Passing over bad record") == 3
+    assert capfd.readouterr().err.count("Skipping bad record") == 3
 
 
 def test_training_goes_on(database: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -111,7 +111,7 @@ def test_training_goes_on(database: Path, capfd: pytest.CaptureFixture[str]) -> 
     assert "record 6 (key '00000006')" in complaint([*command, "--skip-bad-records", "2"], capfd)
     done = run([*command, "--skip-bad-records=3"], capfd)
     assert done.code == 0
-    passed = [line for line in done.messages if line.startswith("Passing over bad record")]
+    passed = [line for line in done.messages if line.startswith("Skipping bad record")]
     assert len(passed) == 3
     assert (folder / "s_iter_2.solverstate").exists()
 

@@ -236,7 +236,7 @@ def test_what_onnx_has_nothing_for(tmp_path: Path) -> None:
 def test_a_blob_without_a_name_is_none_of_onnx(tmp_path: Path) -> None:
     text = CONVOLUTIONAL.replace('top: "prob"', 'top: ""')
     model, _ = small_model(text, tmp_path)
-    with pytest.raises(CaffeError, match=r"cannot be said in ONNX: .*'name'.* non-empty"):
+    with pytest.raises(CaffeError, match=r"cannot be expressed in ONNX: .*'name'.* non-empty"):
         to_onnx(model)
 
 

@@ -69,7 +69,7 @@ def test_a_link_is_replaced_and_not_followed(
     assert (precious.read_bytes(), link.read_bytes()) == (b"precious", b"new")
     assert not link.is_symlink()
     assert link.stat().st_mode & 0o777 == 0o600
-    assert f"{link} is a link to {precious}: the file takes" in capsys.readouterr().err
+    assert f"{link} is a link to {precious}: the file replaces" in capsys.readouterr().err
     dangling = tmp_path / "dangling"
     dangling.symlink_to(tmp_path / "nowhere")
     write_atomically(dangling, b"new")

@@ -235,7 +235,7 @@ def warned(folder: Path, capture: Capture, *flags: str) -> str:
     assert (folder / "snap_iter_4.solverstate").exists()
     (warning,) = [line for line in result.err.splitlines() if re.match(r"W\d{4} ", line)]
     message, _, end = warning.partition("] ")[2].partition("; nothing more ")
-    assert end == "is written there, and the training goes its way"
+    assert end == "is written there; training continues"
     return message
 
 

@@ -1,4 +1,4 @@
-"""--resume finds the newest whole snapshot, --keep removes what is old enough."""
+"""--resume finds the newest complete snapshot, --keep removes what is old enough."""
 
 from __future__ import annotations
 
@@ -52,10 +52,10 @@ def test_the_newest_whole_one_is_resumed(form: str, tmp_path: Path, capfd: Captu
     state.write_bytes(state.read_bytes()[:100])
     model.write_bytes(model.read_bytes()[:-1] + b"?")
     messages = train(tmp_path, capfd, "--resume", snapshot_format=form)
-    passed_over = [line for line in messages if line.startswith("Passing over")]
+    passed_over = [line for line in messages if line.startswith("Skipping")]
     assert [f"iter_{n}.solverstate" in line for n, line in zip((6, 4), passed_over, strict=True)]
     assert passed_over[1] == (
-        f"Passing over {tmp_path}/snap_iter_4.solverstate{ending}: its model {model} is not what "
+        f"Skipping {tmp_path}/snap_iter_4.solverstate{ending}: its model {model} is not what "
         "it was when the state was written"
     )
     assert f"Resuming from {tmp_path}/snap_iter_2.solverstate{ending}" in messages
