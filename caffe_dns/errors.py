@@ -10,7 +10,7 @@ TYPE_CHECKING = False  # see caffe_dns
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-#: What PyTorch says where memory does not suffice, or where the size of it cannot be computed.
+#: PyTorch's messages when it runs out of memory, or cannot compute a size.
 _OUT_OF_MEMORY = (
     "out of memory",
     "can't allocate",
@@ -18,30 +18,30 @@ _OUT_OF_MEMORY = (
     "Storage size calculation overflowed",
     "integer multiplication overflow",
 )
-#: What else a system may refuse, by what errors say of it.
+#: Other refusals of the system: a part of the error's text, and what it means.
 _REFUSED = {
     "can't start new thread": "no more threads may be started here (ulimit -u, or the limit of a "
     "container)",
     "failed to map segment": "a library cannot be loaded: not enough memory, or its file "
     "system allows no programs",
-    # CUDA's words for what a GPU or its driver may come to in the middle of a run.
+    # CUDA's messages for failures of a GPU or its driver in the middle of a run.
     "busy or unavailable": "another program has the GPU for itself, or its driver restarted",
     "CUDA error: unknown error": "the GPU's driver does not answer, as happens after suspending",
     "launch timed out": "the GPU's driver ended a kernel that kept a display waiting too long",
     "uncorrectable": "the GPU, or its link to another, is damaged",
     "no kernel image is available": "this PyTorch was not built for a GPU of this kind",
 }
-#: From this likeness on, a longer difference is an abbreviation: pool_param, pooling_param.
+#: Words at least this similar count as abbreviations: pool_param, pooling_param.
 _MOST = 0.85
-#: Characters of a line that a message shows.
+#: The most characters of a line that a message shows.
 _LONGEST = 200
 
 
 class CaffeError(RuntimeError):
-    """Something is wrong with a file, a flag, a definition or an argument that the user gave.
+    """An error in a file, a flag, a definition or an argument that the user gave.
 
     It is a RuntimeError, which pycaffe raises for what Caffe refuses. `file`, `line`, `layer` and
-    `field` say where; a caller that knows more than the code that raised adds that with `locate`.
+    `field` say where; callers add what they know with `locate`.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class CaffeError(RuntimeError):
         self.line = line
         self.layer = layer
         self.field = field
-        #: Where the layer stands that reads `file`, if that is not where it stands.
+        #: Where the layer that reads `file` is defined, if that is in another file.
         self.read_by: str | None = None
 
     def locate(
@@ -70,7 +70,7 @@ class CaffeError(RuntimeError):
         layer: str | None = None,
         field: str | None = None,
     ) -> CaffeError:
-        """Fill in the places that are not known yet, and return the error itself."""
+        """Fill in the parts of the location that are not known yet; returns the error itself."""
         self.file = self.file or file
         self.line = self.line or line
         self.layer = self.layer or layer
@@ -91,17 +91,17 @@ class CaffeError(RuntimeError):
 
 
 class BadValue(CaffeError, ValueError):
-    """An argument that a function does not take: a ValueError, too, as programs expect it."""
+    """An invalid argument of a function; also a ValueError, as programs expect."""
 
 
 def shortened(line: str) -> str:
-    """A line of a file for a message: its beginning, where it is long."""
+    """A line of a file for a message; only its beginning if it is long."""
     return line if len(line) <= _LONGEST else f"{line[:_LONGEST]}..."
 
 
 def nearest(word: str, known: Sequence[str]) -> str:
-    """` (did you mean 'x'?)` for the known word most like `word` if it is near, or nothing."""
-    from difflib import get_close_matches  # here, because most runs have nothing to complain of
+    """` (did you mean 'x'?)` for the known word most similar to `word`, or nothing."""
+    from difflib import get_close_matches  # here, because most runs need no messages
 
     likely = [name for name in get_close_matches(word, known, n=3) if _is_near(word, name)]
     likely = [name for name in known if name.lower() == word.lower()] or likely
@@ -109,10 +109,10 @@ def nearest(word: str, known: Sequence[str]) -> str:
 
 
 def _is_near(word: str, known: str) -> bool:
-    """Whether one is the other with a slip or two: a letter for each six, or most of the word."""
+    """Whether one is a misspelling of the other: one wrong letter in six, or an abbreviation."""
     from difflib import SequenceMatcher
 
-    # An ending that both have says nothing of the rest: foo_param is not log_param.
+    # A common ending does not count: foo_param is not log_param.
     rest, _, ending = word.rpartition("_")
     other, _, other_ending = known.rpartition("_")
     differing = (rest, other) if rest and other and ending == other_ending else (word, known)
@@ -121,8 +121,9 @@ def _is_near(word: str, known: str) -> bool:
 
 
 def _distance(first: str, second: str) -> int:
-    """Letters to change, insert, leave out or exchange with the next to get from one to the other
-    (optimal string alignment).
+    """How many letters to change, insert, delete or swap to turn one into the other.
+
+    That is the distance of optimal string alignment.
     """
     before: list[int] = []
     above = list(range(len(second) + 1))
@@ -137,7 +138,7 @@ def _distance(first: str, second: str) -> int:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's text: what a library says, without its details."""
+    """The first line of an error's text, without a library's details."""
     text = str(error).strip()
     return text.splitlines()[0] if text else type(error).__name__
 
@@ -149,7 +150,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def shortage(error: BaseException) -> str | None:
-    """What the system has too little of for us, and what would help; None for other errors."""
+    """What the system lacks, and what would help; None for other errors."""
     if is_out_of_memory(error):
         return "out of memory; a smaller batch_size would need less"
     return next((what for sign, what in _REFUSED.items() if sign in str(error)), None)

@@ -19,7 +19,7 @@ from caffe_dns.registry import Registry
 Shape = tuple[int, ...]
 Filler = Callable[[Shape, FillerParameter, Generator], Tensor]
 
-#: By type, what gives a float32 CPU tensor of a shape with draws from a generator.
+#: By type, functions that return a float32 CPU tensor of a shape, drawn from a generator.
 filler_types: Registry[Filler] = Registry("filler type")
 
 
@@ -59,7 +59,7 @@ def _gaussian(shape: Shape, filler: FillerParameter, generator: Generator) -> Te
     if filler.sparse < -1:
         raise CaffeError(f"'sparse' must be at least -1, not {filler.sparse}")
     if filler.sparse >= 0:
-        # On average `sparse` inputs of each output keep their weight.
+        # On average, `sparse` inputs of each output keep their weight.
         if not shape or filler.sparse > shape[0]:
             raise CaffeError(
                 f"'sparse' is {filler.sparse}; it may be no more than the first extent of the "

@@ -12,15 +12,15 @@ from caffe_dns.registry import Registry
 
 Rate = Callable[[SolverParameter, int, int], float]
 
-#: The largest number that Caffe's rates, which are of 32 bits, can be.
+#: The largest value of Caffe's rates, which have 32 bits.
 _LARGEST = (2 - 2**-23) * 2.0**127
 
 
 @dataclass(frozen=True)
 class RatePolicy:
-    """A rate as a function of (solver, iteration, current step), and what its settings must be.
+    """A rate as a function of (solver, iteration, current step), and the fields that it reads.
 
-    Settings that are missing read as 0, as in Caffe.
+    Missing settings are 0, as in Caffe.
     """
 
     rate: Rate
@@ -28,7 +28,7 @@ class RatePolicy:
     positive: tuple[str, ...] = ()
 
     def check(self, param: SolverParameter) -> None:
-        """Raise CaffeError for a setting that the policy cannot work with."""
+        """Raise CaffeError for an invalid setting of the policy."""
         for field in self.not_negative:
             if (value := getattr(param, field)) < 0:
                 raise CaffeError(
@@ -49,7 +49,7 @@ rate_policies: Registry[RatePolicy] = Registry("learning rate policy", by_name=F
 def rate_policy(
     name: str, *, not_negative: tuple[str, ...] = (), positive: tuple[str, ...] = ()
 ) -> Callable[[Rate], Rate]:
-    """Decorator: enter a function as the policy `name`, with the fields that it looks at."""
+    """Decorator: register a function as the policy `name`, with the fields that it reads."""
 
     def enter(rate: Rate) -> Rate:
         rate_policies.add(name, RatePolicy(rate, not_negative, positive))
@@ -59,7 +59,7 @@ def rate_policy(
 
 
 def check_policy(param: SolverParameter) -> None:
-    """Raise CaffeError for an unknown policy and for settings that it cannot work with."""
+    """Raise CaffeError for an unknown policy and for invalid settings."""
     if not param.lr_policy:
         raise CaffeError(f"must be given; known: {', '.join(rate_policies)}", field="lr_policy")
     try:
@@ -85,9 +85,9 @@ def check_policy(param: SolverParameter) -> None:
 def learning_rate(param: SolverParameter, iteration: int, current_step: int) -> float:
     """The rate at `iteration`; `current_step` is the number of multistep values passed.
 
-    At the beginning it may rise to base_lr, in a line over warmup_iter (Intel Caffe) or in a
-    parabola over rampup_interval (NVCaffe). It does not fall below min_lr. What 32 bits cannot hold
-    is infinite.
+    At the beginning it may rise to base_lr, linearly over warmup_iter (Intel Caffe) or in a
+    parabola over rampup_interval (NVCaffe). It does not fall below min_lr. Values beyond 32 bits
+    are infinite.
     """
     if iteration < param.warmup_iter:
         return _between(param.warmup_start_lr, param.base_lr, iteration / param.warmup_iter)
@@ -101,7 +101,7 @@ def learning_rate(param: SolverParameter, iteration: int, current_step: int) -> 
 
 
 def power(base: float, exponent: float) -> float:
-    """`base` to the power of `exponent` as C's `pow` has it, which is infinite or NaN at worst."""
+    """`base` to the power of `exponent` as by C's `pow`, with infinity or NaN for errors."""
     try:
         return math.pow(base, exponent)
     except OverflowError:
@@ -117,7 +117,7 @@ def _between(start: float, end: float, share: float) -> float:
 def next_step(param: SolverParameter, iteration: int, current_step: int) -> int:
     """The number of steps passed at this iteration, which the solver state keeps.
 
-    That of the multistep policy moves by at most one an iteration, and not while the rate rises.
+    The multistep policy's number grows by at most one per iteration, and not during warm-up.
     """
     if iteration < max(param.warmup_iter, param.rampup_interval):
         return current_step

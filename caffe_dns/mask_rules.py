@@ -25,12 +25,12 @@ PRUNE_BELOW, SPLICE_ABOVE = 0.9, 1.1
 
 
 class _MaskedWeight(torch.autograd.Function):
-    """Multiplies by the mask; hands the gradient on unmasked, so that pruned weights learn."""
+    """Multiplies by the mask; passes the gradient on unmasked, so that pruned weights learn."""
 
     @staticmethod
     def forward(ctx: Any, weight: Tensor, mask: Tensor, dtype: torch.dtype) -> Tensor:
-        # Into a tensor of the weight's own strides: for one input channel a plain product would
-        # lose the memory format, and the convolution after it would be slower.
+        # Into a tensor with the weight's strides: for one input channel a plain product would lose
+        # the memory format, and the convolution after it would be slower.
         return torch.mul(weight, mask, out=torch.empty_like(weight, dtype=dtype))
 
     @staticmethod
@@ -41,8 +41,8 @@ class _MaskedWeight(torch.autograd.Function):
 def masked(weight: Tensor, mask: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     """`weight * mask` whose gradient reaches all of `weight` (straight through the mask).
 
-    The product is rounded to `dtype` in the same pass, if one is given. A program of torch.export
-    has the plain product: nobody renews its masks.
+    The product is rounded to `dtype` in the same pass, if given. A program of torch.export has the
+    plain product, because its masks are never renewed.
     """
     if torch.compiler.is_exporting():
         return (weight * mask).to(dtype or weight.dtype)
@@ -51,7 +51,7 @@ def masked(weight: Tensor, mask: Tensor, dtype: torch.dtype | None = None) -> Te
 
 
 class _Stand(torch.autograd.Function):
-    """A product in the place of its parameter, to which the gradient goes on."""
+    """A product in place of its parameter, which receives the gradient."""
 
     @staticmethod
     def forward(ctx: Any, parameter: Tensor, product: Tensor) -> Tensor:
@@ -63,7 +63,7 @@ class _Stand(torch.autograd.Function):
 
 
 def stand_in(parameter: Tensor, product: Tensor) -> Tensor:
-    """A product without a gradient in the place of its parameter, as if `masked` had made it."""
+    """A product without a gradient in place of its parameter, as if made by `masked`."""
     result: Tensor = _Stand.apply(parameter, product)
     return result
 
@@ -80,8 +80,8 @@ def deviation_mask(weight: Tensor, threshold: float) -> Tensor:
 
     Mean and population standard deviation are taken over all of `weight`, pruned entries too.
     """
-    # In few passes over memory: a loss that subtracts and squares in one, and a comparison in
-    # place, which leaves 0 and 1 as floats, several times faster than through booleans.
+    # In few passes over memory: a loss function that subtracts and squares in one pass, and an
+    # in-place comparison, which gives 0 and 1 as floats, much faster than through booleans.
     squares = mse_loss(weight, weight.mean().expand_as(weight), reduction="none")
     return squares.ge_(threshold * abs(threshold) * squares.mean())
 
@@ -101,7 +101,7 @@ def magnitude_moments(parameters: Sequence[Tensor]) -> Tensor:
 def hysteresis_mask(parameter: Tensor, mask: Tensor, moments: Tensor, c_rate: float) -> Tensor:
     """The next mask: kept entries at or below 0.9 t are pruned, pruned ones above 1.1 t come back.
 
-    t = max(mu + c_rate * sigma, 0); whatever lies between keeps its state.
+    t = max(mu + c_rate * sigma, 0); entries in between keep their state.
     """
     threshold = (moments[0] + c_rate * moments[1]).clamp(min=0)
     splice = SPLICE_ABOVE * threshold
@@ -119,9 +119,9 @@ def strength(distance: Tensor, mask: Tensor) -> Tensor:
 
 
 def relative_strength(descending: Tensor) -> Tensor:
-    """Strengths of a layer, sorted from the largest, in a measure that compares across layers.
+    """A layer's strengths, sorted in descending order, as scores comparable across layers.
 
-    It is the square over the sum of the squares of all that are no smaller: 1 for the largest, so
+    The score is the square over the sum of the squares that are no smaller: 1 for the largest, so
     that no layer is emptied as long as there is one parameter for each (layer-adaptive magnitude,
     Lee et al., ICLR 2021).
     """
@@ -130,19 +130,19 @@ def relative_strength(descending: Tensor) -> Tensor:
 
 
 def distance_by_loss(parameter: Tensor, squares: Tensor) -> Tensor:
-    """The root of twice what the loss is expected to rise by without each parameter.
+    """The root of twice the expected rise of the loss without each parameter.
 
-    That is w^2 F / 2, with the mean square F of the gradient for the second derivative (optimal
-    brain damage, LeCun et al., 1989, with the diagonal of the empirical Fisher information).
+    The rise is w^2 F / 2, with the mean square F of the gradient in place of the second derivative
+    (optimal brain damage, LeCun et al., 1989, with the diagonal of the empirical Fisher matrix).
     """
     return parameter.abs() * squares.sqrt()
 
 
 def strength_per_cost(relative: Tensor, cost: int) -> Tensor:
-    """Relative strengths (see `relative_strength`) per cost, of what costs so much each.
+    """Relative strengths (see `relative_strength`) divided by the cost of each.
 
-    What to keep within a budget is a knapsack, which is filled by value per cost (Dantzig, 1957).
-    That would empty a layer of high costs, were the budget small; its strongest comes first.
+    Keeping the most within a budget is a knapsack problem, filled by value per cost (Dantzig,
+    1957). With a small budget, that would empty a layer of high costs; its strongest comes first.
     """
     shares = relative / cost
     shares[:1] = math.inf
@@ -152,21 +152,21 @@ def strength_per_cost(relative: Tensor, cost: int) -> Tensor:
 def kept_at(progress: float, start: int, end: int, steepness: float) -> int:
     """How many parameters (or multiplications) to keep on the way from `start` to `end`.
 
-    Their distance from the end goes with `(1 - progress) ^ steepness` (Zhu and Gupta, 2017, with
+    The distance from `end` falls as `(1 - progress) ^ steepness` (Zhu and Gupta, 2017, with
     steepness 3); progress is between 0 and 1.
     """
     return round(end + (start - end) * (1 - progress) ** steepness)
 
 
 def replace(mask: Tensor, renewed: Tensor) -> Tensor:
-    """Overwrite a mask; returns how many entries came back, as an int64 tensor of 0 dimensions."""
+    """Overwrite a mask; returns how many entries were spliced back, as a 0-dim int64 tensor."""
     came_back = mask.lt_(renewed).sum().long()
     mask.copy_(renewed)
     return came_back
 
 
 def probability(iteration: int, gamma: float, power: float) -> float:
-    """The chance of surgery at this iteration, `(1 + gamma * iteration) ^ -power`."""
+    """The probability of surgery at this iteration, `(1 + gamma * iteration) ^ -power`."""
     return power_of(1.0 + gamma * iteration, -power)
 
 
@@ -182,8 +182,8 @@ def happens(
 ) -> bool:
     """Whether one of `draws` numbers from [0, 1) falls below the probability at this iteration.
 
-    The probability counts from iteration `since`. The draws depend on the seed, the stream's name
-    and the iteration, and on nothing else: all ranks and every resumed run see the same.
+    The probability counts from iteration `since`. The draws depend only on the seed, the
+    stream's name and the iteration: they are the same on all ranks and in every resumed run.
     """
     chance = probability(iteration - since, gamma, power)
     return any(

@@ -17,7 +17,7 @@ GROUP = "caffe_dns.plugins"
 
 
 def import_plugin(name: str) -> None:
-    """Import a module on PYTHONPATH or in the current folder, for what it registers.
+    """Import a module from PYTHONPATH or the current folder, for what it registers.
 
     Raises CaffeError when there is none of this name, and UserCodeError when it fails.
     """
@@ -26,9 +26,9 @@ def import_plugin(name: str) -> None:
 
 @cache
 def load_installed() -> None:
-    """Import what installed packages name in the entry-point group; does so once.
+    """Import the modules that installed packages name in the entry-point group, once.
 
-    Raises CaffeError that says which package it is about.
+    Raises a CaffeError that names the package.
     """
     for entry in entry_points(group=GROUP):
         try:

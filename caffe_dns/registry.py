@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeVar, cast
 from caffe_dns.errors import CaffeError, nearest
 from caffe_dns.plugins import load_installed
 
-#: The tables there are so far, by their kinds.
+#: All tables created so far, by kind.
 _tables: dict[str, Registry[Any]] = {}
 
 T = TypeVar("T")
@@ -22,7 +22,7 @@ Entry = TypeVar("Entry", bound=Callable[..., Any])
 class Registry(Generic[T]):
     """Classes or functions by the name that files give them. `kind` is the noun for messages.
 
-    They are listed by name, or else in the order in which they were entered.
+    They are listed by name or in the order of registration.
     """
 
     def __init__(self, kind: str, *, by_name: bool = True) -> None:
@@ -32,7 +32,7 @@ class Registry(Generic[T]):
         _tables[kind] = self
 
     def register(self, *names: str) -> Callable[[Entry], Entry]:
-        """Decorator: enter a class or function under each of `names`."""
+        """Decorator: register a class or function under each of `names`."""
 
         def enter(entry: Entry) -> Entry:
             for name in names:
@@ -42,7 +42,7 @@ class Registry(Generic[T]):
         return enter
 
     def add(self, name: str, entry: T) -> None:
-        """Enter something under a name that is not taken yet."""
+        """Register something under a name that is not taken yet."""
         if name in self._entries:
             raise ValueError(f"{self.kind} '{name}' is registered twice")
         self._entries[name] = entry
@@ -68,7 +68,7 @@ class Registry(Generic[T]):
 
 
 def is_missing(kind: str, name: str) -> bool:
-    """Whether a table of this kind is there and has no such name, nor has a plugin."""
+    """Whether a table of this kind exists, and neither it nor a plugin has this name."""
     table = _tables.get(kind)
     if not table or name in table:
         return False

@@ -29,12 +29,12 @@ from caffe_dns.layers.base import Context, Layer, Shape
 from caffe_dns.layers.checks import WrongLabel
 from caffe_dns.proto.caffe_pb2 import TRAIN, LayerParameter, TransformationParameter
 
-#: How many batches back a label that does not fit is looked for: those of iter_size, and more.
+#: How many batches back an invalid label is searched for: those of iter_size, and more.
 _BATCHES_LOOKED_AT = 64
 
 
 class Batch(Protocol):
-    """A batch in host memory that can be brought to a device."""
+    """A batch in host memory that can be sent to a device."""
 
     def tops(self, device: torch.device) -> Sequence[Tensor]:
         """The finished tops on `device`."""
@@ -42,22 +42,22 @@ class Batch(Protocol):
 
 
 class BatchReader(Protocol):
-    """Makes one batch after the other."""
+    """Makes batches, one after the other."""
 
     def read(self) -> Batch:
         """The next batch."""
         ...
 
     def close(self) -> None:
-        """Give back what is held."""
+        """Release all resources."""
         ...
 
 
 class BatchDataLayer(Layer):
-    """A layer without bottoms whose tops come from a reading thread.
+    """A layer without bottoms whose tops come from a prefetching thread.
 
-    The thread starts at the first forward pass. In TRAIN the ranks share the records: number i is
-    for rank i modulo the number of ranks. In TEST one rank reads them all.
+    The thread starts at the first forward pass. In TRAIN the ranks share the records: record i goes
+    to rank i modulo the number of ranks. In TEST one rank reads them all.
     """
 
     bottoms = (0, 0)
@@ -72,7 +72,7 @@ class BatchDataLayer(Layer):
         train = param.phase == TRAIN
         self.ranks = context.world_size if train else 1
         self._ranks_here = context.local_size if train else 1
-        #: `position` when the reading thread was started.
+        #: `position` when the thread was started.
         self._position = 0
         self._feed: _Feed | None = None
         self._offered: Sequence[Tensor] = ()
@@ -81,14 +81,14 @@ class BatchDataLayer(Layer):
     def reader(self, share: Share, *, pin: bool) -> BatchReader:
         """A new reader for these records; `pin` asks for batches in pinned memory.
 
-        What it reads at once are up to `batches_at_once` batches of the net.
+        It reads up to `batches_at_once` batches of the net together.
         """
 
     @property
     def batches_at_once(self) -> int:
-        """How many batches are read, copied and transformed together, to do so less often.
+        """How many batches are read, copied and transformed together, to save overhead.
 
-        A reader may come to read fewer.
+        A reader may read fewer.
         """
         return 1
 
@@ -111,19 +111,19 @@ class BatchDataLayer(Layer):
         return self._position + taken * self.batch_size * self.ranks
 
     def seek(self, records: int) -> None:
-        """Go on at record number `records`, which has not been used yet."""
+        """Continue at record number `records`, the first unused one."""
         self.close()
         self._position = records
 
     def close(self) -> None:
-        """Stop the reading thread. A later forward pass starts it again, at the same record."""
+        """Stop the thread. A later forward pass starts it again, at the same record."""
         if self._feed is not None:
             self._feed.close()
             self._position = self.position()
             self._feed = None
 
     def draw_skip(self, rand_skip: int) -> int:
-        """How many records to leave out at the beginning: fewer than `rand_skip`."""
+        """How many records to skip at the beginning: fewer than `rand_skip`."""
         if not rand_skip:
             return 0
         generator = rng.numpy_generator(self.context.seed, f"rand_skip/{self.name}")
@@ -139,24 +139,24 @@ class BatchDataLayer(Layer):
         reader = self.reader(self._share(), pin=device.type == "cuda")
         sizes = self.batch_size, self.batches_at_once
         feed = _Feed(reader, device, self.prefetch, *sizes, self.name)
-        # For a layer that is forgotten without close, and for the end of the interpreter.
+        # For a layer that is dropped without close, and for the end of the interpreter.
         weakref.finalize(self, feed.close)
         return feed
 
     def _share(self) -> Share:
-        """The records that this rank is to read from now on."""
+        """The records that this rank reads from now on."""
         rank = self.context.rank % self.ranks
         return Share(self._position, rank, self.ranks, self._ranks_here)
 
     def name_record(self, error: WrongLabel, top: str) -> CaffeError:
-        """An error about a label in this top of a batch taken lately, with its record's place.
+        """An error about a label in this top of a recent batch, with the location of its record.
 
-        That is the last one used whose label does not fit; the error as it is if there is none.
+        That is the last record used with an invalid label; the error is unchanged if there is none.
         """
         return error
 
     def lately_used(self) -> Iterator[range]:
-        """The numbers of the records of batches taken lately, the last batch of all ranks first."""
+        """The record numbers of recent batches, the last batch of all ranks first."""
         at_once = self.batch_size * self.ranks
         for end in range(self.position(), 0, -at_once)[:_BATCHES_LOOKED_AT]:
             yield range(max(end - at_once, 0), end)
@@ -175,7 +175,7 @@ class ImageBatchLayer(BatchDataLayer):
 
     @abstractmethod
     def records(self) -> ImageSource[Any]:
-        """The images as they are stored, in the order in which batches have them."""
+        """The stored images, in the order of the batches."""
 
     def transform_settings(self) -> TransformationParameter:
         """What is done to each image."""
@@ -196,7 +196,7 @@ class ImageBatchLayer(BatchDataLayer):
         return [self._shape, (self.batch_size,)][: self.num_tops]
 
     def name_record(self, error: WrongLabel, top: str) -> CaffeError:
-        if top not in self.param.top[1:]:  # but images, whose pixels are the labels
+        if top not in self.param.top[1:]:  # except images, whose pixels are the labels
             return error
         with closing(self.records()) as source:
             for records in self.lately_used():
@@ -206,10 +206,10 @@ class ImageBatchLayer(BatchDataLayer):
                         return source.explain(error, record)
         return error
 
-    # What follows depends on the seed in force now: a solver that resumes changes it after setup.
+    # The following depends on the current seed: a solver that resumes changes it after setup.
 
     def resized(self, source: ImageSource[Any]) -> ImageSource[Any]:
-        """The source, with images of random sizes where the definition says so."""
+        """The source, with images of random sizes if the definition asks for them."""
         if not self.resizes:
             return source
         draws = partial(rng.numpy_generator, self.context.seed, f"resize/{self.name}")
@@ -220,12 +220,12 @@ class ImageBatchLayer(BatchDataLayer):
         return RecordDraws(self.context.seed, f"transform/{self.name}")
 
 
-#: Brings a batch's tops to the stream of whoever calls it, in memory of theirs or offered.
+#: Makes a batch's tops ready on the caller's stream, in their own memory or in offered memory.
 _Take: TypeAlias = "Callable[[Sequence[Tensor]], Sequence[Tensor]]"
 
 
 class _Feed:
-    """The reading thread of one layer, and the batches it has brought to the device."""
+    """The prefetching thread of a layer, and the batches that it has sent to the device."""
 
     def __init__(
         self,
@@ -250,7 +250,7 @@ class _Feed:
         self._prefetcher = Prefetcher(produce, max(depth // at_once, 2), name)
 
     def get(self, offered: Sequence[Tensor]) -> Sequence[Tensor]:
-        """The tops of the next batch, of which some may be those that are offered."""
+        """The tops of the next batch; some may be the offered tensors."""
         if not self._ready:
             tops = self._prefetcher.get()(offered)
             if self._at_once == 1:
@@ -269,10 +269,10 @@ class _Feed:
         return lambda _: batch.tops(self._device)
 
     def _read_to_gpu(self) -> _Take:
-        """Copy, and transform what is not for one batch, on a stream beside the net's.
+        """Copy on a separate stream, and transform there what is for several batches.
 
-        A batch is transformed when the net takes it: right to where the net wants it, if that is
-        offered. Until then its bytes are kept, which are fewer.
+        A single batch is transformed when the net takes it, directly into offered memory if there
+        is any. Until then its bytes are kept, which take less memory.
         """
         stream = self._stream
         assert stream is not None
@@ -297,7 +297,7 @@ class _Feed:
 
 
 class _Finished:
-    """Tops on a GPU, as a `SentBatch` that nothing is left to be done of."""
+    """Finished tops on a GPU, as a `SentBatch`."""
 
     def __init__(self, tops: Sequence[Tensor]) -> None:
         self._tops = tops

@@ -22,18 +22,18 @@ from caffe_dns.proto.blobs import blob_to_array
 from caffe_dns.proto.caffe_pb2 import BlobProto, HingeLossParameter, LossParameter
 from caffe_dns.proto.text import read_binary
 
-#: What one example can cost at most, 87.3365: no softmax probability counts as less than FLT_MIN.
+#: The largest loss of an example, 87.3365: softmax probabilities are clamped at FLT_MIN.
 MOST_SOFTMAX_LOSS = -math.log(torch.finfo(torch.float32).tiny)
-#: With more classes than this, one row does not fit into a program of the kernel.
+#: With more classes, a row does not fit into a program of the kernel.
 MOST_KERNEL_CLASSES = 16384
-#: The least probability for InfogainLoss and MultinomialLogisticLoss (`kLOG_THRESHOLD`).
+#: The smallest probability for InfogainLoss and MultinomialLogisticLoss (`kLOG_THRESHOLD`).
 LEAST_PROBABILITY = 1e-20
 
 
 class Clamp(torch.autograd.Function):
-    """`values` between `least` and `most`, with the gradient of `values` itself.
+    """`values` clamped between `least` and `most`, with the gradient of `values` itself.
 
-    Caffe clamps in forward only: its gradients do not vanish where it clamped.
+    Caffe clamps only in forward: its gradients do not vanish where it clamped.
     """
 
     @staticmethod
@@ -46,9 +46,9 @@ class Clamp(torch.autograd.Function):
 
 
 class NormalizedLoss(LossLayer):
-    """What the losses with a `loss_param` share: a label to ignore, and what to divide by."""
+    """What the losses with a `loss_param` share: a label to ignore, and the normalisation."""
 
-    #: The mode where the definition gives neither `normalization` nor `normalize`.
+    #: The mode if the definition gives neither `normalization` nor `normalize`.
     default_normalization = LossParameter.VALID
 
     def build(self, bottom_shapes: Sequence[Shape]) -> None:
@@ -63,22 +63,22 @@ class NormalizedLoss(LossLayer):
             self.normalization = self.default_normalization
 
     def class_labels(self, label: Tensor, classes: int) -> Tensor:
-        """`label` as integers. Raises WrongLabel for one that is no class and not ignored."""
+        """`label` as integers. Raises WrongLabel for one that is neither a class nor ignored."""
         labels = label.long()
         check_labels(self, labels, classes, self.ignore_label)
         return labels
 
     def normalize(self, total: Tensor, labels: Tensor, outer: int) -> Tensor:
-        """`total` divided as the definition says, by at least 1 (`get_normalizer`).
+        """`total` normalised as the definition says, by at least 1 (`get_normalizer`).
 
-        `labels` are whole numbers, one for each term of the loss; `outer` is the batch size.
+        `labels` are integers, one for each term of the loss; `outer` is the batch size.
         """
         if self.normalization == LossParameter.VALID and self.ignore_label is not None:
             return total / (labels != self.ignore_label).sum().clamp(min=1)
         return total / self.divisor(labels, outer)
 
     def divisor(self, labels: Tensor, outer: int) -> float:
-        """What to divide by where no label is ignored."""
+        """The normaliser if no label is ignored."""
         divisors: dict[int, float] = {
             LossParameter.FULL: labels.numel(),
             LossParameter.VALID: labels.numel(),
@@ -126,14 +126,14 @@ class SoftmaxBasedLoss(NormalizedLoss):
         return loss, torch.softmax(scores, self.class_axis(scores.dim()))
 
     def rows(self, scores: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """The bottoms as B x C x ... and B x ...: classes where PyTorch's losses want them."""
+        """The bottoms as B x C x ... and B x ..., as PyTorch's losses need them."""
         axis = self.class_axis(scores.dim())
         rows = scores.flatten(0, axis - 1) if axis > 1 else scores
         rows = rows.unsqueeze(0) if axis == 0 else rows
         return rows, labels.reshape(rows.shape[0], *rows.shape[2:])
 
     def row_loss(self, rows: Tensor, labels: Tensor, *extra: Tensor) -> Tensor:
-        """The normalised loss; `rows` is B x C x ..., `labels` is B x ... and not yet whole."""
+        """The normalised loss; `rows` is B x C x ..., `labels` is B x ..., not yet integers."""
         whole = self.class_labels(labels, rows.shape[1])
         total = self.total_loss(F.log_softmax(rows, 1), whole, *extra)
         return self.normalize(total, whole, rows.shape[0])
@@ -151,7 +151,7 @@ class SoftmaxWithLoss(SoftmaxBasedLoss):
     `weight_by_label_freqs` of SegNet's fork, each label costs `class_weighting` times as much.
     """
 
-    #: The factor of each class, or None.
+    #: The weight of each class, or None.
     class_weights: Tensor | None
 
     def build(self, bottom_shapes: Sequence[Shape]) -> None:
@@ -201,8 +201,8 @@ class SoftmaxWithLoss(SoftmaxBasedLoss):
         return self.losses(log_probabilities, labels).sum()
 
     def losses(self, log_probabilities: Tensor, labels: Tensor) -> Tensor:
-        """What each label costs, 0 where it is ignored; in the labels' shape."""
-        # PyTorch's own default, -100, is a label like any other here.
+        """The loss of each label, 0 if it is ignored; in the labels' shape."""
+        # PyTorch's default, -100, is an ordinary label here.
         ignored = self.ignore_label if self.ignore_label is not None else -(2**62)
         losses = F.nll_loss(log_probabilities, labels, ignore_index=ignored, reduction="none")
         clamped: Tensor = Clamp.apply(losses, None, MOST_SOFTMAX_LOSS)
