@@ -33,7 +33,7 @@ def stamp(file: str) -> Stamp:
     """
     try:
         known = os.stat(file)
-    except OSError:
+    except (OSError, ValueError):  # a ValueError for a name with a NUL byte
         return None
     return known.st_ino, known.st_size, known.st_mtime_ns
 

@@ -304,6 +304,11 @@ WRONG: dict[str, tuple[Callable[[Workspace], None], list[str], list[str]]] = {
         TRAIN,
         ["gone", "snapshot_prefix"],
     ),
+    "a NUL byte in snapshot_prefix": (
+        spoil("solver.prototxt", '"snap"', r'"s\000nap"'),
+        TRAIN,
+        ["s\\x00nap", "NUL byte"],
+    ),
     "unknown solver type": (
         spoil("solver.prototxt", "display: 1", 'type: "Adma"'),
         TRAIN,
