@@ -16,11 +16,11 @@ from caffe_dns.data.sources import ImageSource, Order
 from caffe_dns.errors import CaffeError, shortened
 
 #: A line with a label of so few digits that nothing can be wrong with it.
-_USUAL = re.compile(r"(.+) ([+-]?\d{1,9})[^\S ]*", re.DOTALL)
+_USUAL = re.compile(r"(.+) ([+-]?[0-9]{1,9})[^\S ]*", re.DOTALL)
 #: A label at the end of a line.
-_LABELLED = re.compile(r" [+-]?\d+\s*$")
+_LABELLED = re.compile(r" [+-]?[0-9]+\s*$")
 #: What Caffe reads of a label.
-_DIGITS = re.compile(r"\s*([+-]?)0*(\d+)")
+_DIGITS = re.compile(r"\s*([+-]?)0*([0-9]+)")
 #: More digits than 32 bits hold; Python refuses to make a number of thousands.
 _MOST_DIGITS = 20
 

@@ -34,6 +34,7 @@ def write(folder: Path, raw: bytes) -> str:
         ("a.png 3\r", "a.png", 3, None),
         ("a.png 3 ", "a.png 3", 0, None),  # what is behind the last blank
         ("a.png cat", "a.png", 0, "'cat' is no whole number; it is read as 0, as in Caffe"),
+        ("a.png ٣", "a.png", 0, "'٣' is no whole number; it is read as 0, as in Caffe"),
         ("a.png 1.75", "a.png", 1, "'1.75' is no whole number; it is read as 1, as in Caffe"),
         ("a.png", "a.png", 0, "there is no label after a space; it is read as 0, as in Caffe"),
     ],
