@@ -56,6 +56,15 @@ def test_a_boolean_is_true_or_false(capfd: Capture) -> None:
     assert line == "dns: --gray: 'perhaps' is neither true nor false"
 
 
+def test_a_package_that_is_missing() -> None:
+    program = "import sys; sys.modules['torch'] = None; from caffe_dns.cli.main import main; main()"
+    words = [sys.executable, "-c", program, "doctor"]
+    done = subprocess.run(words, capture_output=True, text=True)
+    assert done.returncode == 1 and done.stdout == ""
+    complaint = "dns: the Python package torch is not installed; 'pip check' lists what is missing"
+    assert done.stderr.splitlines() == [complaint]
+
+
 def test_a_level_has_32_bits(capfd: Capture) -> None:
     line = complaint(["test", "--level=2147483648"], capfd)
     assert "'--level': 2147483648 is not in the range -2147483648<=x<=2147483647" in line
@@ -170,7 +179,7 @@ def test_out_of_memory(error: Exception, capfd: Capture, monkeypatch: pytest.Mon
         (RuntimeError("can't start new thread"), "dns: no more threads may be started here"),
         (ImportError("x.so: failed to map segment from shared object"), "file system allows no"),
         (OSError(errno.EMFILE, "Too many open files"), "dns: Too many open files"),
-        (RuntimeError("CUDA error: unknown error\nCUDA kernel errors"), "has slept: CUDA error"),
+        (RuntimeError("CUDA error: unknown error\nCUDA kernel errors"), "suspending: CUDA error"),
         (RuntimeError("CUDA error: CUDA-capable device(s) is/are busy or unavailable"), "itself"),
         (RuntimeError("CUDA error: uncorrectable ECC error encountered\nmore"), "is damaged: CUDA"),
     ],
