@@ -17,14 +17,10 @@ from caffe_dns.layers.base import ALL_BOTTOMS, Shape, add_bias, check_shape, cou
 from caffe_dns.layers.halved import Halved
 from caffe_dns.layers.masked import DeviationMasks, MagnitudeMasks, WeightedLayer
 from caffe_dns.layers.pixels import Pixels
+from caffe_dns.layers.products import Convolved, FewChannels, Produced
 from caffe_dns.layers.spatial import MOST, missing, sides, spatial_setting
 from caffe_dns.layers.strided import ALIGNMENT, StridedConvolution
-from caffe_dns.layers.weight_gradients import (
-    LARGE,
-    Convolved,
-    FewChannels,
-    Produced,
-)
+from caffe_dns.layers.weight_gradients import LARGE
 from caffe_dns.proto.caffe_pb2 import CConvolutionParameter, ConvolutionParameter
 from caffe_dns.proto.fields import refuse_fields
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from caffe_dns import kernels
 from caffe_dns.device.trial import Trials, Way
 from caffe_dns.layers.pixels import is_innermost
-from caffe_dns.layers.weight_gradients import Convolved
+from caffe_dns.layers.products import Convolved
 
 #: The gradient of the top, x and w.
 Blobs = tuple[Tensor, Tensor, Tensor]

@@ -16,7 +16,7 @@ from caffe_dns import kernels
 from caffe_dns.layers import large_product
 from caffe_dns.layers.base import Shape, count, layer_types
 from caffe_dns.layers.masked import DeviationMasks, MagnitudeMasks, WeightedLayer
-from caffe_dns.layers.weight_gradients import FEW_OUTPUTS, FewOutputs, Linear
+from caffe_dns.layers.products import FEW_OUTPUTS, FewOutputs, Linear
 from caffe_dns.proto.caffe_pb2 import CInnerProductParameter, InnerProductParameter
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from caffe_dns.layers.weight_gradients import Linear
+from caffe_dns.layers.products import Linear
 
 #: From how many numbers on a weight is large.
 LARGE = 1 << 24

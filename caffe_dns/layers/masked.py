@@ -15,7 +15,8 @@ from torch import Tensor
 
 from caffe_dns import kernels, mask_rules
 from caffe_dns.layers.base import Layer, Shape
-from caffe_dns.layers.weight_gradients import DeferredProduct, DeferredWeightGradients, Product
+from caffe_dns.layers.products import Product
+from caffe_dns.layers.weight_gradients import DeferredProduct, DeferredWeightGradients
 from caffe_dns.proto.caffe_pb2 import (
     CConvolutionParameter,
     CInnerProductParameter,

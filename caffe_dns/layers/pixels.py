@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from caffe_dns.device.trial import Trials, Way
-from caffe_dns.layers.weight_gradients import Convolved
+from caffe_dns.layers.products import Convolved
 
 #: For which of them products of matrices are faster.
 _trials = Trials()

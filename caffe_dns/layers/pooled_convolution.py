@@ -14,7 +14,8 @@ from torch import Tensor
 
 from caffe_dns.layers.convolution import BaseConvolution
 from caffe_dns.layers.pooling import Pair, Pooling, Window
-from caffe_dns.layers.weight_gradients import FewChannels, SecondStream, suit
+from caffe_dns.layers.products import FewChannels, suit
+from caffe_dns.layers.weight_gradients import SecondStream
 
 #: The pixels that a window may have: those of a tile are a power of two.
 SIZES = (2, 4, 8, 16)

@@ -19,12 +19,8 @@ from caffe_dns.layers.base import add_bias
 from caffe_dns.layers.convolution import BaseConvolution
 from caffe_dns.layers.halved import Halved
 from caffe_dns.layers.pixels import Pixels, is_innermost
-from caffe_dns.layers.weight_gradients import (
-    LARGE,
-    Convolved,
-    FewChannels,
-    Produced,
-)
+from caffe_dns.layers.products import Convolved, FewChannels, Produced
+from caffe_dns.layers.weight_gradients import LARGE
 
 if TYPE_CHECKING:
     from caffe_dns.kernels.bias_relu import Place

@@ -7,7 +7,7 @@ from dataclasses import replace
 from torch import Tensor
 
 from caffe_dns.layers.convolution import BaseConvolution
-from caffe_dns.layers.weight_gradients import Convolved, Produced
+from caffe_dns.layers.products import Convolved, Produced
 
 
 def stride_of(layer: BaseConvolution) -> int:

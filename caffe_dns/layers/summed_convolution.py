@@ -11,7 +11,8 @@ from torch import Tensor
 
 from caffe_dns import kernels
 from caffe_dns.layers.convolution import BaseConvolution
-from caffe_dns.layers.weight_gradients import LARGE, Convolved
+from caffe_dns.layers.products import Convolved
+from caffe_dns.layers.weight_gradients import LARGE
 
 if TYPE_CHECKING:
     from caffe_dns.kernels.channel_statistics import Sums

@@ -22,7 +22,8 @@ from caffe_dns.device.memory_format import laid_out_as
 from caffe_dns.errors import CaffeError
 from caffe_dns.layers.base import count
 from caffe_dns.layers.inner_product import BaseInnerProduct
-from caffe_dns.layers.weight_gradients import DeferredWeightGradients, Linear, Product, Then
+from caffe_dns.layers.products import Linear, Product
+from caffe_dns.layers.weight_gradients import DeferredWeightGradients, Then
 from caffe_dns.net import Net
 from caffe_dns.net.params import Param
 from caffe_dns.parallel.averaging import GradientAverage

@@ -16,13 +16,8 @@ from caffe_dns import kernels, layers
 from caffe_dns.layers import pooled_convolution
 from caffe_dns.layers.convolution import BaseConvolution
 from caffe_dns.layers.pooling import Pooling
-from caffe_dns.layers.weight_gradients import (
-    Convolved,
-    DeferredWeightGradients,
-    FewChannels,
-    Product,
-    Then,
-)
+from caffe_dns.layers.products import Convolved, FewChannels, Product
+from caffe_dns.layers.weight_gradients import DeferredWeightGradients, Then
 from caffe_dns.net import Net, fusion
 from tests.nets import input_layer, layer, make_net
 

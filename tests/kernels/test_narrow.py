@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from caffe_dns import kernels
-from caffe_dns.layers.weight_gradients import FewOutputs
+from caffe_dns.layers.products import FewOutputs
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 if DEVICE == "cpu":

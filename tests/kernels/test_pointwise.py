@@ -14,7 +14,7 @@ from torch import Tensor
 from caffe_dns import kernels
 from caffe_dns.layers import summed_convolution
 from caffe_dns.layers.base import Context
-from caffe_dns.layers.weight_gradients import Convolved
+from caffe_dns.layers.products import Convolved
 from caffe_dns.net import Net, fusion
 from tests.nets import input_layer, layer, make_net
 

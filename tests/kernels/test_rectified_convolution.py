@@ -20,7 +20,8 @@ from caffe_dns.device.trial import Trials
 from caffe_dns.layers import rectified_convolution
 from caffe_dns.layers.base import Context
 from caffe_dns.layers.convolution import BaseConvolution
-from caffe_dns.layers.weight_gradients import DeferredWeightGradients, Product, Then
+from caffe_dns.layers.products import Product
+from caffe_dns.layers.weight_gradients import DeferredWeightGradients, Then
 from caffe_dns.net import Net, fusion
 from tests.nets import input_layer, layer, make_net
 

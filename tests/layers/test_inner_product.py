@@ -12,7 +12,7 @@ from torch import Tensor
 from caffe_dns.layers import large_product
 from caffe_dns.layers.base import Context, Layer
 from caffe_dns.layers.inner_product import InnerProduct
-from caffe_dns.layers.weight_gradients import Linear
+from caffe_dns.layers.products import Linear
 from tests.layers.harness import check_gradients, draw, make_layer, refused, run
 from tests.oracle import GOLDEN, run_layer_case
 
