@@ -21,8 +21,8 @@ LEGACY_AXES = 4
 class SyncedMemory:
     """A tensor and an array with the same values (`syncedmem.cpp`).
 
-    On a CPU they are the same memory. On a GPU `array` brings the values to the host, and `tensor`
-    brings back what was written there; an array must be asked for anew after the net has run.
+    On a CPU they are the same memory. On a GPU, `array` copies the values to the host, and `tensor`
+    copies back what was written there; after the net has run, `array` must be read again.
     """
 
     def __init__(self, tensor: Tensor) -> None:
@@ -38,14 +38,14 @@ class SyncedMemory:
         """The values on the device."""
         if self._host_is_newer:
             assert self._host is not None
-            # Through .data, so that autograd does not take it for a change of what it has saved:
-            # most arrays are only read.
+            # Through .data, so that autograd does not count it as a change of saved tensors: most
+            # arrays are only read.
             self._tensor.data.copy_(torch.from_numpy(self._host))
             self._host_is_newer = False
         return self._tensor
 
     def array(self) -> np.ndarray:
-        """The values on the host, to be read and written."""
+        """The values on the host, for reading and writing."""
         if self._tensor.device.type == "cpu":
             return self._tensor.numpy()
         if not self._host_is_newer:
@@ -59,7 +59,7 @@ class SyncedMemory:
         return self._host
 
     def overwrite(self, values: Tensor) -> None:
-        """Copy in `values` of the same shape; they may be this very memory."""
+        """Copy `values` of the same shape; they may be this very memory."""
         self._host_is_newer = False
         if not self.wraps(values):
             self._tensor.data.copy_(values.detach())
@@ -73,7 +73,7 @@ class SyncedMemory:
         return SyncedMemory(torch.full_like(self._tensor, value))
 
     def fits(self, values: Tensor) -> bool:
-        """Whether `values` can be copied in as they are."""
+        """Whether `values` can be copied without conversion."""
         mine = self._tensor
         return (mine.shape, mine.dtype, mine.device) == (values.shape, values.dtype, values.device)
 
@@ -83,7 +83,7 @@ class SyncedMemory:
 
 
 class Blob:
-    """`data` and `diff` of one shape, zeros at first (`Blob` of pycaffe).
+    """`data` and `diff` of one shape, initially zero (`Blob` of pycaffe).
 
     `diff_value` is what new diffs are filled with: a top's weight in the loss.
     """
@@ -104,12 +104,12 @@ class Blob:
 
     @property
     def data(self) -> np.ndarray:
-        """The values. Writing into the array changes the blob."""
+        """The values. Writing to the array changes the blob."""
         return self._data_memory().array()
 
     @property
     def diff(self) -> np.ndarray:
-        """The gradient. Writing into the array changes the blob."""
+        """The gradient. Writing to the array changes the blob."""
         return self._diff_memory().array()
 
     @property
@@ -137,7 +137,7 @@ class Blob:
         return self._legacy_extent(3)
 
     def reshape(self, *shape: int) -> None:
-        """Take another shape: the values stay if their number does, else they become zeros."""
+        """Change the shape: values are kept if their number is the same, else they become zeros."""
         wanted = tuple(int(extent) for extent in shape)
         if any(extent < 0 for extent in wanted):
             raise CaffeError(f"a blob cannot have the shape {wanted}: an extent is negative")
@@ -173,17 +173,17 @@ class Blob:
         self._diff = SyncedMemory(values)
 
     def share_data(self, other: Blob) -> None:
-        """Have the same values as `other`, whoever writes them (`Blob::ShareData`)."""
+        """Share the values of `other` (`Blob::ShareData`)."""
         self._data = other._data
 
     def move(self, dtype: torch.dtype, device: torch.device) -> None:
-        """Go on with this type of values on this device."""
+        """Change the type of values and the device."""
         values = self._data.tensor()
         if (values.dtype, values.device) != (dtype, device):
             self._data = SyncedMemory(values.to(device, dtype))
 
     def take(self, values: Tensor) -> None:
-        """Copy in `values`, and take over their shape."""
+        """Copy `values`, and take their shape."""
         if not self._data.fits(values):
             self._data = SyncedMemory(
                 torch.empty(values.shape, dtype=values.dtype, device=values.device)
@@ -191,7 +191,7 @@ class Blob:
         self._data.overwrite(values)
 
     def take_diff(self, values: Tensor) -> None:
-        """Copy in a gradient of the blob's shape."""
+        """Copy a gradient of the blob's shape."""
         self._diff_memory().overwrite(values)
 
     def _data_memory(self) -> SyncedMemory:
@@ -203,7 +203,7 @@ class Blob:
         return self._diff
 
     def _legacy_extent(self, axis: int) -> int:
-        """The extent of an axis; 1 for axes that are not there (`Blob::LegacyShape`)."""
+        """The extent of an axis; 1 for missing axes (`Blob::LegacyShape`)."""
         shape = self.shape
         if len(shape) > LEGACY_AXES:
             raise CaffeError(
@@ -233,11 +233,11 @@ class ParamBlob(Blob):
         raise CaffeError("the blobs of a layer keep their shape once the layer is set up")
 
     def lend(self, data: Tensor, diff: Tensor) -> None:
-        """Be these, until `take_back`."""
+        """Use these as data and diff, until `take_back`."""
         self._lent = SyncedMemory(data), SyncedMemory(diff)
 
     def take_back(self) -> Tensor:
-        """The diff that was lent. The blob is the layer's tensor and its gradient again."""
+        """Return the lent diff, and use the layer's tensor and its gradient again."""
         assert self._lent is not None
         (_, diff), self._lent = self._lent, None
         return diff.tensor()
@@ -270,5 +270,5 @@ class BlobVec(list[Blob]):
     """The blobs of a layer."""
 
     def add_blob(self, *shape: int) -> None:
-        """Append a blob of zeros; in a Python layer's `setup`, it becomes a learnable parameter."""
+        """Append a blob of zeros; in a Python layer's `setup`, this adds a learnable parameter."""
         self.append(Blob(tuple(int(extent) for extent in shape)))

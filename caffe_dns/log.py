@@ -23,40 +23,37 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import TextIO
 
-#: How many lines were not taken: a disk is full, or a terminal or whoever read them has gone.
+#: How many lines were lost, because a disk is full or the terminal or reader is gone.
 lost_lines = 0
-#: The exit code of a run whose results are whole, but whose log, or a file beside them, is not
-#: (EX_IOERR of sysexits.h).
+#: The exit code of a run with complete results but an incomplete log or side file (EX_IOERR of
+#: sysexits.h).
 LOST_OUTPUT = 74
-#: Seconds between two looks whether the program is to stop, while nobody reads what it says.
+#: Seconds between checks for a request to stop, while nobody reads the output.
 _LOOK = 0.5
 
 
-#: Characters by which a terminal is told what to do: names in files may have them.
+#: Control characters for terminals, which names in files may contain.
 _CONTROLS = {code: f"\\x{code:02x}" for code in (*range(9), *range(11, 32), *range(127, 160))}
 
 
 def visible(text: str) -> str:
-    """Text for people, as the system has it, in which control characters are spelled out.
-
-    Tabs and line breaks stay.
-    """
+    """Text with control characters spelled out, except tabs and line breaks."""
     return on_disk(text).translate(_CONTROLS)
 
 
 def say(text: str) -> None:
-    """A line on stderr as it is. What is at work goes on when stderr does not take it."""
+    """Write a line to stderr as it is. The program continues if stderr does not accept it."""
     put(text + "\n", sys.stderr)
 
 
 def put(text: str, stream: TextIO) -> None:
-    """Text on stdout or stderr as it is; where it is not taken, it counts as a lost line."""
+    """Write text to stdout or stderr as it is; if that fails, it counts as a lost line."""
     global lost_lines
     try:
         if isinstance(stream, io.TextIOWrapper) and stream in (sys.__stdout__, sys.__stderr__):
             stream.flush()
             _write_out(stream.fileno(), text.encode(stream.encoding, stream.errors or "strict"))
-        else:  # a program has put its own there
+        else:  # a program has replaced it
             stream.write(text)
             stream.flush()
     except OSError:
@@ -64,9 +61,9 @@ def put(text: str, stream: TextIO) -> None:
 
 
 def _write_out(descriptor: int, data: bytes) -> None:
-    """Write to a descriptor, past the buffers of Python's stream, which would keep what failed.
+    """Write to a descriptor, bypassing the buffer of Python's stream, which would keep failed text.
 
-    A pipe that nobody reads is waited for, unless the program is to stop: that raises OSError.
+    Waits for a pipe that nobody reads; raises OSError if the program has to stop meanwhile.
     """
     poll = select.poll()
     poll.register(descriptor, select.POLLOUT)
@@ -75,26 +72,26 @@ def _write_out(descriptor: int, data: bytes) -> None:
         while not poll.poll(_LOOK * 1000):
             if interrupt.stopping:
                 raise BlockingIOError
-        # No more than there is room for in a pipe that takes anything at all.
+        # No more than fits into a pipe that accepts anything at all.
         left = left[os.write(descriptor, left[: select.PIPE_BUF]) :]
 
 
-#: Where finished lines go. A progress bar puts its own function here while it is on the screen.
+#: Where finished lines go. A progress bar replaces this function while it is on the screen.
 sink: Callable[[str], None] = say
 
-#: Functions that hear every finished line as well, wherever it goes.
+#: Functions that also get every finished line.
 listeners: list[Callable[[str], None]] = []
 
-#: The letters that lines begin with, the least severe first.
+#: The letters that lines start with, in ascending order of severity.
 SEVERITIES = "IWEF"
-#: The place in these from which on lines go to `sink`; listeners hear the others, too.
+#: The index in these from which on lines go to `sink`; listeners get the others, too.
 stderr_from = 0
 
 _quiet = False
 
 
 class _Hushed(threading.local):
-    """`with hushed:` leaves out INFO and WARNING lines of this thread."""
+    """`with hushed:` suppresses INFO and WARNING lines of this thread."""
 
     blocks = 0
 
@@ -106,7 +103,7 @@ class _Hushed(threading.local):
 
 
 class _Silenced:
-    """`with silenced:` leaves out INFO and WARNING lines of all threads, readers included."""
+    """`with silenced:` suppresses INFO and WARNING lines of all threads."""
 
     def __init__(self) -> None:
         self._before: list[bool] = []
@@ -119,7 +116,7 @@ class _Silenced:
 
 
 hushed, silenced = _Hushed(), _Silenced()
-#: What `info_once` has said.
+#: What `info_once` has logged.
 said_once: set[str] = set()
 
 
@@ -130,9 +127,9 @@ def set_sink(function: Callable[[str], None] | None) -> None:
 
 
 def set_quiet(quiet: bool) -> bool:
-    """Leave out INFO and WARNING lines from now on, or no longer; returns what was so before.
+    """Suppress INFO and WARNING lines from now on, or no longer; returns the previous setting.
 
-    For processes that are not of rank 0, and for Python users; for a while, see `silenced`.
+    For processes other than rank 0, and for Python users; temporarily, use `silenced`.
     """
     global _quiet
     _quiet, before = quiet, _quiet
@@ -140,7 +137,7 @@ def set_quiet(quiet: bool) -> bool:
 
 
 def is_quiet() -> bool:
-    """Whether INFO and WARNING lines are left out: long ones need not be made then."""
+    """Whether INFO and WARNING lines are suppressed, so that long ones need not be formatted."""
     return _quiet or hushed.blocks > 0
 
 
@@ -151,7 +148,7 @@ def info(message: str) -> None:
 
 
 def info_once(message: str) -> None:
-    """A line of severity I, the first time that it is said in this process (LOG_FIRST_N)."""
+    """A line of severity I, only once in this process (LOG_FIRST_N)."""
     if not is_quiet() and message not in said_once:
         said_once.add(message)
         _write("I", message)
@@ -184,7 +181,7 @@ def _write(severity: str, message: str) -> None:
     position = f"{os.path.basename(frame.f_code.co_filename)}:{frame.f_lineno}"
     stamp = time.strftime("%m%d %H:%M:%S", time.localtime(seconds))
     micros = nanoseconds // 1000
-    message = message.removesuffix("\n")  # as glog, which ends each message with one line break
+    message = message.removesuffix("\n")  # like glog, which ends each message with one line break
     head = f"{severity}{stamp}.{micros:06d} {threading.get_native_id():5d} {position}] "
     line = head + visible(message)
     if SEVERITIES.index(severity) >= stderr_from:

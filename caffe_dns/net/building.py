@@ -28,19 +28,19 @@ BYTES_PER_VALUE = 4
 
 @dataclass(frozen=True)
 class Graph:
-    """The layers of a net in the order in which they run, and what is known before they do."""
+    """The layers of a net in execution order, and what is known before they run."""
 
     steps: list[Step]
     table: ParamTable
-    #: The shape of every blob for the batch that the definition has.
+    #: The shape of every blob for the definition's batch size.
     blob_shapes: dict[str, Shape]
-    #: Weights in the loss by blob, without those that are 0.
+    #: The nonzero loss weights by blob.
     loss_weights: dict[str, float]
-    #: The blobs that no layer reads, by name.
+    #: The names of the blobs that no layer reads.
     outputs: list[str]
-    #: Losses that are shown and not minimised.
+    #: Losses that are logged but not minimised.
     overwritten_losses: set[str]
-    #: For each step the blobs that nobody wants after it.
+    #: For each step the blobs that are not needed after it.
     last_uses: list[list[str]]
 
 
@@ -48,7 +48,7 @@ def build(param: NetParameter, context: Context) -> Graph:
     """Create, connect and set up all layers of a definition that is filtered and split.
 
     Writes Caffe's log lines. Layers' parameters in `param` are completed (phase, loss weights), as
-    Caffe's models show them. Raises CaffeError, with the layer, for what is wrong.
+    Caffe's models show them. Raises CaffeError, with the layer, for errors.
     """
     wiring, table = Wiring(), ParamTable()
     steps: list[Step] = []
@@ -100,7 +100,7 @@ def _create(param: LayerParameter, context: Context) -> Layer:
 
 
 def _connect(step: Step, wiring: Wiring) -> int:
-    """Connect a layer with those before it and set it up; returns how many numbers its tops are."""
+    """Connect a layer with those before it and set it up; returns the size of its tops."""
     layer = step.layer
     wiring.append_bottoms(step)
     wiring.append_tops(step)
@@ -120,7 +120,7 @@ def _connect(step: Step, wiring: Wiring) -> int:
 def _with_open_shapes(error: CaffeError, step: Step, before: Sequence[Step]) -> CaffeError:
     """The error of a layer, which also says which bottom is an input without a shape.
 
-    Caffe leaves such a shape to who calls the net, but its layers complain before.
+    In Caffe, the caller of the net may set the shape later, but layers fail before.
     """
     inputs: dict[str, str] = {}
     for source in before:

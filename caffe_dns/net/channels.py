@@ -20,7 +20,7 @@ from caffe_dns.layers.shape import Concat, Flatten
 from caffe_dns.net.net import Net
 from caffe_dns.net.wiring import Step
 
-#: Types whose tops have at every place what they make of the entries at that place.
+#: Elementwise layer types.
 ENTRYWISE = (
     "AbsVal",
     "BNLL",
@@ -43,29 +43,29 @@ ENTRYWISE = (
     "TanH",
     "Threshold",
 )
-#: Types that work on each channel by itself, along the second axis.
+#: Types that treat each channel, along the second axis, separately.
 SECOND_AXIS = ("BatchNorm", "PReLU", "Pooling")
 
 
 @dataclass
 class ChannelFlow:
-    """Where the outputs of some layers with weights go; those of all layers are numbered together.
+    """Where the outputs of some layers with weights go; outputs are numbered over all layers.
 
-    `outputs` says which numbers a layer's have. `inputs` has for each layer and each of its inputs
-    the numbers of the outputs that arrive there, inputs x the most of them; what no such layer made
-    is `nobody`'s. `held` are the layers of which an output goes elsewhere, or through what is not
-    known to keep channels apart.
+    `outputs` gives the numbers of each layer's outputs. `inputs` gives, for each layer and each of
+    its inputs, the numbers of the outputs that reach it, inputs x the most of them; `nobody` stands
+    for what no such layer made. `held` are the layers with an output that goes elsewhere, or
+    through a layer that may mix channels.
     """
 
     outputs: dict[Layer, range]
     nobody: int
     inputs: dict[Layer, Tensor] = field(default_factory=dict)
     held: set[Layer] = field(default_factory=set)
-    #: What arrives at the channels of the layers between them, as in `inputs`.
+    #: The outputs that reach the channels of the layers in between, as in `inputs`.
     between: dict[Layer, Tensor] = field(default_factory=dict)
 
     def added(self) -> Tensor:
-        """For each output the first one of those that sums add it to; of nobody's, itself."""
+        """For each output, the first of those that sums add to it; `nobody` for itself."""
         firsts = list(range(self.nobody + 1))
 
         def find(number: int) -> int:
@@ -88,10 +88,10 @@ class ChannelFlow:
 
 
 def trace(net: Net, layers: Sequence[WeightedLayer]) -> ChannelFlow:
-    """Follow the outputs of these layers, which lie along the second axis, through the net.
+    """Follow the outputs of these layers, along the second axis, through the net.
 
-    A layer that has several bottoms or groups, or shares its weight, is not followed: it is held,
-    and so are those that it reads.
+    A layer with several bottoms or groups, or with a shared weight, is held, and so are those that
+    it reads.
     """
     ends = list(accumulate((layer.num_output for layer in layers), initial=0))
     outputs: dict[Layer, range] = {
@@ -129,7 +129,7 @@ def trace(net: Net, layers: Sequence[WeightedLayer]) -> ChannelFlow:
 
 
 def _is_simple(step: Step) -> bool:
-    """Whether a layer has one bottom, whose channels it tells apart."""
+    """Whether a layer has one bottom whose channels it treats separately."""
     layer = step.layer
     if len(step.bottoms) != 1:
         return False
@@ -146,13 +146,13 @@ def _inputs_per_channel(step: Step, shape: Shape) -> int:
 def _passed(
     step: Step, arriving: Sequence[Tensor | None], shapes: Mapping[str, Shape], flow: ChannelFlow
 ) -> Tensor | None:
-    """What arrives at the channels of a layer's tops; None where nobody knows, or nothing does."""
+    """The outputs that reach the channels of a layer's tops; None if unknown or if none do."""
     if all(numbers is None for numbers in arriving):
         return None
     layer, of_bottoms = step.layer, [shapes[name] for name in step.bottoms]
     blobs = [_known(*pair, flow) for pair in zip(arriving, of_bottoms, strict=True)]
     if layer.type in ENTRYWISE:
-        # A sum is there as long as one of its terms is.
+        # A sum is kept as long as one of its terms is.
         return None if any(a is None for a in arriving) else torch.cat(blobs, 1)
     if len(step.tops) != 1:
         return None
@@ -172,7 +172,7 @@ def _passed(
 
 
 def _known(numbers: Tensor | None, shape: Shape, flow: ChannelFlow) -> Tensor:
-    """The numbers of a blob's channels; nobody's where no layer made them."""
+    """The numbers of a blob's channels; `nobody` where no layer made them."""
     if numbers is not None:
         return numbers
     return torch.full((shape[1] if len(shape) > 1 else 1, 1), flow.nobody)
@@ -184,5 +184,5 @@ def _spread(numbers: Tensor, places: int) -> Tensor:
 
 
 def _widened(numbers: Tensor, most: int) -> Tensor:
-    """Room for so many numbers at each channel; what is named once more changes nothing."""
+    """Widen to this many numbers per channel by repeating one, which changes nothing."""
     return torch.cat([numbers, numbers[:, :1].expand(-1, most - numbers.shape[1])], 1)

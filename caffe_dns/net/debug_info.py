@@ -28,7 +28,7 @@ class DebugInfo:
         #: the layer and the place among its blobs, in the net's order.
         self._users = Counter(id(blob) for step in net.steps for blob in step.layer.parameters())
         self._views: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
-        #: The parameters of the layer at work, of which it has views.
+        #: The parameters that the current layer has views of.
         self._replaced: list[tuple[Layer, int, Tensor]] = []
 
     def __enter__(self) -> DebugInfo:
@@ -40,7 +40,7 @@ class DebugInfo:
         self._restore()
 
     def before(self, step: Step, bottoms: list[Tensor]) -> list[Tensor]:
-        """Give the layer bottoms of its own, so that their gradients are what it sends down."""
+        """Give the layer separate bottoms, so that their gradients are those that it computes."""
         if not torch.is_grad_enabled():
             return bottoms
         watched = [
@@ -49,7 +49,7 @@ class DebugInfo:
         ]
         self._bottoms[id(step)] = watched
         for index, parameter in self._shared_parameters(step):
-            # A view of its own, so that its gradient is what this layer adds.
+            # A separate view, so that its gradient is this layer's part.
             view = parameter.view_as(parameter)
             view.retain_grad()
             self._views[id(step), index] = parameter, view
@@ -71,7 +71,7 @@ class DebugInfo:
     def backward(self) -> None:
         """Log the gradients of all bottoms and parameters, and the norms of all parameters.
 
-        A gradient that several layers add to is logged as each of them leaves it.
+        A gradient that several layers add to is logged after each of them.
         """
         gradients = self._gradients_by_layer()
         for step in reversed(self.net.steps):
@@ -91,13 +91,13 @@ class DebugInfo:
         self._norms()
 
     def _restore(self) -> None:
-        """Give layers back the parameters that they have seen through views."""
+        """Replace the layers' views by their parameters again."""
         for layer, index, parameter in self._replaced:
             layer.see_parameter_as(index, parameter)
         self._replaced.clear()
 
     def _shared_parameters(self, step: Step) -> list[tuple[int, Tensor]]:
-        """The parameters of a layer that others have, too, by their place among its blobs."""
+        """The parameters that a layer shares with others, by their index among its blobs."""
         owners = [
             self.net.table.owner(step.layer, index).tensor for index in range(len(step.layer.blobs))
         ]
@@ -108,10 +108,10 @@ class DebugInfo:
         ]
 
     def _gradients_by_layer(self) -> dict[tuple[int, int], Tensor]:
-        """What the gradient of each shared parameter was when backward had passed a layer."""
+        """The gradient of each shared parameter after backward has passed each layer."""
         found: dict[tuple[int, int], Tensor] = {}
         left: dict[int, Tensor] = {}
-        # First the layer that backward comes to last.
+        # The layer that backward reaches last comes first.
         for place, (parameter, view) in self._views.items():
             total = left.get(id(parameter), parameter.grad)
             if total is not None:
@@ -150,6 +150,6 @@ def _display_name(layer: Layer, index: int) -> str:
 
 
 def _line(direction: str, layer: Layer, what: str, values: Tensor | None) -> None:
-    """One line; no values at all are zeros."""
+    """One line; missing values count as zeros."""
     mean = 0.0 if values is None or not values.numel() else float(values.detach().abs().mean())
     log.info(f"    [{direction}] Layer {layer.name}, {what}: {log.number(mean)}")

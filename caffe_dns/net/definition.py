@@ -39,7 +39,7 @@ def with_state(
 
 
 def asks_for_surgery(param: NetParameter) -> bool:
-    """Whether any layer is of a type with masks or has a field that says something of masks."""
+    """Whether any layer is of a type with masks or has a field about masks."""
     return any(
         layer.type in _SURGERY_TYPES
         or any(
@@ -52,7 +52,7 @@ def asks_for_surgery(param: NetParameter) -> bool:
 
 
 def filter_layers(param: NetParameter) -> tuple[NetParameter, list[int]]:
-    """The definition without the layers that its state leaves out, and the indices of those kept.
+    """The definition without the layers that its state excludes, and the indices of those kept.
 
     Raises CaffeError for a layer with both include and exclude rules.
     """
@@ -63,7 +63,7 @@ def filter_layers(param: NetParameter) -> tuple[NetParameter, list[int]]:
 
 
 def without_layers(param: NetParameter) -> NetParameter:
-    """A copy of all but the layers; those deleted from a copy would stay in memory."""
+    """A copy of everything but the layers: layers deleted from a copy would stay in memory."""
     others = {field.name: value for field, value in param.ListFields() if field.name != "layer"}
     return NetParameter(**others)
 
@@ -81,7 +81,7 @@ def _included(state: NetState, layer: LayerParameter) -> bool:
 
 
 def meets_rule(state: NetState, rule: NetStateRule, layer: str) -> bool:
-    """Whether everything that `rule` sets holds for `state`; logs what does not, as Caffe does."""
+    """Whether `state` meets `rule`; logs what it does not meet, as in Caffe."""
     where = f"specified by a rule in layer {layer}"
     broken = None
     if rule.HasField("phase") and rule.phase != state.phase:
@@ -105,9 +105,9 @@ def meets_rule(state: NetState, rule: NetStateRule, layer: str) -> bool:
 
 
 def with_statistics_of(param: NetParameter) -> NetParameter:
-    """The definition; if it gives `bn_stats_batch_size`, a copy whose BatchNorm layers have that.
+    """The definition; if it gives `bn_stats_batch_size`, a copy with it in all BatchNorm layers.
 
-    Theirs do not count then (`apply_bn_stats_batch_size.cpp` of Intel Caffe).
+    It replaces theirs (`apply_bn_stats_batch_size.cpp` of Intel Caffe).
     """
     if not param.HasField("bn_stats_batch_size"):
         return param
@@ -173,7 +173,7 @@ def _find_readers(
 
 
 def unknown_bottom(blob: str, layer: str, index: int) -> CaffeError:
-    """The error for a bottom that no layer before this one makes, or that is not there any more."""
+    """The error for a bottom that no earlier layer makes, or that is no longer available."""
     return CaffeError(
         f"Unknown bottom blob '{blob}' (layer '{layer}', bottom index {index}); "
         "no earlier layer in this phase makes it",

@@ -13,7 +13,7 @@ from caffe_dns.net.net import Net
 def uses(layer: Layer, bottoms: Sequence[Shape], tops: Sequence[Shape]) -> int:
     """How often each weight is multiplied in a forward pass of the whole batch."""
     if isinstance(layer, BaseConvolution):
-        # A convolution puts its kernel at every place of the top, its transpose of the bottom.
+        # A convolution applies its kernel at every place of the top, a deconvolution of the bottom.
         placed = bottoms if isinstance(layer, Deconvolution) else tops
         axis = layer.channel_axis
         return sum(count(shape[:axis]) * count(shape[axis + 1 :]) for shape in placed)
@@ -23,7 +23,7 @@ def uses(layer: Layer, bottoms: Sequence[Shape], tops: Sequence[Shape]) -> int:
 
 
 def uses_by_layer(net: Net) -> dict[Layer, int]:
-    """`uses` of the layers that multiply, for a batch as `blob_shapes` has it."""
+    """`uses` of the layers that multiply, for a batch with the shapes `blob_shapes`."""
     shapes = net.blob_shapes
     found = {
         step.layer: uses(
@@ -35,7 +35,7 @@ def uses_by_layer(net: Net) -> dict[Layer, int]:
 
 
 def batch_size(net: Net) -> int:
-    """The items of a batch: the first extent of the first blob that has any."""
+    """The number of items in a batch: the first extent of the first blob that has axes."""
     for step in net.steps:
         if not step.bottoms and step.layer.type != "Parameter":
             shape = net.blob_shapes[step.tops[0]]

@@ -18,7 +18,7 @@ from caffe_dns.proto.caffe_pb2 import NetParameter
 
 
 def check_names(steps: Sequence[Step], param: NetParameter, places: Places) -> None:
-    """Warn of layers of one name; raise CaffeError where one of them has weights or reads data.
+    """Warn of layers with the same name; raise CaffeError if one of them has weights or reads data.
 
     `param` is the definition before splits were inserted.
     """
@@ -30,7 +30,7 @@ def check_names(steps: Sequence[Step], param: NetParameter, places: Places) -> N
 
 
 def check_names_of(param: NetParameter, kept: Mapping[str, str], places: Places) -> None:
-    """The same for a definition that is not built; `kept` says of names what one of theirs does."""
+    """The same for a definition that is not built; `kept` says what a layer of each name has."""
     counts = Counter(layer.name for layer in param.layer)
     for name, count in counts.items():
         if count > 1:

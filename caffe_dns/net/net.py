@@ -40,10 +40,10 @@ Inputs = Mapping[str, Tensor | np.ndarray]
 
 
 class PassObserver(Protocol):
-    """Whoever looks at every layer during forward passes."""
+    """Sees every layer during forward passes."""
 
     def before(self, step: Step, bottoms: list[Tensor]) -> list[Tensor]:
-        """Called with a layer's bottoms; returns what the layer is to take for them."""
+        """Called with a layer's bottoms; returns the bottoms that the layer gets."""
         ...
 
     def after(self, step: Step, tops: Sequence[Tensor]) -> None:
@@ -53,23 +53,23 @@ class PassObserver(Protocol):
 
 @dataclass(frozen=True)
 class Work:
-    """What a pass does at once: one layer, or a group of them of which `step` is the first."""
+    """A unit of execution: one layer, or a group of fused layers that starts with `step`."""
 
     step: Step
     group: FusedLayers | None
     bottoms: list[str]
     tops: list[str]
-    #: Whether the tops are there before: those of Input layers, and of what brings data.
+    #: Whether the tops exist already: those of Input and data layers.
     given: bool
-    #: The blobs that no later layer wants.
+    #: The blobs that no later layer reads.
     last_uses: list[str]
 
 
 class Net(nn.Module):
-    """A network in the phase that `param.state` gives; `caffe_dns.load_net` makes one of files.
+    """A network in the phase that `param.state` gives; `caffe_dns.load_net` makes one from files.
 
-    For the places in error messages: `file` and `positions` as `proto.upgrade.read_net` gives them,
-    or `places`, where `param` is derived from a definition that was read. Raises CaffeError for
+    For locations in error messages: `file` and `positions` as `proto.upgrade.read_net` gives them,
+    or `places` if `param` is derived from a definition that was read. Raises CaffeError for
     anything wrong with the definition.
     """
 
@@ -106,7 +106,7 @@ class Net(nn.Module):
         self.table = self._graph.table
         self.loss_weights = self._graph.loss_weights
         self.outputs = self._graph.outputs
-        #: The shapes of what comes in; in `blob_shapes`, a layer in place may give it another one.
+        #: The shapes of the inputs; in `blob_shapes`, an in-place layer may change them.
         self._input_shapes: dict[str, Shape] = {
             top: shape
             for step in self.steps
@@ -120,18 +120,18 @@ class Net(nn.Module):
         self.fusion = plan_fusion(self.steps, self.context)
         self._freeze()
         self._register_layers()
-        #: The first of the parameters, whose number format is the inputs'. In a list, since modules
-        #: take parameters among their attributes for their own.
+        #: The first parameter, whose type the inputs get. In a list, because modules register
+        #: parameters that are attributes.
         self._first_parameter = [*islice(self.parameters(), 1)]
         log.info("Network initialization done.")
 
     # Building -----------------------------------------------------------------------------------
 
     def _register_layers(self) -> None:
-        """Make the layers children of this module, by their names.
+        """Register the layers as children of this module, under their names.
 
-        A name with a dot, which a module's cannot have, gets an underscore; one that is taken, such
-        as `loss`, one at its end, and a number where that is taken, too.
+        Dots, which names of modules cannot have, become underscores. A name that is taken, such as
+        `loss`, gets an underscore at its end, and then a number.
         """
         tried: Counter[str] = Counter()
         for step in self.steps:
@@ -163,7 +163,7 @@ class Net(nn.Module):
         self._works_observed = list(self._plan({}))
 
     def _plan(self, groups: Mapping[Layer, FusedLayers]) -> Iterator[Work]:
-        """What runs, in its order, where these layers run as one, each found by its first."""
+        """What runs, in order, with these groups of layers fused, by their first layer."""
         steps = zip(self.steps, self._graph.last_uses, strict=True)
         for step, last_uses in steps:
             group = groups.get(step.layer)
@@ -186,7 +186,7 @@ class Net(nn.Module):
 
     @property
     def learnable_params(self) -> list[Param]:
-        """All blobs, each shared one once; masks and running statistics are among them."""
+        """All blobs, shared ones once, including masks and running statistics."""
         return self.table.owned
 
     def layer(self, name: str) -> Layer | None:
@@ -210,7 +210,7 @@ class Net(nn.Module):
     def read_sources(self, into: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
         """The next batch of every data layer, by blob.
 
-        A layer may write its batch into the memory of an earlier one, `into`, but need not.
+        A layer may write its batch into the memory of an earlier one, `into`.
         """
         blobs: dict[str, Tensor] = {}
         for step in self._sources:
@@ -237,7 +237,7 @@ class Net(nn.Module):
             return self._compute(dict(given), inner)
 
     def _compute(self, blobs: dict[str, Tensor], inner: bool) -> dict[str, Tensor]:
-        observer = self.observer  # which wants to see every layer's top
+        observer = self.observer  # which sees every layer's top
         for work in self._works[inner] if observer is None else self._works_observed:
             self._do(work, blobs)
             if observer is not None:
@@ -266,7 +266,7 @@ class Net(nn.Module):
     def reshape(self, inputs: Mapping[str, Shape]) -> None:
         """Fit `blob_shapes` to inputs of these shapes (`Net::Reshape`).
 
-        `forward` does it by itself. Raises CaffeError when a layer cannot take its new bottoms.
+        `forward` calls it if needed. Raises CaffeError if a layer does not accept its new bottoms.
         """
         shapes = dict(inputs)
         for step in self.steps:
@@ -307,7 +307,7 @@ class Net(nn.Module):
 
     def close(self) -> None:
         """Stop the layers' threads and finish their files."""
-        with ExitStack() as stack:  # which goes on to the next layer when one of them fails
+        with ExitStack() as stack:  # which closes the other layers even if one fails
             for step in self.steps:
                 close = getattr(step.layer, "close", None)
                 if close is not None:
@@ -337,7 +337,7 @@ class Net(nn.Module):
             self._refuse(inputs)
         blobs: dict[str, Tensor] = {}
         fits = True
-        exporting = torch.compiler.is_exporting()  # sizes that are left open equal no number
+        exporting = torch.compiler.is_exporting()  # symbolic sizes equal no number
         for blob in self.inputs:
             if blob not in inputs:
                 self._refuse(inputs)
