@@ -26,7 +26,7 @@ BitsFlag = int | str | None
 
 
 def find_limit(bits: BitsFlag, loss: float | None) -> float:
-    """What bits that are found may cost. Raises CaffeError for flags that make no sense."""
+    """The loss of accuracy allowed for bits found by `auto`. Raises CaffeError if invalid."""
     if loss is None:
         return flags.DEFAULT_LOSS
     if bits != flags.AUTO:
@@ -37,19 +37,19 @@ def find_limit(bits: BitsFlag, loss: float | None) -> float:
 
 @dataclass(frozen=True)
 class Scoring:
-    """How bits are found for a model: by what a definition with data scores with it."""
+    """Finds bits for a model by scoring it with a definition that has data."""
 
     model: str
-    #: What they may cost.
+    #: The loss of accuracy that is allowed.
     limit: float
     batches: int
     level: int
     stage: str
-    #: What will be written; what is scored lies beside it meanwhile.
+    #: The file to write; temporary files for scoring are put beside it.
     output_file: str
 
     def find_bits(self, plain: UnmaskedModel) -> Bits:
-        """Bits for the layers of a model. Raises CaffeError where nothing can be scored."""
+        """Bits for the layers of a model. Raises CaffeError if nothing can be scored."""
         if not self.model:
             raise CaffeError(f"--bits {flags.AUTO} needs a definition with data: --model FILE")
         weights = temporary_beside(Path(on_disk(self.output_file)))
@@ -65,7 +65,7 @@ class Scoring:
             )
         finally:
             weights.unlink(missing_ok=True)
-        with log.silenced:  # the data layer's, about starting again
+        with log.silenced:  # the data layer's lines about restarting
             try:
                 require_data(net, self.model)
                 return choose_bits(net, self.batches, self.limit)
@@ -78,7 +78,7 @@ class Scoring:
 def share(
     plain: UnmaskedModel, bits: BitsFlag, scoring: Scoring, output: Output
 ) -> tuple[UnmaskedModel, int | dict[str, int] | None]:
-    """The model with as few values as the flag says, and the bits, by layer if they were found."""
+    """The model with few values as the flag says, and the bits, by layer if they were found."""
     if bits is None:
         return plain, None
     if isinstance(bits, int):
@@ -89,9 +89,9 @@ def share(
 
 
 def put_bits(trainer: Solver, limit: float) -> None:
-    """Give the layers of a run that shares values bits of their own, by what its test net scores.
+    """Set the bits of each layer in a run that shares values, found by scores of its test net.
 
-    Raises CaffeError where there is none.
+    Raises CaffeError if there is no test net.
     """
     found = _score(trainer, limit) if trainer.ranks.is_root else {}
     for layer in weighted_layers(trainer.net):

@@ -47,7 +47,7 @@ def read_deployment(
     all_losses: bool,
     context: Context,
 ) -> Deployment:
-    """The definition in the file `model`, for use; arguments are the flags' values."""
+    """The definition in the file `model`, for deployment; arguments are the flags' values."""
     if batch < 1:
         raise CaffeError(f"--batch must be at least 1, not {batch}")
     shapes = parse_shapes(shape)
@@ -93,9 +93,9 @@ def read_with_inputs(
     stage: str,
     context: Context,
 ) -> tuple[NetParameter, NetParameter, Places]:
-    """The definition in the file `model` for a phase, with the sizes that compact weights have.
+    """The definition in the file `model` for a phase, with the sizes of compact weights.
 
-    The first is the definition as it is, the second has inputs in the place of its data layers.
+    The first is the definition as it is, the second has inputs in place of its data layers.
     """
     parsed = read_net(model)
     state = with_state(parsed.message, phase, level, flags.stages(stage))
@@ -111,7 +111,7 @@ def read_with_inputs(
 def reduce_model(
     given: UnmaskedModel, *, shrink: bool, fold: bool, say: Callable[[str], None]
 ) -> UnmaskedModel:
-    """The model without what the flags say may go; `say` is told what that saves."""
+    """The model reduced as the flags say; `say` is called with lines about what that saves."""
     model = given
     if fold:
         folded = fold_model(model)
@@ -128,7 +128,7 @@ def reduce_model(
 
 
 def parse_shapes(texts: Sequence[str]) -> list[ItemShape]:
-    """Shapes from extents with commas, those of further tops behind colons.
+    """Shapes from extents separated by commas, those of further tops after colons.
 
     Raises CaffeError for anything else.
     """

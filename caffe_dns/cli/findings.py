@@ -9,7 +9,7 @@ OK, NOTE, WRONG = "ok", "note", "wrong"
 
 @dataclass(frozen=True)
 class Finding:
-    """`level` is OK, NOTE (training goes well without) or WRONG (it does not)."""
+    """`level` is OK, NOTE (training works all the same) or WRONG (it does not)."""
 
     level: str
     what: str

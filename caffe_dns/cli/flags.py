@@ -12,14 +12,14 @@ from caffe_dns.errors import CaffeError
 from caffe_dns.plugins import import_plugin
 
 F = TypeVar("F", bound=Callable[..., Any])
-#: Of --bits: to be found.
+#: Value of --bits: find them.
 AUTO = "auto"
-#: Of accuracy.
+#: Default of --loss-of-accuracy.
 DEFAULT_LOSS = 0.01
 
 
 def together(*parameters: Callable[[Any], Any]) -> Callable[[F], F]:
-    """Several arguments and flags, in the order in which help is to name them, as one decorator."""
+    """Several arguments and flags as one decorator, in the order in which help lists them."""
 
     def add(function: F) -> F:
         for parameter in reversed(parameters):
@@ -32,7 +32,7 @@ def together(*parameters: Callable[[Any], Any]) -> Callable[[F], F]:
 class WholeNumber(click.IntRange):
     """A whole number between two bounds."""
 
-    name = "integer"  # what is none, click would call "not a valid integer range"
+    name = "integer"  # by default, click says "not a valid integer range"
 
 
 class Number(click.FloatRange):
@@ -76,7 +76,7 @@ precision = click.option(
 
 
 def _check_level(ctx: click.Context, option: click.Parameter, value: int) -> int:
-    """Refuse what has no place in a NetState. As the type of the flag, help would show bounds."""
+    """Refuse values beyond 32 bits. As the type of the flag, help would show the bounds."""
     return WholeNumber(-(2**31), 2**31 - 1).convert(value, option, ctx)
 
 
@@ -176,7 +176,7 @@ imports = click.option(
 )
 
 
-#: How a command tells what it finds; see `cli.output`.
+#: How a command prints its results; see `cli.output`.
 output = together(
     click.option("--quiet", is_flag=True, help="Print only the result, no log."),
     click.option("--json", "as_json", is_flag=True, help="Print the result as JSON, no log."),
@@ -189,7 +189,7 @@ def switch(name: str, help: str) -> Callable[[F], F]:
 
 
 def unused(*names: str) -> Callable[[F], F]:
-    """Flags that Caffe's tool takes with every action, though they mean nothing to this one."""
+    """Flags that Caffe's tool accepts with every action, but that this one does not use."""
     return together(*(click.option(f"--{name}", default="", hidden=True) for name in names))
 
 
@@ -233,7 +233,7 @@ def check_iterations(value: int) -> None:
 
 
 def check_loss_of_accuracy(value: float) -> None:
-    """Raise CaffeError for what is no loss of an accuracy."""
+    """Raise CaffeError for a value outside [0, 1)."""
     if not 0 <= value < 1:
         raise CaffeError(f"--loss-of-accuracy must be at least 0 and below 1, not {value:g}")
 

@@ -18,10 +18,10 @@ from caffe_dns import log
 from caffe_dns.encoding import encode
 from caffe_dns.errors import CaffeError
 
-#: What gflags takes for a boolean, in any case.
+#: gflags' spellings of booleans, in any case.
 _TRUE = {"1", "t", "true", "y", "yes"}
 _FALSE = {"0", "f", "false", "n", "no"}
-#: The flags with their defaults, those of Caffe's tools.
+#: The flags with the defaults of Caffe's tools.
 DEFAULTS: dict[str, bool | int | str] = {
     "logtostderr": False,
     "alsologtostderr": True,
@@ -29,21 +29,21 @@ DEFAULTS: dict[str, bool | int | str] = {
     "stderrthreshold": 2,
     "log_dir": "",
 }
-#: Tools of Caffe's that do not ask for alsologtostderr: of these only errors show.
+#: Caffe's tools that do not set alsologtostderr, and so show only errors.
 _ONLY_ERRORS = {"extract_features", "convert_mnist_siamese_data"}
 _SEVERITY = re.compile(r"\d{1,9}")
 _NAMES = {"I": "INFO", "W": "WARNING", "E": "ERROR", "F": "FATAL"}
 
 
 def is_true(flag: str, text: str) -> bool:
-    """What the value of a boolean flag means. Raises CaffeError for what gflags would not take."""
+    """The value of a boolean flag. Raises CaffeError for spellings that gflags refuses."""
     if text.lower() not in _TRUE | _FALSE:
         raise CaffeError(f"{flag}: '{text}' is neither true nor false")
     return text.lower() in _TRUE
 
 
 def take(arguments: Sequence[str]) -> tuple[list[str], dict[str, str]]:
-    """The arguments without glog's flags, and what these say, by their names.
+    """The arguments without glog's flags, and the values of these by name.
 
     Raises CaffeError for a flag without a value that needs one.
     """
@@ -70,9 +70,9 @@ def take(arguments: Sequence[str]) -> tuple[list[str], dict[str, str]]:
 def heeded(
     taken: dict[str, str], environment: Mapping[str, str], action: str = ""
 ) -> Iterator[None]:
-    """Within it, what an action logs goes where these flags or the environment say.
+    """A context in which an action logs to where these flags or the environment say.
 
-    Raises CaffeError for a value that is none, or a folder that is not there.
+    Raises CaffeError for an invalid value, or a folder that does not exist.
     """
     given = {name: environment.get(f"GLOG_{name}", "") for name in DEFAULTS} | taken
     defaults = DEFAULTS | {"alsologtostderr": action not in _ONLY_ERRORS}
@@ -107,7 +107,7 @@ def _value(name: str, text: str, default: bool | int | str) -> bool | int | str:
 
 
 class _Files:
-    """A file for each severity, with the lines that are no less severe; made by the first one."""
+    """A file per severity, with the lines of at least that severity; created by the first line."""
 
     def __init__(self, folder: str, least: int) -> None:
         if not os.path.isdir(folder) or not os.access(folder, os.W_OK | os.X_OK):
@@ -128,10 +128,7 @@ class _Files:
             log.lost_lines += 1
 
     def _make(self, severity: str) -> BinaryIO:
-        """A new file, and the link that leads to the newest one where there can be one.
-
-        Nothing is kept in a buffer.
-        """
+        """Create an unbuffered file and, if possible, a link to it as the newest one."""
         stamp = time.strftime("%Y%m%d-%H%M%S")
         user = os.environ.get("USER") or os.getuid()
         name = f"dns.{os.uname().nodename}.{user}.log.{severity}.{stamp}.{os.getpid()}"

@@ -13,7 +13,7 @@ from caffe_dns.pycaffe.mode import allow_python_layers, set_mode_gpu
 
 
 def numbers(flag: str, value: str, count: int | None = None) -> list[int] | None:
-    """Whole numbers with commas; None for an empty value. Raises CaffeError for anything else."""
+    """Whole numbers separated by commas; None if empty. Raises CaffeError for anything else."""
     if not value:
         return None
     try:
@@ -38,7 +38,7 @@ def load_array(path: str) -> np.ndarray:
             array = np.load(file, allow_pickle=False)
     except OSError as error:
         raise CaffeError(f"cannot be read: {error.strerror or error}", file=path) from None
-    except Exception as error:  # also zipfile's and tokenize's, which numpy lets through
+    except Exception as error:  # including zipfile's and tokenize's, which numpy passes on
         raise CaffeError(f"is not a .npy file: {first_line(error)}", file=path) from None
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "uif":
         raise CaffeError("is not a .npy file of numbers", file=path)
@@ -50,7 +50,7 @@ def load_array(path: str) -> np.ndarray:
 
 
 def use_device(gpu: bool) -> None:
-    """Let nets run on the GPU, or on the CPU. Raises CaffeError where there is none."""
+    """Run nets on the GPU or on the CPU. Raises CaffeError if there is no GPU."""
     if gpu:
         parse_gpus("0")
         set_mode_gpu()
@@ -58,5 +58,5 @@ def use_device(gpu: bool) -> None:
 
 
 def permit(python_layers: bool) -> None:
-    """Let definitions run the code of Python layers, or not."""
+    """Set whether definitions may run the code of Python layers."""
     allow_python_layers(python_layers)

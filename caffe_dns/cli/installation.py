@@ -20,7 +20,7 @@ from caffe_dns.profile.report import bytes_text
 
 #: `torch>=2.5`, `onnx>=1.15; extra == "onnx"`
 _REQUIREMENT = re.compile(r"([\w.-]+)>=([\d.]+)(?:.*extra == ['\"](\w+)['\"])?")
-#: What each extra is for, but for those of developers.
+#: What each extra is for, except those for developers.
 _EXTRAS = {
     "onnx": "dns export --output x.onnx",
     "safetensors": "dns export --output x.safetensors",
@@ -76,7 +76,7 @@ def _packages() -> Iterator[Finding]:
 
 
 def _requirements() -> list[str]:
-    """What the package says it needs; nothing where it runs without being installed."""
+    """The package's requirements; none if it runs without being installed."""
     try:
         return requires("caffe-dns") or []
     except PackageNotFoundError:
@@ -84,7 +84,7 @@ def _requirements() -> list[str]:
 
 
 def _version(name: str) -> str | None:
-    """A package's version. OpenCV comes under several names."""
+    """A package's version. OpenCV has packages of several names."""
     for each in (name, name.removesuffix("-headless")):
         try:
             return version(each)
@@ -98,7 +98,7 @@ def _numbers(text: str) -> tuple[int, ...]:
 
 
 def examine_gpus() -> Iterator[Finding]:
-    """The GPUs, and whether they compute."""
+    """The GPUs, and whether they compute correctly."""
     count = torch.cuda.device_count()
     if count == 0:
         yield from _why_no_gpu()

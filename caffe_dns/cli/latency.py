@@ -17,7 +17,7 @@ from caffe_dns.profile.latency import PassTime, time_pass
 from caffe_dns.proto.caffe_pb2 import LayerLatency, SolverParameter
 from caffe_dns.solver.solver import Solver
 
-#: The shares of its filters that every layer is measured with.
+#: The shares of filters at which every layer is measured.
 SHARES = (0.125, 0.25, 0.5, 0.75, 1.0)
 
 
@@ -30,7 +30,7 @@ class LatencyTarget:
 
     @classmethod
     def parse(cls, text: str) -> LatencyTarget | None:
-        """What `--target-latency` says, if anything. Raises CaffeError for what makes no sense."""
+        """The target of `--target-latency`, if given. Raises CaffeError for an invalid one."""
         if not text:
             return None
         number = text.removesuffix("ms").strip()
@@ -47,9 +47,9 @@ class LatencyTarget:
         return target
 
     def measure(self, param: SolverParameter, build: Callable[[SolverParameter], Solver]) -> None:
-        """Enter the table and the milliseconds to be reached into the only stage.
+        """Write the table and the target in milliseconds into the only stage.
 
-        `build` makes a solver of a definition, which trains nothing here.
+        `build` makes a solver from a definition; it is not trained here.
         """
         with log.silenced:
             trainer = build(param)
@@ -70,7 +70,7 @@ class LatencyTarget:
 
 
 def tell_latency(trainer: Solver) -> None:
-    """Log what a stage with a latency came to: by its table, and measured without what is cut."""
+    """Log the latency that a stage has reached: by its table, and measured after shrinking."""
     predicted = None if trainer.surgeon is None else trainer.surgeon.latency()
     if predicted is not None:
         measured = time_pass(_small_net(trainer)).total
@@ -97,7 +97,7 @@ def _measure(trainer: Solver) -> tuple[list[LayerLatency], float]:
 
 
 def _small_net(trainer: Solver) -> Net:
-    """The net for use without what is cut, on the device of the training net."""
+    """The shrunk net for deployment, on the device of the training net."""
     context = trainer.net.context
     plain = Context(
         device=context.device,
@@ -108,7 +108,7 @@ def _small_net(trainer: Solver) -> Net:
 
 
 def _row(name: str, found: Sequence[tuple[Net, PassTime]]) -> LayerLatency:
-    """The times of a layer, by the share of it that the nets have."""
+    """The times of a layer by the share of its filters in the nets."""
     whole = _size(found[-1][0], name)
     times: dict[float, float] = {}
     for net, measured in found:
@@ -116,7 +116,7 @@ def _row(name: str, found: Sequence[tuple[Net, PassTime]]) -> LayerLatency:
             share = _size(net, name) / whole
             times[share] = min(measured.layers[name], times.get(share, math.inf))
     if len(times) == 1:
-        times[0.0] = times[1.0]  # nothing is ever taken from it
+        times[0.0] = times[1.0]  # it is never reduced
     shares = sorted(times)
     return LayerLatency(name=name, share=shares, milliseconds=[times[s] for s in shares])
 

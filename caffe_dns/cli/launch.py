@@ -24,17 +24,17 @@ from caffe_dns.parallel.heartbeat import PREFIX, TOLD
 from caffe_dns.parallel.ranks import JoinedRanks
 from caffe_dns.parallel.world import STORE_IS_KEPT, find_world
 
-#: How often to look whether a rank has ended, in seconds.
+#: Seconds between checks whether a rank has ended.
 _LOOK = 0.1
 _HOST = "127.0.0.1"
-#: The signals that a run heeds.
+#: The signals that a run handles.
 _SIGNALS = (signal.SIGINT, signal.SIGHUP, signal.SIGTERM)
 
 
 def as_rank(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Run a command as one of several ranks where the environment says so.
+    """Run a command as one of several ranks if the environment says so.
 
-    The command gets them as `ranks`, None for a process alone. Whatever fails, one rank says it.
+    The command gets them as `ranks`, None for a single process. One rank reports any failure.
     """
 
     @wraps(function)
@@ -47,7 +47,7 @@ def as_rank(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def launch(arguments: Sequence[str], gpus: Sequence[int]) -> int:
-    """Run `dns` with these arguments on each GPU, until all ranks or one has ended.
+    """Run `dns` with these arguments on each GPU, until all ranks have ended or one has failed.
 
     Returns the exit code. When a rank dies, the others are ended and a line on stderr names it.
     """
@@ -58,7 +58,7 @@ def launch(arguments: Sequence[str], gpus: Sequence[int]) -> int:
             with _blocked_signals():
                 for rank in range(len(gpus)):
                     environment = _environment(rank, len(gpus), store.port)
-                    # In sessions of their own, so that Ctrl-C reaches rank 0 once: through us.
+                    # In sessions of their own: Ctrl-C reaches rank 0 only through this process.
                     ranks.append(_start(arguments, environment))
             _forward_noted(ranks)
             failed = _wait(ranks)
@@ -73,7 +73,7 @@ def launch(arguments: Sequence[str], gpus: Sequence[int]) -> int:
     if sys.stderr.isatty():
         from rich.console import Console
 
-        Console(stderr=True).show_cursor()  # rank 0 had no time to put its progress bar away
+        Console(stderr=True).show_cursor()  # rank 0 had no time to remove its progress bar
     if (number := -code if code < 0 else code - 128) in _SIGNALS:
         return 128 + number
     if not dist.PrefixStore(PREFIX, store).check([TOLD]):
@@ -89,7 +89,7 @@ def _start(arguments: Sequence[str], environment: dict[str, str]) -> subprocess.
 def _environment(rank: int, size: int, port: int) -> dict[str, str]:
     return {
         **os.environ,
-        # A rank imports what this process has imported, not what lies in the current folder.
+        # A rank imports what this process has imported, not modules in the current folder.
         "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
         "PYTHONSAFEPATH": "1",
         "RANK": str(rank),
@@ -103,7 +103,7 @@ def _environment(rank: int, size: int, port: int) -> dict[str, str]:
 
 
 def _wait(ranks: Sequence[subprocess.Popen[bytes]]) -> int | None:
-    """Wait until all have ended well, or one has not: which one."""
+    """Wait until all have succeeded or one has failed; returns which one."""
     while True:
         codes = [process.poll() for process in ranks]
         for rank, code in enumerate(codes):
@@ -116,20 +116,20 @@ def _wait(ranks: Sequence[subprocess.Popen[bytes]]) -> int | None:
 
 @contextmanager
 def _signals_to(ranks: Sequence[subprocess.Popen[bytes]]) -> Iterator[None]:
-    """Pass signals on to rank 0, which tells the others; Ctrl-Z stops all until we go on."""
+    """Pass signals on to rank 0, which tells the others; Ctrl-Z stops all until this continues."""
 
     def forward(number: int, frame: FrameType | None) -> None:
         if ranks:
             ranks[0].send_signal(number)
         else:
-            # A thread in which signals are not blocked has taken it. Rank 0 may be there already.
+            # A thread whose signals are not blocked has received it. Rank 0 may be running already.
             interrupt.noted.append(number)
 
     def stop_together(number: int, frame: FrameType | None) -> None:
-        # Ranks that went on without us would miss the store, which is here, and end.
+        # Ranks that continued without this process would miss the store, which is here, and end.
         for process in ranks:
             process.send_signal(signal.SIGSTOP)
-        os.kill(os.getpid(), signal.SIGSTOP)  # until somebody lets us go on
+        os.kill(os.getpid(), signal.SIGSTOP)  # until this process is continued
         for process in ranks:
             process.send_signal(signal.SIGCONT)
 
@@ -144,7 +144,7 @@ def _signals_to(ranks: Sequence[subprocess.Popen[bytes]]) -> Iterator[None]:
 
 @contextmanager
 def _blocked_signals() -> Iterator[None]:
-    """Let signals wait: here until all ranks are there, and in a rank until it heeds them."""
+    """Block signals: here until all ranks have started, and in a rank until it handles them."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     try:
         yield

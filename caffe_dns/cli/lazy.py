@@ -15,9 +15,9 @@ from caffe_dns.cli import threads
 
 
 def runs(action: str) -> Callable[[Callable[[], None]], Callable[..., Any]]:
-    """Let a command's flags go to the function `run` of `caffe_dns.cli.actions.ACTION`.
+    """Pass a command's flags to the function `run` of `caffe_dns.cli.actions.ACTION`.
 
-    What it decorates is the command's help alone. Signals are heeded as soon as flags are known.
+    The decorated function only provides the help. Signals are handled once flags are known.
     """
 
     def decorate(help_of: Callable[[], None]) -> Callable[..., Any]:
@@ -35,10 +35,9 @@ def runs(action: str) -> Callable[[Callable[[], None]], Callable[..., Any]]:
 
 
 def import_for_good(name: str) -> ModuleType:
-    """Import a module with all that it needs, and never look for garbage in that.
+    """Import a module, and exclude all that it creates from garbage collection.
 
-    PyTorch alone makes 150,000 objects; looking through them costs a short run a quarter of
-    its time.
+    PyTorch alone creates 150,000 objects; traversing them costs a short run a quarter of its time.
     """
     if name not in sys.modules:
         gc.disable()

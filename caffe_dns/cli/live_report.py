@@ -21,16 +21,16 @@ from caffe_dns.reports.run_net import RunNet
 from caffe_dns.solver.observers import Display
 from caffe_dns.solver.solver import Solver
 
-#: Seconds between two writings, at least; and how many times as long as a writing took.
+#: At least this many seconds between two updates, and this many times as long as one takes.
 _PAUSE = 30.0
 _SHARE = 100
 
 
 class LiveReport:
-    """An observer that writes the page at displays and tests, but seldom, and at the end.
+    """An observer that writes the page at some displays and tests, and at the end.
 
-    It hears the log and looks at the net, so that the page is what `dns report` makes of the run.
-    Raises CaffeError when a library is missing, or no file of that name can be.
+    It reads the log and the net, so that the page is the one that `dns report` makes of the run.
+    Raises CaffeError if a library is missing, or a file of that name cannot be written.
     """
 
     def __init__(self, file: str) -> None:
@@ -43,13 +43,13 @@ class LiveReport:
         log.listeners.append(self._hear)
 
     def watching(self, trainer: Solver) -> LiveReport:
-        """Itself, which shows the net of this solver from now on."""
+        """Show the net of this solver from now on; returns itself."""
         prepare()
         self._trainer = trainer
         return self
 
     def finish(self) -> None:
-        """The run has come to its end: the last page also says what the net takes."""
+        """The run has ended: the last page also gives the net's cost."""
         self._costs_wanted = True
 
     def displayed(self, display: Display) -> None:
@@ -63,7 +63,7 @@ class LiveReport:
         self._write()
 
     def forget(self) -> None:
-        """Hear the log no longer."""
+        """Stop reading the log."""
         log.listeners.remove(self._hear)
 
     def _hear(self, lines: str) -> None:
@@ -93,7 +93,7 @@ class LiveReport:
 
 
 class LiveNet(RunNet):
-    """The net of a solver that is at work."""
+    """The net of a solver that is training."""
 
     def __init__(self, trainer: Solver, thresholds: dict[str, float]) -> None:
         super().__init__(trainer.net, thresholds, trainer.net.param, [], trained=True)
@@ -104,9 +104,9 @@ class LiveNet(RunNet):
 
 
 def with_report(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Let a function that takes `page`, a LiveReport or None, take the flag `report` instead.
+    """Decorator: a function of `page`, a LiveReport or None, gets the flag `report` instead.
 
-    Of several ranks, the first one makes it.
+    With several ranks, the first one writes the page.
     """
 
     @wraps(function)

@@ -54,13 +54,13 @@ ACTIONS: dict[str, str] = {
 # Before torch is imported: it warns of lost connections with pages of C++ frames.
 os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 
-#: Actions after which nothing of ours is open: PyTorch's libraries need not take themselves apart,
-#: which is a tenth of the time of a short run.
+#: Actions that leave nothing open: PyTorch's libraries need not shut down, which would take a tenth
+#: of the time of a short run.
 _END_AT_ONCE = ("test", "summary")
-#: What writing to stdout fails with where there is no room.
+#: The errors of writes to a full disk.
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
-#: A name of a million letters, say: messages show its ends.
+#: A very long word: messages show only its ends.
 _LONG_WORD = re.compile(r"(\S{150})\S{200,}(\S{150})")
 
 _SINGLE_DASH = re.compile(r"-[A-Za-z_][\w-]*(=.*)?", re.DOTALL)
@@ -99,7 +99,7 @@ def dns() -> None:
 
 
 def normalize(arguments: Sequence[str]) -> list[str]:
-    """The arguments as click wants them: the action first, two dashes, switches without a value.
+    """The arguments in click's form: the action first, two dashes, switches without a value.
 
     gflags takes one dash or two, flags before the action, and `--flag=true` or `--flag=false` for
     booleans. Raises CaffeError for a boolean that is given anything else.
@@ -122,7 +122,7 @@ def normalize(arguments: Sequence[str]) -> list[str]:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one action and exit: 0 when all went well, 1 when the user's input was wrong.
 
-    `log.LOST_OUTPUT` says that all went well, but that stderr did not take every line.
+    `log.LOST_OUTPUT` means that all went well, but lines of stderr were lost.
     """
     code: object = 1
     ends_at_once = False
@@ -154,7 +154,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (KeyboardInterrupt, click.Abort):
         code = 130
     except BrokenPipeError:
-        # Whoever read our output has gone; nothing is left to say to them.
+        # The reader of our output is gone, so nothing more can be printed.
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
     except OSError as error:
         _complain_of_system(error)
@@ -188,10 +188,10 @@ def _explain_lack(error: Exception) -> str | None:
 
 
 def _explain(error: click.UsageError) -> str:
-    """What is wrong with the flags, and what was perhaps meant."""
+    """What is wrong with the flags, with a suggestion."""
     params = error.ctx.command.params if error.ctx else []
     message = error.format_message()
-    if isinstance(error, click.NoSuchOption):  # for which click takes anything a little alike
+    if isinstance(error, click.NoSuchOption):  # click's suggestions are too liberal
         near = nearest(error.option_name, [name for one in params for name in one.opts])
         message = f"No such option: {error.option_name}{near}"
     elif error.message.startswith("Got unexpected extra argument") and all(
@@ -204,7 +204,7 @@ def _explain(error: click.UsageError) -> str:
 
 
 def _check_folder() -> None:
-    """Raise CaffeError where the current folder has gone, of which libraries say other things."""
+    """Raise CaffeError if the current folder is gone: libraries' messages would mislead."""
     try:
         os.getcwd()
     except OSError as error:
@@ -217,7 +217,7 @@ def _load(action: str) -> click.Command:
 
 
 def _switches(command: click.Command) -> dict[str, tuple[str | None, str | None]]:
-    """Boolean flags by name, with the spellings that switch them on and off."""
+    """Boolean flags by name, with the spellings that set and clear them."""
     return {
         name: (option.opts[0], next(iter(option.secondary_opts), None))
         for option in command.params
@@ -239,7 +239,7 @@ def _spell_switch(arg: str, switches: dict[str, tuple[str | None, str | None]]) 
 
 
 def _complain_of_system(error: OSError) -> None:
-    """Say what the system refuses, and of which file, as far as the error knows it."""
+    """Report what the system refuses and, if known, for which file."""
     if isinstance(error.filename, str):
         _complain(f"{error.filename}: {error.strerror}")
     elif error.errno in _FULL and (library := library_of(error)):
@@ -252,7 +252,7 @@ def _complain_of_system(error: OSError) -> None:
 
 
 def library_of(error: Exception) -> str:
-    """The package in which an error came up; nothing where it was in ours, or wrote to stdout."""
+    """The package that raised an error; empty if it was this one, or a write to stdout."""
     for frame in reversed(extract_tb(error.__traceback__)):
         before, _, inside = frame.filename.rpartition("-packages/")
         if before:
@@ -268,7 +268,7 @@ def _complain(message: str) -> None:
 
 
 def _unknown_action(name: str) -> None:
-    """Say what was perhaps meant, else, as Caffe does, what there is."""
+    """Suggest a similar action or, as Caffe does, list all of them."""
     meant = nearest(name, list(ACTIONS))
     if not meant:
         log.error("Available caffe actions:")

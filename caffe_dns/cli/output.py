@@ -20,7 +20,7 @@ from caffe_dns import log
 
 
 class Output:
-    """Where lines and results of a command go."""
+    """The destination of a command's lines and results."""
 
     def __init__(self, *, quiet: bool = False, as_json: bool = False) -> None:
         self.as_json = as_json
@@ -28,31 +28,31 @@ class Output:
         self.silent = quiet or as_json
 
     def log(self, line: str) -> None:
-        """A line of the result that belongs to the log, where there is one."""
+        """Print a line of the result, to the log if there is one."""
         if self.silent:
             self.line(line)
         else:
             log.info(line)
 
     def line(self, line: str = "") -> None:
-        """A line of the result on stdout."""
+        """Print a line of the result to stdout."""
         if not self.as_json:
             click.echo(log.visible(line))
 
     def result(self, result: object) -> None:
-        """The whole result: what `--json` prints. Numbers that are not finite become null."""
+        """Print the whole result with `--json`. Numbers that are not finite become null."""
         if self.as_json:
             click.echo(json.dumps(_plain(result), indent=2, allow_nan=False))
 
     @contextmanager
     def at_work(self) -> Iterator[None]:
-        """Within it, nothing is logged if there is to be no log."""
+        """A context in which nothing is logged if there is no log."""
         with log.silenced if self.silent else nullcontext():
             yield
 
 
 def with_output(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Let a function that takes `output` take the flags `quiet` and `as_json` instead."""
+    """Decorator: a function of `output` gets the flags `quiet` and `as_json` instead."""
 
     @wraps(function)
     def run(*, quiet: bool, as_json: bool, **flags: Any) -> Any:
@@ -64,7 +64,7 @@ def with_output(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _plain(value: object) -> object:
-    """The same of nothing but what JSON has."""
+    """The same value in JSON's types."""
     if is_dataclass(value) and not isinstance(value, type):
         return _plain(asdict(value))
     if isinstance(value, dict):

@@ -12,10 +12,11 @@ from caffe_dns.net.wiring import Step
 
 
 class Predictions:
-    """Counts how often the largest scores of a net are where those of the net before it are.
+    """Counts how often two nets, before and after a reduction, predict the same class.
 
-    Scores are what Accuracy layers read, of which both nets have the same; what `build_before`
-    gives has inputs for the data of `after`. Without such a layer nothing is built.
+    Predictions are the largest of the scores that Accuracy layers read, which both nets have.
+    `build_before` gives a net with inputs for the data of `after`; it is called only if there are
+    such layers.
     """
 
     def __init__(self, build_before: Callable[[], Net], after: Net) -> None:
@@ -26,7 +27,7 @@ class Predictions:
 
     @torch.no_grad()
     def compare(self, data: Mapping[str, Tensor], blobs: Mapping[str, Tensor]) -> None:
-        """Run the net before on the data of a pass of the net after, and count."""
+        """Run the earlier net on the data of a pass of the later one, and count."""
         if self._before is None:
             return
         before = self._before({name: data[name] for name in self._before.inputs})
@@ -37,11 +38,11 @@ class Predictions:
             self.count += same.numel()
 
     def result(self) -> dict[str, int] | None:
-        """The counts for programs, None if nothing was counted."""
+        """The counts for JSON, None if nothing was counted."""
         return {"same": self.same, "count": self.count} if self.count else None
 
     def lines(self) -> list[str]:
-        """What there is to say."""
+        """The lines for people."""
         if not self.count:
             return []
         return [f"Predictions: {self.same} of {self.count} are those of the given net"]

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 class Progress:
     """A context that shows how many of `total` steps are done, below the lines of the log.
 
-    `total` is None where nobody knows it. Without `shown`, there is none on a terminal either.
+    `total` is None if unknown. Without `shown`, there is no bar.
     """
 
     def __init__(self, title: str, total: int | None, *, shown: bool = True) -> None:
@@ -26,7 +26,7 @@ class Progress:
             self._task = self._bar.add_task(title, total=total)
 
     def advance(self, done: int) -> None:
-        """Show that `done` steps are behind us."""
+        """Show that `done` steps are done."""
         if self._bar is not None:
             self._bar.update(self._task, completed=done)
 
@@ -52,7 +52,7 @@ class Progress:
 
 
 class _Terminal(io.TextIOBase):
-    """The terminal that stderr is. When it has gone, what is written is lost, and no run ends."""
+    """The terminal behind stderr. If it is gone, output is lost, but the run continues."""
 
     def __init__(self) -> None:
         self._stream = sys.stderr
@@ -73,7 +73,7 @@ class _Terminal(io.TextIOBase):
 
 
 def _new_bar() -> RichProgress:
-    from rich import progress  # here, because importing it takes long and logs have no use for it
+    from rich import progress  # here, because importing it takes long and logs do not need it
     from rich.console import Console
 
     return progress.Progress(

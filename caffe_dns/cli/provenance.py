@@ -19,7 +19,7 @@ from caffe_dns import __version__, log
 from caffe_dns.cli import threads
 
 _PACKAGE = Path(__file__).resolve().parents[1]
-#: Seconds after which git is not waited for any longer.
+#: Seconds to wait for git.
 _PATIENCE = 5
 
 
@@ -41,7 +41,7 @@ def log_head(arguments: Sequence[str]) -> None:
 
 
 def command_line(*arguments: str) -> str:
-    """`dns` with these arguments, as a shell reads them."""
+    """`dns` with these arguments, quoted for a shell."""
     return shlex.join(["dns", *arguments])
 
 
@@ -52,14 +52,14 @@ def log_seed(seed: int, *, given: bool) -> None:
 
 
 def _described(folder: Path, *, only_root: bool = False) -> str:
-    """The commit of the repository that a folder lies in, in brackets; nothing if it lies in none.
+    """The commit of the repository that contains a folder, in brackets; empty if there is none.
 
-    With `only_root` it counts only where the folder is the repository's own.
+    With `only_root`, only if the folder is the repository's root.
     """
     if only_root and not (folder / ".git").exists():
         return ""
     with suppress(OSError, subprocess.SubprocessError):
-        # To look for changes, git would run the filters that a repository asks for.
+        # To find changes, git would run the filters that a repository configures.
         filters = _ask_git(folder, "config", "--show-scope", "--get-regexp", r"^filter\.")
         trusted = not re.search(r"^(local|worktree)\s", filters, re.MULTILINE)
         changes = ["--dirty=|"] if trusted else []
@@ -71,9 +71,9 @@ def _described(folder: Path, *, only_root: bool = False) -> str:
 
 
 def _ask_git(folder: Path, *arguments: str) -> str:
-    """What git says of the repository that a folder lies in; nothing where it has nothing to say.
+    """git's output about the repository that contains a folder; empty if git fails.
 
-    A folder may come from anybody: no program that its repository names is run.
+    A folder may come from anybody, so no program that its repository configures is run.
     """
     safe = ["-c", "core.fsmonitor=false", "-c", f"core.hooksPath={os.devnull}"]
     done = subprocess.run(

@@ -23,7 +23,7 @@ from caffe_dns.solver.solver import Solver
 
 @dataclass(frozen=True)
 class _Taken:
-    """A pruned net at one moment: the model, or why there is none, and how much is left of it."""
+    """A pruned net at one moment: the model, or why there is none, and its remaining size."""
 
     model: UnmaskedModel | CaffeError
     kept: int
@@ -31,9 +31,9 @@ class _Taken:
 
 
 class PrunedNet:
-    """Looks on while a run goes, and writes what it leaves of a net that surgery took from.
+    """Observes a run, and writes the pruned net at its end.
 
-    That is the net of the last snapshot: a display after it may change masks, and statistics.
+    It is the net of the last snapshot: a later display may change masks and statistics.
     """
 
     def __init__(self, trainer: Solver) -> None:
@@ -49,10 +49,10 @@ class PrunedNet:
         trainer.on_snapshot = noted
 
     def write(self) -> None:
-        """Write PREFIX_pruned.caffemodel and .prototxt, if surgery took anything.
+        """Write PREFIX_pruned.caffemodel and .prototxt, if surgery pruned anything.
 
-        Their layers are those of plain Caffe; the log says what they hold and what may be done with
-        them. A net that cannot be deployed gets a warning, as the snapshots are there all the same.
+        Their layers are those of plain Caffe; the log says what they contain and how to use them. A
+        net that cannot be deployed gets only a warning, because its snapshots have been written.
         """
         param = self._trainer.param
         taken = self._taken or _take(self._trainer)
@@ -81,7 +81,7 @@ class PrunedNet:
 
 
 def _take(trainer: Solver) -> _Taken | None:
-    """The net as it is now, if surgery has taken anything from it."""
+    """The current net, if surgery has pruned anything."""
     if not keeps_files(trainer.param) or not _is_pruned(trainer):
         return None
     counts = count_kept(trainer.net)
@@ -93,7 +93,7 @@ def _take(trainer: Solver) -> _Taken | None:
 
 
 def shrink_command(prefix: str) -> str:
-    """What makes the pruned net small that a run has left under this prefix."""
+    """The command that shrinks the pruned net of a run with this prefix."""
     given = ("--model", f"{prefix}_pruned.prototxt", "--weights", f"{prefix}_pruned.caffemodel")
     return command_line("export", *given, "--shrink", "--output", f"{prefix}_small.caffemodel")
 
@@ -105,7 +105,7 @@ def _is_pruned(trainer: Solver) -> bool:
 
 
 def plain_model(trainer: Solver) -> UnmaskedModel:
-    """The trained net without masks. Raises CaffeError where it cannot be deployed."""
+    """The trained net without masks. Raises CaffeError if it cannot be deployed."""
     with log.silenced:
         return _find_model(trainer)
 
@@ -114,7 +114,7 @@ def _find_model(trainer: Solver) -> UnmaskedModel:
     definition = test_definition(trainer.param).param
     context = Context(allow_python_layers=trainer.net.context.allow_python_layers)
     level, stages = definition.state.level, list(definition.state.stage)
-    # As when nets are built: the solver's own state counts, not the definition's twice.
+    # As when nets are built: the solver's state counts, and the definition's not twice.
     definition.ClearField("state")
     shapes = _item_shapes(trainer, filter_layers(with_state(definition, TEST, level, stages))[0])
     described = deploy(definition, shapes=shapes, level=level, stages=stages, context=context)
@@ -122,7 +122,7 @@ def _find_model(trainer: Solver) -> UnmaskedModel:
 
 
 def _item_shapes(trainer: Solver, tested: NetParameter) -> list[Shape]:
-    """The shapes of what data layers bring, from a net that has read them; none if that differs."""
+    """The shapes of data layers' tops, from a net that has read them; none if they differ."""
     net = (*trainer.test_nets, trainer.net)[0]
     known = [net.blob_shapes[layer.top[0]][1:] for layer in data_layers(net.param) if layer.top]
     return known if len(known) == len(data_layers(tested)) else []

@@ -15,16 +15,16 @@ from caffe_dns.proto.caffe_pb2 import SolverParameter, SurgeryStage
 from caffe_dns.solver.solver import Solver
 from caffe_dns.surgery.stages import AMOUNTS, MOST_BITS
 
-#: From which share of zeros on they are taken to have been pruned, and not to be zero by chance.
+#: From this share of zeros on, they count as pruned, not as zero by chance.
 _PRUNED = 0.01
-#: The flags that fill these fields of a stage.
+#: The flags that set these fields of a stage.
 _FLAGS = {"pattern": "--pattern", "layer": "--target-sparsity"}
 _FLAGS |= {field: f"--target-{field}" for field in AMOUNTS}
 
 
 @dataclass(frozen=True)
 class Pruning:
-    """What the flags say. Raises CaffeError where they contradict each other."""
+    """The values of the flags. Raises CaffeError if they contradict each other."""
 
     surgery: bool
     target: SurgeryStage | None
@@ -32,9 +32,9 @@ class Pruning:
     masks_from_zeros: bool
     #: Layers share 2^bits values, their masks held; None for as many values as weights.
     bits: BitsFlag = None
-    #: How much accuracy bits that are found may cost.
+    #: The loss of accuracy allowed for bits that are found.
     loss: float | None = None
-    #: What the target is to be, once the times of layers are measured.
+    #: The target, once the times of layers have been measured.
     latency: LatencyTarget | None = None
 
     def __post_init__(self) -> None:
@@ -48,12 +48,12 @@ class Pruning:
             raise CaffeError("--hold-masks and a target for surgery exclude each other")
 
     def check_alone(self, alone: bool) -> None:
-        """Raises CaffeError if several processes are to train, and cannot for what is asked."""
+        """Raises CaffeError if the flags do not work with several processes."""
         if self.latency is not None and not alone:
             raise CaffeError("--target-latency measures on one GPU; give --gpu one of them")
 
     def plan(self, param: SolverParameter, *, resumed: bool) -> None:
-        """Put the flags into the solver definition. Raises CaffeError where they do not fit it."""
+        """Write the flags into the solver definition. Raises CaffeError if they do not fit it."""
         if self.masks_from_zeros and (resumed or not param.weights):
             raise CaffeError("--masks-from-zeros needs the weights that have them: --weights FILE")
         if self.target is not None:
@@ -74,22 +74,22 @@ class Pruning:
                     stage.bits = MOST_BITS if isinstance(self.bits, str) else self.bits
 
     def of_flags(self, error: CaffeError) -> CaffeError | None:
-        """What is wrong with a stage is wrong with the flag that made it, if one did."""
+        """Errors about a stage name the flag that made it, if one did."""
         stage, _, field = (error.field or "").partition(".")
         if self.target is None or stage != "surgery_stage[0]" or field not in _FLAGS:
             return None
         return CaffeError(f"{_FLAGS[field]}: {error.message}")
 
     def measure(self, param: SolverParameter, build: Callable[[SolverParameter], Solver]) -> None:
-        """Measure what a target needs, with solvers that `build` makes of a definition."""
+        """Measure what a target needs, with solvers that `build` makes from a definition."""
         if self.latency is not None:
             self.latency.measure(param, build)
 
     def begin(self, trainer: Solver) -> None:
-        """Before the first iteration of a run that is not resumed: masks, and what is said of them.
+        """Prepare and report masks before the first iteration of a run that is not resumed.
 
-        Raises CaffeError where masks are to be made, and no layer has any, and where bits are to be
-        found, and no net can be scored.
+        Raises CaffeError if masks are wanted but no layer has any, or if bits are to be found but
+        no net can be scored.
         """
         if trainer.surgeon is not None:
             if self.masks_from_zeros:

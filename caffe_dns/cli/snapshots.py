@@ -24,7 +24,7 @@ NEWEST = "newest"
 
 @dataclass
 class Snapshots:
-    """What the flags say. Raises CaffeError where they contradict each other."""
+    """The values of the flags. Raises CaffeError if they contradict each other."""
 
     snapshot: str
     resume: str | None
@@ -33,15 +33,15 @@ class Snapshots:
     def __post_init__(self) -> None:
         if self.snapshot and self.resume:
             raise CaffeError("-snapshot and --resume both say where to go on; give one of them")
-        if self.resume == "":  # a script's variable, say: to begin anew would write over snapshots
+        if self.resume == "":  # an empty variable in a script; never overwrite snapshots then
             raise CaffeError("--resume is given an empty name; a state, or no name, would be right")
         self._rotation = None if self.keep is None else Rotation(self.keep)
 
     def find_state(self, solver: str, ranks: Ranks | None) -> str:
-        """The solver state to go on from; empty to start from the beginning.
+        """The solver state to resume from; empty to start from the beginning.
 
-        `solver` is the file of the definition. Raises CaffeError when the state that was named is
-        not there, when there are snapshots, but no whole one, or when ranks see different ones.
+        `solver` is the file of the definition. Raises CaffeError if the named state does not
+        exist, if there are snapshots but none is complete, or if ranks see different ones.
         """
         if self.resume != NEWEST:
             state = self.resume or self.snapshot
@@ -72,7 +72,7 @@ class Snapshots:
 
 
 def _missing(state: str, prefix: str) -> CaffeError:
-    """That a state is not there, and which one is."""
+    """The error that a state does not exist, with a suggestion."""
     there = find_snapshots(prefix)
     right = f"no state begins with '{prefix}_iter_', so there is none to go on from"
     if there:
@@ -81,13 +81,13 @@ def _missing(state: str, prefix: str) -> CaffeError:
 
 
 def keeps_files(param: SolverParameter) -> bool:
-    """Whether the run leaves files beside its snapshots."""
+    """Whether the run writes files beside its snapshots."""
     return bool(param.snapshot_prefix) and bool(param.snapshot or param.snapshot_after_train)
 
 
 @contextmanager
 def alone_with_prefix(trainer: Solver) -> Iterator[None]:
-    """Warn of other trainings of this machine that write snapshots of the same names meanwhile."""
+    """Warn of other trainings on this machine that write snapshots with the same names."""
     if not (trainer.ranks.is_root and keeps_files(trainer.param)):
         yield
         return

@@ -21,7 +21,7 @@ def find_target(
     latency: LatencyTarget | None,
     pattern: str,
 ) -> SurgeryStage | None:
-    """What the flags ask for, if they are given. Raises CaffeError for what makes no sense."""
+    """The target that the flags give, if any. Raises CaffeError for an invalid one."""
     flags = {
         "sparsity": sparsity or None,
         "compression": compression,
@@ -39,7 +39,7 @@ def find_target(
 
 
 def add_target(param: SolverParameter, stage: SurgeryStage, *, surgery: bool) -> None:
-    """Make the run one stage with this target, and its schedule explicit."""
+    """Make the run a single stage with this target and an explicit schedule."""
     if not surgery:
         raise CaffeError("a target for surgery and --no-surgery exclude each other")
     if param.surgery_stage:
@@ -54,7 +54,7 @@ def add_target(param: SolverParameter, stage: SurgeryStage, *, surgery: bool) ->
 
 
 def write_definition(trainer: Solver, kind: str, without: str) -> None:
-    """Write the solver definition that trains like this without the flags named by `without`."""
+    """Write the solver definition that trains the same without the flags in `without`."""
     if not keeps_files(trainer.param):
         return
     definition = SolverParameter()

@@ -9,31 +9,31 @@ from __future__ import annotations
 
 import os
 
-#: Turns that a waiting thread spins, 55 microseconds on a Xeon, 75 on an EPYC (Zen 4): about what
-#: lies between two operations.
+#: How long a waiting thread spins: 55 microseconds on a Xeon, 75 on an EPYC (Zen 4), about the time
+#: between two operations.
 _TURNS = "3000"
-#: What else says how threads wait.
+#: Variables that override how threads wait.
 _POLICY, _SPINS = "OMP_WAIT_POLICY", "GOMP_SPINCOUNT"
 
 
 def wait_briefly() -> None:
-    """Let threads spin for a short time, unless the environment says how they are to wait.
+    """Let waiting threads spin for a short time, unless the environment says otherwise.
 
-    Has no effect once PyTorch is loaded. The results are the same bits.
+    Has no effect once PyTorch is loaded. Results do not change.
     """
     if _POLICY not in os.environ:
         os.environ.setdefault(_SPINS, _TURNS)
 
 
 def use(count: int) -> None:
-    """Compute with so many threads."""
+    """Compute with this many threads."""
     import torch
 
     torch.set_num_threads(count)
 
 
 def described() -> str:
-    """How many threads there are, and what says how they wait."""
+    """The number of threads, and the variables that set how they wait."""
     import torch
 
     waiting = [f"{name}={os.environ[name]}" for name in (_POLICY, _SPINS) if name in os.environ]
