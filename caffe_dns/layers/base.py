@@ -264,6 +264,18 @@ class Layer(nn.Module):
         if tuple(tensor.shape) != shape:
             self._views[index] = shape
 
+    def share_data(self, index: int, owner: Layer, owner_index: int) -> None:
+        """Use the memory of a blob of another net; gradients stay apart (`Blob::ShareData`).
+
+        What is no parameter is the other layer's altogether.
+        """
+        mine = getattr(self, self._blob_names[index])
+        theirs = getattr(owner, owner._blob_names[owner_index])
+        if isinstance(mine, nn.Parameter) and mine.shape == theirs.shape:
+            mine.data = theirs.data
+        else:
+            self.share_blob(index, owner, owner_index)
+
     def see_parameter_as(self, index: int, tensor: Tensor) -> None:
         """From now on, use this tensor as blob `index`, such as a view of the parameter."""
         # Not by setattr, which accepts only leaves.

@@ -53,6 +53,8 @@ class Execution:
         self.layer_blobs = layer_blobs
         self.callbacks = Callbacks()
         self._records: dict[int, _Record] = {}
+        #: What in-place layers have overwritten in their last forward pass, by number and blob.
+        self._overwritten: dict[tuple[int, str], Tensor] = {}
         self._shapes: dict[int, list[Shape]] = {}
         for step in net.steps:
             if isinstance(step.layer, DummyData):
@@ -103,7 +105,7 @@ class Execution:
             step = self.net.steps[index]
             _tell(self.callbacks.before_backward, index)
             if step.needs_backward and (step.bottoms or self.layer_blobs[index]):
-                record = self._records.get(index) or self._run(index, step)
+                record = self._records.get(index) or self._run(index, step, again=True)
                 self._propagate(index, step, record)
             _tell(self.callbacks.after_backward, index)
 
@@ -141,7 +143,9 @@ class Execution:
 
     # One layer ----------------------------------------------------------------------------------
 
-    def _run(self, index: int, step: Step) -> _Record:
+    def _run(self, index: int, step: Step, *, again: bool = False) -> _Record:
+        """Run a layer forward, or `again` for a backward pass: then in-place layers do not take
+        what they have made of their bottom."""
         if self._shapes.get(index) != [self.blobs[name].shape for name in step.bottoms]:
             self._reshape(index, step)
         bottoms = []
@@ -149,7 +153,12 @@ class Execution:
             # Through .data: a later write into the blob is used by backward, as in Caffe, and not
             # taken for a mistake. An in-place layer is about to overwrite its bottom.
             values = self.blobs[name].data_tensor().data
-            leaf = values.clone() if name in step.tops else values
+            leaf = values
+            if name in step.tops:
+                last = self._overwritten.get((index, name)) if again else None
+                fits = last is not None and last.shape == values.shape
+                leaf = last.detach() if last is not None and fits else values.clone()
+                self._overwritten[index, name] = leaf.detach()
             bottoms.append(leaf.requires_grad_(wanted and step.needs_backward))
         with torch.set_grad_enabled(step.needs_backward):
             # Not by calling the layer, as its hooks are for the passes of others.

@@ -239,7 +239,10 @@ class Net:
     load_hdf5 = copy_from
 
     def share_with(self, other: Net) -> None:
-        """Use the weights of `other` from now on, in the layers of the same name."""
+        """Use the weights of `other` from now on, in the layers of the same name.
+
+        Diffs stay apart.
+        """
         self.execution.forget()
         share_weights(self.core, other.core)
 

@@ -140,6 +140,7 @@ class _Trainer(CoreSolver):
         self._apply()
 
     def _apply(self) -> None:
+        self.rule.follow()
         with self._frozen.held():
             self._apply_rule()
 

@@ -223,7 +223,8 @@ def load_definition_blobs(net: Net) -> None:
 def share_weights(net: Net, owner: Net) -> None:
     """Let `net` use the blobs of `owner`, layer by layer (`Net::ShareTrainedLayersWith`).
 
-    Raises CaffeError for blobs that differ in number or shape.
+    Gradients stay apart, and an update rule of `net` has to `follow`. Raises CaffeError for blobs
+    that differ in number or shape.
     """
     for step in owner.steps:
         target = net.layer(step.layer.name)
@@ -239,7 +240,7 @@ def share_weights(net: Net, owner: Net) -> None:
         for index, (source, blob) in enumerate(zip(source_blobs, target_blobs, strict=True)):
             if source.shape != blob.shape:
                 raise target.error(mismatch(index, tuple(source.shape), tuple(blob.shape)))
-            target.share_blob(index, step.layer, index)
+            target.share_data(index, step.layer, index)
 
 
 def _to_array(tensor: Tensor) -> np.ndarray:

@@ -189,6 +189,24 @@ def test_test_nets_share_weights_and_take_inputs() -> None:
     assert other.forward()["loss"] == net.blobs["loss"].data
 
 
+@pytest.mark.parametrize("owner", [0, 1])
+def test_solvers_whose_nets_share_weights_train_them_together(owner: int) -> None:
+    solvers = [build(), build()]
+    solvers[1].net.blobs["x"].data[...] *= 2
+    solvers[1 - owner].net.share_with(solvers[owner].net)
+    byhand = [Regression(solver) for solver in solvers]
+    byhand[1].values = byhand[0].values
+    for turn in (0, 1, 1, 0):
+        solvers[turn].step(1)
+        byhand[turn].step(0.1)
+        for solver in solvers:
+            for blob, value in zip(solver.net.params["ip"], byhand[0].values, strict=True):
+                assert_close(blob.data, value, "of both")
+    for blob, other in zip(*(solver.net.params["ip"] for solver in solvers), strict=True):
+        assert np.shares_memory(blob.data, other.data)
+        assert not np.array_equal(blob.diff, other.diff)
+
+
 def test_debug_info_changes_nothing() -> None:
     plain, chatty = build(), build(SETTINGS + "debug_info: true display: 1")
     for solver in (plain, chatty):

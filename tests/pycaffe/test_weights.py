@@ -74,3 +74,36 @@ def test_a_comma_is_part_of_a_files_name() -> None:
     other = build(weights="a, b.caffemodel")
     other.copy_from("a, b.caffemodel")
     assert np.array_equal(other.params["ip1"][0].data, net.params["ip1"][0].data)
+
+
+def test_nets_that_share_weights_have_their_own_diffs() -> None:
+    net, other = filled(), build()
+    other.share_with(net)
+    x, y = net.blobs["x"].data, net.blobs["y"].data
+    net.forward()
+    net.backward()
+    diff = net.params["ip2"][0].diff.copy()
+    other.forward(x=x, y=y)
+    assert not other.params["ip2"][0].diff.any()
+    for _ in range(2):
+        other.backward()
+    assert_close(net.params["ip2"][0].diff, diff, "as it was")
+    assert_close(other.params["ip2"][0].diff, 2 * diff, "twice")
+
+
+@pytest.mark.parametrize("how", ["share", "load"])
+def test_a_backward_pass_with_other_weights_knows_what_in_place_layers_overwrote(how: str) -> None:
+    """As in Caffe, which goes by the tops of the last forward pass and by the weights of now."""
+    net, other = filled(), filled()
+    net.forward()
+    hidden, prob = net.blobs["ip1"].data.copy(), net.blobs["prob"].data.copy()
+    other.params["ip2"][0].data[...] *= -3
+    if how == "share":
+        net.share_with(other)
+    else:
+        other.save("other.caffemodel")
+        net.copy_from("other.caffemodel")
+    net.backward()
+    scores = 2 * (prob - np.eye(2)[[0, 1, 1, 0]]) / 4
+    below = scores @ other.params["ip2"][0].data * (1 - hidden**2)
+    assert_close(net.blobs["x"].diff, below @ other.params["ip1"][0].data, "x")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from caffe_dns.errors import CaffeError
 from caffe_dns.weights import share_weights
@@ -17,7 +18,10 @@ def test_nets_share_what_they_have_in_common() -> None:
         share_weights(net, owner)
     assert messages == ["Ignoring source layer only_here"]
     for name, blobs in net.params.items():
-        assert all(mine is his for mine, his in zip(blobs, owner.params[name], strict=True))
+        for mine, his in zip(blobs, owner.params[name], strict=True):
+            assert mine.data_ptr() == his.data_ptr()
+            # Gradients stay apart.
+            assert (mine is his) is not isinstance(mine, torch.nn.Parameter)
 
 
 def test_nets_share_blobs_of_permissive_sharers() -> None:
