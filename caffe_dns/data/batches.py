@@ -26,22 +26,22 @@ from caffe_dns.data.transform import RecordDraws, Transform
 from caffe_dns.data.workers import Workers, decoding_processes, reading_threads
 from caffe_dns.errors import CaffeError
 
-#: Bytes of pixels in a batch from which on copying them is worth several threads.
+#: Batches with at least this many bytes of pixels are copied by several threads.
 _SHARED_WORK = 4 << 20
-#: Bytes that are copied in the time that it takes to decode one.
+#: How many bytes can be copied in the time it takes to decode one.
 _DECODING = 32
-#: How many records a thread or a process takes at a time, and bytes of their pixels.
+#: How many records a thread or process takes at a time, and how many bytes of pixels.
 _MOST_TOGETHER, _BYTES_TOGETHER = 32, 4 << 20
 
 
 @dataclass
 class Share:
-    """Which records a rank reads: those from `start` on whose number is `rank` modulo `ranks`."""
+    """The records that a rank reads: those from `start` on with number `rank` modulo `ranks`."""
 
     start: int = 0
     rank: int = 0
     ranks: int = 1
-    #: How many of the ranks share this host's cores.
+    #: How many ranks share this host's cores.
     ranks_here: int = 1
 
     def batches(self, batch_size: int) -> Iterator[IntArray]:
@@ -54,15 +54,15 @@ class Share:
 
 @dataclass
 class Begun:
-    """A batch, or what was wrong with it, and what threads still do for it."""
+    """A batch or its error, and the work of threads that is still going on."""
 
     batch: ImageBatch | CaffeError
     pieces: Sequence[Future[None]] = ()
-    #: The number of its first record.
+    #: The number of the first record.
     first: int = 0
 
     def finish(self) -> ImageBatch:
-        """The batch when all is done. Raises CaffeError."""
+        """Wait for the batch. Raises CaffeError."""
         for piece in self.pieces:
             piece.result()
         if isinstance(self.batch, CaffeError):
@@ -73,9 +73,9 @@ class Begun:
 class ImageBatches:
     """The batches of one layer, one after the other.
 
-    Each holds `at_once` batches of the net; only one, from there on, where their images have
-    different sizes, or where something is wrong: what comes before is the net's to take.
-    `for_gpu` asks for batches that a GPU is to finish.
+    Each holds `at_once` batches of the net; only one from the point where images have different
+    sizes or an error occurs, so that the net gets everything before it. `for_gpu` asks for batches
+    that a GPU finishes.
     """
 
     def __init__(
@@ -99,7 +99,7 @@ class ImageBatches:
         self._pin = for_gpu and torch.cuda.is_available()
         self._memory = BatchMemory()
         wanted = for_gpu and source.decoder is not None
-        #: How many processes decode for this one, which start when they are first needed.
+        #: How many processes decode for this one; they start when they are first needed.
         self._processes = decoding_processes(share.ranks_here, self._batch_size) if wanted else 0
         self._decoders: DecodingProcesses | None = None
         self._workers = Workers(self._processes or reading_threads(for_gpu=for_gpu))
@@ -108,7 +108,7 @@ class ImageBatches:
     def read(self) -> ImageBatch:
         """The next batch. Raises CaffeError for records that cannot be used."""
         begun = self._next or self._begin()
-        # So that no thread has to wait for the last of this batch.
+        # Threads continue with it instead of waiting for the last of this batch.
         self._next = self._begin() if begun.pieces else None
         try:
             return begun.finish()
@@ -119,7 +119,7 @@ class ImageBatches:
         return self.read()
 
     def _go_on_singly(self, first: int) -> None:
-        """Read one batch of the net after the other, from this record on."""
+        """Read single batches of the net from this record on."""
         if self._next is not None:
             wait(self._next.pieces)
         self._next = None
@@ -128,7 +128,7 @@ class ImageBatches:
         self._numbers = replace(self._share, start=first).batches(self._batch_size)
 
     def _begin(self) -> Begun:
-        """Begin with the next batch; an error waits until it is its turn."""
+        """Start the next batch; an error is raised when that batch is taken."""
         records = next(self._numbers)
         try:
             begun = self._fill(records)
@@ -138,7 +138,7 @@ class ImageBatches:
         return begun
 
     def _fill(self, records: IntArray) -> Begun:
-        """The batch of these records, which threads may still be at work on."""
+        """The batch of these records, which threads may still be working on."""
         draws = self._draws.of(records) if self._transform.is_random else None
         alike = self._source.recall(records)
         if alike is None:
@@ -161,7 +161,7 @@ class ImageBatches:
         return Begun(batch)
 
     def _copy_raw(self, raw: RawRecords, draws: IntArray | None) -> Begun:
-        """A batch of crops that only have to be copied from where they lie, for a GPU."""
+        """A batch of crops that only have to be copied, for a GPU."""
         size = self._batch_size
         batch = CroppedBatch(
             size,
@@ -176,7 +176,7 @@ class ImageBatches:
         return Begun(batch, self._workers.start(copy, range(size), worth_it))
 
     def _cuts(self, shape: ImageShape, draws: IntArray | None) -> IntArray:
-        """How each image of a batch is cut where all are of this shape, [N, 3]."""
+        """The cuts of a batch's images, all of this shape, [N, 3]."""
         if draws is None:
             draws = np.zeros((self._batch_size, 3), np.int64)
         return self._transform.cutter.cuts(shape, draws)
@@ -188,7 +188,7 @@ class ImageBatches:
         batch = self._new_batch(first)
         is_encoded = self._source.is_encoded(items[0])
         if self._processes and is_encoded and self._decoders is None:
-            # A later batch may begin with a smaller image, and have more of them decoded at once.
+            # A later batch may start with a smaller image, so that more are decoded together.
             shape = (_MOST_TOGETHER, *self._transform.output_shape(first.shape))
             self._decoders = DecodingProcesses(self._processes, math.prod(shape))
         place = self._placing(batch, items, records, first, draws)
@@ -196,9 +196,9 @@ class ImageBatches:
         batch.put(0, first, self._transform.cutter.cut(first.shape, numbers))
         batch.labels[0] = first_label
         rest = range(1, len(items))
-        # Threads that do little hold up the one that trains, for all of them want Python's lock.
+        # Threads with little work slow down the training thread, because all need Python's lock.
         worth_it = -(-_SHARED_WORK // (self._cost(items[0]) if is_encoded else first.nbytes))
-        if self._decoders is not None:  # to ask a process costs as much as to crop several images
+        if self._decoders is not None:  # calling a process costs as much as cropping several images
             each = -(-len(rest) // self._processes)
             worth_it = max(worth_it, min(each, _most_together(first)))
         if worth_it < len(rest):
@@ -207,8 +207,8 @@ class ImageBatches:
         return Begun(batch)
 
     def _cost(self, item: Any) -> int:
-        """What it takes to decode an encoded item, in bytes that could be copied meanwhile."""
-        # An image that was made small may come from a large file.
+        """The cost of decoding an item, in bytes that could be copied in the same time."""
+        # A small image may come from a large file.
         return _DECODING * len(item) if self._source.decoder is not None else _SHARED_WORK
 
     def _placing(
@@ -219,7 +219,7 @@ class ImageBatches:
         first: Image,
         draws: IntArray | None,
     ) -> Callable[[range], None]:
-        """What decodes some of the items, like `first`, and puts each into its place."""
+        """A function that decodes some of the items, like `first`, into their places."""
         labels = batch.labels.numpy()
         numbers = [[0, 0, 0]] * len(items) if draws is None else draws.tolist()
         most = _most_together(first)
@@ -249,7 +249,7 @@ class ImageBatches:
         first: Image,
         numbers: list[list[int]],
     ) -> bool:
-        """Have another process put some of the items into their places; False if none did."""
+        """Let another process decode some of the items; False if none did."""
         decoder = self._source.decoder
         if self._decoders is None or decoder is None or first.dtype != np.uint8:
             return False
@@ -268,7 +268,7 @@ class ImageBatches:
         return notes is not None
 
     def close(self) -> None:
-        """Stop what decodes and close the source."""
+        """Stop decoding and close the source."""
         if self._decoders is not None:
             self._decoders.close()
         self._workers.close()
@@ -283,7 +283,7 @@ class ImageBatches:
         return CroppedBatch(size, shape, self._transform, dtype, pin=self._pin, memory=self._memory)
 
     def _check(self, image: Image, first: Image) -> None:
-        """Raise CaffeError unless `image` can stand in a batch with `first`."""
+        """Raise CaffeError unless `image` fits in a batch with `first`."""
         shape, wanted = (self._transform.output_shape(each.shape) for each in (image, first))
         self._source.check_alike(shape, wanted, "resize them, or give a crop_size")
         if image.dtype != np.uint8 and first.dtype == np.uint8:
@@ -291,5 +291,5 @@ class ImageBatches:
 
 
 def _most_together(first: Image) -> int:
-    """How many images like this one another process crops at once."""
+    """How many images like this one another process crops at a time."""
     return max(1, min(_MOST_TOGETHER, _BYTES_TOGETHER // first.nbytes))

@@ -22,7 +22,7 @@ from caffe_dns.files import sync_folder
 #: Values of one size as rows of bytes.
 Table: TypeAlias = "np.ndarray[Any, np.dtype[np.uint8]]"
 
-#: How many values are taken at once: small ones of one size, and others.
+#: How many values are taken at a time: small ones of one size, and others.
 _MANY, _FEW = 1024, 64
 #: Bytes of values that a writer keeps in memory until a commit.
 MOST_PENDING = 64 << 20
@@ -50,7 +50,7 @@ class _Closing(ABC):
 
 
 class Cursor(ABC):
-    """A place among the records of a database, which lie in the order of their keys."""
+    """A position among the records of a database, which are ordered by key."""
 
     @abstractmethod
     def first(self) -> bool:
@@ -58,10 +58,10 @@ class Cursor(ABC):
 
     @abstractmethod
     def next(self) -> bool:
-        """Go to the next record; False at the end, and the cursor is then nowhere."""
+        """Go to the next record; False at the end, where the cursor is invalid."""
 
     def skip(self, count: int) -> int:
-        """Go `count` records on; how many it went, fewer at the end, where it is then nowhere."""
+        """Advance by `count` records; returns how many, fewer at the end, where it is invalid."""
         return next((done for done in range(count) if not self.next()), count)
 
     @abstractmethod
@@ -70,17 +70,17 @@ class Cursor(ABC):
 
     @abstractmethod
     def value(self) -> bytes | memoryview:
-        """The value here. A view is good until the database is closed."""
+        """The value here. Views are valid until the database is closed."""
 
     def take_table(self, count: int) -> Table | None:
-        """What `take` gives, as rows [N, size] of uint8, or None; the cursor stays there then.
+        """Like `take`, as rows [N, size] of uint8, or None without moving the cursor.
 
-        There may be fewer rows than that. None where values are large, or not all of one size.
+        There may be fewer rows. None if values are large, or not all of one size.
         """
         return None
 
     def take(self, count: int) -> Sequence[Value]:
-        """The values from here on, `count` of them or up to the end; the cursor is at the last.
+        """The next `count` values, or up to the end; leaves the cursor at the last one.
 
         Large ones may not have been read yet.
         """
@@ -102,10 +102,10 @@ class Database(_Closing):
 
     @abstractmethod
     def entries(self) -> int | None:
-        """How many records there are, or None where they would have to be counted (LevelDB)."""
+        """The number of records, or None if they would have to be counted (LevelDB)."""
 
     def explain(self, error: CaffeError, index: int) -> CaffeError:
-        """An error about the record that `index` others lie before, which says so."""
+        """An error about the record at `index`, with its location."""
         cursor = self.cursor()
         found = cursor.first() and cursor.skip(index) == index
         key = cursor.key() if found else b""
@@ -125,7 +125,7 @@ class Database(_Closing):
             found = cursor.next()
 
     def batches(self) -> Iterator[Sequence[Value]]:
-        """All values in order, many at once; large ones may not have been read yet."""
+        """All values in order, many at a time; large ones may not have been read yet."""
         cursor = self.cursor()
         found = cursor.first()
         while found:

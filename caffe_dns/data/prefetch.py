@@ -17,7 +17,7 @@ Item = TypeVar("Item")
 
 
 class Prefetcher(Generic[Item]):
-    """Calls `produce` again and again until `depth` items wait to be taken."""
+    """Calls `produce` repeatedly until `depth` items are waiting."""
 
     def __init__(self, produce: Callable[[], Item], depth: int, name: str) -> None:
         self._produce = produce
@@ -26,12 +26,12 @@ class Prefetcher(Generic[Item]):
         self._error: BaseException | None = None
         self._closed = False
         self._changed = threading.Condition()
-        # A daemon, so that a program that forgets to close it can end all the same.
+        # A daemon, so that a program that forgets to close it can still end.
         self._thread = threading.Thread(target=self._run, name=f"read {name}", daemon=True)
         self._thread.start()
 
     def get(self) -> Item:
-        """The next item; waits for it. Raises what `produce` raised."""
+        """Wait for the next item. Raises what `produce` raised."""
         with self._changed:
             while not (self._items or self._error or self._closed):
                 self._changed.wait()
@@ -40,14 +40,14 @@ class Prefetcher(Generic[Item]):
                 self._changed.notify_all()
                 return item
             if self._error is not None:
-                # What a user is told in a line, wherever it comes from.
+                # Errors that are reported in one line, whichever thread raises them.
                 if isinstance(self._error, CaffeError) or shortage(self._error):
                     raise self._error
                 raise RuntimeError("reading ahead failed") from self._error
             raise ValueError("the prefetcher is closed")
 
     def close(self) -> None:
-        """Stop the thread and wait for its end; items that nobody took are dropped."""
+        """Stop the thread and wait for its end; drops the remaining items."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
@@ -68,7 +68,7 @@ class Prefetcher(Generic[Item]):
                 self._changed.notify_all()
 
     def _wait_for_room(self) -> bool:
-        """True when the next item may be made, False when it is time to stop."""
+        """True when the next item may be made, False when the thread should stop."""
         with self._changed:
             while len(self._items) >= self._depth and not self._closed:
                 self._changed.wait()

@@ -44,38 +44,38 @@ Item = TypeVar("Item")
 class ImageSource(ABC, Generic[Item]):
     """Images with labels, by record number."""
 
-    #: What decodes as `decode` does, in other processes as well, where items are values.
+    #: Does the same as `decode`, and can be sent to other processes; for items that are values.
     decoder: Decoder | None = None
 
     @abstractmethod
     def fetch(self, record: int) -> Item:
-        """Record number `record`, not decoded yet. Quick when the numbers increase."""
+        """Record number `record`, not yet decoded. Fast if the numbers increase."""
 
     @abstractmethod
     def decode(self, item: Item) -> tuple[Image, int]:
-        """A fetched record as pixels [channels, height, width] and label. Threads may call it."""
+        """A fetched record as pixels [channels, height, width] and label. Thread-safe."""
 
     def fetch_all(self, records: Sequence[int]) -> Sequence[Item]:
-        """The records of these numbers, which increase."""
+        """The records with these increasing numbers."""
         return [self.fetch(record) for record in records]
 
     def load(self, items: Sequence[Item]) -> Iterable[Item]:
-        """The items in memory, one after the other. Threads may call it."""
+        """The items in memory, one after the other. Thread-safe."""
         return items
 
     def decode_alike(self, items: Sequence[Item], records: IntArray) -> tuple[Image, Image] | None:
-        """The items of these records at once, or None where each has to be decoded by itself.
+        """The items of these records together, or None if each has to be decoded separately.
 
         Images are [N, channels, height, width], labels [N], both uint8.
         """
         return None
 
     def recall(self, records: IntArray) -> tuple[Image, Image] | None:
-        """What `decode_alike` would give for the next records, where nothing has to be read."""
+        """What `decode_alike` would give for the next records, if nothing has to be read."""
         return None
 
     def find_raw(self, items: Sequence[Item]) -> RawRecords | None:
-        """Where the pixels of items lie that need no decoding and are of one shape, or None."""
+        """Where the items' pixels are, if they need no decoding and have one shape, or None."""
         return None
 
     @abstractmethod
@@ -83,12 +83,12 @@ class ImageSource(ABC, Generic[Item]):
         """Whether `item` is compressed, so that several threads should share the work."""
 
     def explain(self, error: CaffeError, record: int) -> CaffeError:
-        """An error about record number `record`, which says where that is."""
+        """An error about record number `record`, with its location."""
         return error
 
     @contextmanager
     def at(self, record: int) -> Iterator[None]:
-        """Within it, errors are about this record."""
+        """A context in which errors get this record's location."""
         try:
             yield
         except CaffeError as error:
@@ -97,7 +97,7 @@ class ImageSource(ABC, Generic[Item]):
     def check_alike(self, shape: ImageShape, first: ImageShape, advice: str) -> None:
         """Raise CaffeError unless images of both shapes [channels, height, width] fit in a batch.
 
-        `advice` says what would make them alike where they are so in their channels.
+        `advice` says what would make them equal if they have the same channels.
         """
         if shape == first:
             return
@@ -108,17 +108,18 @@ class ImageSource(ABC, Generic[Item]):
             f"one batch; {advice}"
         )
 
-    #: What makes images of one number of channels.
+    #: How to get images with the same number of channels.
     same_channels = "read all of them in colour, or all in gray"
 
     def close(self) -> None:
-        """Give back what is held. Items fetched before must not be used afterwards."""
+        """Release all resources. Items fetched before must not be used afterwards."""
 
 
 class Order:
-    """In which order the entries of a list come, round after round.
+    """The order of a list's entries, round after round.
 
-    Without a seed as they stand; with one shuffled, anew in each round, the same on all ranks.
+    Without a seed it is the list's order; with a seed it is shuffled in each round, the same on all
+    ranks.
     """
 
     def __init__(self, count: int, seed: int | None = None, stream: str = "") -> None:
@@ -128,7 +129,7 @@ class Order:
         self._permutation = lru_cache(maxsize=2)(self._draw_permutation)
 
     def index(self, number: int) -> int:
-        """Which entry comes as number `number`, counted from 0 over all rounds."""
+        """The index of entry number `number`, counted from 0 over all rounds."""
         turn, index = divmod(number, self._count)
         return index if self._seed is None else int(self._permutation(turn)[index])
 
@@ -140,8 +141,8 @@ class Order:
 class DatabaseSource(ImageSource[Value]):
     """The Datums of a database in the order of their keys, over and over (`data_layer.cpp`).
 
-    `skip` records are left out at the very beginning. Encoded images are decoded as stored, or in
-    colour, or gray.
+    `skip` records are skipped at the very beginning. Encoded images are decoded as stored, in
+    colour or in gray.
     """
 
     decoder: DatumDecoder
@@ -153,7 +154,7 @@ class DatabaseSource(ImageSource[Value]):
         self._skip = skip
         self.decoder = DatumDecoder(color, gray)
         self._cursor: Cursor = database.cursor()
-        #: Where the cursor is: the record number, and how many lie before it in the database.
+        #: The cursor's position: the record number, and the index in the database.
         self._record: int | None = None
         self._index = 0
         self._entries = database.entries()
@@ -161,7 +162,7 @@ class DatabaseSource(ImageSource[Value]):
 
     @property
     def entries(self) -> int | None:
-        """How many records there are, where that is known."""
+        """The number of records, if known."""
         return self._entries
 
     def fetch(self, record: int) -> Value:
@@ -173,7 +174,7 @@ class DatabaseSource(ImageSource[Value]):
 
     def fetch_all(self, records: Sequence[int]) -> Sequence[Value]:
         first, last = records[0], records[-1]
-        # Each rank reads every so many-th record; those between cost less than stepping over them.
+        # Each rank reads every n-th record; reading those in between costs less than skipping them.
         step = records[1] - first if len(records) > 1 else 1
         if list(range(first, last + 1, step)) != list(records):
             return super().fetch_all(records)
@@ -238,7 +239,7 @@ class DatabaseSource(ImageSource[Value]):
     )
 
     def explain(self, error: CaffeError, record: int) -> CaffeError:
-        if error.file is not None:  # of which this is not the record's fault
+        if error.file is not None:  # errors here are not about the record
             return error
         return self._database.explain(error, self._index_of(record))
 
@@ -246,12 +247,12 @@ class DatabaseSource(ImageSource[Value]):
         self._database.close()
 
     def _index_of(self, record: int) -> int:
-        """Where this record lies in the database."""
+        """The index of this record in the database."""
         index = record + self._skip
         return index % (self._entries or index + 1)
 
     def _seek(self, steps: int) -> None:
-        """Go to the record that is `steps` after the first, in a later round if need be."""
+        """Go to the record `steps` after the first, in a later round if necessary."""
         self._rewind()
         while steps:
             if self._entries:
@@ -271,7 +272,7 @@ class DatabaseSource(ImageSource[Value]):
         log.info("Restarting data prefetching from start.")
 
     def _next(self) -> bool:
-        """Go to the next record; False if that is the first again."""
+        """Go to the next record; False if that is the first one again."""
         if self._cursor.next():
             self._index += 1
             return True
@@ -279,7 +280,7 @@ class DatabaseSource(ImageSource[Value]):
         return False
 
     def _end_round(self) -> None:
-        """Go from the last record to the first; the number of entries is known now."""
+        """Go from the last record to the first; the number of entries is now known."""
         self._entries = self._index + 1
         self._rewind()
 
@@ -290,7 +291,7 @@ class DatabaseSource(ImageSource[Value]):
 
 
 def in_memory_if_small(values: Sequence[Value]) -> Sequence[Value]:
-    """Small values, read all at once; large ones are left to the threads that decode them."""
+    """Small values, read together; large ones are left to the threads that decode them."""
     if isinstance(values, StoredValues):
         small = values.sizes.max() <= SMALL
     else:
@@ -299,7 +300,7 @@ def in_memory_if_small(values: Sequence[Value]) -> Sequence[Value]:
 
 
 def parse_small(values: Sequence[Value]) -> tuple[Image, Image] | None:
-    """What `parse_alike` makes of the values, or None where some have not been read."""
+    """The result of `parse_alike` for the values, or None if some have not been read."""
     if isinstance(values, Rows):
         return parse_table(values.table)
     if isinstance(values, StoredValues):

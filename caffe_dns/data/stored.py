@@ -25,29 +25,29 @@ from caffe_dns.errors import CaffeError
 
 ByteArray: TypeAlias = "np.ndarray[Any, np.dtype[np.uint8]]"
 
-#: Bytes that are read at once: few enough to stay in a processor's cache until they are used.
+#: Bytes that are read at a time, which stay in the processor's cache until they are used.
 _SPAN = 1 << 20
-#: Bytes between two values that are rather read than left out.
+#: Gaps between values up to this size are read rather than skipped.
 _GAP = 1 << 16
-#: Bytes that a thread keeps for what it reads.
+#: The size of a thread's read buffer.
 _MOST_SCRATCH = 4 << 20
 
 
 class StoredFile:
-    """A file open for reading at any place. Threads may read at the same time."""
+    """A file open for reading at any offset. Thread-safe."""
 
     def __init__(self, path: str) -> None:
-        """Raises CaffeError where it cannot be opened or is no file."""
+        """Raises CaffeError if it cannot be opened or is not a file."""
         self.path = path
         self._descriptor = -1
         try:
-            # Not blocking: to open a named pipe would wait for someone who writes.
+            # Non-blocking: opening a named pipe would wait for a writer.
             self._descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
             status = os.fstat(self._descriptor)
         except OSError as error:
             raise self._unreadable(error) from None
         self.size = status.st_size
-        #: Which file this is, whatever becomes of its name, and where that was found.
+        #: The file's identity, independent of its name, and the path it was opened by.
         self._identity = status.st_dev, status.st_ino
         self._place = os.path.abspath(path)
         self._mapped: memoryview | None = None
@@ -59,7 +59,7 @@ class StoredFile:
         return _reopen, (self._place, self._identity)
 
     def read(self, start: int, size: int) -> bytes:
-        """So many bytes from `start` on. Raises CaffeError where the file has fewer."""
+        """`size` bytes at `start`. Raises CaffeError if the file has fewer."""
         try:
             data = os.pread(self._opened(), size, start)
         except OSError as error:
@@ -69,7 +69,7 @@ class StoredFile:
         return data
 
     def read_into(self, target: memoryview, start: int) -> None:
-        """Fill `target` with what lies from `start` on. Other threads run meanwhile."""
+        """Fill `target` from offset `start`. Other threads run meanwhile."""
         done = 0
         while done < len(target):
             try:
@@ -116,7 +116,7 @@ class StoredFile:
 
 @lru_cache(maxsize=4)
 def _reopen(path: str, identity: tuple[int, int]) -> StoredFile:
-    """In another process the same file, once. Raises CaffeError where another has its name now."""
+    """Open the same file in another process, once. Raises CaffeError if it was replaced."""
     file = StoredFile(path)
     if file._identity != identity:
         file.close()
@@ -125,12 +125,12 @@ def _reopen(path: str, identity: tuple[int, int]) -> StoredFile:
 
 
 class _Memory:
-    """A mapped file as what numpy can make an array of; keeps the map alive."""
+    """A mapped file as a buffer for numpy arrays; keeps the map alive."""
 
     def __init__(self, mapped: mmap.mmap) -> None:
         address = np.frombuffer(mapped, np.uint8).__array_interface__["data"][0]
         self.__array_interface__ = {
-            # Marked as writable, or PyTorch would warn; nothing is written.
+            # Marked as writable, because PyTorch would warn otherwise; nothing is written.
             "data": (address, False),
             "shape": (len(mapped),),
             "typestr": "|u1",
@@ -145,7 +145,7 @@ def _map(descriptor: int, size: int) -> memoryview:
 
 
 class _Scratch(threading.local):
-    """Memory of each thread, into which it reads again and again: new memory costs more."""
+    """A buffer per thread, which is reused because new memory costs more."""
 
     def __init__(self) -> None:
         self._memory = memoryview(b"")
@@ -162,7 +162,7 @@ _scratch = _Scratch()
 
 
 def rows_at(memory: memoryview, starts: IntArray, size: int) -> ByteArray:
-    """As many bytes from each of these places, [N, size]."""
+    """`size` bytes from each of these offsets, [N, size]."""
     if not size:
         return np.empty((len(starts), 0), np.uint8)
     rows: ByteArray = sliding_window_view(np.frombuffer(memory, np.uint8), size)[starts]
@@ -170,15 +170,15 @@ def rows_at(memory: memoryview, starts: IntArray, size: int) -> ByteArray:
 
 
 def new_memory(size: int) -> memoryview:
-    """Bytes that are not set to anything, which a bytearray's would be."""
+    """Uninitialised bytes, unlike a bytearray."""
     return memoryview(np.empty(size, np.uint8))  # type: ignore[arg-type]
 
 
 @dataclass(slots=True)
 class StoredValue:
-    """A value of `size` bytes from `start` on in a file, that has not been read yet."""
+    """A value of `size` bytes at offset `start` of a file, not yet read."""
 
-    #: How many bytes before the value `check` wants to see.
+    #: How many bytes before the value `check` needs.
     header_size: ClassVar[int] = 0
     file: StoredFile
     start: int
@@ -191,7 +191,7 @@ class StoredValue:
         return bytes(self.read())
 
     def read(self) -> Buffer:
-        """The value. Raises CaffeError where it is not there any more."""
+        """Read the value. Raises CaffeError if it is gone."""
         return next(load([self], keep=True))
 
     def check(self, headers: ByteArray, starts: IntArray, sizes: IntArray) -> None:
@@ -267,12 +267,12 @@ def join(pieces: Sequence[Sequence[Value]]) -> Sequence[Value]:
 
 
 def in_memory(value: Value) -> Buffer:
-    """The value, read if it has not been yet. Raises CaffeError where it is not there any more."""
+    """The value, read if necessary. Raises CaffeError if it is gone."""
     return value.read() if isinstance(value, StoredValue) else value
 
 
 def sendable(values: Sequence[Value]) -> Sequence[bytes | StoredValue]:
-    """The values as they can be sent to another process, which reads what has not been read."""
+    """The values in a form for another process, which reads those not yet read."""
     if isinstance(values, StoredValues):
         return values
     return [value if isinstance(value, StoredValue) else bytes(value) for value in values]
@@ -280,18 +280,18 @@ def sendable(values: Sequence[Value]) -> Sequence[bytes | StoredValue]:
 
 @dataclass(slots=True)
 class Span:
-    """Some values in memory, as they lie in the file."""
+    """Some values in memory, laid out as in the file."""
 
     memory: memoryview
-    #: Where each value begins there, and where it ends, [N].
+    #: The start and the end of each value there, [N].
     starts: IntArray
     ends: IntArray
 
 
 def load(values: Sequence[Value], *, keep: bool = False) -> Iterator[Buffer]:
-    """The values in memory, one after the other. Threads may call it. Raises CaffeError.
+    """The values in memory, one after the other. Thread-safe. Raises CaffeError.
 
-    Each is good until the next is asked for by the same thread, unless they are to be kept.
+    Each is valid until the same thread asks for the next one, unless `keep`.
     """
     values = [*values]
     if not any(isinstance(value, StoredValue) for value in values):
@@ -343,7 +343,7 @@ def _load(values: Sequence[Value], memory_of: Callable[[int], memoryview]) -> It
 
 
 def _groups(values: Sequence[Value]) -> Iterator[Any]:
-    """The values in groups: several that are read at once, or one that is in memory already."""
+    """The values in groups: several that are read together, or one that is in memory already."""
     if not values:
         return
     first = 0
@@ -364,7 +364,7 @@ def _go_together(first: Value, last: Value, value: Value) -> bool:
 
 
 def _read_span(values: Sequence[StoredValue], memory_of: Callable[[int], memoryview]) -> Span:
-    """The values, which lie close together, in memory that is given."""
+    """Read values that are close together into the given memory."""
     first, last = values[0], values[-1]
     origin = first.start - first.header_size
     memory = memory_of(last.start + last.size - origin)

@@ -27,9 +27,9 @@ from caffe_dns.proto.fields import refuse_fields
 from caffe_dns.proto.forks import renumber_blob
 from caffe_dns.proto.wire_text import parse
 
-#: Records that share one generator: making one for each record would cost more than reading it.
+#: Records per random generator: one for each record would cost more than reading it.
 _BLOCK = 4096
-#: Layer types, and what of transform_param they alone read.
+#: Layer types, and the fields of transform_param that only they read.
 _OF_THEIR_OWN = {
     "AnnotatedData": (
         "resize_param",
@@ -55,8 +55,8 @@ _OF_THEIR_OWN = {
 class RecordDraws:
     """Three random numbers for each record.
 
-    They depend on the seed, the stream's name and the record's number alone, so they are the same
-    however records are spread over batches and ranks, and after a resume.
+    They depend only on the seed, the stream's name and the record's number, so they are the same
+    however records are distributed over batches and ranks, and after a resume.
     """
 
     def __init__(self, seed: int, stream: str) -> None:
@@ -79,7 +79,7 @@ class RecordDraws:
 
 
 class Transform:
-    """The settings of a layer's `transform_param`. What is random is up to the caller's draws."""
+    """The settings of a layer's `transform_param`. Random choices come from the caller's draws."""
 
     def __init__(self, param: TransformationParameter, phase: int) -> None:
         refuse_of_others(param)
@@ -96,7 +96,7 @@ class Transform:
                 )
             log.info(f"Loading mean file from: {param.mean_file}")
             self.mean = read_mean(param.mean_file)
-        #: What `finish` subtracts: of a mean file, the part under the crop.
+        #: What `finish` subtracts: for a mean file, the part under the crop.
         self._host_mean: Image | None = None
         if self.mean is not None:
             self._host_mean = self.mean.numpy()
@@ -105,13 +105,13 @@ class Transform:
 
     @property
     def is_random(self) -> bool:
-        """Whether records need draws."""
+        """Whether records need random draws."""
         return self.mirror or self.cutter.random_crop
 
     def output_shape(self, shape: ImageShape) -> ImageShape:
-        """The shape that an image of `shape` (channels, height, width) comes out with.
+        """The transformed shape of an image of `shape` (channels, height, width).
 
-        Raises CaffeError where the crop or the mean do not fit it.
+        Raises CaffeError if the crop or the mean do not fit it.
         """
         channels, height, width = shape
         size = self.crop_size
@@ -135,11 +135,11 @@ class Transform:
         return (channels, size, size) if size else shape
 
     def apply(self, pixels: Tensor, cuts: Tensor | None, into: Tensor | None = None) -> Tensor:
-        """Mirror, subtract the mean and scale a batch where it lies.
+        """Mirror, subtract the mean and scale a batch, on its device.
 
         `pixels` is [N, channels, height, width], cropped, uint8 or float32; `cuts` [N, 3] gives
-        top, left and mirrored of each image, None where all are cut alike and none is mirrored.
-        Returns float32, in Caffe's order of operations, on a GPU in `into` where that fits.
+        top, left and mirrored of each image, None if all are cut alike and none is mirrored.
+        Returns float32, in Caffe's order of operations, on a GPU in `into` if that fits.
         """
         mean = self._mean_on(pixels.device)
         if kernels.wanted(pixels.device):
@@ -157,7 +157,7 @@ class Transform:
     def finish(self, images: Image, cut: Cut, target: Image) -> None:
         """Put images, cropped at `cut`, into `target`, mean subtracted and scaled.
 
-        For the CPU, and the same to the last bit as `apply`, but for mirrors. Both arrays are
+        For the CPU, and bit for bit the same as `apply`, except for mirrors. Both arrays are
         [..., channels, height, width], the images uint8 or float32, `target` float32.
         """
         mean = self._host_mean
@@ -166,7 +166,7 @@ class Transform:
         self._finish(images, mean, target)
 
     def finish_all(self, images: Image, cuts: IntArray, target: Image) -> None:
-        """What `finish` does of images [N, channels, height, width], each cropped at its own place.
+        """`finish` for images [N, channels, height, width], each with its own crop.
 
         `cuts` is [N, 3]. Nothing is mirrored.
         """
@@ -193,7 +193,7 @@ class Transform:
         return self.mean
 
     def _centre(self) -> tuple[int, int]:
-        """Top and left of a crop in the middle of images as large as the mean; 0 without one."""
+        """Top and left of a central crop of images as large as the mean; 0 without a mean."""
         if self.mean is None:
             return 0, 0
         centre = self.cutter.cut((0, *self.mean.shape[1:]), [0, 0, 0])
@@ -202,7 +202,7 @@ class Transform:
     def _part(
         self, mean: Tensor, size: Sequence[int], cuts: Tensor | None, mirrored: Tensor | None
     ) -> Tensor:
-        """What to subtract: each pixel's own source pixel of the mean file, or the mean values."""
+        """What to subtract: the mean file's pixel for each source pixel, or the mean values."""
         if self.mean is None:
             return mean
         height, width = size
@@ -218,7 +218,7 @@ class Transform:
 
 
 def refuse_of_others(param: TransformationParameter, own: str = "") -> None:
-    """Raise CaffeError, with the field, for what only layer types but `own` do to images."""
+    """Raise CaffeError, with the field, for transformations of layer types other than `own`."""
     refuse_fields(param, "transform_param", _OF_THEIR_OWN, own)
 
 

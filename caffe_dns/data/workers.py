@@ -16,15 +16,15 @@ import torch
 _S = TypeVar("_S")
 _T = TypeVar("_T")
 
-#: With more, threads that decode images queue for Python's lock: 16 do half of what 10 do.
+#: With more threads, decoding is limited by Python's lock: 16 are half as fast as 10.
 _MOST_THREADS = 10
-#: On fewer cores, threads decode as much as processes.
+#: With fewer cores, threads decode as fast as processes.
 _FEWEST_CORES, _MOST_PROCESSES = 4, 16
-#: How many items a thread takes at a time to make something of them, and how much they cost.
+#: How many items a thread takes at a time, and their total cost.
 _MOST_TOGETHER, _BYTES_TOGETHER = 8, 4 << 20
-#: How many such groups are made or wait to be used, and how much they cost.
+#: How many such groups are in progress or waiting, and their total cost.
 _MOST_AHEAD, _BYTES_AHEAD = 32, 256 << 20
-#: In how many pieces the work is divided for each thread. More balance it better, but cost more.
+#: How many pieces of work each thread gets. More are better balanced, but cost more.
 _PIECES = 2
 
 
@@ -41,15 +41,14 @@ def reading_threads(*, for_gpu: bool) -> int:
 
 
 def decoding_threads() -> int:
-    """How many threads decode as fast as they can: one per core, while that helps."""
+    """How many threads decode as fast as possible: one per core, up to a limit."""
     return min(_MOST_THREADS, available_cores())
 
 
 def decoding_processes(ranks: int, batch_size: int) -> int:
-    """How many processes decode for a net on a GPU: this one's part of the cores, or none.
+    """How many processes decode for a net on a GPU: this rank's part of the cores, or none.
 
-    So many ranks share the host.
-    Of a batch, the first record is not for them.
+    `ranks` share the host. The first record of a batch is decoded here.
     """
     possible = hasattr(os, "memfd_create") and sys.executable and not hasattr(sys, "frozen")
     cores = available_cores() // ranks
@@ -62,12 +61,12 @@ class Workers:
 
     def __init__(self, threads: int) -> None:
         self._threads = threads
-        # To ask fixes it for the thread that asks, whatever the others set from now on.
+        # Asking fixes the number for this thread, whatever other threads set later.
         self._usual = torch.get_num_threads()
         self._pool: ThreadPoolExecutor | None = None
 
     def run(self, work: Callable[[range], None], indices: range, at_least: int = 1) -> None:
-        """Do `work` on all indices, in pieces as `start` makes them. Raises what it raises."""
+        """Do `work` on all indices, divided as by `start`. Raises what `work` raises."""
         for piece in self.start(work, indices, at_least):
             piece.result()
 
@@ -88,8 +87,8 @@ class Workers:
     ) -> Iterator[_T]:
         """What `make` gives for each item, in order. Raises what it raises.
 
-        Some are made ahead: so many as have room together, by the `cost` of each, in bytes of
-        memory that it takes to make it and to keep it.
+        Some are made ahead, as many as fit into memory by the `cost` of each, the bytes that it
+        takes to make and to keep it.
         """
         if self._threads == 1:
             yield from map(make, items)
@@ -108,10 +107,10 @@ class Workers:
     def start(
         self, work: Callable[[range], None], indices: range, at_least: int = 1
     ) -> list[Future[None]]:
-        """Begin to do `work` on all indices, in pieces that the threads take as they can.
+        """Start `work` on all indices, in pieces that the threads take in turn.
 
-        All pieces have `at_least` so many, but for the last. A single thread would not be worth it:
-        then all is done on return, and nothing to wait for.
+        All pieces but the last have at least `at_least` indices. If one thread would do it all, the
+        work is done on return, and there is nothing to wait for.
         """
         if self._threads == 1:
             work(indices)
@@ -122,7 +121,7 @@ class Workers:
         return [pool.submit(work, indices[start : start + step]) for start in starts]
 
     def close(self) -> None:
-        """Stop the threads; work that none has begun is dropped."""
+        """Stop the threads; drops work that none has started."""
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
             self._pool = None
@@ -140,7 +139,7 @@ def _make_all(make: Callable[[_S], _T], items: list[_S]) -> list[_T]:
 def _few_at_a_time(
     items: Iterable[_S], cost: Callable[[_S], int]
 ) -> Iterator[tuple[list[_S], int]]:
-    """The items in groups, each of one item or of few that cost little, with what they cost."""
+    """The items in groups, each of one item or of a few cheap ones, with their cost."""
     group: list[_S] = []
     sum_of_costs = 0
     for item in items:
@@ -155,12 +154,11 @@ def _few_at_a_time(
 
 
 def _stay_alone(usual: int) -> None:
-    """Keep PyTorch from dividing what this thread does among threads of its own.
+    """Keep PyTorch from using threads of its own for this thread's work.
 
-    PyTorch takes that for the wish of all threads to come as well, until one of them wishes for the
-    `usual` number again.
+    PyTorch applies that to all new threads as well, until one of them sets the `usual` number.
     """
-    torch.get_num_threads()  # or the first that asks would set it anew
+    torch.get_num_threads()  # otherwise the first call that asks would reset it
     torch.set_num_threads(1)
     restore = threading.Thread(target=torch.set_num_threads, args=(usual,))
     restore.start()
