@@ -20,6 +20,8 @@ LARGEST_SIZE = 7
 #: Numbers that a program has in hand at a time. Each takes the powers of all its neighbours' sums:
 #: in backward, four times as many would not stay in registers.
 TILE = 512
+#: The same where neighbours lie side by side and are exchanged, and the most channels for that.
+ROWS_TILE, LARGEST_ROW = 1024, 1024
 
 
 @triton.jit
@@ -128,6 +130,54 @@ def _backward(
     tl.store(result + where, own - 2 * beta * share * x * total, mask=inside)
 
 
+@triton.jit
+def _window(
+    values, channels, num_channels, SIZE: tl.constexpr, HEIGHT: tl.constexpr, COLUMNS: tl.constexpr
+):
+    """The sums of a tile of all channels over those around each."""
+    total = values
+    for step in tl.static_range(SIZE):
+        near = channels + (step - SIZE // 2)
+        if step != SIZE // 2:
+            place = tl.minimum(tl.maximum(near, 0), COLUMNS - 1)
+            moved = tl.gather(values, tl.broadcast_to(place, (HEIGHT, COLUMNS)), 1)
+            total += tl.where((near >= 0) & (near < num_channels), moved, 0.0)
+    return total
+
+
+@triton.jit
+def _forward_rows(
+    blob, top, share, beta, k, num_rows, num_channels,
+    SIZE: tl.constexpr, HEIGHT: tl.constexpr, COLUMNS: tl.constexpr,
+):  # fmt: skip
+    """`_forward` of rows of all channels, which lie side by side."""
+    channels = tl.arange(0, COLUMNS)[None, :]
+    rows = tl.program_id(0) * HEIGHT + tl.arange(0, HEIGHT)[:, None]
+    inside, where = tile(rows, channels, num_rows, num_channels, 1, True)
+    x = tl.load(blob + where, mask=inside, other=0.0).to(tl.float32)
+    squares = _window(x * x, channels, num_channels, SIZE, HEIGHT, COLUMNS)
+    scale = tl.where(inside, k + share * squares, 1.0)
+    tl.store(top + where, x * _power(scale, -beta), mask=inside)
+
+
+@triton.jit
+def _backward_rows(
+    blob, gradients, result, share, beta, k, num_rows, num_channels,
+    SIZE: tl.constexpr, HEIGHT: tl.constexpr, COLUMNS: tl.constexpr,
+):  # fmt: skip
+    """`_backward` of such rows, in which what a channel brings to its neighbours is made once."""
+    channels = tl.arange(0, COLUMNS)[None, :]
+    rows = tl.program_id(0) * HEIGHT + tl.arange(0, HEIGHT)[:, None]
+    inside, where = tile(rows, channels, num_rows, num_channels, 1, True)
+    x = tl.load(blob + where, mask=inside, other=0.0).to(tl.float32)
+    gradient = tl.load(gradients + where, mask=inside, other=0.0).to(tl.float32)
+    squares = _window(x * x, channels, num_channels, SIZE, HEIGHT, COLUMNS)
+    scale = tl.where(inside, k + share * squares, 1.0)
+    own = gradient * _power(scale, -beta)
+    total = _window(own * x / scale, channels, num_channels, SIZE, HEIGHT, COLUMNS)
+    tl.store(result + where, own - 2 * beta * share * x * total, mask=inside)
+
+
 class NormalizedAcross(torch.autograd.Function):
     """x * (k + share * sum of the squares of `size` channels around)^-beta.
 
@@ -139,12 +189,20 @@ class NormalizedAcross(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, size: int, share: float, beta: float, k: float) -> Tensor:
         x = laid_out(x)
         layout = layout_of(x)
-        height = TILE // layout.columns
-        ctx.settings = layout.settings | {"HEIGHT": height, "SIZE": size}
-        ctx.settings |= {"share": share, "beta": beta, "k": k}
-        ctx.grid = (triton.cdiv(layout.rows, height), layout.column_blocks)
+        settings = {"SIZE": size, "share": share, "beta": beta, "k": k}
+        ctx.rows = layout.last and layout.channels <= LARGEST_ROW
+        if ctx.rows:
+            columns = triton.next_power_of_2(layout.channels)
+            height = max(1, ROWS_TILE // columns)
+            settings |= {"num_rows": layout.rows, "num_channels": layout.channels}
+            ctx.settings = settings | {"HEIGHT": height, "COLUMNS": columns}
+            ctx.grid = (triton.cdiv(layout.rows, height),)
+        else:
+            height = TILE // layout.columns
+            ctx.settings = layout.settings | settings | {"HEIGHT": height}
+            ctx.grid = (triton.cdiv(layout.rows, height), layout.column_blocks)
         top = torch.empty_like(x)
-        _forward[ctx.grid](x, top, **ctx.settings)
+        (_forward_rows if ctx.rows else _forward)[ctx.grid](x, top, **ctx.settings)
         ctx.save_for_backward(x)
         return top
 
@@ -152,5 +210,6 @@ class NormalizedAcross(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (x,) = ctx.saved_tensors
         result = torch.empty_like(x)
-        _backward[ctx.grid](x, laid_out(gradients[0], like=x), result, **ctx.settings)
+        gradient = laid_out(gradients[0], like=x)
+        (_backward_rows if ctx.rows else _backward)[ctx.grid](x, gradient, result, **ctx.settings)
         return result, None, None, None, None

@@ -15,7 +15,8 @@ if DEVICE == "cpu":
     os.environ["TRITON_INTERPRET"] = "1"  # before anything imports it
 
 pytest.importorskip("triton")
-NormalizedAcross = import_module("caffe_dns.kernels.lrn").NormalizedAcross
+lrn = import_module("caffe_dns.kernels.lrn")
+NormalizedAcross = lrn.NormalizedAcross
 
 
 def formula(x: Tensor, size: int, share: float, beta: float, k: float) -> Tensor:
@@ -30,8 +31,16 @@ def test_planes_against_float64(shape: tuple[int, ...], size: int) -> None:
     compare(shape, size, last=False)
 
 
-@pytest.mark.parametrize(("shape", "size"), [((2, 70, 2, 2), 5), ((1, 3, 14, 13), 3)])
-def test_channels_last_against_float64(shape: tuple[int, ...], size: int) -> None:
+@pytest.mark.parametrize("exchanges", [True, False])
+@pytest.mark.parametrize(
+    ("shape", "size"), [((2, 70, 2, 2), 5), ((1, 3, 14, 13), 3), ((1, 64, 3, 2), 7)]
+)
+def test_channels_last_against_float64(
+    shape: tuple[int, ...], size: int, exchanges: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In one tile, in which neighbours are exchanged, or as planes are."""
+    if not exchanges:
+        monkeypatch.setattr(lrn, "LARGEST_ROW", 0)
     compare(shape, size, last=True)
 
 
@@ -64,9 +73,10 @@ def test_bfloat16() -> None:
     assert ((found.double() - wanted).abs() <= 2**-7 * wanted.abs()).all()
 
 
-def test_nothing_comes_from_channels_that_are_not_there() -> None:
+@pytest.mark.parametrize("pixels", [1, 2])
+def test_nothing_comes_from_channels_that_are_not_there(pixels: int) -> None:
     """With k 0, their powers are infinite."""
-    x = torch.full((1, 2, 1, 1), 2.0, device=DEVICE, requires_grad=True)
+    x = torch.full((1, 3, pixels, 1), 2.0, device=DEVICE, requires_grad=True)
     exact = x.detach().double().requires_grad_()
     settings = (3, 0.5, 0.75, 0.0)
     NormalizedAcross.apply(x, *settings).sum().backward()
