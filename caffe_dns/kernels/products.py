@@ -5,7 +5,8 @@ Large parameters have a kernel each, and memory that is theirs only until the pr
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 import triton
@@ -41,8 +42,12 @@ def _multiply(addresses, counts, owners, starts, HALF: tl.constexpr, BLOCK: tl.c
 
 @triton.jit
 def _multiply_one(parameter, mask, result, count, BLOCK: tl.constexpr):
-    """result = parameter * mask, or the parameter itself where the mask is None."""
-    places = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    """result = parameter * mask, or the parameter itself where the mask is None.
+
+    From the last numbers to the first, which are in the cache when a product of matrices begins.
+    """
+    program = tl.num_programs(0) - 1 - tl.program_id(0)
+    places = program.to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = places < count
     value = tl.load(parameter + places, mask=inside)
     if mask is not None:
@@ -54,7 +59,8 @@ class Products:
     """`parameters`, each times its mask if it has one, in `dtype`: float32 or bfloat16.
 
     Parameters and masks are float32 tensors on one GPU, a mask laid out as its parameter. They have
-    to stay where they are. What `run` returns is overwritten by the next.
+    to stay where they are. What `run` returns is overwritten by the next; of large ones, it returns
+    what computes the product.
     """
 
     def __init__(
@@ -73,12 +79,15 @@ class Products:
             self._blocks = Blocks([p for p, _ in small], BLOCK)
             self._addresses = torch.tensor(rows, device=parameters[0].device)
 
-    def run(self) -> list[Tensor]:
+    def run(self) -> list[Tensor | Callable[[], Tensor]]:
         """The products, without a gradient."""
         if self._results:
             self._multiply_small()
         results = iter(self._results)
-        return [next(results) if pair is None else self._multiply(*pair) for pair in self._large]
+        return [
+            next(results) if pair is None else partial(self._multiply, *pair)
+            for pair in self._large
+        ]
 
     def _multiply(self, parameter: Tensor, mask: Tensor | None) -> Tensor:
         """The product of a large parameter."""

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 #: A layer, the index of one of its parameters, the parameter, and its mask.
 _Entry = tuple["WeightedLayer", int, Tensor, Tensor | None]
+#: What a layer makes of a parameter, or what computes it.
+_Product = Tensor | Callable[[], Tensor]
 TensorOrNone = TypeVar("TensorOrNone", Tensor, Tensor | None)
 
 
@@ -49,7 +51,7 @@ class WeightedLayer(Layer):
     #: A faster `without_bias` for parameters that no longer change; see `sparse`.
     fixed_product: Callable[[Tensor], tuple[Tensor, Tensor | None]] | None = None
     #: Products of weight and bias, while masks are applied to all layers together.
-    _ready: list[Tensor | None] | None = None
+    _ready: list[_Product | None] | None = None
 
     def add_weights(
         self,
@@ -76,7 +78,9 @@ class WeightedLayer(Layer):
         weight, bias = (
             parameter
             if parameter is None or product is None
-            else mask_rules.stand_in(parameter, product)
+            else mask_rules.stand_in(
+                parameter, product if isinstance(product, Tensor) else product()
+            )
             for parameter, product in zip(self.own(), self._ready, strict=True)
         )
         assert weight is not None
@@ -293,7 +297,7 @@ class MasksTogether:
             if parameter is not None and (mask is not None or self._dtype is not None):
                 yield layer, index, parameter, mask
 
-    def _multiply(self, entries: Sequence[_Entry], again: bool) -> Sequence[Tensor]:
+    def _multiply(self, entries: Sequence[_Entry], again: bool) -> Sequence[_Product]:
         """The products; none if each layer should apply its masks itself."""
         parameters = [parameter for _, _, parameter, _ in entries]
         masks = [mask for _, _, _, mask in entries]

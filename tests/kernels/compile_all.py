@@ -206,7 +206,9 @@ def run_without_images() -> None:
         kernel.run(weights, torch.ones(()))
         products.LARGE = 0 if nesterov else 6
         masks = [weights[0] if l1 else None]
-        Products(weights, masks, torch.bfloat16 if l1 else torch.float32).run()
+        for made in Products(weights, masks, torch.bfloat16 if l1 else torch.float32).run():
+            if not isinstance(made, Tensor):
+                made()
     apart = ApartKernel(weights, weights, weights)
     apart.split()
     apart.merge()
