@@ -6,6 +6,7 @@ It has no learnable scale or shift; Caffe leaves that to a Scale layer.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -27,6 +28,35 @@ if TYPE_CHECKING:
 
 #: Smaller eps are raised to it, as cuDNN asks.
 _LEAST_NVCAFFE_EPS = 1e-5
+
+
+@dataclass(frozen=True)
+class Fused:
+    """What is computed in one pass with a BatchNorm; tensors have one number for each channel.
+
+    `bias` is added to the bottom. The mean removes it again, so in training its gradient is 0.
+    `factor`, `shift` and the ReLU follow the normalisation. `sums` are those of the bottom, if the
+    layer `wants_sums` and they have been computed. With `postponed`, the kernel leaves the
+    normalisation to the layer that reads the top.
+    """
+
+    bias: Tensor | None = None
+    factor: Tensor | None = None
+    shift: Tensor | None = None
+    relu: bool = False
+    sums: Sums | None = None
+    postponed: Postponed | None = None
+
+    @property
+    def affine(self) -> tuple[Tensor | None, Tensor | None]:
+        """Factor and shift: both or none."""
+        if self.factor is not None and self.shift is None:
+            return self.factor, torch.zeros_like(self.factor)
+        return self.factor, self.shift
+
+
+#: A BatchNorm by itself.
+ALONE = Fused()
 
 
 @layer_types.register("BatchNorm")
@@ -113,88 +143,60 @@ class BatchNorm(SameShape):
     def forward(self, *bottoms: Tensor) -> Tensor:
         return self.normalize(bottoms[0])
 
-    def normalize(
-        self,
-        values: Tensor,
-        factor: Tensor | None = None,
-        shift: Tensor | None = None,
-        *,
-        bias: Tensor | None = None,
-        relu: bool = False,
-        sums: Sums | None = None,
-        postponed: Postponed | None = None,
-    ) -> Tensor:
-        """The top, and with it what stands around the layer, each given for the channels.
-
-        `bias` is added before; after it come a factor, a shift and a ReLU. The mean takes a bias
-        away again, so in training its gradient is 0. `sums` are those of the values, if the layer
-        `wants_sums` and they are there. With `postponed`, the kernel leaves the values as they are
-        to who adds them to others.
-        """
+    def normalize(self, values: Tensor, fused: Fused = ALONE) -> Tensor:
+        """The top, together with what is fused."""
         bottom = values if values.dim() > 1 else values.unsqueeze(1)
         if self.scale_bias:
-            factor, shift = self._with_own(factor, shift)
+            factor, shift = self._with_own(fused.factor, fused.shift)
+            fused = replace(fused, factor=factor, shift=shift)
         if self.images and not self.use_global_stats:
+            single = replace(fused, sums=None, postponed=None)
             parts = bottom.split(self.images)
-            top = torch.cat([self._normalize(part, factor, shift, bias, relu) for part in parts])
+            top = torch.cat([self._normalize(part, single) for part in parts])
         else:
-            top = self._normalize(bottom, factor, shift, bias, relu, sums, postponed)
+            top = self._normalize(bottom, fused)
         return top.view_as(values)
 
     def normalize_and_add(
         self,
         values: Tensor,
         addend: Tensor,
-        factor: Tensor | None = None,
-        shift: Tensor | None = None,
+        fused: Fused,
         *,
-        bias: Tensor | None = None,
-        sums: Sums | None = None,
         postponed: Postponed | None = None,
         sampling: Sampling | None = None,
         copies: int,
     ) -> Sequence[Tensor]:
-        """relu(what `normalize` gives + addend), so many times: each has a gradient of its own.
+        """relu(what `normalize` gives + addend), `copies` times: each has a gradient of its own.
 
-        What has been `postponed` of the addend is done as well. With a `sampling`, the kernel makes
-        no other pixels.
+        Also does what has been `postponed` of the addend. With a `sampling`, the kernel computes no
+        other pixels.
         """
         left = postponed.take() if postponed is not None else None
         if self._suits_kernel(values) and not self.images and addend.dtype == values.dtype:
-            factor, shift = _both(factor, shift)
-            own = (values, addend, factor, shift, bias, self._statistics(), self.eps, copies, sums)
+            statistics = self._statistics(), self.eps
+            own = (values, addend, *fused.affine, fused.bias, *statistics, copies, fused.sums)
             return _sum(*own, left, sampling=sampling)
         if left is not None:
             addend = stand_in(addend, left.top())
-        top = torch.relu(self.normalize(values, factor, shift, bias=bias, sums=sums) + addend)
+        top = torch.relu(self.normalize(values, fused) + addend)
         return [top.view_as(top) for _ in range(copies)]
 
-    def normalize_and_pool(
-        self,
-        values: Tensor,
-        pooling: Pooling,
-        factor: Tensor | None = None,
-        shift: Tensor | None = None,
-        *,
-        bias: Tensor | None = None,
-        relu: bool,
-        sums: Sums | None = None,
-    ) -> Tensor:
-        """The maxima of what `normalize` gives, of images."""
+    def normalize_and_pool(self, values: Tensor, pooling: Pooling, fused: Fused) -> Tensor:
+        """The maxima of what `normalize` gives, for images."""
         image = values.shape[2], values.shape[3]
         window = pooling.window(image)
         if self.wants_sums and kernels.suit(values) and is_innermost(values):
             from caffe_dns.kernels.normalized_pool import NormalizedMaxPool, fits
 
             if fits(values, window.output_size(image), window.kernel, window.stride, window.pad):
-                factor, shift = _both(factor, shift)
                 top: Tensor = NormalizedMaxPool.apply(
-                    values, factor, shift, bias, self._statistics(), self.eps, relu, sums,
-                    window.output_size(image), (*window.kernel, *window.stride, *window.pad),
+                    values, *fused.affine, fused.bias, self._statistics(), self.eps, fused.relu,
+                    fused.sums, window.output_size(image),
+                    (*window.kernel, *window.stride, *window.pad),
                 )  # fmt: skip
                 return top
-        top = self.normalize(values, factor, shift, bias=bias, relu=relu, sums=sums)
-        return pooling.pool_biased(top, None, relu=False)
+        return pooling.pool_biased(self.normalize(values, fused), None, relu=False)
 
     def normalize_convolved(
         self,
@@ -202,43 +204,36 @@ class BatchNorm(SameShape):
         weight: Tensor,
         stride: int,
         left: Normalization,
-        factor: Tensor | None = None,
-        shift: Tensor | None = None,
-        *,
-        bias: Tensor | None = None,
-        relu: bool,
+        fused: Fused,
         postponed: Postponed,
     ) -> Tensor:
-        """What `normalize` gives of a convolution of each channel by itself, by a kernel.
+        """What `normalize` gives for a depthwise convolution, by a kernel.
 
-        Convolved is what becomes of the values by the normalisation that is `left`.
+        The convolution's bottom is the values after the normalisation that is `left` to be done,
+        which was `postponed`.
         """
         from caffe_dns.kernels.normalized import NormalizedConvolution
 
-        factor, shift = _both(factor, shift)
         top: Tensor = NormalizedConvolution.apply(
-            values, weight, factor, shift, bias, self._statistics(), self.eps, relu, stride, left,
-            postponed,
+            values, weight, *fused.affine, fused.bias, self._statistics(), self.eps, fused.relu,
+            stride, left, postponed,
         )  # fmt: skip
         return top
 
-    def _normalize(
-        self,
-        bottom: Tensor,
-        factor: Tensor | None,
-        shift: Tensor | None,
-        bias: Tensor | None,
-        relu: bool,
-        sums: Sums | None = None,
-        postponed: Postponed | None = None,
-    ) -> Tensor:
+    def _normalize(self, bottom: Tensor, fused: Fused) -> Tensor:
         """The top for images that share statistics."""
         if self._suits_kernel(bottom):
-            return self._normalize_in_kernel(bottom, factor, shift, bias, relu, sums, postponed)
-        if bias is not None:
-            bottom = add_bias(bottom, bias)
-        top = self._normalize_in_torch(bottom, factor, shift)
-        return top.relu_() if relu else top
+            from caffe_dns.kernels.normalized import NormalizedBatch
+
+            kernel_top: Tensor = NormalizedBatch.apply(
+                bottom, *fused.affine, fused.bias, self._statistics(), self.eps, fused.relu,
+                fused.sums, fused.postponed,
+            )  # fmt: skip
+            return kernel_top
+        if fused.bias is not None:
+            bottom = add_bias(bottom, fused.bias)
+        top = self._normalize_in_torch(bottom, fused.factor, fused.shift)
+        return top.relu_() if fused.relu else top
 
     def _with_own(
         self, factor: Tensor | None, shift: Tensor | None
@@ -258,24 +253,6 @@ class BatchNorm(SameShape):
         top, mean, variance = normalize_batch(bottom, factor, shift, self.eps)
         # Also in TEST, when the definition says `use_global_stats: false`, as Caffe does.
         self._update(mean, variance, bottom.numel() // self.channels)
-        return top
-
-    def _normalize_in_kernel(
-        self,
-        bottom: Tensor,
-        factor: Tensor | None,
-        shift: Tensor | None,
-        bias: Tensor | None,
-        relu: bool,
-        sums: Sums | None,
-        postponed: Postponed | None,
-    ) -> Tensor:
-        from caffe_dns.kernels.normalized import NormalizedBatch
-
-        factor, shift = _both(factor, shift)
-        top: Tensor = NormalizedBatch.apply(
-            bottom, factor, shift, bias, self._statistics(), self.eps, relu, sums, postponed
-        )
         return top
 
     @property
@@ -320,11 +297,6 @@ class BatchNorm(SameShape):
 
 def _channels(shape: Shape) -> int:
     return shape[1] if len(shape) > 1 else 1
-
-
-def _both(factor: Tensor | None, shift: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
-    """A shift, too, where there is a factor."""
-    return factor, torch.zeros_like(factor) if factor is not None and shift is None else shift
 
 
 def _sum(values: Tensor, *given: Any, sampling: Sampling | None) -> Sequence[Tensor]:

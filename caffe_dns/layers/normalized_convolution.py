@@ -5,13 +5,14 @@ MobileNets consist of them, and their time is that of the memory accesses.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from caffe_dns import kernels
 from caffe_dns.kernels.postponed import Postponed
-from caffe_dns.layers.batch_norm import BatchNorm
+from caffe_dns.layers.batch_norm import BatchNorm, Fused
 from caffe_dns.layers.convolution import BaseConvolution
 
 if TYPE_CHECKING:
@@ -38,14 +39,12 @@ def normalized_convolution(
     batch_norm: BatchNorm,
     bottom: Tensor,
     left: Normalization,
-    affine: tuple[Tensor | None, Tensor | None],
-    *,
-    relu: bool,
+    fused: Fused,
     postponed: Postponed,
 ) -> Tensor | None:
-    """What the BatchNorm makes of the convolution, by a factor and a shift and perhaps a ReLU.
+    """The BatchNorm of the convolution, with what is `fused`; None if that is not for the kernel.
 
-    The bottom's own normalisation was `left` to it. None where that is not for the kernel.
+    The bottom's own normalisation was `left` to it by `postponed`.
     """
     plain = layer.convolved
     if plain is None or not batch_norm.wants_sums or bottom.numel() < LARGE:
@@ -57,6 +56,5 @@ def normalized_convolution(
     weight, bias = layer.effective(layer.context.activations)
     if not depthwise.fits(bottom, weight, plain.stride[0]):
         return None
-    return batch_norm.normalize_convolved(
-        bottom, weight, plain.stride[0], left, *affine, bias=bias, relu=relu, postponed=postponed
-    )
+    fused = replace(fused, bias=bias)
+    return batch_norm.normalize_convolved(bottom, weight, plain.stride[0], left, fused, postponed)

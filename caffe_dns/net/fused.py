@@ -6,7 +6,7 @@ Unfused, each is a pass over the blob in memory. `fusion` finds them.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Protocol
 
@@ -15,7 +15,7 @@ from torch import Tensor
 from caffe_dns import kernels
 from caffe_dns.kernels.postponed import Postponed, Sampling
 from caffe_dns.layers import sparse_gradients
-from caffe_dns.layers.batch_norm import BatchNorm
+from caffe_dns.layers.batch_norm import BatchNorm, Fused
 from caffe_dns.layers.convolution import BaseConvolution
 from caffe_dns.layers.masked import WeightedLayer
 from caffe_dns.layers.normalized_convolution import normalized_convolution
@@ -31,7 +31,6 @@ from caffe_dns.net.wiring import Step
 
 if TYPE_CHECKING:
     from caffe_dns.kernels.batch_norm import Normalization
-    from caffe_dns.kernels.channel_statistics import Sums
 
 
 class FusedLayers(Protocol):
@@ -141,13 +140,8 @@ class Chain(FusedLayers):
         if self.batch_norm is None:
             bottom, bias = self._weigh(bottom)
             return (_rectify(bottom, bias, self.share, *beside),)
-        layer, *affine = self._affine()
-        bottom, bias, sums = self._add_up(bottom, layer)
-        relu = self.relu is not None
-        top = layer.normalize(
-            bottom, *affine, bias=bias, relu=relu, sums=sums, postponed=self.postponed
-        )
-        return (top,)
+        values, fused = self._before_normalizing(bottom)
+        return (self._normalizing().normalize(values, replace(fused, postponed=self.postponed)),)
 
     def run_and_add(
         self,
@@ -161,22 +155,17 @@ class Chain(FusedLayers):
 
         Or no more of that than the `sampling` says.
         """
-        layer, *affine = self._affine()
-        bottom, bias, sums = self._add_up(bottom, layer)
-        return layer.normalize_and_add(
-            bottom, addend, *affine, bias=bias, sums=sums, postponed=postponed, sampling=sampling,
-            copies=copies,
-        )  # fmt: skip
+        values, fused = self._before_normalizing(bottom)
+        return self._normalizing().normalize_and_add(
+            values, addend, fused, postponed=postponed, sampling=sampling, copies=copies
+        )
 
     def _pool(self, bottom: Tensor, pooling: Pooling) -> Tensor:
         """The maxima of what the convolution or the BatchNorm makes of it."""
         relu = self.relu is not None
         if self.batch_norm is not None:
-            batch_norm, *affine = self._affine()
-            bottom, bias, sums = self._add_up(bottom, batch_norm)
-            return batch_norm.normalize_and_pool(
-                bottom, pooling, *affine, bias=bias, relu=relu, sums=sums
-            )
+            values, fused = self._before_normalizing(bottom)
+            return self._normalizing().normalize_and_pool(values, pooling, fused)
         layer = self.weighted.layer if self.weighted is not None else None
         if isinstance(layer, BaseConvolution) and layer.fixed_product is None:
             if self.has_sparse_gradients:
@@ -190,11 +179,9 @@ class Chain(FusedLayers):
     def _convolve_normalized(self, bottom: Tensor, left: Normalization) -> Tensor | None:
         """What it makes of a bottom whose normalisation is left, if that is for one kernel."""
         assert self.weighted is not None and isinstance(self.weighted.layer, BaseConvolution)
-        layer, factor, shift = self._affine()
-        relu, before = self.relu is not None, self.before
-        assert before is not None
+        assert self.before is not None
         return normalized_convolution(
-            self.weighted.layer, layer, bottom, left, (factor, shift), relu=relu, postponed=before
+            self.weighted.layer, self._normalizing(), bottom, left, self._fused(), self.before
         )
 
     @property
@@ -221,24 +208,30 @@ class Chain(FusedLayers):
         assert isinstance(self.weighted.layer, BaseConvolution)
         return self.weighted.layer
 
-    def _add_up(
-        self, bottom: Tensor, batch_norm: BatchNorm
-    ) -> tuple[Tensor, Tensor | None, Sums | None]:
-        """The same, and its sums for the BatchNorm if they have been added up as it was made."""
+    def _before_normalizing(self, bottom: Tensor) -> tuple[Tensor, Fused]:
+        """The BatchNorm's bottom, and what is fused with it.
+
+        Sums of the bottom are among that if a convolution has added them up.
+        """
         layer = self.weighted.layer if self.weighted is not None else None
-        if isinstance(layer, BaseConvolution) and batch_norm.wants_sums:
+        if isinstance(layer, BaseConvolution) and self._normalizing().wants_sums:
             is_sampled = self._sampled_convolution() is not None
             found = summed_convolution(layer, bottom, sampled(layer) if is_sampled else None)
             if found is not None:
-                return found
-        return (*self._weigh(bottom), None)
+                values, bias, sums = found
+                return values, replace(self._fused(), bias=bias, sums=sums)
+        values, bias = self._weigh(bottom)
+        return values, replace(self._fused(), bias=bias)
 
-    def _affine(self) -> tuple[BatchNorm, Tensor | None, Tensor | None]:
-        """The BatchNorm, and its factor and shift."""
+    def _normalizing(self) -> BatchNorm:
         assert self.batch_norm is not None
         assert isinstance(self.batch_norm.layer, BatchNorm)
+        return self.batch_norm.layer
+
+    def _fused(self) -> Fused:
+        """The factor, the shift and the ReLU after the BatchNorm."""
         factor, shift, *_ = (*self.scale.layer.blobs, None) if self.scale else (None, None)
-        return self.batch_norm.layer, factor, shift
+        return Fused(factor=factor, shift=shift, relu=self.relu is not None)
 
 
 @dataclass(frozen=True)

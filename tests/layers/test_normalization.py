@@ -9,7 +9,7 @@ from torch import Tensor
 
 from caffe_dns.errors import CaffeError
 from caffe_dns.layers import Layer
-from caffe_dns.layers.batch_norm import BatchNorm
+from caffe_dns.layers.batch_norm import BatchNorm, Fused
 from caffe_dns.layers.normalization import add_neighbours, pool_neighbours
 from tests.layers.build import make_layer
 from tests.oracle import run_layer_case
@@ -157,7 +157,7 @@ def test_batch_norm_of_nvcaffe_in_training() -> None:
     factor, shift = torch.tensor([2.0, 3, 4]).double(), torch.tensor([1.0, 0, 2]).double()
     bottom = draw(4, 3, 5)
     around = layer(bottom) * factor[:, None] + shift[:, None]
-    torch.testing.assert_close(layer.normalize(bottom, factor, shift), around)
+    torch.testing.assert_close(layer.normalize(bottom, Fused(factor=factor, shift=shift)), around)
     assert torch.autograd.gradcheck(layer, bottom.requires_grad_())
 
 
