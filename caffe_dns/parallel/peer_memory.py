@@ -1,4 +1,4 @@
-"""What GPUs of one host complete and gather by copies from memory to memory.
+"""What GPUs of one host average, complete and gather by copies from memory to memory.
 
 NCCL's kernels hold some of a GPU's multiprocessors for as long as numbers are on their way, which
 slows those of backward beside them. Copies have engines of their own in a GPU.
@@ -16,10 +16,16 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+#: Of two ranks, one kernel adds up buffers of so many bytes, which takes less time to start: of
+#: two numbers both get the same sum, in whatever order.
+AT_ONCE = 2 << 20
+#: Numbers in a part of a buffer are a multiple of these, so that kernels load some at once.
+_PART = 32
+
 
 @dataclass(frozen=True)
 class Shared:
-    """A rank's part of a tensor, [N], as all ranks see it."""
+    """A rank's part of a tensor, [N], or its buffer, as all ranks see it."""
 
     #: Each rank's, in their order.
     every: Sequence[Tensor]
@@ -41,6 +47,28 @@ def complete(tensor: Tensor, shared: Shared) -> None:
     shared.meet()
 
 
+def average(buffer: Tensor, shared: Shared) -> None:
+    """Replace a buffer [N * n] that all ranks see by its mean over the ranks. All ranks call this.
+
+    Each rank adds up its part of it, and copies the others from those that have added them up.
+    """
+    size, rank = len(shared.every), shared.rank
+    every = [each.view(size, -1) for each in shared.every]
+    parts = buffer.view(size, -1)
+    others = [(rank + step) % size for step in range(1, size)]  # no two read from the same at once
+    taken = torch.empty_like(parts[rank])
+    shared.meet()
+    for other in others:
+        taken.copy_(every[other][rank])
+        parts[rank].add_(taken)
+    parts[rank].mul_(1 / size)
+    shared.meet()
+    for other in others:
+        parts[other].copy_(every[other][other])
+    # Nobody writes to it again before all have read.
+    shared.meet()
+
+
 class PeerMemory:
     """What the ranks of `group`, with GPUs of one host, let each other read of their memory.
 
@@ -56,15 +84,19 @@ class PeerMemory:
         #: By how many numbers a part has, and their type. All copies take turns on the stream, so
         #: that tensors of one size need no memory of their own.
         self._shared: dict[tuple[int, torch.dtype], Shared] = {}
-        #: Where buffers begin that all ranks see.
-        self._buffers: set[int] = set()
+        #: Buffers that all ranks see, by their addresses.
+        self._buffers: dict[int, Shared] = {}
         self._try()
 
     def new_buffer(self, size: int, dtype: torch.dtype, _: torch.device) -> Tensor:
-        """Memory for so many numbers, zeros, whose mean all can make. All ranks call this."""
-        shared = self._share(size, dtype)
+        """Memory for so many numbers or some more, zeros, whose mean all can make.
+
+        All ranks call this.
+        """
+        ranks = self._group.size()
+        shared = self._share(-(-size // (ranks * _PART)) * ranks * _PART, dtype)
         buffer = shared.every[self._rank].zero_()
-        self._buffers.add(buffer.data_ptr())
+        self._buffers[buffer.data_ptr()] = shared
         return buffer
 
     def has(self, values: Tensor) -> bool:
@@ -74,13 +106,16 @@ class PeerMemory:
     def start_averaging(self, buffer: Tensor) -> Callable[[], Tensor]:
         """Start to replace a buffer by its mean over the ranks; returns what waits for the end.
 
-        All ranks call this. One kernel reads the buffers of all: for a small one, that takes less
-        time than NCCL needs to start.
+        All ranks call this.
         """
+        size = self._group.size()
         with self._beside():
-            name = self._group.group_name
-            total = torch.ops.symm_mem.one_shot_all_reduce(buffer, "sum", name)
-            torch.mul(total, 1 / self._group.size(), out=buffer)
+            if size == 2 and buffer.nbytes <= AT_ONCE:
+                name = self._group.group_name
+                total = torch.ops.symm_mem.one_shot_all_reduce(buffer, "sum", name)
+                torch.mul(total, 1 / size, out=buffer)
+            else:
+                average(buffer, self._buffers[buffer.data_ptr()])
             return partial(self._wait_for, self._stream.record_event(), buffer)
 
     def start_completing(self, tensor: Tensor) -> Callable[[], Tensor]:
@@ -142,9 +177,10 @@ class PeerMemory:
         tensor = ranks.where(ranks == self._rank, -1).repeat_interleave(64)
         if not torch.equal(self.start_completing(tensor)(), ranks.repeat_interleave(64)):
             raise RuntimeError("the parts of other ranks are wrong")
-        buffer = self.new_buffer(64, torch.float32, self._device).fill_(self._rank)
-        mean = (self._group.size() - 1) / 2
-        if not torch.equal(self.start_averaging(buffer)(), torch.full_like(buffer, mean)):
-            raise RuntimeError("the mean of all ranks is wrong")
+        for size in (64, 1 << 20):  # added up at once, and in parts
+            buffer = self.new_buffer(size, torch.float32, self._device).fill_(self._rank)
+            mean = (self._group.size() - 1) / 2
+            if not torch.equal(self.start_averaging(buffer)(), torch.full_like(buffer, mean)):
+                raise RuntimeError("the mean of all ranks is wrong")
         self._shared.clear()
         self._buffers.clear()

@@ -29,7 +29,7 @@ from caffe_dns import log
 from caffe_dns.errors import CaffeError, first_line
 from caffe_dns.layers.masked import WeightedLayer
 from caffe_dns.net.params import Param
-from caffe_dns.parallel.averaging import LAST_BYTES, GradientAverage, new_buffer
+from caffe_dns.parallel.averaging import GradientAverage, new_buffer
 from caffe_dns.parallel.heartbeat import LONGEST_SILENCE, Heartbeat
 from caffe_dns.parallel.peer_memory import PeerMemory
 from caffe_dns.parallel.world import World
@@ -275,10 +275,7 @@ class JoinedRanks(Ranks):
         # Other layers may hand down a gradient, or a view of it, that more than one has.
         movable = [p.tensor for p in learning if isinstance(p.layer, WeightedLayer)]
         tensors = [p.tensor for p in learning]
-        size = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
-        # Of two numbers all ranks get the same sum, in whatever order one kernel adds them up.
-        at_once = self.size == 2 and size <= LAST_BYTES
-        new = self._peers.new_buffer if self._peers is not None and at_once else new_buffer
+        new = new_buffer if self._peers is None else self._peers.new_buffer
         return GradientAverage(tensors, self._start_mean, movable, new)
 
     def to_means(self, tensors: Sequence[Tensor]) -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from caffe_dns.device.selection import use_gpu
-from caffe_dns.parallel.peer_memory import Shared, complete
+from caffe_dns.parallel.peer_memory import Shared, average, complete
 from caffe_dns.parallel.ranks import JoinedRanks
 from caffe_dns.parallel.world import find_world
 from tests.parallel.harness import Ranks
@@ -42,6 +42,31 @@ def test_all_ranks_get_all_parts(size: int) -> None:
             assert torch.equal(tensor, expected[:, None].expand(-1, 4).float())
 
 
+@pytest.mark.parametrize("size", [2, 3, 8])
+def test_all_ranks_get_the_mean(size: int) -> None:
+    every = [torch.empty(4 * size) for _ in range(size)]
+    barrier = threading.Barrier(size, timeout=10)
+
+    def meet() -> None:
+        barrier.wait()
+
+    def rank_does(rank: int) -> list[Tensor]:
+        shared, found = Shared(every, rank, meet), []
+        for turn in range(20):  # nobody is overtaken
+            torch.arange(4 * size, out=every[rank]).add_(100 * turn + 2 * rank)
+            average(every[rank], shared)
+            found.append(every[rank].clone())
+        return found
+
+    with ThreadPoolExecutor(size) as ranks:
+        results = list(ranks.map(rank_does, range(size)))
+    for found in results:
+        for turn, tensor in enumerate(found):
+            expected = torch.arange(4.0 * size) + 100 * turn + size - 1
+            torch.testing.assert_close(tensor, expected)
+            assert torch.equal(tensor, results[0][turn])
+
+
 def use_peers(words: list[str]) -> None:
     """What each of two ranks does on a GPU of its own, as `Forked` calls it."""
     world = find_world()
@@ -51,8 +76,8 @@ def use_peers(words: list[str]) -> None:
         ranks.use(device)
         assert ranks._peers is not None
         tensor = torch.empty(8, 1000, device=device)
-        buffer = ranks._peers.new_buffer(1024, torch.float32, device)
-        numbers = torch.arange(len(buffer), device=device, dtype=torch.float32)
+        sizes = (1001, 1_000_001)  # added up at once, and in parts
+        buffers = [ranks._peers.new_buffer(size, torch.float32, device) for size in sizes]
         for turn in range(50):
             tensor.fill_(-1)
             ranks.part_of(tensor).fill_(world.rank + turn)
@@ -62,9 +87,11 @@ def use_peers(words: list[str]) -> None:
             values = torch.full((4, 1000), float(10 * turn + world.rank), device=device)
             rows = ranks.start_gathering(values)()
             assert rows[:, 7].tolist() == [10 * turn] * 4 + [10 * turn + 1] * 4
-            buffer.copy_(numbers + 2 * turn + 2 * world.rank)
-            ranks.to_means([buffer])
-            assert torch.equal(buffer, numbers + 2 * turn + 1)
+            for buffer in buffers:
+                numbers = torch.arange(len(buffer), device=device, dtype=torch.float32)
+                buffer.copy_(numbers + 2 * turn + 2 * world.rank)
+                ranks.to_means([buffer])
+                assert torch.equal(buffer, numbers + 2 * turn + 1)
 
 
 @pytest.mark.slow
