@@ -38,22 +38,22 @@ class FusedLayers(Protocol):
 
     @property
     def steps(self) -> list[Step]:
-        """Its members in their order."""
+        """The layers, in order."""
         ...
 
     @property
     def bottoms(self) -> list[str]:
-        """The blobs that it reads: those of the first."""
+        """The blobs that the first layer reads."""
         return self.steps[0].bottoms
 
     def run(self, *bottoms: Tensor) -> Sequence[Tensor]:
-        """The tops of the last from the bottoms."""
+        """Compute the tops of the last layer from the bottoms."""
         ...
 
 
 @dataclass(frozen=True)
 class RectifiedSum(FusedLayers):
-    """An Eltwise that adds two blobs, and the ReLU on it."""
+    """An Eltwise that adds two blobs, and the ReLU after it."""
 
     eltwise: Step
     relu: Step
@@ -73,10 +73,10 @@ class RectifiedSum(FusedLayers):
 
 @dataclass(frozen=True)
 class Chain(FusedLayers):
-    """Layers of which all but the first and the pooling work in place.
+    """A convolution, an inner product or a BatchNorm, and layers after it.
 
-    First is a convolution or an inner product, or else the BatchNorm. What only adds a bias and
-    rectifies may make its share of a Concat's top.
+    All but the first layer and the pooling work in place. A chain that only adds a bias and
+    rectifies may write its share of a Concat's top.
     """
 
     weighted: Step | None
@@ -85,10 +85,11 @@ class Chain(FusedLayers):
     relu: Step | None
     pool: Step | None
     share: Share | None = None
-    #: What is left to who reads its top, and what has been left to it by who made its bottom.
+    #: The normalisation that is left to the reader of the top, and the one left by the bottom's
+    #: producer.
     postponed: Postponed | None = None
     before: Postponed | None = None
-    #: What its bottom may be no more than, for a convolution that looks at nothing else.
+    #: The sample of its bottom that a strided convolution reads, which may be all that exists.
     sampling: Sampling | None = None
 
     @property
@@ -103,12 +104,12 @@ class Chain(FusedLayers):
 
     @property
     def only_rectifies(self) -> bool:
-        """Whether a bias and a ReLU are all that follows on a convolution or inner product."""
+        """Whether only a bias and a ReLU follow a convolution or inner product."""
         return self.relu is not None and self.batch_norm is None and self.pool is None
 
     @cached_property
     def has_sparse_gradients(self) -> bool:
-        """Whether most gradients that a pooling hands to a convolution need not be multiplied."""
+        """Whether most gradients from the pooling to the convolution are zeros to be skipped."""
         if self.weighted is None or self.pool is None or self.batch_norm is not None:
             return False
         layer, pooling = self.weighted.layer, self.pool.layer
@@ -117,7 +118,7 @@ class Chain(FusedLayers):
         return sparse_gradients.pays(layer, pooling)
 
     def _rectified_convolution(self) -> BaseConvolution | None:
-        """The convolution, where it may run as one with the bias and the ReLU, which is all."""
+        """The convolution, if only a bias and a ReLU follow, and all may run as one."""
         layer = self.weighted.layer if self.weighted is not None else None
         alone = self.only_rectifies and self.share is None
         return layer if alone and isinstance(layer, BaseConvolution) and suits(layer) else None
@@ -151,9 +152,9 @@ class Chain(FusedLayers):
         postponed: Postponed | None,
         sampling: Sampling | None,
     ) -> Sequence[Tensor]:
-        """relu(what it makes of the bottom + addend), so many times, if it ends by normalising.
+        """relu(the chain's top + addend), `copies` times, for a chain that ends by normalising.
 
-        Or no more of that than the `sampling` says.
+        With a `sampling`, perhaps only that sample of it.
         """
         values, fused = self._before_normalizing(bottom)
         return self._normalizing().normalize_and_add(
@@ -161,7 +162,7 @@ class Chain(FusedLayers):
         )
 
     def _pool(self, bottom: Tensor, pooling: Pooling) -> Tensor:
-        """The maxima of what the convolution or the BatchNorm makes of it."""
+        """The maxima of the convolution's or the BatchNorm's top."""
         relu = self.relu is not None
         if self.batch_norm is not None:
             values, fused = self._before_normalizing(bottom)
@@ -177,7 +178,7 @@ class Chain(FusedLayers):
         return pooling.pool_biased(bottom, bias, relu=relu)
 
     def _convolve_normalized(self, bottom: Tensor, left: Normalization) -> Tensor | None:
-        """What it makes of a bottom whose normalisation is left, if that is for one kernel."""
+        """The top for a bottom whose normalisation is `left` to do, if a kernel does both."""
         assert self.weighted is not None and isinstance(self.weighted.layer, BaseConvolution)
         assert self.before is not None
         return normalized_convolution(
@@ -186,13 +187,13 @@ class Chain(FusedLayers):
 
     @property
     def takes_normalization(self) -> bool:
-        """Whether it may do its bottom's normalisation as it convolves that."""
+        """Whether the convolution may normalise its bottom while reading it."""
         layer = self.weighted.layer if self.weighted is not None else None
         right = isinstance(layer, BaseConvolution) and is_by_channels(layer)
         return right and self.batch_norm is not None and self.pool is None
 
     def _weigh(self, bottom: Tensor) -> tuple[Tensor, Tensor | None]:
-        """What the convolution or inner product, if there is one, makes of it, and its bias."""
+        """The top of the convolution or inner product, if any, without bias; and the bias."""
         if self.weighted is None:
             return bottom, None
         convolution = self._sampled_convolution()
@@ -202,7 +203,7 @@ class Chain(FusedLayers):
         return self.weighted.layer.without_bias(bottom)
 
     def _sampled_convolution(self) -> BaseConvolution | None:
-        """The convolution, where its bottom is what it looks at, and no more, in this pass."""
+        """The convolution, if only the sample that it reads of its bottom exists in this pass."""
         if self.sampling is None or not self.sampling.is_done or self.weighted is None:
             return None
         assert isinstance(self.weighted.layer, BaseConvolution)
@@ -211,7 +212,7 @@ class Chain(FusedLayers):
     def _before_normalizing(self, bottom: Tensor) -> tuple[Tensor, Fused]:
         """The BatchNorm's bottom, and what is fused with it.
 
-        Sums of the bottom are among that if a convolution has added them up.
+        These include sums of the bottom if a convolution has computed them.
         """
         layer = self.weighted.layer if self.weighted is not None else None
         if isinstance(layer, BaseConvolution) and self._normalizing().wants_sums:
@@ -241,9 +242,9 @@ class Residual(FusedLayers):
     chain: Chain
     sum: RectifiedSum
     split: Step | None
-    #: What has been left to it by who made the other blob.
+    #: The normalisation of the other blob, left to this.
     before: Postponed | None = None
-    #: What all that read it look at, if that is not everything, and they.
+    #: The sample that all readers use, if not everything, and the readers.
     sampling: Sampling | None = None
     readers: tuple[BaseConvolution, ...] = ()
 

@@ -44,17 +44,17 @@ LARGE = 1 << 20
 
 @dataclass(frozen=True)
 class Fusion:
-    """What runs as one in a net."""
+    """Which layers of a net run as one."""
 
-    #: Groups of layers by their first one: for passes after which every blob is to be there (True),
-    #: and for those after which only outputs and losses are (False).
+    #: Groups of layers by their first: for passes that return every blob (True), and for those that
+    #: return only outputs and losses (False).
     layers: dict[bool, dict[Layer, FusedLayers]]
     #: The masks that are applied together before the first layer runs.
     masks: MasksTogether | None
 
 
 def plan_fusion(steps: Sequence[Step], context: Context) -> Fusion:
-    """What is to run as one on the device of `context`."""
+    """Plan what runs as one on the device of `context`."""
     fused = {inner: _find_fused_layers(steps, context.device, inner) for inner in (False, True)}
     return Fusion(fused, _find_masks(steps, context))
 
@@ -146,9 +146,9 @@ def _group_at(steps: Sequence[Step], inner: bool) -> FusedLayers | None:
 
 
 def _scaled_at(steps: Sequence[Step], inner: bool) -> FusedLayers | None:
-    """The same where kernels of our own do not run.
+    """The same where our own kernels do not run.
 
-    PyTorch applies a factor and a shift as it normalises. A convolution adds its bias itself.
+    PyTorch applies a factor and a shift while normalising. A convolution adds its bias itself.
     """
     chain = _chain_at(steps, inner)
     if chain is None:
@@ -181,9 +181,9 @@ def _joined(steps: Sequence[Step], found: Mapping[Layer, FusedLayers]) -> dict[L
 
 
 def _find_masks(steps: Sequence[Step], context: Context) -> MasksTogether | None:
-    """The masks that are applied together, and with them what activations of another type need.
+    """The masks that are applied together, and the conversions for activations of another type.
 
-    Large ones are not among them, unless there are such activations.
+    Large ones are excluded, unless there are such activations.
     """
     rounded = context.activations is not None
     if context.device.type not in DEVICES:
@@ -203,7 +203,7 @@ def _chain_at(steps: Sequence[Step], inner: bool) -> Chain | None:
     taken: list[Step] = []
 
     def take(is_right: Callable[[Step], bool], *, in_place: bool = True) -> Step | None:
-        """The next step, if it is right and, but for the first, in place."""
+        """The next step, if it matches and, except for the first, is in place."""
         step = candidates[len(taken)] if len(taken) < len(candidates) else None
         if step is None or not is_right(step):
             return None
@@ -215,7 +215,7 @@ def _chain_at(steps: Sequence[Step], inner: bool) -> Chain | None:
     weighted = take(is_weighted)
     batch_norm = take(lambda step: isinstance(step.layer, BatchNorm))
     scale = take(partial(is_affine, batch_norm)) if batch_norm else None
-    # Where there is no bias to add, a ReLU alone is no more than PyTorch's.
+    # Without a bias, a ReLU alone is no faster than PyTorch's.
     biased = weighted is not None and has_bias(weighted)
     relu = take(is_relu) if batch_norm or biased else None
     pool = None
