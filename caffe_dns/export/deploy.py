@@ -21,18 +21,18 @@ from caffe_dns.net.unknown_types import check_types
 from caffe_dns.proto.caffe_pb2 import TEST, TRAIN, LayerParameter, NetParameter, Phase
 from caffe_dns.proto.text import to_text
 
-#: Layers that only judge what others make.
+#: Layers that only judge the results of others.
 _JUDGES = {"Accuracy", "DetectionEvaluate"}
 #: And those that silence or store it.
 _WITHOUT_USE = _JUDGES | {"Silence", "HDF5Output"}
-#: Types that turn a loss's scores into what the loss compares with the label, and the message with
-#: their axis.
+#: Layer types that compute, from a loss's scores, what it compares with the label; and the message
+#: with their axis.
 _HEADS = {
     "SoftmaxWithLoss": ("Softmax", "softmax_param"),
     "InfogainLoss": ("Softmax", "infogain_loss_param"),
     "SigmoidCrossEntropyLoss": ("Sigmoid", None),
 }
-#: Layers with weights: what they make is a net's doing, everything else may be a label.
+#: Layers with weights: their tops are computed by the net, everything else may be a label.
 _LEARNING = {
     "Convolution",
     "CConvolution",
@@ -56,11 +56,11 @@ _LEARNING = {
 
 @dataclass
 class Deployment:
-    """A definition for use, and what whoever uses it should know."""
+    """A definition for deployment, and remarks for its users."""
 
     param: NetParameter
     remarks: list[str] = field(default_factory=list)
-    #: Where the layers stand in the file that it was made of, if there was one.
+    #: The layers' places in the original file, if there is one.
     places: Places | None = None
 
     def to_text(self) -> str:
@@ -80,7 +80,7 @@ def deploy(
     context: Context | None = None,
     places: Places | None = None,
 ) -> Deployment:
-    """The net of the TEST phase for use, with layers of the standard types and without fillers.
+    """The net of the TEST phase for deployment, with standard layer types and without fillers.
 
     Every input gets `batch` items. Data layers are asked for the shape of an item, unless `shapes`
     gives one for each (without the batch). Of several losses only those with the highest
@@ -123,7 +123,7 @@ def _data_or_inputs(param: NetParameter) -> list[LayerParameter]:
 
 
 def _no_data(param: NetParameter) -> str:
-    """What is to be said of a net into which nothing brings data."""
+    """The error about a net without data."""
     rules = [rule for layer in _data_or_inputs(param) for rule in layer.include]
     stages = dict.fromkeys(stage for rule in rules for stage in rule.stage)
     message = "no layer brings data into the net of the phase TEST"
@@ -142,9 +142,9 @@ def _phase(param: NetParameter, phase: Phase, level: int, stages: Sequence[str])
 
 
 def _losses(param: NetParameter) -> list[LayerParameter]:
-    """The layers of loss types, and those with a loss_weight that are there for nothing else.
+    """The layers of loss types, and those with a loss_weight that have no other use.
 
-    A loss_weight on what learns, or on what others read, only adds a term to the loss.
+    A loss_weight on a layer that learns, or that others read, only adds a term to the loss.
     """
     read = {blob for layer in param.layer for blob in layer.bottom}
     return [
@@ -156,7 +156,7 @@ def _losses(param: NetParameter) -> list[LayerParameter]:
 
 
 def _training_losses(train: NetParameter, test: NetParameter) -> list[LayerParameter]:
-    """The losses of a net that is tested without one, where their scores exist in the test."""
+    """The losses of a net that is tested without one, if their scores exist in the test."""
     tops = {top for layer in test.layer for top in layer.top}
     return [layer for layer in _losses(train) if tops.issuperset(layer.bottom[:1])]
 
@@ -167,7 +167,7 @@ def _heaviest(losses: list[LayerParameter]) -> list[LayerParameter]:
 
 
 def _add_heads(param: NetParameter, losses: list[LayerParameter]) -> list[str]:
-    """Append what turns the losses' scores into probabilities; returns all outputs to keep."""
+    """Append layers that turn losses' scores into probabilities; returns the outputs to keep."""
     learned = _learned(param)
     heads = [loss for loss in losses if loss.type in _HEADS]
     outputs = []
@@ -196,7 +196,7 @@ def _add_heads(param: NetParameter, losses: list[LayerParameter]) -> list[str]:
 
 
 def _head(loss: LayerParameter, name: str, top: str) -> LayerParameter:
-    """The layer that makes probabilities of a loss's scores."""
+    """The layer that turns a loss's scores into probabilities."""
     kind, settings = _HEADS[loss.type]
     head = LayerParameter(name=name, type=kind, bottom=[loss.bottom[0]], top=[top])
     axis = getattr(loss, settings).axis if settings else 1
@@ -206,7 +206,7 @@ def _head(loss: LayerParameter, name: str, top: str) -> LayerParameter:
 
 
 def _boxes_found(param: NetParameter, loss: LayerParameter) -> list[str]:
-    """What a detector sees, if the net says how it comes out of what this loss is counted on."""
+    """A detector's output, if the net has a layer that computes it from this loss's bottoms."""
     if loss.type != "MultiBoxLoss":
         return []
     predictions = loss.bottom[:1]
@@ -218,7 +218,7 @@ def _boxes_found(param: NetParameter, loss: LayerParameter) -> list[str]:
 
 
 def _learned(param: NetParameter) -> set[str]:
-    """The blobs that weights have a part in."""
+    """The blobs that depend on weights."""
     learned: set[str] = set()
     for layer in param.layer:
         if layer.type in _LEARNING or learned.intersection(layer.bottom):
@@ -227,7 +227,7 @@ def _learned(param: NetParameter) -> set[str]:
 
 
 def _sources(param: NetParameter) -> dict[str, set[str]]:
-    """For every blob, the tops of layers without bottoms that it is made from."""
+    """For every blob, the tops of layers without bottoms that it depends on."""
     sources: dict[str, set[str]] = {}
     for layer in param.layer:
         found = {source for blob in layer.bottom for source in sources.get(blob, ())}
@@ -237,7 +237,7 @@ def _sources(param: NetParameter) -> dict[str, set[str]]:
 
 
 def _without_labels(param: NetParameter, losses: list[LayerParameter]) -> NetParameter:
-    """The net without losses and judges, and without whatever is made from these or a label."""
+    """The net without losses and judges, and without what depends on these or on a label."""
     judges = _losses(param) + [layer for layer in param.layer if layer.type in _WITHOUT_USE]
     learned, sources = _learned(param), _sources(param)
     scores: set[str] = set()
@@ -256,7 +256,7 @@ def _without_labels(param: NetParameter, losses: list[LayerParameter]) -> NetPar
         if layer in judges or tainted.intersection(layer.bottom):
             tainted.update(layer.top)
             if layer.type in _HEADS and read.intersection(layer.top[1:]):
-                # Its probabilities are not of the label.
+                # Its probabilities do not depend on the label.
                 result.layer.append(_head(layer, layer.name, layer.top[1]))
                 tainted.discard(layer.top[1])
         else:
@@ -268,7 +268,7 @@ def _without_labels(param: NetParameter, losses: list[LayerParameter]) -> NetPar
 
 
 def _outputs(param: NetParameter) -> list[str]:
-    """The blobs that nothing reads, but for those of losses, judges and layers without bottoms."""
+    """The blobs that nothing reads, except those of losses, judges and layers without bottoms."""
     unread: dict[str, None] = {}
     losses = _losses(param)
     for layer in param.layer:
@@ -280,12 +280,12 @@ def _outputs(param: NetParameter) -> list[str]:
 
 
 def _judged(param: NetParameter) -> list[str]:
-    """What the judges of a net without losses look at."""
+    """The blobs that the judges of a net without losses read."""
     return [layer.bottom[0] for layer in param.layer if layer.type in _JUDGES]
 
 
 def _leading_to(param: NetParameter, outputs: Sequence[str]) -> NetParameter:
-    """The layers that the outputs need, as plain ones."""
+    """The layers that the outputs need, in standard types."""
     needed = set(outputs)
     kept: list[LayerParameter] = []
     for layer in reversed(param.layer):
@@ -309,7 +309,7 @@ def _narrow_input(layer: LayerParameter, needed: set[str]) -> LayerParameter:
 
 
 def _transforms(param: NetParameter) -> list[str]:
-    """What the data layers did to their data, which now is up to whoever fills the inputs."""
+    """Remarks on what the data layers did, which the user of the inputs has to do now."""
     remarks = []
     for layer in data_layers(param):
         settings = " ".join(to_text(layer.transform_param).split())

@@ -15,7 +15,7 @@ Writer = Callable[[UnmaskedModel], bytes]
 
 @dataclass(frozen=True)
 class ExportFormat:
-    """How a model is written: the file's ending, and what gives its bytes."""
+    """A format: the file's ending, and the function that gives its bytes."""
 
     ending: str
     to_bytes: Callable[[UnmaskedModel], bytes]
@@ -25,7 +25,7 @@ export_formats: Registry[ExportFormat] = Registry("format", by_name=False)
 
 
 def export_format(name: str, ending: str) -> Callable[[Writer], Writer]:
-    """Decorator: enter a function from a model to a file's bytes as the format `name`."""
+    """Decorator: register a function from a model to a file's bytes as the format `name`."""
 
     def enter(to_bytes: Writer) -> Writer:
         export_formats.add(name, ExportFormat(ending, to_bytes))
@@ -35,7 +35,7 @@ def export_format(name: str, ending: str) -> Callable[[Writer], Writer]:
 
 
 def find_format(output: str, name: str = "") -> str:
-    """The format of this name, or else the one of the file's ending; raises CaffeError if none."""
+    """The format of this name, or else of the file's ending. Raises CaffeError if none."""
     if name:
         export_formats[name]
         return name
@@ -49,7 +49,7 @@ def find_format(output: str, name: str = "") -> str:
 
 
 def size_table(model: UnmaskedModel, given: list[str], compact_bytes: int) -> list[str]:
-    """Lines on the bytes of a model: as given, dense, pruned and compact."""
+    """Lines about the size of a model: as given, dense, pruned and compact."""
     dense = model.total * BYTES_PER_VALUE
     pruned = model.kept * BYTES_PER_VALUE
     rows = [(f"given: {Path(file).name}", Path(file).stat().st_size) for file in given]

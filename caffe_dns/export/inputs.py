@@ -15,7 +15,7 @@ from caffe_dns.layers.base import Context, Shape
 from caffe_dns.net.definition import without_layers
 from caffe_dns.proto.caffe_pb2 import BlobShape, LayerParameter, NetParameter, Phase
 
-#: The shape of an item, without the batch: of the first top, or of several.
+#: The shape of an item, without the batch axis: of the first top, or of several.
 ItemShape: TypeAlias = "Shape | tuple[Shape, ...]"
 
 #: Layers without bottoms that do not read data.
@@ -23,7 +23,7 @@ _NOT_DATA = {"Input", "Parameter", "ContinuationIndicator"}
 
 
 def data_layers(param: NetParameter) -> list[LayerParameter]:
-    """The layers that bring data from elsewhere, in the definition's order."""
+    """The layers that bring in data, in the definition's order."""
     return [layer for layer in param.layer if _is_data(layer)]
 
 
@@ -93,7 +93,7 @@ def _is_data(layer: LayerParameter) -> bool:
 
 
 def _takes_shape(layer: LayerParameter) -> bool:
-    """Whether the definition leaves open what the layer brings."""
+    """Whether the definition leaves the layer's shapes open."""
     return _is_data(layer) or (layer.type == "Input" and not layer.input_param.shape)
 
 
@@ -111,6 +111,6 @@ def _ask(param: LayerParameter, phase: Phase, context: Context) -> list[Shape]:
             if close is not None:
                 close()
     except CaffeError as error:
-        if error.file is not None:  # it is the data that are wrong, or not here
+        if error.file is not None:  # the data are wrong or missing
             error.message += " (without the data, give the shape of an item: --shape 3,227,227)"
         raise error.locate(layer=param.name) from None

@@ -32,7 +32,7 @@ class UnmaskedModel:
 
     definition: Deployment
     blobs: list[list[np.ndarray]]
-    #: Whether a net of it may run the code that its definition names.
+    #: Whether its net may run code that the definition names.
     allow_python_layers: bool = False
 
     @classmethod
@@ -42,7 +42,7 @@ class UnmaskedModel:
         """The model with the weights of a .caffemodel, .caffemodel.h5 or .dnsz, masks applied.
 
         `weights` may name several files, separated by commas. Raises CaffeError for weights that do
-        not fit, and where they leave a layer without any.
+        not fit, and for a layer that has none.
         """
         return cls._fill(definition, lambda net: load_weights(net, weights), weights, context)
 
@@ -76,7 +76,7 @@ class UnmaskedModel:
         return cls(definition, blobs, net.context.allow_python_layers)
 
     def to_net(self, context: Context | None = None) -> Net:
-        """A Net of it, in the TEST phase."""
+        """The model as a Net, in the TEST phase."""
         with log.hushed:
             context = context or Context(allow_python_layers=self.allow_python_layers)
             net = _build(self.definition.param, context)
@@ -97,12 +97,12 @@ class UnmaskedModel:
 
     @property
     def total(self) -> int:
-        """How many numbers all arrays hold."""
+        """The number of values in all arrays."""
         return sum(array.size for arrays in self.blobs for array in arrays)
 
     @property
     def kept(self) -> int:
-        """How many of them are not zero."""
+        """How many of the values are not zero."""
         return sum(int(np.count_nonzero(array)) for arrays in self.blobs for array in arrays)
 
 
@@ -120,7 +120,7 @@ def _set_all(net: Net, value: float) -> None:
 
 
 def _layers_of(net: Net, param: NetParameter) -> list[Layer]:
-    """The net's layers for those of the definition: all but the Splits that were put in between."""
+    """The net's layers that are in the definition: all but the inserted Splits."""
     layers = []
     steps = iter(net.steps)
     for wanted in param.layer:
@@ -129,5 +129,5 @@ def _layers_of(net: Net, param: NetParameter) -> list[Layer]:
 
 
 def _to_array(blob: Tensor) -> np.ndarray:
-    # Adding 0 makes -0, which a masked negative weight is, an ordinary zero.
+    # A masked negative weight is -0; adding 0 makes it an ordinary zero.
     return (blob.detach() + 0.0).contiguous().cpu().numpy()

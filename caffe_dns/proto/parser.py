@@ -42,10 +42,10 @@ from caffe_dns.proto.unknown import (
 )
 
 _CLOSING = {"{": "}", "<": ">"}
-#: What opens the outermost message, whose errors have no column.
+#: Stands for the opening brace of the outermost message, whose errors have no column.
 _WHOLE = Token("", -1)
-#: Bytes of memory for the messages of any text, of which a net has three copies while it is built,
-#: and for each of its letters. A layer of one line takes 20 times its size, one of nine 6 times.
+#: Bytes of memory allowed for the messages of any text, and per byte of text. A net has three
+#: copies while it is built. A layer of one line takes 20 times its size, one of nine lines 6 times.
 _MOST_MEMORY, _PER_LETTER = 64 << 20, 5.3
 
 
@@ -55,15 +55,15 @@ class Parser:
     def __init__(self, text: str) -> None:
         self._text = text
         self._lines = Lines(text)
-        #: How many bytes of memory further messages may take.
+        #: Bytes of memory that further messages may take.
         self._left = _MOST_MEMORY + int(_PER_LETTER * len(text))
         self._tokens = Tokens(text)
-        #: Before this token no run of values is looked for.
+        #: No run of values is looked for before this token.
         self._one_by_one = 0
-        #: Fields about the precision of a fork that were warned of.
+        #: Fields about a fork's precision that have been warned about.
         self._rounded: set[str] = set()
         self._unknown = UnknownNames()
-        #: The error for the first number that is not finite, for whoever cannot use those.
+        #: The error for the first number that is not finite.
         self.not_finite: CaffeError | None = None
         #: Names of the fields around the current token.
         self._path: list[str] = []
@@ -89,7 +89,7 @@ class Parser:
             raise self._too_deep(opening)
         self._take(memory_of(descriptor), opening, "messages")
         fields, tokens = known_fields(descriptor), self._tokens
-        #: The fields so far that may come once only, and their tokens.
+        #: The fields so far that may occur only once, and their tokens.
         given: dict[str, int] = {}
         while not (closing and tokens.skip(closing)):
             if not tokens.next:
@@ -111,7 +111,7 @@ class Parser:
         self._open.pop()
 
     def _take(self, memory: int, token: Token, what: str) -> None:
-        """Count so many bytes more. Raises CaffeError where they are too many."""
+        """Count more bytes. Raises CaffeError if they are too many."""
         self._left -= memory
         if self._left < 0:
             what = f"the {what} up to here take more memory than a text of its size may"
@@ -137,7 +137,7 @@ class Parser:
             self._run(message, field, name, ":")
 
     def _foreign_field(self, descriptor: Descriptor) -> None:
-        """What comes where a field is expected, and is none that the message has."""
+        """Handle a token that is not the name of a field that the message has."""
         token = self._next()
         if is_name(token.text):
             self._step_over(Token(shortened(token.text), token.number), descriptor)
@@ -152,7 +152,7 @@ class Parser:
         raise self._unexpected(token, f"expected the name of a field{advice}")
 
     def _step_over(self, token: Token, descriptor: Descriptor) -> None:
-        """Step over the value of a field of a fork if it changes nothing here."""
+        """Skip the value of a fork's field if it changes nothing here."""
         idle = idle_field(descriptor.name, token.text)
         if idle is None:
             self._note_field(lambda: self._unknown_field(token, descriptor), token, descriptor)
@@ -184,7 +184,7 @@ class Parser:
             self._warn_of_rounding(token, shortened(text))
 
     def _warn_of_rounding(self, token: Token, value: str) -> None:
-        """Say of a field about precision, once, that it is not heeded."""
+        """Warn once that a field about precision is ignored."""
         if token.text not in self._rounded:
             self._rounded.add(token.text)
             line = self._line(token)
@@ -199,11 +199,11 @@ class Parser:
     def _note(
         self, make: Callable[[], CaffeError], token: Token, name: str, forks: str | None
     ) -> None:
-        """Keep that something is unknown until the rest is read."""
+        """Note that something is unknown; it is reported when the rest has been read."""
         self._unknown.note(make, name, lambda: self._line(token), forks)
 
     def _skip_value(self) -> None:
-        """Step over the value of a field that is unknown, whatever it is."""
+        """Skip the value of an unknown field, whatever it is."""
         self._tokens.skip(":")
         wrong = self._tokens.skip_value()
         if wrong is not None:
@@ -225,9 +225,9 @@ class Parser:
                 raise self._unexpected(self._next(), "expected ',' or ']'")
 
     def _run(self, message: Message, field: KnownField, *before: str) -> None:
-        """Values of one token each with these tokens before each, all at once.
+        """A run of single-token values, with these tokens before each, parsed together.
 
-        Where one is wrong or not finite, all are left to be read one by one.
+        If one is wrong or not finite, all are left to be parsed one by one.
         """
         tokens = self._tokens
         if tokens.number < self._one_by_one:
@@ -243,7 +243,7 @@ class Parser:
         if known and all(map(is_usual, known.values())):
             getattr(message, field.name).extend([known[text] for text in texts])
             tokens.skip_alike(len(texts), *before)
-            # After a short run, to look for another takes longer than to read some values.
+            # After a short run, looking for another takes longer than parsing some values.
             alone = 0 if len(texts) >= 8 else 64
         else:
             alone = len(texts) * (len(before) + 1)
@@ -281,16 +281,16 @@ class Parser:
         except ValueError as error:
             return self._foreign_value(Token(shortened(text), number), field, str(error))
         if not is_usual(value):
-            # A clip to infinity is none.
+            # Clipping at infinity is no clipping.
             clips = abs(value) == math.inf and "clip_param" in self._path
             if self.not_finite is None and not clips:
                 self.not_finite = self._unexpected(Token(text, number), "expected a finite number")
         return value
 
     def _foreign_value(self, token: Token, field: KnownField, expected: str) -> Any:
-        """What stands for a name that is no value of an enum here, if that changes nothing.
+        """A replacement for a fork's enum value that is unknown here, if that changes nothing.
 
-        Else the error about it is kept, with whose it is; anything else that is wrong is raised.
+        Otherwise the error is noted, with the fork; other errors are raised.
         """
         enum = field.descriptor.enum_type
         if enum is None or not is_name(token.text):
@@ -317,7 +317,7 @@ class Parser:
         self._note(make, token, name, forks)
 
     def _string(self, field: KnownField) -> str | bytes:
-        """Adjacent strings, which belong together."""
+        """Adjacent strings, concatenated."""
         tokens = self._tokens
         if not is_string(tokens.next):
             raise ValueError("expected a string in quotes")
@@ -327,7 +327,7 @@ class Parser:
         return field.from_bytes(bytes(pieces))
 
     def _next(self) -> Token:
-        """Step over the next token."""
+        """Skip the next token."""
         number = self._tokens.number
         return Token(self._tokens.take(), number)
 
@@ -344,7 +344,7 @@ class Parser:
             message += f" (column {self._lines.column(self._offset(token))})"
         message += hint
         line = line_of_long_string(self._text, self._offset(token))
-        if line is not None:  # mostly it lacks its quote
+        if line is not None:  # usually a missing quote
             message += f"; the string of line {line} goes over several lines: is a quote missing?"
         return CaffeError(message, line=self._line(token), field=".".join(self._path) or None)
 
@@ -361,7 +361,7 @@ class Parser:
         return self._error(token, f"{expected}, found {found}", hint)
 
     def _unknown_field(self, token: Token, descriptor: Descriptor) -> CaffeError:
-        """The error for it; raises it where what follows would make no sense either."""
+        """The error for it; raised if parsing cannot continue."""
         name = token.text
         message = f"unknown field '{name}' in {descriptor.name}"
         fork = forks_with_field(descriptor.name, name)

@@ -30,19 +30,19 @@ from caffe_dns.proto.wire_text import parse, serialize
 
 M = TypeVar("M", bound=Message)
 
-#: protobuf gives up on longer messages (`util/io.cpp`: kProtoReadBytesLimit).
+#: protobuf refuses longer messages (`util/io.cpp`: kProtoReadBytesLimit).
 MAX_BYTES = 2**31 - 1
 
-#: Bytes that no text file holds; binary models have them in their first lines.
+#: Bytes that text files do not contain; binary models have them in their first lines.
 _BINARY = re.compile(rb"[\x00-\x08\x0e-\x1f]")
 _HEAD = 256
-#: What old editors and broken downloads leave at the end of a text: ^Z and NULs.
+#: What old editors and broken downloads append to a text: ^Z and NULs.
 _TAIL = b"\x1a\x00\r\n"
 _UTF_16_AND_32 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE)
-#: A letter of UTF-16 without its mark.
+#: A letter in UTF-16 without a byte order mark.
 _NULS = re.compile(rb"[ -~\r\n\t]\x00|\x00[ -~\r\n\t]")
 
-#: Of these fields a file of the type has at least one; a file of another kind mostly has none.
+#: A file of the type has at least one of these fields; other files mostly have none.
 _ESSENTIAL = {
     "NetParameter": ("layer", "layers"),
     "BlobProto": ("data", "double_data"),
@@ -52,18 +52,18 @@ _ESSENTIAL = {
 
 @dataclass
 class Parsed(Generic[M]):
-    """A message that was read from text: from which file, and where its fields stand in it."""
+    """A message that was read from text, its file, and the positions of its fields."""
 
     message: M
     file: str | None
     positions: Positions
-    #: The error for the first number that is not finite, as the text format allows them to be.
+    #: The error for the first number that is not finite, which the text format allows.
     not_finite: CaffeError | None = None
 
     def locate(self, error: CaffeError) -> CaffeError:
-        """Fill in where in the file a field of this message stands, if `error` is about one."""
+        """Add the position in the file if `error` is about a field of this message."""
         if error.field and error.layer is None and error.file in (None, self.file):
-            # A field that is missing is missing in the message that it belongs to.
+            # A missing field is located at the message that lacks it.
             paths = (error.field, error.field.partition(".")[0])
             lines = (line for path in paths if (line := self.positions.line(path)) is not None)
             error.locate(file=self.file, line=next(lines, None))
@@ -82,7 +82,7 @@ def read_text(path: str | Path, message_type: type[M]) -> Parsed[M]:
     if kind := _kind_of(raw):
         raise CaffeError(kind, file=file)
     text = encoding.decode(raw.removeprefix(codecs.BOM_UTF8))
-    del raw  # which may be large
+    del raw  # it may be large
     return parse_text(text, message_type, file)
 
 
@@ -100,26 +100,26 @@ def parse_text(text: str, message_type: type[M], file: str | None = None) -> Par
 
 
 def _kind_of(raw: bytes) -> str | None:
-    """What is to be said of a file that is no text of a byte to a letter, or None."""
+    """What is wrong with a file that is not text in a byte-based encoding, or None."""
     if kind := other_kind(raw[:HEAD]):
         return kind
     if raw.startswith(_UTF_16_AND_32) or len(_NULS.findall(raw[:_HEAD])) > _HEAD // 16:
         return "this is text in UTF-16 or UTF-32; save it as UTF-8"
     if raw.startswith(b"\x89HDF"):
         return "this is an HDF5 file, not a definition; a model is given with -weights"
-    # What stands in a text by mistake, the parser says where.
+    # The parser reports the position of stray bytes in a text.
     if _BINARY.search(raw[:_HEAD].rstrip(_TAIL)):
         return "this looks like a binary model; give it with -weights"
     return None
 
 
 def to_text(message: Message) -> str:
-    """The text form, character by character as C++ protobuf's `DebugString` prints it."""
+    """The text form, exactly as C++ protobuf's `DebugString` prints it."""
     return "".join(_print(message, ""))
 
 
 def write_text(path: str | Path, message: Message) -> None:
-    """Write the text form into a file, whole or not at all."""
+    """Write the text form to a file, completely or not at all."""
     write_atomically(path, to_text(message).encode())
 
 
@@ -150,15 +150,15 @@ def read_binary(path: str | Path, message_type: type[M]) -> M:
 
 
 def write_binary(path: str | Path, message: Message) -> None:
-    """Write the binary form into a file, whole or not at all. Raises CaffeError above 2 GiB."""
+    """Write the binary form to a file, completely or not at all. Raises CaffeError above 2 GiB."""
     write_pieces(path, [serialize(message)])
 
 
 def write_pieces(path: str | Path, pieces: Sequence[Piece]) -> None:
     """The same with a message in the wire format, in pieces.
 
-    So models and states are written, of which protobuf would make several copies, and which it does
-    not survive where there is no memory for these.
+    Models and states are written this way, because protobuf would make several copies of them, and
+    end the process if there is no memory for these.
     """
     size = sum(map(len, pieces))
     if size > MAX_BYTES:

@@ -25,13 +25,13 @@ from caffe_dns.registry import is_missing
 OLD_TYPES = V1LayerParameter.LayerType.DESCRIPTOR
 _TYPE = LayerParameter.DESCRIPTOR.fields_by_name["type"]
 
-#: Of more than this many, the rest is counted.
+#: How many are named; the rest is counted.
 _MOST_NAMED, _MOST_OWNERS = 12, 3
 
 
 @dataclass(frozen=True)
 class Unknown:
-    """Something that is unknown: how to call it, its line, the forks that have it if any do."""
+    """Something unknown: its name, its line, and the forks that have it, if any."""
 
     name: str
     line: int | None
@@ -44,12 +44,12 @@ class Unknown:
 
 
 class UnknownNames:
-    """All that a text has and dns does not: the error for the first, and the names of the others.
+    """What a text has and dns does not: the error for the first, and the names of the others.
 
-    To make an error, with what was perhaps meant, takes long: only the first one is made.
+    Making an error, with a suggestion, takes long, so only the first one is made.
     """
 
-    #: With so many names, or names so often, it is another kind of file.
+    #: With this many names, or occurrences, it is another kind of file.
     MOST, MOST_TIMES = 1000, 100_000
 
     def __init__(self) -> None:
@@ -60,7 +60,7 @@ class UnknownNames:
     def note(
         self, make: Callable[[], CaffeError], name: str, line: Callable[[], int], forks: str | None
     ) -> None:
-        """Keep that `name` is unknown. Raises the first error where that is so of too many."""
+        """Note that `name` is unknown. Raises the first error if there are too many."""
         self._times += 1
         if self.first_error is None:
             self.first_error = make()
@@ -70,13 +70,13 @@ class UnknownNames:
             self._others[name] = Unknown(name, line(), forks)
 
     def complain(self, message: Message, text: str) -> None:
-        """Raise one error of all, the layers of forks in `message` too, if there is any name."""
+        """Raise one error for all, including layers of forks in `message`, if there are any."""
         if self.first_error is not None:
             layers = foreign_layers(message, Positions(text))
             raise with_others(self.first_error, [*self._others.values(), *layers])
 
 
-#: What is to be said of a file whose outermost fields are those of the other kind.
+#: What a file is whose outermost fields are those of another kind.
 _OTHER_KINDS: dict[str, tuple[Descriptor, str]] = {
     "NetParameter": (
         SolverParameter.DESCRIPTOR,
@@ -90,7 +90,7 @@ _OTHER_KINDS: dict[str, tuple[Descriptor, str]] = {
 
 
 def other_kind(message: str, field: str) -> str | None:
-    """What a file is if its outermost message is not `message` but has that field, or None."""
+    """What a file is if that field shows that it is another kind of message, or None."""
     if message not in _OTHER_KINDS:
         return None
     other, what = _OTHER_KINDS[message]
@@ -117,7 +117,7 @@ def owners(field: str, around: Sequence[Descriptor]) -> str:
 
 
 def misquoted(field: FieldDescriptor, text: str) -> str:
-    """What to say of a value's text that has quotes and should have none, or should have some."""
+    """A hint for a value with quotes that should have none, or the other way round."""
     if field.enum_type is None:
         of_old = field == _TYPE and text in numbers_of(OLD_TYPES)
         return "; types without quotes are for 'layers', not 'layer'" if of_old else ""
@@ -129,7 +129,7 @@ def misquoted(field: FieldDescriptor, text: str) -> str:
 
 
 def foreign_layers(message: Message, positions: Positions) -> list[Unknown]:
-    """The layers of a net that are of a type that only forks have, or nobody."""
+    """The layers of a net with a type that only forks have, or nobody."""
     layers = message.layer if isinstance(message, NetParameter) else ()
     types = [(layer.type, positions.layer_line(index)) for index, layer in enumerate(layers)]
     return [
@@ -141,7 +141,7 @@ def foreign_layers(message: Message, positions: Positions) -> list[Unknown]:
 
 
 def with_others(first: CaffeError, others: Iterable[Unknown]) -> CaffeError:
-    """The error for the first that is unknown, which names the others, each once."""
+    """The error for the first unknown name, which lists the others once each."""
     by_name: dict[str, Unknown] = {}
     for other in sorted(others, key=lambda other: other.line or 0):
         by_name.setdefault(other.name, other)
