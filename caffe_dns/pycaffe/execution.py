@@ -105,7 +105,7 @@ class Execution:
             step = self.net.steps[index]
             _tell(self.callbacks.before_backward, index)
             if step.needs_backward and (step.bottoms or self.layer_blobs[index]):
-                record = self._records.get(index) or self._run(index, step, again=True)
+                record = self._records.get(index) or self._run_again(index, step)
                 self._propagate(index, step, record)
             _tell(self.callbacks.after_backward, index)
 
@@ -144,8 +144,7 @@ class Execution:
     # One layer ----------------------------------------------------------------------------------
 
     def _run(self, index: int, step: Step, *, again: bool = False) -> _Record:
-        """Run a layer forward, or `again` for a backward pass: then in-place layers do not take
-        what they have made of their bottom."""
+        """Run a layer forward; `again`, for what it has overwritten in place."""
         if self._shapes.get(index) != [self.blobs[name].shape for name in step.bottoms]:
             self._reshape(index, step)
         bottoms = []
@@ -164,6 +163,15 @@ class Execution:
             # Not by calling the layer, as its hooks are for the passes of others.
             tops = step.layer.forward(*bottoms)
         return _Record(bottoms, [tops] if isinstance(tops, Tensor) else list(tops))
+
+    def _run_again(self, index: int, step: Step) -> _Record:
+        """Run a layer for a backward pass: it counts no batch, and its states do not go on."""
+        before = {name: buffer.clone() for name, buffer in step.layer.named_buffers()}
+        record = self._run(index, step, again=True)
+        for name, buffer in step.layer.named_buffers():
+            if buffer.shape == before[name].shape:
+                buffer.data.copy_(before[name])
+        return record
 
     def _reshape(self, index: int, step: Step) -> None:
         shapes = [self.blobs[name].shape for name in step.bottoms]
@@ -226,6 +234,10 @@ class Execution:
     def _feed(self, net: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
         self.bring_writes()
         self.forget()
+        for index, step in enumerate(self.net.steps):
+            if step.layer.is_input:  # which no pass runs
+                _tell(self.callbacks.before_forward, index)
+                _tell(self.callbacks.after_forward, index)
         return ({name: self.blobs[name].data_tensor() for name in self.net.inputs},)
 
     def _begin(self, index: int, layer: nn.Module, bottoms: tuple[Tensor, ...]) -> None:

@@ -292,7 +292,7 @@ def test_callbacks(more: str) -> None:
     kinds: list[tuple[str, int]] = []
     arrays: list[np.ndarray] = []
     solver.test_nets[0].after_forward(
-        lambda layer: kinds.append(("test", solver.iter)) if layer == 1 else None
+        lambda layer: kinds.append((f"test {layer}", solver.iter)) if layer < 2 else None
     )
 
     def tell(kind: str, array: np.ndarray) -> None:
@@ -302,7 +302,8 @@ def test_callbacks(more: str) -> None:
     solver.add_callback(lambda: tell("start", weight.data), lambda: tell("ready", weight.diff))
     by_hand = Regression(solver)
     solver.step(2)
-    assert kinds == [("test", 0), ("start", 0), ("ready", 0), ("start", 1), ("ready", 1)]
+    tested = [("test 0", 0), ("test 1", 0)]
+    assert kinds == [*tested, ("start", 0), ("ready", 0), ("start", 1), ("ready", 1)]
     for before, gradient in (arrays[:2], arrays[2:]):
         assert_close(before, by_hand.values[0].astype(np.float32), "weight at the start")
         # The sum over iter_size, before it is divided.

@@ -10,7 +10,7 @@ import pytest
 import caffe_dns.pycaffe as caffe
 from caffe_dns.proto.caffe_pb2 import NetParameter
 from tests.oracle import assert_close
-from tests.pycaffe.harness import build, filled
+from tests.pycaffe.harness import NET, build, filled
 
 
 @pytest.mark.parametrize("ending", ["caffemodel", "caffemodel.h5"])
@@ -107,3 +107,19 @@ def test_a_backward_pass_with_other_weights_knows_what_in_place_layers_overwrote
     scores = 2 * (prob - np.eye(2)[[0, 1, 1, 0]]) / 4
     below = scores @ other.params["ip2"][0].data * (1 - hidden**2)
     assert_close(net.blobs["x"].diff, below @ other.params["ip1"][0].data, "x")
+
+
+def test_a_backward_pass_with_other_weights_counts_no_batch() -> None:
+    net = build(
+        NET.replace("'TanH' bottom: 'ip1' top: 'ip1'", "'BatchNorm' bottom: 'ip1' top: 'bn'"),
+        caffe.TRAIN,
+    )
+    net.blobs["x"].data[...] = np.random.default_rng(3).standard_normal((4, 3))
+    net.forward()
+    counted = [blob.data.copy() for blob in net.params["tanh"]]
+    assert counted[2] == 1
+    net.save("saved.caffemodel")
+    net.copy_from("saved.caffemodel")
+    net.backward()
+    for blob, before in zip(net.params["tanh"], counted, strict=True):
+        assert np.array_equal(blob.data, before)
