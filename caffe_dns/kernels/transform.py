@@ -29,9 +29,14 @@ def _transform(
     top,
     left,
     scale,
+    ALIKE: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Some pixels of one channel of one image; each less its own source pixel of the mean."""
+    """Some pixels of one channel of one image; each less its own source pixel of the mean.
+
+    Where that is ALIKE for all of a channel, it is loaded once: for each, that takes half as long
+    as all the rest.
+    """
     plane = tl.program_id(0).to(tl.int64)
     places = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = places < height * width
@@ -46,8 +51,11 @@ def _transform(
     values = values.to(tl.float32)
     if mean is not None:
         source = mean + plane % channels * mean_plane
-        source += (top + row) * mean_row + (left + column) * mean_column
-        values -= tl.load(source, mask=inside)
+        if ALIKE:
+            values -= tl.load(source)
+        else:
+            source += (top + row) * mean_row + (left + column) * mean_column
+            values -= tl.load(source, mask=inside)
     tl.store(result + plane * height * width + places, values * scale, mask=inside)
 
 
@@ -87,6 +95,7 @@ def transform(
         *steps,
         *corner,
         scale,
+        ALIKE=steps[1:] == [0, 0],
         BLOCK=BLOCK,
     )
     return result

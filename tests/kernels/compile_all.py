@@ -223,10 +223,11 @@ def run_without_images() -> None:
     CutKernel([CutMask(weight, counter, 0)]).run(weight, weight)
     for moments in (None, torch.zeros(2)):
         MaskKernel([Masked(weight.clone, weight, 1.0, moments, counter, 0)]).run()
-    for given, mean in product(flags, flags):
+    means = (None, torch.zeros(3, 1, 1), torch.zeros(3, 8, 8))
+    for given, mean in product(flags, means):
         pixels = torch.zeros(2, 3, 5, 5, dtype=torch.uint8)
         cuts = torch.zeros(2, 3, dtype=torch.int64) if given else None
-        transform(pixels, cuts, torch.zeros(3, 8, 8) if mean else None, (1, 2), 0.5)
+        transform(pixels, cuts, mean, (1, 2), 0.5)
     ycbcr.pixels(pixels.flatten(), torch.zeros(2, 12, dtype=torch.int64), pixels)
 
 
