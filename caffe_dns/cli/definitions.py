@@ -48,8 +48,8 @@ def read_deployment(
     context: Context,
 ) -> Deployment:
     """The definition in the file `model`, for deployment; arguments are the flags' values."""
-    if batch < 1:
-        raise CaffeError(f"--batch must be at least 1, not {batch}")
+    if not 1 <= batch < 2**31:
+        raise CaffeError(f"--batch must be from 1 to 2147483647, not {batch}")
     shapes = parse_shapes(shape)
     parsed = read_net(model)
     stages = flags.stages(stage)

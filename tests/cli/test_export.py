@@ -110,7 +110,8 @@ def test_wrong_input_of_export(tmp_path: Path, capfd: Capture) -> None:
     assert "does not name a format" in said(*MODEL, "--weights", WEIGHTS, "--output", "model.bin")
     assert "No such file" in said(*MODEL, "--weights", "gone.caffemodel", *out)
     assert "there is no such file" in said("--model", "gone.prototxt", "--weights", WEIGHTS, *out)
-    assert "--batch" in said(*MODEL, "--weights", WEIGHTS, *out, "--batch", "0")
+    for batch in ("0", "2147483648"):
+        assert "--batch" in said(*MODEL, "--weights", WEIGHTS, *out, "--batch", batch)
     assert "--shape '1,x'" in said(
         "--model", MODEL[1], "--shape", "1,x", "--weights", WEIGHTS, *out
     )
