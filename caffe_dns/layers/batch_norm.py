@@ -17,7 +17,7 @@ from caffe_dns import kernels
 from caffe_dns.kernels.postponed import Postponed, Sampling
 from caffe_dns.layers.base import ALL_BOTTOMS, SameShape, Shape, add_bias, layer_types
 from caffe_dns.layers.batch_statistics import normalize_batch
-from caffe_dns.layers.pixels import is_innermost
+from caffe_dns.layers.pointwise import is_channels_last
 from caffe_dns.mask_rules import stand_in
 from caffe_dns.proto.caffe_pb2 import FillerParameter
 
@@ -186,7 +186,7 @@ class BatchNorm(SameShape):
         """The maxima of what `normalize` gives, for images."""
         image = values.shape[2], values.shape[3]
         window = pooling.window(image)
-        if self.wants_sums and kernels.suit(values) and is_innermost(values):
+        if self.wants_sums and kernels.suit(values) and is_channels_last(values):
             from caffe_dns.kernels.normalized_pool import NormalizedMaxPool, fits
 
             if fits(values, window.output_size(image), window.kernel, window.stride, window.pad):

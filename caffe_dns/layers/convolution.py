@@ -14,9 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from caffe_dns.layers.base import ALL_BOTTOMS, Shape, add_bias, check_shape, count, layer_types
-from caffe_dns.layers.halved import Halved
+from caffe_dns.layers.half_precision import HalfGradients
 from caffe_dns.layers.masked import DeviationMasks, MagnitudeMasks, WeightedLayer
-from caffe_dns.layers.pixels import Pixels
+from caffe_dns.layers.pointwise import Pointwise
 from caffe_dns.layers.products import Convolved, FewChannels, Produced
 from caffe_dns.layers.spatial import MOST, missing, sides, spatial_setting
 from caffe_dns.layers.strided import ALIGNMENT, StridedConvolution
@@ -244,9 +244,9 @@ class BaseConvolution(WeightedLayer):
             return None
         kind = FewChannels if self._has_few_channels(bottom_shape) else Convolved
         if kind is Convolved and self._is_of_pixels():
-            kind = Pixels
+            kind = Pointwise
         elif kind is Convolved and self._is_for_matrix_units():
-            kind = Halved
+            kind = HalfGradients
         return kind(self.stride, self.pad, self.dilation, self.group)
 
     def _has_few_channels(self, bottom_shape: Shape) -> bool:

@@ -17,8 +17,8 @@ from caffe_dns import kernels
 from caffe_dns.device.trial import Trials
 from caffe_dns.layers.base import add_bias
 from caffe_dns.layers.convolution import BaseConvolution
-from caffe_dns.layers.halved import Halved
-from caffe_dns.layers.pixels import Pixels, is_innermost
+from caffe_dns.layers.half_precision import HalfGradients
+from caffe_dns.layers.pointwise import Pointwise, is_channels_last
 from caffe_dns.layers.products import Convolved, FewChannels, Produced
 from caffe_dns.layers.weight_gradients import LARGE
 
@@ -30,7 +30,7 @@ _trials = Trials()
 
 
 @dataclass(frozen=True)
-class Rectifying(Halved):
+class Rectifying(HalfGradients):
     """A convolution by cuDNN whose top has a bias and a ReLU; its gradients are without them."""
 
     bias: Tensor
@@ -63,7 +63,7 @@ def rectified_convolution(layer: BaseConvolution, bottom: Tensor) -> Tensor:
     if layer.channels_last:
         x = x.contiguous(memory_format=torch.channels_last)
     product = Rectifying(plain.stride, plain.pad, plain.dilation, plain.group, bias.detach())
-    matrices = isinstance(plain, Pixels) and is_innermost(x)
+    matrices = isinstance(plain, Pointwise) and is_channels_last(x)
     if matrices or not _is_faster(product, plain, x, weight):
         return rectify(layer.apply_to(x, weight, None), bias)
     from caffe_dns.kernels.bias_relu import Rectified

@@ -369,11 +369,11 @@ def test_a_net_with_pooling(relu: bool, monkeypatch: pytest.MonkeyPatch) -> None
     found = results(text, monkeypatch, least=0)
     asked: list[Tensor] = []
 
-    def is_innermost(blob: Tensor) -> bool:
+    def is_channels_last(blob: Tensor) -> bool:
         asked.append(blob)
         return False
 
-    monkeypatch.setattr(layers_batch_norm, "is_innermost", is_innermost)
+    monkeypatch.setattr(layers_batch_norm, "is_channels_last", is_channels_last)
     wanted = results(text, monkeypatch, least=0)
     assert len(asked) == 1
     for got, want in zip(found, wanted, strict=True):

@@ -14,7 +14,7 @@ from torch import Tensor
 from caffe_dns import kernels
 from caffe_dns.device import trial
 from caffe_dns.device.trial import Trials
-from caffe_dns.layers import convolution, halved
+from caffe_dns.layers import convolution, half_precision
 from caffe_dns.layers.base import Context
 from tests.layers.test_weight_gradients import OnTheSpot
 from tests.nets import input_layer, layer, make_net
@@ -174,8 +174,8 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     monkeypatch.setattr(convolution, "MATRIX_DEVICES", (DEVICE,))
     monkeypatch.setattr(convolution, "LARGE", 0)
     monkeypatch.setattr(convolution, "LARGE_CONVOLUTION", 0)
-    monkeypatch.setattr(halved, "_trials", Trials())
-    monkeypatch.setattr(halved, "LEAST", 0)
+    monkeypatch.setattr(half_precision, "_trials", Trials())
+    monkeypatch.setattr(half_precision, "LEAST", 0)
     monkeypatch.setattr(trial, "_try", lambda *ways: True)
     monkeypatch.setattr(torch.backends.cudnn, "benchmark", True)
     if DEVICE == "cpu":
@@ -251,10 +251,10 @@ def test_a_layer(
 
 def test_small_layers_are_cudnns(counted: list[bool], monkeypatch: pytest.MonkeyPatch) -> None:
     blobs = draw(2, 16, 4, 3, seed=2), draw(2, 8, 4, 3, seed=1), draw(16, 8, 3, 3, seed=3)
-    plain = halved.Halved((1, 1), (1, 1), (1, 1), 1)
+    plain = half_precision.HalfGradients((1, 1), (1, 1), (1, 1), 1)
     products = 2 * 16 * 4 * 3 * 8 * 9
     for least, asked in ((products + 1, 0), (products, 1)):
-        monkeypatch.setattr(halved, "LEAST", least)
+        monkeypatch.setattr(half_precision, "LEAST", least)
         plain.weight_gradient(*blobs)
         assert len(counted) == asked
 
@@ -268,13 +268,15 @@ def test_what_is_faster(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Both gradients from the same rounded factors, the weight's alone, or none; what is wanted."""
-    monkeypatch.setattr(halved.Halved, "_pays", lambda self, of, *given: of in pays)
+    monkeypatch.setattr(half_precision.HalfGradients, "_pays", lambda self, of, *given: of in pays)
     x, gradient, w = (
         draw(2, 8, 4, 3, seed=1),
         draw(2, 16, 4, 3, seed=2),
         draw(16, 8, 3, 3, seed=3),
     )
-    found = halved.Halved((1, 1), (1, 1), (1, 1), 1).gradients(gradient, x, w, wanted)
+    found = half_precision.HalfGradients((1, 1), (1, 1), (1, 1), 1).gradients(
+        gradient, x, w, wanted
+    )
     for own, other, is_wanted in zip(
         found, exact_gradients(gradient, x, w, (1, 1)), wanted, strict=True
     ):
@@ -290,7 +292,7 @@ def test_the_gradient_takes_the_layout_of_the_images(last: bool) -> None:
     """Else each backward pass of a net in fp32, which has planes, would copy it twice."""
     given: list[Tensor] = []
 
-    class Noting(halved.Halved):
+    class Noting(half_precision.HalfGradients):
         def _backward(self, gradient: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
             given.append(gradient)
             return super()._backward(gradient, *rest)

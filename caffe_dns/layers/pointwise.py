@@ -12,38 +12,38 @@ from torch import Tensor
 from caffe_dns.device.trial import Trials, Way
 from caffe_dns.layers.products import Convolved
 
-#: For which of them products of matrices are faster.
+#: For which of them matrix products are faster.
 _trials = Trials()
 
 
 @dataclass(frozen=True)
-class Pixels(Convolved):
-    """A convolution of single pixels, where channels are innermost a product of matrices.
+class Pointwise(Convolved):
+    """A 1x1 convolution; for channels-last images, a matrix product where that is faster.
 
-    That is taken where it is faster than cuDNN, which is found for each of the three products.
+    Which is faster is tried for each of the three products: top and both gradients.
     """
 
     def has_own_gradients(self, x: Tensor) -> bool:
-        return is_innermost(x)
+        return is_channels_last(x)
 
     def top(self, x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
         others = super().top
-        ours = partial(_product_of_pixels, x, w)
-        if not is_innermost(x) or not self._pays("top", x, w, ours, lambda: others(x, w, None)):
+        ours = partial(_pointwise_product, x, w)
+        if not is_channels_last(x) or not self._pays("top", x, w, ours, lambda: others(x, w, None)):
             return others(x, w, b)
         top = ours()
         return top if b is None else top.add_(b.view(-1, 1, 1))
 
     def bottom_gradient(self, gradient: Tensor, x: Tensor, w: Tensor) -> Tensor:
         others = partial(super().bottom_gradient, gradient, x, w)
-        if not is_innermost(x):
+        if not is_channels_last(x):
             return others()
-        ours = partial(_product_of_pixels, gradient, w.transpose(0, 1))
+        ours = partial(_pointwise_product, gradient, w.transpose(0, 1))
         return ours() if self._pays("bottom", x, w, ours, others) else others()
 
     def weight_gradient(self, gradient: Tensor, x: Tensor, w: Tensor) -> Tensor:
         others = partial(super().weight_gradient, gradient, x, w)
-        if not is_innermost(x):
+        if not is_channels_last(x):
             return others()
 
         def ours() -> Tensor:
@@ -63,10 +63,10 @@ class Pixels(Convolved):
         return _trials.is_faster((of, x.device, x.shape, w.shape, x.dtype, exact), ours, others)
 
 
-def _product_of_pixels(x: Tensor, w: Tensor) -> Tensor:
-    """The sums over channels of x for each of w's, 1 x 1, channels innermost in both.
+def _pointwise_product(x: Tensor, w: Tensor) -> Tensor:
+    """The 1x1 convolution of channels-last images x with weight w.
 
-    Not as a view: a bias and a ReLU may be written over it.
+    Not a view, because a bias and a ReLU may be written over it.
     """
     shape, last = (len(x), len(w), *x.shape[2:]), torch.channels_last
     top = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=last)
@@ -75,7 +75,7 @@ def _product_of_pixels(x: Tensor, w: Tensor) -> Tensor:
     return top
 
 
-def is_innermost(images: Tensor) -> bool:
-    """Whether images of several pixels have their channels innermost, without gaps."""
+def is_channels_last(images: Tensor) -> bool:
+    """Whether images of several pixels are channels-last, without gaps."""
     last = images.is_contiguous(memory_format=torch.channels_last)
     return last and not images.is_contiguous()

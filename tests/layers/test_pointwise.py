@@ -1,4 +1,4 @@
-"""Convolutions of single pixels against PyTorch's, in float64 and without a GPU."""
+"""1x1 convolutions against PyTorch's, in float64 and without a GPU."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from torch import Tensor
 
 from caffe_dns.device import trial
 from caffe_dns.device.trial import Trials
-from caffe_dns.layers import convolution, pixels
+from caffe_dns.layers import convolution, pointwise
 from caffe_dns.layers.base import Context
 from caffe_dns.layers.convolution import BaseConvolution
-from caffe_dns.layers.pixels import Pixels
+from caffe_dns.layers.pointwise import Pointwise
 from tests.layers.harness import draw
 from tests.layers.test_weight_gradients import LOSS, OnTheSpot
 from tests.nets import input_layer, layer, make_net
@@ -33,7 +33,7 @@ def test_a_layer(
 ) -> None:
     """By matrices where channels are innermost and that is faster, and its top lies alike."""
     monkeypatch.setattr(convolution, "MATRIX_DEVICES", ("cpu",))
-    monkeypatch.setattr(pixels, "_trials", Trials())
+    monkeypatch.setattr(pointwise, "_trials", Trials())
     monkeypatch.setattr(trial, "_try", lambda *ways: is_faster)
     monkeypatch.setattr(torch.backends.cudnn, "benchmark", True)
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
@@ -57,15 +57,15 @@ def test_a_layer(
     for blob, exact in zip((data, *net.parameters()), wanted, strict=True):
         assert blob.grad is not None
         torch.testing.assert_close(blob.grad, exact)
-    tried = {case[0] for case in pixels._trials.found}  # type: ignore[index]
+    tried = {case[0] for case in pointwise._trials.found}  # type: ignore[index]
     assert tried == ({"top", "bottom", "weight"} if innermost else set())
 
 
 def test_a_top_may_be_written_over(monkeypatch: pytest.MonkeyPatch) -> None:
     """As a bias and a ReLU do, which autograd forbids for a view."""
-    monkeypatch.setattr(Pixels, "_pays", lambda *given: True)
+    monkeypatch.setattr(Pointwise, "_pays", lambda *given: True)
     x = draw(2, 8, 6, 5).contiguous(memory_format=torch.channels_last)
-    top = Pixels((1, 1), (0, 0), (1, 1), 1).top(x, draw(16, 8, 1, 1), None)
+    top = Pointwise((1, 1), (0, 0), (1, 1), 1).top(x, draw(16, 8, 1, 1), None)
     assert top._base is None and top.is_contiguous(memory_format=torch.channels_last)
 
 
@@ -77,4 +77,4 @@ def test_other_layers(settings: str, monkeypatch: pytest.MonkeyPatch) -> None:
     text = f"convolution_param {{ num_output: 8 {settings} }}"
     net = make_net(input_layer(data=(2, 8, 6, 5)) + layer("c", "Convolution", "data", "z", text))
     conv = net.layer("c")
-    assert isinstance(conv, BaseConvolution) and not isinstance(conv.convolved, Pixels)
+    assert isinstance(conv, BaseConvolution) and not isinstance(conv.convolved, Pointwise)

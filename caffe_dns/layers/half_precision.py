@@ -15,7 +15,7 @@ from torch import Tensor
 
 from caffe_dns import kernels
 from caffe_dns.device.trial import Trials, Way
-from caffe_dns.layers.pixels import is_innermost
+from caffe_dns.layers.pointwise import is_channels_last
 from caffe_dns.layers.products import Convolved
 
 #: The gradient of the top, x and w.
@@ -26,13 +26,13 @@ Blobs = tuple[Tensor, Tensor, Tensor]
 #: more; and for each new shape, kernels may have to be compiled.
 LEAST = 1 << 33
 
-#: For which of them that is faster.
+#: For which of them this is faster.
 _trials = Trials()
 
 
 @dataclass(frozen=True)
-class Halved(Convolved):
-    """A convolution of images; those with their channels innermost are for our kernels."""
+class HalfGradients(Convolved):
+    """A convolution of images, whose gradients our kernels compute where they are faster."""
 
     def has_own_gradients(self, x: Tensor) -> bool:
         return True
@@ -43,7 +43,7 @@ class Halved(Convolved):
     def gradients(
         self, gradient: Tensor, x: Tensor, w: Tensor, wanted: Sequence[bool]
     ) -> tuple[Tensor | None, Tensor | None]:
-        if is_innermost(x):
+        if is_channels_last(x):
             gradient = gradient.contiguous(memory_format=torch.channels_last)
         blobs = gradient, x, w
         each = partial(self._each, blobs)
@@ -54,7 +54,7 @@ class Halved(Convolved):
         return each(wanted)
 
     def _each(self, blobs: Blobs, wanted: Sequence[bool]) -> tuple[Tensor | None, Tensor | None]:
-        """One after the other. That of w first: it gives back as much memory as the other takes."""
+        """One after the other, that of w first: it frees as much memory as the other takes."""
         along = self._along(blobs, self._by_cudnn) if wanted[1] else None
         return self.bottom_gradient(*blobs) if wanted[0] else None, along
 
@@ -76,7 +76,7 @@ class Halved(Convolved):
     def _ours(
         self, blobs: Blobs, *, below: bool
     ) -> Callable[[], tuple[Tensor | None, Tensor]] | None:
-        """What computes the gradients of x, if `below`, and of w by our kernels, if they can."""
+        """Computes the gradients of x, if `below`, and of w by our kernels; None if it cannot."""
         gradient, x, w = blobs
         if {*self.stride, *self.dilation, self.group} != {1} or not kernels.suit(x):
             return None
