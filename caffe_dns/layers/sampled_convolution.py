@@ -29,5 +29,6 @@ def sampled_convolution(layer: BaseConvolution, bottom: Tensor) -> tuple[Tensor,
     """The top of such a bottom before the bias is added, and the bias."""
     weight, bias = layer.effective(layer.context.activations)
     product = sampled(layer)
+    bottom = bottom.to(weight.dtype)
     top = layer.apply_apart(product, bottom, weight, None)
     return Produced.apply(bottom, weight, product) if top is None else top, bias

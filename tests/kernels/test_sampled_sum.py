@@ -201,12 +201,15 @@ WHOLE = [
 ]
 
 
-def build(text: str, monkeypatch: pytest.MonkeyPatch) -> Net:
+def build(
+    text: str, monkeypatch: pytest.MonkeyPatch, activations: torch.dtype | None = None
+) -> Net:
     """A net with kernels and its channels innermost."""
     monkeypatch.setattr(fusion, "DEVICES", (DEVICE,))
     monkeypatch.setattr(kernels, "suit", lambda blob: True)
     text = input_layer(data=SHAPE) + text
-    net: Net = make_net(text, context=Context(device=torch.device(DEVICE)))
+    context = Context(device=torch.device(DEVICE), activations=activations)
+    net: Net = make_net(text, context=context)
     for each in convolutions(net):
         each.channels_last = True
     return net
@@ -268,3 +271,16 @@ def test_a_product_of_its_own_reads_all(monkeypatch: pytest.MonkeyPatch) -> None
     results(net, inner=False)
     assert not samplings(net)[0].is_done
     assert given[0].shape == SHAPE
+
+
+def test_a_sum_of_another_type_than_the_weight(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is not made by a convolution may be in float32 where convolutions are in bfloat16."""
+    text = layer("bn", "BatchNorm", "data", "z") + layer("s", "Scale", "z", "z", SCALE)
+    text += "layer { name: 'one' type: 'Eltwise' bottom: 'data' bottom: 'z' top: 'one' }"
+    text += layer("r", "ReLU", "one", "one") + chain("end", "one", STRIDED) + LOSS
+    net = build(text, monkeypatch, torch.bfloat16)
+    wanted, _, *_ = results(net, inner=True)
+    found, of_data, *_ = results(net, inner=False)
+    assert samplings(net)[0].is_done
+    assert of_data.dtype == torch.float32
+    torch.testing.assert_close(found, wanted, rtol=1e-2, atol=0)
