@@ -22,7 +22,7 @@ from caffe_dns.kernels.max_pool import NOWHERE
 
 Pair = tuple[int, int]
 
-#: The least a side of a tile may be for matrix units.
+#: The least a side of a tile may be for Tensor Cores.
 LEAST = 16
 #: The most channels of the top in a tile.
 MOST = 64

@@ -20,7 +20,7 @@ Pair = tuple[int, int]
 
 #: The most numbers in a window, and channels of the top, that a program has in hand.
 MOST_NUMBERS, MOST_OUTPUTS = 64, 128
-#: The least side of a tile for matrix units.
+#: The least side of a tile for Tensor Cores.
 LEAST = 16
 #: Pixels of the top in a program of the way up; on the way back, pixels at a time, programs that
 #: keep a large GPU busy, and how many steps Triton loads ahead (measured on an H200: of images in

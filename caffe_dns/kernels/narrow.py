@@ -138,5 +138,5 @@ def bottom_gradient(gradient: Tensor, w: Tensor) -> Tensor:
 
 
 def _outputs(w: Tensor) -> int:
-    """Those of a tile: matrix units want 16."""
+    """Those of a tile: Tensor Cores want 16."""
     return max(16, triton.next_power_of_2(len(w)))

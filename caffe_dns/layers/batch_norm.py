@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from caffe_dns.kernels.channel_statistics import Statistics, Sums
     from caffe_dns.layers.pooling import Pooling
 
-#: Smaller eps are raised to it, as cuDNN asks.
+#: Smaller eps are raised to this, as cuDNN requires.
 _LEAST_NVCAFFE_EPS = 1e-5
 
 
@@ -100,7 +100,7 @@ class BatchNorm(SameShape):
             )
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
-        """Take the statistics of a torch.nn.BatchNorm as well: averages of one batch."""
+        """Also load the statistics of a torch.nn.BatchNorm, as averages with a count of 1."""
         if f"{prefix}running_mean" in state_dict:
             state_dict.pop(f"{prefix}num_batches_tracked", None)
             state_dict[f"{prefix}scale_factor"] = torch.ones(1)
@@ -134,7 +134,7 @@ class BatchNorm(SameShape):
 
     @property
     def use_global_stats(self) -> bool:
-        """Whether the blobs' statistics count, not the batch's: in TEST unless the file says so."""
+        """Whether to use the stored statistics: by default in TEST."""
         settings = self.param.batch_norm_param
         if settings.HasField("use_global_stats"):
             return settings.use_global_stats
@@ -238,7 +238,7 @@ class BatchNorm(SameShape):
     def _with_own(
         self, factor: Tensor | None, shift: Tensor | None
     ) -> tuple[Tensor, Tensor | None]:
-        """The layer's own scale and bias, and after them a factor and a shift."""
+        """The layer's own scale and bias, combined with a factor and a shift after them."""
         own_scale, own_bias = self.blobs[3:]
         if factor is None:
             return own_scale, own_bias
@@ -257,16 +257,16 @@ class BatchNorm(SameShape):
 
     @property
     def wants_sums(self) -> bool:
-        """Whether it can do with sums of its bottom, all of whose images share statistics."""
+        """Whether it can use precomputed sums of its bottom, whose images must share statistics."""
         return not (self.use_global_stats or self.scale_bias or self.images)
 
     def _suits_kernel(self, bottom: Tensor) -> bool:
-        """Whether our kernel normalises this: N x C x any, by the statistics of a batch."""
+        """Whether our kernel can normalise this: N x C x any, by the batch's statistics."""
         own = self.use_global_stats or self.scale_bias
         return not own and bottom.dim() > 1 and kernels.suit(bottom)
 
     def _statistics(self) -> Statistics:
-        """What a kernel takes a batch into."""
+        """The stored statistics, which a kernel updates with a batch."""
         from caffe_dns.kernels.channel_statistics import Statistics
 
         mean_sum, variance_sum, batches = self.blobs[:3]
@@ -280,11 +280,11 @@ class BatchNorm(SameShape):
 
     @torch.no_grad()
     def _update(self, mean: Tensor, variance: Tensor, elements: int) -> None:
-        """Take in a batch with `elements` numbers to each channel."""
+        """Update the stored statistics with a batch of `elements` values per channel."""
         mean_sum, variance_sum, batches = self.blobs[:3]
         unbias = elements / (elements - 1) if elements > 1 else 1.0
         if self.scale_bias:
-            # The first batch counts whole.
+            # The first batch is taken as it is.
             share = torch.where(variance_sum.any(), 1 - self.fraction, 1.0)
             for average, new in ((mean_sum, mean), (variance_sum, variance * unbias)):
                 average.add_((new - average) * share)
@@ -300,7 +300,7 @@ def _channels(shape: Shape) -> int:
 
 
 def _sum(values: Tensor, *given: Any, sampling: Sampling | None) -> Sequence[Tensor]:
-    """A normalised sum by a kernel, which makes but a sample where it can and is to."""
+    """A normalised sum by a kernel; only a sample of it if that is wanted and possible."""
     from caffe_dns.kernels import sampled_sum
     from caffe_dns.kernels.normalized import NormalizedSum
 

@@ -14,7 +14,7 @@ from caffe_dns.layers.base import Layer
 
 
 class WrongLabel(CaffeError):
-    """A label that is no class. `fits` says of every label whether it is one, or is ignored."""
+    """An invalid label. `fits` tells for every label whether it is a class or ignored."""
 
     def __init__(self, message: str, layer: str, fits: Callable[[int], bool]) -> None:
         super().__init__(message, layer=layer, field="bottom")
@@ -22,7 +22,7 @@ class WrongLabel(CaffeError):
 
 
 def refuse_in_place(layer: Layer) -> None:
-    """Raise CaffeError when a top has the name of a bottom, for the types that forbid it."""
+    """Raise CaffeError if a top has the name of a bottom, for types that cannot work in place."""
     names = set(layer.param.bottom) & set(layer.param.top)
     if names:
         raise layer.error(
@@ -50,8 +50,8 @@ def check_sides(layer: Layer, field: str, name: str) -> None:
 def check_indices(layer: Layer, indices: Tensor, limit: int, what: str) -> None:
     """Raise CaffeError when an entry of `indices` lies outside [0, limit).
 
-    Looks at blobs in host memory only: on a GPU the host would have to wait for the values, and the
-    kernels that use the indices stop by themselves.
+    Checks only blobs in host memory: on a GPU the host would have to wait for the values, and the
+    kernels that use the indices check them.
     """
     wrong = _first_outside(indices, limit, None)
     if wrong is not None:
@@ -59,9 +59,9 @@ def check_indices(layer: Layer, indices: Tensor, limit: int, what: str) -> None:
 
 
 def check_labels(layer: Layer, labels: Tensor, classes: int, ignored: int | None = None) -> None:
-    """Raise WrongLabel for an entry of `labels` that is no class and not `ignored`.
+    """Raise WrongLabel for an entry of `labels` that is neither a class nor `ignored`.
 
-    As `check_indices`, in host memory only.
+    Like `check_indices`, only in host memory.
     """
     wrong = _first_outside(labels, classes, ignored)
     if wrong is not None:
@@ -73,7 +73,7 @@ def check_labels(layer: Layer, labels: Tensor, classes: int, ignored: int | None
 
 
 def _first_outside(indices: Tensor, limit: int, ignored: int | None) -> int | None:
-    """The least entry of `indices` where it is negative, the largest where it is no index.
+    """The smallest entry of `indices` if negative, or the largest if it is too large.
 
     Entries that are `ignored` do not count.
     """

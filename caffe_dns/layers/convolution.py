@@ -33,7 +33,7 @@ FEW_CHANNELS = 64
 #: Types for which convolutions of few channels are transformed: Tensor Cores need many.
 MATRIX_DEVICES = ("cuda",)
 
-#: Layer types of forks, and of what alone they have `proto/upgrade_forks` makes Caffe's settings.
+#: Layer types of forks, whose own fields `proto/upgrade_forks` converts to Caffe's.
 _OF_THEIR_OWN = {
     "Convolution3D and Deconvolution3D": (
         "kernel_depth",
@@ -99,9 +99,9 @@ class BaseConvolution(WeightedLayer):
         self.convolved = self._as_convolved(shape)
 
     def _paddings(self) -> tuple[Sequence[int], Sequence[int]]:
-        """What each axis is padded by at both ends, and what beyond, as `F.pad` takes that.
+        """The symmetric padding of each axis, and the rest in the form of `F.pad`.
 
-        Two axes may have a padding for each side (Synopsys).
+        Two axes may have a separate padding for each side (Synopsys).
         """
         axes = self.num_spatial_axes
         pad = spatial_setting(self, axes, "pad", ("pad_h", "pad_w"), default=0, least=0)
@@ -114,7 +114,7 @@ class BaseConvolution(WeightedLayer):
         return pad, [side - pad[axis] for axis, side in zip((1, 1, 0, 0), given, strict=True)]
 
     def padding(self, spatial_axis: int) -> tuple[int, int]:
-        """What is added before and behind a spatial axis."""
+        """The padding before and after a spatial axis."""
         last_first = 2 * (self.num_spatial_axes - 1 - spatial_axis)
         before, behind = self.beyond[last_first : last_first + 2]
         return self.pad[spatial_axis] + before, self.pad[spatial_axis] + behind
@@ -210,7 +210,7 @@ class BaseConvolution(WeightedLayer):
         return top if self.channel_axis == 1 else top.reshape(*leading, *top.shape[1:])
 
     def pad_bottom(self, bottom: Tensor) -> Tensor:
-        """The bottom with what is beyond `pad`."""
+        """The bottom with the padding beyond `pad`."""
         beyond = list(self.beyond)
         if self.outreaches(bottom):
             for i, more in enumerate(self.missing(bottom.shape[2:])):
@@ -232,14 +232,14 @@ class BaseConvolution(WeightedLayer):
         return bottom_shape[0] * self.products >= LARGE_CONVOLUTION
 
     def _count_products(self, bottom_shape: Shape) -> int:
-        """How many products an image's sums have."""
+        """The number of multiply-accumulates for an image."""
         spatial = bottom_shape[self.channel_axis + 1 :]
         outputs = count(tuple(self.output_extent(extent, i) for i, extent in enumerate(spatial)))
         leading = count(tuple(bottom_shape[1 : self.channel_axis]))
         return leading * outputs * count(self.weight_shape())
 
     def _as_convolved(self, bottom_shape: Shape) -> Convolved | None:
-        """The plain convolution that the layer is, if it is one."""
+        """The layer as a plain convolution, if it is one."""
         if self.num_spatial_axes == 0 or self.channel_axis != 1 or any(self.beyond):
             return None
         kind = FewChannels if self._has_few_channels(bottom_shape) else Convolved
@@ -263,19 +263,21 @@ class BaseConvolution(WeightedLayer):
         return 1 < self.group == self.channels
 
     def _is_of_pixels(self) -> bool:
-        """Whether it is one of single pixels on a GPU, not for matrix units, for which cuDNN is as
-        fast as products of matrices."""
+        """Whether it is a 1x1 convolution on a GPU that does not use Tensor Cores.
+
+        With them, cuDNN is as fast as matrix products.
+        """
         plain = self.group == 1 and {*self.kernel, *self.stride} == {1} and not any(self.pad)
         other = self.context.device.type in MATRIX_DEVICES and not self.channels_last
         return plain and other and self.num_spatial_axes == 2
 
     def _is_for_matrix_units(self) -> bool:
-        """Whether images with their channels innermost are convolved in float32 on a GPU."""
+        """Whether it convolves channels-last images in float32 on a GPU."""
         single = self.context.activations is None and self.num_spatial_axes == 2
         return single and self.channels_last and self.context.device.type in MATRIX_DEVICES
 
     def _as_strided(self) -> StridedConvolution | None:
-        """How to convolve with a stride where matrix units are to do it, and it pays."""
+        """How to compute a strided convolution on Tensor Cores, if that is worth it."""
         if not self.channels_last or self.context.device.type not in MATRIX_DEVICES:
             return None
         (height, width), stride = self.kernel, self.stride[0]
@@ -305,7 +307,7 @@ class Convolution(DeviationMasks, BaseConvolution):
 
 @layer_types.register("Deconvolution")
 class Deconvolution(DeviationMasks, BaseConvolution):
-    """Transposed convolution. It takes surgery only when asked: `sparsity_term: true`."""
+    """Transposed convolution. It is pruned only on request: `sparsity_term: true`."""
 
     least_pad = -MOST
 
@@ -328,7 +330,7 @@ class Deconvolution(DeviationMasks, BaseConvolution):
         return whole - sum(self.padding(spatial_axis))
 
     def missing(self, spatial: Sequence[int]) -> list[int]:
-        """It pads nothing."""
+        """A deconvolution pads nothing."""
         return [0] * len(spatial)
 
     def convolve(self, bottom: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -353,11 +355,11 @@ class Deconvolution(DeviationMasks, BaseConvolution):
         return bottom
 
     def _is_by_channels(self) -> bool:
-        """Not in the sense that a memory format was found to pay for."""
+        """None, for the purpose of choosing a memory format."""
         return False
 
     def _as_strided(self) -> None:
-        """Its stride is another."""
+        """None: its stride has another meaning."""
 
     def _as_convolved(self, bottom_shape: Shape) -> None:
         """It is not."""

@@ -12,7 +12,7 @@ from caffe_dns.proto.caffe_pb2 import DataParameter
 class DatabaseRecords(BatchDataLayer):
     """A layer on the records of the database that its data_param names.
 
-    Fewer than `rand_skip` records are left out at the beginning, by a draw that all ranks share.
+    Fewer than `rand_skip` records are skipped at the beginning, by a draw that all ranks share.
     With `shuffle` each round has an order of its own, drawn from the seed.
     """
 

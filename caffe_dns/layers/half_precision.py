@@ -22,7 +22,7 @@ from caffe_dns.layers.products import Convolved
 Blobs = tuple[Tensor, Tensor, Tensor]
 
 #: From how many products in a forward pass on it is tried, where windows have several pixels. A GPU
-#: with matrix units reads other blobs for longer than it multiplies, and rounding reads them once
+#: with Tensor Cores reads other blobs for longer than it multiplies, and rounding reads them once
 #: more; and for each new shape, kernels may have to be compiled.
 LEAST = 1 << 33
 

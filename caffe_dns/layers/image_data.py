@@ -14,7 +14,7 @@ from caffe_dns.layers.checks import check_sides
 from caffe_dns.proto.caffe_pb2 import ImageDataParameter
 from caffe_dns.proto.fields import refuse_fields
 
-#: Layer types, and what of image_data_param they alone read.
+#: Layer types, and the fields of image_data_param that only they read.
 _OF_THEIR_OWN = {
     "VideoData": ("new_length", "use_image", "use_temporal_jitter", "sampling_rate"),
     "ImageSegData": ("label_type", "ignore_label"),
@@ -22,13 +22,13 @@ _OF_THEIR_OWN = {
 
 
 def refuse_of_others(settings: ImageDataParameter, own: str = "") -> None:
-    """Raise CaffeError, with the field, for what only layer types but `own` read."""
+    """Raise CaffeError, with the field, for fields that only other types than `own` read."""
     refuse_fields(settings, "image_data_param", _OF_THEIR_OWN, own)
 
 
 @layer_types.register("ImageData")
 class ImageData(ImageBatchLayer):
-    """Images and labels in the order of the list, or shuffled anew in each round.
+    """Images and labels in the order of the list, or reshuffled in each round.
 
     Unlike in Caffe, where every rank reads the whole list, the ranks share the images as those of
     Data do.

@@ -14,12 +14,12 @@ from torch import Tensor
 
 from caffe_dns.layers.products import Linear
 
-#: From how many numbers on a weight is large.
+#: Weights of at least this size are large.
 LARGE = 1 << 24
 
 
 def is_wanted(weight: Tensor) -> bool:
-    """Whether this is large, and not the parameter itself."""
+    """Whether the weight is large, and is not the parameter itself."""
     return weight.numel() >= LARGE and weight.requires_grad and not weight.is_leaf
 
 
@@ -32,7 +32,7 @@ def top(x: Tensor, weight: Tensor, bias: Tensor | None, product: Linear) -> Tens
 
 
 class _WeightGradient(torch.autograd.Function):
-    """A tensor without memory, in the shape of the top, whose gradient becomes the weight's."""
+    """A tensor without memory, in the top's shape, whose gradient becomes the weight's."""
 
     @staticmethod
     def forward(
@@ -49,7 +49,7 @@ class _WeightGradient(torch.autograd.Function):
 
 
 class _Top(torch.autograd.Function):
-    """The top, whose gradient goes on to x and the bias, and then to who computes the weight's."""
+    """The top; its gradient goes to x and the bias first, and then to the weight."""
 
     @staticmethod
     def forward(

@@ -14,7 +14,7 @@ from caffe_dns.layers.base import Layer, Shape, layer_types
 
 @layer_types.register("MemoryData")
 class MemoryData(Layer):
-    """Batches of the arrays given to `set_input`, one after the other, over and over."""
+    """Batches from the arrays given to `set_input`, in an endless loop."""
 
     bottoms = (0, 0)
     tops = (2, 2)
@@ -40,7 +40,7 @@ class MemoryData(Layer):
         """Take `data` [N, channels, height, width] and `labels` [N], N a multiple of batch_size.
 
         They are used as they are: there is no transform. Arrays of float32 are not copied before
-        their batch is due, so that what a program writes into them later counts. Raises CaffeError
+        their batch is needed, so later changes by the program count. Raises CaffeError
         for other shapes.
         """
         batch_size = self._shape[0]

@@ -18,12 +18,12 @@ from caffe_dns.layers.convolution import BaseConvolution
 if TYPE_CHECKING:
     from caffe_dns.kernels.batch_norm import Normalization
 
-#: How many numbers of a bottom fill a GPU. Of fewer, a weight's gradient has a stream of its own.
+#: Bottoms of this size fill a GPU. For smaller ones, a weight's gradient has its own stream.
 LARGE = 1 << 21
 
 
 def suits(layer: BaseConvolution) -> bool:
-    """Whether it may: 3x3 with a pad of 1, and not one of a few channels."""
+    """Whether the layer may be fused: a 3x3 depthwise convolution with a pad of 1."""
     plain = layer.convolved
     return (
         plain is not None

@@ -17,15 +17,15 @@ from caffe_dns.layers.pooling import Pair, Pooling, Window
 from caffe_dns.layers.products import FewChannels, suit
 from caffe_dns.layers.weight_gradients import SecondStream
 
-#: The pixels that a window may have: those of a tile are a power of two.
+#: Allowed numbers of pixels in a window: a tile has a power of two.
 SIZES = (2, 4, 8, 16)
 
 
 class PooledConvolution(torch.autograd.Function):
     """The maxima of a convolution's top, after a bias and perhaps a ReLU.
 
-    `w` and `b` are what the layer has made of `weight` and `bias`, its parameters, whose gradients
-    are computed on a second stream if there is one.
+    `w` and `b` are made from the parameters `weight` and `bias`, whose gradients are computed on a
+    second stream if there is one.
     """
 
     @staticmethod
@@ -75,7 +75,7 @@ class Maxima:
     relu: bool
 
     def of(self, x: Tensor, w: Tensor, b: Tensor | None) -> tuple[Tensor, Tensor]:
-        """The maxima, and which in its window each is."""
+        """The maxima, and the index of each in its window."""
         from caffe_dns.kernels import convolution
 
         (pad_h, pad_w), size = self.product.pad, self.window.output_size(self.image)
@@ -93,9 +93,9 @@ class Maxima:
 def pooled_convolution(
     layer: BaseConvolution, pooling: Pooling, bottom: Tensor, *, relu: bool
 ) -> Tensor | None:
-    """What the pooling makes of the convolution's top, after a ReLU if asked for.
+    """The pooling of the convolution's top, after a ReLU if asked for.
 
-    None where that is not for a kernel of its own.
+    None if no fused kernel is suitable.
     """
     if not isinstance(layer.convolved, FewChannels) or not suit(bottom):
         return None

@@ -25,13 +25,13 @@ from caffe_dns.layers.weight_gradients import LARGE
 if TYPE_CHECKING:
     from caffe_dns.kernels.bias_relu import Place
 
-#: Which convolutions are faster as one.
+#: For which convolutions fusing is faster.
 _trials = Trials()
 
 
 @dataclass(frozen=True)
 class Rectifying(HalfGradients):
-    """A convolution by cuDNN whose top has a bias and a ReLU; its gradients are without them."""
+    """A convolution with bias and ReLU by cuDNN; its gradients are of the convolution alone."""
 
     bias: Tensor
 
@@ -43,14 +43,14 @@ class Rectifying(HalfGradients):
 
 
 def suits(layer: BaseConvolution) -> bool:
-    """Whether it convolves images on a GPU and has a bias: may run as one with a ReLU."""
+    """Whether the layer may be fused with a ReLU: it convolves images on a GPU and has a bias."""
     plain = layer.convolved is not None and not isinstance(layer.convolved, FewChannels)
     images = layer.num_spatial_axes == 2 and layer.strided is None and layer.fixed_product is None
     return plain and images and layer.bias_term and kernels.wanted(layer.context.device)
 
 
 def rectified_convolution(layer: BaseConvolution, bottom: Tensor) -> Tensor:
-    """relu(what a layer that suits makes of the bottom)."""
+    """relu(the top of a layer that `suits`)."""
     plain = layer.convolved
     weight, bias = layer.effective(layer.context.activations)
     assert plain is not None and bias is not None
@@ -76,7 +76,7 @@ def rectified_convolution(layer: BaseConvolution, bottom: Tensor) -> Tensor:
 
 
 def rectify(top: Tensor, bias: Tensor, place: Place | None = None) -> Tensor:
-    """relu(top + bias) for each channel; may write over `top`, or to a place."""
+    """relu(top + bias) for each channel; may overwrite `top`, or write to a place."""
     if not kernels.suit(top):
         return torch.relu(add_bias(top, bias))
     from caffe_dns.kernels.bias_relu import BiasedReLU
@@ -86,7 +86,7 @@ def rectify(top: Tensor, bias: Tensor, place: Place | None = None) -> Tensor:
 
 
 def _is_first(layer: BaseConvolution, plain: Convolved, images: Tensor, weight: Tensor) -> bool:
-    """Whether it is a large convolution of images to which no gradient goes, with few channels."""
+    """Whether it is a large convolution of images with few channels and no gradient."""
     if images.requires_grad or {*plain.stride, *plain.dilation, plain.group} != {1}:
         return False
     if len(images) * layer.products < LARGE:
@@ -97,7 +97,7 @@ def _is_first(layer: BaseConvolution, plain: Convolved, images: Tensor, weight: 
 
 
 def _is_faster(product: Rectifying, plain: Convolved, x: Tensor, w: Tensor) -> bool:
-    """Whether cuDNN is faster with bias and ReLU than without and our kernel after it."""
+    """Whether cuDNN with bias and ReLU is faster than cuDNN followed by our kernel."""
     x, w = x.detach(), w.detach()
     settings = (*plain.stride, *plain.pad, *plain.dilation, plain.group)
     exact = not torch.backends.cudnn.allow_tf32

@@ -65,7 +65,7 @@ class SparseGradients(torch.autograd.Function):
 
 
 def pays(layer: BaseConvolution, pooling: Pooling) -> bool:
-    """Whether the two are to run as one: where oneDNN would take longer."""
+    """Whether the two should be fused: if oneDNN takes longer."""
     if layer.context.device.type != "cpu" or layer.convolved is None or not pooling.is_max:
         return False
     window, weight = pooling.window((1, 1)), layer.blobs[0]
@@ -76,7 +76,7 @@ def pays(layer: BaseConvolution, pooling: Pooling) -> bool:
 
 
 def pool(layer: BaseConvolution, pooling: Pooling, bottom: Tensor, *, relu: bool) -> Tensor:
-    """What the pooling makes of the convolution's top, after a ReLU if asked for."""
+    """The pooling of the convolution's top, after a ReLU if asked for."""
     weight, bias = layer.effective(layer.context.activations)
     size = (layer.output_extent(bottom.shape[2], 0), layer.output_extent(bottom.shape[3], 1))
     window = pooling.window(size)
@@ -84,11 +84,11 @@ def pool(layer: BaseConvolution, pooling: Pooling, bottom: Tensor, *, relu: bool
     plain = weight.dtype == torch.float32 and layer.deferring(len(bottom)) is None
     plain = plain and not layer.outreaches(bottom)
     pays = not bottom.requires_grad or layer.channels * layer.kernel[-1] >= LEAST_ROW
-    # Else a window may have its maximum at no place of the plane.
+    # Otherwise a window may have no maximum in the plane.
     inside = window.suits_torch(size)
     if learns and plain and pays and inside and on_cpu.works() and _counts(bottom, size):
         bottom = bottom.float().contiguous(memory_format=torch.channels_last)
-        # Another layer's, which this one shares, may lie otherwise.
+        # A weight shared with another layer may have another layout.
         weight = weight.contiguous(memory_format=torch.channels_last)
         top: Tensor = SparseGradients.apply(bottom, weight, bias, layer, window, relu)
         return top
@@ -97,7 +97,7 @@ def pool(layer: BaseConvolution, pooling: Pooling, bottom: Tensor, *, relu: bool
 
 
 def _counts(bottom: Tensor, size: tuple[int, int]) -> bool:
-    """Whether the kernels can count this bottom's numbers, and those of a plane of the top."""
+    """Whether the kernels can index this bottom, and a plane of the top."""
     from caffe_dns.kernels.on_cpu.from_maxima import MOST, MOST_IN_PLANE
 
     return bottom.numel() < MOST and size[0] * size[1] < MOST_IN_PLANE

@@ -17,9 +17,9 @@ from torch import Tensor
 from caffe_dns import kernels
 
 Pair = tuple[int, int]
-#: Numbers of channels are multiples of this.
+#: Channels are padded to multiples of this.
 ALIGNMENT = 8
-#: The most channels of an image for which it pays.
+#: The most channels of an image for which this is faster.
 FEW_CHANNELS = 4
 #: How much memory folded images may take of that of the images to be kept for the gradient.
 KEPT_SHARE = 0.6
@@ -39,12 +39,12 @@ class StridedConvolution:
 
     @property
     def pays(self) -> bool:
-        """Whether it is worth it."""
+        """Whether it is faster."""
         return self.channels <= FEW_CHANNELS and 1 < self.stride <= min(self.kernel)
 
     @property
     def padded_channels(self) -> int:
-        """The images' channels with some of zeros, so that all of them end up aligned."""
+        """The number of channels after padding with zeros for alignment."""
         channels = self.channels
         while channels * self.stride**2 % ALIGNMENT:
             channels += 1
@@ -52,7 +52,7 @@ class StridedConvolution:
 
     @property
     def blocks(self) -> Pair:
-        """The kernel's size in squares."""
+        """The kernel's size, in squares."""
         return -(-self.kernel[0] // self.stride), -(-self.kernel[1] // self.stride)
 
     def convolve(self, images: Tensor, weight: Tensor) -> Tensor:
@@ -87,7 +87,7 @@ class StridedConvolution:
         return _fold(padded, self.stride)
 
     def fold_weight(self, weight: Tensor) -> Tensor:
-        """The weight for such images, its kernel filled up with zeros."""
+        """The weight for such images, with its kernel padded by zeros."""
         rows, columns = (
             blocks * self.stride - kernel
             for blocks, kernel in zip(self.blocks, self.kernel, strict=True)

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 def summed_convolution(
     layer: BaseConvolution, bottom: Tensor, product: Convolved | None = None
 ) -> tuple[Tensor, Tensor | None, Sums] | None:
-    """The top before the bias is added, the bias, and the top's sums.
+    """The top without bias, the bias, and the top's sums; None if the kernel is not suitable.
 
-    None where that is not for the kernel. The arithmetic may be another `product` than the layer's.
+    `product` may replace the layer's own arithmetic.
     """
     plain = product or layer.convolved
     if plain is None or not _is_product(layer, plain) or len(bottom) * layer.products < LARGE:
@@ -43,7 +43,7 @@ def summed_convolution(
 
 
 def _is_product(layer: BaseConvolution, plain: Convolved) -> bool:
-    """Whether the top's pixels are each a product of the weight and one of the bottom."""
+    """Whether each pixel of the top depends on one pixel of the bottom."""
     return (
         layer.fixed_product is None
         and layer.num_spatial_axes == 2

@@ -82,7 +82,7 @@ class SparseLayer(FusedLayers):
 
 
 def use_sparse_units(net: Net) -> list[SparseLayer]:
-    """Let layers in the pattern 2:4 run on sparse matrix units where that is faster.
+    """Let layers in the pattern 2:4 run on sparse Tensor Cores where that is faster.
 
     That is measured for a batch as `blob_shapes` has it. Returns the layers. See `use_sparse`.
     """

@@ -28,7 +28,7 @@ half_factors = import_module("caffe_dns.kernels.half_factors")
 half_gradients = import_module("caffe_dns.kernels.half_gradients")
 
 Pair = tuple[int, int]
-#: Of sums of a thousand products: a GPU's matrix units cut off what they add up in float32.
+#: Of sums of a thousand products: a GPU's Tensor Cores cut off what they add up in float32.
 TOLERANCE = 1e-6 if DEVICE == "cpu" else 1e-5
 
 

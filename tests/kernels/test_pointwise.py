@@ -25,7 +25,7 @@ if DEVICE == "cpu":
 pytest.importorskip("triton")
 pointwise = import_module("caffe_dns.kernels.pointwise")
 
-#: Of the product. On matrix units, a factor has 11 digits in TF32.
+#: Of the product. On Tensor Cores, a factor has 11 digits in TF32.
 TOLERANCE = 1e-6 if DEVICE == "cpu" else 2**-9
 #: Batch, channels of bottom and top, image: less than a tile of rows; several, the last in part.
 SHAPES = [(2, 32, 64, (3, 5)), (3, 64, 128, (9, 10)), (5, 96, 192, (8, 7)), (1, 16, 64, (1, 2))]
