@@ -25,9 +25,10 @@ interrupt.begin()
 def main() -> None:
     """Run the command that the arguments say, and exit."""
     from caffe_dns.cli.main import main as run  # here, because signals are heeded first
-    from caffe_dns.cli.threads import wait_briefly
+    from caffe_dns.cli.threads import wait_briefly, wake_soon
 
     wait_briefly()
+    wake_soon()
     try:
         run()
     finally:

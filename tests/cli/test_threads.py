@@ -13,6 +13,7 @@ import torch
 
 from caffe_dns.cli import threads
 from tests.cli.harness import run_well
+from tests.processes import run_python
 
 Capture = pytest.CaptureFixture[str]
 NET = """
@@ -49,6 +50,39 @@ def test_how_they_wait(given: dict[str, str], said: str, monkeypatch: pytest.Mon
     monkeypatch.setattr(os, "environ", given)
     threads.wait_briefly()
     assert threads.described() == f"{torch.get_num_threads()}{said}"
+
+
+@pytest.mark.skipif(
+    tuple(map(int, os.uname().release.split(".")[:2])) < (6, 12), reason="the kernel is older"
+)
+def test_they_ask_for_short_turns() -> None:
+    """Threads that are started later, too; what makes them give way to others stays as it is."""
+    program = """
+import ctypes, os, struct, threading
+from caffe_dns.cli import threads
+def attributes():
+    held = ctypes.create_string_buffer(48)
+    number = threads._CALLS[os.uname().machine][0]
+    assert ctypes.CDLL(None).syscall(ctypes.c_long(number), 0, held, 48, 0) == 0
+    _, policy, _, nice, _, turn, *_ = struct.unpack(threads._ATTRIBUTES, held.raw)
+    print(policy, nice, turn)
+os.nice(3)
+attributes()
+threads.wake_soon()
+attributes()
+thread = threading.Thread(target=attributes)
+thread.start()
+thread.join()
+os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+threads.wake_soon()
+print(os.sched_getscheduler(0) == os.SCHED_BATCH)
+"""
+    done = run_python("-c", program)
+    before, *after, other = done.stdout.splitlines()
+    policy, nice, usual = before.split()
+    assert int(usual) > 500_000, done.stderr
+    assert after == [f"{policy} {nice} 500000"] * 2
+    assert other == "True"
 
 
 def test_that_is_said_before_pytorch_is_there() -> None:
