@@ -120,7 +120,8 @@ def _sampling(
         chains = [found.get(step.layer) for step in readers]
         convolutions = [each for chain in chains for each in _strided(chain)]
         strides = {stride_of(each) for each in convolutions}
-        if not chains or len(convolutions) < len(chains) or len(strides) > 1 or strides == {1}:
+        # A top without a reader is a loss.
+        if len(convolutions) < max(len(tops), len(readers)) or len(strides) > 1 or strides == {1}:
             continue
         sampling = Sampling(strides.pop())
         first = group.steps[0].layer

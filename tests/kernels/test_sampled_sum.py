@@ -175,7 +175,8 @@ NETS = [
     + LOSS,
 ]
 #: Readers look at all pixels, at several, beyond the image, otherwise down than across, in groups,
-#: by two strides; one of them is no convolution, or has no BatchNorm, or a pooling behind it.
+#: by two strides; one of them is no convolution, or has no BatchNorm, or a pooling behind it; or
+#: the sum is a loss itself.
 WHOLE = [
     *(
         strided(settings)
@@ -193,6 +194,7 @@ WHOLE = [
     + layer("sum", "Reduction", "two", "sum", "loss_weight: 1")
     + LOSS,
     strided(STRIDED) + layer("more", "Reduction", "one", "more", "loss_weight: 1"),
+    strided(STRIDED).replace("name: 'one/r'", "name: 'one/r' loss_weight: 1"),
     block("one", "data") + CONV.format("end", "one", STRIDED) + LOSS,
     block("one", "data")
     + chain("two", "one", STRIDED)
