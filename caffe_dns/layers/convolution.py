@@ -7,6 +7,7 @@ yiwenguo's `compress_conv_layer.cpp`. The arithmetic is torch's.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import lt
 from typing import Any
 
 import torch
@@ -128,7 +129,7 @@ class BaseConvolution(WeightedLayer):
 
     def outreaches(self, bottom: Tensor) -> bool:
         """Whether the kernel exceeds the padded bottom, N x C x spatial axes."""
-        return any(map(int.__lt__, bottom.shape[2:], self._least))
+        return any(map(lt, bottom.shape[2:], self._least))
 
     def reach(self, spatial_axis: int) -> int:
         """How many entries of a spatial axis the dilated kernel spans."""

@@ -53,6 +53,17 @@ def test_export_with_any_batch_size(surgery: bool) -> None:
 
 
 @pytest.mark.slow
+def test_export_with_any_image_size() -> None:
+    made = make_net(
+        input_layer(data=(2, 3, 8, 8)) + layer("conv", "Convolution", "data", "conv", CONV), TEST
+    )
+    sizes = {axis: torch.export.Dim(name, min=4) for axis, name in ((2, "height"), (3, "width"))}
+    program = torch.export.export(made, (images(4),), dynamic_shapes=(sizes,))
+    other = torch.rand(4, 3, 9, 5)
+    torch.testing.assert_close(program.module()(other)["conv"], made(other)["conv"])
+
+
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
 def test_compiled() -> None:
     """In pieces; what was exported, as a whole. Inductor's code takes minutes on a CPU."""
