@@ -177,7 +177,8 @@ class ConvolutionRule(Weighted):
 
     def sums_constants(self, node: Node) -> bool:
         layer = _convolution(node)
-        return not any(map(any, map(layer.padding, range(layer.num_spatial_axes))))
+        padded = any(map(any, map(layer.padding, range(layer.num_spatial_axes))))
+        return not padded and not any(layer.missing(node.bottom.shape[layer.channel_axis + 1 :]))
 
     def agree(self, node: Node) -> None:
         super().agree(node)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from tests.export.shrink.build import IMAGES, channels, conv, full, ip, shrunk
 from tests.nets import input_layer, layer
@@ -37,13 +38,12 @@ def test_a_constant_may_need_a_bias() -> None:
     assert len(shrunk(model).model.blobs[2]) == 1
 
 
-def test_padding_holds_constants_that_are_not_zero() -> None:
-    text = (
-        IMAGES
-        + conv("a", "data")
-        + layer("r", "ReLU", "a", "a")
-        + conv("b", "a", 2, "kernel_size: 3 pad: 1")
-    )
+@pytest.mark.parametrize(
+    "kernel",
+    ["kernel_size: 3 pad: 1", "kernel_size: 5 stride: 3"],  # which exceeds an input of 4 x 3
+)
+def test_padding_holds_constants_that_are_not_zero(kernel: str) -> None:
+    text = IMAGES + conv("a", "data") + layer("r", "ReLU", "a", "a") + conv("b", "a", 2, kernel)
     model, blobs = full(text)
     blobs["a"][0][:2] = 0
     blobs["a"][1][:] = [1, -1, 1, 1]
