@@ -26,8 +26,8 @@ def is_wanted(weight: Tensor) -> bool:
 def top(x: Tensor, weight: Tensor, bias: Tensor | None, product: Linear) -> Tensor:
     """`product`'s top of x, `num x ... x inputs`."""
     shape = (*x.shape[:-1], weight.shape[1 if product.transpose else 0])
-    later = _WeightGradient.apply(weight, x.detach(), product, shape)
-    result: Tensor = _Top.apply(x, bias, later, weight.detach(), product)
+    later = _WeightGradient.apply(weight, x, product, shape)
+    result: Tensor = _Top.apply(x, bias, later, weight, product)
     return result
 
 

@@ -112,3 +112,12 @@ def test_large_weights(
     assert gone == [True]
     for usual, large in zip(*results, strict=True):
         torch.testing.assert_close(large, usual)
+
+
+@pytest.mark.parametrize("transpose", [False, True])
+def test_large_weights_have_second_derivatives(transpose: bool) -> None:
+    weight = draw(5, 4) if transpose else draw(4, 5)
+    given = [value.requires_grad_() for value in (draw(3, 5, seed=1), weight, draw(4, seed=2))]
+    assert torch.autograd.gradgradcheck(
+        lambda x, weight, bias: large_product.top(x, weight, bias, Linear(transpose)), given
+    )
