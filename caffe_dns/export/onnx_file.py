@@ -15,6 +15,7 @@ from caffe_dns.export import (  # noqa: F401 (they register converters)
     onnx_detection,
     onnx_forks,
     onnx_layers,
+    onnx_neurons,
     onnx_recurrent,
     onnx_shapes,
     onnx_tensors,

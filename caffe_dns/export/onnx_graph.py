@@ -1,7 +1,7 @@
 """An ONNX graph under construction: nodes, constants, and the current value of each Caffe blob.
 
-The nodes for each layer type are in `onnx_layers`, `onnx_shapes`, `onnx_forks`, `onnx_tensors`,
-`onnx_recurrent` and `onnx_detection`.
+The nodes for each layer type are in `onnx_layers`, `onnx_neurons`, `onnx_shapes`, `onnx_forks`,
+`onnx_tensors`, `onnx_recurrent` and `onnx_detection`.
 """
 
 from __future__ import annotations
