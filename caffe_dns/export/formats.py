@@ -54,9 +54,9 @@ def size_table(model: UnmaskedModel, given: list[str], compact_bytes: int) -> li
     pruned = model.kept * BYTES_PER_VALUE
     rows = [(f"given: {Path(file).name}", Path(file).stat().st_size) for file in given]
     rows += [
-        (f"dense: {model.total:,} numbers of 4 bytes", dense),
-        (f"pruned: {model.kept:,} of them not zero, without their places", pruned),
-        ("compact: the same with places and definition, compressed", compact_bytes),
+        (f"dense: {model.total:,} values of 4 bytes", dense),
+        (f"pruned: {model.kept:,} of them not zero, without positions", pruned),
+        ("compact: the same with positions and definition, compressed", compact_bytes),
     ]
     width = max(len(name) for name, _ in rows)
     share = 100 / dense if dense else 0.0

@@ -36,7 +36,7 @@ def test_caffemodel_with_its_definition(tmp_path: Path, capfd: Capture) -> None:
     assert lines[0].startswith("given: snap_iter_20.caffemodel ")
     assert f"{Path(WEIGHTS).stat().st_size:,} bytes" in lines[0]
     weights = sum(blob.numel() for blobs in net.params.values() for blob in blobs[:2])
-    assert lines[1].startswith(f"dense: {weights:,} numbers of 4 bytes ")
+    assert lines[1].startswith(f"dense: {weights:,} values of 4 bytes ")
     assert f" {4 * weights:,} bytes" in lines[1]
     assert result.err == ""
 

@@ -53,9 +53,7 @@ def test_export_writes_the_definition_beside_it(
     out = tmp_path / "small.caffemodel"
     result = run_well(["export", *model, "--shrink", "--output", str(out), "--batch", "4"], capfd)
     assert "conv: 3 of 6 outputs" in result.out
-    assert result.out.splitlines()[-1] == (
-        f"Wrote {tmp_path / 'small.prototxt'}, which is its definition now"
-    )
+    assert result.out.splitlines()[-1] == (f"Wrote {tmp_path / 'small.prototxt'}, its definition")
     stored = next(line for line in result.out.splitlines() if "numbers stored" in line).split()
     assert stored[2:4] == [f"{6 * 11 + 3 * (6 * 36 + 1)}", f"{3 * 11 + 3 * (3 * 36 + 1)}"]
     small = load_net(tmp_path / "small.prototxt", weights=out, surgery=False)

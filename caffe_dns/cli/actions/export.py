@@ -78,7 +78,7 @@ def run(
         output.line(line)
     output.line(f"Wrote {output_file}: {len(raw):,} bytes")
     if definition and (shrink or fold):
-        output.line(f"Wrote {definition}, which is its definition now")
+        output.line(f"Wrote {definition}, its definition")
     output.result(
         {
             "file": output_file,
