@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from io import BytesIO
 from pathlib import Path
 
@@ -91,6 +92,21 @@ def test_loading(folder: Path) -> None:
         np.testing.assert_array_equal(io.load_image(stream), io.load_image("gray.png"))
     image = io.load_image("color.png", color=False)
     np.testing.assert_allclose(image[:, :, 0], luminance, atol=1e-6)
+
+
+def test_photographs_are_turned_as_their_exif_says(folder: Path) -> None:
+    """As skimage and OpenCV do (a real Caffe loads 7 by 6 of a file of 6 by 7 that is turned)."""
+    image = np.zeros((6, 7, 3), np.uint8)
+    image[:3] = 255
+    plain = cv2.imencode(".jpg", image)[1].tobytes()
+    orientation = struct.pack("<4sIHHHII", b"II*\0", 8, 1, 0x0112, 3, 1, 6) + bytes(4)
+    exif = b"Exif\0\0" + orientation
+    segment = b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif
+    Path("turned.jpg").write_bytes(plain[:2] + segment + plain[2:])
+    turned = io.load_image("turned.jpg")
+    assert turned.shape == (7, 6, 3)
+    assert (turned[:, 3:] > 0.8).all() and (turned[:, :3] < 0.2).all()
+    assert io.load_image("turned.jpg", color=False).shape == (7, 6, 1)
 
 
 def test_files_that_are_no_images(folder: Path) -> None:
