@@ -17,24 +17,24 @@ from torch import Tensor
 
 from caffe_dns.device.memory_format import laid_out_as
 
-#: What a buffer holds at most, in bytes: a few large transfers slow the kernels beside them less
-#: than many small ones.
+#: The size limit of a buffer, in bytes: a few large transfers slow other kernels less than many
+#: small ones.
 BUCKET_BYTES = 25 << 20
-#: What the last buffer holds at most, for which everybody waits when backward has ended.
+#: The size limit of the last buffer, which all wait for when backward has ended.
 LAST_BYTES = 2 << 20
-#: From how many bytes a gradient travels alone, from where it lies.
+#: Gradients of at least this many bytes are sent alone, without being copied.
 LARGE_BYTES = BUCKET_BYTES
-#: Gradients begin at multiples of so many elements, so that kernels can load several at once.
+#: Gradients start at multiples of this many elements, so that kernels can load several at once.
 _ALIGNMENT = 32
 
-#: Starts to replace a tensor by its mean over all ranks; returns a function that waits for the end.
+#: Starts replacing a tensor by its mean over all ranks; returns a function that waits for the end.
 StartMean = Callable[[Tensor], Callable[[], object]]
-#: Memory for so many numbers of a type on a device, zeros.
+#: Allocates zeros of a given number, type and device.
 NewBuffer = Callable[[int, torch.dtype, torch.device], Tensor]
 
 
 def new_buffer(size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Usual memory for a buffer."""
+    """Ordinary memory for a buffer."""
     return torch.zeros(size, dtype=dtype, device=device)
 
 
@@ -53,12 +53,12 @@ class _Bucket:
             self._buffer.as_strided(parameter.shape, parameter.stride(), start)
             for parameter, start in zip(parameters, starts, strict=True)
         ]
-        #: How many gradients backward has yet to bring.
+        #: How many gradients backward still has to compute.
         self.missing = len(parameters)
 
     def load(self) -> Tensor:
-        """What travels: the gradients, zeros for those that there are none of."""
-        # One call copies those that are of one type, rounded or not, and laid out as their places.
+        """The buffer to send: the gradients, zeros for missing ones."""
+        # One call copies those of one type, rounded or not, with the layout of their places.
         alike = defaultdict[tuple[torch.dtype, bool], list[tuple[Tensor, Tensor]]](list)
         for parameter, place in zip(self.parameters, self._gradients, strict=True):
             found = parameter.grad
@@ -71,7 +71,7 @@ class _Bucket:
         return self._buffer
 
     def unload(self) -> None:
-        """Let the parameters have what the buffer holds now."""
+        """Set the parameters' gradients from the buffer."""
         for parameter, gradient in zip(self.parameters, self._gradients, strict=True):
             parameter.grad = gradient
 
@@ -88,12 +88,12 @@ class _Lone(_Bucket):
         gradient = parameter.grad
         if gradient is None:
             gradient = torch.zeros_like(parameter)
-        # All ranks must have their numbers in the same order.
+        # All ranks must have the same element order.
         parameter.grad = laid_out_as(parameter, gradient)
         return parameter.grad
 
     def unload(self) -> None:
-        """It is in its place already."""
+        """Nothing to do: it was averaged in place."""
 
 
 class GradientAverage:
@@ -101,8 +101,8 @@ class GradientAverage:
 
     `arm` is called before the last backward pass of an iteration, `finish` after it; all ranks do
     both. Gradients may be missing on some ranks, where they count as zero. Those of `movable`
-    parameters lie in memory of their own, so that they may change while backward still runs.
-    Buffers lie in memory that `new` makes.
+    parameters have memory of their own, so that they may change while backward still runs. `new`
+    allocates the buffers.
     """
 
     def __init__(
@@ -126,16 +126,16 @@ class GradientAverage:
 
     @property
     def groups(self) -> list[list[Tensor]]:
-        """The parameters whose gradients travel together, in the order in which they go."""
+        """The groups of parameters whose gradients are sent together, in order."""
         return [list(bucket.parameters) for bucket in self._buckets]
 
     @property
     def goes_at_once(self) -> bool:
-        """Whether nothing goes on its way before backward has ended."""
+        """Whether nothing is sent before backward has ended."""
         return len(self._buckets) <= 1
 
     def arm(self) -> None:
-        """Let gradients go on their way during the next backward pass."""
+        """Send gradients during the next backward pass."""
         self.reset()
         # One buffer has to wait for those that somebody else computes: for autograd, too, has
         # their parameters arrive, without a gradient.
@@ -153,18 +153,18 @@ class GradientAverage:
         self._waits.clear()
 
     def reset(self) -> None:
-        """Forget a backward pass that did not come to its end."""
+        """Discard a backward pass that was not completed."""
         self._armed = False
         self._waits.clear()
         for bucket in self._buckets:
             bucket.missing = len(bucket.parameters)
 
     def _arrived(self, bucket: _Bucket, parameter: Tensor) -> None:
-        """A gradient is complete, for this backward pass."""
+        """Note that a gradient is complete for this backward pass."""
         if not self._armed:
             return
         bucket.missing -= 1
-        # In a fixed order, whatever order gradients come in: it must be the same on all ranks.
+        # In a fixed order, whatever order gradients are computed in: all ranks need the same.
         for ready in self._buckets[len(self._waits) :]:
             if ready.missing:
                 break
@@ -180,9 +180,9 @@ def _is_large(parameter: Tensor) -> bool:
 
 
 def _group(parameters: Sequence[Tensor], lone: Collection[int]) -> list[list[Tensor]]:
-    """The parameters in groups, in the order in which backward, from the last on, completes them.
+    """The parameters in groups, in the order in which backward completes them, last first.
 
-    Those with the ids `lone` are alone; the others do not wait for these, but for each other.
+    Those with the ids `lone` are alone; the others wait only for each other.
     """
     groups: list[list[Tensor]] = []
     small: list[Tensor] = []
@@ -201,7 +201,7 @@ def _group(parameters: Sequence[Tensor], lone: Collection[int]) -> list[list[Ten
 
 
 def _split(group: list[Tensor]) -> list[list[Tensor]]:
-    """A group in two, so that its end has at most LAST_BYTES; in one if it is as small itself."""
+    """Split a group so that its end has at most LAST_BYTES, unless it is that small already."""
     size = 0
     for place, parameter in reversed([*enumerate(group, 1)]):
         size += parameter.numel() * parameter.element_size()

@@ -18,23 +18,23 @@ import torch.distributed as dist
 
 from caffe_dns import log
 
-#: Seconds between two beats, and after how many of them without one from a rank it counts as dead.
+#: Seconds between two beats, and how many missed beats make a rank count as dead.
 BEAT = 2.0
 _MOST_MISSED = 9
 LONGEST_SILENCE = BEAT * _MOST_MISSED
-#: To how many ranks after its own a rank listens: as many as a host has, so that somebody listens
-#: to the first of a host that is gone. All to all is too much for the store from some hundred on.
+#: How many ranks after its own each rank watches: as many as a host has, so that some rank watches
+#: the first of a host that is gone. All to all is too much for the store from some hundred on.
 _HEARD = 16
-#: How long the store outlives a rank that has died: the others look into it at every beat.
+#: How long the store outlives a dead rank: the others check it at every beat.
 _SHORT_PATIENCE = 3 * BEAT
-#: Under which the keys lie in the store, and which of them says that a user was told what failed.
+#: Prefix of the keys in the store, and the key that says that the user has been told what failed.
 PREFIX, TOLD = "dns", "told"
 
 
 class Heartbeat:
-    """The heart of one rank. It beats until `stop`.
+    """The heartbeat of one rank, until `stop`.
 
-    The store is at `address`:`port`; rank 0 keeps it, or whoever started the ranks.
+    The store is at `address`:`port`, kept by rank 0 or by the program that started the ranks.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class Heartbeat:
         self._address = f"{address}:{port}"
         self._rank_0_keeps = rank_0_keeps
         self._size = size
-        # A connection of its own: others may wait for an answer on theirs.
+        # A separate connection: others may be waiting for an answer on theirs.
         connection = dist.TCPStore(
             address,
             port,
@@ -55,35 +55,35 @@ class Heartbeat:
         self._store = dist.PrefixStore(PREFIX, connection)
         others = range(rank + 1, rank + 1 + min(size - 1, _HEARD))
         self._heard = dict.fromkeys((other % size for other in others), 0)
-        # Counted, not timed: a process that was stopped for a while has not missed anything.
+        # Counted, not timed: a process that was stopped for a while has not missed beats.
         self._missed = dict.fromkeys(self._heard, 0)
-        #: Where each rank runs, once that is known; messages say it.
+        #: Where each rank runs, once that is known; for messages.
         self.places = [""] * size
         self._stopped = threading.Event()
         self._beat()
         threading.Thread(target=self._run, name="heartbeat", daemon=True).start()
 
     def claim(self, *, told: bool) -> bool:
-        """Enter that this rank fails; False when another one has failed before.
+        """Report that this rank fails; False if another one has failed before.
 
-        `told` says that the user learns from this rank what is wrong.
+        `told` says that this rank tells the user what is wrong.
         """
         try:
             first = int(self._store.add("failed", 1)) == 1
             if first and told:
                 self._store.set(TOLD, "1")
-        except RuntimeError:  # the store is gone, and whoever kept it
+        except RuntimeError:  # the store is gone, and its keeper
             return True
         return first
 
     def stop(self) -> None:
-        """Stop beating and listening."""
+        """Stop the heartbeat."""
         self._stopped.set()
 
     def leave(self, patience: float) -> None:
-        """Enter that this rank ends, and let all others see the store before its keeper goes.
+        """Report that this rank ends, and let all others read the store before its keeper ends.
 
-        Nobody waits for those that are silent, nor for the others more than `patience` seconds.
+        Does not wait for silent ranks, nor more than `patience` seconds for the others.
         """
         with suppress(RuntimeError):
             self._store.add("left", 1)
@@ -103,7 +103,7 @@ class Heartbeat:
                 self._beat()
                 self._listen()
             except RuntimeError:
-                # Its keeper may have told us to stop, and left.
+                # Its keeper may have told this rank to stop, and ended.
                 if not self._stopped.is_set():
                     self._end(self._lost())
 
@@ -124,14 +124,14 @@ class Heartbeat:
         return f"rank {rank} ({self.places[rank]})" if self.places[rank] else f"rank {rank}"
 
     def _end(self, message: str | None) -> None:
-        """End this process. Of several that have the same to say, the first says it."""
+        """End this process. Only the first of several ranks prints the message."""
         if self._stopped.is_set():
             return
         if message is not None and self.claim(told=True):
             log.set_sink(None)
             log.say(f"dns: {message}")
         else:
-            # The first to end is the one that speaks: the end of a rank may end all others.
+            # The first to end prints: the end of a rank may end all others.
             time.sleep(BEAT)
         self.leave(_SHORT_PATIENCE)
         with suppress(OSError, ValueError):

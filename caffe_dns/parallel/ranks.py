@@ -36,23 +36,23 @@ from caffe_dns.parallel.world import World
 
 #: How long the processes wait for each other at the start.
 _START = timedelta(minutes=10)
-#: After so many seconds of that, each says where it waits.
+#: After this many seconds, each logs where it waits.
 _SILENCE = 30
-#: How long a rank waits for another: rank 0 may test or write for hours. A rank that has died is
-#: noticed by its heartbeat.
+#: How long a rank waits for another: rank 0 may test or write for hours. Dead ranks are noticed by
+#: their heartbeat.
 _PATIENCE = timedelta(days=7)
-#: Newer versions of PyTorch have another name for it.
+#: It has another name in newer versions of PyTorch.
 _gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
-#: How often the ranks ask each other about signals, in seconds.
+#: Seconds between two agreements about signals.
 _BETWEEN_MEETINGS = 0.1
 
 
 class Ranks:
-    """All ranks of a run, as one of them sees them. Here there is only one."""
+    """All ranks of a run, seen from one of them. This class is for a single process."""
 
     rank = 0
     size = 1
-    #: Whether all ranks get the same bits when they compute the same.
+    #: Whether all ranks get the same bits from the same computation.
     are_alike = True
     #: How many of them are on this host.
     local_size = 1
@@ -68,29 +68,29 @@ class Ranks:
         return self.rank == 0
 
     def agree(self, ask: Callable[[], int]) -> int:
-        """The largest number that any rank answers. All ranks call this once per iteration.
+        """The largest number that any rank returns. All ranks call this once per iteration.
 
-        With several ranks most calls only count: they give 0, and nobody is asked.
+        With several ranks, most calls return 0 without communication.
         """
         return ask()
 
     def largest(self, number: int) -> int:
-        """The largest of the numbers that all ranks give, which come here at the same time."""
+        """The largest of all ranks' numbers. All ranks call this at the same point."""
         return number
 
     def from_root(self, number: int) -> int:
-        """The number that rank 0 gives, which is not negative."""
+        """Rank 0's number, which must not be negative."""
         return number
 
     def share(self, params: Sequence[Param]) -> None:
         """Overwrite weights, masks and statistics with those of rank 0."""
 
     def average(self, params: Sequence[Param]) -> GradientAverage | None:
-        """What averages the gradients of those that get one; None where there is nobody else."""
+        """The average of the gradients of these parameters; None for a single rank."""
         return None
 
     def to_means(self, tensors: Sequence[Tensor]) -> None:
-        """Replace tensors without gaps, which all ranks have in the same order, by their means."""
+        """Replace dense tensors, in the same order on all ranks, by their means."""
 
     def start_gathering(self, values: Tensor) -> Callable[[], Tensor]:
         """Start to gather the rows [N, ...] of all ranks; returns what waits for them, in order.
@@ -114,10 +114,10 @@ class Ranks:
 
 
 class JoinedRanks(Ranks):
-    """A context in which this process is one of several. Raises CaffeError when they do not meet.
+    """A context in which this process is one of several. Raises CaffeError if they do not connect.
 
-    Everything but gradients and weights goes over the CPU. At an error, one rank alone goes on to
-    say what is wrong; the others end in silence.
+    Everything except gradients and weights is exchanged on the CPU. On an error, only one rank
+    reports it; the others end silently.
     """
 
     def __init__(self, world: World) -> None:
@@ -129,7 +129,7 @@ class JoinedRanks(Ranks):
         self._group: dist.ProcessGroup | None = None
         self._peers: PeerMemory | None = None
         self._heartbeat: Heartbeat
-        # Calls of `agree` up to the next meeting and between the last two, and when that was.
+        # Calls of `agree` until the next meeting, between the last two, and the time of the last.
         self._until_meeting = 1
         self._pause = 1
         self._met = time.perf_counter()
@@ -159,7 +159,7 @@ class JoinedRanks(Ranks):
         return self
 
     def _find_others(self) -> dist.Store:
-        """The store of `meet`, which heeds no signals while it waits: a thread does that."""
+        """The store of `meet`. Waiting for it ignores signals, so that is done in a thread."""
         store: futures.Future[dist.Store] = futures.Future()
 
         def run() -> None:
@@ -179,7 +179,7 @@ class JoinedRanks(Ranks):
         return store.result()
 
     def meet(self, timeout: timedelta) -> dist.Store:
-        """Wait for the others in the store of torchrun's variables."""
+        """Wait for the others at the store that torchrun's variables name."""
         store, _, _ = next(dist.rendezvous("env://", timeout=timeout))
         return store
 
@@ -195,7 +195,7 @@ class JoinedRanks(Ranks):
         with self._connected():
             dist.barrier()
             self._heartbeat.stop()
-            # Nobody takes the store away while another still listens to heartbeats.
+            # The store stays while other ranks still read heartbeats.
             dist.barrier()
         dist.destroy_process_group()
 
@@ -221,12 +221,12 @@ class JoinedRanks(Ranks):
             self._peers = self._find_peers(self._group)
 
     def _find_peers(self, group: dist.ProcessGroup) -> PeerMemory | None:
-        """The memory of the other GPUs, where all are of this host and all ranks reach it."""
+        """The memory of the other GPUs, if all are on this host and reachable."""
         if not self.are_near:
             return None
         try:
             peers = PeerMemory(group, self.rank, self._device)
-        except (AttributeError, ImportError, RuntimeError):  # some PyTorch lacks what it takes
+        except (AttributeError, ImportError, RuntimeError):  # some PyTorch lacks support
             peers = None
         return None if self.largest(int(peers is None)) else peers
 
@@ -247,7 +247,7 @@ class JoinedRanks(Ranks):
         return self._largest(number if self.is_root else 0)[0]
 
     def _next_pause(self) -> int:
-        """How many iterations fill the time between meetings; all ranks follow rank 0's clock."""
+        """How many iterations fit between two meetings, by rank 0's clock."""
         now = time.perf_counter()
         seconds = (now - self._met) / self._pause
         self._met = now
@@ -272,7 +272,7 @@ class JoinedRanks(Ranks):
 
     def average(self, params: Sequence[Param]) -> GradientAverage | None:
         learning = [param for param in params if param.tensor.requires_grad]
-        # Other layers may hand down a gradient, or a view of it, that more than one has.
+        # Other layers may return a gradient, or a view of it, that several share.
         movable = [p.tensor for p in learning if isinstance(p.layer, WeightedLayer)]
         tensors = [p.tensor for p in learning]
         new = new_buffer if self._peers is None else self._peers.new_buffer
@@ -302,7 +302,7 @@ class JoinedRanks(Ranks):
         return partial(self._wait_for, work, tensor)
 
     def _start_mean(self, values: Tensor) -> Callable[[], Tensor]:
-        """Start averaging `values` over the ranks, in place; returns what waits for the end."""
+        """Start averaging `values` over the ranks, in place; returns a function that waits."""
         if self._peers is not None and self._peers.has(values):
             return self._peers.start_averaging(values)
         operation = dist.ReduceOp.AVG
@@ -322,12 +322,12 @@ class JoinedRanks(Ranks):
     # Failing ------------------------------------------------------------------------------------
 
     def _guard(self) -> AbstractContextManager[None]:
-        # NCCL's errors do not come out of the call; those that do are about a capture.
+        # NCCL's errors are not raised by the call; errors that are raised are about a capture.
         return nullcontext() if self._device.type == "cuda" else self._connected()
 
     @contextmanager
     def _connected(self) -> Iterator[None]:
-        """When a connection breaks, another rank has ended; leave it to those who know which."""
+        """When a connection breaks, another rank has ended; those that know which report it."""
         try:
             yield
         except RuntimeError as error:
@@ -335,7 +335,7 @@ class JoinedRanks(Ranks):
             raise CaffeError(f"lost the other ranks: {first_line(error)}") from None
 
     def _fail(self, error: BaseException) -> None:
-        """Let this rank speak if it is the first that fails; else wait for the end with it."""
+        """Let this rank report if it is the first that fails; otherwise wait for the end."""
         if not self._heartbeat.claim(told=isinstance(error, CaffeError)):
             time.sleep(LONGEST_SILENCE)
         self._heartbeat.stop()
@@ -343,7 +343,7 @@ class JoinedRanks(Ranks):
         atexit.register(self._leave, code)
 
     def _leave(self, code: int) -> None:
-        """End without waiting for anybody: what is on its way to other ranks never arrives."""
+        """End without waiting: messages to other ranks would never arrive."""
         sys.stdout.flush()
         sys.stderr.flush()
         self._heartbeat.leave(LONGEST_SILENCE)

@@ -29,14 +29,14 @@ from caffe_dns.net.params import Param
 from caffe_dns.parallel.averaging import GradientAverage
 from caffe_dns.parallel.ranks import Ranks
 
-#: Numbers in a weight from which on it pays.
+#: Weights of at least this size are averaged by their factors.
 LARGE = 1 << 20
-#: Layers of which nobody knows beforehand how many rows their tops have.
+#: Layers whose tops have a number of rows that is not known beforehand.
 UNPREDICTABLE = ("Filter", "Python")
 
 
 class Updater(Protocol):
-    """What updates parameters, and a part of one by that of its gradient; see UpdateRule."""
+    """Updates parameters, and a part of one from that part of its gradient; see UpdateRule."""
 
     @property
     def may_set_apart(self) -> bool: ...
@@ -48,7 +48,7 @@ class Updater(Protocol):
 
 @dataclass
 class _Begun:
-    """A gradient whose factors are on their way."""
+    """A gradient whose factors are being sent."""
 
     product: Linear
     wait_for_gradient: Callable[[], Tensor]
@@ -61,10 +61,10 @@ class _Weight:
 
     tensor: Tensor
     rows: int
-    #: What updates this rank's part of it; None where all ranks update the whole.
+    #: Updates this rank's part; None if all ranks update the whole weight.
     updater: Updater | None
     begun: _Begun | None = None
-    #: That of this rank's part, from the passes so far.
+    #: The gradient of this rank's part, from the passes so far.
     gradient: Tensor | None = None
 
 
@@ -89,7 +89,7 @@ class SufficientFactors(DeferredWeightGradients):
         }
         on_gpu = any(param.tensor.is_cuda for param in rows)
         self._stream = torch.cuda.Stream() if on_gpu else None
-        #: What the stream still reads.
+        #: Tensors that the stream still reads.
         self._kept: list[_Begun] = []
         self._waits: list[Callable[[], Tensor]] = []
 
@@ -134,7 +134,7 @@ class SufficientFactors(DeferredWeightGradients):
             self._finish(taken)
 
     def _finish(self, taken: _Weight) -> None:
-        """Compute a gradient from the rows of all ranks; of a part, update it after the last."""
+        """Compute a gradient from the rows of all ranks; after the last pass, update a part."""
         begun, taken.begun = taken.begun, None
         assert begun is not None
         self._kept.append(begun)
@@ -142,7 +142,7 @@ class SufficientFactors(DeferredWeightGradients):
         if taken.updater is None:
             self._bring(begun.product, taken.tensor, *self._factors(gradient, bottom), taken.tensor)
             return
-        # The weight's rows are columns of the one or the other.
+        # The weight's rows are columns of one of the factors.
         if begun.product.transpose:
             bottom = self._ranks.part_of(bottom.t()).t()
         else:
@@ -158,7 +158,7 @@ class SufficientFactors(DeferredWeightGradients):
             self._waits.append(self._ranks.start_completing(weight))
 
     def _factors(self, gradient: Tensor, bottom: Tensor) -> tuple[Tensor, Tensor]:
-        """What is multiplied: the mean of all ranks' gradients comes out."""
+        """The factors, scaled so that their product is the mean of all ranks' gradients."""
         return _ready_to_multiply(gradient, 1 / self._ranks.size), _ready_to_multiply(bottom)
 
 
@@ -185,7 +185,7 @@ def share_gradients(
 
 
 def _ready_to_multiply(rows: Tensor, factor: float = 1.0) -> Tensor:
-    """`rows * factor`, laid out as the product that adds up over rows reads them fastest."""
+    """`rows * factor`, in the layout that the product over rows reads fastest."""
     in_tf32 = rows.dtype == torch.float32 and torch.backends.cuda.matmul.allow_tf32
     if in_tf32 and kernels.wanted(rows.device):
         from caffe_dns.kernels.columns import by_columns
@@ -195,7 +195,7 @@ def _ready_to_multiply(rows: Tensor, factor: float = 1.0) -> Tensor:
 
 
 def _choose(net: Net, ranks: Ranks, *, may_part: bool) -> dict[Param, int]:
-    """The weights for which it pays, of layers that share them with no other, and their rows."""
+    """The weights for which this is faster, of layers that do not share them, and their rows."""
     if any(step.layer.type in UNPREDICTABLE for step in net.steps):
         return {}
     users = Counter(id(blob) for step in net.steps for blob in step.layer.blobs)
@@ -217,10 +217,10 @@ def _has_parts(param: Param, ranks: Ranks) -> bool:
 
 
 def _pays(weight: Tensor, rows: int, in_parts: bool) -> bool:
-    """Whether so many rows have few numbers beside a weight.
+    """Whether this many rows are small compared to the weight.
 
-    Parts come after them, which are half of what an average moves; without parts every rank
-    multiplies all rows.
+    They are followed by parts, half of what an average sends; without parts, every rank multiplies
+    all rows.
     """
     most = weight.numel() if in_parts else weight.numel() // 2
     return weight.numel() >= LARGE and rows * sum(weight.shape) <= most

@@ -9,9 +9,9 @@ from caffe_dns import log
 from caffe_dns.errors import CaffeError
 from caffe_dns.files.reading import is_count
 
-#: Says "True" where the process that starts the ranks keeps the store, as torchrun does.
+#: Is "True" if the process that starts the ranks keeps the store, as torchrun does.
 STORE_IS_KEPT = "TORCHELASTIC_USE_AGENT_STORE"
-#: By what srun and mpirun tell a task how many they have started, and which of them it is.
+#: Variables with the number of tasks, and the index of this one, of srun and mpirun.
 _TASKS = {
     "SLURM_STEP_NUM_TASKS": "SLURM_PROCID",
     "OMPI_COMM_WORLD_SIZE": "OMPI_COMM_WORLD_RANK",
@@ -20,10 +20,10 @@ _TASKS = {
 
 @dataclass(frozen=True)
 class World:
-    """This process among those that train together; `local` counts those on this host.
+    """This process among those that train together; `local` numbers are those on this host.
 
-    They meet in a store at `address`:`port`. Who started them keeps it, if `store_is_kept`, else
-    rank 0 does.
+    They meet at a store at `address`:`port`, kept by the program that started them if
+    `store_is_kept`, otherwise by rank 0.
     """
 
     rank: int
@@ -36,9 +36,9 @@ class World:
 
 
 def find_world() -> World | None:
-    """What torchrun's environment variables say; None for a process that trains alone.
+    """The world in torchrun's environment variables; None for a process that trains alone.
 
-    Raises CaffeError for variables that are missing or make no sense.
+    Raises CaffeError for missing or invalid variables.
     """
     if not os.environ.get("RANK") or not os.environ.get("WORLD_SIZE"):
         _warn_of_tasks()
