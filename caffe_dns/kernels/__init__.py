@@ -17,12 +17,12 @@ from torch import Tensor
 from caffe_dns import log
 from caffe_dns.errors import first_line
 
-#: The threads that read and the one that computes ask at the same time.
+#: The prefetching threads and the training thread may ask at the same time.
 _trial = threading.Lock()
 
 
 def wanted(device: torch.device) -> bool:
-    """Whether kernels of our own are to run on this device."""
+    """Whether our own kernels should run on this device."""
     if device.type != "cuda":
         return False
     with _trial:
@@ -30,7 +30,7 @@ def wanted(device: torch.device) -> bool:
 
 
 def suit(blob: Tensor) -> bool:
-    """Whether they are to run on this blob: its axes 0 and 1 are images and channels."""
+    """Whether they should run on this blob, whose axes 0 and 1 are images and channels."""
     if not wanted(blob.device):
         return False
     from caffe_dns.kernels.layout import fits
@@ -39,13 +39,13 @@ def suit(blob: Tensor) -> bool:
 
 
 def is_capturing(tensor: Tensor) -> bool:
-    """Whether what is done with the tensor now is recorded as a CUDA graph."""
+    """Whether operations on the tensor are currently recorded as a CUDA graph."""
     return tensor.is_cuda and torch.cuda.is_current_stream_capturing()
 
 
 @cache
 def _works() -> bool:
-    """Whether Triton is there and can compile; says so once if it cannot."""
+    """Whether Triton is installed and can compile; logs it once if not."""
     try:
         from caffe_dns.kernels.sgd import SGDKernel
 
@@ -53,7 +53,7 @@ def _works() -> bool:
         kernel = SGDKernel([value], [torch.zeros_like(value)], [1.0], [0.0], momentum=0.0)
         kernel.run([torch.ones_like(value)], torch.ones((), device="cuda"))
         return float(value) == -1.0
-    # Triton's errors have no base of their own, and compilers fail in many ways.
+    # Triton's errors have no common base class, and compilers fail in many ways.
     except Exception as error:
         log.info(
             "Running PyTorch's own kernels: Triton does not work "
@@ -63,7 +63,7 @@ def _works() -> bool:
 
 
 def _advice(error: Exception) -> str:
-    """What helps where it is Triton's folder of compiled kernels that is not as it should be."""
+    """Advice if the problem is Triton's folder of compiled kernels."""
     if isinstance(error, OSError):
         return "; TRITON_CACHE_DIR may name a folder that can be written"
     if isinstance(error, JSONDecodeError):
@@ -72,6 +72,6 @@ def _advice(error: Exception) -> str:
 
 
 def damaged_folder() -> str:
-    """That Triton's folder of compiled kernels is damaged, and what helps."""
+    """The message that Triton's folder of compiled kernels is damaged, with advice."""
     folder = os.environ.get("TRITON_CACHE_DIR") or "~/.triton/cache"
     return f"folder of compiled kernels is damaged: remove {folder}"

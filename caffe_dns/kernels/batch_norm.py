@@ -38,8 +38,8 @@ def tile_from_end(
 ):
     """Rows and channels of this program's tile.
 
-    From the last row to the first: the last ones that the pass before has read, or the first that
-    the pass after will, are in the cache then.
+    Goes from the last row to the first, because the rows that the previous pass read last, or that
+    the next pass reads first, are then in the cache.
     """
     place = tl.num_programs(0) - 1 - tl.program_id(0)
     rows, blocks = tl.cdiv(num_rows, HEIGHT), tl.cdiv(num_channels, COLUMNS)
@@ -53,7 +53,7 @@ def tile_from_end(
 
 @triton.jit
 def _packed(rows, channels, num_rows, num_channels, COLUMNS: tl.constexpr):
-    """Where the bits of a tile lie, eight channels to a byte, and which are inside."""
+    """Where the bits of a tile are, eight channels to a byte, and which are inside."""
     group = tl.min(channels) // 8 + tl.arange(0, COLUMNS // 8)[None, :]
     return rows * (num_channels // 8) + group, (rows < num_rows) & (group < num_channels // 8)
 
@@ -62,7 +62,7 @@ def _packed(rows, channels, num_rows, num_channels, COLUMNS: tl.constexpr):
 def store_signs(
     signs, y, rows, channels, num_rows, num_channels, HEIGHT: tl.constexpr, COLUMNS: tl.constexpr
 ):
-    """Store a bit for each number of a tile: whether it is positive."""
+    """Store a bit for each value of a tile: whether it is positive."""
     bits = tl.reshape((y > 0).to(tl.int32), (HEIGHT, COLUMNS // 8, 8))
     packed = tl.sum(bits << tl.arange(0, 8)[None, None, :], 2).to(tl.uint8)
     place, known = _packed(rows, channels, num_rows, num_channels, COLUMNS)
@@ -177,7 +177,7 @@ def _sum_gradients(
 ):
     """Sums of the gradient, and of it times the normalised bottom, over a share of the rows.
 
-    If it adds a blob, that one's gradient, of which there may be `more` above, is `passed` on.
+    If a blob is added, its gradient, of which there may be `more` above, is `passed` on.
     """
     split, splits = tl.program_id(1), tl.num_programs(1)
     channels = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)[None, :]
@@ -230,7 +230,7 @@ def handed_down(
     x, gradient, slope, mean, inverse_std, shift_gradients, factor_gradients, channels, num_rows,
     num_channels,
 ):  # fmt: skip
-    """The gradient of a tile from that above, and those of a shift and a factor."""
+    """The gradient of a tile from the one above, and those of shift and factor."""
     known = channels < num_channels
     along_shift = tl.load(shift_gradients + channels, mask=known, other=0.0) / num_rows
     along_factor = tl.load(factor_gradients + channels, mask=known, other=0.0) / num_rows
@@ -259,10 +259,10 @@ def _bottom_gradient(
 
 @dataclass(frozen=True)
 class Normalization:
-    """A batch and what became of it: relu((x - mean) * inverse_std * factor + shift + addend).
+    """A normalised batch: relu((x - mean) * inverse_std * factor + shift + addend).
 
-    Factor and shift are float32, C numbers each, or both None. Where there is an addend, the ReLU
-    is passed backwards by the signs of the sum, else by what the bottom becomes.
+    Factor and shift are float32, C numbers each, or both None. With an addend, backward of the ReLU
+    uses the signs of the sum; otherwise it recomputes the top.
     """
 
     x: Tensor
@@ -278,7 +278,7 @@ class Normalization:
 
     @property
     def line(self) -> tuple[Tensor | None, ...]:
-        """What a kernel needs for the line from bottom to top."""
+        """The kernel's arguments for the line from bottom to top."""
         return self.mean, self.inverse_std, self.factor, self.shift
 
     @property
@@ -293,9 +293,9 @@ class Normalization:
     def top_and_signs(
         self, addend: Tensor | None, postponed: Normalization | None = None
     ) -> tuple[Tensor, Tensor]:
-        """The top, and what tells where a sum is positive, for `gradients`: it again, or bits.
+        """The top, and the signs of the sum for `gradients`: the top again, or bits.
 
-        The addend is of x's type and memory format. Where that was `postponed`, it is normalised.
+        The addend has x's type and memory format. If its normalisation was `postponed`, it is done.
         """
         layout = self.layout
         top = torch.empty_like(self.x)
@@ -330,7 +330,7 @@ class Normalization:
         along: tuple[Tensor, Tensor] | None = None,
         zeros: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
-        """Those of x, factor, shift and addend, from one of the top's and, perhaps, `more` of it.
+        """The gradients of x, factor, shift and addend, from one of the top's and perhaps `more`.
 
         `signs` are given where there is an addend, `along` where `parameter_gradients` are there;
         else `zeros` are set to 0. All are in x's memory format.
@@ -350,7 +350,7 @@ class Normalization:
         passed: Tensor | None = None,
         zeros: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Those of a shift and a factor, whether there are any or not.
+        """The gradients of shift and factor, whether there are any or not.
 
         Where there are signs, the gradient below the ReLU is `passed` on. `zeros`, as many as there
         are channels, are set to 0 besides.

@@ -58,7 +58,7 @@ def _backward(
 ):
     """The gradient below the ReLU, and its sum for each channel over a share of the rows.
 
-    The gradient above is in a blob of `wide` channels, the top in one of `wide_top`.
+    The gradient above is part of a blob of `wide` channels, the top of one of `wide_top`.
     """
     split, splits = tl.program_id(1), tl.num_programs(1)
     channels = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)[None, :]
@@ -81,7 +81,7 @@ def _backward(
 
 @dataclass(frozen=True)
 class Place:
-    """Some channels, from `start` on, of a blob with its channels innermost."""
+    """Some channels, from `start` on, of a channels-last blob."""
 
     wide: Tensor
     start: int
@@ -127,7 +127,7 @@ class BiasedReLU(torch.autograd.Function):
 
 
 class Rectified(torch.autograd.Function):
-    """What is relu(x + bias) already, of an x that only the way back asks for: stays as it is."""
+    """The identity on what is relu(x + bias) already; x is needed only in backward."""
 
     @staticmethod
     def forward(ctx: Any, top: Tensor, bias: Tensor) -> Tensor:

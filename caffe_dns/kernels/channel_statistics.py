@@ -23,14 +23,14 @@ MANY, MANY_WARPS = 1024, 8
 
 @triton.jit
 def load(blob, rows, channels, num_rows, num_channels, plane, LAST: tl.constexpr):
-    """A tile in float32, zeros beyond the blob, and which of its places are inside."""
+    """A tile in float32, zeros beyond the blob, and which of its elements are inside."""
     inside, where = tile(rows, channels, num_rows, num_channels, plane, LAST)
     return tl.load(blob + where, mask=inside, other=0.0).to(tl.float32), inside, where
 
 
 @triton.jit
 def _distances(blob, pivot, rows, channels, num_rows, num_channels, plane, LAST: tl.constexpr):
-    """How far the numbers of a tile are from the pivot."""
+    """The distances of a tile's values from the pivot."""
     x, inside, _ = load(blob, rows, channels, num_rows, num_channels, plane, LAST)
     return tl.where(inside, x - pivot, 0.0)
 
@@ -124,7 +124,7 @@ def _finish(
     SPLITS: tl.constexpr,
     FINISHED: tl.constexpr,
 ):
-    """Mean and 1 / standard deviation of each channel; takes the batch into the statistics."""
+    """Mean and 1 / standard deviation of each channel; updates the statistics with the batch."""
     channels = tl.program_id(0) * FINISHED + tl.arange(0, FINISHED)
     known = channels < num_channels
     total, squares = add_up(sums, splits, channels, num_channels, SPLITS, FINISHED)
@@ -162,7 +162,7 @@ def _add_up_splits(
 
 
 def _settings(splits: int) -> dict[str, int]:
-    """How a kernel adds up so many splits."""
+    """The kernel's settings for adding up this many splits."""
     if splits <= SPLITS:
         return {"SPLITS": SPLITS, "FINISHED": FINISHED}
     return {"SPLITS": MANY, "FINISHED": FINISHED, "num_warps": MANY_WARPS}
@@ -187,9 +187,9 @@ def add_up_splits(sums: Tensor, dtype: torch.dtype, zeros: Tensor | None = None)
 
 @dataclass(frozen=True)
 class Statistics:
-    """What BatchNorm keeps of earlier batches, changed in place by each pass.
+    """BatchNorm's running statistics, updated in place by each pass.
 
-    `fraction` is how much of it stays when a batch is taken in.
+    `fraction` is the share that is kept when a batch is added.
     """
 
     mean_sum: Tensor
@@ -210,7 +210,7 @@ class Sums:
 
 
 def add(x: Tensor, layout: Layout, from_end: bool = False) -> Sums:
-    """What is added up in a pass over x, from its end where that is wanted and it is large."""
+    """The sums of a pass over x, from its end if that is wanted and x is large."""
     channels = layout.channels
     pivot = torch.empty(channels, device=x.device)
     sums = torch.empty((layout.splits, 2, channels), device=x.device)

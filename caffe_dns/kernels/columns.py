@@ -6,7 +6,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-#: The sides of the squares that programs of the kernel handle.
+#: The side of the square that a program of the kernel handles.
 SIDE = 64
 
 
@@ -20,10 +20,10 @@ def _turn(source, result, rows, columns, stride, factor, SIDE: tl.constexpr):
 
 
 def by_columns(matrix: Tensor, factor: float = 1.0) -> Tensor:
-    """`matrix * factor` in memory column by column, of a float32 matrix on a GPU.
+    """`matrix * factor`, stored column by column, for a float32 matrix on a GPU.
 
-    There may be gaps between its rows. TF32 multiplies matrices fastest when the numbers to be
-    added up lie one after the other.
+    There may be gaps between its rows. TF32 products are fastest if the dimension that is summed
+    over is contiguous.
     """
     rows, columns = matrix.shape
     result = matrix.new_empty(columns, rows)

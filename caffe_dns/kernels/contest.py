@@ -23,7 +23,7 @@ def _divide(
     values, contested, owners, starts, counts, offsets, low, high, scales, squares, below, shares,
     BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Which are contested, and of this share the kept squares and the largest pruned one."""
+    """Which are contested; and of this block, the kept squares and the largest pruned strength."""
     owner = tl.load(owners + tl.program_id(0))
     start = tl.load(starts + tl.program_id(0))
     places = start + tl.arange(0, BLOCK)
@@ -40,7 +40,7 @@ def _divide(
 
 
 class ContestKernel:
-    """Divides float32 strengths of some layers on one GPU, which lie one layer after the other."""
+    """Sorts float32 strengths of some layers on one GPU, concatenated layer by layer."""
 
     def __init__(self, of_layers: Sequence[Tensor]) -> None:
         sizes = [len(own) for own in of_layers]
@@ -52,11 +52,11 @@ class ContestKernel:
     def run(
         self, values: Tensor, low: Tensor, high: Tensor, scales: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Which strengths lie from `low` up to below `high` of their layer, bool.
+        """Which strengths are in [`low`, `high`) of their layer, bool.
 
-        Then for each layer the sum of the squares of those from `high` on, each divided by the
-        layer's of `scales` before (float64), and the largest below `low`, -1 if there is none. May
-        be captured as a CUDA graph.
+        Also, for each layer, the sum of the squares of those from `high` on, each divided by the
+        layer's entry of `scales` first (float64), and the largest below `low`, -1 if there is none.
+        May be captured as a CUDA graph.
         """
         blocks, layers = self._blocks, len(self._offsets)
         contested = torch.empty_like(values, dtype=torch.bool)
@@ -79,5 +79,5 @@ class ContestKernel:
                 self._shares,
                 BLOCK=BLOCK,
             )
-        # In the same order always, so that the sums have the same bits.
+        # Always in the same order, so that the sums have the same bits.
         return contested, squares.sum(1), below.amax(1)

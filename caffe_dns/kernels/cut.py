@@ -23,7 +23,7 @@ MASK, COUNTER, OFFSET, LAYER, COLUMNS = (tl.constexpr(column) for column in rang
 
 @triton.jit
 def _cut(strengths, thresholds, table, counts, owners, starts, BLOCK: tl.constexpr):
-    """Keep what is stronger, and count what comes back."""
+    """Keep what is stronger, and count what is spliced back."""
     owner = tl.load(owners + tl.program_id(0))
     places = tl.load(starts + tl.program_id(0)) + tl.arange(0, BLOCK)
     inside = places < tl.load(counts + owner)
@@ -33,7 +33,7 @@ def _cut(strengths, thresholds, table, counts, owners, starts, BLOCK: tl.constex
     strength = tl.load(strengths + tl.load(row + OFFSET) + places, mask=inside, other=0.0)
     old = tl.load(mask + places, mask=inside, other=1.0)
     new = (strength > tl.load(thresholds + tl.load(row + LAYER))).to(tl.float32)
-    # Few entries change, so little is written.
+    # Only changed entries, which are few, are written.
     tl.store(mask + places, new, mask=inside & (new != old))
     came_back = tl.sum((inside & (new > old)).to(tl.int32))
     if came_back > 0:
@@ -42,9 +42,9 @@ def _cut(strengths, thresholds, table, counts, owners, starts, BLOCK: tl.constex
 
 @dataclass(frozen=True)
 class CutMask:
-    """A float32 mask without gaps, and the number of its layer.
+    """A dense float32 mask, and the index of its layer.
 
-    How many entries come back is added to `counter`, an int64 of 0 dimensions.
+    The number of entries spliced back is added to `counter`, a 0-dim int64.
     """
 
     mask: Tensor
@@ -53,7 +53,7 @@ class CutMask:
 
 
 class CutKernel:
-    """Renews masks on one GPU, which have to stay where they are."""
+    """Renews masks on one GPU, which must stay in place."""
 
     def __init__(self, masks: Sequence[CutMask]) -> None:
         self._blocks = Blocks([each.mask for each in masks], BLOCK)
@@ -66,8 +66,8 @@ class CutKernel:
     def run(self, strengths: Tensor, thresholds: Tensor) -> None:
         """Keep exactly what is stronger than its layer's threshold.
 
-        `strengths` has those of all masks, one after the other, each in the order in which the mask
-        lies in memory; both are float32. May be captured as a CUDA graph.
+        `strengths` has those of all masks, concatenated, each in its mask's memory order; both are
+        float32. May be captured as a CUDA graph.
         """
         blocks = self._blocks
         # A kernel starts on the current GPU, wherever its tensors are.

@@ -32,7 +32,7 @@ AT_ONCE = 8
 #: has, by how many warps, and from how many tiles ahead on it is on its way to shared memory. So an
 #: H200's memory gives 4.2 TB/s of the 4.8 it has, where it gave 2.2 to a single blob.
 STREAM_TILE, STREAM_WARPS, STREAM_STAGES = 8192, 4, 5
-#: The largest number of places that 32 bits can count.
+#: The largest number of elements that 32 bits can index.
 LARGEST = 2**31 - 1
 #: The most blocks on the second axis of a grid.
 MOST_BLOCKS = 65_535
@@ -40,7 +40,7 @@ MOST_BLOCKS = 65_535
 
 @triton.jit
 def tile(rows, channels, num_rows, num_channels, plane, LAST: tl.constexpr):
-    """Which of these places are inside the blob, and where in memory they are."""
+    """Which of these elements are inside the blob, and where in memory they are."""
     inside = (rows < num_rows) & (channels < num_channels)
     if LAST:
         where = rows * num_channels + channels
@@ -53,7 +53,7 @@ def tile(rows, channels, num_rows, num_channels, plane, LAST: tl.constexpr):
 class Layout:
     """The layout of a blob, and how a kernel divides it.
 
-    `plane` is the number of pixels in a channel's plane, `last` whether channels are innermost.
+    `plane` is the number of pixels in a channel's plane, `last` whether it is channels-last.
     """
 
     rows: int
@@ -63,7 +63,7 @@ class Layout:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The arguments by which kernels know all this."""
+        """The kernels' arguments for this layout."""
         return {
             "num_rows": self.rows,
             "num_channels": self.channels,
@@ -83,7 +83,7 @@ class Layout:
         return self._at_most(SUM_CHANNELS)
 
     def _at_most(self, channels: int) -> int:
-        """So many channels, or fewer where that is enough."""
+        """This many channels, or fewer if that is enough."""
         return min(channels, triton.next_power_of_2(self.channels)) if self.last else 1
 
     @property
@@ -119,7 +119,7 @@ class Layout:
 
     @property
     def sum_blocks(self) -> int:
-        """How many blocks of channels are summed up."""
+        """The number of blocks of channels that are summed up."""
         return triton.cdiv(self.channels, self._sum_columns)
 
     @property
@@ -132,14 +132,14 @@ class Layout:
 
     @property
     def splits(self) -> int:
-        """Among how many programs the rows of a channel are divided where they are summed up."""
+        """Among how many programs the rows of a channel are divided for sums."""
         blocks = triton.cdiv(self.rows, self._sum_height)
         return max(1, min(blocks, PROGRAMS // self.sum_blocks))
 
 
 @cache
 def multiprocessors(device: torch.device) -> int:
-    """How many a GPU has; 1 where kernels are interpreted."""
+    """The number of a GPU's multiprocessors; 1 if kernels are interpreted."""
     if device.type != "cuda":
         return 1
     return torch.cuda.get_device_properties(device).multi_processor_count

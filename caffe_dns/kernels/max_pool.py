@@ -16,9 +16,9 @@ from torch import Tensor
 from caffe_dns.kernels.channel_statistics import add_up_splits
 from caffe_dns.kernels.layout import Layout, laid_out, layout_of, tile, tiles_at_once
 
-#: The largest window, in pixels, that is worth a kernel: its loops are unrolled.
+#: The largest window, in pixels, that the kernel supports: its loops are unrolled.
 LARGEST_WINDOW = 49
-#: What stands for a window without a pixel.
+#: Marks a window without a pixel.
 NOWHERE = tl.constexpr(255)
 
 
