@@ -5,11 +5,12 @@ from __future__ import annotations
 import codecs
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 from caffe_dns.data.datum import Image
 from caffe_dns.data.decoding import decode, decoding_memory
 from caffe_dns.encoding import on_disk
-from caffe_dns.errors import CaffeError
+from caffe_dns.errors import CaffeError, first_line
 from caffe_dns.files.reading import read_file
 
 
@@ -19,10 +20,15 @@ def read_image(
     """An image file as OpenCV gives it: uint8 [height, width, 3] in BGR, or [height, width] gray.
 
     It is resized if `height` and `width` are positive, with `nearest` to pixels that it has
-    (`ReadImageToCVMat` in `util/io.cpp`). Raises CaffeError when the file is missing or no image.
+    (`ReadImageToCVMat` in `util/io.cpp`). Raises CaffeError when the file is missing or no image,
+    or where memory does not suffice for that size.
     """
     path = on_disk(path)
-    return resized(decode_file(_content(path), path, color=color), height, width, nearest=nearest)
+    image = decode_file(_content(path), path, color=color)
+    try:
+        return resized(image, height, width, nearest=nearest)
+    except CaffeError as error:
+        raise error.locate(file=path) from None
 
 
 def resized(image: Image, height: int, width: int, *, nearest: bool = False) -> Image:
@@ -32,7 +38,22 @@ def resized(image: Image, height: int, width: int, *, nearest: bool = False) -> 
     if height <= 0 or width <= 0:
         return image
     how = cv2.INTER_NEAREST if nearest else cv2.INTER_LINEAR
-    return cv2.resize(image, (width, height), interpolation=how)
+    with resizing(image):
+        return cv2.resize(image, (width, height), interpolation=how)
+
+
+@contextmanager
+def resizing(image: Image) -> Iterator[None]:
+    """Within it, OpenCV resizes the image; where it cannot, it raises CaffeError."""
+    import cv2  # here, because importing it takes long and most runs do not need it
+
+    try:
+        yield
+    except cv2.error as error:
+        raise CaffeError(
+            f"an image of {image.shape[0]}x{image.shape[1]} (height, width) cannot be resized: "
+            f"{first_line(error)}"
+        ) from None
 
 
 def _content(path: str) -> bytes:

@@ -14,7 +14,7 @@ from google.protobuf.message import Message
 from caffe_dns import log
 from caffe_dns.data.crops import copy_planes
 from caffe_dns.data.datum import Buffer, Image, channels_first
-from caffe_dns.data.image_files import read_image, reading_memory
+from caffe_dns.data.image_files import read_image, reading_memory, resized, resizing
 from caffe_dns.data.image_list import ListedImage
 from caffe_dns.data.workers import Workers, decoding_threads
 from caffe_dns.errors import CaffeError, first_line
@@ -87,7 +87,10 @@ class ImageSet:
             return error
         key = f"{index:08d}_{image.name}".encode("utf-8", "surrogateescape")
         size = pixels.shape[:2]
-        pixels = self._resized(pixels)
+        try:
+            pixels = self._resized(pixels)
+        except CaffeError as error:
+            raise error.locate(file=path) from None
         return Record(key, self._value(index, path, pixels, size), pixels.size)
 
     def _value(self, index: int, path: str, pixels: Image, size: tuple[int, int]) -> Buffer:
@@ -111,10 +114,9 @@ class ImageSet:
 
         if self.min_dim or self.max_dim:
             factor = self._factor(pixels.shape[:2])
-            return pixels if factor == 1 else cv2.resize(pixels, (0, 0), fx=factor, fy=factor)
-        if self.height and self.width:
-            return cv2.resize(pixels, (self.width, self.height))
-        return pixels
+            with resizing(pixels):
+                return pixels if factor == 1 else cv2.resize(pixels, (0, 0), fx=factor, fy=factor)
+        return resized(pixels, self.height, self.width)
 
     def _factor(self, size: tuple[int, int]) -> float:
         """By how much an image of this size grows: to min_dim at least, but not over max_dim."""
@@ -176,7 +178,8 @@ def _matches(path: str, encoding: str) -> bool:
 def _encode(pixels: Image, path: str, encoding: str) -> bytes:
     import cv2  # here, because importing it takes long and most runs do not need it
 
-    if not cv2.haveImageWriter(f"image.{encoding}"):
+    # OpenCV crashes where a name is not UTF-8.
+    if not (encoding.isascii() and cv2.haveImageWriter(f"image.{encoding}")):
         raise CaffeError(
             f"cannot be encoded as '{encoding}', a format that OpenCV does not write; jpg or png "
             "would be right",

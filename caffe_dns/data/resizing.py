@@ -11,7 +11,8 @@ import numpy as np
 
 from caffe_dns.data.boxes import Boxes, Size
 from caffe_dns.data.datum import Image
-from caffe_dns.errors import CaffeError, first_line
+from caffe_dns.data.image_files import resizing
+from caffe_dns.errors import CaffeError
 from caffe_dns.proto.caffe_pb2 import ResizeParameter
 
 
@@ -44,13 +45,10 @@ def resize(image: Image, param: ResizeParameter, draws: np.random.Generator) -> 
     padded = param.resize_mode == ResizeParameter.FIT_LARGE_SIZE_AND_PAD
     inner = _inner_size(image.shape[:2], param) if padded else new_size(image.shape[:2], param)
     try:
-        result = cv2.resize(image, inner[::-1], interpolation=interpolation)
-    except cv2.error as error:
-        raise CaffeError(
-            f"an image of {image.shape[0]}x{image.shape[1]} (height, width) cannot be resized: "
-            f"{first_line(error)}",
-            field="transform_param.resize_param",
-        ) from None
+        with resizing(image):
+            result = cv2.resize(image, inner[::-1], interpolation=interpolation)
+    except CaffeError as error:
+        raise error.locate(field="transform_param.resize_param") from None
     if padded:
         result = _with_border(result, param)
     return result if result.ndim == 3 else result[:, :, None]

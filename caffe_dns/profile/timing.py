@@ -212,7 +212,12 @@ def forward_layer(step: Step, blobs: dict[str, Tensor]) -> tuple[list[Tensor], l
 def backward_layer(
     step: Step, bottoms: list[Tensor], tops: list[Tensor], diffs: dict[str, Tensor]
 ) -> None:
-    """Take the gradients of the tops from `diffs`, and put those of the bottoms there."""
+    """Take the gradients of the tops from `diffs`, and put those of the bottoms there.
+
+    Input layers, which have neither here, are passed over.
+    """
+    if step.layer.is_input:
+        return
     outputs, gradients = [], []
     for name, top, weight in zip(step.tops, tops, step.loss_weights, strict=True):
         diff = diffs.pop(name, None)

@@ -148,6 +148,11 @@ def test_one_side_alone_resizes_nothing_and_is_told(tmp_path: Path, capfd: Captu
         (["--check_size"], "Incorrect data field size"),
         (["--encoded", "--check_size"], "Incorrect data field size"),
         (["--encode_type=xyz"], "'xyz', a format that OpenCV does not write; jpg or png"),
+        (["--encode_type=\udce4"], "'\udce4', a format that OpenCV does not write; jpg or png"),
+        (
+            ["--resize_width=1000000000", "--resize_height=1000000000"],
+            "im00.jpg: an image of 30x44 (height, width) cannot be resized: OpenCV",
+        ),
         (["--backend=lmbd"], "'lmdb'"),
         (["--resize_width=wide"], "'wide'"),
     ],

@@ -16,6 +16,7 @@ from caffe_dns.net import Net
 from caffe_dns.net.wiring import Step
 from caffe_dns.profile import timing
 from caffe_dns.profile.timing import LayerTimer, PassTimer
+from tests.nets import input_layer, ip, layer, make_net
 from tests.oracle import GOLDEN
 
 
@@ -49,6 +50,17 @@ def test_gradients_are_those_of_the_whole_net(run: str, monkeypatch: pytest.Monk
         torch.testing.assert_close(actual[name], gradient, rtol=1e-5, atol=1e-7)
     whole.close()
     layerwise.close()
+
+
+def test_inputs_that_get_gradients_as_well() -> None:
+    """`dns time` of a deployed net that says force_backward was a traceback."""
+    text = "force_backward: true " + input_layer(data=(2, 3), label=(2, 4)) + ip("ip", "data")
+    net = make_net(
+        text + ip("out", "ip", outputs=4) + layer("loss", "EuclideanLoss", "out label", "loss")
+    )
+    actual = gradients(net)
+    LayerTimer(net).run()
+    assert sorted(actual) == ["ip.bias", "ip.weight", "out.bias", "out.weight"]
 
 
 def test_times_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
