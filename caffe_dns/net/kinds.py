@@ -48,10 +48,11 @@ def is_relu(step: Step) -> bool:
 
 
 def joins_channels(step: Step) -> bool:
-    """Whether it is a Concat of images along the axis of their channels."""
+    """Whether it is a Concat along axis 1, that of the channels, however many axes there are."""
     if not isinstance(step.layer, Concat) or not is_plain(step, bottoms=len(step.bottoms)):
         return False
-    return step.layer.own_axis(4) == 1
+    settings = step.layer.param.concat_param
+    return (settings.concat_dim if settings.HasField("concat_dim") else settings.axis) == 1
 
 
 def is_max_pool(before: Step, step: Step) -> bool:

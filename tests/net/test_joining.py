@@ -100,3 +100,12 @@ def test_side_by_side(
     assert found.keys() == wanted.keys()
     for name, gradient in wanted.items():
         torch.testing.assert_close(found[name], gradient, rtol=1e-4, atol=1e-5, msg=name)
+
+
+@pytest.mark.parametrize("axis", [4, -5])
+def test_other_axes_than_images_have(axis: int) -> None:
+    """They were looked up among the four of images, and refused, whatever the bottoms had."""
+    text = input_layer(a=(1, 2, 3, 4, 5), b=(1, 2, 3, 4, 5))
+    net = make_net(text + layer("c", "Concat", "a b", "c", f"concat_param {{ axis: {axis} }}"))
+    a, b = torch.rand(1, 2, 3, 4, 5), torch.rand(1, 2, 3, 4, 5)
+    assert torch.equal(net({"a": a, "b": b})["c"], torch.cat([a, b], axis))
