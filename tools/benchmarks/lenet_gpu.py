@@ -121,7 +121,7 @@ def report(
     for _ in range(rounds):
         runs.append({title: runners[title]() for title in order})
         order.reverse()
-    columns = "".join(f"{f'to {name}':>22}" for name in references)
+    columns = "".join(f"{f'to {name}':>28}" for name in references)
     print(f"{heading:34}{'iter/s':>9}{'images/s':>10}{columns}")
     for title in runners:
         rate = statistics.median(run[title] for run in runs)
