@@ -20,6 +20,7 @@ from tests.oracle import GOLDEN, run_layer_case
 
 CASES = sorted(path.name for path in (GOLDEN / "layers").glob("*conv*"))
 PLAIN = Context(surgery=False)
+NEEDS_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -253,29 +254,36 @@ def test_wrong_settings(settings: str, shapes: list[tuple[int, ...]], message: s
     assert message in refused(text, *shapes, tops=len(shapes))
 
 
+WINDOW = "pooling_param { kernel_h: 1 kernel_w: 2 stride_h: 1 stride_w: 4 }"
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=NEEDS_GPU)])
+@pytest.mark.parametrize("pooled", [False, True])
 @pytest.mark.parametrize("large", [False, True])
 def test_a_kernel_that_comes_to_outreach_its_bottom(
-    large: bool, monkeypatch: pytest.MonkeyPatch
+    large: bool, pooled: bool, device: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Caffe's one output, also where the net was built for bottoms that the kernel fits into."""
     monkeypatch.setattr(convolution, "LARGE_CONVOLUTION", 0 if large else 1 << 62)
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     settings = "convolution_param { num_output: 20 kernel_size: 5 stride: 3 sparsity_term: false }"
     text = nets.input_layer(data=(2, 16, 14, 20))
     text += nets.layer("c", "Convolution", "data", "c", settings)
-    window = "pooling_param { kernel_h: 1 kernel_w: 2 stride_h: 1 stride_w: 4 }"
-    text += nets.layer("p", "Pooling", "c", "p", window)
-    net = nets.make_net(text + nets.layer("l", "Reduction", "p", "l", "loss_weight: 1"))
-    data = draw(2, 16, 3, 20).float()
+    after = ("Pooling", "c", "p", WINDOW) if pooled else ("ReLU", "c", "c")
+    text += nets.layer("p", *after)
+    text += nets.layer("l", "Reduction", after[2], "l", "loss_weight: 1")
+    net = nets.make_net(text, context=Context(device=torch.device(device)))
+    larger, data = (draw(2, 16, *size).float().to(device) for size in ((14, 20), (3, 20)))
     net.params["c"][0].data.copy_(draw(20, 16, 5, 5, seed=1))
-    net.compute({"data": draw(2, 16, 14, 20).float()}, inner=False)  # chooses how to compute
+    net.compute({"data": larger}, inner=False)  # chooses how to compute
     net.loss(net.compute({"data": data}, inner=False)).backward()
     weight, bias = (blob.detach() for blob in net.params["c"])
     weight = weight.clone().requires_grad_()
     top = F.conv2d(F.pad(data, (0, 0, 0, 2)), weight, bias, 3)
-    top = F.max_pool2d(top, (1, 2), (1, 4))
+    top = F.max_pool2d(top, (1, 2), (1, 4)) if pooled else top.relu()
     top.sum().backward()
     torch.testing.assert_close(net.params["c"][0].grad, weight.grad, rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(net({"data": data})["p"], top, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(net({"data": data})[after[2]], top, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("setting", ["engine: CUDNN", "engine: CAFFE", "force_nd_im2col: true"])
