@@ -14,10 +14,13 @@ class BuildWithModels(build_py):
     """Copies models/ and proto/caffe.proto to where `dns models` and programs find them."""
 
     def run(self) -> None:
-        super().run()
         if self.editable_mode:
+            super().run()
             return
         package = Path(self.build_lib) / "caffe_dns"
+        # An earlier build may have left modules that are gone by now, which would be imported.
+        shutil.rmtree(package, ignore_errors=True)
+        super().run()
         for file in [*sorted(Path("models").rglob("*")), Path("proto/caffe.proto")]:
             if file.suffix in (".prototxt", ".md", ".proto") and not _is_left_over(file):
                 (package / file.parent).mkdir(parents=True, exist_ok=True)

@@ -56,12 +56,14 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def wheel(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """By way of an sdist, as pip builds from one."""
+    """By way of an sdist, as pip builds from one, where an older version has been built before."""
     sdist = build("sdist", checkout, tmp_path_factory.mktemp("sdist"))
     unpacked = tmp_path_factory.mktemp("unpacked")
     with tarfile.open(sdist) as archive:
         archive.extractall(unpacked, filter="data")
     (source,) = unpacked.iterdir()
+    (source / "build/lib/caffe_dns/layers").mkdir(parents=True)
+    (source / "build/lib/caffe_dns/layers/gone.py").write_text("raise ImportError")
     return build("wheel", source, tmp_path_factory.mktemp("wheel"))
 
 
