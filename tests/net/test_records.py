@@ -9,12 +9,15 @@ import h5py
 import lmdb
 import numpy as np
 import pytest
+import torch
 
 from caffe_dns.errors import CaffeError
 from caffe_dns.layers.base import Context
+from caffe_dns.layers.python import Python
 from caffe_dns.net import Net
 from caffe_dns.proto.caffe_pb2 import Datum
-from tests.nets import ip, layer, make_net
+from tests.nets import input_layer, ip, layer, make_net
+from tests.user_code import LAYERS, fresh_imports
 
 #: Of the records, number 7 alone has a label that is no class.
 COUNT, WRONG = 10, 7
@@ -178,3 +181,22 @@ def test_a_layer_that_a_later_image_does_not_fit(
     finally:
         net.close()
     assert str(caught.value).startswith(wrong)
+
+
+def test_users_code_does_not_run_again_after_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("user.py").write_text(LAYERS)
+    times = "python_param { module: 'user' layer: 'Times' param_str: '2' }"
+    definition = input_layer(data=(2, 3)) + layer("p", "Python", "data", "p", times)
+    with fresh_imports():
+        net = make_net(definition, context=Context(allow_python_layers=True))
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("cannot be captured")
+
+    monkeypatch.setattr(Python, "run", fail)
+    monkeypatch.setattr(Python, "reshape", lambda *_: pytest.fail("the user's code runs"))
+    with pytest.raises(RuntimeError, match="cannot be captured"):
+        net.compute({"data": torch.ones(2, 3)})
