@@ -11,7 +11,7 @@ import torch
 from caffe_dns.net import Net
 from caffe_dns.profile.timing import clock_of, forward_layer, zero_inputs
 
-#: Passes of a measurement: so many at least, then more until they took so many milliseconds.
+#: A measurement has at least this many passes, and takes at least this many milliseconds.
 LEAST_PASSES, LEAST_MILLISECONDS = 5, 100.0
 
 
@@ -25,9 +25,9 @@ class PassTime:
 
 @torch.no_grad()
 def time_pass(net: Net) -> PassTime:
-    """Measure on zeros, as many as the net's inputs take; the fastest passes count.
+    """Measure on inputs of zeros; the fastest passes count.
 
-    Each layer is timed by itself, and what a whole pass takes is shared out in these proportions.
+    Each layer is timed separately, and the time of a whole pass is divided in these proportions.
     """
     clock, inputs = clock_of(net), zero_inputs(net)
 
@@ -55,7 +55,7 @@ def time_pass(net: Net) -> PassTime:
 
 
 def _fastest(measure: Callable[[], list[float]]) -> list[float]:
-    """The least of each number over some measurements; the first does not count."""
+    """The minimum of each number over some measurements; the first does not count."""
     measure()
     best, passes, spent = measure(), 1, 0.0
     while passes < LEAST_PASSES or spent < LEAST_MILLISECONDS:

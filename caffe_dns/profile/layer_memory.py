@@ -20,13 +20,13 @@ from caffe_dns.profile.timing import backward_layer, forward_layer, zero_inputs
 
 @dataclass
 class LayerMemory:
-    """Bytes. What several layers use counts with the first of them."""
+    """Sizes in bytes. Memory that several layers use counts for the first of them."""
 
     #: Weights, biases, masks and statistics.
     parameters: int = 0
-    #: The tops, but for those that lie where a bottom does.
+    #: The tops, except those that share a bottom's memory.
     tops: int = 0
-    #: What of all that the layer's forward makes, tops or not, has to stay until backward.
+    #: What the layer's forward allocates and backward needs, including tops.
     kept: int = 0
     #: The most that forward or backward allocates at once; None where it is not measured.
     peak: int | None = None
@@ -35,8 +35,8 @@ class LayerMemory:
 def measure_memory(net: Net) -> list[LayerMemory]:
     """The memory of each of `net.steps`, by a pass over the layers one by one.
 
-    The layers that read data ahead are stopped: what they allocate meanwhile would count for
-    others. A later pass starts them again.
+    Layers that prefetch data are stopped, because their allocations would count for other layers.
+    A later pass starts them again.
     """
     on_gpu = net.context.device.type == "cuda"
     ledger = _Ledger(net)
@@ -86,7 +86,7 @@ class _Gauge:
 
 
 class _Ledger:
-    """Who made which memory, and what of it is saved for backward."""
+    """Which layer allocated which memory, and how much of it is saved for backward."""
 
     def __init__(self, net: Net) -> None:
         self.memories = [LayerMemory() for _ in net.steps]

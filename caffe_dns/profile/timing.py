@@ -22,7 +22,7 @@ from caffe_dns.solver.update_rules import UpdateRule
 
 
 class _Clock(ABC):
-    """Marks moments, and tells how many milliseconds lie between two of them."""
+    """Marks moments, and gives the milliseconds between two of them."""
 
     @abstractmethod
     def mark(self) -> Any: ...
@@ -32,7 +32,7 @@ class _Clock(ABC):
 
     @abstractmethod
     def wait(self) -> None:
-        """Return when all marked moments have passed."""
+        """Wait until all marked moments have passed."""
 
 
 class _HostClock(_Clock):
@@ -83,7 +83,7 @@ class LayerTimer:
         self._inputs = zero_inputs(net)
 
     def reset(self) -> None:
-        """Start the sums at nothing."""
+        """Reset the sums."""
         self.forward_ms = [0.0] * len(self.net.steps)
         self.backward_ms = [0.0] * len(self.net.steps)
 
@@ -143,7 +143,7 @@ class PassTimer:
     zeros.
     """
 
-    #: How long to go on at least: a few passes live on what was read ahead.
+    #: The minimum duration: a few passes would only use prefetched data.
     LEAST_MILLISECONDS = 1000.0
 
     def __init__(self, net: Net) -> None:

@@ -25,11 +25,11 @@ _SUBMODULES = (
 
 
 class _Caffe(MetaPathFinder, Loader):
-    """Gives this package to `import caffe`, and with it what forks have added to their own.
+    """Makes `import caffe` import this package, together with modules that forks have added.
 
-    Those of SSD's family import `caffe.model_libs`, which lies in the folder `caffe` where Python
-    finds theirs. As in pycaffe, GLOG_minloglevel counts as it is when caffe is imported: programs
-    set it in a line before that, when this package has long been loaded.
+    Programs of SSD's family import `caffe.model_libs`, which is in their own folder `caffe`. As in
+    pycaffe, GLOG_minloglevel counts as it is when caffe is imported: programs set it in a line
+    before that, when this package has long been loaded.
     """
 
     def find_spec(
@@ -52,16 +52,16 @@ class _Caffe(MetaPathFinder, Loader):
 
 
 def install_as_caffe() -> None:
-    """From now on `import caffe` gives this package, in the whole process.
+    """Make `import caffe` import this package from now on, in the whole process.
 
-    A caffe that the program has imported before stays what it is. Modules of a fork's package that
-    are missing in this one are imported from where that lies, if it is on `sys.path`.
+    A caffe that was imported before is not replaced. Modules of a fork's package that this one
+    lacks are imported from the fork, if it is on `sys.path`.
     """
     if "caffe" in sys.modules or any(isinstance(finder, _Caffe) for finder in sys.meta_path):
         return
-    # First, so that it is this one where there is another; a fork's modules come after ours.
+    # First, so that this package takes precedence; a fork's modules come after ours.
     sys.meta_path.insert(0, _Caffe())
-    # Else `import caffe.io` would make second copies of the modules.
+    # Otherwise `import caffe.io` would create second copies of the modules.
     for name in _SUBMODULES:
         sys.modules[f"caffe.{name}"] = import_module(f"{_PACKAGE}.{name}")
     sys.modules["caffe.proto.caffe_pb2"] = import_module("caffe_dns.proto.caffe_pb2")

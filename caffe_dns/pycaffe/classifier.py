@@ -17,8 +17,8 @@ from caffe_dns.pycaffe.transformer import Transformer, image_input
 class Classifier(Net):
     """A net in the phase TEST whose first input takes images and whose first output scores them.
 
-    `image_dims` is the size to which images are brought before they are cropped to the input's
-    size, which it is itself unless given; the other settings are Transformer's. Raises CaffeError
+    `image_dims` is the size to which images are resized before they are cropped to the input's
+    size; by default the input's size. The other settings are Transformer's. Raises CaffeError
     for a net that takes no images.
     """
 
@@ -41,8 +41,8 @@ class Classifier(Net):
     def predict(self, inputs: Sequence[np.ndarray], oversample: bool = True) -> np.ndarray:
         """The scores [N, classes] of N images [H, W, K].
 
-        With `oversample` they are means over four corners, the centre and these mirrored; without,
-        those of the centre.
+        With `oversample` they are means over the four corners, the centre and their mirror images;
+        without, they are the scores of the centre.
         """
         images = [resize_image(image, self.image_dims) for image in inputs]
         crops = ten_crops(images, self.crop_dims)

@@ -31,11 +31,11 @@ class UndefinedMapException(Exception):
 
 
 class AxisMismatchException(Exception):
-    """Two maps begin at different axes."""
+    """Two maps start at different axes."""
 
 
 class CropError(CaffeError, AssertionError):
-    """One blob is no crop of another."""
+    """One blob is not a crop of another."""
 
 
 class CoordMap(NamedTuple):
@@ -74,9 +74,7 @@ def coord_map(fn: Function) -> CoordMap:
         np.atleast_1d(settings.get(name, default))
         for name, default in (("kernel_size", 1), ("stride", 1), ("pad", 0), ("dilation", 1))
     )
-    reach = (
-        kernel - 1
-    ) * dilation / 2 - pad  # from a window's first pixel in the blob to its middle
+    reach = (kernel - 1) * dilation / 2 - pad  # from a window's first pixel to its middle
     axis = settings.get("axis", 1)
     if fn.type_name == "Deconvolution":
         return CoordMap(axis, stride, reach)
@@ -93,7 +91,7 @@ def compose(base_map: CoordMap, next_map: CoordMap) -> CoordMap:
 
 
 def inverse(coord_map: CoordMap) -> CoordMap:
-    """The way back."""
+    """The inverse map."""
     axis, scale, shift = coord_map
     return CoordMap(axis, 1 / scale, -shift / scale)
 
@@ -111,7 +109,7 @@ def coord_map_from_to(top_from: Top, top_to: Top) -> CoordMap:
 
 
 def crop(top_from: Top, top_to: Top) -> Top:
-    """A Crop layer that cuts `top_from` so that it lies on `top_to`.
+    """A Crop layer that aligns `top_from` with `top_to`.
 
     Raises CropError when their scales differ, or when it would begin outside or between pixels.
     """

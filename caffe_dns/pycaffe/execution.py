@@ -22,13 +22,13 @@ from caffe_dns.net import Net
 from caffe_dns.net.fusion import plan_fusion
 from caffe_dns.net.wiring import Step
 
-#: Told the number of the layer that is about to run, or has run.
+#: Called with the number of the layer that is about to run, or has run.
 LayerCallback = Callable[[int], object]
 
 
 @dataclass
 class Callbacks:
-    """Who is told of each layer in every pass (`Net::Callback`)."""
+    """The callbacks for each layer in every pass (`Net::Callback`)."""
 
     before_forward: list[LayerCallback] = field(default_factory=list)
     after_forward: list[LayerCallback] = field(default_factory=list)
@@ -58,7 +58,7 @@ class Execution:
         self._shapes: dict[int, list[Shape]] = {}
         for step in net.steps:
             if isinstance(step.layer, DummyData):
-                # Caffe fills constant tops once; what a program writes there stays.
+                # Caffe fills constant tops once; what a program writes there is kept.
                 for name, top in zip(step.tops, step.layer.forward(), strict=True):
                     blobs[name].hold(top)
             elif step.layer.type == "Split":
@@ -69,8 +69,8 @@ class Execution:
     def forward(self, start: int, end: int) -> Tensor:
         """Run layers number `start` to `end`, both included; returns their loss (0-dim).
 
-        What a top contributes to it is its data times its diff, which is its weight in the loss
-        until a program writes there.
+        A top contributes its data times its diff, which is its loss weight until a program writes
+        there.
         """
         self.bring_writes()
         loss = torch.zeros((), device=self.net.context.device)
@@ -97,8 +97,8 @@ class Execution:
     def backward(self, start: int, end: int) -> None:
         """Run layers number `start` down to `end`, both included, from the tops' diffs.
 
-        The diffs of bottoms are set, those of the layers' blobs added to. A layer that has not been
-        run forward is taken to be at what stands in its bottoms.
+        The diffs of bottoms are overwritten, those of the layers' blobs accumulated. A layer that
+        has not been run forward uses the current values of its bottoms.
         """
         self.bring_writes()
         for index in range(start, end - 1, -1):
@@ -110,14 +110,14 @@ class Execution:
             _tell(self.callbacks.after_backward, index)
 
     def reshape(self) -> None:
-        """Carry the shapes of the inputs through the net (`Net::Reshape`)."""
+        """Propagate the shapes of the inputs through the net (`Net::Reshape`)."""
         for index, step in enumerate(self.net.steps):
             if not step.layer.is_input:
                 self._reshape(index, step)
                 self._store(step, [])
 
     def bring_writes(self) -> None:
-        """Bring to the device what programs have written on the host."""
+        """Copy to the device what programs have written on the host."""
         for blob in self.blobs.values():
             blob.data_tensor()
         for param in self.params():
@@ -144,7 +144,7 @@ class Execution:
     # One layer ----------------------------------------------------------------------------------
 
     def _run(self, index: int, step: Step, *, again: bool = False) -> _Record:
-        """Run a layer forward; `again`, for what it has overwritten in place."""
+        """Run a layer forward; `again` on the values that it has overwritten in place."""
         if self._shapes.get(index) != [self.blobs[name].shape for name in step.bottoms]:
             self._reshape(index, step)
         bottoms = []

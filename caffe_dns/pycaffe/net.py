@@ -33,12 +33,12 @@ Arrays = dict[str, np.ndarray]
 class Net:
     """A net in one phase: `Net(file, phase, level=0, stages=None, weights=None)`.
 
-    The old order of pycaffe, `Net(file, weights, phase)`, is understood too. `blobs` and `params`
-    give arrays that are the net's own memory: what is written into `blobs['data'].data` is the
-    input of the next forward pass, what is written into `params['conv1'][0].data` the weight.
+    pycaffe's old order, `Net(file, weights, phase)`, is accepted, too. `blobs` and `params`
+    give arrays that are the net's own memory: what is written to `blobs['data'].data` is the
+    input of the next forward pass, what is written to `params['conv1'][0].data` the weight.
     Device, seed and surgery are those of the process (`mode`) when the net is made. Raises
-    CaffeError, which is a RuntimeError, for whatever the files have wrong; what a Python layer
-    raises comes through as it is.
+    CaffeError, which is a RuntimeError, for errors in the files; exceptions of Python layers are
+    passed on as they are.
     """
 
     def __init__(
@@ -92,12 +92,12 @@ class Net:
 
     @property
     def inputs(self) -> list[str]:
-        """The blobs that the program has to fill."""
+        """The names of the blobs that the program has to fill."""
         return self.core.inputs
 
     @property
     def outputs(self) -> list[str]:
-        """The blobs that no layer reads."""
+        """The names of the blobs that no layer reads."""
         return list(self.core.outputs)
 
     @property
@@ -191,7 +191,7 @@ class Net:
         return batches.join(results, records), batches.join(gradients, records)
 
     def reshape(self) -> None:
-        """Carry the shapes that the inputs have been given through the net."""
+        """Propagate the inputs' shapes through the net."""
         with as_raised():
             self.execution.reshape()
 

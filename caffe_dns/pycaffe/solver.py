@@ -33,7 +33,7 @@ from caffe_dns.user_code import as_raised
 
 @runtime_checkable
 class SolverCallback(Protocol):
-    """Who is told when an iteration begins, and when its gradients are there."""
+    """Is called when an iteration begins, and when its gradients have been computed."""
 
     def on_start(self) -> object: ...
 
@@ -94,7 +94,7 @@ class _Trainer(CoreSolver):
         self._end_update(rate, stepped=stepped)
 
     def follow_root(self, ranks: Ranks) -> None:
-        """Take over weights, masks and seed of rank 0, as all ranks do."""
+        """Take the weights, masks and seed of rank 0, as all ranks do."""
         self.train_net.execution.forget()
         ranks.share(self.net.learnable_params)
         self._reseed(ranks.from_root(self.seed))
@@ -147,7 +147,7 @@ class _Trainer(CoreSolver):
     def _update_and_keep(
         self, gradients: Tensors, histories: list[Tensors], rate: Tensor
     ) -> Tensors:
-        """The rule's update; it also takes the place of the gradients, as in Caffe's diffs."""
+        """The rule's update, which also replaces the gradients, as in Caffe's diffs."""
         updates = self._update(gradients, histories, rate)
         torch._foreach_copy_(gradients, updates)
         return updates
@@ -165,7 +165,7 @@ class Solver:
     """A solver of the type that its class names, else of the type in the definition.
 
     Device, surgery and, where the definition has no random_seed, the seed are those of the process
-    (`mode`) when the solver is made. Raises CaffeError for whatever the definitions have wrong.
+    (`mode`) when the solver is made. Raises CaffeError for errors in the definitions.
     """
 
     #: The type of the solver definition that the class stands for.
@@ -204,7 +204,7 @@ class Solver:
         return stage_at(self.core.stages, iteration).rate(iteration, self.core.current_step)[0]
 
     def step(self, iterations: int) -> None:
-        """Train for a number of iterations, with the tests and snapshots that fall due."""
+        """Train for a number of iterations, with the tests and snapshots that are due."""
         self.bring_writes()
         with as_raised():
             self.core.step(iterations)
@@ -250,7 +250,7 @@ class Solver:
         self.core.snapshot()
 
     def restore(self, state_file: str | Path) -> None:
-        """Go on from a solver state."""
+        """Resume from a solver state."""
         self.bring_writes()
         self.net.execution.forget()
         self.core.restore(str(state_file))

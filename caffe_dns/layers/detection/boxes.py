@@ -57,7 +57,7 @@ def encode_by_centres(boxes: Tensor, priors: Tensor) -> Tensor:
 
 
 def decode_by_centres(code: Tensor, priors: Tensor) -> Tensor:
-    """The way back."""
+    """The inverse of that."""
     sides = sides_of(priors)
     centres = centres_of(priors) + code[..., :2] * sides
     return boxes_around(centres, code[..., 2:].exp() * sides)

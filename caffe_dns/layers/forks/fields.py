@@ -68,7 +68,7 @@ class NormalizedLayer(Layer):
         return codes * codes.new_tensor(self.deviation) + codes.new_tensor(self.mean)
 
     def normalized(self, codes: Tensor) -> Tensor:
-        """The way back."""
+        """The inverse of that."""
         return (codes - codes.new_tensor(self.mean)) / codes.new_tensor(self.deviation)
 
 
