@@ -53,8 +53,8 @@ class CompiledLayers:
 def use_sparse(net: Net) -> Sequence[FusedLayers]:
     """Leave out zeros in the layers where that is faster, for a batch as `blob_shapes` has it.
 
-    On a CPU, rows of layers run as programs; on a GPU, layers in the pattern 2:4 on sparse matrix
-    units. For nets in the phase TEST: their weights must not change any more, no gradient comes
+    On a CPU, rows of layers run as programs; on a GPU, layers in the pattern 2:4 on sparse Tensor
+    Cores. For nets in the phase TEST: their weights must not change any more, no gradient comes
     through, and blobs within a row are not among those that a pass returns. Returns the rows.
     Raises CaffeError for other nets, without numba on a CPU, without cuSPARSELt on a GPU.
     """
