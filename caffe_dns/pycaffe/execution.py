@@ -53,7 +53,8 @@ class Execution:
         self.layer_blobs = layer_blobs
         self.callbacks = Callbacks()
         self._records: dict[int, _Record] = {}
-        #: What in-place layers have overwritten in their last forward pass, by number and blob.
+        #: What in-place layers have overwritten in the last forward pass, if that was one of ours,
+        #: by number and blob.
         self._overwritten: dict[tuple[int, str], Tensor] = {}
         self._shapes: dict[int, list[Shape]] = {}
         for step in net.steps:
@@ -169,7 +170,7 @@ class Execution:
         before = {name: buffer.clone() for name, buffer in step.layer.named_buffers()}
         record = self._run(index, step, again=True)
         for name, buffer in step.layer.named_buffers():
-            if buffer.shape == before[name].shape:
+            if name in before and buffer.shape == before[name].shape:
                 buffer.data.copy_(before[name])
         return record
 
@@ -234,6 +235,7 @@ class Execution:
     def _feed(self, net: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
         self.bring_writes()
         self.forget()
+        self._overwritten.clear()
         for index, step in enumerate(self.net.steps):
             if step.layer.is_input:  # which no pass runs
                 _tell(self.callbacks.before_forward, index)

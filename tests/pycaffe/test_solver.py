@@ -189,6 +189,29 @@ def test_test_nets_share_weights_and_take_inputs() -> None:
     assert other.forward()["loss"] == net.blobs["loss"].data
 
 
+def test_a_backward_pass_of_a_test_net_goes_by_the_last_test() -> None:
+    """Not by what an in-place layer found in a forward pass before that."""
+    net = """
+        layer { name: 'in' type: 'Input' top: 'x' input_param { shape { dim: 2 dim: 3 } } }
+        layer { name: 'p' type: 'Power' bottom: 'x' top: 'y' }
+        layer { name: 'relu' type: 'ReLU' bottom: 'y' top: 'y' }
+        layer { name: 'ip' type: 'InnerProduct' bottom: 'y' top: 'ip'
+          inner_product_param { num_output: 1 weight_filler { type: 'constant' value: 1 } } }
+        layer { name: 'loss' type: 'Reduction' bottom: 'ip' top: 'loss' loss_weight: 1 }"""
+    Path("relu.prototxt").write_text("force_backward: true" + net)
+    text = SETTINGS.replace("net.prototxt", "relu.prototxt").replace("0.1", "0")
+    Path("solver.prototxt").write_text(text + "test_iter: 1 test_interval: 1")
+    caffe.set_surgery(False)
+    solver = caffe.SGDSolver("solver.prototxt")
+    (tested,) = solver.test_nets
+    tested.blobs["x"].data[...] = -1
+    tested.forward()
+    tested.blobs["x"].data[...] = 1
+    solver.step(1)
+    tested.backward()
+    assert (tested.blobs["x"].diff == 1).all()
+
+
 @pytest.mark.parametrize("owner", [0, 1])
 def test_solvers_whose_nets_share_weights_train_them_together(owner: int) -> None:
     solvers = [build(), build()]
