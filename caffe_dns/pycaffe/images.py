@@ -36,7 +36,7 @@ def load_image(filename: str | PathLike[str] | BinaryIO, color: bool = True) -> 
     if image.ndim == 2:
         image = image[:, :, np.newaxis]
         return np.repeat(image, 3, axis=2) if color else image
-    image = image[:, :, ::-1]  # OpenCV has blue first
+    image = image[:, :, 2::-1]  # OpenCV has blue first, and transparency last
     return np.ascontiguousarray(image) if color else (image @ _LUMINANCE)[:, :, np.newaxis]
 
 
@@ -98,8 +98,10 @@ def _decode(filename: str | PathLike[str] | BinaryIO) -> np.ndarray:
         data, name = _read(filename), str(filename)
     else:
         data, name = filename.read(), str(getattr(filename, "name", "the open file"))
-    # Not unchanged, which is as a camera that was held sideways has it.
+    # Unchanged is as a camera that was held sideways has it, but with any number of channels.
     pixels = decode(data, cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH, name)
+    if pixels is None:
+        pixels = decode(data, cv2.IMREAD_UNCHANGED, name)
     if pixels is None:
         raise UnreadableImage("is not an image", file=name)
     return np.asarray(pixels)

@@ -88,6 +88,8 @@ def test_loading(folder: Path) -> None:
         io.load_image("gray.png", color=False)[:, :, 0], gray / 255, atol=1e-6
     )
     luminance = rgb / 255 @ [0.2125, 0.7154, 0.0721]
+    cv2.imwrite("alpha.tiff", (alpha / 255).astype(np.float32))
+    np.testing.assert_allclose(io.load_image("alpha.tiff"), rgb / 255, atol=1e-6)
     with Path("gray.png").open("rb") as stream:
         np.testing.assert_array_equal(io.load_image(stream), io.load_image("gray.png"))
     image = io.load_image("color.png", color=False)
