@@ -16,7 +16,7 @@ import sys
 _TURNS = "3000"
 #: Variables that override how threads wait.
 _POLICY, _SPINS = "OMP_WAIT_POLICY", "GOMP_SPINCOUNT"
-#: Nanoseconds that a thread asks the kernel to run for at a time, a fifth of the usual.
+#: Nanoseconds that a thread asks to run for at a time, a fifth of the usual on eight cores.
 _SLICE = 500_000
 #: The numbers of sched_getattr and sched_setattr, for which not every C library has functions.
 _CALLS = {"x86_64": (315, 314), "aarch64": (275, 274)}
@@ -38,7 +38,7 @@ def wake_soon() -> None:
 
     Linux, from 6.12 on, lets a thread that wakes up run before others if it asks for shorter turns,
     as long as it has had less than its share of the core; that share stays what it is. Elsewhere,
-    and where it is forbidden or a user has chosen another policy, nothing changes.
+    and where it is forbidden or a user has chosen another policy or shorter turns, nothing changes.
     """
     calls = _CALLS.get(os.uname().machine) if sys.platform == "linux" else None
     if calls is None:
@@ -51,8 +51,9 @@ def wake_soon() -> None:
     held = ctypes.create_string_buffer(size)
     read, write = map(ctypes.c_long, calls)
     if library.syscall(read, 0, held, size, 0) == 0:
-        _, policy, flags, nice, *_ = struct.unpack(_ATTRIBUTES, held.raw)
-        if policy == os.SCHED_OTHER:
+        # Turns have no length in older kernels.
+        _, policy, flags, nice, _, turn, *_ = struct.unpack(_ATTRIBUTES, held.raw)
+        if policy == os.SCHED_OTHER and turn > _SLICE:
             wanted = struct.pack(_ATTRIBUTES, size, policy, flags, nice, 0, _SLICE, 0, 0)
             library.syscall(write, 0, wanted, 0)
 

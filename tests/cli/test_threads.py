@@ -66,10 +66,11 @@ def test_they_ask_for_short_turns() -> None:
     program = """
 import ctypes, os, struct, threading
 from caffe_dns.cli import threads
+call = ctypes.CDLL(None).syscall
+read, write = map(ctypes.c_long, threads._CALLS[os.uname().machine])
+held = ctypes.create_string_buffer(48)
 def attributes():
-    held = ctypes.create_string_buffer(48)
-    number = threads._CALLS[os.uname().machine][0]
-    assert ctypes.CDLL(None).syscall(ctypes.c_long(number), 0, held, 48, 0) == 0
+    call(read, 0, held, 48, 0)
     _, policy, _, nice, _, turn, *_ = struct.unpack(threads._ATTRIBUTES, held.raw)
     print(policy, nice, turn)
 os.nice(3)
@@ -79,16 +80,22 @@ attributes()
 thread = threading.Thread(target=attributes)
 thread.start()
 thread.join()
+nice = os.getpriority(os.PRIO_PROCESS, 0)
+wanted = struct.pack(threads._ATTRIBUTES, 48, os.SCHED_OTHER, 0, nice, 0, 200_000, 0, 0)
+call(write, 0, wanted, 0)
+threads.wake_soon()
+attributes()
 os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
 threads.wake_soon()
 print(os.sched_getscheduler(0) == os.SCHED_BATCH)
 """
     done = run_python("-c", program)
-    before, *after, other = done.stdout.splitlines()
+    before, *after, shorter, other = done.stdout.splitlines()
     policy, nice, usual = before.split()
+    assert other == "True"
     assert int(usual) > 500_000, done.stderr
     assert after == [f"{policy} {nice} 500000"] * 2
-    assert other == "True"
+    assert shorter == f"{policy} {nice} 200000"
 
 
 def test_that_is_said_before_pytorch_is_there() -> None:
