@@ -19,7 +19,8 @@ class BuildWithModels(build_py):
             return
         package = Path(self.build_lib) / "caffe_dns"
         # An earlier build may have left modules that are gone by now, which would be imported.
-        shutil.rmtree(package, ignore_errors=True)
+        if package.resolve() != Path("caffe_dns").resolve():
+            shutil.rmtree(package, ignore_errors=True)
         super().run()
         for file in [*sorted(Path("models").rglob("*")), Path("proto/caffe.proto")]:
             if file.suffix in (".prototxt", ".md", ".proto") and not _is_left_over(file):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -65,6 +66,15 @@ def wheel(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     (source / "build/lib/caffe_dns/layers").mkdir(parents=True)
     (source / "build/lib/caffe_dns/layers/gone.py").write_text("raise ImportError")
     return build("wheel", source, tmp_path_factory.mktemp("wheel"))
+
+
+def test_a_build_in_place_removes_nothing(checkout: Path, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    shutil.copytree(checkout, source)
+    words = [sys.executable, "setup.py", "-q", "build_py", "--build-lib", "."]
+    subprocess.run(words, cwd=source, check=True, capture_output=True)
+    modules = [{p.relative_to(root) for p in root.rglob("*.py")} for root in (checkout, source)]
+    assert modules[0] and modules[0] <= modules[1]
 
 
 @pytest.mark.slow
