@@ -78,7 +78,7 @@ class Scoring:
 def share(
     plain: UnmaskedModel, bits: BitsFlag, scoring: Scoring, output: Output
 ) -> tuple[UnmaskedModel, int | dict[str, int] | None]:
-    """The model with few values as the flag says, and the bits, by layer if they were found."""
+    """The model with as few values as the flag says, and the bits, by layer if they were found."""
     if bits is None:
         return plain, None
     if isinstance(bits, int):

@@ -173,10 +173,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _explain_lack(error: Exception) -> str | None:
     """What is lacking: memory, a package, whole files of a cache; None for another error."""
     if isinstance(error, ModuleNotFoundError):
-        name = (error.name or "").split(".")[0]
-        if name in ("", "caffe_dns"):
+        name = error.name or ""
+        if name.split(".")[0] in ("", "caffe_dns"):
             return None
-        return f"the Python package {name} is not installed; 'pip check' lists what is missing"
+        return f"the Python module {name} is not installed; 'pip check' lists what is missing"
     if isinstance(error, JSONDecodeError):  # a power failure may leave files of a cache empty
         if library_of(error) != "triton":
             return None

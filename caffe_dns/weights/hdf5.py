@@ -64,7 +64,7 @@ def check_names(net: Net) -> None:
     for step in net.steps:
         parts = step.layer.name.split("/")
         among_arrays = any(
-            is_count(part) and int(part) < blobs.get("/".join(parts[:at]), 0)
+            part in map(str, range(blobs.get("/".join(parts[:at]), 0)))
             for at, part in enumerate(parts)
         )
         if among_arrays or "\0" in step.layer.name or not {"", "."}.isdisjoint(parts):

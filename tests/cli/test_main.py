@@ -61,7 +61,7 @@ def test_a_package_that_is_missing() -> None:
     words = [sys.executable, "-c", program, "doctor"]
     done = subprocess.run(words, capture_output=True, text=True)
     assert done.returncode == 1 and done.stdout == ""
-    complaint = "dns: the Python package torch is not installed; 'pip check' lists what is missing"
+    complaint = "dns: the Python module torch is not installed; 'pip check' lists what is missing"
     assert done.stderr.splitlines() == [complaint]
 
 
