@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""What the pattern 2:4 gains on a GPU: layers on sparse matrix units against dense ones.
+"""What the pattern 2:4 gains on a GPU: layers on sparse Tensor Cores against dense ones.
 
     python tools/benchmarks/sparse_gpu.py [--precisions bf16 fp16] [--batches 64 256 1024]
 
