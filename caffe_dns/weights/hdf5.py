@@ -69,7 +69,8 @@ def check_names(net: Net) -> None:
         )
         if among_arrays or "\0" in step.layer.name or not {"", "."}.isdisjoint(parts):
             raise step.layer.error(
-                "has no place of this name in HDF5; `snapshot_format: BINARYPROTO` would be right"
+                "has no place of this name in HDF5; a .caffemodel (`snapshot_format: BINARYPROTO`) "
+                "would be right"
             )
 
 
