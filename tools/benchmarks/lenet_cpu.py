@@ -58,7 +58,7 @@ class HandWritten:
             nn.Linear(800, 500),
             nn.ReLU(),
             nn.Linear(500, 10),
-        ).to(memory_format=memory_format)
+        ).to(memory_format=memory_format)  # type: ignore[call-overload]
         self.optimizer = torch.optim.SGD(
             self.net.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4
         )
@@ -89,13 +89,15 @@ def dns(definition: str, surgery: bool) -> Step:
     return Solver(param, device=training_device("", param), surgery=surgery).step
 
 
+FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 #: The contestants: how each is called, and what makes its training loop.
 BY_HAND: dict[str, Callable[[], Step]] = {
-    "PyTorch by hand, contiguous": partial(by_hand, torch.contiguous_format),
-    "PyTorch by hand, channels_last": partial(by_hand, torch.channels_last),
+    f"PyTorch by hand, {name}": partial(by_hand, memory_format)
+    for name, memory_format in FORMATS.items()
 }
 COMPILED: dict[str, Callable[[], Step]] = {
-    f"{name}, compiled": partial(make, compiled=True) for name, make in BY_HAND.items()
+    f"PyTorch by hand, {name}, compiled": partial(by_hand, memory_format, compiled=True)
+    for name, memory_format in FORMATS.items()
 }
 OURS: dict[str, Callable[[], Step]] = {
     "dns train --no-surgery": partial(dns, "models/lenet/solver.prototxt", surgery=False),
