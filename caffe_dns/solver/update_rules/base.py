@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from caffe_dns import log
-from caffe_dns.device.memory_format import laid_out_as
 from caffe_dns.errors import CaffeError
 from caffe_dns.net.params import Param
 from caffe_dns.proto.caffe_pb2 import SolverParameter
@@ -156,11 +155,9 @@ class UpdateRule:
 
     def follow(self) -> None:
         """Go where the parameters lie by now, which `share_weights` may have changed."""
-        for place, (param, tensor) in enumerate(zip(self.params, self.tensors, strict=True)):
+        for param, tensor in zip(self.params, self.tensors, strict=True):
             if tensor.data_ptr() != param.tensor.data_ptr():
                 tensor.data = param.tensor.detach()
-                for history in self._all_histories():
-                    history[place] = laid_out_as(tensor, history[place])
 
     def apply(self) -> None:
         """One update from the gradients that backward left; frees them."""
