@@ -145,6 +145,17 @@ def test_deploy(tmp_path: Path, capfd: Capture) -> None:
     assert net.blob_shapes["prob"] == (6, 10)
 
 
+def test_remarks_tell_the_terminal_nothing(tmp_path: Path, capfd: Capture) -> None:
+    model = tmp_path / "net.prototxt"
+    data = "transform_param { scale: 2 } data_param { source: 'none' batch_size: 1 }"
+    ip = "type: 'InnerProduct' bottom: 'x' top: 'y' inner_product_param { num_output: 2 }"
+    text = f"layer {{ name: 'a\\033[2Jb' type: 'Data' top: 'x' {data} }} layer {{ name: 'y' {ip} }}"
+    model.write_text(text)
+    words = ["deploy", "--model", str(model), "--shape", "1,2,2", "--output", f"{tmp_path}/out"]
+    said = run_well(words, capfd).out
+    assert r"as the layer 'a\x1b[2Jb' made it: scale: 2" in said and "\x1b" not in said
+
+
 def test_wrong_input_of_deploy(tmp_path: Path, capfd: Capture) -> None:
     out = ["--output", str(tmp_path / "x.prototxt")]
     assert "--model" in complaint(["deploy", *out], capfd)
