@@ -54,7 +54,8 @@ SECTIONS = {
     "--gpu",
     default="",
     metavar="IDS",
-    help="Train on these GPUs: 0, several separated by commas, or 'all'. Default: the CPU.",
+    help="Train on these GPUs: 0, several separated by commas, or 'all'. Default: the solver's "
+    "device_id if it says `solver_mode: GPU`, else the CPU.",
 )
 @flags.precision
 @flags.threads
