@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -17,26 +18,33 @@ from caffe_dns.parallel.world import find_world
 from tests.parallel.harness import Ranks
 
 
-@pytest.mark.parametrize("size", [2, 3, 8])
-def test_all_ranks_get_all_parts(size: int) -> None:
-    every = [torch.empty(3 * 4) for _ in range(size)]
+def in_turns(
+    every: list[Tensor], act: Callable[[Shared, int], Tensor], turns: int = 20
+) -> list[list[Tensor]]:
+    """What each rank gets in each turn, all ranks at the same time; nobody is overtaken."""
+    size = len(every)
     barrier = threading.Barrier(size, timeout=10)
 
     def meet() -> None:
         barrier.wait()
 
     def rank_does(rank: int) -> list[Tensor]:
-        shared, found = Shared(every, rank, meet), []
-        for turn in range(20):  # nobody is overtaken
-            tensor = torch.full((3 * size, 4), -1.0)
-            tensor.chunk(size)[rank].fill_(100 * turn + rank)
-            complete(tensor, shared)
-            found.append(tensor)
-        return found
+        shared = Shared(every, rank, meet)
+        return [act(shared, turn) for turn in range(turns)]
 
     with ThreadPoolExecutor(size) as ranks:
-        results = list(ranks.map(rank_does, range(size)))
-    for found in results:
+        return list(ranks.map(rank_does, range(size)))
+
+
+@pytest.mark.parametrize("size", [2, 3, 8])
+def test_all_ranks_get_all_parts(size: int) -> None:
+    def act(shared: Shared, turn: int) -> Tensor:
+        tensor = torch.full((3 * size, 4), -1.0)
+        tensor.chunk(size)[shared.rank].fill_(100 * turn + shared.rank)
+        complete(tensor, shared)
+        return tensor
+
+    for found in in_turns([torch.empty(3 * 4) for _ in range(size)], act):
         for turn, tensor in enumerate(found):
             expected = 100 * turn + torch.arange(size).repeat_interleave(3)
             assert torch.equal(tensor, expected[:, None].expand(-1, 4).float())
@@ -44,22 +52,13 @@ def test_all_ranks_get_all_parts(size: int) -> None:
 
 @pytest.mark.parametrize("size", [2, 3, 8])
 def test_all_ranks_get_the_mean(size: int) -> None:
-    every = [torch.empty(4 * size) for _ in range(size)]
-    barrier = threading.Barrier(size, timeout=10)
+    def act(shared: Shared, turn: int) -> Tensor:
+        buffer = shared.every[shared.rank]
+        torch.arange(4 * size, out=buffer).add_(100 * turn + 2 * shared.rank)
+        average(buffer, shared)
+        return buffer.clone()
 
-    def meet() -> None:
-        barrier.wait()
-
-    def rank_does(rank: int) -> list[Tensor]:
-        shared, found = Shared(every, rank, meet), []
-        for turn in range(20):  # nobody is overtaken
-            torch.arange(4 * size, out=every[rank]).add_(100 * turn + 2 * rank)
-            average(every[rank], shared)
-            found.append(every[rank].clone())
-        return found
-
-    with ThreadPoolExecutor(size) as ranks:
-        results = list(ranks.map(rank_does, range(size)))
+    results = in_turns([torch.empty(4 * size) for _ in range(size)], act)
     for found in results:
         for turn, tensor in enumerate(found):
             expected = torch.arange(4.0 * size) + 100 * turn + size - 1
