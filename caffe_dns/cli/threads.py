@@ -8,7 +8,9 @@ to wait for a core when it wakes up, and the others wait for it.
 
 from __future__ import annotations
 
+import ctypes
 import os
+import struct
 import sys
 
 #: How long a waiting thread spins: 55 microseconds on a Xeon, 75 on an EPYC (Zen 4), about the time
@@ -43,9 +45,6 @@ def wake_soon() -> None:
     calls = _CALLS.get(os.uname().machine) if sys.platform == "linux" else None
     if calls is None:
         return
-    import ctypes  # here, for it takes as long as all else that a short command imports
-    import struct
-
     library = ctypes.CDLL(None)
     size = struct.calcsize(_ATTRIBUTES)
     held = ctypes.create_string_buffer(size)
